@@ -1,0 +1,36 @@
+"""The seam between engine and worker: where a test plugs in a mock, and a crash shows as one exception."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from octavo.messages import StepPlan, StepResult, WorkerReady
+
+
+class WorkerLink(Protocol):
+    """A worker that executes plans in the order sent."""
+
+    @property
+    def ready(self) -> WorkerReady:
+        """What the worker said when it had loaded the model."""
+        ...
+
+    def send(self, plan: StepPlan) -> None:
+        """Queue `plan`; returns at once.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+        """
+        ...
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        """The next result in order, or None after `timeout_s` seconds (None: wait for ever, 0: only look).
+
+        Raises:
+            WorkerDiedError: the worker is gone; says why.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the worker and free what it holds; safe to call twice."""
+        ...

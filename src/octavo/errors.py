@@ -1,0 +1,106 @@
+"""Errors Octavo raises, and the HTTP answer each becomes.
+
+    OctavoError
+    ├── ConfigError            a setting is wrong                 the process does not start (exit code 2)
+    ├── CheckpointError        a model folder is wrong            the process does not start (exit code 2)
+    ├── KernelContractError    a tensor breaks a kernel contract  a bug in the caller: 500
+    ├── RequestError           a request is wrong                 400
+    │   ├── AuthenticationError                                   401
+    │   └── NotFoundError      unknown model or route             404
+    ├── OverloadedError        the queue is full or recovering    503 with Retry-After
+    ├── RequestFailedError     this one request failed            500
+    └── WorkerDiedError        the worker process is gone         500 (503 for requests not yet accepted)
+
+Each class says its status and OpenAI type once; `server/errors.py` turns them into bodies.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OctavoError(Exception):
+    """Root of all errors raised on purpose. `message` says what is wrong and what to do."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "InternalServerError"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(OctavoError):
+    """A setting has a value that cannot work; names the setting and the remedy."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(f"{setting}: {message}")
+        self.setting = setting
+
+
+class CheckpointError(OctavoError):
+    """A model folder lacks something or holds something unexpected; names file and tensor."""
+
+    def __init__(self, message: str, *, file: str | None = None, tensor: str | None = None) -> None:
+        where = " ".join(
+            part for part in (f"file {file}" if file else "", f"tensor {tensor}" if tensor else "") if part
+        )
+        super().__init__(f"{where}: {message}" if where else message)
+        self.file = file
+        self.tensor = tensor
+
+
+class KernelContractError(OctavoError):
+    """An argument breaks a kernel's contract; names the argument, what was expected and what came."""
+
+    def __init__(self, argument: str, expected: str, got: str) -> None:
+        super().__init__(f"{argument}: expected {expected}, got {got}")
+        self.argument = argument
+
+
+class RequestError(OctavoError):
+    """A request can never be served as it is; `param` names the field."""
+
+    status = 400
+    kind = "BadRequestError"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class AuthenticationError(RequestError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    kind = "AuthenticationError"
+
+
+class NotFoundError(RequestError):
+    """The model or the route does not exist."""
+
+    status = 404
+    kind = "NotFoundError"
+
+
+class OverloadedError(OctavoError):
+    """No room now; the client may try again after `retry_after_s` seconds."""
+
+    status = 503
+    kind = "ServiceUnavailableError"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestFailedError(OctavoError):
+    """This request failed inside the engine; no other request is touched."""
+
+
+class WorkerDiedError(OctavoError):
+    """The worker process ended; `exit_code` is what the system says (negative: the signal)."""
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

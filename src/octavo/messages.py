@@ -1,0 +1,150 @@
+"""What the engine and the worker say to each other: plain data, encoded as MessagePack, never pickles.
+
+    engine                                   worker
+      | -- WorkerConfig --------------------> |   once, at start
+      | <-------------------- WorkerReady --- |   or WorkerFault
+      | -- StepPlan n ----------------------> |
+      | -- StepPlan n+1 --------------------> |   made while step n runs
+      | <---------------------- StepResult n  |   or WorkerFault
+
+Plans are executed in the order sent. The worker keeps one *slot* per running request: its token history, sampling
+settings and block table. A slot is a cache: `Admission` carries everything needed to rebuild it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.sampling import SamplingParams
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """All a worker must know before it can load the model."""
+
+    model: str
+    """Folder with config.json, safetensors and tokenizer files."""
+    load_format: str = "auto"
+    """`auto` reads safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
+    device: str = "cpu"
+    """A torch device: `cpu` or `cuda`."""
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    """Tokens per KV block."""
+    num_blocks: int | None = None
+    """KV blocks; None: as many as memory allows (see gpu_memory_utilization, kv_cache_memory_bytes)."""
+    gpu_memory_utilization: float = 0.92
+    kv_cache_memory_bytes: int | None = None
+    threads: int = 0
+    """CPU threads for tensor operations; 0: all cores."""
+    seed: int = 0
+    """Of dummy weights."""
+
+
+class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The model is loaded and the largest step has been run once."""
+
+    pid: int
+    device: str
+    """What a person would call it, such as `NVIDIA H200` or `CPU (2 threads)`."""
+    weights_format: str
+    """Such as `compressed-tensors FP8 (channel/token)` or `bf16`."""
+    num_blocks: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
+    load_s: float
+    warm_up_s: float
+
+
+class WorkerFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):
+    """The worker met an error it cannot go on from; it exits after sending this."""
+
+    message: str
+    traceback: str
+
+
+class Admission(msgspec.Struct, frozen=True, array_like=True):
+    """A request enters `slot` with its whole token history."""
+
+    slot: int
+    token_ids: list[int]
+    """Prompt tokens, then the tokens made so far (some after preemption or recovery)."""
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    """`seed` is never None here unless greedy."""
+    stop_token_ids: list[int]
+    """Every id that ends the request (EOS included unless ignored): masked while fewer than min_tokens are made."""
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """Compute positions `start .. start + count - 1` of the request in `slot`.
+
+    The token of a position the engine does not know yet (it was sampled by a step still in flight) is the one the
+    worker itself appended to the slot's history.
+    """
+
+    slot: int
+    start: int
+    count: int
+    new_blocks: list[int]
+    """KV block ids appended to the slot's block table before this chunk runs (cached prefix blocks first)."""
+    sample: bool
+    """The chunk ends at the end of the history: sample the token of position start + count and append it."""
+
+
+class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+    """One step. Order: releases, admissions, then all chunks as one batch."""
+
+    step: int
+    """Counts from 1."""
+    releases: list[int]
+    """Slots whose request ended or was preempted."""
+    admissions: list[Admission]
+    chunks: list[Chunk]
+
+
+class TokenScore(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position."""
+
+    token_id: int
+    logprob: float
+    """Natural logarithm under the raw distribution (before temperature, penalties and bias), as vLLM's raw_logprobs."""
+    rank: int
+    """1 for the likeliest."""
+    top: list[tuple[int, float]]
+    """(token id, logprob), likeliest first; as many as were asked for."""
+
+
+class SampledToken(msgspec.Struct, frozen=True, array_like=True):
+    """The token chosen for `slot` in this step."""
+
+    slot: int
+    token_id: int
+    score: TokenScore | None
+    """None unless the request asked for logprobs."""
+
+
+class PromptScores(msgspec.Struct, frozen=True, array_like=True):
+    """Scores of prompt tokens `start .. start + len(scores) - 1` of the request in `slot` (position 0 has none)."""
+
+    slot: int
+    start: int
+    scores: list[TokenScore]
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
+    """What one step gave."""
+
+    step: int
+    sampled: list[SampledToken]
+    prompt_scores: list[PromptScores] = []
+    bad_slots: list[int] = []
+    """Slots whose numbers were not finite in this step; nothing was sampled for them."""
+    elapsed_s: float = 0.0
+    """From taking up the plan to having the tokens on the host."""
+
+
+WorkerMessage = WorkerReady | WorkerFault | StepResult
+EngineMessage = StepPlan

@@ -1,0 +1,58 @@
+"""The tensors one forward pass takes: no global context, everything a layer needs is an argument."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardBatch:
+    """One step as tensors on the model's device; nothing here is written by the model.
+
+    T tokens in S chunks (one chunk per request), W = ceil(max_model_len / block_size) block-table columns.
+    """
+
+    token_ids: torch.Tensor
+    """(T,) int64"""
+    positions: torch.Tensor
+    """(T,) int64, position of each token in its request."""
+    slot_mapping: torch.Tensor
+    """(T,) int64, block id * block_size + offset: where each token's keys and values go."""
+    block_tables: torch.Tensor
+    """(S, W) int32; columns past the request's last block hold -1 and are never followed."""
+    chunk_starts: tuple[int, ...]
+    """(S + 1) host integers: rows chunk_starts[s] .. chunk_starts[s + 1] - 1 belong to chunk s."""
+    context_lens: tuple[int, ...]
+    """(S) host integers: tokens of request s up to and including its last row here."""
+
+
+class KVCache:
+    """Paged keys and values of all layers.
+
+    `layers[l]` is (2, num_blocks, block_size, num_kv_heads, head_dim) bf16; [0] keys, [1] values; written by
+    attention at `slot_mapping`, read through `block_tables`.
+    """
+
+    def __init__(self, layers: list[torch.Tensor]) -> None:
+        self.layers = layers
+
+    @property
+    def block_size(self) -> int:
+        return int(self.layers[0].shape[2])
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        device: torch.device,
+    ) -> KVCache:
+        """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN."""
+        shape = (2, num_blocks, block_size, num_kv_heads, head_dim)
+        return cls([torch.zeros(shape, dtype=torch.bfloat16, device=device) for _ in range(num_layers)])
