@@ -1,0 +1,203 @@
+"""Renders chat messages into a prompt with the model's Jinja template, in Jinja's sandbox.
+
+Conventions are those of Hugging Face's `apply_chat_template`: `messages`, `add_generation_prompt`, special tokens by
+name, `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% generation %}` blocks, loop controls.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from octavo.errors import CheckpointError, ConfigError, RequestError
+from octavo.text.tokenizer import read_tokenizer_config
+
+Message = Mapping[str, Any]
+"""At least `role` and `content`."""
+
+RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
+"""Names that template arguments of a request may not take."""
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Raises:
+        ConfigError: the source is not a Jinja template.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        special_tokens: Mapping[str, str],
+        default_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        self._default_kwargs = dict(default_kwargs or {})
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as exc:
+            raise ConfigError("chat_template", f"is not a Jinja template: line {exc.lineno}: {exc.message}") from exc
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for `messages`; `kwargs` go to the template (such as `enable_thinking`).
+
+        Raises:
+            RequestError: the template refuses the messages, or cannot show what was asked.
+        """
+        reserved = RESERVED.intersection(kwargs or ())
+        if reserved:
+            raise RequestError(
+                f"chat_template_kwargs must not set {', '.join(sorted(reserved))}", param="chat_template_kwargs"
+            )
+        if not continue_final_message:
+            return self._render(messages, add_generation_prompt, kwargs)
+        if add_generation_prompt:
+            raise RequestError(
+                "continue_final_message needs add_generation_prompt to be false", param="continue_final_message"
+            )
+        marker = _unused_marker(messages)
+        final = {**messages[-1], "content": f"{messages[-1]['content']}{marker}"}
+        text, found, _ = self._render([*messages[:-1], final], False, kwargs).partition(marker)
+        if not found:
+            raise RequestError(
+                "the chat template does not show the final message, so it cannot be continued", param="messages"
+            )
+        return text
+
+    def _render(
+        self, messages: Sequence[Message], add_generation_prompt: bool, kwargs: Mapping[str, Any] | None
+    ) -> str:
+        arguments = {
+            "tools": None,
+            "documents": None,
+            **self._special_tokens,
+            **self._default_kwargs,
+            **(kwargs or {}),
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._template.render(arguments)
+        except jinja2.TemplateError as exc:
+            raise RequestError(f"the chat template refuses the messages: {exc.message}", param="messages") from exc
+        except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, AttributeError) as exc:
+            raise RequestError(
+                f"the chat template cannot show the messages: {type(exc).__name__}: {exc}", param="messages"
+            ) from exc
+
+
+def load_chat_template(
+    folder: Path,
+    *,
+    override: str | None = None,
+    default_kwargs: Mapping[str, Any] | None = None,
+) -> ChatTemplate | None:
+    """The template of a model folder: `override` (a file or the text itself), chat_template.jinja, or the
+    `chat_template` of tokenizer_config.json; None if there is none.
+
+    Raises:
+        CheckpointError: a file of the folder cannot be read.
+        ConfigError: the template is not Jinja, or `override` is neither a file nor a template.
+    """
+    config = read_tokenizer_config(folder)
+    source = _read_override(override) if override is not None else _read_template(folder, config)
+    if source is None:
+        return None
+    special = {
+        name: value["content"] if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name.endswith("_token") and isinstance(value, str | dict)
+    }
+    return ChatTemplate(source, special_tokens=special, default_kwargs=default_kwargs)
+
+
+def _read_override(override: str) -> str:
+    if "{" in override or "\n" in override:
+        return override
+    try:
+        return Path(override).read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(
+            "chat_template", f"{override!r} is neither a readable file nor a template (which would hold '{{')"
+        ) from exc
+
+
+def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as exc:
+            raise CheckpointError(f"is not UTF-8: {exc}", file=str(path)) from exc
+    source = config.get("chat_template")
+    if isinstance(source, list):  # several by name; the one called default is for chats
+        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+    if source is not None and not isinstance(source, str):
+        raise CheckpointError("chat_template is not a text", file=str(folder / "tokenizer_config.json"))
+    return source
+
+
+def _unused_marker(messages: Sequence[Message]) -> str:
+    """A private-use text that no message holds."""
+    texts = [str(message["content"]) for message in messages]
+    number = 0
+    while any(f"\ue000{number}\ue001" in text for text in texts):
+        number += 1
+    return f"\ue000{number}\ue001"
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}...{% endgeneration %}` marks assistant text for training; here its body is just shown."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class has it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
