@@ -1,0 +1,1 @@
+"""Makes the embedded model octavo-tiny: data, training, export, scores."""

@@ -1,0 +1,197 @@
+"""Qwen3-MoE in plain PyTorch, for training: every linear layer sees the FP8 values that inference will see."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FP8_MAX = 448.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The sizes of octavo-tiny."""
+
+    vocab: int = 264
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 8
+    kv_heads: int = 2
+    head_dim: int = 32
+    experts: int = 128
+    top_k: int = 8
+    expert_width: int = 32
+    context: int = 4096
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+
+
+def quantize(x: Tensor, *, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x ~ q * s with one scale per row: q (..., K) float8_e4m3fn, s (..., 1) scale_dtype; x (..., K) any float."""
+    x = x.float()
+    scale = (x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-10) / FP8_MAX).to(scale_dtype)
+    return (x / scale.float()).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
+
+
+class _Rounded(torch.autograd.Function):
+    """Round rows to FP8 on the way forward; pass gradients through unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale_dtype: torch.dtype) -> Tensor:
+        q, scale = quantize(x, scale_dtype=scale_dtype)
+        return (q.float() * scale.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def round_weight(w: Tensor) -> Tensor:
+    """w (..., N, K) with each output channel rounded to FP8 times a bf16 scale, as the checkpoint stores it."""
+    out: Tensor = _Rounded.apply(w, torch.bfloat16)
+    return out
+
+
+def round_activation(x: Tensor) -> Tensor:
+    """x (..., K) with each row rounded to FP8 times a float32 scale, as inference does for each token."""
+    out: Tensor = _Rounded.apply(x, torch.float32)
+    return out
+
+
+@dataclasses.dataclass
+class Numerics:
+    """Which roundings a forward pass makes."""
+
+    activations: bool = True
+    """Round the input of every quantised linear layer to FP8 per token (False: the bf16 reading of the weights)."""
+    dtype: torch.dtype = torch.bfloat16
+    """Of hidden states and matrix products."""
+
+
+class Norm(nn.Module):
+    """y = weight * x / sqrt(mean(x^2) + eps), over the last dimension, in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (y * self.weight).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, half-rotation layout. x (B, S, heads, D); cos, sin (S, 1, D)."""
+    left, right = x.float().chunk(2, dim=-1)
+    return (x.float() * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
+
+
+def rope_table(shape: Shape, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (length, 1, head_dim) float32."""
+    power = torch.arange(0, shape.head_dim, 2, device=device).float() / shape.head_dim
+    angle = torch.outer(torch.arange(length, device=device).float(), shape.rope_theta**-power)
+    angle = torch.cat((angle, angle), dim=-1)[:, None, :]
+    return angle.cos(), angle.sin()
+
+
+def _weight(*size: int, gain: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*size) * gain * size[-1] ** -0.5)
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention with q/k norms."""
+
+    def __init__(self, shape: Shape, numerics: Numerics) -> None:
+        super().__init__()
+        self.shape, self.numerics = shape, numerics
+        width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.norm = Norm(shape.hidden, shape.eps)
+        self.q, self.k, self.v = (_weight(n, shape.hidden) for n in (width, kv_width, kv_width))
+        self.o = _weight(shape.hidden, width, gain=(2 * shape.layers) ** -0.5)
+        self.q_norm, self.k_norm = Norm(shape.head_dim, shape.eps), Norm(shape.head_dim, shape.eps)
+
+    def linear(self, x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, round_weight(w).to(x.dtype))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        return round_activation(x) if self.numerics.activations else x
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x + attention(norm(x)); x (B, S, hidden)."""
+        s = self.shape
+        normed = self.rounded(self.norm(x))
+        q = self.linear(normed, self.q).unflatten(-1, (s.heads, s.head_dim))
+        k = self.linear(normed, self.k).unflatten(-1, (s.kv_heads, s.head_dim))
+        v = self.linear(normed, self.v).unflatten(-1, (s.kv_heads, s.head_dim))
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        k, v = (t.repeat_interleave(s.heads // s.kv_heads, dim=2) for t in (k, v))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        return x + self.linear(self.rounded(mixed), self.o)
+
+
+class Experts(nn.Module):
+    """softmax, top-k, renormalise; SwiGLU experts, computed as one wide MLP with the unchosen ones weighted zero."""
+
+    def __init__(self, shape: Shape, numerics: Numerics) -> None:
+        super().__init__()
+        self.shape, self.numerics = shape, numerics
+        e, i, h = shape.experts, shape.expert_width, shape.hidden
+        self.norm = Norm(h, shape.eps)
+        self.router = _weight(e, h)
+        self.gate, self.up = _weight(e, i, h), _weight(e, i, h)
+        # Eight of 128 experts write at a time, each with a weight near 1/8.
+        self.down = _weight(e, h, i, gain=3 * (2 * shape.layers) ** -0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(x + experts(norm(x)), load-balancing loss); x (T, hidden)."""
+        s = self.shape
+        normed = self.norm(x)
+        chances = F.linear(normed, self.router.to(x.dtype)).float().softmax(dim=-1)
+        best, ids = chances.topk(s.top_k, dim=-1)
+        best = best / best.sum(dim=-1, keepdim=True)
+        weights = torch.zeros_like(chances).scatter(-1, ids, best)
+        used = torch.zeros_like(chances).scatter(-1, ids, 1.0).mean(dim=0)
+        balance = s.experts / s.top_k * (used * chances.mean(dim=0)).sum()
+
+        if self.numerics.activations:
+            normed = round_activation(normed)
+        gate = F.linear(normed, round_weight(self.gate).flatten(0, 1).to(x.dtype))
+        up = F.linear(normed, round_weight(self.up).flatten(0, 1).to(x.dtype))
+        inner = (F.silu(gate.float()) * up.float()).to(x.dtype).unflatten(-1, (s.experts, s.expert_width))
+        if self.numerics.activations:
+            inner = round_activation(inner)
+        inner = (inner * weights[..., None]).to(x.dtype).flatten(1)
+        down = round_weight(self.down).to(x.dtype).transpose(1, 2).flatten(0, 1)
+        return x + inner @ down, balance
+
+
+class Model(nn.Module):
+    """Token ids to logits."""
+
+    def __init__(self, shape: Shape, numerics: Numerics) -> None:
+        super().__init__()
+        self.shape, self.numerics = shape, numerics
+        self.embed = nn.Parameter(torch.randn(shape.vocab, shape.hidden) * 0.05)
+        self.attention = nn.ModuleList(Attention(shape, numerics) for _ in range(shape.layers))
+        self.experts = nn.ModuleList(Experts(shape, numerics) for _ in range(shape.layers))
+        self.norm = Norm(shape.hidden, shape.eps)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64."""
+        table = self.embed.bfloat16().to(self.numerics.dtype)
+        x = F.embedding(ids, table)
+        cos, sin = rope_table(self.shape, ids.shape[1], ids.device)
+        balances = []
+        for attention, experts in zip(self.attention, self.experts, strict=True):
+            x = attention(x, cos, sin)
+            y, balance = experts(x.flatten(0, 1))
+            x = y.view_as(x)
+            balances.append(balance)
+        return F.linear(self.norm(x), table).float(), torch.stack(balances).mean()
