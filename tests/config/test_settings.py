@@ -1,0 +1,172 @@
+"""Settings from the command line, YAML, environment and Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from octavo.config.foreign import FOREIGN_FLAGS
+from octavo.config.settings import Settings
+from octavo.errors import ConfigError
+
+
+def test_sources_win_in_order_command_line_yaml_environment_default(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("port: 2\nmax-num-seqs: 2\n")
+    environ = {"OCTAVO_PORT": "3", "OCTAVO_MAX_NUM_SEQS": "3", "OCTAVO_SEED": "3", "HOME": "/"}
+    settings = Settings.from_sources({"port": "1"}, config=config, environ=environ)
+    assert (settings.port, settings.max_num_seqs, settings.seed, settings.block_size) == (1, 2, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "value"),
+    [
+        ("max_model_len", "32k", 32000),
+        ("max_model_len", "32K", 32768),
+        ("max_model_len", "25.6k", 25600),
+        ("max_model_len", "1.1k", 1100),
+        ("max_model_len", "auto", None),
+        ("max_model_len", "-1", None),
+        ("max_model_len", -1, None),
+        ("kv_cache_memory_bytes", "1G", 2**30),
+        ("kv_cache_memory_bytes", "1.5g", 1_500_000_000),
+        ("enable_prefix_caching", "off", False),
+        ("gpu_memory_utilization", "0.5", 0.5),
+        ("served_model_name", ["a", "b"], ("a", "b")),
+        ("served_model_name", "a,b", ("a", "b")),
+        ("allowed_origins", '["http://x", "http://y"]', ("http://x", "http://y")),
+        ("allowed_origins", ['["http://x"]'], ("http://x",)),
+        ("default_chat_template_kwargs", '{"enable_thinking": false}', {"enable_thinking": False}),
+        ("max_num_queued_reqs", None, None),
+        ("model", "somewhere/model", "somewhere/model"),
+    ],
+    ids=repr,
+)
+def test_values_are_read(name: str, raw: object, value: object) -> None:
+    assert getattr(Settings.from_values({name: raw}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "says"),
+    [
+        ("max_model_len", "long", "whole number"),
+        ("max_model_len", "0", "at least 1"),
+        ("max_model_len", 1.5, "whole number"),
+        ("max_model_len", True, "whole number"),
+        ("max_num_seqs", "1.5", "whole number"),
+        ("max_num_seqs", -1, "at least 1"),
+        ("enable_prefix_caching", "maybe", "true or false"),
+        ("gpu_memory_utilization", "0", "(0, 1]"),
+        ("gpu_memory_utilization", "nan", "(0, 1]"),
+        ("shutdown_timeout", "nan", "at least 0"),
+        ("device", "tpu", "auto, cpu, cuda"),
+        ("port", "65536", "65535"),
+        ("default_chat_template_kwargs", "[1]", "JSON object"),
+        ("default_chat_template_kwargs", "{", "not JSON"),
+        ("allowed_origins", {"a": 1}, "list"),
+    ],
+    ids=repr,
+)
+def test_wrong_values_are_refused_by_name(name: str, raw: object, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Settings.from_sources({name: raw})
+    assert says in str(error.value)
+    assert error.value.setting == "--" + name.replace("_", "-")
+
+
+def test_an_error_names_the_source(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("max-num-seqs: many\n")
+    with pytest.raises(ConfigError, match=r"max-num-seqs in .*serve\.yaml"):
+        Settings.from_sources({}, config=config)
+    with pytest.raises(ConfigError, match="OCTAVO_MAX_NUM_SEQS"):
+        Settings.from_sources({}, environ={"OCTAVO_MAX_NUM_SEQS": "0"})
+    with pytest.raises(ConfigError, match=r"^max_num_seqs"):
+        Settings.from_values({"max_num_seqs": 0})
+
+
+def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("max-num-seq: 1\n")
+    with pytest.raises(ConfigError, match="did you mean --max-num-seqs"):
+        Settings.from_sources({"max_num_seq": "1"})
+    with pytest.raises(ConfigError, match="did you mean max-num-seqs in"):
+        Settings.from_sources({}, config=config)
+    with pytest.raises(ConfigError, match="did you mean OCTAVO_MAX_NUM_SEQS"):
+        Settings.from_sources({}, environ={"OCTAVO_MAX_NUM_SEQ": "1"})
+    with pytest.raises(ConfigError, match=r"unknown setting$"):
+        Settings.from_values({"xyzzy": 1})
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", None], ids=["list", "broken", "missing"])
+def test_a_config_file_that_is_none_is_refused(text: str | None, tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(ConfigError, match="--config"):
+        Settings.from_sources({}, config=config)
+
+
+def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> None:
+    environ = {
+        "OCTAVO_PORT": "tcp://10.0.0.1:8000",
+        "OCTAVO_SERVICE_HOST": "10.0.0.1",
+        "OCTAVO_SERVICE_PORT": "8000",
+        "OCTAVO_SERVICE_PORT_HTTP": "8000",
+        "OCTAVO_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    assert Settings.from_sources({}, environ=environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tensor_parallel_size", 2),
+        ("tp", "2"),
+        ("dtype", "float16"),
+        ("quantization", "awq"),
+        ("kv_cache_dtype", "fp8"),
+        ("enable_lora", True),
+        ("lora_modules", ["a=b"]),
+        ("speculative_config", '{"method": "ngram"}'),
+        ("enable_expert_parallel", True),
+        ("logprobs_mode", "processed_logprobs"),
+        ("scheduling_policy", "priority"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_honoured_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError):
+        Settings.from_values({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tp", "1"), ("dtype", "auto"), ("quantization", None), ("enable_lora", False), ("task", "generate")],
+    ids=repr,
+)
+def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog: pytest.LogCaptureFixture) -> None:
+    assert Settings.from_values({name: value}) == Settings()
+    assert not caplog.records
+
+
+def test_what_is_not_needed_is_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert Settings.from_values({"trust_remote_code": True}) == Settings()
+    assert [record.getMessage() for record in caplog.records] == [
+        "--trust-remote-code is not needed here and has no effect: code from a model folder is never run"
+    ]
+
+
+def test_no_flag_is_both_a_setting_and_foreign() -> None:
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
+    assert not names & set(FOREIGN_FLAGS)
+
+
+def test_secrets_are_hidden() -> None:
+    settings = Settings.from_values({"api_key": ["sesame"]})
+    assert settings.public()["api_key"] == "***"
+    assert "sesame" not in repr(settings)
