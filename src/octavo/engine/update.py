@@ -35,3 +35,5 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     """Prompt tokens whose KV came from the prefix cache at first admission."""
     prompt_scores: Sequence[TokenScore] | None = None
     """Scores of prompt tokens 1 .. n-1, all at once with the first update, if asked for."""
+    queue_s: float | None = None
+    """With the first token: seconds from arrival until the request first ran."""

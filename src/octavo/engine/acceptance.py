@@ -1,0 +1,98 @@
+"""Which requests are accepted: what can never be served is refused before it reaches the schedule."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from octavo.config import EngineConfig
+from octavo.engine.request import Request
+from octavo.engine.sequence import Sequence
+from octavo.errors import RequestError
+from octavo.sampling import SamplingParams
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SamplingParams).decode
+
+
+def accept(request: Request, config: EngineConfig) -> Sequence:
+    """Check `request` against the limits and resolve its seed, its stop ids and its max_tokens.
+
+    Raises:
+        RequestError: it can never be served; `param` names the field.
+    """
+    prompt = _token_ids(request.prompt_token_ids, config, "prompt")
+    room = _room(len(prompt), config)
+    sampling = _checked(request.sampling, config)
+    max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+    if sampling.min_tokens > max_tokens:
+        raise RequestError(
+            f"min_tokens is {sampling.min_tokens}, but only {max_tokens} tokens fit behind {len(prompt)} prompt tokens",
+            param="min_tokens",
+        )
+    seed = sampling.seed
+    if seed is None and not sampling.greedy:
+        seed = draw_seed(config.seed, request.request_id)
+    stop_ids = frozenset(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        stop_ids |= frozenset(config.eos_token_ids)
+    if max_tokens != sampling.max_tokens or seed != sampling.seed:
+        sampling = sampling.replace(max_tokens=max_tokens, seed=seed)
+    return Sequence(request, prompt, sampling, stop_ids)
+
+
+def draw_seed(base: int, request_id: str) -> int:
+    """A signed 64-bit seed that depends on nothing but its arguments, so that a replay draws it again."""
+    digest = hashlib.blake2b(f"{base}/{request_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _room(num_prompt_tokens: int, config: EngineConfig) -> int:
+    """Tokens that an answer to a prompt of this length may have."""
+    if num_prompt_tokens == 0:
+        raise RequestError("prompt is empty: at least one token is needed", param="prompt")
+    limit = config.max_request_tokens
+    if num_prompt_tokens >= limit:
+        raise RequestError(
+            f"prompt has {num_prompt_tokens} tokens, but at most {limit - 1} fit: a request may have {limit} tokens, "
+            f"one of them made (max_model_len {config.max_model_len}, KV pool {config.pool_tokens})",
+            param="prompt",
+        )
+    return limit - num_prompt_tokens
+
+
+def _token_ids(ids: Iterable[int], config: EngineConfig, param: str) -> list[int]:
+    """`ids` as a list of plain ints within the vocabulary."""
+    try:
+        checked = array.array("q", ids).tolist()
+    except (TypeError, OverflowError) as exc:
+        raise RequestError(f"{param} must hold token ids (0 .. {config.vocab_size - 1}): {exc}", param=param) from exc
+    if checked and (min(checked) < 0 or max(checked) >= config.vocab_size):
+        position, wrong = next((i, t) for i, t in enumerate(checked) if not 0 <= t < config.vocab_size)
+        raise RequestError(
+            f"{param} holds token id {wrong} at index {position}; ids go from 0 to {config.vocab_size - 1}", param=param
+        )
+    return checked
+
+
+def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
+    """`sampling` as the worker will decode it, its ids and counts within the limits."""
+    try:
+        sampling = _decode(_encode(sampling))
+    except RequestError:
+        raise
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as exc:
+        field = next((name for name in SamplingParams.__struct_fields__ if f"$.{name}" in str(exc)), None)
+        raise RequestError(f"sampling settings of the wrong type: {exc}", param=field) from exc
+    if sampling.n != 1:
+        raise RequestError(f"n is {sampling.n}, but one request to the engine makes one answer", param="n")
+    _token_ids(sampling.stop_token_ids, config, "stop_token_ids")
+    _token_ids(sampling.logit_bias, config, "logit_bias")
+    for name in ("logprobs", "prompt_logprobs"):
+        asked = getattr(sampling, name)
+        if asked is not None and asked > config.max_logprobs:
+            raise RequestError(f"{name} is {asked}, but at most {config.max_logprobs} are given", param=name)
+    return sampling

@@ -1,0 +1,322 @@
+"""The engine: requests in, tokens out, one step after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from octavo.config import EngineConfig
+from octavo.engine.acceptance import accept
+from octavo.engine.link import WorkerLink
+from octavo.engine.request import Request
+from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.sequence import Finished, Running, Sequence
+from octavo.engine.statistics import Counters, EngineStatus, StepRecord
+from octavo.engine.update import FinishReason, Update
+from octavo.errors import ConfigError, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
+from octavo.messages import PromptScores, SampledToken, StepResult
+
+MAX_IN_FLIGHT = 2
+"""Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
+
+
+class Engine:
+    """Runs requests on one worker. For one thread; `EngineLoop` is the door for others.
+
+    Every accepted request gets exactly one update with a finish reason.
+
+    Raises:
+        ConfigError: the worker has fewer KV blocks than the config says.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        link: WorkerLink,
+        observe: Callable[[StepRecord], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if config.num_blocks > link.ready.num_blocks:
+            raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
+        self.config = config
+        self._counters = Counters()
+        self.scheduler = Scheduler(config, self._counters)
+        self.sequences: dict[str, Sequence] = {}
+        """The accepted requests that have not ended, by id."""
+        self.death: WorkerDiedError | None = None
+        self._link = link
+        self._observe = observe
+        self._clock = clock
+        self._in_flight: deque[Step] = deque()
+        self._updates: list[Update] = []
+        self._last_result_s = clock()
+        self._finished = dict.fromkeys(FinishReason, 0)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self.sequences or self._in_flight or self._updates)
+
+    def add(self, request: Request) -> None:
+        """Accept `request`; its updates come from `step`.
+
+        Raises:
+            RequestError: it can never be served; `param` names the field.
+            OverloadedError: the queue is full.
+            WorkerDiedError: the worker is gone.
+        """
+        sequence = self.accept(request)
+        self.check_room(sequence)
+        self.enqueue(sequence)
+
+    def accept(self, request: Request) -> Sequence:
+        """Check `request` against what can ever be served; changes nothing, so any thread may call it.
+
+        Raises:
+            RequestError, WorkerDiedError: as `add`.
+        """
+        if self.death is not None:
+            raise self.death
+        return accept(request, self.config)
+
+    def check_room(self, sequence: Sequence, arriving: Mapping[str, Sequence] = MappingProxyType({})) -> None:
+        """Check that the queue has room for `sequence`, behind those `arriving` that are accepted but not enqueued.
+
+        Raises:
+            RequestError: its id is in use.
+            OverloadedError: the queue is full.
+        """
+        if sequence.request_id in self.sequences or sequence.request_id in arriving:
+            raise RequestError(f"request id {sequence.request_id!r} is in use", param="request_id")
+        waiting = len(self.scheduler.waiting) + len(arriving)
+        tokens = self.scheduler.num_waiting_tokens + sum(len(other.tokens) for other in arriving.values())
+        self._check_bound("max_num_queued_reqs", "requests", waiting, waiting + 1)
+        self._check_bound("max_num_queued_tokens", "prompt tokens", waiting, tokens + len(sequence.tokens))
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """Put an accepted sequence in the queue; if the worker has died since, it ends at once."""
+        if self.death is not None:
+            self._tell_death(sequence)
+            return
+        self.sequences[sequence.request_id] = sequence
+        self.scheduler.enqueue(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """End a request at once: its last update follows, and no token. Nothing happens if it is not alive."""
+        sequence = self.sequences.get(request_id)
+        if sequence is not None:
+            self._end(sequence, FinishReason.ABORT)
+
+    def step(self, timeout_s: float | None = None) -> list[Update]:
+        """Send what can be planned, take in the next result, and return all news.
+
+        Waits for a result, if one is due, for `timeout_s` seconds (None: for ever). Does not raise when the worker
+        dies: every request ends with that error.
+        """
+        if self.death is None:
+            try:
+                self._exchange(timeout_s)
+            except WorkerDiedError as error:
+                self.die(error)
+        return self.take_updates()
+
+    def take_updates(self) -> list[Update]:
+        """All news not yet returned."""
+        updates, self._updates = self._updates, []
+        return updates
+
+    def die(self, error: WorkerDiedError) -> None:
+        """End every request with `error`, drop the schedule, and refuse all that come after."""
+        self.death = error
+        self._in_flight.clear()
+        self.scheduler = Scheduler(self.config, self._counters)
+        for sequence in self.sequences.values():
+            self._tell_death(sequence)
+        self.sequences.clear()
+
+    def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False, and nothing done, while requests are alive."""
+        if self.sequences:
+            return False
+        self.scheduler.pool.reset_cache()
+        return True
+
+    def status(self) -> EngineStatus:
+        """A snapshot; may be called from any thread."""
+        scheduler = self.scheduler
+        return EngineStatus(
+            alive=self.death is None,
+            worker_pid=self._link.ready.pid,
+            restarts=0,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_usage=scheduler.pool.usage,
+            free_blocks=scheduler.pool.available,
+            total_blocks=self.config.num_blocks,
+            last_step_age_s=self._clock() - self._last_result_s,
+            **dataclasses.asdict(self._counters),
+            finished={reason.value: count for reason, count in self._finished.items()},
+        )
+
+    def check_invariants(self) -> None:
+        """Assert that every live request is waiting or running, and that blocks and slots add up."""
+        self.scheduler.check_invariants()
+        held = [running.sequence.request_id for running in self.scheduler.running]
+        assert sorted([*held, *self.scheduler.waiting]) == sorted(self.sequences)
+        assert len(self._in_flight) <= MAX_IN_FLIGHT
+
+    def _check_bound(self, setting: str, unit: str, waiting: int, count: int) -> None:
+        """Refuse what would exceed a bound of the queue; an empty queue takes one request of any size."""
+        bound = getattr(self.config, setting)
+        if bound is not None and waiting and count > bound:
+            raise OverloadedError(f"the queue is full: {count} {unit} with this request, {setting} is {bound}")
+
+    def _exchange(self, timeout_s: float | None) -> None:
+        """Keep two plans in flight, then wait for the result of the older."""
+        while len(self._in_flight) < MAX_IN_FLIGHT:
+            step = self.scheduler.plan(self._clock())
+            if step is None:
+                break
+            self._in_flight.append(step)
+            self._link.send(step.plan())
+        assert self._in_flight or not self.sequences, "requests are alive, but none can run"
+        result = self._link.receive(timeout_s if self._in_flight else 0)
+        if result is not None:
+            self._take_in(result)
+
+    def _take_in(self, result: StepResult) -> None:
+        """Book the result of the oldest step in flight."""
+        if not self._in_flight or self._in_flight[0].number != result.step:
+            raise WorkerDiedError(f"the worker answered step {result.step}, which was not the next one due")
+        step = self._in_flight.popleft()
+        self.scheduler.received = step.number
+        self._counters.steps += 1
+        self._last_result_s = self._clock()
+        try:
+            self._fail(result.bad_slots, step)
+            for scores in result.prompt_scores:
+                _keep(scores, step.holder(scores.slot).sequence)
+            for running, count in step.prefills:
+                self._advance(running, running.computed + count)
+            self._take_tokens(result.sampled, step)
+        except KeyError as exc:
+            raise WorkerDiedError(f"the worker answered for slot {exc} in step {step.number}, unasked") from exc
+        if step.sampling:
+            missing = sorted(step.sampling)
+            raise WorkerDiedError(f"the worker left out the tokens of slots {missing} in step {step.number}")
+        if self._observe is not None:
+            self._observe(_record(step, result.elapsed_s))
+
+    def _fail(self, bad_slots: list[int], step: Step) -> None:
+        """End the requests whose numbers were not finite, and none beside them."""
+        for slot in bad_slots:
+            sequence = step.holder(slot).sequence
+            step.sampling.pop(slot, None)
+            if not isinstance(sequence.state, Finished):
+                message = "the model's numbers for this request were not finite (NaN or infinity); others go on"
+                self._end(sequence, FinishReason.ERROR, error=RequestFailedError(message), forget=True)
+
+    def _advance(self, running: Running, computed: int) -> None:
+        """Positions before `computed` are computed; full blocks enter the prefix index."""
+        running.computed = computed
+        if computed >= running.register_at and running.sequence.state is running:
+            self.scheduler.register(running)
+
+    def _take_tokens(self, tokens: list[SampledToken], step: Step) -> None:
+        """Append each new token to its history; end what is finished."""
+        take = step.sampling.pop
+        updates = self._updates
+        for token in tokens:
+            running = take(token.slot)
+            sequence = running.sequence
+            history = sequence.tokens
+            length = len(history)
+            if sequence.state is running:
+                running.computed = length
+                if length >= running.register_at:
+                    self.scheduler.register(running)
+            elif isinstance(sequence.state, Finished):
+                continue
+            history.append(token.token_id)
+            self._counters.generation_tokens += 1
+            if length == sequence.num_prompt_tokens:
+                self._take_first(sequence, token)
+            elif length + 1 == sequence.limit or token.token_id in sequence.stop_ids:
+                self._take_last(sequence, token)
+            else:
+                updates.append(
+                    Update(
+                        request_id=sequence.request_id, tokens=(token,), num_cached_tokens=sequence.num_cached_tokens
+                    )
+                )
+
+    def _take_first(self, sequence: Sequence, token: SampledToken) -> None:
+        """Tell the first token, with the prompt's scores; it may be the last one too."""
+        self._counters.prompt_tokens += sequence.num_prompt_tokens
+        scores, sequence.prompt_scores = sequence.prompt_scores, None
+        complete = None if scores is None else [score for score in scores if score is not None]
+        if scores is not None and complete is not None and len(complete) < len(scores):
+            error = RequestFailedError("the worker left out scores of prompt tokens")
+            self._end(sequence, FinishReason.ERROR, error=error)
+            return
+        self._take_last(sequence, token, prompt_scores=complete, queue_s=sequence.queue_s)
+
+    def _take_last(self, sequence: Sequence, token: SampledToken, **first: Any) -> None:
+        """Tell a token that may end the sequence."""
+        made = sequence.num_made_tokens
+        if token.token_id in sequence.stop_ids and made > sequence.sampling.min_tokens:
+            is_eos = not sequence.sampling.ignore_eos and token.token_id in self.config.eos_token_ids
+            stop_id = None if is_eos else token.token_id
+            self._end(sequence, FinishReason.STOP, tokens=(token,), stop_token_id=stop_id, **first)
+        elif len(sequence.tokens) == sequence.limit:
+            self._end(sequence, FinishReason.LENGTH, tokens=(token,), **first)
+        else:
+            self._tell(sequence, tokens=(token,), **first)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, *, forget: bool = False, **news: Any) -> None:
+        """Free what `sequence` holds and tell its end."""
+        self.scheduler.end(sequence, reason, forget=forget)
+        del self.sequences[sequence.request_id]
+        self._finished[reason] += 1
+        self._tell(sequence, finish_reason=reason, **news)
+
+    def _tell_death(self, sequence: Sequence) -> None:
+        """End `sequence` with the death of the worker; the schedule it was in is gone."""
+        assert self.death is not None
+        sequence.state = Finished(FinishReason.ERROR)
+        self._finished[FinishReason.ERROR] += 1
+        self._tell(sequence, finish_reason=FinishReason.ERROR, error=self.death)
+
+    def _tell(self, sequence: Sequence, **news: Any) -> None:
+        self._updates.append(
+            Update(request_id=sequence.request_id, num_cached_tokens=sequence.num_cached_tokens, **news)
+        )
+
+
+def _keep(scores: PromptScores, sequence: Sequence) -> None:
+    """Put scores of a chunk in their place; after a preemption they may come again."""
+    kept = sequence.prompt_scores
+    if kept is not None:
+        first = scores.start - 1
+        kept[first : first + len(scores.scores)] = scores.scores
+
+
+def _record(step: Step, elapsed_s: float) -> StepRecord:
+    chunks = [count for _running, count in step.prefills]
+    prefill_tokens = sum(chunks)
+    decode_tokens = len(step.chunks) - len(chunks)
+    return StepRecord(
+        step=step.number,
+        tokens=prefill_tokens + decode_tokens,
+        chunks=chunks,
+        prefill_tokens=prefill_tokens,
+        decode_tokens=decode_tokens,
+        running=step.num_running,
+        waiting=step.num_waiting,
+        kv_usage=step.kv_usage,
+        elapsed_s=elapsed_s,
+    )

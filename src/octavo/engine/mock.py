@@ -1,0 +1,246 @@
+"""A worker without a model: answers at once, in process, and checks every plan as the strictest worker would."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Collection
+
+import numpy as np
+
+from octavo.config import EngineConfig
+from octavo.errors import WorkerDiedError
+from octavo.messages import (
+    Admission,
+    Chunk,
+    PromptScores,
+    SampledToken,
+    StepPlan,
+    StepResult,
+    TokenScore,
+    WorkerReady,
+)
+from octavo.sampling import SamplingParams
+
+
+def digest(token_ids: Collection[int], start: int = 0) -> int:
+    """A 32-bit digest of a token history; `start` is the digest of the tokens before."""
+    return zlib.crc32(np.asarray(token_ids, dtype="<i8").tobytes(), start)
+
+
+def mock_token(
+    history: int, position: int, num_made: int, sampling: SamplingParams, stop_ids: Collection[int], vocab_size: int
+) -> SampledToken:
+    """next_token = f(tokens so far, sampling parameters, seed, position); `history` is the digest of the tokens so far.
+
+    The slot of the answer is 0.
+    """
+    draw = zlib.crc32(struct.pack("<qq", sampling.seed or 0, position), history)
+    token = draw % vocab_size
+    while num_made < sampling.min_tokens and token in stop_ids:
+        token = (token + 1) % vocab_size
+    score = None if sampling.logprobs is None else mock_score(draw, token, sampling.logprobs, vocab_size)
+    return SampledToken(0, token, score)
+
+
+def mock_score(draw: int, token: int, num_top: int, vocab_size: int) -> TokenScore:
+    """Scores that are a function of their arguments and look like log-probabilities."""
+    top = [((token + i) % vocab_size, -i / 8) for i in range(num_top)]
+    return TokenScore(token, -(draw % 1024) / 64, 1 + draw % 7, top)
+
+
+class MockWorker:
+    """A `WorkerLink` whose model is `mock_token`.
+
+    It keeps a simulated KV store: what was written where, as (token, position). Each chunk is run only if all earlier
+    positions, read through the block table, hold this request's tokens.
+
+    Raises:
+        AssertionError: from `send`, if a plan breaks a rule.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        delay_s: float = 0.0,
+        die_at_step: int | None = None,
+        bad_tokens: Collection[int] = (),
+    ) -> None:
+        """Each step takes `delay_s` seconds; the worker dies when it gets plan `die_at_step`; a chunk that computes one
+        of `bad_tokens` has numbers that are not finite."""
+        self.config = config
+        self.plans: deque[StepPlan] = deque(maxlen=256)
+        """The latest plans, oldest first."""
+        self._delay_s = delay_s
+        self._die_at_step = die_at_step
+        self._bad_tokens = frozenset(bad_tokens)
+        self._death: WorkerDiedError | None = None
+        self._slots: dict[int, _Slot] = {}
+        self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
+        self._holders: Counter[int] = Counter()
+        self._results: deque[tuple[float, StepResult]] = deque()
+        self._last_step = 0
+        self._free_at_s = 0.0
+
+    @property
+    def ready(self) -> WorkerReady:
+        return WorkerReady(
+            pid=os.getpid(),
+            device="mock",
+            weights_format="none",
+            num_blocks=self.config.num_blocks,
+            weight_bytes=0,
+            kv_cache_bytes=self._kv.nbytes,
+            workspace_bytes=0,
+            load_s=0.0,
+            warm_up_s=0.0,
+        )
+
+    def send(self, plan: StepPlan) -> None:
+        if plan.step == self._die_at_step:
+            self.die("the worker was told to die")
+        self._check_alive()
+        self.plans.append(plan)
+        result = self._run(plan)
+        self._free_at_s = max(time.monotonic(), self._free_at_s) + self._delay_s
+        self._results.append((self._free_at_s, result))
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        self._check_alive()
+        if not self._results:
+            if timeout_s:
+                time.sleep(timeout_s)
+            return None
+        due_s, result = self._results[0]
+        left_s = due_s - time.monotonic()
+        if self._delay_s and left_s > 0:
+            time.sleep(left_s if timeout_s is None else min(left_s, timeout_s))
+            self._check_alive()
+            if timeout_s is not None and timeout_s < left_s:
+                return None
+        self._results.popleft()
+        return result
+
+    def close(self) -> None:
+        self.die("the worker was closed")
+
+    def die(self, message: str, exit_code: int | None = -9) -> None:
+        """Behave from now on as a worker whose process ended."""
+        if self._death is None:
+            self._death = WorkerDiedError(message, exit_code=exit_code)
+
+    def _check_alive(self) -> None:
+        if self._death is not None:
+            raise self._death
+
+    def _run(self, plan: StepPlan) -> StepResult:
+        assert plan.step == self._last_step + 1, f"plan {plan.step} after {self._last_step}"
+        self._last_step = plan.step
+        for slot in plan.releases:
+            self._holders.subtract(self._slots.pop(slot).table)
+        for admission in plan.admissions:
+            self._admit(admission)
+        assert plan.chunks, "a step without chunks"
+        assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks for one slot"
+        assert sum(chunk.count for chunk in plan.chunks) <= self.config.max_num_batched_tokens
+        result = StepResult(step=plan.step, sampled=[], elapsed_s=self._delay_s)
+        for chunk in plan.chunks:
+            self._take_blocks(self._slots[chunk.slot], chunk)
+        for chunk in plan.chunks:
+            self._compute(self._slots[chunk.slot], chunk, result)
+        return result
+
+    def _admit(self, admission: Admission) -> None:
+        assert 0 <= admission.slot < self.config.max_num_seqs, f"slot {admission.slot}"
+        assert admission.slot not in self._slots, f"slot {admission.slot} is taken"
+        assert 0 < admission.num_prompt_tokens <= len(admission.token_ids) < self.config.max_model_len + 1
+        assert all(0 <= token < self.config.vocab_size for token in admission.token_ids)
+        assert admission.sampling.greedy or admission.sampling.seed is not None
+        self._slots[admission.slot] = _Slot(admission, self.config.max_model_len)
+
+    def _take_blocks(self, slot: _Slot, chunk: Chunk) -> None:
+        """Append the chunk's new blocks to the block table."""
+        assert all(0 <= block < self.config.num_blocks for block in chunk.new_blocks)
+        slot.table += chunk.new_blocks
+        assert len(set(slot.table)) == len(slot.table), "a block twice in one table"
+        self._holders.update(chunk.new_blocks)
+
+    def _compute(self, slot: _Slot, chunk: Chunk, result: StepResult) -> None:
+        size = self.config.block_size
+        start, end = chunk.start, chunk.start + chunk.count
+        assert start == slot.computed or (slot.computed == 0 and start % size == 0), f"start {start}"
+        assert chunk.count > 0, f"count {chunk.count}"
+        assert end <= min(slot.length, len(slot.table) * size), f"positions up to {end} do not fit"
+        assert chunk.sample == (end == slot.length), "sampling belongs to the end of the history"
+        self._check_context(slot, start)
+        positions = np.arange(start, end)
+        blocks = np.asarray(slot.table)[positions // size]
+        assert all(self._holders[block] == 1 for block in set(blocks.tolist())), "writes to a shared block"
+        self._kv[blocks, positions % size, 0] = slot.tokens[start:end]
+        self._kv[blocks, positions % size, 1] = positions
+        slot.computed = end
+        if slot.bad or not self._bad_tokens.isdisjoint(slot.tokens[start:end].tolist()):
+            slot.bad = True
+            result.bad_slots.append(chunk.slot)
+        elif slot.sampling.prompt_logprobs is not None:
+            result.prompt_scores.append(self._prompt_scores(slot, chunk))
+        if chunk.sample:
+            self._sample(slot, chunk.slot, result)
+
+    def _check_context(self, slot: _Slot, start: int) -> None:
+        """Assert that positions before `start` hold what this request would have written there."""
+        read = self._kv[slot.table].reshape(-1, 2)[:start]
+        assert np.array_equal(read[:, 0], slot.tokens[:start]), "the KV read is of other tokens"
+        assert np.array_equal(read[:, 1], np.arange(start)), "the KV read is of other positions"
+
+    def _sample(self, slot: _Slot, number: int, result: StepResult) -> None:
+        """Append the next token; a bad slot gets one that nobody will see."""
+        assert slot.length < self.config.max_model_len, "a token past max_model_len"
+        if slot.bad:
+            slot.append(0)
+            return
+        num_made = slot.length - slot.num_prompt_tokens
+        token = mock_token(slot.digest(), slot.length, num_made, slot.sampling, slot.stop_ids, self.config.vocab_size)
+        slot.append(token.token_id)
+        result.sampled.append(SampledToken(number, token.token_id, token.score))
+
+    def _prompt_scores(self, slot: _Slot, chunk: Chunk) -> PromptScores:
+        assert slot.sampling.prompt_logprobs is not None
+        first, end = chunk.start + 1, min(chunk.start + chunk.count + 1, slot.num_prompt_tokens)
+        scores = []
+        for position in range(first, end):
+            draw = digest(slot.tokens[:position])
+            scores.append(
+                mock_score(draw, int(slot.tokens[position]), slot.sampling.prompt_logprobs, self.config.vocab_size)
+            )
+        return PromptScores(chunk.slot, first, scores)
+
+
+class _Slot:
+    """What the worker holds of one running request."""
+
+    def __init__(self, admission: Admission, max_model_len: int) -> None:
+        self.sampling = admission.sampling
+        self.stop_ids = frozenset(admission.stop_token_ids)
+        self.num_prompt_tokens = admission.num_prompt_tokens
+        self.length = len(admission.token_ids)
+        self.tokens = np.full(max_model_len, -1, dtype=np.int64)
+        self.tokens[: self.length] = admission.token_ids
+        self.table: list[int] = []
+        self.computed = 0
+        self.bad = False
+        self._digest = 0
+        self._digested = 0
+
+    def append(self, token: int) -> None:
+        self.tokens[self.length] = token
+        self.length += 1
+
+    def digest(self) -> int:
+        self._digest = digest(self.tokens[self._digested : self.length], self._digest)
+        self._digested = self.length
+        return self._digest

@@ -1,0 +1,97 @@
+"""Which KV blocks hold the keys and values of which tokens: a chain over full blocks."""
+
+from __future__ import annotations
+
+import array
+import itertools
+from collections.abc import Iterator
+
+ROOT = 0
+
+
+class Entry:
+    """A full block in the index: the tokens of one block behind the tokens of its parent."""
+
+    __slots__ = ("block", "key", "number")
+
+    def __init__(self, number: int, key: bytes, block: int) -> None:
+        self.number = number
+        """Unique over the life of the index: a child of an evicted entry can never be taken for another's."""
+        self.key = key
+        self.block = block
+
+
+def _key(parent: int, tokens: bytes) -> bytes:
+    """Parent and token ids, whole: Python hashes the key, and compares it when hashes are equal."""
+    return parent.to_bytes(8, "little") + tokens
+
+
+class PrefixIndex:
+    """(parent, token ids of a full block) -> the block that holds their keys and values."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self._numbers = itertools.count(ROOT + 1)
+        self._by_key: dict[bytes, Entry] = {}
+        self._by_block: dict[int, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_block)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._by_block
+
+    def blocks(self) -> Iterator[int]:
+        return iter(self._by_block)
+
+    def match(self, tokens: list[int]) -> list[Entry]:
+        """The longest chain of entries that is a prefix of `tokens` and leaves at least one token to compute."""
+        num_blocks = (len(tokens) - 1) // self.block_size
+        data = array.array("I", tokens[: num_blocks * self.block_size]).tobytes()
+        width = 4 * self.block_size
+        found: list[Entry] = []
+        parent = ROOT
+        for start in range(0, num_blocks * width, width):
+            entry = self._by_key.get(_key(parent, data[start : start + width]))
+            if entry is None:
+                break
+            found.append(entry)
+            parent = entry.number
+        return found
+
+    def register(self, parent: Entry | None, tokens: list[int], block: int) -> Entry | None:
+        """Enter `block`, which holds `tokens` behind `parent` (None: at position 0).
+
+        Returns:
+            The entry for these tokens, which keeps an earlier block if there is one; None if `parent` has been
+            evicted: nothing behind it could be found.
+        """
+        assert len(tokens) == self.block_size
+        assert block not in self._by_block
+        if parent is not None and self._by_block.get(parent.block) is not parent:
+            return None
+        key = _key(ROOT if parent is None else parent.number, array.array("I", tokens).tobytes())
+        entry = self._by_key.get(key)
+        if entry is None:
+            entry = Entry(next(self._numbers), key, block)
+            self._by_key[key] = entry
+            self._by_block[block] = entry
+        return entry
+
+    def forget(self, block: int) -> None:
+        """Take `block` out, if it is in."""
+        entry = self._by_block.pop(block, None)
+        if entry is not None:
+            del self._by_key[entry.key]
+
+    def reset(self) -> None:
+        """Take every block out."""
+        self._by_key.clear()
+        self._by_block.clear()
+
+    def check_invariants(self) -> None:
+        """Assert that both maps hold the same entries."""
+        assert len(self._by_key) == len(self._by_block)
+        for block, entry in self._by_block.items():
+            assert entry.block == block
+            assert self._by_key[entry.key] is entry

@@ -1,0 +1,21 @@
+"""What a caller asks of the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence as Items
+
+from octavo.sampling import SamplingParams
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt that wants one answer (n answers are n requests); served first come, first served."""
+
+    request_id: str
+    """Unique among the requests alive; the key of the seed if `sampling.seed` is None."""
+    prompt_token_ids: Items[int]
+    sampling: SamplingParams
+    arrival_s: float = dataclasses.field(default_factory=time.monotonic)
+    """When it arrived, by the engine's clock (`time.monotonic` unless simulated)."""

@@ -1,0 +1,256 @@
+"""Which tokens of which sequences run in the next step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from octavo.config import EngineConfig
+from octavo.engine.blocks import BlockPool
+from octavo.engine.prefix import PrefixIndex
+from octavo.engine.sequence import NEVER, Finished, Running, Sequence, Waiting
+from octavo.engine.statistics import Counters
+from octavo.engine.update import FinishReason
+from octavo.messages import Admission, Chunk, StepPlan
+
+_NO_BLOCKS: list[int] = []
+
+
+class Step:
+    """A plan being made, then in flight: the message and what the engine must remember to read its result."""
+
+    __slots__ = (
+        "admissions",
+        "budget",
+        "chunks",
+        "kv_usage",
+        "num_running",
+        "num_waiting",
+        "number",
+        "prefills",
+        "releases",
+        "sampling",
+    )
+
+    def __init__(self, number: int, budget: int) -> None:
+        self.number = number
+        self.budget = budget
+        """Tokens that still fit."""
+        self.chunks: list[Chunk] = []
+        self.admissions: list[Admission] = []
+        self.releases: list[int] = []
+        self.prefills: list[tuple[Running, int]] = []
+        """Prefill chunks with their token counts, in the order planned."""
+        self.sampling: dict[int, Running] = {}
+        """Slot -> the sequence that gets a token."""
+        self.num_running = 0
+        self.num_waiting = 0
+        self.kv_usage = 0.0
+
+    def plan(self) -> StepPlan:
+        return StepPlan(self.number, self.releases, self.admissions, self.chunks)
+
+    def holder(self, slot: int) -> Running:
+        """Who was in `slot` in this step; KeyError if nobody was."""
+        for running, _count in self.prefills:
+            if running.slot == slot:
+                return running
+        return self.sampling[slot]
+
+
+class Scheduler:
+    """Continuous batching: first come, first served; decode before prefill before new sequences.
+
+    All running sequences arrived before all waiting ones: the queue is entered at its front only by preemption, which
+    takes the last to arrive. A sequence gets the blocks of its whole history when it starts, so only decode can run
+    out of blocks, and the first to arrive always goes on.
+    """
+
+    def __init__(self, config: EngineConfig, counters: Counters) -> None:
+        self.config = config
+        self.counters = counters
+        self.index = PrefixIndex(config.block_size)
+        self.pool = BlockPool(config.num_blocks, self.index)
+        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.running: list[Running] = []
+        """In order of arrival."""
+        self.num_waiting_tokens = 0
+        self.received = 0
+        """The last step whose result is in."""
+        self._steps = 0
+        self._slots = list(range(config.max_num_seqs - 1, -1, -1))
+        self._releases: list[int] = []
+        """Slots the worker still believes taken."""
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the queue."""
+        self.waiting[sequence.request_id] = sequence
+        self.num_waiting_tokens += len(sequence.tokens)
+
+    def plan(self, now_s: float) -> Step | None:
+        """Plan the next step; None if nothing can run before the next result."""
+        step = Step(self._steps + 1, self.config.max_num_batched_tokens)
+        preempted = self.counters.preemptions
+        prefilling = self._plan_decodes(step)
+        for running in prefilling:
+            if not step.budget:
+                break
+            self._plan_prefill(running, step)
+        if self.counters.preemptions == preempted:
+            self._admit(step, now_s)
+        if not step.chunks:
+            return None
+        self._steps = step.number
+        step.releases, self._releases = self._releases, []
+        step.num_running = len(self.running)
+        step.num_waiting = len(self.waiting)
+        step.kv_usage = self.pool.usage
+        return step
+
+    def end(self, sequence: Sequence, reason: FinishReason, *, forget: bool = False) -> None:
+        """Free all that `sequence` holds; with `forget`, its blocks leave the prefix index too."""
+        state = sequence.state
+        assert not isinstance(state, Finished)
+        sequence.state = Finished(reason)
+        if isinstance(state, Waiting):
+            del self.waiting[sequence.request_id]
+            self.num_waiting_tokens -= state.num_tokens
+            return
+        if forget:
+            for block in state.blocks:
+                self.index.forget(block)
+        self.running.remove(state)
+        self._vacate(state)
+
+    def register(self, running: Running) -> None:
+        """Enter the blocks of `running` that became full with its last result into the prefix index."""
+        size = self.config.block_size
+        tokens = running.sequence.tokens
+        while running.register_at <= running.computed:
+            end = running.register_at
+            block = running.blocks[end // size - 1]
+            running.chain = self.index.register(running.chain, tokens[end - size : end], block)
+            running.register_at = end + size if running.chain is not None else NEVER
+
+    def check_invariants(self) -> None:
+        """Assert exact accounting of blocks, slots and queue, and the order of arrival."""
+        self.pool.check_invariants([running.blocks for running in self.running])
+        slots = [running.slot for running in self.running]
+        assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
+        assert self.num_waiting_tokens == sum(
+            sequence.state.num_tokens for sequence in self.waiting.values() if isinstance(sequence.state, Waiting)
+        )
+        assert all(isinstance(sequence.state, Waiting) for sequence in self.waiting.values())
+        assert all(running.sequence.state is running for running in self.running)
+        for running in self.running:
+            assert running.computed <= running.planned <= running.capacity
+            assert running.capacity == len(running.blocks) * self.config.block_size
+
+    def _plan_decodes(self, step: Step) -> list[Running]:
+        """Plan one token of each sequence that decodes; returns those that are still in prefill."""
+        prefilling = []
+        chunks, sampling, budget = step.chunks, step.sampling, step.budget
+        for running in self.running:  # preemption shortens the list behind the place we are at
+            start = running.planned
+            if start < running.prefill_end:
+                prefilling.append(running)
+            elif start != running.last and budget:
+                new_blocks = _NO_BLOCKS
+                if start == running.capacity:
+                    new_blocks = self._extend(running)
+                    if not new_blocks:
+                        break
+                chunks.append(Chunk(running.slot, start, 1, new_blocks, True))
+                sampling[running.slot] = running
+                running.planned = start + 1
+                budget -= 1
+        step.budget = budget
+        return prefilling
+
+    def _plan_prefill(self, running: Running, step: Step, new_blocks: list[int] = _NO_BLOCKS) -> None:
+        """Plan as much of the prefill of `running` as fits."""
+        start = running.planned
+        count = min(running.prefill_end - start, step.budget, self.config.long_prefill_token_threshold or NEVER)
+        running.planned = start + count
+        sample = running.planned == running.prefill_end
+        step.chunks.append(Chunk(running.slot, start, count, new_blocks, sample))
+        step.prefills.append((running, count))
+        step.budget -= count
+        if sample:
+            step.sampling[running.slot] = running
+
+    def _admit(self, step: Step, now_s: float) -> None:
+        """Start waiting sequences, in order, while budget, slots and blocks last."""
+        while step.budget and self._slots and self.waiting:
+            sequence = next(iter(self.waiting.values()))
+            running = self._start(sequence)
+            if running is None:
+                break
+            if sequence.queue_s is None:
+                self._first_start(sequence, running, now_s)
+            tokens = list(sequence.tokens)
+            stop_ids = sorted(sequence.stop_ids)
+            step.admissions.append(
+                Admission(running.slot, tokens, sequence.num_prompt_tokens, sequence.sampling, stop_ids)
+            )
+            self._plan_prefill(running, step, list(running.blocks))
+
+    def _start(self, sequence: Sequence) -> Running | None:
+        """Move `sequence` from the queue into a slot with blocks for its whole history; None if it must wait."""
+        waiting = sequence.state
+        assert isinstance(waiting, Waiting)
+        # One block per running sequence stays unused: otherwise the next decode would preempt what starts here.
+        spare = len(self.running)
+        if waiting.after_step > self.received or self.pool.available <= spare:
+            return None
+        size = self.config.block_size
+        reads = self.config.prefix_caching and sequence.reads_prefix_cache
+        hits = self.index.match(sequence.tokens) if reads else []
+        cached = [entry.block for entry in hits]
+        num_new = -(-len(sequence.tokens) // size) - len(cached)
+        if num_new + spare > self.pool.available_beside(cached):
+            return None
+        self.pool.share(cached)
+        running = Running(sequence, self._slots.pop(), cached + self.pool.allocate(num_new), size, hits)
+        if not self.config.prefix_caching:
+            running.register_at = NEVER
+        del self.waiting[sequence.request_id]
+        self.num_waiting_tokens -= waiting.num_tokens
+        sequence.state = running
+        self.running.append(running)
+        return running
+
+    def _first_start(self, sequence: Sequence, running: Running, now_s: float) -> None:
+        """Note what is told of a sequence's first start only."""
+        sequence.queue_s = now_s - sequence.arrival_s
+        sequence.num_cached_tokens = running.computed
+        if self.config.prefix_caching and sequence.reads_prefix_cache:
+            self.counters.prefix_queries += sequence.num_prompt_tokens
+            self.counters.prefix_hits += running.computed
+
+    def _extend(self, running: Running) -> list[int]:
+        """One more block for `running`, preempting the last to arrive if need be; empty if that was itself."""
+        while not self.pool.available:
+            victim = self.running.pop()
+            self._preempt(victim)
+            if victim is running:
+                return []
+        blocks = self.pool.allocate(1)
+        running.blocks += blocks
+        running.capacity += self.config.block_size
+        return blocks
+
+    def _preempt(self, victim: Running) -> None:
+        """Put `victim` back at the front of the queue, with nothing computed."""
+        sequence = victim.sequence
+        self._vacate(victim)
+        sequence.state = Waiting(len(sequence.tokens), after_step=self._steps)
+        self.waiting[sequence.request_id] = sequence
+        self.waiting.move_to_end(sequence.request_id, last=False)
+        self.num_waiting_tokens += len(sequence.tokens)
+        self.counters.preemptions += 1
+
+    def _vacate(self, running: Running) -> None:
+        """Give back slot and blocks. Steps in flight may still write there: plans run in order, so before any new owner."""
+        self._releases.append(running.slot)
+        self._slots.append(running.slot)
+        self.pool.release(running.blocks)

@@ -1,0 +1,123 @@
+"""A request inside the engine: its token history, which is all that matters, and its state, which can be rebuilt."""
+
+from __future__ import annotations
+
+from octavo.engine.prefix import Entry
+from octavo.engine.request import Request
+from octavo.engine.update import FinishReason
+from octavo.messages import TokenScore
+from octavo.sampling import SamplingParams
+
+NEVER = 1 << 62
+"""A token count that no sequence reaches."""
+
+
+class Waiting:
+    """Not on the worker: new, or preempted with nothing computed."""
+
+    __slots__ = ("after_step", "num_tokens")
+
+    def __init__(self, num_tokens: int, after_step: int = 0) -> None:
+        self.num_tokens = num_tokens
+        """Tokens it counts for in the queue."""
+        self.after_step = after_step
+        """May run once the result of this step is in: until then a token of the history may be unknown."""
+
+
+class Running:
+    """In a slot of the worker, with KV blocks. Dropped as a whole by preemption."""
+
+    __slots__ = (
+        "blocks",
+        "capacity",
+        "chain",
+        "computed",
+        "last",
+        "planned",
+        "prefill_end",
+        "register_at",
+        "sequence",
+        "slot",
+    )
+
+    def __init__(self, sequence: Sequence, slot: int, blocks: list[int], block_size: int, hits: list[Entry]) -> None:
+        self.sequence = sequence
+        self.slot = slot
+        self.blocks = blocks
+        """The block table; the first len(hits) come from the prefix cache."""
+        self.capacity = len(blocks) * block_size
+        """Positions that `blocks` can hold."""
+        self.planned = len(hits) * block_size
+        """Positions that plans have covered, from 0."""
+        self.computed = self.planned
+        """Positions whose result is in."""
+        self.prefill_end = len(sequence.tokens)
+        """Positions before it are prefill, the others decode."""
+        self.last = sequence.limit - 1
+        """The position that is never computed: the token there ends the sequence by length."""
+        self.register_at = self.planned + block_size
+        """Computed positions at which the next block is full and may enter the prefix index."""
+        self.chain: Entry | None = hits[-1] if hits else None
+        """Where the last block stands in the prefix index."""
+
+
+class Finished:
+    """Ended; whatever still arrives for it is dropped."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: FinishReason) -> None:
+        self.reason = reason
+
+
+State = Waiting | Running | Finished
+
+
+class Sequence:
+    """An accepted request: limits resolved, history growing by one token per sampling step."""
+
+    __slots__ = (
+        "arrival_s",
+        "limit",
+        "num_cached_tokens",
+        "num_prompt_tokens",
+        "prompt_scores",
+        "queue_s",
+        "request_id",
+        "sampling",
+        "state",
+        "stop_ids",
+        "tokens",
+    )
+
+    def __init__(self, request: Request, prompt: list[int], sampling: SamplingParams, stop_ids: frozenset[int]) -> None:
+        assert sampling.max_tokens is not None
+        self.request_id = request.request_id
+        self.arrival_s = request.arrival_s
+        self.tokens = prompt
+        """The history: prompt tokens, then the tokens made. Owned."""
+        self.num_prompt_tokens = len(prompt)
+        self.limit = len(prompt) + sampling.max_tokens
+        """Tokens, prompt included, at which it ends."""
+        self.sampling = sampling
+        """With a seed (unless greedy) and max_tokens."""
+        self.stop_ids = stop_ids
+        """Ids that end it, EOS included unless ignored."""
+        self.num_cached_tokens = 0
+        """Prompt tokens found in the prefix cache when it first ran."""
+        self.queue_s: float | None = None
+        """Seconds from arrival until it first ran; None before."""
+        self.prompt_scores: list[TokenScore | None] | None = None
+        """Scores of prompt tokens 1 .. n-1, if asked for and not yet handed out."""
+        if sampling.prompt_logprobs is not None:
+            self.prompt_scores = [None] * (len(prompt) - 1)
+        self.state: State = Waiting(len(prompt))
+
+    @property
+    def num_made_tokens(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def reads_prefix_cache(self) -> bool:
+        """Prompt scores come from computing every prompt position, so a cached prefix cannot serve them."""
+        return self.sampling.prompt_logprobs is None

@@ -1,0 +1,94 @@
+"""What the engine tells about itself: one record per step, and a snapshot at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+
+from octavo.errors import ConfigError
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One step whose result is in."""
+
+    step: int
+    tokens: int
+    """Tokens computed: prefill_tokens + decode_tokens."""
+    chunks: list[int]
+    """Tokens of each prefill chunk, in order."""
+    prefill_tokens: int
+    decode_tokens: int
+    running: int
+    """Sequences in a slot when the step was planned."""
+    waiting: int
+    """Sequences in the queue when the step was planned."""
+    kv_usage: float
+    """Share of the KV blocks held when the step was planned, 0..1."""
+    elapsed_s: float
+    """Seconds the worker took."""
+
+
+@dataclasses.dataclass(slots=True)
+class Counters:
+    """Counts from the start of the engine; see `EngineStatus`."""
+
+    steps: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine at one moment. Counters count from the start."""
+
+    alive: bool
+    """False once the worker is gone: every request has been answered with an error, new ones are refused."""
+    worker_pid: int
+    restarts: int
+    """Times the worker was started again."""
+    running: int
+    waiting: int
+    kv_usage: float
+    """Share of the KV blocks held by running sequences, 0..1."""
+    free_blocks: int
+    """KV blocks that no sequence holds (some may be cached)."""
+    total_blocks: int
+    last_step_age_s: float
+    """Seconds since the last result, or since the start if there is none."""
+    steps: int
+    """Steps whose result is in."""
+    preemptions: int
+    prefix_queries: int
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_hits: int
+    """Prompt tokens found there."""
+    prompt_tokens: int
+    """Of requests that got their first token."""
+    generation_tokens: int
+    finished: dict[str, int]
+    """Requests ended, by the value of `FinishReason`."""
+
+
+class StepLog:
+    """Writes each record as one JSON line; give it to the engine as `observe`.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as exc:
+            raise ConfigError("step_log", f"cannot write {path}: {exc.strerror}") from exc
+        self._encode = msgspec.json.Encoder().encode
+
+    def __call__(self, record: StepRecord) -> None:
+        self._file.write(self._encode(record) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
