@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -76,3 +77,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def replace(self, **changes: Any) -> SamplingParams:
         """A copy with `changes`, checked again."""
         return msgspec.structs.replace(self, **changes)
+
+
+def answer_seed(seed: int, index: int) -> int:
+    """The seed of answer `index` to a prompt whose `n` answers were asked for with `seed`.
+
+    Answer 0 keeps `seed`, so it is the answer that n = 1 gives; the others get the first 8 bytes (little-endian, signed)
+    of BLAKE2b over `"{seed}/{index}"`.
+    """
+    if index == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
