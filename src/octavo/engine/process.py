@@ -22,13 +22,17 @@ from typing import IO
 import msgspec
 import zmq
 
-from octavo.errors import WorkerDiedError
+from octavo.errors import ConfigError, WorkerDiedError
 from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
 
+STDERR = 2
+"""File descriptor."""
 LOOK_S = 0.1
 """While waiting for a message: how often to look whether the child is alive."""
-LAST_WORDS_S = 0.5
-"""How long to wait for what a dead child sent before it died, and for its exit code."""
+LAST_WORDS_S = 0.05
+"""How long to wait for what a dead child sent and printed before it died."""
+EXIT_S = 0.5
+"""How long a child may take to exit after a fault, or to make room for a message."""
 CLOSE_S = 5.0
 """How long a child may take to end when asked to, before it is killed."""
 KEPT_LINES = 30
@@ -42,6 +46,7 @@ class ProcessWorker:
 
     Raises:
         WorkerDiedError: the child ended, reported a fault, or was not ready within `start_timeout_s` seconds.
+        ConfigError: no socket can be made in the temporary directory.
     """
 
     def __init__(self, config: WorkerConfig, start_timeout_s: float, module: str = "octavo.worker") -> None:
@@ -53,7 +58,7 @@ class ProcessWorker:
         try:
             self._socket = self._context.socket(zmq.PAIR)
             address = f"ipc://{self._folder / 'worker'}"
-            self._socket.bind(address)
+            _bind(self._socket, address)
             self._child = _Child([sys.executable, "-P", "-m", module, "--socket", address])
         except BaseException:
             self._remove()
@@ -69,7 +74,7 @@ class ProcessWorker:
         return self._ready
 
     def send(self, plan: StepPlan) -> None:
-        self._send(self._encode(plan), time.monotonic() + LAST_WORDS_S)
+        self._send(self._encode(plan), time.monotonic() + EXIT_S)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         message = self._receive(None if timeout_s is None else time.monotonic() + timeout_s)
@@ -118,11 +123,11 @@ class ProcessWorker:
             WorkerDiedError: it is a fault, or nothing that a worker says.
         """
         try:
-            message = self._decode(self._socket.recv(zmq.NOBLOCK))
+            message: WorkerMessage = self._decode(self._socket.recv(zmq.NOBLOCK))
         except msgspec.MsgspecError as exc:
             raise WorkerDiedError(f"the worker sent what cannot be read: {exc}") from exc
         if isinstance(message, WorkerFault):
-            code = self._child.exit_code(LAST_WORDS_S)
+            code = self._child.exit_code(EXIT_S)
             raise WorkerDiedError(f"the worker met a fault: {message.message}\n{message.traceback}", exit_code=code)
         return message
 
@@ -189,13 +194,20 @@ class _Child:
         self._process.stdout.close()
 
     def _pass_on(self, output: IO[bytes]) -> None:
-        """Copy output as it comes (a progress bar is no line); bytes past 4096 of a line are passed on, not kept."""
+        """Copy output as it comes: a progress bar is no whole line."""
         line = b""
         while data := os.read(output.fileno(), 4096):
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, data)
-            *whole, line = (line + data).splitlines(keepends=True) if data else [b""]
+            os.write(STDERR, data)
+            *whole, line = (line[-4096:] + data).splitlines(keepends=True)
             self._lines.extend(whole)
         self._lines.append(line)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> None:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as exc:
+        raise ConfigError("TMPDIR", f"no socket can be made at {address}: {exc.strerror}") from exc
 
 
 def _milliseconds(deadline_s: float | None) -> int:
