@@ -1,0 +1,27 @@
+"""Device functions that several kernels share."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def live_rows(count, capacity):
+    """Rows in use: `capacity`, or what device memory says at `count`, held within [0, capacity]."""
+    rows = capacity
+    if count is not None:
+        rows = tl.minimum(tl.maximum(tl.load(count), 0), capacity)
+    return rows
+
+
+@triton.jit
+def is_finite(x):
+    """True where x is neither NaN nor infinite; a comparison with NaN is false."""
+    return tl.abs(x) <= 3.4028234663852886e38
+
+
+@triton.jit
+def silu(x):
+    """x / (1 + exp(-x)) in f32"""
+    return x / (1.0 + tl.exp(-x))

@@ -1,0 +1,101 @@
+"""Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
+
+The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator (one
+per 128 columns where scales are per block). ROWS, COLS, warps and stages are free.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.kernels.device import silu
+
+
+@triton.jit
+def _block_scale(w_scale, block_rows, row_block, step, k_blocks, x_scale):
+    """(COLS, ROWS) product of the scales of one K step."""
+    scale = tl.load(w_scale + (block_rows + row_block).to(tl.int64) * k_blocks + step)
+    return scale[:, None] * x_scale[None, :]
+
+
+@triton.jit(do_not_specialize=["slots", "x_rows"])
+def grouped_gemm_kernel(
+    x, x_scale, w, w_scale, y, order, tiles, num_tiles,
+    slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
+
+    GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
+    GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
+    Columns past N read row 0 of W and are not written; rows that are not live read nothing and are not written.
+    """
+    tile = tl.program_id(0) // tl.cdiv(N, COLS)
+    column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS + tl.arange(0, COLS)
+    if tile >= tl.load(num_tiles):
+        return
+    entry = tiles + tile.to(tl.int64) * 3
+    expert = tl.load(entry)
+    if (expert < 0) | (expert >= experts):
+        return
+    row = tl.load(entry + 1) + tl.arange(0, ROWS)
+    live = (tl.arange(0, ROWS) < tl.load(entry + 2)) & (row >= 0) & (row < slots)
+    slot = tl.load(order + row, mask=live, other=-1)
+    live = live & (slot >= 0) & (slot < slots)
+    if GATHER:
+        source = slot // fan_out
+        target = row
+    else:
+        source = row
+        target = slot
+    live = live & (source < x_rows)
+    source = tl.where(live, source, 0).to(tl.int64)
+
+    k = tl.arange(0, STEP)
+    safe_column = tl.where(column < N, column, 0)
+    x_at = x + source[:, None] * K + k[None, :]
+    parts: tl.constexpr = 2 if GATED else 1
+    w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
+    up_at = w_at + N.to(tl.int64) * K
+    k_blocks = tl.cdiv(K, 128)
+    n_blocks = tl.cdiv(N, 128)
+    acc = tl.zeros((COLS, ROWS), tl.float32)
+    up = tl.zeros((COLS, ROWS), tl.float32)
+    for step in range(tl.cdiv(K, STEP)):
+        if EVEN_K:
+            a = tl.load(x_at, mask=live[:, None], other=0.0)
+            b = tl.load(w_at)
+        else:
+            inside = k[None, :] < K - step * STEP
+            a = tl.load(x_at, mask=live[:, None] & inside, other=0.0)
+            b = tl.load(w_at, mask=inside, other=0.0)
+        if BLOCKWISE:
+            scale = tl.load(x_scale + source * k_blocks + step, mask=live, other=0.0)
+            first = expert * parts * n_blocks
+            acc += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
+        else:
+            acc = tl.dot(b, tl.trans(a), acc)
+        if GATED:
+            b = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=k[None, :] < K - step * STEP, other=0.0)
+            if BLOCKWISE:
+                first = (expert * parts + 1) * n_blocks
+                up += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
+            else:
+                up = tl.dot(b, tl.trans(a), up)
+            up_at += STEP
+        x_at += STEP
+        w_at += STEP
+
+    if SCALED:
+        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
+        w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
+        acc *= tl.load(w_scale)[:, None] * token_scale[None, :]
+        if GATED:
+            up *= tl.load(w_scale + w_scale_part)[:, None] * token_scale[None, :]
+    if GATED:
+        acc = silu(acc) * up
+    out = tl.trans(acc.to(tl.bfloat16))
+    y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
+    tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])

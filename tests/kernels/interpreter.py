@@ -1,0 +1,63 @@
+"""Repairs of Triton's interpreter, so that a kernel computes on the CPU what it computes on the device.
+
+As shipped (3.6 to 3.9) it truncates float32 to bf16, rounds halves and subnormals of FP8 wrongly, and multiplies the bit
+patterns of bf16 matrices, and a broadcast bool becomes an int32, which is no mask. PyTorch's casts round to nearest even, as the device does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+_TORCH = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "fp8e4nv": torch.float8_e4m3fn,
+}
+
+
+def _to_torch(data: np.ndarray, dtype: tl.dtype) -> torch.Tensor:
+    flat = torch.from_numpy(np.ascontiguousarray(data).view(np.uint8).reshape(-1).copy())
+    return flat.view(_TORCH[dtype.name]).reshape(data.shape)
+
+
+def _to_numpy(tensor: torch.Tensor, dtype: tl.dtype) -> np.ndarray:
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return flat.view(interpreter._get_np_dtype(dtype)).reshape(tensor.shape)
+
+
+def repair() -> None:
+    """Replace the interpreter's float casts and its matrix product."""
+    builder: Any = interpreter.InterpreterBuilder
+    shipped_cast = builder.cast_impl
+    handle = interpreter.TensorHandle
+
+    def cast(self: Any, src: Any, dst_type: Any) -> Any:
+        source, target = src.dtype.scalar, dst_type.scalar
+        if source.name in _TORCH and target.name in _TORCH:
+            return handle(_to_numpy(_to_torch(src.data, source).to(_TORCH[target.name]), target), target)
+        return shipped_cast(self, src, dst_type)
+
+    def dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+        left = _to_torch(a.data, a.dtype.scalar).float().numpy()
+        right = _to_torch(b.data, b.dtype.scalar).float().numpy()
+        return handle(np.matmul(left, right) + d.data, d.dtype.scalar)
+
+    shipped_splat = builder.create_splat
+
+    def splat(self: Any, ret_ty: Any, arg: Any) -> Any:
+        result = shipped_splat(self, ret_ty, arg)
+        if arg.data.dtype == np.bool_:
+            result.data = result.data.astype(np.bool_)
+        return result
+
+    builder.create_splat = splat
+    builder.cast_impl = cast
+    builder.create_fp_to_fp = lambda self, src, dst_type, rounding_mode: cast(self, src, dst_type)
+    builder.create_dot = dot
