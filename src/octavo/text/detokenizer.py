@@ -35,6 +35,7 @@ class Detokenizer:
             else _WindowDecoder(tokenizer, context, skip_special_tokens)
         )
         self._scanner = StopScanner(stop, include=include_stop_str_in_output) if stop else None
+        self._include_stop = include_stop_str_in_output
         self._min_tokens = min_tokens
         self._num_tokens = 0
         self._num_chars = 0
@@ -57,6 +58,14 @@ class Detokenizer:
         if self._scanner is None:
             return text
         return self._scanner.push(text, armed=self._num_tokens > self._min_tokens)
+
+    def push_stop(self, token_id: int) -> str:
+        """Add the token that ended the answer (EOS or a stop id): it shows only with include_stop_str_in_output."""
+        if self._include_stop:
+            return self.push(token_id)
+        self._num_tokens += 1
+        self.offset = self._num_chars
+        return ""
 
     def finish(self) -> str:
         """No more tokens: return what is left, the bytes of an unfinished character as U+FFFD."""

@@ -43,6 +43,11 @@ class Tokenizer(Protocol):
         """The bytes of a text are the joined `piece` of its ids; else `decode` needs the neighbours."""
         ...
 
+    @property
+    def longest_token(self) -> int | None:
+        """Characters that no token exceeds; None if a token may stand for a text of any length."""
+        ...
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`.
 
@@ -104,8 +109,11 @@ class FileTokenizer:
         self.special_tokens = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name) is not None}
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
         self.context_free = isinstance(backend.decoder, decoders.ByteLevel)
+        # Byte-level vocabularies have no unknown token; a normalizer may join up to three characters in one.
+        self.longest_token = 3 * max(map(len, vocabulary), default=1) if self.context_free else None
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -145,6 +153,7 @@ class NoTokenizer:
     special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol has it per instance
     info: dict[str, Any] = {}  # noqa: RUF012
     context_free = True
+    longest_token = None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         raise RequestError("the model folder has no tokenizer.json: send the prompt as token ids", param="prompt")

@@ -1,0 +1,142 @@
+"""The HTTP application: routes, the gate before them, one answer for every error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from octavo.errors import OctavoError
+from octavo.server.chat import chat_routes
+from octavo.server.chat_request import ChatRequest
+from octavo.server.completion_request import CompletionRequest
+from octavo.server.completions import completion_routes
+from octavo.server.context import Server, ServerContext
+from octavo.server.errors import error_response, from_http
+from octavo.server.gate import Gate
+from octavo.server.models import model_routes
+from octavo.server.probes import probe_routes
+from octavo.server.stats import keep_logging
+from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
+
+BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+
+
+def create_app(context: ServerContext) -> FastAPI:
+    """The application for `context`; its `state.server` is what `run_server` drains."""
+    server = Server(context)
+    context.metrics.watch(context.loop.status)
+    app = FastAPI(
+        title="Octavo",
+        version=version("octavo"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(server),
+        responses=_ERRORS,
+    )
+    app.state.server = server
+    for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes):
+        app.include_router(routes(server))
+    app.add_exception_handler(OctavoError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(Gate, server=server)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=context.settings.allowed_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )
+    app.openapi = _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _lifespan(server: Server) -> Any:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        context = server.context
+        context.dispatcher.bind(asyncio.get_running_loop())
+        tasks = [asyncio.create_task(keep_logging(server))]
+        interval_s = context.settings.sse_keep_alive_interval
+        if interval_s > 0:
+            tasks.append(asyncio.create_task(_keep_alive(server, interval_s)))
+        yield
+        for task in tasks:
+            task.cancel()
+        server.texts.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan
+
+
+async def _keep_alive(server: Server, interval_s: float) -> None:
+    """Wake streams that were silent for `interval_s` seconds."""
+    while True:
+        await asyncio.sleep(interval_s / 4)
+        server.context.dispatcher.poke_idle(interval_s)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OctavoError)
+    return error_response(error, request.state.request_id)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = error_response(from_http(error, request.url.path, request.method), request.state.request_id)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "integer"},
+            },
+        }
+    },
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    for status, text in {
+        400: "The request is wrong; param names the field",
+        401: "The API key is missing or wrong",
+        404: "No such model or path",
+        413: "The body is too large",
+        500: "This request failed",
+        503: "No room now; see Retry-After",
+    }.items()
+}
+
+
+def _openapi(app: FastAPI) -> Any:
+    """FastAPI's description, with the bodies that `read_body` reads."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Error"] = _ERROR_SCHEMA
+        for model in BODIES:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        return document
+
+    return openapi

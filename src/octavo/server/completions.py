@@ -1,0 +1,132 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from octavo.sampling import SamplingParams
+from octavo.server.answer import Answer, Part, Prompt
+from octavo.server.body import body_schema, read_body
+from octavo.server.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from octavo.server.context import Server
+from octavo.server.generation import Generation
+from octavo.server.prompts import bounded, tokenize
+from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
+from octavo.server.telling import Teller
+from octavo.text import Tokenizer
+
+
+def completion_routes(server: Server) -> APIRouter:
+    router = APIRouter(tags=["generation"])
+
+    @router.post("/v1/completions", summary="Continue each prompt", openapi_extra=body_schema(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        body = await read_body(request, CompletionRequest)
+        server.check_accepting()
+        server.check_model(body.model)
+        body.check()
+        sampling = body.to_sampling(server.context.default_sampling)
+        prompts = await _prompts(server, body)
+        samplings = [_bounded(server, body, sampling, prompt) for prompt in prompts]
+        request_id = request.state.request_id
+        generation = Generation(server, prompts, samplings, request_id)
+        server.log_request(request_id, prompts, samplings)
+        shape = CompletionShape(server.context.tokenizer, body)
+        return await Teller(server, body, shape, generation, request_id).answer(request)
+
+    return router
+
+
+async def _prompts(server: Server, body: CompletionRequest) -> list[Prompt]:
+    """Tokenize what came as text."""
+    sources = body.prompts
+    size = sum(len(source) for source in sources if isinstance(source, str))
+    work = functools.partial(_tokenize_all, server, sources, body.add_special_tokens)
+    return await server.offload(size, work)
+
+
+def _tokenize_all(server: Server, sources: Sequence[str | list[int]], add_special_tokens: bool) -> list[Prompt]:
+    tokenizer, limit = server.context.tokenizer, server.most_tokens
+    return [
+        Prompt(index, tokenize(tokenizer, source, limit, add_special_tokens=add_special_tokens), source)
+        if isinstance(source, str)
+        else Prompt(index, source, None)
+        for index, source in enumerate(sources)
+    ]
+
+
+def _bounded(server: Server, body: CompletionRequest, sampling: SamplingParams, prompt: Prompt) -> SamplingParams:
+    asked = ("max_tokens", sampling.max_tokens if body.max_tokens is not None else None)
+    return bounded(server, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS)
+
+
+class CompletionShape:
+    """`text_completion` objects; a chunk looks like a whole."""
+
+    id_prefix: ClassVar[str] = "cmpl"
+    object: ClassVar[str] = "text_completion"
+    chunk_object: ClassVar[str] = "text_completion"
+
+    def __init__(self, tokenizer: Tokenizer, body: CompletionRequest) -> None:
+        self._tokenizer = tokenizer
+        self._body = body
+        self._echoed: dict[int, Part] = {}
+
+    def opening(self, answer: Answer) -> dict[str, Any] | None:
+        return None
+
+    def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
+        first = answer.parts_taken == 1
+        start = 0
+        if self._body.echo:
+            echoed = self._echo(answer)
+            start = len(echoed.text)
+            if first:
+                part = _joined(echoed, part, scores_only=self._body.only_scores)
+                start = 0
+        choice: dict[str, Any] = {"index": answer.index, "text": part.text, "logprobs": None}
+        if self._body.logprobs is not None:
+            choice["logprobs"] = legacy_logprobs(self._tokenizer, part, start)
+        choice["finish_reason"], choice["stop_reason"] = answer.finish_reason, answer.stop_reason
+        if self._body.return_token_ids:
+            choice["token_ids"] = part.token_ids
+            if first:
+                choice["prompt_token_ids"] = answer.prompt.token_ids
+        return choice
+
+    def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
+        choice = self.piece(answer, part)
+        if self._body.prompt_logprobs is not None and answer.prompt_scores is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, answer.prompt_scores)
+        return choice
+
+    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        return {}
+
+    def _echo(self, answer: Answer) -> Part:
+        """The prompt of `answer`, as a part."""
+        part = self._echoed.get(answer.index)
+        if part is None:
+            part = prompt_part(self._tokenizer, answer.prompt.token_ids, answer.prompt_scores)
+            if answer.prompt.text is not None:
+                part.text = answer.prompt.text
+            self._echoed[answer.index] = part
+        return part
+
+
+def _joined(echoed: Part, part: Part, *, scores_only: bool) -> Part:
+    """The prompt followed by what was made, or the prompt alone."""
+    if scores_only:
+        return echoed
+    start = len(echoed.text)
+    return Part(
+        text=echoed.text + part.text,
+        token_ids=echoed.token_ids + part.token_ids,
+        scores=echoed.scores + part.scores,
+        offsets=echoed.offsets + [start + offset for offset in part.offsets],
+    )

@@ -1,0 +1,136 @@
+"""What the server is given, and what its routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.engine.loop import EngineLoop
+from octavo.engine.statistics import EngineStatus
+from octavo.errors import NotFoundError, OverloadedError
+from octavo.messages import WorkerReady
+from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.server.dispatch import Dispatcher
+from octavo.server.metrics import Metrics
+from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SMALL_CHARS = 2048
+"""Texts up to this long are tokenized on the event loop: a thread would take longer to wake."""
+STALL_S = 60.0
+"""With work waiting: seconds without a finished step after which the worker counts as hung, unless its largest step
+is known to be slow."""
+STALL_STEPS = 10
+"""The same in largest steps, as timed at the start."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerContext:
+    """All that a server needs. `dispatcher.deliver` is what the engine loop delivers to, `metrics.on_step` what the
+    engine tells its steps to."""
+
+    loop: EngineLoop
+    dispatcher: Dispatcher
+    metrics: Metrics
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_sampling: DefaultSampling
+    settings: Settings
+    engine_config: EngineConfig
+    model_config: ModelConfig
+    worker_ready: WorkerReady
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Name of each part of the start to its seconds."""
+
+
+class Server:
+    """The context with what is derived from it and the one thing that changes: whether the server is draining."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.model_names = context.settings.model_names
+        self.fingerprint = fingerprint(context)
+        self.started_s = int(time.time())
+        self.draining = False
+        self.texts = ThreadPoolExecutor(2, thread_name_prefix="text")
+        """Threads for long texts: the tokenizer works without the interpreter's lock."""
+        self._stall_s = max(STALL_S, STALL_STEPS * context.worker_ready.warm_up_s)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a request may have, prompt and answer together."""
+        return self.context.engine_config.max_request_tokens
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with.
+
+        Raises:
+            NotFoundError: the model is not served here.
+        """
+        if name is None:
+            return self.model_names[0]
+        if name not in self.model_names:
+            served = ", ".join(self.model_names)
+            raise NotFoundError(f"the model {name[:200]!r} is not served here; served: {served}", param="model")
+        return name
+
+    def log_request(self, request_id: str, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams]) -> None:
+        """Log what was asked, if the settings say so; prompts are cut to max_log_len characters."""
+        settings = self.context.settings
+        if not settings.enable_log_requests:
+            return
+        for prompt, sampling in zip(prompts, samplings, strict=True):
+            text = repr(prompt.text if prompt.text is not None else prompt.token_ids)[: settings.max_log_len]
+            log.info("request %s: %d tokens, %s, prompt %s", request_id, len(prompt.token_ids), sampling, text)
+
+    async def offload(self, size: int, work: Callable[[], T]) -> T:
+        """Do `work` on a text of `size` characters: at once if it is small, in a thread if not."""
+        if size <= SMALL_CHARS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.texts, work)
+
+    def trouble(self, status: EngineStatus) -> str | None:
+        """Why requests would not be answered now; None if they would."""
+        if not status.alive:
+            return "the worker is gone"
+        if (status.running or status.waiting) and status.last_step_age_s > self._stall_s:
+            return f"no step has finished for {status.last_step_age_s:.0f} s although requests wait"
+        return None
+
+    def check_accepting(self) -> None:
+        """Raises OverloadedError while the server drains."""
+        if self.draining:
+            raise OverloadedError("the server is shutting down and takes no new requests", retry_after_s=5)
+
+
+def fingerprint(context: ServerContext) -> str:
+    """`octavo-<version>-<8 hex digits>`: equal for servers that give the same bits to the same request.
+
+    Limits and budgets are left out: they change no bit.
+    """
+    parts = {
+        "model": dataclasses.asdict(context.model_config) | {"weight_format": context.model_config.weight_format.value},
+        "weights": [context.settings.model, context.settings.revision, context.settings.load_format],
+        "seed": context.settings.seed,
+        "device": [context.worker_ready.device, context.worker_ready.weights_format],
+        "defaults": dataclasses.asdict(context.default_sampling),
+    }
+    text = json.dumps(parts, sort_keys=True, default=_plain)
+    return f"octavo-{version('octavo')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)

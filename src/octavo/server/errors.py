@@ -1,0 +1,93 @@
+"""Turns every error into one answer: `{"error": {"message", "type", "param", "code"}}`, as the openai client reads it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pydantic
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError, WorkerDiedError
+
+_PATH = re.compile(r"(?<![\w.:/])/(?:[\w.\-+@~]+/)+[\w.\-+@~]*|[A-Za-z]:\\[^\s'\"]+")
+_HTTP_KINDS = {404: "NotFoundError", 405: "MethodNotAllowedError", 413: "RequestTooLargeError"}
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    kind = "MethodNotAllowedError"
+
+
+class TooLargeError(RequestError):
+    """The body is larger than the server reads."""
+
+    status = 413
+    kind = "RequestTooLargeError"
+
+
+def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
+    """The body for `error`; names the request, and no path of this machine."""
+    message = error.message if isinstance(error, RequestError) else _PATH.sub("<path>", error.message)
+    param = error.param if isinstance(error, RequestError) else None
+    return {
+        "error": {
+            "message": f"{message} (request id: {request_id})",
+            "type": error.kind,
+            "param": param,
+            "code": status_of(error),
+        }
+    }
+
+
+def error_response(error: OctavoError, request_id: str) -> Response:
+    """The HTTP answer for `error`."""
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(max(1, min(120, error.retry_after_s)))
+    if status_of(error) == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = msgspec.json.encode(error_object(error, request_id))
+    return Response(body, status_of(error), headers, media_type="application/json")
+
+
+def status_of(error: OctavoError) -> int:
+    return error.status
+
+
+def not_accepted(error: WorkerDiedError) -> OverloadedError:
+    """A request that the engine did not take because its worker is gone may be tried again elsewhere or later."""
+    return OverloadedError(f"no worker: {error.message}", retry_after_s=5)
+
+
+def from_http(error: HTTPException, path: str, method: str) -> OctavoError:
+    """Starlette's own refusals: no such path, no such method."""
+    if error.status_code == 404:
+        return NotFoundError(f"there is no {path[:200]!r} here; /openapi.json lists what there is")
+    if error.status_code == 405:
+        return MethodNotAllowedError(f"{path[:200]!r} does not take {method[:20]}")
+    return RequestError(str(error.detail))
+
+
+def from_validation(error: pydantic.ValidationError) -> RequestError:
+    """The first thing wrong with a body, by the name of its field."""
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "json_invalid":
+        return RequestError(f"the body is not JSON: {first['msg']}")
+    if not where:
+        return RequestError(f"the body: {first['msg']}{more}")
+    param = str(first["loc"][0])
+    return RequestError(f"{where}: {first['msg']}{more}", param=param)
+
+
+class InternalError(OctavoError):
+    """Something nobody foresaw; the log has the traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log says more")

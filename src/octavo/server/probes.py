@@ -1,0 +1,151 @@
+"""Routes that say how the server is: health, readiness, load, version, settings, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from octavo.errors import OverloadedError, WorkerDiedError
+from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.server.context import Server
+from octavo.server.generation import Generation
+
+PROBE_S = 30.0
+"""How long /health_generate waits for its token."""
+PROBE_FRESH_S = 1.0
+"""A step this recent is proof enough; nothing need be generated."""
+
+
+def probe_routes(server: Server) -> APIRouter:
+    router = APIRouter(tags=["probes"])
+    context = server.context
+    probe = _GenerateProbe(server)
+
+    @router.get("/health", summary="Whether the worker makes progress")
+    @router.get("/ping", summary="The same as /health")
+    async def health() -> Response:
+        return _health(server)
+
+    @router.post("/ping", summary="The same as /health")
+    async def ping() -> Response:
+        return _health(server)
+
+    @router.get("/ready", summary="Whether a request would be served at once")
+    @router.get("/readyz", summary="The same as /ready")
+    async def ready() -> Response:
+        status = context.loop.status()
+        trouble = "shutting down" if server.draining else server.trouble(status)
+        return json({"status": trouble or "ready"}, 503 if trouble else 200)
+
+    @router.get("/health_generate", summary="Whether a token was made a moment ago, or can be made now")
+    async def health_generate() -> Response:
+        trouble = await probe.trouble()
+        return json({"status": trouble or "ok"}, 503 if trouble else 200)
+
+    @router.get("/version", summary="Octavo's version")
+    async def get_version() -> Response:
+        return json({"version": version("octavo")})
+
+    @router.get("/load", summary="Requests running and waiting, KV use")
+    async def load() -> Response:
+        status = context.loop.status()
+        return json(
+            {
+                "server_load": status.running + status.waiting,
+                "running": status.running,
+                "waiting": status.waiting,
+                "kv_cache_usage": status.kv_usage,
+            }
+        )
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    async def metrics() -> Response:
+        return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @router.get("/server_info", summary="Settings, limits, the worker, how long the start took")
+    async def server_info() -> Response:
+        return json(_server_info(server))
+
+    return router
+
+
+def json(body: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def _health(server: Server) -> Response:
+    status = server.context.loop.status()
+    trouble = server.trouble(status)
+    body = {
+        "status": trouble or "ok",
+        "worker_pid": status.worker_pid,
+        "restarts": status.restarts,
+        "running": status.running,
+        "waiting": status.waiting,
+        "last_step_age_s": round(status.last_step_age_s, 3),
+    }
+    return json(body, 503 if trouble else 200)
+
+
+def _server_info(server: Server) -> dict[str, Any]:
+    context = server.context
+    status = context.loop.status()
+    ready = msgspec.to_builtins(context.worker_ready)
+    return {
+        "version": version("octavo"),
+        "models": list(server.model_names),
+        "system_fingerprint": server.fingerprint,
+        "started": server.started_s,
+        "pid": os.getpid(),
+        "worker": {**ready, "pid": status.worker_pid, "restarts": status.restarts, "alive": status.alive},
+        "engine": msgspec.to_builtins(context.engine_config)
+        | {"max_request_tokens": server.most_tokens, "free_blocks": status.free_blocks},
+        "settings": msgspec.to_builtins(context.settings.public()),
+        "start_s": dict(context.phases),
+    }
+
+
+class _GenerateProbe:
+    """One token for all who ask at the same time."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._running: asyncio.Task[str | None] | None = None
+
+    async def trouble(self) -> str | None:
+        """Why no token can be made; None if one can."""
+        server = self._server
+        status = server.context.loop.status()
+        if server.draining:
+            return "shutting down"
+        trouble = server.trouble(status)
+        if trouble is not None or (status.steps and status.last_step_age_s < PROBE_FRESH_S):
+            return trouble
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._generate())
+        return await asyncio.shield(self._running)
+
+    async def _generate(self) -> str | None:
+        sampling = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+        generation = Generation(self._server, [Prompt(0, [0], None)], [sampling], f"probe-{time.monotonic_ns()}")
+        try:
+            await generation.begin()
+            async with asyncio.timeout(PROBE_S):
+                while generation.running:
+                    await generation.advance()
+        except TimeoutError:
+            return f"no token within {PROBE_S:.0f} s"
+        except (OverloadedError, WorkerDiedError) as error:
+            return error.message
+        finally:
+            generation.close()
+        return None

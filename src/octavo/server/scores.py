@@ -1,0 +1,83 @@
+"""Log-probabilities in the shapes that clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from octavo.messages import TokenScore
+from octavo.server.answer import Part
+from octavo.text.detokenizer import Detokenizer
+from octavo.text.tokenizer import Tokenizer, token_text
+
+LEAST_LOGPROB = -9999.0
+"""Stands for -infinity, which JSON lacks (vLLM's convention)."""
+
+
+def legacy_logprobs(tokenizer: Tokenizer, part: Part, start: int) -> dict[str, list[Any]]:
+    """The object of /v1/completions; `start` is where the answer begins in the text of the choice."""
+    tokens, token_logprobs, tops = [], [], []
+    for token_id, score in zip(part.token_ids, part.scores, strict=True):
+        tokens.append(token_text(tokenizer, token_id))
+        token_logprobs.append(None if score is None else _finite(score.logprob))
+        tops.append(None if score is None else _by_text(tokenizer, score))
+    return {
+        "text_offset": [start + offset for offset in part.offsets],
+        "token_logprobs": token_logprobs,
+        "tokens": tokens,
+        "top_logprobs": tops,
+    }
+
+
+def chat_logprobs(tokenizer: Tokenizer, part: Part) -> dict[str, list[dict[str, Any]]]:
+    """The object of /v1/chat/completions."""
+    content = []
+    for score in part.scores:
+        assert score is not None
+        top = [_named(tokenizer, token_id, logprob) for token_id, logprob in score.top]
+        content.append({**_named(tokenizer, score.token_id, score.logprob), "top_logprobs": top})
+    return {"content": content}
+
+
+def prompt_logprobs(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> list[dict[str, Any] | None]:
+    """One entry for each prompt token, by id; the first token has none."""
+    return [None, *(_by_id(tokenizer, score) for score in scores)]
+
+
+def prompt_part(tokenizer: Tokenizer, token_ids: Sequence[int], scores: Sequence[TokenScore] | None) -> Part:
+    """The prompt as if it had been made, for `echo`."""
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    part = Part(token_ids=list(token_ids), scores=[None] * len(token_ids) if scores is None else [None, *scores])
+    for token_id in token_ids:
+        part.text += detokenizer.push(token_id)
+        part.offsets.append(detokenizer.offset)
+    part.text += detokenizer.finish()
+    return part
+
+
+def _by_text(tokenizer: Tokenizer, score: TokenScore) -> dict[str, float]:
+    top: dict[str, float] = {}
+    for token_id, logprob in [*score.top, (score.token_id, score.logprob)]:
+        top.setdefault(token_text(tokenizer, token_id), _finite(logprob))  # likeliest first: equal texts keep it
+    return top
+
+
+def _by_id(tokenizer: Tokenizer, score: TokenScore) -> dict[str, Any]:
+    ranked = [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(score.top, start=1)]
+    entries = [*ranked, (score.token_id, score.logprob, score.rank)]
+    return {
+        str(token_id): {"logprob": _finite(logprob), "rank": rank, "decoded_token": token_text(tokenizer, token_id)}
+        for token_id, logprob, rank in entries
+    }
+
+
+def _named(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    return {
+        "token": token_text(tokenizer, token_id),
+        "logprob": _finite(logprob),
+        "bytes": list(tokenizer.piece(token_id)),
+    }
+
+
+def _finite(logprob: float) -> float:
+    return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB

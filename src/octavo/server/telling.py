@@ -1,0 +1,202 @@
+"""Writes the answers of a generation: as one JSON object, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from octavo.errors import OctavoError
+from octavo.server.answer import Answer, Part
+from octavo.server.context import Server
+from octavo.server.dispatch import ClientGone, Stream
+from octavo.server.errors import InternalError, error_object
+from octavo.server.fields import GenerationFields
+from octavo.server.generation import Generation
+
+log = logging.getLogger(__name__)
+
+CLIENT_GONE_STATUS = 499
+"""What the log and the metrics say of a request whose client left; nobody receives it."""
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Shape(Protocol):
+    """How a route writes its answers."""
+
+    id_prefix: ClassVar[str]
+    object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def opening(self, answer: Answer) -> dict[str, Any] | None:
+        """A choice to stream before the first part of an answer, if the route has one."""
+        ...
+
+    def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
+        """A streamed choice."""
+        ...
+
+    def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
+        """The choice of an answer that is not streamed."""
+        ...
+
+    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Fields beside `choices` in an answer that is not streamed, and in the first chunk of one that is."""
+        ...
+
+
+class Teller:
+    """Tells one generation in one shape."""
+
+    def __init__(
+        self, server: Server, body: GenerationFields, shape: Shape, generation: Generation, request_id: str
+    ) -> None:
+        self._server = server
+        self._body = body
+        self._shape = shape
+        self._generation = generation
+        self._request_id = request_id
+        self._told_beside = False
+        self._head = {
+            "id": f"{shape.id_prefix}-{request_id}",
+            "object": shape.chunk_object if body.stream else shape.object,
+            "created": int(time.time()),
+            "model": server.check_model(body.model),
+            "system_fingerprint": server.fingerprint,
+        }
+
+    async def answer(self, request: HttpRequest) -> Response:
+        """Begin, and return the HTTP answer.
+
+        Raises:
+            OctavoError: the engine does not take the requests, or one of them failed before anything was sent.
+        """
+        await self._generation.begin()
+        if self._body.stream:
+            return EventStream(self._events(), self._generation)
+        try:
+            async with leaving(request.receive, self._generation.stream):
+                return Response(await self._whole(), media_type="application/json")
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE_STATUS)
+        finally:
+            self._generation.close()
+
+    async def _whole(self) -> bytes:
+        generation = self._generation
+        while generation.running:
+            await generation.advance()
+        answers = list(generation.answers.values())
+        choices = [self._shape.whole(answer, answer.take_part()) for answer in answers]
+        return _encode({**self._head, "choices": choices, "usage": generation.usage(), **self._shape.beside(answers)})
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        """Events as they come; an error is told in an event of its own."""
+        generation = self._generation
+        try:
+            while generation.running:
+                touched = await generation.advance()
+                events = b"".join([event for answer in touched for event in self._tell(answer)])
+                if events or not touched:
+                    yield events or KEEP_ALIVE
+            if self._wants_usage:
+                yield self._event([], usage=generation.usage())
+        except OctavoError as error:
+            yield _data(error_object(error, self._request_id))
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request %s failed", self._request_id)
+            yield _data(error_object(InternalError(), self._request_id))
+        yield DONE
+
+    @property
+    def _wants_usage(self) -> bool:
+        return self._body.wants_usage_chunk or self._server.context.settings.enable_force_include_usage
+
+    def _tell(self, answer: Answer) -> list[bytes]:
+        """Events for what is new in `answer`; none while there is too little to tell."""
+        first = answer.parts_taken == 0
+        enough = first or len(answer.part.token_ids) >= self._server.context.settings.stream_interval
+        if answer.finish_reason is None and not enough:
+            return []
+        events = []
+        opening = self._shape.opening(answer) if first else None
+        if opening is not None:
+            events.append(self._event([opening]))
+        part = answer.take_part()
+        if first or part.text or answer.finish_reason is not None or self._shows_tokens:
+            events.append(self._event([self._shape.piece(answer, part)]))
+        return events
+
+    @property
+    def _shows_tokens(self) -> bool:
+        """A part without text has something to tell: the tokens themselves."""
+        return self._generation.has_logprobs or bool(self._body.return_token_ids)
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+        chunk: dict[str, Any] = {**self._head, "choices": choices}
+        if not self._told_beside:
+            self._told_beside = True
+            chunk.update(self._shape.beside(list(self._generation.answers.values())))
+        if self._body.wants_running_usage:
+            usage = self._generation.usage()
+        if usage is not None or self._wants_usage:
+            chunk["usage"] = usage
+        return _data(chunk)
+
+
+class EventStream(Response):
+    """Sends events until the last one or until the client leaves; ends the generation either way."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], generation: Generation) -> None:
+        super().__init__(headers=EVENT_HEADERS)
+        del self.headers["content-length"]
+        self._events = events
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with leaving(receive, self._generation.stream):
+                async for events in self._events:
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except ClientGone:
+            scope["state"]["client_gone"] = True
+        finally:
+            self._generation.close()
+
+
+@contextlib.asynccontextmanager
+async def leaving(receive: Receive, stream: Stream) -> AsyncIterator[None]:
+    """Meanwhile, tell `stream` when the client closes its connection."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        stream.leave()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(value) + b"\n\n"

@@ -1,0 +1,183 @@
+"""A server over a mock worker, on a loopback port, and a byte-level tokenizer made on the spot."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import tokenizers
+import uvicorn
+from tokenizers import decoders, models, pre_tokenizers
+
+from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
+from octavo.engine.engine import Engine
+from octavo.engine.loop import EngineLoop
+from octavo.engine.mock import MockWorker
+from octavo.server.app import create_app
+from octavo.server.context import ServerContext
+from octavo.server.dispatch import Dispatcher
+from octavo.server.metrics import Metrics
+from octavo.server.run import bind
+from octavo.text import ChatTemplate, DefaultSampling
+from octavo.text.tokenizer import FileTokenizer, Tokenizer
+
+EOS = 256
+VOCABULARY = 300
+"""Bytes, two special tokens, and ids without a text."""
+
+TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- if message.role == 'forbidden' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{%- if shout %}LOUD{% endif %}"
+)
+
+
+def byte_tokenizer() -> FileTokenizer:
+    """One token for each byte, id = byte; 256 ends a message, 257 starts one."""
+    alphabet = _byte_characters()
+    vocabulary = {char: byte for byte, char in enumerate(alphabet)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    return FileTokenizer(backend, {"eos_token": "<|im_end|>", "bos_token": None})
+
+
+def _byte_characters() -> list[str]:
+    """The character that byte-level BPE writes for each byte, found by asking the library."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    characters = [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+    assert sorted(characters) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    return characters
+
+
+MODEL = ModelConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=8,
+    intermediate_size=8,
+    moe_intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    head_dim=8,
+    num_experts=2,
+    num_experts_per_tok=1,
+    norm_topk_prob=True,
+    decoder_sparse_step=1,
+    mlp_only_layers=(),
+    max_position_embeddings=512,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    attention_bias=False,
+    bos_token_id=None,
+    eos_token_ids=(EOS,),
+    weight_format=WeightFormat.BF16,
+    unquantized=(),
+)
+
+ENGINE = EngineConfig(
+    vocab_size=VOCABULARY,
+    eos_token_ids=(EOS,),
+    max_model_len=512,
+    max_num_batched_tokens=256,
+    max_num_seqs=32,
+    block_size=16,
+    num_blocks=128,
+)
+
+
+@dataclasses.dataclass
+class Running:
+    """A server that runs."""
+
+    url: str
+    context: ServerContext
+    worker: MockWorker
+    http: httpx.Client
+
+    def wait_idle(self) -> None:
+        """Wait until no request is alive, then check that every block is free."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            status = self.context.loop.status()
+            if not status.running and not status.waiting and not self.context.dispatcher.num_streams:
+                assert status.free_blocks == status.total_blocks
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"requests are still alive: {self.context.loop.status()}")
+
+
+@contextlib.contextmanager
+def running(
+    *,
+    worker: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
+    template: str | None = TEMPLATE,
+    defaults: DefaultSampling | None = None,
+    **settings: Any,
+) -> Iterator[Running]:
+    """Serve on a free port in threads of this process; `settings` are those of `Settings`."""
+    config = dataclasses.replace(ENGINE, **(engine or {}))
+    mock = MockWorker(config, **(worker or {}))
+    metrics = Metrics("mock", config)
+    dispatcher = Dispatcher()
+    loop = EngineLoop(Engine(config, mock, metrics.on_step), dispatcher.deliver)
+    context = ServerContext(
+        loop=loop,
+        dispatcher=dispatcher,
+        metrics=metrics,
+        tokenizer=tokenizer or byte_tokenizer(),
+        chat_template=ChatTemplate(template, special_tokens={}) if template is not None else None,
+        default_sampling=defaults or DefaultSampling(),
+        settings=Settings(**{"served_model_name": ("mock", "alias"), **settings}),
+        engine_config=config,
+        model_config=MODEL,
+        worker_ready=mock.ready,
+        phases={"load": 0.5},
+    )
+    loop.start()
+    try:
+        with _serving(context) as url, httpx.Client(base_url=url, timeout=30) as http:
+            yield Running(url, context, mock, http)
+    finally:
+        loop.stop()
+
+
+@contextlib.contextmanager
+def _serving(context: ServerContext) -> Iterator[str]:
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    listener = bind("127.0.0.1", 0)
+    config = uvicorn.Config(
+        create_app(context),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
