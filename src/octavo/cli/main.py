@@ -1,0 +1,54 @@
+"""The command `octavo`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from octavo.cli import bench, collect_env, serve, verify
+from octavo.cli.flags import normalized
+from octavo.config.settings import nearest
+from octavo.errors import ConfigError, OctavoError
+from octavo.version import __version__
+
+COMMANDS = (serve, bench, verify, collect_env)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; importing and building it loads neither torch nor the server."""
+    parser = argparse.ArgumentParser(
+        prog="octavo",
+        description="Serves FP8 mixture-of-experts language models behind an OpenAI-compatible API.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"octavo {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 if it did what was asked, 1 if not, 2 if it was asked wrongly."""
+    words = normalized(sys.argv[1:] if argv is None else argv)
+    try:
+        args, unknown = build_parser().parse_known_args(words)
+        if unknown:
+            flags = [name for name in args.parser._option_string_actions if name.startswith("--")]
+            raise ConfigError(unknown[0], "unknown flag" + nearest(unknown[0].partition("=")[0], flags))
+        return int(args.run(args))
+    except OctavoError as exc:
+        print(f"octavo: error: {exc.message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone; say nothing more to it, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""`octavo serve`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from octavo.cli.flags import add_settings, settings_from
+from octavo.cli.parsers import Commands, add_command
+from octavo.config import Settings
+
+GROUPS = ("Model", "Memory and schedule", "Server", "Logs", "Worker")
+
+
+def add_parser(commands: Commands) -> None:
+    add_settings(add_command(commands, "serve", run, "Serve a model behind an OpenAI-compatible API."), GROUPS)
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return serve(settings_from(args))
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; 1 if the worker died, else 0."""
+    from octavo.server.run import run_server
+    from octavo.startup import server_context, start, start_process
+
+    logging.getLogger().setLevel(settings.logging_level.upper())
+    runtime = start(settings, start_process)
+    try:
+        context = server_context(runtime)
+        context.loop.start()
+        return run_server(context)
+    finally:
+        runtime.close()

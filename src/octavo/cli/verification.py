@@ -1,0 +1,290 @@
+"""Promises 1 and 2 on one worker: the same requests alone and in every kind of company, compared bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from octavo.config import EngineConfig
+from octavo.engine.engine import Engine
+from octavo.engine.link import WorkerLink
+from octavo.engine.request import Request
+from octavo.engine.statistics import EngineStatus, StepRecord
+from octavo.errors import OctavoError, RequestError
+from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore, WorkerReady
+from octavo.sampling import SamplingParams
+
+
+class SharedLink:
+    """One worker for one engine after another: gives each a link that looks fresh.
+
+    Step numbers go on counting for the worker, and the slots that an engine left behind are released in the first plan
+    of the next.
+    """
+
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+        self._offset = 0
+        self._sent = 0
+        self._held: set[int] = set()
+        self._left: list[int] = []
+
+    @property
+    def ready(self) -> WorkerReady:
+        return self._link.ready
+
+    def begin(self) -> None:
+        """The next plan is of a new engine; nothing is in flight."""
+        self._offset = self._sent
+        self._left = sorted(self._held)
+
+    def send(self, plan: StepPlan) -> None:
+        self._sent = plan.step + self._offset
+        releases = self._left + plan.releases
+        self._left = []
+        self._held = self._held.difference(releases).union(admission.slot for admission in plan.admissions)
+        self._link.send(StepPlan(self._sent, releases, plan.admissions, plan.chunks))
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        result = self._link.receive(timeout_s)
+        if result is None:
+            return None
+        return StepResult(
+            step=result.step - self._offset,
+            sampled=result.sampled,
+            prompt_scores=result.prompt_scores,
+            bad_slots=result.bad_slots,
+            elapsed_s=result.elapsed_s,
+        )
+
+    def close(self) -> None:
+        self._link.close()
+
+
+@dataclasses.dataclass
+class Answer:
+    """The bits of one answer; equal answers are equal in every bit (a NaN equals nothing)."""
+
+    tokens: list[tuple[int, TokenScore | None]] = dataclasses.field(default_factory=list)
+    prompt_scores: list[TokenScore] | None = None
+    error: OctavoError | None = None
+
+    def add(self, sampled: Iterable[SampledToken]) -> None:
+        self.tokens += [(token.token_id, token.score) for token in sampled]
+
+
+@dataclasses.dataclass
+class Run:
+    """What one engine did with some requests."""
+
+    answers: dict[str, Answer]
+    records: list[StepRecord]
+    status: EngineStatus
+    num_cached_tokens: int
+
+
+Expectation = Callable[[Run], bool]
+"""Whether the run did what its case is about; if not, the case proved nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The probes in one kind of company."""
+
+    name: str
+    config: EngineConfig
+    fillers: int = 0
+    """Requests that run beside the probes."""
+    rounds: int = 1
+    """How often the probes are asked, one round after the other."""
+    reverse: bool = False
+    expect: Expectation = lambda run: True
+    lacks: str = ""
+    """What to say if `expect` is not met."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a case."""
+
+    name: str
+    equal: int
+    """Answers with the bits of the request alone."""
+    compared: int
+    largest_step: int
+    """Tokens of the largest step."""
+    trouble: str = ""
+    """Why it failed; empty if it passed."""
+
+
+class Verification:
+    """Runs cases on the worker behind `link`; `config` has the limits of that worker."""
+
+    def __init__(self, link: WorkerLink, config: EngineConfig, *, quick: bool, seed: int = 0) -> None:
+        self._link = SharedLink(link)
+        self._config = config
+        self._quick = quick
+        self._rng = np.random.default_rng(seed)
+        self.probes = self._make_probes()
+        self.reference: dict[str, Answer] = {}
+        """Probe to its answer alone."""
+
+    def cases(self) -> list[Case]:
+        """Every kind of company that the limits allow."""
+        config = self._config
+        plain = dataclasses.replace(config, prefix_caching=False)
+        most = config.max_num_seqs
+        counts = [
+            n
+            for n in ((1, 4, 16) if self._quick else (1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 128, 256))
+            if n <= most
+        ]
+        budgets = (7, 184, 1001, 8192) if self._quick else (2, 7, 184, 1001, 2048, 4096, 8191, 8192, 8193, 16384)
+        cases = [Case(f"{n} at once", dataclasses.replace(plain, max_num_seqs=n), fillers=n) for n in counts]
+        cases += [self._budget_case(plain, tokens) for tokens in budgets if tokens <= config.max_num_batched_tokens]
+        chunk = dataclasses.replace(plain, long_prefill_token_threshold=37)
+        longest = max(len(probe.prompt_token_ids) for probe in self.probes)
+        return [
+            *cases,
+            Case("in reverse order", plain, fillers=4, reverse=True),
+            Case("prompts in chunks of 37 tokens", chunk, fillers=4),
+            Case(
+                "prefix from the cache",
+                dataclasses.replace(config, prefix_caching=True),
+                rounds=2,
+                expect=lambda run: run.num_cached_tokens > 0,
+                lacks="no prompt token came from the cache",
+            ),
+            Case(
+                "preempted",
+                dataclasses.replace(plain, num_blocks=self._blocks(longest) + 2),
+                fillers=8,
+                expect=lambda run: run.status.preemptions > 0,
+                lacks="no request was preempted",
+            ),
+        ]
+
+    def run_alone(self) -> None:
+        """Make the reference: every probe alone in a fresh engine.
+
+        Raises:
+            OctavoError: one of them failed.
+        """
+        config = dataclasses.replace(self._config, prefix_caching=False)
+        for probe in self.probes:
+            run = self._run(config, [[probe]])
+            answer = run.answers[probe.request_id]
+            if answer.error is not None:
+                raise answer.error
+            self.reference[probe.request_id] = answer
+
+    def run(self, case: Case) -> Outcome:
+        """Ask the probes as `case` says and compare with the reference."""
+        order = self.probes[::-1] if case.reverse else self.probes
+        fillers = [self._filler(number, case.config) for number in range(case.fillers)]
+        rounds = [
+            [self._again(probe, number) for probe in order] + (fillers if number == 0 else [])
+            for number in range(case.rounds)
+        ]
+        run = self._run(case.config, rounds)
+        compared = [(probe.request_id, number) for probe in order for number in range(case.rounds)]
+        answers = [(run.answers[f"{name}/{number}"], self.reference[name]) for name, number in compared]
+        equal = sum(answer == reference for answer, reference in answers)
+        errors = [answer.error.message for answer in run.answers.values() if answer.error is not None]
+        trouble = errors[0] if errors else ""
+        if not trouble and equal < len(answers):
+            trouble = f"{len(answers) - equal} answers differ"
+        if not trouble and not case.expect(run):
+            trouble = f"nothing proved: {case.lacks}"
+        largest = max((record.tokens for record in run.records), default=0)
+        return Outcome(case.name, equal, len(answers), largest, trouble)
+
+    def refusals(self) -> Outcome:
+        """Requests that can never be served are refused before they reach the worker, and the engine answers after."""
+        vocab, longest = self._config.vocab_size, self._config.max_request_tokens
+        prompts = [[], [vocab], [-1], [2**40], [0] * longest]
+        self._link.begin()
+        engine = Engine(self._config, self._link)
+        refused = 0
+        for number, prompt in enumerate(prompts):
+            try:
+                engine.add(Request(f"bad-{number}", prompt, SamplingParams(max_tokens=1)))
+            except RequestError:
+                refused += 1
+        answer = self._run(self._config, [[self.probes[0]]]).answers[self.probes[0].request_id]
+        equal = answer == self.reference[self.probes[0].request_id]
+        trouble = "" if refused == len(prompts) and equal else f"{len(prompts) - refused} bad requests were accepted"
+        return Outcome("bad requests refused", int(equal), 1, 0, trouble if equal else "the answer after them differs")
+
+    def _budget_case(self, plain: EngineConfig, tokens: int) -> Case:
+        """Steps of exactly `tokens` tokens, as prompts fill them."""
+        prompt = sum(len(probe.prompt_token_ids) for probe in self.probes)
+        fillers = max(0, -(-(2 * tokens - prompt) // self._filler_len(plain)))
+        return Case(
+            f"steps of {tokens} tokens",
+            dataclasses.replace(plain, max_num_batched_tokens=tokens),
+            fillers=fillers,
+            expect=lambda run: any(record.tokens == tokens for record in run.records),
+            lacks=f"no step had {tokens} tokens (too few sequences or KV blocks)",
+        )
+
+    def _make_probes(self) -> list[Request]:
+        """Requests with every kind of sampling and lengths around those where things happen."""
+        answer_len = 8 if self._quick else 16
+        block, room = self._config.block_size, self._config.max_request_tokens - answer_len
+        lengths = [1, 2, block - 1, block, block + 1, 33, 184, 1001] + ([] if self._quick else [64, 129, 513, 1999])
+        fitting = sorted({length for length in lengths if 1 <= length <= room})
+        samplings = [
+            SamplingParams(temperature=0),
+            SamplingParams(temperature=0.8, top_p=0.9, seed=1),
+            SamplingParams(temperature=1.2, top_k=20, min_p=0.01, seed=2),
+            SamplingParams(temperature=0.7, presence_penalty=0.5, frequency_penalty=0.5, seed=3),
+            SamplingParams(temperature=0, repetition_penalty=1.3, prompt_logprobs=1),
+        ]
+        return [
+            Request(
+                f"probe-{length}",
+                self._prompt(length),
+                samplings[number % len(samplings)].replace(max_tokens=answer_len, ignore_eos=True, logprobs=3),
+            )
+            for number, length in enumerate(fitting)
+        ]
+
+    def _filler_len(self, config: EngineConfig) -> int:
+        return max(1, min(1001, config.max_request_tokens - 1))
+
+    def _filler(self, number: int, config: EngineConfig) -> Request:
+        prompt = self._prompt(self._filler_len(config))
+        return Request(f"filler-{number}", prompt, SamplingParams(max_tokens=1 + number % 3, seed=number))
+
+    def _prompt(self, length: int) -> list[int]:
+        return [int(token) for token in self._rng.integers(self._config.vocab_size, size=length)]
+
+    def _again(self, probe: Request, number: int) -> Request:
+        return Request(f"{probe.request_id}/{number}", probe.prompt_token_ids, probe.sampling)
+
+    def _blocks(self, length: int) -> int:
+        return -(-(length + 16) // self._config.block_size)
+
+    def _run(self, config: EngineConfig, rounds: Sequence[Sequence[Request]]) -> Run:
+        """Ask each round when the one before has ended."""
+        self._link.begin()
+        records: list[StepRecord] = []
+        engine = Engine(config, self._link, records.append)
+        answers = {request.request_id: Answer() for asked in rounds for request in asked}
+        num_cached_tokens = 0
+        for asked in rounds:
+            for request in asked:
+                engine.add(request)
+            while engine.has_work:
+                for update in engine.step():
+                    answer = answers[update.request_id]
+                    answer.add(update.tokens)
+                    answer.error = update.error
+                    if update.prompt_scores is not None:
+                        answer.prompt_scores = list(update.prompt_scores)
+                    if update.finish_reason is not None:
+                        num_cached_tokens += update.num_cached_tokens
+        return Run(answers, records, engine.status(), num_cached_tokens)

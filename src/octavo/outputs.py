@@ -1,0 +1,71 @@
+"""What `LLM.generate` returns; names and fields are those of vLLM's users."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from octavo.messages import TokenScore
+
+
+@dataclasses.dataclass(frozen=True)
+class Logprob:
+    """Log-probability of a token at one position."""
+
+    logprob: float
+    rank: int | None
+    """1 for the likeliest."""
+    decoded_token: str | None
+
+
+Logprobs = dict[int, Logprob]
+"""Token id to its logprob: the chosen (or given) token first, then the likeliest."""
+
+
+@dataclasses.dataclass
+class CompletionOutput:
+    """One answer to a prompt."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    logprobs: list[Logprobs] | None
+    finish_reason: str | None = None
+    """`stop` or `length`."""
+    stop_reason: int | str | None = None
+    """The stop id or stop string that ended it; None for EOS."""
+
+
+@dataclasses.dataclass
+class RequestMetrics:
+    """Times in seconds on the clock of `time.monotonic`."""
+
+    arrival_time: float
+    first_token_time: float | None = None
+    finished_time: float | None = None
+
+
+@dataclasses.dataclass
+class RequestOutput:
+    """A prompt and its n answers."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[Logprobs | None] | None
+    """One per prompt token; None for the first."""
+    outputs: list[CompletionOutput]
+    finished: bool
+    metrics: RequestMetrics
+    num_cached_tokens: int
+
+
+def to_logprobs(score: TokenScore, text_of: Callable[[int], str]) -> Logprobs:
+    """`score` as vLLM's mapping."""
+    entries = [(score.token_id, score.logprob, score.rank)]
+    entries += [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(score.top, start=1)]
+    logprobs: Logprobs = {}
+    for token_id, logprob, rank in entries:
+        logprobs.setdefault(token_id, Logprob(logprob, rank, text_of(token_id)))
+    return logprobs

@@ -1,0 +1,227 @@
+"""Wires the rooms together: from settings to an engine, and to a server. The one place that knows them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from octavo.checkpoints.folder import resolve_folder
+from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.engine.engine import Engine
+from octavo.engine.link import WorkerLink
+from octavo.engine.loop import EngineLoop
+from octavo.engine.statistics import StepLog, StepRecord
+from octavo.errors import ConfigError
+from octavo.messages import WorkerConfig
+from octavo.text import (
+    ChatTemplate,
+    DefaultSampling,
+    Tokenizer,
+    load_chat_template,
+    load_default_sampling,
+    load_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from octavo.server.context import ServerContext
+
+StartWorker = Callable[[WorkerConfig, Settings], WorkerLink]
+"""Starts a worker and waits until it is ready."""
+
+Observer = Callable[[StepRecord], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is known of a model without its weights."""
+
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_sampling: DefaultSampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A ready worker and all that an engine for it is made from. Close it when done."""
+
+    settings: Settings
+    model: Model
+    link: WorkerLink
+    config: EngineConfig
+    step_log: StepLog | None
+    phases: Mapping[str, float]
+    """Name of each part of the start to its seconds."""
+
+    def engine(self, observe: Observer | None = None) -> Engine:
+        """The engine; `observe` gets the record of every step, beside the step log."""
+        return Engine(self.config, self.link, _both(observe, self.step_log))
+
+    def close(self) -> None:
+        """End the worker; safe to call twice."""
+        self.link.close()
+        if self.step_log is not None:
+            self.step_log.close()
+
+
+def start(settings: Settings, start_worker: StartWorker) -> Runtime:
+    """Read the model's small files, start the worker, and size the engine by what the worker has.
+
+    Raises:
+        ConfigError: settings that the model or the machine cannot work with.
+        CheckpointError: the model folder is wrong.
+        WorkerDiedError: the worker could not start; says why.
+    """
+    began = time.monotonic()
+    model = load_model(settings)
+    config = worker_config(settings, model)
+    step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
+    read = time.monotonic()
+    link = start_worker(config, settings)
+    ready = link.ready
+    process_s = max(0.0, time.monotonic() - read - ready.load_s - ready.warm_up_s)
+    phases = {
+        "files": read - began,
+        "worker process": process_s,
+        "weights": ready.load_s,
+        "largest step": ready.warm_up_s,
+    }
+    try:
+        return Runtime(settings, model, link, engine_config(settings, model, ready.num_blocks), step_log, phases)
+    except BaseException:
+        link.close()
+        raise
+
+
+def server_context(runtime: Runtime) -> ServerContext:
+    """What the server is given; its engine loop is not started yet."""
+    from octavo.server.context import ServerContext
+    from octavo.server.dispatch import Dispatcher
+    from octavo.server.metrics import Metrics
+
+    dispatcher = Dispatcher()
+    metrics = Metrics(runtime.settings.model_names[0], runtime.config)
+    return ServerContext(
+        loop=EngineLoop(runtime.engine(metrics.on_step), dispatcher.deliver),
+        dispatcher=dispatcher,
+        metrics=metrics,
+        tokenizer=runtime.model.tokenizer,
+        chat_template=runtime.model.chat_template,
+        default_sampling=runtime.model.default_sampling,
+        settings=runtime.settings,
+        engine_config=runtime.config,
+        model_config=runtime.model.config,
+        worker_ready=runtime.link.ready,
+        phases=runtime.phases,
+    )
+
+
+def start_process(config: WorkerConfig, settings: Settings) -> WorkerLink:
+    """A worker in a process of its own: its death is an error here, not the end."""
+    from octavo.engine.process import ProcessWorker
+
+    return ProcessWorker(config, settings.worker_start_timeout)
+
+
+def start_in_process(config: WorkerConfig, settings: Settings) -> WorkerLink:
+    """A worker in this process: starts sooner, but its death is ours."""
+    from octavo.worker.inprocess import InProcessWorker
+
+    return InProcessWorker(config)
+
+
+def load_model(settings: Settings) -> Model:
+    """Read the small files of the model: configuration, tokenizer, chat template, default sampling.
+
+    Raises:
+        ConfigError, CheckpointError: as `start`.
+    """
+    folder = resolve_folder(settings.model, settings.revision)
+    texts = resolve_folder(settings.tokenizer, None) if settings.tokenizer is not None else folder
+    match settings.generation_config:
+        case "auto":
+            sampling_folder = folder
+        case "vllm":
+            sampling_folder = None
+        case path:
+            sampling_folder = Path(path)
+    return Model(
+        folder=folder,
+        config=ModelConfig.from_folder(folder),
+        tokenizer=load_tokenizer(texts),
+        chat_template=load_chat_template(
+            texts, override=settings.chat_template, default_kwargs=settings.default_chat_template_kwargs
+        ),
+        default_sampling=load_default_sampling(sampling_folder, settings.override_generation_config),
+    )
+
+
+def worker_config(settings: Settings, model: Model) -> WorkerConfig:
+    """What the worker is told.
+
+    Raises:
+        ConfigError: max_model_len is more than the model can do.
+    """
+    longest = model.config.max_position_embeddings
+    if settings.max_model_len is not None and settings.max_model_len > longest:
+        raise ConfigError(
+            "max_model_len", f"is {settings.max_model_len}, but the model has positions for {longest} tokens only"
+        )
+    return WorkerConfig(
+        model=str(model.folder),
+        load_format=settings.load_format,
+        device=resolve_device(settings.device),
+        max_model_len=settings.max_model_len or longest,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        num_blocks=settings.num_gpu_blocks_override,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        threads=settings.cpu_threads,
+        seed=settings.seed,
+    )
+
+
+def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineConfig:
+    """Limits and sizes, now that the worker has said how many KV blocks there are."""
+    return EngineConfig(
+        vocab_size=model.config.vocab_size,
+        eos_token_ids=tuple(dict.fromkeys([*model.config.eos_token_ids, *model.default_sampling.eos_token_ids])),
+        max_model_len=settings.max_model_len or model.config.max_position_embeddings,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_seqs=settings.max_num_seqs,
+        block_size=settings.block_size,
+        num_blocks=num_blocks,
+        prefix_caching=settings.enable_prefix_caching,
+        long_prefill_token_threshold=settings.long_prefill_token_threshold,
+        max_num_queued_reqs=settings.max_num_queued_reqs,
+        max_num_queued_tokens=settings.max_num_queued_tokens,
+        max_logprobs=settings.max_logprobs,
+        seed=settings.seed,
+    )
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as `cuda` if this machine shows an NVIDIA GPU, else `cpu`; asks no CUDA, that is the worker's."""
+    if device != "auto":
+        return device
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    visible = any(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
+    return "cuda" if visible and not hidden else "cpu"
+
+
+def _both(observe: Observer | None, step_log: StepLog | None) -> Observer | None:
+    if observe is None or step_log is None:
+        return observe or step_log
+
+    def call(record: StepRecord) -> None:
+        step_log(record)
+        observe(record)
+
+    return call

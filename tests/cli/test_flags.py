@@ -1,0 +1,120 @@
+"""The command line: what it takes, what it refuses, and that asking for help is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octavo.cli.flags import normalized, settings_from
+from octavo.cli.main import build_parser, main
+from octavo.config import Settings
+from octavo.errors import ConfigError
+
+
+def parsed(*words: str) -> Settings:
+    return settings_from(build_parser().parse_args(["serve", *normalized(words)]))
+
+
+def test_serve_without_flags_is_the_default() -> None:
+    assert parsed() == Settings()
+
+
+def test_flags_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("block-size: 32\nport: 1\n")
+    monkeypatch.setenv("OCTAVO_SEED", "7")
+    settings = parsed(
+        "some/model",
+        "--config",
+        str(config),
+        "--port=2",
+        "--max_num_seqs",
+        "3",
+        "--no-enable-prefix-caching",
+        "--served-model-name",
+        "a",
+        "b",
+        "--max-model-len",
+        "32k",
+    )
+    assert settings == Settings(
+        model="some/model",
+        block_size=32,
+        port=2,
+        seed=7,
+        max_num_seqs=3,
+        enable_prefix_caching=False,
+        served_model_name=("a", "b"),
+        max_model_len=32000,
+    )
+
+
+def test_copied_vllm_command_starts() -> None:
+    words = (
+        "Qwen/Qwen3-30B-A3B --trust-remote-code -tp 1 -O3 --dtype auto --quantization compressed-tensors --no-async-scheduling"
+        " --compilation-config {} --disable-log-requests --cudagraph-capture-sizes 1 2 4 --enable-chunked-prefill"
+    )
+    assert parsed(*words.split()) == Settings(model="Qwen/Qwen3-30B-A3B")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--max-num-seq", "3"], "unknown flag; did you mean --max-num-seqs?"),
+        (["--xyzzy"], "--xyzzy: unknown flag"),
+        (["-tp", "2"], "--tensor-parallel-size 2: one GPU per server"),
+        (["--enable-lora"], "--enable-lora: LoRA adapters are not served"),
+        (["--port", "x"], "--port: must be a whole number"),
+        (["a", "--model", "b"], "--model: is 'b' but the first word says 'a'"),
+        (["--config", "/nowhere.yaml"], "--config: cannot read /nowhere.yaml"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_words_are_refused(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_model_twice_is_fine_if_equal() -> None:
+    assert parsed("a", "--model", "a").model == "a"
+    with pytest.raises(ConfigError):
+        parsed("a", "--model", "b")
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [
+        "serve",
+        "verify",
+        "collect-env",
+        "bench",
+        *(f"bench {k}" for k in ("burst", "serve", "throughput", "latency")),
+    ]
+    for command in ["", *commands]:
+        with pytest.raises(SystemExit) as exit_:
+            build_parser().parse_args([*command.split(), "--help"])
+        assert exit_.value.code == 0
+    assert "--max-num-batched-tokens" in capsys.readouterr().out
+
+
+def test_help_and_import_load_no_torch_and_no_server() -> None:
+    program = (
+        "import sys, octavo, octavo.cli.main as m; m.build_parser().format_help();"
+        "print([n for n in ('torch', 'fastapi', 'transformers', 'octavo.engine.engine') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_collect_env_tells_versions_and_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OCTAVO_API_KEY", "sesame")
+    assert main(["collect-env"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed
+    assert "OCTAVO_API_KEY" in printed
+    assert "sesame" not in printed
+    assert main(["collect-env", "--json"]) == 0
