@@ -1,32 +1,47 @@
 # Two commands do all the set-up: `make serve` and `make test`.
-PYTHON ?= python3
 PORT ?= 8000
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
+	$$python -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$python && break; done)
 # Versions the suite is known to pass with; on a machine without a GPU they keep torch to one known release.
 CONSTRAINTS := constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c $(CONSTRAINTS)
 
-.PHONY: serve test check lint clean
+.PHONY: serve test lint docs clean
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
-	touch $@
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Octavo needs Python 3.11 or 3.12 with venv; say which with PYTHON=" >&2; exit 1; }
+	@echo "First run: making the environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing Octavo and what it runs on (PyTorch is the largest part; this takes a few minutes, once)"
+	@$(PIP) -e .
+	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
-	touch $@
+	@echo "Installing what the tests need besides (pytest, transformers, openai, ruff, mypy, ...)"
+	@$(PIP) -e '.[test]'
+	@touch $@
 
 serve: $(VENV)/.installed
-	$(BIN)/octavo serve --port $(PORT)
+	@exec $(BIN)/octavo serve --port $(PORT)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread per test process: two processes share two cores.
 test: lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Write the pages that are made from the code and from benchmark results.
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m tools.configuration_page
+	$(BIN)/python -m tools.benchmark_tables
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

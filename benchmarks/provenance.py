@@ -1,0 +1,78 @@
+"""Where a number comes from: written beside every result."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from octavo.cli.collect_env import collect
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, machine, versions and command of this run. No host name, no path of this machine."""
+    env = collect()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "commit": _git("rev-parse", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": env["system"]["python"],
+        "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",
+        "gpu": ", ".join(value for name, value in env["gpu"].items() if name.startswith("gpu")) or "none",
+        **{name: _version(name) for name in ("torch", "triton", "transformers")},
+    }
+
+
+def write_result(
+    name: str,
+    *,
+    title: str,
+    conditions: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    raw: object = None,
+) -> Path:
+    """Write a table with its provenance to benchmarks/results/NAME.json; returns the file.
+
+    `python -m tools.benchmark_tables` puts it into docs/benchmarks.md.
+
+    Args:
+        conditions: what a reader must know to judge the numbers, in one or two sentences.
+        rows: as long as `columns`; numbers already rounded to what is known.
+        raw: all measurements, for who wants to look closer.
+    """
+    assert all(len(row) == len(columns) for row in rows)
+    result = {
+        "title": title,
+        "conditions": conditions,
+        "columns": columns,
+        "rows": rows,
+        "raw": raw,
+        "provenance": provenance(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
