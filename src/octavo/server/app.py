@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from octavo.errors import OctavoError
 from octavo.server.chat import chat_routes
 from octavo.server.chat_request import ChatRequest
 from octavo.server.completion_request import CompletionRequest
@@ -26,17 +24,21 @@ from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
 from octavo.server.stats import keep_logging
 from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
+from octavo.version import __version__
 
 BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
 
 
 def create_app(context: ServerContext) -> FastAPI:
-    """The application for `context`; its `state.server` is what `run_server` drains."""
+    """The application for `context`; its `state.server` is what `run_server` drains.
+
+    Errors that routes raise pass through to the gate, which answers them all.
+    """
     server = Server(context)
     context.metrics.watch(context.loop.status)
     app = FastAPI(
         title="Octavo",
-        version=version("octavo"),
+        version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -46,7 +48,6 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.server = server
     for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes):
         app.include_router(routes(server))
-    app.add_exception_handler(OctavoError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(Gate, server=server)
     app.add_middleware(
@@ -82,11 +83,6 @@ async def _keep_alive(server: Server, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s / 4)
         server.context.dispatcher.poke_idle(interval_s)
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, OctavoError)
-    return error_response(error, request.state.request_id)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

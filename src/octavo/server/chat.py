@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from octavo.errors import RequestError
 from octavo.server.answer import Answer, Part, Prompt
-from octavo.server.body import body_schema, read_body
+from octavo.server.body import body_schema
 from octavo.server.chat_request import ChatFields, ChatRequest
 from octavo.server.context import Server
 from octavo.server.fields import Json
 from octavo.server.generation import Generation
-from octavo.server.prompts import bounded, tokenize
+from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import chat_logprobs, prompt_logprobs
 from octavo.server.telling import Teller
 from octavo.text import Tokenizer
@@ -27,10 +27,7 @@ def chat_routes(server: Server) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="Answer a conversation", openapi_extra=body_schema(ChatRequest))
     async def chat_completions(request: Request) -> Response:
-        body = await read_body(request, ChatRequest)
-        server.check_accepting()
-        server.check_model(body.model)
-        body.check()
+        body = await receive(server, request, ChatRequest)
         sampling = body.to_sampling(server.context.default_sampling)
         prompt = await chat_prompt(server, body, add_special_tokens=body.add_special_tokens)
         samplings = [bounded(server, sampling, prompt, body.answer_tokens)]

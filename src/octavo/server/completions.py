@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Answer, Part, Prompt
-from octavo.server.body import body_schema, read_body
+from octavo.server.body import body_schema
 from octavo.server.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.prompts import bounded, tokenize
+from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
 from octavo.server.telling import Teller
 from octavo.text import Tokenizer
@@ -26,10 +26,7 @@ def completion_routes(server: Server) -> APIRouter:
 
     @router.post("/v1/completions", summary="Continue each prompt", openapi_extra=body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
-        body = await read_body(request, CompletionRequest)
-        server.check_accepting()
-        server.check_model(body.model)
-        body.check()
+        body = await receive(server, request, CompletionRequest)
         sampling = body.to_sampling(server.context.default_sampling)
         prompts = await _prompts(server, body)
         samplings = [_bounded(server, body, sampling, prompt) for prompt in prompts]

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from octavo.config import EngineConfig, ModelConfig, Settings
@@ -23,6 +22,7 @@ from octavo.server.answer import Prompt
 from octavo.server.dispatch import Dispatcher
 from octavo.server.metrics import Metrics
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
+from octavo.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def fingerprint(context: ServerContext) -> str:
         "defaults": dataclasses.asdict(context.default_sampling),
     }
     text = json.dumps(parts, sort_keys=True, default=_plain)
-    return f"octavo-{version('octavo')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"octavo-{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _plain(value: Any) -> Any:

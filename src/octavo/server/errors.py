@@ -13,7 +13,7 @@ from starlette.responses import Response
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError, WorkerDiedError
 
 _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.\-+@~]+/)+[\w.\-+@~]*|[A-Za-z]:\\[^\s'\"]+")
-_HTTP_KINDS = {404: "NotFoundError", 405: "MethodNotAllowedError", 413: "RequestTooLargeError"}
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class MethodNotAllowedError(RequestError):
@@ -30,6 +30,13 @@ class TooLargeError(RequestError):
     kind = "RequestTooLargeError"
 
 
+class InternalError(OctavoError):
+    """Something nobody foresaw; the log has the traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log says more")
+
+
 def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
     """The body for `error`; names the request, and no path of this machine."""
     message = error.message if isinstance(error, RequestError) else _PATH.sub("<path>", error.message)
@@ -39,7 +46,7 @@ def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
             "message": f"{message} (request id: {request_id})",
             "type": error.kind,
             "param": param,
-            "code": status_of(error),
+            "code": error.status,
         }
     }
 
@@ -49,14 +56,10 @@ def error_response(error: OctavoError, request_id: str) -> Response:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, min(120, error.retry_after_s)))
-    if status_of(error) == 401:
+    if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = msgspec.json.encode(error_object(error, request_id))
-    return Response(body, status_of(error), headers, media_type="application/json")
-
-
-def status_of(error: OctavoError) -> int:
-    return error.status
+    return Response(body, error.status, headers, media_type="application/json")
 
 
 def not_accepted(error: WorkerDiedError) -> OverloadedError:
@@ -86,8 +89,12 @@ def from_validation(error: pydantic.ValidationError) -> RequestError:
     return RequestError(f"{where}: {first['msg']}{more}", param=param)
 
 
-class InternalError(OctavoError):
-    """Something nobody foresaw; the log has the traceback."""
+def checked_id(sent: str, param: str) -> str:
+    """`sent` if it can serve as a request id.
 
-    def __init__(self) -> None:
-        super().__init__("internal error; the server's log says more")
+    Raises:
+        RequestError: it is not 1 to 128 visible ASCII characters.
+    """
+    if not _REQUEST_ID.fullmatch(sent):
+        raise RequestError(f"{param} must be 1 to 128 visible ASCII characters", param=param)
+    return sent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,19 +12,19 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from octavo.errors import AuthenticationError, OctavoError, RequestError
+from octavo.errors import AuthenticationError, OctavoError
 from octavo.server.context import Server
 from octavo.server.dispatch import ClientGone
-from octavo.server.errors import InternalError, error_response
+from octavo.server.errors import InternalError, checked_id, error_response
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("octavo.access")
 
 OPEN_PATHS = frozenset({"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load"})
 """Probes: they need no key."""
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 CLIENT_GONE_STATUS = 499
+"""What the log and the metrics say of a request whose client left; nobody receives it."""
 
 
 class Gate:
@@ -132,17 +131,6 @@ class Keys:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != "bearer" or not any(matches):
             raise AuthenticationError("a valid API key is needed: send it as 'Authorization: Bearer <key>'")
-
-
-def checked_id(sent: str, param: str) -> str:
-    """`sent` if it can serve as a request id.
-
-    Raises:
-        RequestError: it is not 1 to 128 visible ASCII characters.
-    """
-    if not REQUEST_ID.fullmatch(sent):
-        raise RequestError(f"{param} must be 1 to 128 visible ASCII characters", param=param)
-    return sent
 
 
 def _digest(key: str) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
 from octavo.server.context import Server
 from octavo.server.generation import Generation
+from octavo.version import __version__
 
 PROBE_S = 30.0
 """How long /health_generate waits for its token."""
@@ -52,7 +52,7 @@ def probe_routes(server: Server) -> APIRouter:
 
     @router.get("/version", summary="Octavo's version")
     async def get_version() -> Response:
-        return json({"version": version("octavo")})
+        return json({"version": __version__})
 
     @router.get("/load", summary="Requests running and waiting, KV use")
     async def load() -> Response:
@@ -101,7 +101,7 @@ def _server_info(server: Server) -> dict[str, Any]:
     status = context.loop.status()
     ready = msgspec.to_builtins(context.worker_ready)
     return {
-        "version": version("octavo"),
+        "version": __version__,
         "models": list(server.model_names),
         "system_fingerprint": server.fingerprint,
         "started": server.started_s,

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from starlette.requests import Request
+
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
+from octavo.server.body import read_body
 from octavo.server.context import Server
+from octavo.server.errors import checked_id
+from octavo.server.fields import GenerationFields
 from octavo.text import Tokenizer
+
+Body = TypeVar("Body", bound=GenerationFields)
+
+
+async def receive(server: Server, request: Request, model: type[Body]) -> Body:
+    """The body of a generation request, checked in all that does not depend on the prompt's length. A `request_id` in
+    it becomes the request's id.
+
+    Raises:
+        RequestError: something is wrong; `param` names the field.
+        OverloadedError: the server is shutting down.
+    """
+    body = await read_body(request, model)
+    if body.request_id is not None:
+        request.state.request_id = checked_id(body.request_id, "request_id")
+    server.check_accepting()
+    server.check_model(body.model)
+    body.check()
+    return body
 
 
 def tokenize(

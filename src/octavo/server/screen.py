@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 
 from octavo.server.context import Server
+from octavo.version import __version__
 
 MIB = 1 << 20
 
@@ -29,7 +29,7 @@ def start_screen(server: Server, host: str, port: int) -> str:
         "start": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in context.phases.items()) or "at once",
         "API key": "needed" if context.settings.api_key else "none",
     }
-    lines = [f"Octavo {version('octavo')} serves {address}/v1", ""]
+    lines = [f"Octavo {__version__} serves {address}/v1", ""]
     lines += [f"  {name:<9} {text}" for name, text in rows.items()]
     lines += ["", "Try:", f"  {_curl(server, address)}", ""]
     return "\n".join(lines)

@@ -24,8 +24,6 @@ from octavo.server.generation import Generation
 
 log = logging.getLogger(__name__)
 
-CLIENT_GONE_STATUS = 499
-"""What the log and the metrics say of a request whose client left; nobody receives it."""
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -82,6 +80,7 @@ class Teller:
 
         Raises:
             OctavoError: the engine does not take the requests, or one of them failed before anything was sent.
+            ClientGone: nobody waits for the answer.
         """
         await self._generation.begin()
         if self._body.stream:
@@ -89,8 +88,6 @@ class Teller:
         try:
             async with leaving(request.receive, self._generation.stream):
                 return Response(await self._whole(), media_type="application/json")
-        except ClientGone:
-            return Response(status_code=CLIENT_GONE_STATUS)
         finally:
             self._generation.close()
 
@@ -176,8 +173,6 @@ class EventStream(Response):
                 async for events in self._events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except ClientGone:
-            scope["state"]["client_gone"] = True
         finally:
             self._generation.close()
 
