@@ -46,7 +46,7 @@ class FakeServer:
     async def _serve(self) -> web.AppRunner:
         app = web.Application()
         app.router.add_get("/v1/models", _always({"data": [{"id": "fake"}]}))
-        app.router.add_get("/server_info", _always({"vocab_size": 50}))
+        app.router.add_get("/server_info", _always({"engine": {"vocab_size": 50}}))
         app.router.add_get("/health", _always({}))
         app.router.add_post("/detokenize", _always({"prompt": "some text"}))
         app.router.add_post("/v1/completions", self._complete)

@@ -95,8 +95,12 @@ class Case:
 
     name: str
     config: EngineConfig
-    fillers: int = 0
-    """Requests that run beside the probes."""
+    older: int = 0
+    """Other requests that came before the probes."""
+    younger: int = 0
+    """Other requests that came after them."""
+    answer_blocks: int = 0
+    """KV blocks that the answers of the others fill; 0: one to three tokens behind a long prompt."""
     rounds: int = 1
     """How often the probes are asked, one round after the other."""
     reverse: bool = False
@@ -142,14 +146,17 @@ class Verification:
             if n <= most
         ]
         budgets = (7, 184, 1001, 8192) if self._quick else (2, 7, 184, 1001, 2048, 4096, 8191, 8192, 8193, 16384)
-        cases = [Case(f"{n} at once", dataclasses.replace(plain, max_num_seqs=n), fillers=n) for n in counts]
+        cases = [
+            Case(f"{n} at once", dataclasses.replace(plain, max_num_seqs=n), older=n // 2, younger=n - n // 2)
+            for n in counts
+        ]
         cases += [self._budget_case(plain, tokens) for tokens in budgets if tokens <= config.max_num_batched_tokens]
         chunk = dataclasses.replace(plain, long_prefill_token_threshold=37)
         longest = max(len(probe.prompt_token_ids) for probe in self.probes)
-        return [
-            *cases,
-            Case("in reverse order", plain, fillers=4, reverse=True),
-            Case("prompts in chunks of 37 tokens", chunk, fillers=4),
+        scarce = dataclasses.replace(plain, num_blocks=self._blocks(longest + 16) + 2)
+        cases += [
+            Case("in reverse order", plain, older=2, younger=2, reverse=True),
+            Case("prompts in chunks of 37 tokens", chunk, older=2, younger=2),
             Case(
                 "prefix from the cache",
                 dataclasses.replace(config, prefix_caching=True),
@@ -157,14 +164,20 @@ class Verification:
                 expect=lambda run: run.num_cached_tokens > 0,
                 lacks="no prompt token came from the cache",
             ),
-            Case(
-                "preempted",
-                dataclasses.replace(plain, num_blocks=self._blocks(longest) + 2),
-                fillers=8,
-                expect=lambda run: run.status.preemptions > 0,
-                lacks="no request was preempted",
-            ),
         ]
+        if scarce.num_blocks <= config.num_blocks and scarce.num_blocks // 2 < most:
+            # half of the pool is taken by others that need the other half one step later: the youngest, the probes, give way
+            cases.append(
+                Case(
+                    "preempted",
+                    scarce,
+                    older=scarce.num_blocks // 2,
+                    answer_blocks=5,
+                    expect=lambda run: run.status.preemptions > 0,
+                    lacks="no request was preempted",
+                )
+            )
+        return cases
 
     def run_alone(self) -> None:
         """Make the reference: every probe alone in a fresh engine.
@@ -183,11 +196,10 @@ class Verification:
     def run(self, case: Case) -> Outcome:
         """Ask the probes as `case` says and compare with the reference."""
         order = self.probes[::-1] if case.reverse else self.probes
-        fillers = [self._filler(number, case.config) for number in range(case.fillers)]
-        rounds = [
-            [self._again(probe, number) for probe in order] + (fillers if number == 0 else [])
-            for number in range(case.rounds)
-        ]
+        others = [self._other(number, case) for number in range(case.older + case.younger)]
+        asked = [self._again(probe, 0) for probe in order]
+        rounds = [[*others[: case.older], *asked, *others[case.older :]]]
+        rounds += [[self._again(probe, number) for probe in order] for number in range(1, case.rounds)]
         run = self._run(case.config, rounds)
         compared = [(probe.request_id, number) for probe in order for number in range(case.rounds)]
         answers = [(run.answers[f"{name}/{number}"], self.reference[name]) for name, number in compared]
@@ -213,19 +225,25 @@ class Verification:
                 engine.add(Request(f"bad-{number}", prompt, SamplingParams(max_tokens=1)))
             except RequestError:
                 refused += 1
-        answer = self._run(self._config, [[self.probes[0]]]).answers[self.probes[0].request_id]
-        equal = answer == self.reference[self.probes[0].request_id]
-        trouble = "" if refused == len(prompts) and equal else f"{len(prompts) - refused} bad requests were accepted"
-        return Outcome("bad requests refused", int(equal), 1, 0, trouble if equal else "the answer after them differs")
+            except OctavoError as error:
+                return Outcome("bad requests refused", 0, 1, 0, error.message)
+        probe = self.probes[0]
+        answer = self._run(self._config, [[probe]]).answers[probe.request_id]
+        trouble = ""
+        if refused < len(prompts):
+            trouble = f"{len(prompts) - refused} bad requests were accepted"
+        elif answer != self.reference[probe.request_id]:
+            trouble = answer.error.message if answer.error is not None else "the answer after them differs"
+        return Outcome("bad requests refused", int(not trouble), 1, 0, trouble)
 
     def _budget_case(self, plain: EngineConfig, tokens: int) -> Case:
         """Steps of exactly `tokens` tokens, as prompts fill them."""
         prompt = sum(len(probe.prompt_token_ids) for probe in self.probes)
-        fillers = max(0, -(-(2 * tokens - prompt) // self._filler_len(plain)))
+        others = max(0, -(-(2 * tokens - prompt) // self._other_len(plain)))
         return Case(
             f"steps of {tokens} tokens",
             dataclasses.replace(plain, max_num_batched_tokens=tokens),
-            fillers=fillers,
+            younger=others,
             expect=lambda run: any(record.tokens == tokens for record in run.records),
             lacks=f"no step had {tokens} tokens (too few sequences or KV blocks)",
         )
@@ -252,12 +270,16 @@ class Verification:
             for number, length in enumerate(fitting)
         ]
 
-    def _filler_len(self, config: EngineConfig) -> int:
-        return max(1, min(1001, config.max_request_tokens - 1))
+    def _other_len(self, config: EngineConfig) -> int:
+        return max(1, min(1001, config.max_request_tokens - 3))
 
-    def _filler(self, number: int, config: EngineConfig) -> Request:
-        prompt = self._prompt(self._filler_len(config))
-        return Request(f"filler-{number}", prompt, SamplingParams(max_tokens=1 + number % 3, seed=number))
+    def _other(self, number: int, case: Case) -> Request:
+        """A request that is there to keep the probes company."""
+        block = self._config.block_size
+        length = block if case.answer_blocks else self._other_len(case.config)
+        max_tokens = case.answer_blocks * block or 1 + number % 3
+        sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=case.answer_blocks > 0, seed=number)
+        return Request(f"other-{number}", self._prompt(length), sampling)
 
     def _prompt(self, length: int) -> list[int]:
         return [int(token) for token in self._rng.integers(self._config.vocab_size, size=length)]
@@ -266,7 +288,7 @@ class Verification:
         return Request(f"{probe.request_id}/{number}", probe.prompt_token_ids, probe.sampling)
 
     def _blocks(self, length: int) -> int:
-        return -(-(length + 16) // self._config.block_size)
+        return -(-length // self._config.block_size)
 
     def _run(self, config: EngineConfig, rounds: Sequence[Sequence[Request]]) -> Run:
         """Ask each round when the one before has ended."""
@@ -277,7 +299,10 @@ class Verification:
         num_cached_tokens = 0
         for asked in rounds:
             for request in asked:
-                engine.add(request)
+                try:
+                    engine.add(request)
+                except OctavoError as error:  # the worker is dead: every case from here on fails
+                    answers[request.request_id].error = error
             while engine.has_work:
                 for update in engine.step():
                     answer = answers[update.request_id]

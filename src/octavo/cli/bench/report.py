@@ -153,10 +153,13 @@ class Report:
 
 
 def peak_per_second(outcomes: Sequence[Outcome]) -> float:
-    """Most chunks that came within one second of the run."""
+    """Most tokens that came within one second of the run; the tokens of an answer are spread over its chunks."""
     start = min((outcome.started for outcome in outcomes), default=0.0)
-    seconds = collections.Counter(int(at - start) for outcome in outcomes for at in outcome.arrivals)
-    return float(max(seconds.values(), default=0))
+    tokens: dict[int, float] = collections.defaultdict(float)
+    for outcome in outcomes:
+        for arrival in outcome.arrivals:
+            tokens[int(arrival - start)] += outcome.output_tokens / len(outcome.arrivals)
+    return max(tokens.values(), default=0.0)
 
 
 def peak_concurrency(outcomes: Sequence[Outcome]) -> int:

@@ -165,7 +165,7 @@ async def server_vocab_size(client: BenchClient) -> int:
         ConfigError: the server does not tell.
     """
     info = await client.get("/server_info")
-    size = info.get("vocab_size")
+    size = info.get("engine", {}).get("vocab_size")
     if not isinstance(size, int):
         raise ConfigError("--vocab-size", "must be given: this server's /server_info does not tell it")
     return size
