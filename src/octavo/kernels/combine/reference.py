@@ -1,4 +1,4 @@
-"""The weighted sum as a loop, in float64."""
+"""The weighted sum, slot by slot, in float64."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 def combine_reference(y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, experts: int) -> torch.Tensor:
     """out (T, H) f64 = sum over present k of weights[t, k] * y[t x K + k]; y (S, H), ids and weights (T, K)."""
     tokens, top_k = ids.shape
-    out = torch.zeros((tokens, y.shape[1]), dtype=torch.float64)
-    for t in range(tokens):
-        for k in range(top_k):
-            if 0 <= int(ids[t, k]) < experts:
-                out[t] += weights[t, k].double() * y[t * top_k + k].double()
+    by_token = y.reshape(tokens, top_k, y.shape[1])
+    out = torch.zeros((tokens, y.shape[1]), dtype=torch.float64, device=y.device)
+    for k in range(top_k):
+        present = ((ids[:, k] >= 0) & (ids[:, k] < experts))[:, None]
+        out = torch.where(present, out + weights[:, k, None].double() * by_token[:, k].double(), out)
     return out

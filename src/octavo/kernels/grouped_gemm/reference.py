@@ -1,4 +1,4 @@
-"""Grouped products in float64, one expert and one row at a time."""
+"""Grouped products in float64, one expert at a time."""
 
 from __future__ import annotations
 
@@ -33,40 +33,41 @@ def dequantize(x: Activations) -> torch.Tensor:
             return data
 
 
-def dequantize_weights(w: Weights, parts: int) -> torch.Tensor:
-    """w (E, N, K) f64; `parts` matrices are stacked along N."""
-    data = w.data.double()
-    experts, rows, cols = data.shape
+def dequantize_expert(w: Weights, expert: int, parts: int) -> torch.Tensor:
+    """w[expert] (N, K) f64; `parts` matrices are stacked along N."""
+    data = w.data[expert].double()
+    rows, cols = data.shape
     match w:
         case ChannelWeights():
-            return data * w.scale.double()[:, :, None]
+            return data * w.scale[expert].double()[:, None]
         case TensorWeights():
-            return data * w.scale.double().repeat_interleave(rows // parts, 1)[:, :, None]
+            return data * w.scale[expert].double().repeat_interleave(rows // parts)[:, None]
         case BlockWeights():
-            scale = w.scale.double().reshape(experts, parts, -1, w.scale.shape[-1])
-            scale = scale.repeat_interleave(BLOCK, 2)[:, :, : rows // parts].reshape(experts, rows, -1)
-            return data * scale.repeat_interleave(BLOCK, 2)[:, :, :cols]
+            scale = w.scale[expert].double().reshape(parts, -1, w.scale.shape[-1])
+            scale = scale.repeat_interleave(BLOCK, 1)[:, : rows // parts].reshape(rows, -1)
+            return data * scale.repeat_interleave(BLOCK, 1)[:, :cols]
         case PlainWeights():
             return data
 
 
 def grouped_gemm_reference(x: Activations, w: Weights, ids: torch.Tensor) -> torch.Tensor:
     """y (S, N) f64: y[s] = w[ids[s]] @ x[s] for x (S, K) and ids (S,); NaN where the id is out of range."""
-    xs, ws = dequantize(x), dequantize_weights(w, 1)
-    y = torch.full((len(ids), ws.shape[1]), torch.nan, dtype=torch.float64)
-    for s, e in enumerate(ids.tolist()):
-        if 0 <= e < len(ws):
-            y[s] = ws[e] @ xs[s]
+    xs = dequantize(x)
+    y = torch.full((len(ids), w.data.shape[1]), torch.nan, dtype=torch.float64, device=ids.device)
+    for e in range(w.data.shape[0]):
+        slots = (ids == e).nonzero().flatten()
+        if len(slots):
+            y[slots] = xs[slots] @ dequantize_expert(w, e, 1).T
     return y
 
 
 def grouped_gemm_swiglu_reference(x: Activations, w: Weights, ids: torch.Tensor) -> torch.Tensor:
     """h (S, I) f64: silu(gate) * up of w[ids[t, k]] @ x[t], in slot order, for x (T, H) and ids (T, K)."""
-    xs, ws = dequantize(x), dequantize_weights(w, 2)
-    top_k = ids.shape[1]
-    h = torch.full((ids.numel(), ws.shape[1] // 2), torch.nan, dtype=torch.float64)
-    for s, e in enumerate(ids.flatten().tolist()):
-        if 0 <= e < len(ws):
-            gate, up = (ws[e] @ xs[s // top_k]).chunk(2)
-            h[s] = gate / (1 + torch.exp(-gate)) * up
+    xs = dequantize(x)
+    h = torch.full((ids.numel(), w.data.shape[1] // 2), torch.nan, dtype=torch.float64, device=ids.device)
+    for e in range(w.data.shape[0]):
+        slots = (ids.flatten() == e).nonzero().flatten()
+        if len(slots):
+            gate, up = (xs[slots // ids.shape[1]] @ dequantize_expert(w, e, 2).T).chunk(2, -1)
+            h[slots] = gate / (1 + torch.exp(-gate)) * up
     return h

@@ -1,0 +1,107 @@
+"""Every broken argument is refused on the host, by name and with a remedy."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+import octavo.kernels
+from octavo.errors import KernelContractError
+from octavo.kernels.contract import GRID_LIMIT, Dims, check_grid
+from octavo.kernels.grouped_gemm.choice import choose_tiles
+from octavo.kernels.grouped_gemm.table import TABLE
+from octavo.kernels.grouped_gemm.tile import Tile
+
+OPS = ["combine", "grouped_gemm", "moe", "permute", "quantize", "route"]
+
+
+def bound(device: torch.device) -> Dims:
+    dims = Dims()
+    dims.check("x", torch.zeros(3, 4, device=device), ("T", "H"), dtype=torch.float32)
+    return dims
+
+
+def test_names_bind_and_sizes_are_read_back(device: torch.device) -> None:
+    dims = bound(device)
+    assert (dims["T"], dims["H"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        pytest.param(torch.zeros(4), ["scale", "T=3 as in x", "(4)"], id="size"),
+        pytest.param(torch.zeros(3, 1), ["scale", "T=3 as in x", "(3, 1)"], id="rank"),
+        pytest.param(torch.zeros(3, dtype=torch.float64), ["scale", "float32", "float64", ".to(float32)"], id="dtype"),
+        pytest.param(torch.zeros(6)[::2], ["scale", "contiguous", "(2,)", ".contiguous()"], id="stride"),
+        pytest.param(torch.zeros(3, device="meta"), ["scale", "meta"], id="device"),
+    ],
+)
+def test_a_wrong_tensor_is_refused(device: torch.device, tensor: torch.Tensor, words: list[str]) -> None:
+    tensor = tensor if tensor.device.type == "meta" else tensor.to(device)
+    if words[1] == "contiguous":
+        tensor = torch.zeros(6, device=device)[::2]
+    with pytest.raises(KernelContractError) as error:
+        bound(device).check("scale", tensor, ("T",), dtype=torch.float32)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_grid_limit_is_checked_on_the_host() -> None:
+    """Class A, vllm#43599: a grid past the device's limit."""
+    assert check_grid("gemm", GRID_LIMIT) == (GRID_LIMIT,)
+    with pytest.raises(KernelContractError, match="fewer tokens"):
+        check_grid("gemm", GRID_LIMIT + 1)
+
+
+@pytest.mark.parametrize(
+    ("tile", "reason"),
+    [
+        pytest.param(Tile(8, 64, 4, 4), "rows 8", id="rows"),
+        pytest.param(Tile(16, 32, 4, 4), "cols 32", id="cols"),
+        pytest.param(Tile(16, 64, 2, 4), "warps 2", id="warps"),
+        pytest.param(Tile(16, 64, 4, 1), "stages 1", id="stages"),
+        pytest.param(Tile(256, 128, 8, 8), "shared memory", id="shared"),
+        pytest.param(Tile(256, 256, 8, 2), "accumulators", id="registers"),
+    ],
+)
+def test_a_tile_that_cannot_run_says_why(tile: Tile, reason: str) -> None:
+    with pytest.raises(KernelContractError, match=reason):
+        tile.check(gated=True, step_bytes=128)
+
+
+@pytest.mark.parametrize("experts", [1, 8, 128, 512])
+def test_safe_tiles_are_legal_at_every_size(experts: int) -> None:
+    for slots in [0, 1, 8, 100, 1000, 10_000, 2_000_000]:
+        tiles = choose_tiles(("untuned", experts, 1, 1), slots)
+        assert tiles.gate_up.rows == tiles.down.rows
+        tiles.gate_up.check(gated=True, step_bytes=128)
+        tiles.down.check(gated=False, step_bytes=128)
+
+
+def test_every_tile_of_the_table_is_legal_and_the_slots_ascend() -> None:
+    for entries in TABLE.values():
+        assert [most for most, _, _ in entries] == sorted({most for most, _, _ in entries})
+        for _, gate_up, down in entries:
+            assert gate_up.rows == down.rows
+            gate_up.check(gated=True, step_bytes=128)
+            down.check(gated=False, step_bytes=128)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_operation_has_launcher_reference_and_test(op: str) -> None:
+    folder = pathlib.Path(octavo.kernels.__path__[0]) / op
+    assert (folder / "__init__.py").exists()
+    assert (folder / "reference.py").exists()
+    assert (pathlib.Path(__file__).parent / f"test_{op}.py").exists()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_public_functions_say_shapes_dtypes_and_errors(op: str) -> None:
+    module = __import__(f"octavo.kernels.{op}", fromlist=["__all__"])
+    functions = [getattr(module, name) for name in module.__all__ if name.islower() and name != "choose_tiles"]
+    for function in functions:
+        if function.__name__ == "max_tiles":
+            continue
+        assert "(" in function.__doc__, function.__name__
+        assert "Raises:" in function.__doc__, function.__name__
