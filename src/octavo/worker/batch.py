@@ -1,0 +1,44 @@
+"""From a checked plan to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from octavo.messages import Chunk
+from octavo.models.interface import ForwardBatch
+from octavo.worker.slots import Slots
+
+
+def make_batch(chunks: Sequence[Chunk], slots: Slots, *, block_size: int, device: torch.device) -> ForwardBatch:
+    """All chunks as one batch, in the order of the plan.
+
+    Args:
+        chunks: at least one, checked by `Slots.apply`.
+        slots: their histories and block tables.
+        block_size: tokens per KV block.
+        device: where the tensors go.
+
+    Returns:
+        A batch of new tensors that nothing else holds.
+    """
+    token_ids: list[int] = []
+    for chunk in chunks:
+        token_ids += slots[chunk.slot].tokens[chunk.start : chunk.start + chunk.count]
+    indices = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
+    starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
+    counts = np.array([chunk.count for chunk in chunks], dtype=np.int64)
+    chunk_starts = np.concatenate([[0], np.cumsum(counts)])
+    positions = np.arange(len(token_ids), dtype=np.int64) - np.repeat(chunk_starts[:-1] - starts, counts)
+    blocks = slots.tables[np.repeat(indices, counts), positions // block_size].astype(np.int64)
+    assert blocks.min() >= 0, "Slots.apply checks that every position has a block"
+    return ForwardBatch(
+        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
+        positions=torch.from_numpy(positions).to(device),
+        slot_mapping=torch.from_numpy(blocks * block_size + positions % block_size).to(device),
+        block_tables=torch.from_numpy(slots.tables[indices]).to(device),
+        chunk_starts=tuple(chunk_starts.tolist()),
+        context_lens=tuple((starts + counts).tolist()),
+    )

@@ -1,0 +1,64 @@
+"""How much of the device's memory goes where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from octavo.config import ModelConfig
+from octavo.errors import ConfigError
+from octavo.messages import WorkerConfig
+
+CPU_KV_BYTES = 2**30
+"""Most keys and values on a CPU unless told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryTable:
+    """Bytes by use."""
+
+    weights: int
+    kv_cache: int
+    workspace: int
+    """Peak of the largest step beyond weights and KV cache, as torch's allocator reserved it; 0 on a CPU: not measured."""
+
+    def __str__(self) -> str:
+        rows = dataclasses.asdict(self) | {"total": self.weights + self.kv_cache + self.workspace}
+        return "\n".join(f"{name.replace('_', ' '):<10} {size / 2**20:>12,.1f} MiB" for name, size in rows.items())
+
+
+def blocks_wanted(config: WorkerConfig) -> int:
+    """Blocks with which no running request ever waits for another: all slots at full length."""
+    return config.max_num_seqs * -(-config.max_model_len // config.block_size)
+
+
+def count_blocks(config: WorkerConfig, model: ModelConfig, available_bytes: int) -> int:
+    """KV blocks to allocate: `num_blocks` if set, else what fits in kv_cache_memory_bytes or `available_bytes`.
+
+    Raises:
+        ConfigError: not one block fits.
+    """
+    if config.num_blocks is not None:
+        return config.num_blocks
+    given = config.kv_cache_memory_bytes
+    block_bytes = model.kv_bytes_per_token * config.block_size
+    count = min((available_bytes if given is None else given) // block_bytes, blocks_wanted(config))
+    if count < 1:
+        setting = "gpu_memory_utilization" if given is None else "kv_cache_memory_bytes"
+        room = max(0, available_bytes) if given is None else given
+        raise ConfigError(
+            setting,
+            f"leaves {room} bytes for keys and values, one block of {config.block_size} tokens takes {block_bytes}; "
+            "raise it, or lower max_num_batched_tokens",
+        )
+    return count
+
+
+def available_bytes(config: WorkerConfig, workspace_bytes: int) -> int:
+    """Bytes free for keys and values, weights already loaded and `workspace_bytes` kept for steps."""
+    if config.device == "cpu":
+        return CPU_KV_BYTES
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return int(free - (1 - config.gpu_memory_utilization) * total) - workspace_bytes

@@ -1,0 +1,170 @@
+"""One step: plan in, tokens out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from octavo.errors import ConfigError
+from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.worker.adjust import Row
+from octavo.worker.batch import make_batch
+from octavo.worker.mass import MAX_VOCAB
+from octavo.worker.outcome import Outcome, Piece, Target, read_outcomes
+from octavo.worker.sampler import sample
+from octavo.worker.scores import score
+from octavo.worker.slots import Slots
+from octavo.worker.transfer import to_host
+
+PIECE_ELEMENTS = 2**24
+"""Most logits at once (64 MiB in float32): bounds the memory of sampling and scoring, whatever is asked."""
+PIECE_ROWS = 512
+
+
+class Model(Protocol):
+    """What a runner needs of a model. Each row of both results depends on the tokens of its own request only."""
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        """(T, H) bf16 hidden states after the last norm; keys and values are written to `kv_cache`."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(R, V) float32 from (R, H) bf16."""
+        ...
+
+
+class Runner:
+    """Executes plans in order on one model.
+
+    Args:
+        model: its forward pass.
+        kv_cache: on the device that the model is on; written.
+        config: limits.
+        vocab_size: V, at most 2^20.
+
+    Raises:
+        ConfigError: the vocabulary is too large for the sampler.
+    """
+
+    def __init__(self, model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+        if vocab_size > MAX_VOCAB:
+            raise ConfigError("model", f"has {vocab_size} token ids; the sampler takes up to {MAX_VOCAB}")
+        self._model = model
+        self._kv_cache = kv_cache
+        self._slots = Slots(config, num_blocks=kv_cache.layers[0].shape[1], vocab_size=vocab_size)
+        self._vocab_size = vocab_size
+        self._device = kv_cache.layers[0].device
+        self._piece_rows = max(1, min(PIECE_ROWS, PIECE_ELEMENTS // vocab_size))
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """Execute `plan`; what it samples is appended to the slots and comes to the host in one copy.
+
+        Raises:
+            PlanError: the plan breaks the contract.
+        """
+        began = time.perf_counter()
+        chunks = self._slots.apply(plan)
+        sampled, prompts, bad = self._compute(chunks) if chunks else ([], [], set())
+        bad |= {chunk.slot for chunk in plan.chunks} - {chunk.slot for chunk in chunks}
+        for slot in bad:
+            self._slots[slot].bad = True
+        tokens = [SampledToken(o.target.slot, o.token_id, o.score) for o in sampled if o.target.slot not in bad]
+        for token in tokens:
+            self._slots[token.slot].append(token.token_id)
+        return StepResult(
+            step=plan.step,
+            sampled=tokens,
+            prompt_scores=list(_by_slot(o for o in prompts if o.target.slot not in bad)),
+            bad_slots=[chunk.slot for chunk in plan.chunks if chunk.slot in bad],
+            elapsed_s=time.perf_counter() - began,
+        )
+
+    def _compute(self, chunks: Sequence[Chunk]) -> tuple[list[Outcome], list[Outcome], set[int]]:
+        """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite."""
+        batch = make_batch(chunks, self._slots, block_size=self._kv_cache.block_size, device=self._device)
+        hidden = self._model.forward(batch, self._kv_cache)
+        rows = batch.chunk_starts
+        sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
+        prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
+        finite = torch.isfinite(hidden).all(-1)
+        pieces = [*sampled, *prompts]
+        host = iter(to_host([finite, *(tensor for piece in pieces for tensor in piece.tensors)]))
+        fine = next(host)
+        bad = {chunk.slot for i, chunk in enumerate(chunks) if not fine[rows[i] : rows[i + 1]].all()}
+        outcomes = list(read_outcomes(pieces, host))
+        bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
+        num_sampled = sum(len(piece.targets) for piece in sampled)
+        return outcomes[:num_sampled], outcomes[num_sampled:], bad
+
+    def _sample_targets(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Target]:
+        """The last row of every chunk that ends its history."""
+        return [
+            Target(chunk.slot, rows[i + 1] - 1, chunk.start + chunk.count, self._slots[chunk.slot].sampling.logprobs)
+            for i, chunk in enumerate(chunks)
+            if chunk.sample
+        ]
+
+    def _prompt_targets(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Target]:
+        """The rows that predict a prompt token to be scored: the row of position p - 1 predicts the token of p.
+
+        So the first token of a chunk is scored by the chunk before it, and no row is kept from step to step.
+        """
+        targets = []
+        for i, chunk in enumerate(chunks):
+            slot = self._slots[chunk.slot]
+            num_top = slot.sampling.prompt_logprobs
+            if num_top is not None:
+                end = min(chunk.start + chunk.count, slot.num_prompt_tokens - 1)
+                first = rows[i] - chunk.start - 1
+                targets += [Target(chunk.slot, first + p, p, num_top) for p in range(chunk.start + 1, end + 1)]
+        return targets
+
+    def _pieces(
+        self,
+        targets: Sequence[Target],
+        hidden: torch.Tensor,
+        answer: Callable[[Sequence[Target], torch.Tensor], Piece],
+    ) -> list[Piece]:
+        """Logits and answers of `targets`, a bounded number of rows at a time."""
+        pieces = []
+        for start in range(0, len(targets), self._piece_rows):
+            part = targets[start : start + self._piece_rows]
+            rows = torch.tensor([target.row for target in part], device=self._device)
+            pieces.append(answer(part, self._model.logits(hidden[rows])))
+        return pieces
+
+    def _choose(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
+        """Sample the tokens of `targets`, and score them where asked."""
+        choice = sample(logits, [self._row(target) for target in targets])
+        wanted = [index for index, target in enumerate(targets) if target.num_top is not None]
+        where = torch.tensor(wanted, dtype=torch.int64, device=self._device)
+        scores = score(logits[where], choice.token_ids[where], self._most_top(targets))
+        return Piece(targets, choice.token_ids, choice.ok, scores)
+
+    def _recall(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
+        """Score the known tokens of `targets`."""
+        known = [self._slots[target.slot].tokens[target.position] for target in targets]
+        token_ids = torch.tensor(known, device=self._device)
+        return Piece(
+            targets, token_ids, torch.isfinite(logits).all(-1), score(logits, token_ids, self._most_top(targets))
+        )
+
+    def _row(self, target: Target) -> Row:
+        slot = self._slots[target.slot]
+        return Row(slot.sampling, target.position, slot.masked_ids, slot.counts)
+
+    def _most_top(self, targets: Sequence[Target]) -> int:
+        return min(self._vocab_size, max((target.num_top or 0 for target in targets), default=0))
+
+
+def _by_slot(outcomes: Iterable[Outcome]) -> Iterator[PromptScores]:
+    """One message for each run of scores of one slot."""
+    for slot, group in itertools.groupby(outcomes, key=lambda outcome: outcome.target.slot):
+        run = list(group)
+        yield PromptScores(slot, run[0].target.position, [o.score for o in run if o.score is not None])

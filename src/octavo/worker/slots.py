@@ -1,0 +1,179 @@
+"""The worker's memory of the running requests: one slot each, a cache that any `Admission` rebuilds.
+
+Every plan is checked here in full before one of its numbers becomes an index on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.errors import OctavoError
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.sampling import SamplingParams
+from octavo.worker.counts import TokenCounts
+
+
+class PlanError(OctavoError):
+    """A step plan breaks the contract of `messages.py`: a bug in the engine. Names step, slot and field."""
+
+
+class Slot:
+    """One running request."""
+
+    __slots__ = ("bad", "computed", "counts", "num_blocks", "num_prompt_tokens", "sampling", "stop_ids", "tokens")
+
+    def __init__(self, admission: Admission) -> None:
+        self.tokens = list(admission.token_ids)
+        """The whole history: prompt, then made tokens."""
+        self.num_prompt_tokens = admission.num_prompt_tokens
+        self.sampling: SamplingParams = admission.sampling
+        self.stop_ids = list(admission.stop_token_ids)
+        self.computed: int | None = None
+        """Positions with keys and values; None before the first chunk, which may start behind a cached prefix."""
+        self.num_blocks = 0
+        """Filled columns of the block table row."""
+        self.bad = False
+        """Numbers were not finite: nothing is computed for this slot again until it is released."""
+        self.counts: TokenCounts | None = None
+        if self._penalised:
+            self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
+
+    def append(self, token_id: int) -> None:
+        """Take in a sampled token."""
+        self.tokens.append(token_id)
+        if self.counts is not None:
+            self.counts.add_made(token_id)
+
+    @property
+    def masked_ids(self) -> Sequence[int]:
+        """Ids that may not be sampled next: what would end the request before min_tokens are made."""
+        made = len(self.tokens) - self.num_prompt_tokens
+        return self.stop_ids if made < self.sampling.min_tokens else ()
+
+    @property
+    def _penalised(self) -> bool:
+        sampling = self.sampling
+        return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
+
+
+class Slots:
+    """All slots and their block tables.
+
+    Args:
+        config: limits; `max_num_seqs` slots.
+        num_blocks: KV blocks in the pool.
+        vocab_size: ids are below it.
+    """
+
+    def __init__(self, config: WorkerConfig, *, num_blocks: int, vocab_size: int) -> None:
+        self._config = config
+        self._num_blocks = num_blocks
+        self._vocab_size = vocab_size
+        self._slots: list[Slot | None] = [None] * config.max_num_seqs
+        self._step = 0
+        width = -(-config.max_model_len // config.block_size)
+        self.tables: npt.NDArray[np.int32] = np.full((config.max_num_seqs, width), -1, dtype=np.int32)
+        """(max_num_seqs, W) block ids; -1 past a request's last block."""
+
+    def __getitem__(self, index: int) -> Slot:
+        slot = self._slots[index]
+        assert slot is not None
+        return slot
+
+    def apply(self, plan: StepPlan) -> list[Chunk]:
+        """Carry out releases and admissions, book all chunks, and return those to compute (not of bad slots).
+
+        Raises:
+            PlanError: the plan breaks the contract; the slots are then in no defined state.
+        """
+        _check(plan.step == self._step + 1, plan, f"step must be {self._step + 1}")
+        self._step = plan.step
+        for index in plan.releases:
+            self._release(index, plan)
+        for admission in plan.admissions:
+            self._admit(admission, plan)
+        total = 0
+        seen: set[int] = set()
+        written: set[int] = set()
+        for chunk in plan.chunks:
+            self._check_index(chunk.slot, plan, "chunk")
+            _check(chunk.slot not in seen, plan, f"chunk: slot {chunk.slot} has two chunks")
+            seen.add(chunk.slot)
+            self._extend_table(chunk, plan)
+            self._advance(chunk, written, plan)
+            total += chunk.count
+        limit = self._config.max_num_batched_tokens
+        _check(total <= limit, plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
+        return [chunk for chunk in plan.chunks if not self[chunk.slot].bad]
+
+    def _check_index(self, index: int, plan: StepPlan, what: str, *, taken: bool = True) -> None:
+        count = len(self._slots)
+        _check(0 <= index < count, plan, f"{what}: slot {index} is not in 0..{count - 1}")
+        state = "free" if taken else "taken"
+        _check((self._slots[index] is not None) is taken, plan, f"{what}: slot {index} is {state}")
+
+    def _release(self, index: int, plan: StepPlan) -> None:
+        self._check_index(index, plan, "releases")
+        self._slots[index] = None
+        self.tables[index] = -1
+
+    def _admit(self, admission: Admission, plan: StepPlan) -> None:
+        index = admission.slot
+        self._check_index(index, plan, "admissions", taken=False)
+        where = f"admission of slot {index}"
+        length, limit = len(admission.token_ids), self._config.max_model_len
+        _check(1 <= length <= limit, plan, f"{where}: token_ids has {length} ids, must have 1..{limit}")
+        prompt = admission.num_prompt_tokens
+        _check(1 <= prompt <= length, plan, f"{where}: num_prompt_tokens is {prompt}, must be in 1..{length}")
+        self._check_ids(admission.token_ids, plan, f"{where}: token_ids")
+        self._check_ids(admission.stop_token_ids, plan, f"{where}: stop_token_ids")
+        self._check_ids(admission.sampling.logit_bias, plan, f"{where}: logit_bias")
+        sampling = admission.sampling
+        _check(sampling.greedy or sampling.seed is not None, plan, f"{where}: seed is missing, sampling is random")
+        self._slots[index] = Slot(admission)
+
+    def _check_ids(self, ids: Iterable[int], plan: StepPlan, what: str) -> None:
+        low, high = min(ids, default=0), max(ids, default=0)
+        wrong = low if low < 0 else high
+        _check(0 <= wrong < self._vocab_size, plan, f"{what}: id {wrong} is not in 0..{self._vocab_size - 1}")
+
+    def _extend_table(self, chunk: Chunk, plan: StepPlan) -> None:
+        """Append the chunk's new blocks to its table row."""
+        slot, row = self[chunk.slot], self.tables[chunk.slot]
+        for block in chunk.new_blocks:
+            where = f"chunk of slot {chunk.slot}: new_blocks"
+            _check(0 <= block < self._num_blocks, plan, f"{where}: block {block} is not in 0..{self._num_blocks - 1}")
+            _check(slot.num_blocks < len(row), plan, f"{where}: more than the {len(row)} blocks of max_model_len")
+            _check(not (row[: slot.num_blocks] == block).any(), plan, f"{where}: block {block} is there already")
+            row[slot.num_blocks] = block
+            slot.num_blocks += 1
+
+    def _advance(self, chunk: Chunk, written: set[int], plan: StepPlan) -> None:
+        """Check the chunk's range against the slot, and count it as computed."""
+        slot = self[chunk.slot]
+        where = f"chunk of slot {chunk.slot}"
+        start, end = chunk.start, chunk.start + chunk.count
+        _check(chunk.count >= 1, plan, f"{where}: count is {chunk.count}, must be at least 1")
+        due = slot.computed
+        _check(start >= 0 if due is None else start == due, plan, f"{where}: start is {start}, must be {due or 0}")
+        limit = self._config.max_model_len
+        _check(end <= limit, plan, f"{where}: it ends at {end}, but max_model_len is {limit}")
+        size = self._config.block_size
+        room = slot.num_blocks * size
+        _check(end <= room, plan, f"{where}: it ends at {end}, but its {slot.num_blocks} blocks hold {room} tokens")
+        if not slot.bad:  # a bad slot got no token, which a plan made meanwhile cannot know
+            length = len(slot.tokens)
+            _check(end <= length, plan, f"{where}: it ends at {end}, but the history has {length} tokens")
+            _check(end == length or not chunk.sample, plan, f"{where}: sample is set at {end} of {length} tokens")
+        slot.computed = end
+        for block in self.tables[chunk.slot, start // size : -(-end // size)].tolist():
+            _check(block not in written, plan, f"{where}: block {block} is written by two chunks")
+            written.add(block)
+
+
+def _check(ok: bool, plan: StepPlan, what: str) -> None:
+    if not ok:
+        raise PlanError(f"step {plan.step}: {what}")

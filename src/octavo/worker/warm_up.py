@@ -1,0 +1,54 @@
+"""The largest steps, run once before the worker says it is ready."""
+
+from __future__ import annotations
+
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.models.interface import KVCache
+from octavo.sampling import SamplingParams
+from octavo.worker.runner import PIECE_ROWS, Model, Runner
+
+EVERYTHING = SamplingParams(
+    top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
+)
+"""Settings that take the sampler through all it can do."""
+
+
+def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+    """Run the widest and the most divided step on slots that are then dropped.
+
+    Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
+    """
+    num_blocks = kv_cache.layers[0].shape[1]
+    for plan in (widest_plan(config, num_blocks), most_divided_plan(config, num_blocks)):
+        Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+def blocks_of_widest(config: WorkerConfig) -> int:
+    """KV blocks that the widest step takes if it gets all it asks for."""
+    requests = min(config.max_num_seqs, -(-config.max_num_batched_tokens // config.max_model_len))
+    return requests * -(-config.max_model_len // config.block_size)
+
+
+def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
+    """The whole token budget in as few requests as possible, each at the end of as long a context as possible."""
+    size = config.block_size
+    admissions, chunks, used, left = [], [], 0, config.max_num_batched_tokens
+    for slot in range(config.max_num_seqs):
+        length = min(config.max_model_len, (num_blocks - used) * size)
+        if not length or not left:
+            break
+        count = min(length, left)
+        blocks = list(range(used, used - (-length // size)))
+        # Later tokens count as made: scoring more rows than one piece takes no more memory.
+        num_prompt_tokens = min(length, length - count + PIECE_ROWS)
+        admissions.append(Admission(slot, [0] * length, num_prompt_tokens, EVERYTHING, []))
+        chunks.append(Chunk(slot, length - count, count, blocks, True))
+        used, left = used + len(blocks), left - count
+    return StepPlan(1, [], admissions, chunks)
+
+
+def most_divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
+    """One token of as many requests as possible."""
+    count = min(config.max_num_seqs, config.max_num_batched_tokens, num_blocks)
+    admissions = [Admission(slot, [0], 1, EVERYTHING, []) for slot in range(count)]
+    return StepPlan(1, [], admissions, [Chunk(slot, 0, 1, [slot], True) for slot in range(count)])
