@@ -163,10 +163,10 @@ class Engine:
         )
 
     def check_invariants(self) -> None:
-        """Assert that every live request is waiting or running, and that blocks and slots add up."""
+        """Assert that the live requests are those running, then those waiting, as they came; blocks and slots add up."""
         self.scheduler.check_invariants()
-        held = [running.sequence.request_id for running in self.scheduler.running]
-        assert sorted([*held, *self.scheduler.waiting]) == sorted(self.sequences)
+        running = [running.sequence.request_id for running in self.scheduler.running]
+        assert [*running, *self.scheduler.waiting] == list(self.sequences)
         assert len(self._in_flight) <= MAX_IN_FLIGHT
 
     def _check_bound(self, setting: str, unit: str, waiting: int, count: int) -> None:

@@ -1,0 +1,169 @@
+"""The whole engine under a state machine: whatever happens around a request, it answers what it answers alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.harness import Outcome, alone, collect, finish
+from octavo.config import EngineConfig
+from octavo.engine import Engine, FinishReason, Request, StepRecord
+from octavo.engine.mock import MockWorker
+from octavo.errors import RequestError, RequestFailedError, WorkerDiedError
+from octavo.messages import StepResult
+from octavo.sampling import SamplingParams
+
+VOCAB = 29
+EOS = 28
+
+
+class HesitantWorker(MockWorker):
+    """Has no result ready while `holding`."""
+
+    holding = False
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        return None if self.holding else super().receive(timeout_s)
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> EngineConfig:
+    block_size = draw(st.sampled_from([1, 2, 3, 4, 16]))
+    pool_tokens = draw(st.integers(6, 60))
+    return EngineConfig(
+        vocab_size=VOCAB,
+        eos_token_ids=(EOS,),
+        max_model_len=draw(st.integers(6, 40)),
+        max_num_batched_tokens=draw(st.integers(1, 24)),
+        max_num_seqs=draw(st.integers(1, 6)),
+        block_size=block_size,
+        num_blocks=-(-pool_tokens // block_size),
+        prefix_caching=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3])),
+    )
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[int]:
+    """Prompts that share prefixes."""
+    base = draw(st.sampled_from([[1, 2, 3, 4, 5, 6, 7, 8] * 3, [1, 2, 3, 4, 9, 9, 9, 9] * 2, [5]]))
+    return base[: draw(st.integers(1, len(base)))] + draw(st.lists(st.integers(0, VOCAB - 1), max_size=3))
+
+
+@st.composite
+def samplings(draw: st.DrawFn) -> SamplingParams:
+    max_tokens = draw(st.integers(1, 12))
+    return SamplingParams(
+        temperature=draw(st.sampled_from([0.0, 1.0])),
+        seed=draw(st.sampled_from([None, 3])),
+        max_tokens=max_tokens,
+        min_tokens=draw(st.integers(0, max_tokens)),
+        stop_token_ids=draw(st.lists(st.integers(0, VOCAB - 1), max_size=3)),
+        ignore_eos=draw(st.booleans()),
+        logprobs=draw(st.sampled_from([None, 0, 2])),
+        prompt_logprobs=draw(st.sampled_from([None, None, 1])),
+    )
+
+
+class EngineMachine(RuleBasedStateMachine):
+    @initialize(config=limits(), bad_tokens=st.sampled_from([(), (), (9,), (17, 20)]))
+    def begin(self, config: EngineConfig, bad_tokens: tuple[int, ...]) -> None:
+        note(f"{config} bad {bad_tokens}")
+        self.config = config
+        self.bad_tokens = bad_tokens
+        self.worker = HesitantWorker(config, bad_tokens=bad_tokens)
+        self.records: list[StepRecord] = []
+        self.engine = Engine(config, self.worker, self.records.append)
+        self.requests: dict[str, Request] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.aborted: set[str] = set()
+
+    @property
+    def dead(self) -> bool:
+        return self.engine.death is not None
+
+    @rule(prompt=prompts(), sampling=samplings())
+    def add(self, prompt: list[int], sampling: SamplingParams) -> None:
+        request = Request(f"r{len(self.requests)}", prompt, sampling)
+        if self.dead:
+            with pytest.raises(WorkerDiedError):
+                self.engine.add(request)
+            return
+        try:
+            self.engine.add(request)
+        except RequestError as error:
+            room = self.config.max_request_tokens - len(prompt)
+            assert (error.param, room < 1) == ("prompt", True) or (error.param, room < sampling.min_tokens) == (
+                "min_tokens",
+                True,
+            )
+            return
+        self.requests[request.request_id] = request
+        self.outcomes[request.request_id] = Outcome()
+
+    @rule()
+    def step(self) -> None:
+        collect(self.outcomes, self.engine.step())
+
+    @rule()
+    def step_before_the_result(self) -> None:
+        self.worker.holding = True
+        collect(self.outcomes, self.engine.step(0))
+        self.worker.holding = False
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        if request_id in self.engine.sequences:
+            self.aborted.add(request_id)
+        self.engine.abort(request_id)
+        collect(self.outcomes, self.engine.take_updates())
+        assert self.outcomes[request_id].reason, "an abort is answered at once"
+
+    @rule()
+    def reset_prefix_cache(self) -> None:
+        assert self.engine.reset_prefix_cache() == (not self.engine.sequences)
+
+    @precondition(lambda self: len(self.requests) > 4)
+    @rule(dice=st.integers(0, 9))
+    def kill_worker(self, dice: int) -> None:
+        if dice == 0:
+            self.worker.die("killed")
+
+    @invariant()
+    def books(self) -> None:
+        self.engine.check_invariants()
+        assert len(self.engine.scheduler.running) <= self.config.max_num_seqs
+        for record in self.records:
+            assert record.tokens == sum(record.chunks) + record.decode_tokens
+            assert 0 < record.tokens <= self.config.max_num_batched_tokens
+        self.records.clear()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        finish(self.engine, self.outcomes)
+        assert set(self.outcomes) == set(self.requests)
+        for request_id, outcome in self.outcomes.items():
+            self.compare(outcome, alone(self.requests[request_id], self.config, self.bad_tokens), request_id)
+        if not self.dead:
+            self.engine.reset_prefix_cache()
+            assert self.engine.status().free_blocks == self.config.num_blocks
+
+    def compare(self, outcome: Outcome, expected: Outcome, request_id: str) -> None:
+        if outcome.reason is FinishReason.ABORT:
+            assert request_id in self.aborted
+            assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
+        elif isinstance(outcome.error, WorkerDiedError):
+            assert self.dead
+            assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
+        else:
+            assert outcome == expected
+            assert isinstance(outcome.error, RequestFailedError) == (outcome.reason is FinishReason.ERROR)
+
+
+EngineMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestEngineMachine = EngineMachine.TestCase
