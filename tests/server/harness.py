@@ -7,20 +7,23 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
+import msgspec
 import tokenizers
 import uvicorn
+from fastapi import FastAPI
 from tokenizers import decoders, models, pre_tokenizers
 
 from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.mock import MockWorker
+from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
-from octavo.server.context import ServerContext
+from octavo.server.context import Server, ServerContext
 from octavo.server.dispatch import Dispatcher
 from octavo.server.metrics import Metrics
 from octavo.server.run import bind
@@ -103,6 +106,7 @@ class Running:
 
     url: str
     context: ServerContext
+    server: Server
     worker: MockWorker
     http: httpx.Client
 
@@ -118,24 +122,49 @@ class Running:
         raise AssertionError(f"requests are still alive: {self.context.loop.status()}")
 
 
-@contextlib.contextmanager
-def running(
+class ScriptedWorker:
+    """A link to a mock worker whose tokens are replaced by those of a script; for one request at a time."""
+
+    def __init__(self, worker: MockWorker, script: Sequence[int]) -> None:
+        self._worker = worker
+        self._script = iter(script)
+
+    @property
+    def ready(self) -> WorkerReady:
+        return self._worker.ready
+
+    def send(self, plan: StepPlan) -> None:
+        self._worker.send(plan)
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        result = self._worker.receive(timeout_s)
+        if result is None:
+            return None
+        sampled = [msgspec.structs.replace(token, token_id=next(self._script)) for token in result.sampled]
+        return msgspec.structs.replace(result, sampled=sampled)
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def mock_context(
     *,
     worker: dict[str, Any] | None = None,
     engine: dict[str, Any] | None = None,
+    script: Sequence[int] | None = None,
     tokenizer: Tokenizer | None = None,
     template: str | None = TEMPLATE,
     defaults: DefaultSampling | None = None,
     **settings: Any,
-) -> Iterator[Running]:
-    """Serve on a free port in threads of this process; `settings` are those of `Settings`."""
+) -> tuple[ServerContext, MockWorker]:
+    """What a server over a mock worker is given; `settings` are those of `Settings`. The loop is not started."""
     config = dataclasses.replace(ENGINE, **(engine or {}))
     mock = MockWorker(config, **(worker or {}))
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
-    loop = EngineLoop(Engine(config, mock, metrics.on_step), dispatcher.deliver)
+    link = mock if script is None else ScriptedWorker(mock, script)
     context = ServerContext(
-        loop=loop,
+        loop=EngineLoop(Engine(config, link, metrics.on_step), dispatcher.deliver),
         dispatcher=dispatcher,
         metrics=metrics,
         tokenizer=tokenizer or byte_tokenizer(),
@@ -147,20 +176,28 @@ def running(
         worker_ready=mock.ready,
         phases={"load": 0.5},
     )
-    loop.start()
-    try:
-        with _serving(context) as url, httpx.Client(base_url=url, timeout=30) as http:
-            yield Running(url, context, mock, http)
-    finally:
-        loop.stop()
+    return context, mock
 
 
 @contextlib.contextmanager
-def _serving(context: ServerContext) -> Iterator[str]:
+def running(**options: Any) -> Iterator[Running]:
+    """Serve `mock_context(**options)` on a free port, in threads of this process."""
+    context, mock = mock_context(**options)
+    context.loop.start()
+    try:
+        app = create_app(context)
+        with _serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
+            yield Running(url, context, app.state.server, mock, http)
+    finally:
+        context.loop.stop()
+
+
+@contextlib.contextmanager
+def _serving(app: FastAPI) -> Iterator[str]:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(
-        create_app(context),
+        app,
         loop="uvloop",
         http="httptools",
         ws="none",

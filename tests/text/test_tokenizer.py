@@ -38,7 +38,7 @@ def test_what_it_knows_of_itself() -> None:
         (ord(" "), b" ", " "),
         (0xE2, b"\xe2", "bytes:\\xe2"),
         (256, b"<|im_end|>", "<|im_end|>"),
-        (299, b"", ""),
+        (299, b"", "token_id:299"),
     ],
     ids=["letter", "space", "part of a character", "special", "without text"],
 )

@@ -18,14 +18,19 @@ from octavo.server.fields import Json
 from octavo.server.generation import Generation
 from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import chat_logprobs, prompt_logprobs
-from octavo.server.telling import Teller
+from octavo.server.telling import STREAMED, Teller
 from octavo.text import Tokenizer
 
 
 def chat_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["generation"])
 
-    @router.post("/v1/chat/completions", summary="Answer a conversation", openapi_extra=body_schema(ChatRequest))
+    @router.post(
+        "/v1/chat/completions",
+        summary="Answer a conversation",
+        openapi_extra=body_schema(ChatRequest),
+        responses=STREAMED,
+    )
     async def chat_completions(request: Request) -> Response:
         body = await receive(server, request, ChatRequest)
         sampling = body.to_sampling(server.context.default_sampling)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.fields import GenerationFields, Json
+from octavo.server.fields import GenerationFields, Int64, Json
 from octavo.text.generation_config import DefaultSampling
 
 
@@ -75,7 +75,7 @@ class ChatRequest(ChatFields, GenerationFields):
 
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Int64 | None = None
     echo: bool = False
     add_special_tokens: bool = False
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.fields import GenerationFields
+from octavo.server.fields import GenerationFields, Int64
 from octavo.text.generation_config import DefaultSampling
 
 MAX_PROMPTS = 1024
@@ -43,7 +43,7 @@ class CompletionRequest(GenerationFields):
 
     prompt: Prompt
     echo: bool = False
-    logprobs: int | None = None
+    logprobs: Int64 | None = None
     add_special_tokens: bool = True
 
     @property

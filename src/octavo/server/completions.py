@@ -17,14 +17,19 @@ from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
-from octavo.server.telling import Teller
+from octavo.server.telling import STREAMED, Teller
 from octavo.text import Tokenizer
 
 
 def completion_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["generation"])
 
-    @router.post("/v1/completions", summary="Continue each prompt", openapi_extra=body_schema(CompletionRequest))
+    @router.post(
+        "/v1/completions",
+        summary="Continue each prompt",
+        openapi_extra=body_schema(CompletionRequest),
+        responses=STREAMED,
+    )
     async def completions(request: Request) -> Response:
         body = await receive(server, request, CompletionRequest)
         sampling = body.to_sampling(server.context.default_sampling)

@@ -15,7 +15,8 @@ from octavo.text.generation_config import DefaultSampling
 
 log = logging.getLogger(__name__)
 
-TokenId = Annotated[StrictInt, Field(description="Token id within the vocabulary")]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TokenId = Annotated[StrictInt, Field(ge=0, lt=2**63, description="Token id within the vocabulary")]
 Json = dict[str, Any]
 
 LEAST_TEMPERATURE = 0.01
@@ -99,7 +100,7 @@ class GenerationFields(BaseModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
+    logit_bias: dict[Int64, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     include_stop_str_in_output: bool = False
@@ -107,7 +108,7 @@ class GenerationFields(BaseModel):
     ignore_eos: bool = False
     max_tokens: int | None = None
     min_tokens: int | None = None
-    prompt_logprobs: int | None = None
+    prompt_logprobs: Int64 | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     return_token_ids: bool | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
@@ -66,7 +66,7 @@ def probe_routes(server: Server) -> APIRouter:
             }
         )
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -28,6 +28,11 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, or with `stream` its chunks", "content": {"text/event-stream": {}}}
+}
+"""What /openapi.json adds to a route that may stream."""
+
 _encode = msgspec.json.Encoder().encode
 
 

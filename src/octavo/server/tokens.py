@@ -37,6 +37,9 @@ class DetokenizeRequest(BaseModel):
     tokens: Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
+_BUSY = {"description": "Requests are running; nothing was done", "content": {"application/json": {}}}
+
+
 def token_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["tokens"])
     tokenizer = server.context.tokenizer
@@ -67,7 +70,7 @@ def token_routes(server: Server) -> APIRouter:
         info: dict[str, Any] = {"tokenizer_class": type(tokenizer).__name__, **tokenizer.info}
         return json({**info, "chat_template": template.source if template is not None else None})
 
-    @router.post("/reset_prefix_cache", summary="Forget all cached prefixes; 409 while requests run")
+    @router.post("/reset_prefix_cache", summary="Forget all cached prefixes", responses={409: _BUSY})
     async def reset_prefix_cache() -> Response:
         done = await asyncio.to_thread(server.context.loop.reset_prefix_cache)
         return json({"reset": done}, 200 if done else 409)

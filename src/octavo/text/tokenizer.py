@@ -181,8 +181,10 @@ _BYTE_OF_CHAR = _byte_alphabet()
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:
-    """How logprobs name a token: its text, or `bytes:\\xe2\\x80` if it is a part of a character."""
+    """How logprobs name a token: its text, `bytes:\\xe2\\x80` if it is a part of a character, `token_id:7` if it has none."""
     piece = tokenizer.piece(token_id)
+    if not piece:
+        return f"token_id:{token_id}"
     try:
         return piece.decode()
     except UnicodeDecodeError:

@@ -1,0 +1,27 @@
+"""Serves the mock worker until told to stop: `python serve_mock.py '{"worker": {...}, "settings": {...}}'`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from octavo.server.run import run_server
+from server.harness import mock_context
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO)
+    options = json.loads(sys.argv[1])
+    context, worker = mock_context(worker=options["worker"], **options["settings"])
+    context.loop.start()
+    code = run_server(context)
+    worker.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

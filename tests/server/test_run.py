@@ -1,0 +1,100 @@
+"""The process: what it prints, how it drains, the code it exits with."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from octavo.errors import ConfigError
+from octavo.server.run import bind
+
+SCRIPT = Path(__file__).with_name("serve_mock.py")
+COMPLETIONS = "/v1/completions"
+
+
+@contextmanager
+def process(worker: dict[str, Any], **settings: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its address."""
+    options = {"worker": worker, "settings": {"host": "127.0.0.1", "port": 0, **settings}}
+    command = [sys.executable, str(SCRIPT), json.dumps(options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            address = re.search(r"http://127\.0\.0\.1:\d+", child.stdout.readline())
+            assert address is not None
+            yield child, address[0]
+        finally:
+            child.kill()
+
+
+def ask(url: str, answers: list[httpx.Response], **fields: Any) -> threading.Thread:
+    """Ask in a thread for 100 tokens."""
+    body = {"prompt": [1], "max_tokens": 100, "ignore_eos": True, **fields}
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(url + COMPLETIONS, json=body, timeout=30)))
+    thread.start()
+    end = time.monotonic() + 10
+    while httpx.get(f"{url}/load").json()["running"] < 1:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_lets_running_requests_finish(number: signal.Signals) -> None:
+    answers: list[httpx.Response] = []
+    with process({"delay_s": 0.01}) as (child, url):
+        thread = ask(url, answers)
+        child.send_signal(number)
+        thread.join()
+        assert child.wait(timeout=10) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+    assert answers[0].status_code == 200
+    assert answers[0].json()["usage"]["completion_tokens"] == 100
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
+    answers: list[httpx.Response] = []
+    with process({"delay_s": 0.05}, shutdown_timeout=0.3) as (child, url):
+        thread = ask(url, answers, max_tokens=400, stream=stream)
+        begin = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        thread.join()
+        assert child.wait(timeout=10) == 0
+        assert time.monotonic() - begin < 3
+    assert "shutting down" in answers[0].text
+    assert answers[0].status_code == (200 if stream else 503)
+    if stream:
+        assert answers[0].text.endswith("data: [DONE]\n\n")
+
+
+def test_the_exit_code_tells_of_a_dead_worker() -> None:
+    with process({"die_at_step": 3}) as (child, url):
+        answer = httpx.post(url + COMPLETIONS, json={"prompt": [1], "max_tokens": 9, "ignore_eos": True})
+        assert answer.status_code == 500
+        assert httpx.get(f"{url}/health").status_code == 503
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=10) == 1
+        assert child.stderr is not None
+        assert "the worker died" in child.stderr.read().splitlines()[-1]
+
+
+def test_an_address_in_use_is_a_clear_error() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port: cannot listen on 127.0.0.1:{port}.*--port"):
+            bind("127.0.0.1", port)

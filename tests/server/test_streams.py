@@ -1,0 +1,152 @@
+"""Streams: the wire, many at once, slow readers, silence, an end in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from server.harness import Running, running
+
+COMPLETIONS = "/v1/completions"
+
+
+def events(text: str) -> list[Any]:
+    """The data of each event; comments are left out."""
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    assert all(block.startswith("data: ") for block in blocks)
+    assert blocks[-1] == "data: [DONE]"
+    return [json.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
+
+
+def test_the_wire(server: Running) -> None:
+    body = {"prompt": [1], "max_tokens": 5, "stream": True, "ignore_eos": True}
+    answer = server.http.post(COMPLETIONS, json=body, headers={"X-Request-Id": "mine-1"})
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-request-id"] == "mine-1"
+    chunks = events(answer.text)
+    assert {chunk["id"] for chunk in chunks} == {"cmpl-mine-1"}
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_the_id_in_a_body_wins(server: Running) -> None:
+    answer = server.http.post(
+        COMPLETIONS, json={"prompt": [1], "max_tokens": 1, "request_id": "b"}, headers={"X-Request-Id": "h"}
+    )
+    assert (answer.headers["x-request-id"], answer.json()["id"]) == ("b", "cmpl-b")
+
+
+def test_two_requests_of_the_same_id_are_two(server: Running) -> None:
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, headers={"X-Request-Id": "same"}) as http:
+            return await asyncio.gather(
+                *(http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 20}) for _ in range(8))
+            )
+
+    assert [answer.status_code for answer in asyncio.run(ask())] == [200] * 8
+
+
+def test_no_chunk_holds_half_a_character() -> None:
+    """The answer spells a text of long characters; every chunk of it is whole."""
+    text = "€😀é" * 4
+    with running(worker={"delay_s": 0.002}, script=text.encode()) as server:
+        body = {"prompt": [1], "max_tokens": len(text.encode()), "stream": True, "ignore_eos": True, "temperature": 0}
+        chunks = events(server.http.post(COMPLETIONS, json=body).text)
+        pieces = [chunk["choices"][0]["text"] for chunk in chunks]
+        assert "".join(pieces) == text
+        assert len(pieces) > 4
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("interval", [1, 4], ids=["every token", "every fourth"])
+def test_stream_interval(interval: int) -> None:
+    with running(worker={"delay_s": 0.01}, stream_interval=interval) as server:
+        body = {"prompt": [1], "max_tokens": 13, "stream": True, "ignore_eos": True, "return_token_ids": True}
+        chunks = events(server.http.post(COMPLETIONS, json=body).text)
+        sizes = [len(chunk["choices"][0]["token_ids"]) for chunk in chunks]
+        assert sizes == ([1] * 13 if interval == 1 else [1, 4, 4, 4])
+
+
+def test_usage_can_be_forced() -> None:
+    with running(enable_force_include_usage=True) as server:
+        chunks = events(server.http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 3, "stream": True}).text)
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"]["prompt_tokens"] == 1
+
+
+def test_silence_is_filled_with_comments() -> None:
+    with running(worker={"delay_s": 0.6}, sse_keep_alive_interval=0.1) as server:
+        answer = server.http.post(
+            COMPLETIONS, json={"prompt": [1], "max_tokens": 2, "stream": True, "ignore_eos": True}
+        )
+        assert answer.text.count(": keep-alive\n\n") >= 3
+        assert events(answer.text)[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_thousand_streams_at_once() -> None:
+    """All answered, each with its own tokens, by one thread."""
+
+    async def ask(http: httpx.AsyncClient, number: int) -> list[int]:
+        body = {"prompt": [number % 250], "max_tokens": 8, "stream": True, "ignore_eos": True, "seed": number}
+        answer = await http.post(COMPLETIONS, json={**body, "return_token_ids": True})
+        assert answer.status_code == 200
+        return [id_ for chunk in events(answer.text) for id_ in chunk["choices"][0]["token_ids"]]
+
+    async def ask_all(url: str) -> list[list[int]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as http:
+            return await asyncio.gather(*(ask(http, number) for number in range(1000)))
+
+    with running(disable_uvicorn_access_log=True) as server:
+        together = asyncio.run(ask_all(server.url))
+        assert all(len(ids) == 8 for ids in together)
+        for number in (0, 499, 999):
+            body = {"prompt": [number % 250], "max_tokens": 8, "ignore_eos": True, "seed": number}
+            alone = server.http.post(COMPLETIONS, json={**body, "return_token_ids": True}).json()
+            assert alone["choices"][0]["token_ids"] == together[number]
+        server.wait_idle()
+
+
+def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+    """Its answer waits in memory, bounded by its tokens; the engine ends it and others are served."""
+    with running(engine={"max_model_len": 4096, "num_blocks": 512}) as server:
+        body = json.dumps(
+            {"prompt": [1], "max_tokens": 4000, "stream": True, "ignore_eos": True, "logprobs": 20}
+        ).encode()
+        head = (
+            f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        )
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = server.url.removeprefix("http://").split(":")
+        connection.connect((host, int(port)))
+        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+        end = time.monotonic() + 20
+        while server.context.loop.status().finished["length"] == 0:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert server.http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 2}).status_code == 200
+        connection.close()
+        server.wait_idle()
+
+
+def test_long_texts_are_tokenized_beside_the_event_loop(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    encode = server.context.tokenizer.encode
+
+    def spy(text: str, *, add_special_tokens: bool = True) -> list[int]:
+        seen.append(threading.current_thread().name)
+        return encode(text, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(server.context.tokenizer, "encode", spy)
+    for text in ("short", "long " * 1000):
+        server.http.post("/tokenize", json={"prompt": text})
+    assert [name.startswith("text") for name in seen] == [False, True]

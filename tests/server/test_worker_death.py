@@ -1,0 +1,62 @@
+"""When the worker dies, every request gets an error within a second, and the server says so."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+from server.harness import running
+
+COMPLETIONS = "/v1/completions"
+
+
+def test_worker_death() -> None:
+    with running(worker={"delay_s": 0.02}) as server:
+        outcomes: list[tuple[bool, int, str, float]] = []
+
+        def ask(stream: bool) -> None:
+            body = {"prompt": [1] * 30, "max_tokens": 400, "ignore_eos": True, "stream": stream}
+            answer = server.http.post(COMPLETIONS, json=body)
+            outcomes.append((stream, answer.status_code, answer.text, time.monotonic()))
+
+        threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        while server.context.loop.status().running < 16:
+            time.sleep(0.01)
+        assert server.http.get("/health").status_code == 200
+        time.sleep(0.1)
+        server.worker.die("the worker was killed, see /home/somebody/octavo/crash.json", exit_code=-9)
+        died_s = time.monotonic()
+        for thread in threads:
+            thread.join()
+        assert len(outcomes) == 16
+        for stream, status, text, end_s in outcomes:
+            assert end_s - died_s < 1
+            error = _last_error(text) if stream else json.loads(text)["error"]
+            assert status == (200 if stream else 500)
+            assert (error["code"], error["type"]) == (500, "InternalServerError")
+            assert "the worker was killed" in error["message"]
+            assert "somebody" not in error["message"]
+        _check_dead(server)
+        assert 'finished_reason="error",model_name="mock"} 16.0' in server.http.get("/metrics").text
+
+
+def _last_error(text: str) -> Any:
+    *_, last, done = [line for line in text.splitlines() if line]
+    assert done == "data: [DONE]"
+    return json.loads(last.removeprefix("data: "))["error"]
+
+
+def _check_dead(server: Any) -> None:
+    for path in ("/health", "/ping", "/ready", "/health_generate"):
+        answer = server.http.get(path)
+        assert answer.status_code == 503, path
+        assert answer.json()["status"] == "the worker is gone"
+    refused = server.http.post(COMPLETIONS, json={"prompt": [1]})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert server.http.get("/version").status_code == 200
+    assert server.http.get("/server_info").json()["worker"]["alive"] is False
+    assert "octavo:worker_alive" in server.http.get("/metrics").text
