@@ -1,0 +1,211 @@
+"""The FP8 expert layer under graph replay: our time, vLLM's where it is installed, and the floor of the card.
+
+    python -m benchmarks.moe_layer                       Qwen3-30B-A3B's shape, one scale per channel
+    python -m benchmarks.moe_layer --shape mixtral-8x7b --format block --tokens 1,64,8192
+
+From bf16 hidden states and top-k ids to bf16 output. Each graph holds several calls with different tokens and routing,
+so that small batches do not find their experts in the cache. The floor is the larger of two times: bytes of the touched
+experts over the measured copy rate, and operations over the measured FP8 rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.provenance import write_result
+from octavo.kernels.moe import moe, moe_workspace
+from octavo.kernels.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, Weights, blocks
+
+CUDA = torch.device("cuda")
+SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
+SHAPES = {"qwen3-30b-a3b": (128, 8, 2048, 768), "mixtral-8x7b": (8, 2, 4096, 14336)}
+FORMATS = ["channel", "block"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call: the median of the replays, and their 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """x (T, H) bf16, ids (T, K) int32, weights (T, K) f32"""
+
+    x: torch.Tensor
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def timer() -> torch.cuda.Event:
+    """An event that records when the device reaches it."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def replay(calls: list[Callable[[], object]], replays: int) -> Timing:
+    """Time a graph of `calls`, per call."""
+    for call in calls:
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    events = [(timer(), timer()) for _ in range(replays)]
+    for _ in range(3):
+        graph.replay()
+    for start, end in events:
+        start.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    times = sorted(start.elapsed_time(end) * 1e3 / len(calls) for start, end in events)
+    return Timing(statistics.median(times), times[len(times) // 10], times[len(times) * 9 // 10])
+
+
+def random_weights(kind: str, experts: int, parts: int, rows: int, cols: int) -> Weights:
+    """Random FP8 codes with scales that make outputs O(1); not zeros, which run faster than data."""
+    codes = torch.empty((experts, parts * rows, cols), dtype=FP8, device=CUDA)
+    for expert in range(experts):
+        codes[expert] = (torch.randn((parts * rows, cols), device=CUDA) * 100).clamp(-448, 448).to(FP8)
+    level = 1 / (100 * cols**0.5)
+    if kind == "channel":
+        return ChannelWeights(codes, torch.full((experts, parts * rows), level, device=CUDA))
+    return BlockWeights(codes, torch.full((experts, parts * blocks(rows), blocks(cols)), level, device=CUDA))
+
+
+def draw(tokens: int, shape: tuple[int, int, int, int]) -> Inputs:
+    """Tokens with a mildly uneven routing, as a router's softmax of uniform logits gives."""
+    experts, top_k, hidden, _ = shape
+    weights, ids = torch.softmax(torch.rand((tokens, experts), device=CUDA) * 4, -1).topk(top_k, dim=1)
+    x = torch.randn((tokens, hidden), dtype=torch.bfloat16, device=CUDA)
+    return Inputs(x, ids.to(torch.int32), weights / weights.sum(-1, keepdim=True))
+
+
+def copy_rate() -> float:
+    """Bytes per second of a large device-to-device copy, read and written."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device=CUDA).random_()
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (replay([lambda: target.copy_(source)], 20).median * 1e-6)
+
+
+def fp8_rate() -> float:
+    """Operations per second of PyTorch's row-wise FP8 product with fast accumulation at 8192 cubed."""
+    n = 8192
+    a, b = (torch.randn((n, n), device=CUDA).to(FP8) for _ in range(2))
+    one = torch.ones((n, 1), device=CUDA)
+
+    def product() -> torch.Tensor:
+        return torch._scaled_mm(a, b.t(), one, one.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    return 2 * n**3 / (replay([product], 20).median * 1e-6)
+
+
+def floor_us(inputs: list[Inputs], shape: tuple[int, int, int, int], copy: float, fp8: float) -> float:
+    """The time below which no implementation runs, in microseconds."""
+    _, top_k, hidden, intermediate = shape
+    touched = statistics.mean(len(torch.unique(one.ids)) for one in inputs)
+    tokens = len(inputs[0].x)
+    moved = touched * 3 * hidden * intermediate + tokens * hidden * 4
+    operations = tokens * top_k * 6 * hidden * intermediate
+    return max(moved / copy, operations / fp8) * 1e6
+
+
+def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Callable[[], object]]:
+    """One call for each input, with one workspace."""
+    tokens, top_k = inputs[0].ids.shape
+    workspace = moe_workspace(tokens, top_k, gate_up, down)
+
+    def call(one: Inputs) -> Callable[[], object]:
+        out, flags = torch.empty_like(one.x), torch.empty((tokens,), dtype=torch.bool, device=CUDA)
+        return lambda: moe(one.x, one.ids, one.weights, gate_up, down, workspace=workspace, out=out, flags=flags)
+
+    return [call(one) for one in inputs]
+
+
+def peer_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> dict[str, list[Callable[[], object]]]:
+    """vLLM's Triton path, if vLLM is installed and the scales are per channel or per block; empty otherwise."""
+    try:
+        from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+        from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
+    except ImportError:
+        return {}
+    assert isinstance(gate_up, ChannelWeights | BlockWeights)
+    assert isinstance(down, ChannelWeights | BlockWeights)
+    if isinstance(gate_up, ChannelWeights):
+        config = fp8_w8a8_moe_quant_config(
+            w1_scale=gate_up.scale[..., None],
+            w2_scale=down.scale[..., None],
+            per_act_token_quant=True,
+            per_out_ch_quant=True,
+        )
+    else:
+        config = fp8_w8a8_moe_quant_config(w1_scale=gate_up.scale, w2_scale=down.scale, block_shape=[BLOCK, BLOCK])
+
+    def call(one: Inputs) -> Callable[[], object]:
+        return lambda: fused_experts(one.x, gate_up.data, down.data, one.weights, one.ids, quant_config=config)
+
+    return {"vLLM Triton": [call(one) for one in inputs]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
+    parser.add_argument("--format", choices=FORMATS, default="channel")
+    parser.add_argument("--tokens", type=lambda text: [int(part) for part in text.split(",")], default=SIZES)
+    parser.add_argument("--name", default="moe_layer", help="file of the result in benchmarks/results")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    shape = SHAPES[args.shape]
+    experts, _, hidden, intermediate = shape
+    copy, fp8 = copy_rate(), fp8_rate()
+    gate_up = random_weights(args.format, experts, 2, intermediate, hidden)
+    down = random_weights(args.format, experts, 1, hidden, intermediate)
+    rows: list[list[object]] = []
+    raw: list[dict[str, object]] = []
+    columns = ["T", "us", "10th to 90th percentile", "floor, us", "share of the floor"]
+    for tokens in args.tokens:
+        inputs = [draw(tokens, shape) for _ in range(8 if tokens <= 256 else 2)]
+        ours = replay(our_calls(inputs, gate_up, down), 50 if tokens <= 4096 else 20)
+        floor = floor_us(inputs, shape, copy, fp8)
+        row: list[object] = [
+            tokens,
+            f"{ours.median:.1f}",
+            f"{ours.low:.1f} to {ours.high:.1f}",
+            f"{floor:.1f}",
+            f"{floor / ours.median:.2f}",
+        ]
+        measured: dict[str, object] = {"tokens": tokens, "ours": dataclasses.asdict(ours), "floor": floor}
+        for name, calls in peer_calls(inputs, gate_up, down).items():
+            peer = replay(calls, 50 if tokens <= 4096 else 20)
+            measured[name] = dataclasses.asdict(peer)
+            row += [f"{peer.median:.1f}", f"{ours.median / peer.median:.2f}"]
+            columns = [*columns[:5], name, f"ours / {name}"]
+        print(*row, sep="\t", flush=True)
+        rows.append(row)
+        raw.append(measured)
+    conditions = (
+        f"E={experts}, K={shape[1]}, H={hidden}, I={intermediate}, scales per {args.format}; under graph replay, from bf16 hidden "
+        f"states and top-k ids to bf16 output; microseconds per call. The floor uses this card's copy rate, {copy / 1e12:.2f} TB/s, "
+        f"and FP8 rate, {fp8 / 1e12:.0f} TFLOP/s, measured in the same run."
+    )
+    path = write_result(
+        args.name,
+        title=f"FP8 expert layer, {args.shape}, {args.format} scales",
+        conditions=conditions,
+        columns=columns,
+        rows=rows,
+        raw=raw,
+    )
+    print(path.name)
+
+
+if __name__ == "__main__":
+    main()
