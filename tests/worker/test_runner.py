@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worker.reference import reference_score
-from worker.toy import POISON, VOCAB, ToyModel, toy_cache, toy_config, toy_logits, toy_runner
 
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import Runner
+from worker.reference import reference_score
+from worker.toy import POISON, VOCAB, ToyModel, toy_cache, toy_config, toy_logits, toy_runner
 
 GREEDY = SamplingParams(temperature=0, max_tokens=None)
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7]

@@ -53,9 +53,14 @@ def toy_logits(token_ids: Sequence[int]) -> torch.Tensor:
 
 
 def toy_config(**changes: object) -> WorkerConfig:
-    settings = dict(
-        model="toy", max_model_len=40, max_num_seqs=4, max_num_batched_tokens=64, block_size=4, num_blocks=30
-    )
+    settings = {
+        "model": "toy",
+        "max_model_len": 40,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 64,
+        "block_size": 4,
+        "num_blocks": 30,
+    }
     return WorkerConfig(**settings | changes)
 
 
