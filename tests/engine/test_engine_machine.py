@@ -91,15 +91,12 @@ class EngineMachine(RuleBasedStateMachine):
             with pytest.raises(WorkerDiedError):
                 self.engine.add(request)
             return
-        try:
-            self.engine.add(request)
-        except RequestError as error:
-            room = self.config.max_request_tokens - len(prompt)
-            assert (error.param, room < 1) == ("prompt", True) or (error.param, room < sampling.min_tokens) == (
-                "min_tokens",
-                True,
-            )
+        room = self.config.max_request_tokens - len(prompt)
+        if room < max(1, sampling.min_tokens):
+            with pytest.raises(RequestError, match="prompt has" if room < 1 else "min_tokens"):
+                self.engine.add(request)
             return
+        self.engine.add(request)
         self.requests[request.request_id] = request
         self.outcomes[request.request_id] = Outcome()
 

@@ -7,7 +7,11 @@ import pytest
 from engine.harness import Outcome, alone, collect, config, finish, request, serve
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request, StepRecord
+from octavo.engine.acceptance import accept
 from octavo.engine.mock import MockWorker
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.sequence import Waiting
+from octavo.engine.statistics import Counters
 
 BURST_LIMITS = {"vocab_size": 5000, "eos_token_ids": (4999,), "max_num_seqs": 256, "num_blocks": 7000}
 
@@ -98,7 +102,7 @@ def test_the_last_to_arrive_is_preempted_and_is_the_first_to_come_back() -> None
 
 
 def test_a_start_leaves_blocks_for_the_next_decodes() -> None:
-    limits = config(block_size=4, num_blocks=10, prefix_caching=False, max_model_len=40)
+    limits = config(block_size=4, num_blocks=12, prefix_caching=False, max_model_len=40)
     engine = Engine(limits, MockWorker(limits))
     for i in range(3):
         engine.add(request(f"r{i}", range(16), max_tokens=2, ignore_eos=True))
@@ -109,18 +113,16 @@ def test_a_start_leaves_blocks_for_the_next_decodes() -> None:
 
 
 def test_a_preempted_sequence_waits_for_the_token_in_flight() -> None:
-    """Two sequences, no spare block: the second preempts itself while its last token is still unknown."""
-    limits = config(block_size=1, num_blocks=7, max_model_len=7, prefix_caching=False)
-    engine = Engine(limits, worker := MockWorker(limits, delay_s=0.05))
-    requests = [request("a", [1, 2, 3], max_tokens=1), request("b", [4, 5], max_tokens=5, ignore_eos=True)]
-    for asked in requests:
-        engine.add(asked)
-    outcomes: dict[str, Outcome] = {}
-    while engine.has_work:
-        collect(outcomes, engine.step(0.001))
-        engine.check_invariants()
-    assert outcomes == {asked.request_id: alone(asked, limits) for asked in requests}
-    assert len(worker.plans) > 0
+    """Its history lacks the token that step 3 sampled until the result of step 3 is in."""
+    limits = config()
+    scheduler = Scheduler(limits, Counters())
+    sequence = accept(request("a", [1, 2, 3]), limits)
+    sequence.state = Waiting(3, after_step=3)
+    scheduler.enqueue(sequence)
+    scheduler.received = 2
+    assert scheduler.plan(0.0) is None
+    scheduler.received = 3
+    assert scheduler.plan(0.0) is not None
 
 
 def test_a_plan_is_made_while_a_step_runs_and_never_a_third() -> None:

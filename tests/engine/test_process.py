@@ -1,0 +1,222 @@
+"""The worker's process: started, spoken to, ended; and what is told when it ends by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.harness import config, request
+from octavo.engine import Engine
+from octavo.engine.process import ProcessWorker
+from octavo.errors import ConfigError, WorkerDiedError
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.sampling import SamplingParams
+
+TESTS = Path(__file__).parent.parent
+PLAN = StepPlan(1, [], [Admission(0, [1], 1, SamplingParams(temperature=0), [])], [Chunk(0, 0, 1, [0], True)])
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., ProcessWorker]]:
+    """Starts a stand-in; everything it leaves behind is found after the test."""
+    folder = Path(tempfile.mkdtemp(prefix="o", dir="/tmp"))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    workers: list[ProcessWorker] = []
+
+    def begin(how: str, timeout_s: float = 30.0) -> ProcessWorker:
+        limits = WorkerConfig(
+            model=how, max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16, num_blocks=4
+        )
+        workers.append(ProcessWorker(limits, timeout_s, module="engine.children"))
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        worker.close()
+        worker.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker.ready.pid, 0)
+    folder.rmdir()
+
+
+def test_plans_go_there_and_results_come_back(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("well")
+    assert worker.ready.device == "stand-in"
+    assert worker.ready.pid != os.getpid()
+    assert worker.receive(0) is None
+    worker.send(PLAN)
+    result = worker.receive(10)
+    assert result is not None
+    assert (result.step, result.sampled[0].token_id) == (1, 5)
+    before = time.monotonic()
+    assert worker.receive(0.15) is None
+    assert 0.1 < time.monotonic() - before < 1
+
+
+def test_an_engine_runs_on_it(start: Callable[..., ProcessWorker]) -> None:
+    engine = Engine(config(num_blocks=4, max_model_len=64), start("well"))
+    engine.add(request("a", [1, 2, 3], max_tokens=4))
+    tokens = []
+    while engine.has_work:
+        tokens += [token.token_id for update in engine.step(10) for token in update.tokens]
+    assert tokens == [5, 5, 5, 5]
+
+
+def test_the_socket_is_the_users_alone(start: Callable[..., ProcessWorker]) -> None:
+    start("well")
+    (folder,) = Path(tempfile.gettempdir()).iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_fault_while_loading_is_told(start: Callable[..., ProcessWorker]) -> None:
+    with pytest.raises(WorkerDiedError, match="no such model\nTraceback: somewhere"):
+        start("fault")
+
+
+def test_an_exit_while_loading_is_told_with_the_last_output(start: Callable[..., ProcessWorker]) -> None:
+    with pytest.raises(WorkerDiedError, match=r"exit code 7; its last output:\nthe disk is on fire") as caught:
+        start("exit")
+    assert caught.value.exit_code == 7
+
+
+def test_a_module_that_cannot_be_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = WorkerConfig(model="", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
+    with pytest.raises(WorkerDiedError, match="No module named"):
+        ProcessWorker(limits, 30, module="octavo.absent")
+
+
+def test_a_child_that_is_not_ready_in_time_is_ended(start: Callable[..., ProcessWorker]) -> None:
+    with pytest.raises(WorkerDiedError, match="worker_start_timeout"):
+        start("silent", 2.0)
+
+
+def test_unreadable_words_are_told(start: Callable[..., ProcessWorker]) -> None:
+    with pytest.raises(WorkerDiedError, match="cannot be read"):
+        start("garbage")
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0], ids=["for-ever", "bounded"])
+def test_a_kill_is_noticed_while_receiving(start: Callable[..., ProcessWorker], timeout_s: float | None) -> None:
+    worker = start("hang")
+    worker.send(PLAN)
+    killed_s = 0.0
+
+    def kill() -> None:
+        nonlocal killed_s
+        time.sleep(0.3)
+        killed_s = time.monotonic()
+        os.kill(worker.ready.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(WorkerDiedError, match="signal 9") as caught:
+        worker.receive(timeout_s)
+    noticed_s = time.monotonic() - killed_s
+    killer.join()
+    assert caught.value.exit_code == -9
+    assert noticed_s < 0.5
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "code"),
+    [("segfault", "signal 11", -11), ("late-fault", "illegal memory access", 1)],
+    ids=["segfault", "late-fault"],
+)
+def test_a_death_in_a_step_says_why(start: Callable[..., ProcessWorker], how: str, words: str, code: int) -> None:
+    worker = start(how)
+    worker.send(PLAN)
+    with pytest.raises(WorkerDiedError, match=words) as caught:
+        worker.receive(10)
+    assert caught.value.exit_code == code
+
+
+def test_nothing_is_sent_to_the_dead(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("well")
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        repeat(lambda: worker.send(PLAN))
+
+
+def test_a_look_at_the_dead_says_so(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("well")
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        repeat(lambda: worker.receive(0))
+
+
+def test_a_closed_worker_says_so(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("well")
+    worker.close()
+    with pytest.raises(WorkerDiedError, match="was closed"):
+        worker.send(PLAN)
+    with pytest.raises(WorkerDiedError, match="was closed"):
+        worker.receive(0)
+
+
+def test_a_child_that_will_not_end_is_killed(
+    start: Callable[..., ProcessWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavo.engine.process.CLOSE_S", 0.3)
+    worker = start("stubborn")
+    before = time.monotonic()
+    worker.close()
+    assert time.monotonic() - before < 3
+
+
+def test_a_folder_too_deep_for_a_socket_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    limits = WorkerConfig(model="", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        ProcessWorker(limits, 30)
+    assert list(deep.iterdir()) == []
+
+
+def test_the_child_does_not_outlive_a_killed_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import time\n"
+        "from octavo.engine.process import ProcessWorker\n"
+        "from octavo.messages import WorkerConfig\n"
+        "limits = WorkerConfig(model='well', max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)\n"
+        "print(ProcessWorker(limits, 30, module='engine.children').ready.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="o", dir="/tmp") as folder:
+        environment = {**os.environ, "PYTHONPATH": str(TESTS), "TMPDIR": folder}
+        parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment)
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        deadline_s = time.monotonic() + 5
+        while is_running(child) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert not is_running(child)
+
+
+def repeat(call: Callable[[], object]) -> None:
+    """Call again and again for two seconds: the system takes a moment to end a process."""
+    for _ in range(200):
+        call()
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether `pid` runs; a zombie, whose new parent has not looked yet, does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
