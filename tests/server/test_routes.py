@@ -161,7 +161,7 @@ def test_reset_prefix_cache(server: Running) -> None:
 
 def test_the_prefix_cache_is_not_reset_under_running_requests() -> None:
     with running(worker={"delay_s": 0.02}) as server:
-        body = {"prompt": [1], "max_tokens": 50, "ignore_eos": True, "stream": True}
+        body = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stream": True}
         with server.http.stream("POST", COMPLETIONS, json=body) as stream:
             next(stream.iter_lines())
             assert server.http.post("/reset_prefix_cache").status_code == 409

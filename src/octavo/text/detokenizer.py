@@ -40,7 +40,7 @@ class Detokenizer:
         self._num_tokens = 0
         self._num_chars = 0
         self.offset = 0
-        """Characters of the answer before the last token."""
+        """Whole characters of the answer before the last token."""
 
     @property
     def stop(self) -> str | None:
