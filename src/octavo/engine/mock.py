@@ -164,7 +164,8 @@ class MockWorker:
 
     def _take_blocks(self, slot: _Slot, chunk: Chunk) -> None:
         """Append the chunk's new blocks to the block table."""
-        assert all(0 <= block < self.config.num_blocks for block in chunk.new_blocks)
+        for block in chunk.new_blocks:
+            assert 0 <= block < self.config.num_blocks, f"block {block}"
         slot.table += chunk.new_blocks
         assert len(set(slot.table)) == len(slot.table), "a block twice in one table"
         self._holders.update(chunk.new_blocks)
