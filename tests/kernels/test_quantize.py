@@ -79,18 +79,6 @@ def test_quantize_static(width: int, device: torch.device) -> None:
     assert same(got.data, codes)
 
 
-def test_the_scale_is_that_of_compressed_tensors() -> None:
-    """Source of the rule: compressed_tensors.quantization.utils.calculate_qparams."""
-    from compressed_tensors.quantization import QuantizationArgs
-    from compressed_tensors.quantization.utils import calculate_qparams
-
-    x = torch.randn((64, 96), generator=torch.Generator().manual_seed(8)).float()
-    x[3] = 0
-    args = QuantizationArgs(num_bits=8, type="float", symmetric=True, strategy="token", dynamic=True)
-    scale, _ = calculate_qparams(x.amin(-1), x.amax(-1), args)
-    assert torch.equal(quantize_reference(x)[1], scale)
-
-
 @pytest.mark.parametrize("mutant", ["code", "scale", "row"])
 def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> None:
     x = rows_of_every_kind(96, device)

@@ -1,0 +1,84 @@
+"""Writes docs/kernels.md from the docstrings of octavo.kernels and the layer's results: `python -m tools.kernels_page`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tools.benchmark_tables import RESULTS, ROOT, section
+
+PAGE = ROOT / "docs" / "kernels.md"
+OPERATIONS = {
+    "moe": ["moe", "moe_workspace"],
+    "route": ["route"],
+    "permute": ["permute", "Permutation"],
+    "quantize": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
+    "grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
+    "combine": ["combine"],
+    "scaled": ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"],
+}
+
+HEAD = """# The expert layer
+
+<!-- Written by tools/kernels_page.py from the docstrings and benchmarks/results; a test fails if it is not current. -->
+
+`octavo.kernels` is an FP8 expert layer for Hopper GPUs that stands on its own: tensors in, tensors out. Every operation is
+a folder with its launcher and contract, its Triton kernel and a reference in plain PyTorch.
+
+```python
+import torch
+from octavo.kernels.moe import moe, moe_workspace
+from octavo.kernels.scaled import FP8, ChannelWeights
+
+device, T, E, K, H, I = torch.device("cuda"), 5, 8, 2, 256, 128
+gate_up = ChannelWeights(torch.randn(E, 2 * I, H, device=device).to(FP8), torch.full((E, 2 * I), 0.06, device=device))
+down = ChannelWeights(torch.randn(E, H, I, device=device).to(FP8), torch.full((E, H), 0.09, device=device))
+workspace = moe_workspace(max_tokens=64, top_k=K, gate_up=gate_up, down=down)
+x, ids = torch.randn(T, H, device=device).bfloat16(), torch.randint(0, E, (T, K), device=device, dtype=torch.int32)
+out, flags = torch.empty_like(x), torch.empty(T, dtype=torch.bool, device=device)
+moe(x, ids, torch.full((T, K), 0.5, device=device), gate_up, down, workspace=workspace, out=out, flags=flags)
+```
+
+What holds for every call:
+
+- **Any batch.** Every T from 0 to the workspace's size, any ids, any values. Indices from device memory are compared with
+  both bounds where they are used; offsets of rows are 64-bit; sizes that cannot run are refused on the host with a
+  `KernelContractError` that names the argument and the remedy.
+- **Same bits.** A row's output depends on the row, its routing and the weights. Tiles, batch, position, neighbours, padding
+  and graph replay do not change it: the order of summation is fixed by the weights' format (`src/octavo/kernels/grouped_gemm/kernel.py`).
+- **Contained.** A row with NaN or infinity comes back flagged and changes no other row.
+- **No allocation, no host synchronisation** in `moe`: it can be captured in a CUDA graph, and reads the true number of
+  tokens from device memory.
+
+Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. What was
+tried and what it gave: [kernels_log.md](kernels_log.md).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for module, names in OPERATIONS.items():
+        home = importlib.import_module(f"octavo.kernels.{module}")
+        parts += [f"## {module}\n", *(_entry(name, getattr(home, name)) for name in names)]
+    tables = [section(json.loads(path.read_text())) for path in sorted(RESULTS.glob("moe_layer*.json"))]
+    if tables:
+        parts += ["## Measured\n", *(table.replace("\n## ", "\n### ").replace("## ", "### ", 1) for table in tables)]
+    return "\n".join(parts)
+
+
+def _entry(name: str, thing: Callable[..., Any]) -> str:
+    parameters = ", ".join(str(p.name) if p.default is p.empty else f"{p.name}=..." for p in _parameters(thing))
+    return f"### `{name}({parameters})`\n\n```text\n{inspect.getdoc(thing)}\n```\n"
+
+
+def _parameters(thing: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(thing).parameters.values())
+
+
+if __name__ == "__main__":
+    Path(PAGE).write_text(page(), encoding="utf-8")
