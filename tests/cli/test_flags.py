@@ -11,7 +11,7 @@ import pytest
 from octavo.cli.flags import normalized, settings_from
 from octavo.cli.main import build_parser, main
 from octavo.config import Settings
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, WorkerDiedError
 
 
 def parsed(*words: str) -> Settings:
@@ -118,3 +118,13 @@ def test_collect_env_tells_versions_and_no_secrets(
     assert "OCTAVO_API_KEY" in printed
     assert "sesame" not in printed
     assert main(["collect-env", "--json"]) == 0
+
+
+def test_the_cause_is_the_last_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(args: object) -> int:
+        raise WorkerDiedError("the worker met a fault: out of memory\nTraceback:\n  line 1")
+
+    monkeypatch.setattr("octavo.cli.collect_env.run", fail)
+    assert main(["collect-env"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Traceback:", "  line 1", "octavo: error: the worker met a fault: out of memory"]

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(unknown[0], "unknown flag" + nearest(unknown[0].partition("=")[0], flags))
         return int(args.run(args))
     except OctavoError as exc:
-        print(f"octavo: error: {exc.message}", file=sys.stderr)
+        cause, *details = exc.message.splitlines() or [type(exc).__name__]
+        print(*details, f"octavo: error: {cause}", sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
