@@ -19,6 +19,9 @@ TILES = [
     Tiles(Tile(64, 128, 8, 3), Tile(64, 64, 4, 5)),
     Tiles(Tile(128, 64, 8, 3), Tile(128, 128, 8, 3)),
     Tiles(Tile(256, 64, 8, 3), Tile(256, 128, 8, 3)),
+    Tiles(Tile(16, 64, 4, 6, tma=True), Tile(16, 64, 4, 6, tma=True)),
+    Tiles(Tile(64, 128, 8, 3, tma=True), Tile(64, 64, 4, 4, tma=True)),
+    Tiles(Tile(128, 128, 8, 3, tma=True), Tile(128, 128, 8, 3, tma=True)),
 ]
 
 

@@ -29,7 +29,7 @@ from octavo.kernels.scaled import (
 )
 
 FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
-TILES = [Tile(16, 64, 4, 4), Tile(32, 64, 4, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 3)]
+TILES = [Tile(16, 64, 4, 4), Tile(32, 64, 4, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 3), Tile(16, 64, 4, 4, tma=True)]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 
@@ -140,6 +140,15 @@ def test_gate_up(kind: type, shape: LayerShape, device: torch.device) -> None:
 def test_down(kind: type, shape: LayerShape, device: torch.device) -> None:
     case = down_case(kind, shape, 5, "sentinels", device)
     assert_case(run_down(case, TILES[0], Guard(device)), case)
+
+
+@each_shape
+@each_format
+def test_weights_through_bulk_copies(kind: type, shape: LayerShape, device: torch.device) -> None:
+    case = gate_up_case(kind, shape, 5, "sentinels", device)
+    assert_case(run_gate_up(case, Tile(16, 64, 4, 4, tma=True), Guard(device)), case)
+    case = down_case(kind, shape, 5, "sentinels", device)
+    assert_case(run_down(case, Tile(16, 64, 4, 4, tma=True), Guard(device)), case)
 
 
 @pytest.mark.parametrize("routing", [name for name in ROUTINGS if name != "sentinels"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
-from octavo.kernels.contract import Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
 from octavo.kernels.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.kernels.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.kernels.grouped_gemm.tile import Tile
@@ -144,10 +145,16 @@ def _launch(
     programs = max_tiles(slots, dims["E"], tile.rows) * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
+    rows = w.data.view(-1, dims["K"])
+    if tile.tma:
+        check_range("w rows", rows.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
+        row_bytes = dims["K"] * w.data.element_size()
+        check_range("bytes of a row of w modulo 16", row_bytes % 16, 0, 0, "use a tile without tma")
+    weights = TensorDescriptor.from_tensor(rows, [tile.cols, step]) if tile.tma else w.data
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_scale, w.data, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
+        x.data, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, num_warps=tile.warps, num_stages=tile.stages,
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, TMA=tile.tma, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out

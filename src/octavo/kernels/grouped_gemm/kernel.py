@@ -24,16 +24,18 @@ def grouped_gemm_kernel(
     x, x_scale, w, w_scale, y, order, tiles, num_tiles,
     slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
 
     GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
-    Columns past N read row 0 of W and are not written; rows that are not live read nothing and are not written.
+    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer.
+    Columns past N read some row of W and are not written; rows that are not live read nothing and are not written.
     """
     tile = tl.program_id(0) // tl.cdiv(N, COLS)
-    column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS + tl.arange(0, COLS)
+    first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
+    column = first_column + tl.arange(0, COLS)
     if tile >= tl.load(num_tiles):
         return
     entry = tiles + tile.to(tl.int64) * 3
@@ -57,20 +59,22 @@ def grouped_gemm_kernel(
     safe_column = tl.where(column < N, column, 0)
     x_at = x + source[:, None] * K + k[None, :]
     parts: tl.constexpr = 2 if GATED else 1
-    w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
-    up_at = w_at + N.to(tl.int64) * K
+    w_row = expert * parts * N + first_column
+    if not TMA:
+        w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
+        up_at = w_at + N.to(tl.int64) * K
     k_blocks = tl.cdiv(K, 128)
     n_blocks = tl.cdiv(N, 128)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
-        if EVEN_K:
-            a = tl.load(x_at, mask=live[:, None], other=0.0)
-            b = tl.load(w_at)
+        inside = k[None, :] < K - step * STEP
+        a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
+        if TMA:
+            b = w.load([w_row, step * STEP])
         else:
-            inside = k[None, :] < K - step * STEP
-            a = tl.load(x_at, mask=live[:, None] & inside, other=0.0)
-            b = tl.load(w_at, mask=inside, other=0.0)
+            b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
+            w_at += STEP
         if BLOCKWISE:
             scale = tl.load(x_scale + source * k_blocks + step, mask=live, other=0.0)
             first = expert * parts * n_blocks
@@ -78,15 +82,17 @@ def grouped_gemm_kernel(
         else:
             acc = tl.dot(b, tl.trans(a), acc)
         if GATED:
-            b = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=k[None, :] < K - step * STEP, other=0.0)
+            if TMA:
+                b = w.load([w_row + N, step * STEP])
+            else:
+                b = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
+                up_at += STEP
             if BLOCKWISE:
                 first = (expert * parts + 1) * n_blocks
                 up += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
             else:
                 up = tl.dot(b, tl.trans(a), up)
-            up_at += STEP
         x_at += STEP
-        w_at += STEP
 
     if SCALED:
         token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)

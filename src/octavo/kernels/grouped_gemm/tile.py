@@ -12,12 +12,16 @@ SHARED_BYTES = 227 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """`rows` sorted rows by `cols` output columns per program, with `warps` warps and `stages` K steps in flight."""
+    """`rows` sorted rows by `cols` output columns per program, with `warps` warps and `stages` K steps in flight.
+
+    With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
+    """
 
     rows: int
     cols: int
     warps: int
     stages: int
+    tma: bool = False
 
     def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
         """Why this tile cannot run with K steps of `step_bytes` bytes; empty if it can."""
