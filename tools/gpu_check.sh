@@ -1,28 +1,49 @@
 #!/usr/bin/env bash
-# What only a GPU can show of the expert layer: the kernel tests on the device, the sweeps, compute-sanitizer.
-#     tools/gpu_check.sh [folder for logs]
+# What only a GPU can show of the expert layer: kernel tests on the device, tiles, times, sweeps, compute-sanitizer.
+#     tools/gpu_check.sh LOGS [step ...]        steps: kernels tune bench sweeps sanitize; all by default
 set -uo pipefail
 cd "$(dirname "$0")/.."
-logs=${1:-results}
+logs=${1:?usage: tools/gpu_check.sh LOGS [step ...]}
+shift
+steps=${*:-kernels tune bench sweeps sanitize}
 mkdir -p "$logs"
 export PYTHONPATH=src:.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
+pytest=("$python" -m pytest -q -o filterwarnings= --durations=5)
 failed=0
 
+# step NAME COMMAND...: run, log, and say how long it took
 step() {
     local name=$1 start=$SECONDS
     shift
-    if "$@" >"$logs/$name.log" 2>&1; then echo "ok      $((SECONDS - start)) s  $name"; else
+    if "$@" >"$logs/$name.log" 2>&1; then
+        echo "ok      $((SECONDS - start)) s  $name"
+    else
         echo "FAILED  $((SECONDS - start)) s  $name"
-        failed=1
-        tail -n 25 "$logs/$name.log"
+        tail -n 30 "$logs/$name.log"
+        return 1
     fi
 }
 
-step kernels "$python" -m pytest -q -n 12 -o filterwarnings= --ignore tests/kernels/test_scale_rule.py tests/kernels
-step sweeps "$python" -m pytest -q -n 3 --dist loadscope -o filterwarnings= tests/gpu
-for tool in memcheck racecheck initcheck; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$tool" \
-        timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m tools.sanitize_moe
+sanitize() {
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$1" timeout 200 \
+        compute-sanitizer --tool "$1" --error-exitcode 1 "$python" -m tools.sanitize_moe
+}
+
+for name in $steps; do
+    case $name in
+    kernels) step kernels "${pytest[@]}" -n 14 --ignore tests/kernels/test_scale_rule.py tests/kernels || failed=1 ;;
+    tune) step tune timeout 200 "$python" -m tools.tune_moe --log "$logs/tune.json" || failed=1 ;;
+    bench) step bench timeout 120 "$python" -m benchmarks.moe_layer || failed=1 ;;
+    sweeps) step sweeps "${pytest[@]}" -n 3 --dist loadscope tests/gpu || failed=1 ;;
+    sanitize)
+        pids=()
+        for tool in memcheck racecheck initcheck; do
+            sanitize "$tool" &
+            pids+=($!)
+        done
+        for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+        ;;
+    esac
 done
 exit $failed
