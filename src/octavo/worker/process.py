@@ -1,0 +1,71 @@
+"""The worker as a process: messages from a socket, one step after the other. `engine/process.py` is the other end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+import zmq
+
+from octavo.messages import StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.worker.runner import Runner
+
+Start = Callable[[WorkerConfig], tuple[Runner, WorkerReady]]
+
+FAULT = 1
+"""Exit code after a fault was reported."""
+ORPHANED = 3
+"""Exit code of a worker whose parent is gone."""
+LINGER_MS = 1000
+"""How long a fault may take to reach the parent."""
+
+
+def serve(address: str, start: Start) -> NoReturn:
+    """Load what the first message says, then answer plans until killed; after a fault, exit with code 1.
+
+    SIGTERM ends the process at once: it holds nothing that is not a cache. SIGINT is the parent's to handle.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.connect(address)
+        try:
+            _work(socket, start)
+        except Exception as exc:
+            message = f"{type(exc).__name__}: {exc}"
+            _send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
+    # Not through the interpreter's end: it takes half a second with torch, or for ever on a device that hangs.
+    sys.stderr.flush()
+    os._exit(FAULT)
+
+
+def _work(socket: zmq.Socket[bytes], start: Start) -> None:
+    """Answer for ever."""
+    config = msgspec.msgpack.decode(socket.recv(), type=WorkerConfig)
+    runner, ready = start(config)
+    _send(socket, ready)
+    decode = msgspec.msgpack.Decoder(StepPlan).decode
+    while True:
+        _send(socket, runner.run(decode(socket.recv())))
+
+
+def _send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
+    socket.send(msgspec.msgpack.encode(message))
+
+
+def _exit_with_parent() -> None:
+    """Exit when standard input ends: the parent holds its other end open as long as it lives.
+
+    PR_SET_PDEATHSIG would fire as soon as the thread that started the worker ends, though the parent lives on.
+    """
+    while os.read(0, 1024):
+        pass
+    os._exit(ORPHANED)

@@ -1,0 +1,130 @@
+"""Block counts, the warm-up plans, and the memory table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.config import ModelConfig
+from octavo.errors import ConfigError
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks
+from octavo.worker.warm_up import blocks_of_widest, most_divided_plan, warm_up, widest_plan
+from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
+
+MODEL = ModelConfig.from_json(
+    {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 64,
+    }
+)
+BLOCK_BYTES = 4 * 2 * 2 * 2 * 2 * 8
+"""4 tokens, keys and values, 2 bytes, 2 layers, 2 heads, 8 wide."""
+
+
+def test_the_number_of_blocks_is_taken_as_given() -> None:
+    assert count_blocks(toy_config(num_blocks=7), MODEL, 0) == 7
+
+
+def test_blocks_fill_the_bytes_given_and_no_more() -> None:
+    config = toy_config(num_blocks=None, kv_cache_memory_bytes=3 * BLOCK_BYTES + BLOCK_BYTES - 1)
+    assert count_blocks(config, MODEL, 0) == 3
+
+
+def test_blocks_fill_what_is_free() -> None:
+    assert count_blocks(toy_config(num_blocks=None), MODEL, 5 * BLOCK_BYTES) == 5
+
+
+def test_no_more_blocks_than_all_slots_at_full_length() -> None:
+    assert count_blocks(toy_config(num_blocks=None), MODEL, 2**40) == 4 * 10
+
+
+@pytest.mark.parametrize(
+    ("given", "setting"), [(None, "gpu_memory_utilization"), (BLOCK_BYTES - 1, "kv_cache_memory_bytes")]
+)
+def test_no_room_for_a_block_names_the_setting_and_the_remedy(given: int | None, setting: str) -> None:
+    config = toy_config(num_blocks=None, kv_cache_memory_bytes=given)
+    with pytest.raises(ConfigError, match=rf"{setting}: leaves \d+ bytes .* takes {BLOCK_BYTES}; raise it") as error:
+        count_blocks(config, MODEL, -5)
+    assert error.value.setting == setting
+
+
+def test_a_cpu_gives_a_gibibyte() -> None:
+    assert available_bytes(toy_config(), 0) == CPU_KV_BYTES == 2**30
+
+
+def test_the_table_lists_every_use_and_the_sum() -> None:
+    text = str(MemoryTable(weights=3 * 2**20, kv_cache=2**19, workspace=0))
+    assert text.splitlines() == [
+        "weights             3.0 MiB",
+        "kv cache            0.5 MiB",
+        "workspace           0.0 MiB",
+        "total               3.5 MiB",
+    ]
+
+
+class Witness(ToyModel):
+    """Notes the sizes of the batches it gets."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int, int]] = []
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        self.sizes.append((len(batch.token_ids), len(batch.context_lens), max(batch.context_lens)))
+        return super().forward(batch, kv_cache)
+
+
+@pytest.mark.parametrize(
+    ("changes", "widest", "divided"),
+    [
+        ({}, (64, 2, 40), (4, 4, 1)),
+        ({"max_num_batched_tokens": 8}, (8, 1, 40), (4, 4, 1)),
+        ({"max_num_seqs": 1}, (40, 1, 40), (1, 1, 1)),
+        ({"num_blocks": 12, "max_num_seqs": 20}, (48, 2, 40), (12, 12, 1)),
+        ({"num_blocks": 2}, (8, 1, 8), (2, 2, 1)),
+        ({"max_num_batched_tokens": 1}, (1, 1, 40), (1, 1, 1)),
+    ],
+    ids=["budget", "small budget", "one seat", "small pool", "tiny pool", "budget of one"],
+)
+def test_warm_up_runs_the_widest_and_the_most_divided_step(
+    changes: dict[str, int], widest: tuple[int, int, int], divided: tuple[int, int, int]
+) -> None:
+    config = toy_config(**changes)
+    cache = toy_cache(config)
+    for layer in cache.layers:
+        layer.zero_()
+    model = Witness()
+    warm_up(model, cache, config, vocab_size=VOCAB)
+    assert model.sizes == [widest, divided]
+    assert all(torch.isfinite(layer).all() for layer in cache.layers)
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 100), st.integers(1, 20))
+def test_the_widest_step_takes_the_whole_budget_if_it_gets_its_blocks(
+    budget: int, seats: int, max_model_len: int, block_size: int
+) -> None:
+    config = toy_config(
+        max_num_batched_tokens=budget, max_num_seqs=seats, max_model_len=max_model_len, block_size=block_size
+    )
+    plan = widest_plan(config, blocks_of_widest(config))
+    assert sum(chunk.count for chunk in plan.chunks) == min(budget, seats * max_model_len)
+    assert len(most_divided_plan(config, 10**6).chunks) == min(budget, seats)
+
+
+def test_model_shape_is_read_from_the_configuration() -> None:
+    assert MODEL.kv_bytes_per_token * 4 == BLOCK_BYTES
+    assert dataclasses.replace(MODEL, num_hidden_layers=3).kv_bytes_per_token * 8 == 3 * BLOCK_BYTES

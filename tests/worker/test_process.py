@@ -1,0 +1,139 @@
+"""The worker as a process, at the other end of the engine's `ProcessWorker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from octavo.config import EngineConfig
+from octavo.engine import Engine, Request
+from octavo.engine.process import ProcessWorker
+from octavo.engine.update import FinishReason
+from octavo.errors import WorkerDiedError
+from octavo.messages import Admission, Chunk, StepPlan
+from octavo.sampling import SamplingParams
+from worker.toy import VOCAB, toy_config, toy_runner
+
+TESTS = Path(__file__).parents[1]
+START_S = 60.0
+SAMPLING = SamplingParams(seed=5, logprobs=2, prompt_logprobs=1, max_tokens=None)
+PLANS = [
+    StepPlan(1, [], [Admission(0, [1, 2, 3], 3, SAMPLING, [])], [Chunk(0, 0, 3, [4], True)]),
+    StepPlan(2, [], [], [Chunk(0, 3, 1, [], True)]),
+    StepPlan(3, [0], [], []),
+]
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = ProcessWorker(toy_config(), START_S, module="worker.toy_worker")
+    yield process
+    process.close()
+
+
+def test_a_process_gives_what_a_runner_gives(worker: ProcessWorker) -> None:
+    runner = toy_runner()
+    for plan in PLANS:
+        worker.send(plan)
+    for plan in PLANS:
+        got, expected = worker.receive(10), runner.run(plan)
+        assert got is not None
+        assert (got.step, got.sampled, got.prompt_scores) == (expected.step, expected.sampled, expected.prompt_scores)
+    assert worker.receive(0) is None
+    assert (worker.ready.device, worker.ready.num_blocks) == ("toy", 30)
+
+
+def test_a_killed_worker_is_an_error_within_a_second(worker: ProcessWorker) -> None:
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="signal 9") as error:
+        worker.receive(None)
+    assert time.monotonic() - began < 1
+    assert error.value.exit_code == -signal.SIGKILL
+
+
+def test_a_killed_worker_ends_every_request_of_the_engine_within_a_second(worker: ProcessWorker) -> None:
+    config = EngineConfig(
+        vocab_size=VOCAB,
+        eos_token_ids=(),
+        max_model_len=40,
+        max_num_batched_tokens=64,
+        max_num_seqs=4,
+        block_size=4,
+        num_blocks=30,
+    )
+    engine = Engine(config, worker)
+    for i in range(6):
+        engine.add(Request(f"request-{i}", [i + 1, 2], SamplingParams(seed=i, max_tokens=30)))
+    for _ in range(3):
+        engine.step()
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    began, updates = time.monotonic(), []
+    while engine.has_work:
+        updates += engine.step()
+    assert time.monotonic() - began < 1
+    ended = {update.request_id: update for update in updates if update.finish_reason is not None}
+    assert sorted(ended) == [f"request-{i}" for i in range(6)]
+    assert {update.finish_reason for update in ended.values()} == {FinishReason.ERROR}
+    assert all(isinstance(update.error, WorkerDiedError) for update in ended.values())
+
+
+def test_a_plan_that_breaks_the_contract_is_a_fault_that_names_it(worker: ProcessWorker) -> None:
+    worker.send(StepPlan(1, [], [], [Chunk(3, 0, 1, [0], True)]))
+    with pytest.raises(WorkerDiedError, match="PlanError: step 1: chunk: slot 3 is free") as error:
+        worker.receive(10)
+    assert "Traceback" in error.value.message
+    assert error.value.exit_code == 1
+
+
+def test_a_message_that_is_no_plan_is_a_fault(worker: ProcessWorker) -> None:
+    worker._socket.send(b"\xc1 no MessagePack")
+    with pytest.raises(WorkerDiedError, match="DecodeError") as error:
+        worker.receive(10)
+    assert error.value.exit_code == 1
+
+
+def test_ctrl_c_is_left_to_the_parent(worker: ProcessWorker) -> None:
+    os.kill(worker.ready.pid, signal.SIGINT)
+    worker.send(PLANS[0])
+    assert worker.receive(10) is not None
+
+
+def test_sigterm_ends_it(worker: ProcessWorker) -> None:
+    os.kill(worker.ready.pid, signal.SIGTERM)
+    with pytest.raises(WorkerDiedError) as error:
+        worker.receive(10)
+    assert error.value.exit_code == -signal.SIGTERM
+
+
+def test_it_ends_with_its_parent() -> None:
+    program = """
+        import os, signal
+        from octavo.engine.process import ProcessWorker
+        from worker.toy import toy_config
+        worker = ProcessWorker(toy_config(), 60.0, module="worker.toy_worker")
+        print(worker.ready.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        timeout=START_S,
+    )
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.05)
