@@ -67,9 +67,12 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def end_badly(self, data: st.DataObject) -> None:
         table = self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
-        for block in table:
-            self.index.forget(block)
+        early = data.draw(st.booleans())
+        if early:
+            self.pool.forget(table)
         self.pool.release(table)
+        if not early:
+            self.pool.forget(table)
         assert not any(block in self.index for block in table)
 
     @precondition(lambda self: not self.tables)

@@ -101,6 +101,24 @@ def test_a_bad_row_ends_that_request_alone_and_leaves_no_cached_block() -> None:
     assert engine.status().finished["error"] == 1
 
 
+def test_a_bad_row_of_a_preempted_sequence_leaves_no_cached_block() -> None:
+    """Its result comes when its blocks, some of them registered, have been given back already."""
+    limits = config(block_size=2, num_blocks=8, max_model_len=16, max_num_batched_tokens=4)
+    engine = Engine(limits, MockWorker(limits, bad_tokens=[50]))
+    elder = request("elder", [1, 2], max_tokens=10, ignore_eos=True)
+    bad = request("bad", [3, 4, 5, 6, 7, 8, 50, 9], max_tokens=4)
+    engine.add(elder)
+    engine.add(bad)
+    while len(engine.scheduler.running) < 2 or engine.scheduler.running[1].computed < 2:
+        engine.step()
+    assert engine.scheduler.index.match([3, 4, 9]) != []
+    victim = engine.scheduler.running.pop()
+    engine.scheduler._preempt(victim)
+    outcomes = finish(engine)
+    assert isinstance(outcomes["bad"].error, RequestFailedError)
+    assert engine.scheduler.index.match([3, 4, 9]) == []
+
+
 def test_a_bad_row_that_read_a_cached_prefix_takes_it_out_of_the_cache() -> None:
     limits = config(block_size=2)
     engine = Engine(limits, MockWorker(limits, bad_tokens=[50]))
@@ -154,12 +172,18 @@ def test_the_first_update_tells_cached_tokens_and_queue_time() -> None:
         pytest.param(result(1), id="no-token"),
         pytest.param(StepResult(step=1, sampled=[sampled(3, 5)]), id="another-slot"),
         pytest.param(StepResult(step=1, sampled=[sampled(0, 5), sampled(0, 5)]), id="twice"),
+        pytest.param(
+            result(1, 5, prompt_scores=[PromptScores(0, 0, [TokenScore(2, -1.0, 1, [])])]), id="score-before-1"
+        ),
+        pytest.param(
+            result(1, 5, prompt_scores=[PromptScores(0, 3, [TokenScore(2, -1.0, 1, [])])]), id="score-past-end"
+        ),
         pytest.param(result(1, 5, bad_slots=[7]), id="another-bad-slot"),
         pytest.param(result(1, 5, bad_slots=[0]), id="bad-and-sampled"),
     ],
 )
 def test_a_worker_that_answers_what_was_not_asked_counts_as_dead(broken: StepResult) -> None:
-    outcome, engine = scripted(broken, max_tokens=9)
+    outcome, engine = scripted(broken, max_tokens=9, prompt_logprobs=0)
     assert outcome.reason is FinishReason.ERROR
     assert isinstance(engine.death, WorkerDiedError)
 

@@ -68,6 +68,14 @@ class BlockPool:
             else:
                 self._free.append(block)
 
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Take `blocks` out of the prefix index, whoever holds them."""
+        for block in blocks:
+            self._index.forget(block)
+            if block in self._cached:
+                del self._cached[block]
+                self._free.append(block)
+
     def reset_cache(self) -> None:
         """Empty the prefix index; cached blocks become free."""
         self._index.reset()

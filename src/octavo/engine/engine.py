@@ -196,29 +196,27 @@ class Engine:
         self.scheduler.received = step.number
         self._counters.steps += 1
         self._last_result_s = self._clock()
-        try:
-            self._fail(result.bad_slots, step)
-            for scores in result.prompt_scores:
-                _keep(scores, step.holder(scores.slot).sequence)
-            for running, count in step.prefills:
-                self._advance(running, running.computed + count)
-            self._take_tokens(result.sampled, step)
-        except KeyError as exc:
-            raise WorkerDiedError(f"the worker answered for slot {exc} in step {step.number}, unasked") from exc
+        self._fail(result.bad_slots, step)
+        for scores in result.prompt_scores:
+            _keep(scores, step.holder(scores.slot).sequence)
+        for running, count in step.prefills:
+            self._advance(running, running.computed + count)
+        self._take_tokens(result.sampled, step)
         if step.sampling:
-            missing = sorted(step.sampling)
-            raise WorkerDiedError(f"the worker left out the tokens of slots {missing} in step {step.number}")
+            raise WorkerDiedError(f"the worker gave no tokens for slots {sorted(step.sampling)} in step {step.number}")
         if self._observe is not None:
             self._observe(_record(step, result.elapsed_s))
 
     def _fail(self, bad_slots: list[int], step: Step) -> None:
         """End the requests whose numbers were not finite, and none beside them."""
         for slot in bad_slots:
-            sequence = step.holder(slot).sequence
+            running = step.holder(slot)
             step.sampling.pop(slot, None)
-            if not isinstance(sequence.state, Finished):
+            # If the blocks have a new owner already, it waits for its first result and has nothing in the index.
+            self.scheduler.pool.forget(running.blocks)
+            if not isinstance(running.sequence.state, Finished):
                 message = "the model's numbers for this request were not finite (NaN or infinity); others go on"
-                self._end(sequence, FinishReason.ERROR, error=RequestFailedError(message), forget=True)
+                self._end(running.sequence, FinishReason.ERROR, error=RequestFailedError(message))
 
     def _advance(self, running: Running, computed: int) -> None:
         """Positions before `computed` are computed; full blocks enter the prefix index."""
@@ -231,7 +229,9 @@ class Engine:
         take = step.sampling.pop
         updates = self._updates
         for token in tokens:
-            running = take(token.slot)
+            running = take(token.slot, None)
+            if running is None:
+                raise WorkerDiedError(f"the worker sampled for slot {token.slot} in step {step.number}, unasked")
             sequence = running.sequence
             history = sequence.tokens
             length = len(history)
@@ -257,13 +257,13 @@ class Engine:
     def _take_first(self, sequence: Sequence, token: SampledToken) -> None:
         """Tell the first token, with the prompt's scores; it may be the last one too."""
         self._counters.prompt_tokens += sequence.num_prompt_tokens
-        scores, sequence.prompt_scores = sequence.prompt_scores, None
-        complete = None if scores is None else [score for score in scores if score is not None]
-        if scores is not None and complete is not None and len(complete) < len(scores):
+        kept, sequence.prompt_scores = sequence.prompt_scores, None
+        scores = None if kept is None else [score for score in kept if score is not None]
+        if scores is not None and len(scores) < sequence.num_prompt_tokens - 1:
             error = RequestFailedError("the worker left out scores of prompt tokens")
             self._end(sequence, FinishReason.ERROR, error=error)
             return
-        self._take_last(sequence, token, prompt_scores=complete, queue_s=sequence.queue_s)
+        self._take_last(sequence, token, prompt_scores=scores, queue_s=sequence.queue_s)
 
     def _take_last(self, sequence: Sequence, token: SampledToken, **first: Any) -> None:
         """Tell a token that may end the sequence."""
@@ -277,9 +277,9 @@ class Engine:
         else:
             self._tell(sequence, tokens=(token,), **first)
 
-    def _end(self, sequence: Sequence, reason: FinishReason, *, forget: bool = False, **news: Any) -> None:
+    def _end(self, sequence: Sequence, reason: FinishReason, **news: Any) -> None:
         """Free what `sequence` holds and tell its end."""
-        self.scheduler.end(sequence, reason, forget=forget)
+        self.scheduler.end(sequence, reason)
         del self.sequences[sequence.request_id]
         self._finished[reason] += 1
         self._tell(sequence, finish_reason=reason, **news)
@@ -300,9 +300,12 @@ class Engine:
 def _keep(scores: PromptScores, sequence: Sequence) -> None:
     """Put scores of a chunk in their place; after a preemption they may come again."""
     kept = sequence.prompt_scores
-    if kept is not None:
-        first = scores.start - 1
-        kept[first : first + len(scores.scores)] = scores.scores
+    if kept is None:
+        return
+    first, end = scores.start - 1, scores.start - 1 + len(scores.scores)
+    if not 0 <= first <= end <= len(kept):
+        raise WorkerDiedError(f"the worker scored prompt tokens {first + 1} .. {end} of {sequence.num_prompt_tokens}")
+    kept[first:end] = scores.scores
 
 
 def _record(step: Step, elapsed_s: float) -> StepRecord:

@@ -187,7 +187,7 @@ class MockWorker:
         if slot.bad or not self._bad_tokens.isdisjoint(slot.tokens[start:end].tolist()):
             slot.bad = True
             result.bad_slots.append(chunk.slot)
-        elif slot.sampling.prompt_logprobs is not None:
+        elif slot.sampling.prompt_logprobs is not None and start + 1 < slot.num_prompt_tokens:
             result.prompt_scores.append(self._prompt_scores(slot, chunk))
         if chunk.sample:
             self._sample(slot, chunk.slot, result)

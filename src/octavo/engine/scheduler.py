@@ -10,6 +10,7 @@ from octavo.engine.prefix import PrefixIndex
 from octavo.engine.sequence import NEVER, Finished, Running, Sequence, Waiting
 from octavo.engine.statistics import Counters
 from octavo.engine.update import FinishReason
+from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
 
 _NO_BLOCKS: list[int] = []
@@ -50,10 +51,16 @@ class Step:
         return StepPlan(self.number, self.releases, self.admissions, self.chunks)
 
     def holder(self, slot: int) -> Running:
-        """Who was in `slot` in this step; KeyError if nobody was."""
+        """Who was in `slot` in this step.
+
+        Raises:
+            WorkerDiedError: nobody was.
+        """
         for running, _count in self.prefills:
             if running.slot == slot:
                 return running
+        if slot not in self.sampling:
+            raise WorkerDiedError(f"the worker answered for slot {slot} in step {self.number}, unasked")
         return self.sampling[slot]
 
 
@@ -106,8 +113,8 @@ class Scheduler:
         step.kv_usage = self.pool.usage
         return step
 
-    def end(self, sequence: Sequence, reason: FinishReason, *, forget: bool = False) -> None:
-        """Free all that `sequence` holds; with `forget`, its blocks leave the prefix index too."""
+    def end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Free all that `sequence` holds."""
         state = sequence.state
         assert not isinstance(state, Finished)
         sequence.state = Finished(reason)
@@ -115,9 +122,6 @@ class Scheduler:
             del self.waiting[sequence.request_id]
             self.num_waiting_tokens -= state.num_tokens
             return
-        if forget:
-            for block in state.blocks:
-                self.index.forget(block)
         self.running.remove(state)
         self._vacate(state)
 
