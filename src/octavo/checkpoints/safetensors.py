@@ -1,0 +1,150 @@
+"""Weights out of safetensors files, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
+
+from octavo.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+class Format(Protocol):
+    """How a quantization format stores its tensors."""
+
+    def stored_as(self, name: str, parameter: torch.dtype) -> tuple[torch.dtype, ...]:
+        """The types in which the tensor `name` may be stored that fills parameters of type `parameter`."""
+        ...
+
+    def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
+        """What is wrong with the values of `tensor`, if anything."""
+        ...
+
+
+def fill_from_folder(
+    folder: Path, parameters: Mapping[str, torch.Tensor], stored: Format, *, progress: bool = True
+) -> None:
+    """Fill every parameter from the folder's safetensors files, mapped into memory and copied tensor by tensor.
+
+    Args:
+        folder: with `model.safetensors`, or shards and their index.
+        parameters: name of each expected tensor -> what it fills, in the tensor's shape; written.
+        stored: the format of the files.
+        progress: whether to show a bar on standard error.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, or a tensor is not expected, is misshapen, or is of a type that
+            does not fit; names tensor, file and both shapes.
+    """
+    files = _find_files(folder)
+    missing = set(parameters)
+    with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
+        for path, claimed in files.items():
+            names = _fill_from_file(path, parameters, missing, stored, bar)
+            if absent := claimed - names:
+                raise CheckpointError(
+                    "the index names this file, but it is not in it", file=str(path), tensor=_first(absent)
+                )
+    if missing:
+        name = _first(missing)
+        raise CheckpointError(
+            f"missing; expected with shape {tuple(parameters[name].shape)} ({len(missing)} tensors are missing in all)",
+            file=str(folder / INDEX if (folder / INDEX).exists() else next(iter(files))),
+            tensor=name,
+        )
+
+
+def _fill_from_file(
+    path: Path, parameters: Mapping[str, torch.Tensor], missing: set[str], stored: Format, bar: tqdm[NoReturn]
+) -> set[str]:
+    """Fill the parameters that `path` holds, take them out of `missing`, and return the names in it."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = set(file.keys())
+            for name in sorted(names):
+                if name not in missing:
+                    raise CheckpointError(
+                        _why_surplus(name, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
+                    )
+                _fill(parameters[name], name, file.get_tensor(name), path, stored)
+                missing.remove(name)
+                bar.update(1)
+    except FileNotFoundError as exc:
+        raise CheckpointError("not found, though the index names it; download it again", file=str(path)) from exc
+    except SafetensorError as exc:
+        raise CheckpointError(f"is not a whole safetensors file ({exc}); download it again", file=str(path)) from exc
+    return names
+
+
+def _fill(parameter: torch.Tensor, name: str, tensor: torch.Tensor, path: Path, stored: Format) -> None:
+    if tensor.shape != parameter.shape:
+        raise CheckpointError(
+            f"has shape {tuple(tensor.shape)}, config.json asks for {tuple(parameter.shape)}",
+            file=str(path),
+            tensor=name,
+        )
+    accepted = stored.stored_as(name, parameter.dtype)
+    if tensor.dtype not in accepted:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
+        raise CheckpointError(
+            f"is {str(tensor.dtype).removeprefix('torch.')}, but quantization_config in config.json asks for {wanted}",
+            file=str(path),
+            tensor=name,
+        )
+    if complaint := stored.complaint(name, tensor):
+        raise CheckpointError(complaint, file=str(path), tensor=name)
+    parameter.copy_(tensor)
+
+
+def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor]) -> str:
+    if name in parameters:
+        return "is in two files; keep one of them"
+    return f"shape {tuple(shape)}, is not expected; config.json describes a model without it"
+
+
+def _find_files(folder: Path) -> dict[Path, set[str]]:
+    """The safetensors files, and the tensors that the index says are in each."""
+    if (folder / INDEX).exists():
+        return _read_index(folder)
+    if (folder / SINGLE).exists():
+        return {folder / SINGLE: set()}
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder.is_dir() else []
+    if pickles:
+        raise CheckpointError(
+            f"holds {pickles[0]}, a pickle, which can run any code when read; only safetensors are: convert it with "
+            "transformers' save_pretrained (its default is safetensors)",
+            file=str(folder),
+        )
+    raise CheckpointError(
+        f"has neither {SINGLE} nor {INDEX}; use load-format dummy for random weights", file=str(folder)
+    )
+
+
+def _read_index(folder: Path) -> dict[Path, set[str]]:
+    path = folder / INDEX
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        items = list(weight_map.items())
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
+        raise CheckpointError("is not a safetensors index: it needs an object weight_map", file=str(path)) from exc
+    files: dict[Path, set[str]] = {}
+    for name, file in items:
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"names {file!r}, which is not a safetensors file of its folder", file=str(path), tensor=name
+            )
+        files.setdefault(folder / file, set()).add(name)
+    return files
+
+
+def _first(names: set[str]) -> str:
+    return min(names)

@@ -1,0 +1,56 @@
+"""Router logits to expert ids and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """The experts of each row, likeliest first: ids (T, K) int64, weights (T, K) float32."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Routing:
+    """ids = the top_k largest logits, ties to the lower id; weights = their softmax probabilities.
+
+    The ids of a row are distinct and in [0, E) for any logits. A row with NaN or infinity is routed as if its logits
+    were zero, and its weights are NaN. A row depends on that row alone.
+
+    Args:
+        logits: (T, E) float32; read.
+        top_k: K <= E.
+        renormalize: whether the weights of a row are divided by their sum.
+
+    Returns:
+        ids (T, K) int64 and weights (T, K) float32, new.
+    """
+    fine = logits.isfinite().all(-1, keepdim=True)
+    safe = torch.where(fine, logits, 0.0)
+    ids = torch.sort(safe, dim=-1, descending=True, stable=True).indices[:, :top_k].contiguous()
+    weights = safe.softmax(-1).gather(1, ids)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return Routing(ids, torch.where(fine, weights, torch.nan))
+
+
+def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """out[t] = sum over k, in order, of weights[t, k] * rows[places[t, k]], in float32.
+
+    rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
+    """
+    tokens, top_k = places.shape
+    total = torch.zeros((tokens, rows.shape[1]), dtype=torch.float32, device=rows.device)
+    for k in range(top_k):
+        total.add_(rows.index_select(0, places[:, k]).float().mul_(weights[:, k, None]))
+    return total.to(torch.bfloat16)
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up; gate_up (T, 2I) float32 -> (T, I) bf16. Written out: torch.silu rounds a row's tail otherwise."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return (gate / gate.neg().exp_().add_(1.0)).mul_(up).to(torch.bfloat16)

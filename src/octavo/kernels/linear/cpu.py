@@ -1,0 +1,74 @@
+"""Linear layers whose rows do not depend on how many rows there are, on a CPU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from octavo.kernels.expect import expect
+from octavo.kernels.linear.quantize import quantize_tokens
+from octavo.kernels.linear.weight import Bf16Weight, Fp8Weight
+
+TILE_ROWS = 32
+"""A BLAS picks its order of summation by the shape, so the shape is always the same: 32 rows."""
+
+
+def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x @ weight^T in float32, 32 rows at a time; (T, K), (N, K) float32 -> (T, N) float32."""
+    rows, width = x.shape
+    tiles = -(-rows // TILE_ROWS)
+    padded = F.pad(x, (0, 0, 0, tiles * TILE_ROWS - rows)).view(tiles, TILE_ROWS, width)
+    out = torch.bmm(padded, weight.t().expand(tiles, width, weight.shape[0]))
+    return out.view(tiles * TILE_ROWS, weight.shape[0])[:rows]
+
+
+class TiledLinear:
+    """bf16 weights, widened once to float32; products of 32-row tiles.
+
+    A row's bits depend on that row and the weight alone.
+    """
+
+    def __init__(self, weight: Bf16Weight) -> None:
+        self._weight = weight.data.float()
+        self._bias = None if weight.bias is None else weight.bias.float()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
+
+        Raises:
+            KernelContractError: x has another dtype or width.
+        """
+        return self.float32(x).to(torch.bfloat16)
+
+    def float32(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
+        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        out = tiled_matmul(x.float(), self._weight)
+        return out if self._bias is None else out + self._bias
+
+
+class ExactFp8Linear:
+    """FP8 weights and activations; sums in float64, where products of FP8 numbers add up exactly.
+
+    They are multiples of 2^-18 below 2^18, so sums of up to 2^17 of them fit the 53 bits of a float64 in any order.
+    """
+
+    def __init__(self, weight: Fp8Weight) -> None:
+        self._weight = weight.data.double()
+        self._scale = weight.scale
+        self._bias = None if weight.bias is None else weight.bias.float()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
+
+        Raises:
+            KernelContractError: x has another dtype or width.
+        """
+        return self.float32(x).to(torch.bfloat16)
+
+    def float32(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
+        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        quantized, scale = quantize_tokens(x)
+        out = (quantized.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
+        return out if self._bias is None else out + self._bias

@@ -1,0 +1,62 @@
+"""From a model folder to a model on a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from octavo.checkpoints.bf16 import Bf16Format
+from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
+from octavo.checkpoints.dummy import fill_dummy
+from octavo.checkpoints.safetensors import Format, fill_from_folder
+from octavo.config import ModelConfig, WeightFormat
+from octavo.errors import ConfigError
+from octavo.models.operations import operations_for
+from octavo.models.parameters import allocate_parameters
+from octavo.models.qwen3_moe import Qwen3Moe
+
+FORMATS: dict[WeightFormat, Format] = {
+    WeightFormat.BF16: Bf16Format(),
+    WeightFormat.FP8_DYNAMIC: CompressedTensorsFormat(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run."""
+
+    model: Qwen3Moe
+    config: ModelConfig
+    weight_bytes: int
+    """Bytes of the parameters as stored."""
+    format: WeightFormat
+
+
+def load_model(
+    folder: Path, *, load_format: str, device: torch.device, seed: int, progress: bool = True
+) -> LoadedModel:
+    """Read `folder/config.json` and fill the parameters.
+
+    Args:
+        folder: a Hugging Face model folder.
+        load_format: `auto` reads the safetensors files; `dummy` makes random weights from config.json alone.
+        device: where the parameters live and the model runs.
+        seed: of dummy weights.
+        progress: whether to show a bar on standard error.
+
+    Raises:
+        CheckpointError: a file is missing or does not hold what the config asks for; names tensor, file and shapes.
+        ConfigError: `load_format` is neither.
+    """
+    config = ModelConfig.from_folder(folder)
+    if load_format not in ("auto", "dummy"):
+        raise ConfigError("load_format", f"must be auto or dummy, is {load_format!r}")
+    parameters = allocate_parameters(config, device)
+    if load_format == "dummy":
+        fill_dummy(parameters.sources, seed=seed, progress=progress)
+    else:
+        fill_from_folder(folder, parameters.sources, FORMATS[config.weight_format], progress=progress)
+    model = Qwen3Moe(config, parameters, operations_for(device))
+    return LoadedModel(model, config, parameters.num_bytes, config.weight_format)

@@ -1,0 +1,114 @@
+"""What a model is computed with: one type per device, chosen once at load."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from octavo.kernels.attention import AttentionPlan, plan_attention, write_kv
+from octavo.kernels.attention import attention as attend
+from octavo.kernels.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
+from octavo.kernels.linear import (
+    Bf16Weight,
+    CublasLinear,
+    ExactFp8Linear,
+    Fp8Weight,
+    Linear,
+    LinearWeight,
+    RowwiseFp8Linear,
+    TiledLinear,
+)
+from octavo.models.interface import ForwardBatch
+
+
+class Operations(Protocol):
+    """Binds weights to the layers that compute with them on one kind of device."""
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """The linear layer of `weight`."""
+        ...
+
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """The expert layer of `weights`."""
+        ...
+
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> AttentionPlan:
+        """What every layer's attention over `batch` shares."""
+        ...
+
+    def attention(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        plan: AttentionPlan,
+    ) -> torch.Tensor:
+        """Write keys and values (T, G, D) to `cache` at `slot_mapping`, then attend: queries (T, H, D) -> (T, H, D)."""
+        ...
+
+
+class TorchAttention:
+    """Attention of PyTorch's operations, the same on every device."""
+
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> AttentionPlan:
+        """See `Operations`."""
+        return plan_attention(
+            batch.block_tables,
+            batch.chunk_starts,
+            batch.context_lens,
+            block_size=block_size,
+            heads_per_kv_head=heads_per_kv_head,
+        )
+
+    def attention(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        plan: AttentionPlan,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        write_kv(keys, values, cache, slot_mapping)
+        return attend(queries, cache, plan)
+
+
+class CpuOperations(TorchAttention):
+    """Every row's bits depend on that row and its request alone."""
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+        match weight:
+            case Bf16Weight():
+                return TiledLinear(weight)
+            case Fp8Weight():
+                return ExactFp8Linear(weight)
+
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """See `Operations`."""
+        return CpuExperts(weights, top_k=top_k, renormalize=renormalize)
+
+
+class CudaOperations(TorchAttention):
+    """PyTorch's own operations on CUDA; the shapes of products, and so bits, may change with the batch."""
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+        match weight:
+            case Bf16Weight():
+                return CublasLinear(weight)
+            case Fp8Weight():
+                return RowwiseFp8Linear(weight)
+
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """See `Operations`."""
+        return CudaExperts(weights, top_k=top_k, renormalize=renormalize)
+
+
+def operations_for(device: torch.device) -> Operations:
+    """The operations of `device`."""
+    return CudaOperations() if device.type == "cuda" else CpuOperations()

@@ -1,0 +1,140 @@
+"""Qwen3-MoE: pre-norm decoder layers of grouped-query attention with q/k norms, and dense or sparse MLPs.
+
+The computation follows Hugging Face's `modeling_qwen3_moe.py`; what is rounded where is said by each kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from octavo.config import ModelConfig
+from octavo.kernels.attention import AttentionPlan
+from octavo.kernels.experts.routing import swiglu
+from octavo.kernels.rms_norm import rms_norm
+from octavo.kernels.rotary import RotaryTable, rotary
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.operations import Operations
+from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, SparseMlp
+
+
+class Mlp(Protocol):
+    """The second half of a layer: (T, H) bf16 -> (T, H) bf16."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+class Dense:
+    """down (silu(gate x) * (up x))"""
+
+    def __init__(self, parameters: DenseMlp, operations: Operations) -> None:
+        self._gate_up = operations.linear(parameters.gate_up)
+        self._down = operations.linear(parameters.down)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._down(swiglu(self._gate_up.float32(x)))
+
+
+class Sparse:
+    """The experts that the router chooses for each row, weighted."""
+
+    def __init__(self, parameters: SparseMlp, config: ModelConfig, operations: Operations) -> None:
+        self._router = operations.linear(parameters.router)
+        self._experts = operations.experts(
+            parameters.experts, top_k=config.num_experts_per_tok, renormalize=config.norm_topk_prob
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._experts(x, self._router.float32(x))
+
+
+class Attention:
+    """Queries, keys and values, normed and rotated; attention over the cache; the output projection."""
+
+    def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
+        self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
+        self._norms = (parameters.q_norm, parameters.k_norm)
+        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._head_dim, self._eps = config.head_dim, config.rms_norm_eps
+        self._operations = operations
+
+    def __call__(
+        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        heads = [self._heads, self._kv_heads, self._kv_heads]
+        qkv = self._qkv(x).view(x.shape[0], sum(heads), self._head_dim)
+        queries, keys, values = torch.split(qkv, heads, dim=1)
+        queries = rotary(rms_norm(queries, self._norms[0], self._eps), rows)
+        keys = rotary(rms_norm(keys, self._norms[1], self._eps), rows)
+        mixed = self._operations.attention(queries, keys, values, cache, batch.slot_mapping, plan)
+        return self._out(mixed.view(x.shape[0], self._heads * self._head_dim))
+
+
+class Layer:
+    """x + attention(norm(x)), then the same with the MLP."""
+
+    def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
+        self._attention = Attention(parameters, config, operations)
+        self._mlp: Mlp
+        match parameters.mlp:
+            case DenseMlp():
+                self._mlp = Dense(parameters.mlp, operations)
+            case SparseMlp():
+                self._mlp = Sparse(parameters.mlp, config, operations)
+        self._norms = (parameters.input_norm, parameters.post_norm)
+        self._eps = config.rms_norm_eps
+
+    def __call__(
+        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: AttentionPlan
+    ) -> torch.Tensor:
+        x = x + self._attention(rms_norm(x, self._norms[0], self._eps), rows, batch, cache, plan)
+        return x + self._mlp(rms_norm(x, self._norms[1], self._eps))
+
+
+class Qwen3Moe:
+    """The model: token ids in, hidden states out; logits only for the rows asked for."""
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, operations: Operations) -> None:
+        """Bind `parameters` (filled; on the device of `operations`) to layers."""
+        self._config, self._operations = config, operations
+        self._embedding, self._norm = parameters.embedding, parameters.norm
+        self._layers = [Layer(layer, config, operations) for layer in parameters.layers]
+        self._head = operations.linear(parameters.head)
+        self._rotary = RotaryTable.make(
+            config.max_position_embeddings, config.head_dim, config.rope_theta, parameters.embedding.device
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            batch: T tokens, T = 0 too; read.
+            kv_cache: written at `batch.slot_mapping`, read through `batch.block_tables`.
+
+        Returns:
+            (T, H) bf16, new. On a CPU a row's bits depend on its request's tokens up to it alone.
+
+        Raises:
+            KernelContractError: a tensor of the batch or the cache has another dtype or size.
+        """
+        plan = self._operations.plan_attention(
+            batch,
+            block_size=kv_cache.block_size,
+            heads_per_kv_head=self._config.num_attention_heads // self._config.num_key_value_heads,
+        )
+        rows = self._rotary.at(batch.positions)
+        x = self._embedding.index_select(0, batch.token_ids)
+        for layer, cache in zip(self._layers, kv_cache.layers, strict=True):
+            x = layer(x, rows, batch, cache, plan)
+        return rms_norm(x, self._norm, self._config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of the next token: hidden (R, H) bf16 -> (R, V) float32, new.
+
+        Raises:
+            KernelContractError: `hidden` has another dtype or width.
+        """
+        return self._head.float32(hidden)
