@@ -1,0 +1,58 @@
+"""A worker in the caller's own process: same plans, same results, no socket."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from octavo.errors import WorkerDiedError
+from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.worker.runner import Runner
+from octavo.worker.start import start
+
+
+class InProcessWorker:
+    """A `WorkerLink` that runs each plan when its result is asked for.
+
+    Args:
+        config: what to load.
+        start: makes the runner; the default also sets torch's thread count, for the whole process.
+
+    Raises:
+        ConfigError, CheckpointError: as `start`.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, start: Callable[[WorkerConfig], tuple[Runner, WorkerReady]] = start
+    ) -> None:
+        runner, self._ready = start(config)
+        self._runner: Runner | None = runner
+        self._plans: deque[StepPlan] = deque()
+
+    @property
+    def ready(self) -> WorkerReady:
+        return self._ready
+
+    def send(self, plan: StepPlan) -> None:
+        self._live()
+        self._plans.append(plan)
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        """The next result; None at once, whatever `timeout_s`, if no plan waits."""
+        runner = self._live()
+        if not self._plans:
+            return None
+        try:
+            return runner.run(self._plans.popleft())
+        except Exception as exc:
+            self.close()
+            raise WorkerDiedError(f"the worker met a fault: {exc}") from exc
+
+    def close(self) -> None:
+        self._runner = None
+        self._plans.clear()
+
+    def _live(self) -> Runner:
+        if self._runner is None:
+            raise WorkerDiedError("the worker is closed")
+        return self._runner

@@ -1,0 +1,95 @@
+"""From a `WorkerConfig` to a runner that is ready for the first plan."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from octavo.config import ModelConfig
+from octavo.errors import ConfigError
+from octavo.messages import WorkerConfig, WorkerReady
+from octavo.models.interface import KVCache
+from octavo.models.load import LoadedModel, load_model
+from octavo.worker.memory import MemoryTable, available_bytes, count_blocks
+from octavo.worker.runner import Runner
+from octavo.worker.warm_up import blocks_of_widest, warm_up
+
+
+def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
+    """Load the model, share out the memory, and run the largest steps once. Prints a memory table to standard error.
+
+    Raises:
+        ConfigError: a setting cannot work on this machine.
+        CheckpointError: the model folder is wrong.
+    """
+    began = time.perf_counter()
+    device = _open_device(config)
+    loaded = load_model(Path(config.model), load_format=config.load_format, device=device, seed=config.seed)
+    load_s = time.perf_counter() - began
+    workspace = _measure_workspace(loaded, config, device) if device.type == "cuda" else 0
+    num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
+    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    vocab_size = loaded.config.vocab_size
+    warm_up(loaded.model, kv_cache, config, vocab_size=vocab_size)
+    kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
+    print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
+    ready = WorkerReady(
+        pid=os.getpid(),
+        device=_describe(device),
+        weights_format=loaded.config.weight_format.value,
+        num_blocks=num_blocks,
+        weight_bytes=loaded.weight_bytes,
+        kv_cache_bytes=kv_bytes,
+        workspace_bytes=workspace,
+        load_s=load_s,
+        warm_up_s=time.perf_counter() - began - load_s,
+    )
+    return Runner(loaded.model, kv_cache, config, vocab_size=vocab_size), ready
+
+
+def _open_device(config: WorkerConfig) -> torch.device:
+    """The device, with torch set up so that a row's bits depend on that row alone."""
+    device = torch.device(config.device)
+    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("device", "cuda asked for, but torch sees no CUDA device; use --device cpu")
+        torch.cuda.set_device(device)
+        # Split-k sums in bf16 and TF32 products depend on the tile that cuBLAS picks for the batch.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
+    """Bytes that torch's allocator reserves for the largest steps, measured on a KV cache that is then dropped."""
+    block_bytes = loaded.config.kv_bytes_per_token * config.block_size
+    num_blocks = min(blocks_of_widest(config), max(1, available_bytes(config, 0) // 2 // block_bytes))
+    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    warm_up(loaded.model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_reserved() - before
+
+
+def _allocate(model: ModelConfig, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:
+    return KVCache.allocate(
+        num_layers=model.num_hidden_layers,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        num_kv_heads=model.num_key_value_heads,
+        head_dim=model.head_dim,
+        device=device,
+    )
+
+
+def _describe(device: torch.device) -> str:
+    """What a person would call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads)"

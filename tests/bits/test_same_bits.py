@@ -1,0 +1,33 @@
+"""Promise 2: a request's tokens and logprobs are, bit for bit, those of the request run alone in a fresh engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from bits.schedules import House, Job, Solo, houses, jobs, make_engine, run_schedule
+from bits.tiny import tiny_machine
+
+SCHEDULES = 200
+
+
+@pytest.mark.slow
+def test_drawn_schedules_give_what_requests_give_alone() -> None:
+    machine = tiny_machine()
+    solo = Solo(machine)
+    seen: Counter[str] = Counter()
+
+    @settings(deadline=None, max_examples=SCHEDULES, suppress_health_check=[HealthCheck.too_slow])
+    @given(houses(), jobs())
+    def sweep(house: House, drawn: list[Job]) -> None:
+        seen["schedules"] += 1
+        answers = run_schedule(make_engine(machine, house, seen), drawn, seen)
+        assert solo.differences(drawn, answers) == []
+
+    sweep()
+    print(dict(seen))
+    assert seen["schedules"] >= SCHEDULES
+    assert min(seen["preemptions"], seen["cached"], seen["aborted"], seen["mixed steps"]) > 0, seen
+    assert seen["chunks"] > 1.2 * seen["answers"], seen

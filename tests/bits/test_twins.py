@@ -1,0 +1,118 @@
+"""Mutated twins: faults of the kind that breaks promise 2 must be seen by the schedules that test it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from bits.schedules import HEADS, House, Job, Machine, Solo, make_engine, run_schedule
+from bits.tiny import HIDDEN, tiny_machine
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.sampling import SamplingParams
+from octavo.worker import runner
+from octavo.worker.adjust import Row
+from octavo.worker.runner import Model
+from octavo.worker.sampler import Choice, sample
+
+HOUSE = House(budget=20, seats=4, block_size=4, num_blocks=14, threshold=7)
+JOBS = [
+    Job(
+        f"job-{i}",
+        (*HEADS[i % 2][: 9 + i], i, i + 1),
+        SamplingParams(
+            seed=50 + i,
+            temperature=1.2,
+            max_tokens=10,
+            ignore_eos=True,
+            logprobs=1,
+            prompt_logprobs=0 if i % 3 == 0 else None,
+        ),
+        arrival=i // 2,
+    )
+    for i in range(8)
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class StaleRow:
+    """In a batch of several requests, one row of the second keeps the keys and values that were there before."""
+
+    model: Model
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        rows = [layer.flatten(1, 2) for layer in kv_cache.layers]
+        place = batch.slot_mapping[batch.chunk_starts[len(batch.context_lens) // 2]]
+        before = [row[:, place].nan_to_num(0.0) for row in rows]
+        hidden = self.model.forward(batch, kv_cache)
+        if len(batch.context_lens) > 1:
+            for row, old in zip(rows, before, strict=True):
+                row[:, place] = old
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.logits(hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitByBatch:
+    """The head sums in float32, in as many parts as there are rows: a split-k that looks at the batch."""
+
+    model: Model
+    weight: torch.Tensor
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        return self.model.forward(batch, kv_cache)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((len(hidden), len(self.weight)))
+        parts = zip(hidden.float().chunk(len(hidden), 1), self.weight.chunk(len(hidden), 1), strict=True)
+        for rows, columns in parts:
+            total += torch.stack([row @ columns.T for row in rows])
+        return total
+
+
+def differences(machine: Machine, seen: Counter[str] | None = None) -> list[str]:
+    seen = Counter() if seen is None else seen
+    answers = run_schedule(make_engine(machine, HOUSE, seen), JOBS, seen)
+    return Solo(machine).differences(JOBS, answers)
+
+
+def test_the_real_model_differs_nowhere() -> None:
+    seen: Counter[str] = Counter()
+    assert differences(tiny_machine(), seen) == []
+    assert min(seen["preemptions"], seen["cached"], seen["mixed steps"]) > 0, seen
+
+
+def test_a_stale_row_is_seen() -> None:
+    machine = tiny_machine()
+    assert differences(dataclasses.replace(machine, model=StaleRow(machine.model))) != []
+
+
+def test_a_gemm_that_looks_at_the_batch_is_seen() -> None:
+    machine = tiny_machine()
+    weight = torch.randn((machine.vocab_size, HIDDEN), generator=torch.Generator().manual_seed(1))
+    assert differences(dataclasses.replace(machine, model=SplitByBatch(machine.model, weight))) != []
+
+
+def test_random_numbers_by_row_of_the_batch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_row(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
+        return sample(logits, [Row(row.sampling.replace(seed=i), row.position) for i, row in enumerate(rows)])
+
+    monkeypatch.setattr(runner, "sample", by_row)
+    assert differences(tiny_machine()) != []
+
+
+def test_random_numbers_by_step_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = itertools.count()
+
+    def by_step(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
+        step = next(steps)
+        return sample(logits, [Row(row.sampling, step) for row in rows])
+
+    monkeypatch.setattr(runner, "sample", by_step)
+    assert differences(tiny_machine()) != []

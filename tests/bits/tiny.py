@@ -1,0 +1,68 @@
+"""A Qwen3-MoE of the real kind, as small as can be: 128 experts of which 8 are chosen, FP8, random weights."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bits.schedules import Machine
+from octavo.models.load import load_model
+
+HIDDEN = 32
+CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "vocab_size": 61,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 64,
+    "eos_token_id": 58,
+    "quantization_config": {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False},
+                "input_activations": {
+                    "num_bits": 8,
+                    "type": "float",
+                    "strategy": "token",
+                    "symmetric": True,
+                    "dynamic": True,
+                },
+            }
+        },
+        "ignore": ["lm_head", "re:.*mlp.gate$"],
+    },
+}
+
+
+@functools.cache
+def tiny_machine(poison: int | None = None) -> Machine:
+    """The model, loaded once per session; token `poison` has an embedding of NaN."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
+        loaded = load_model(Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False)
+    if poison is not None:
+        loaded.model._embedding[poison] = torch.nan
+    config = loaded.config
+    return Machine(
+        loaded.model,
+        vocab_size=config.vocab_size,
+        eos_token_id=config.eos_token_ids[0],
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+    )

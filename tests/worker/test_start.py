@@ -1,0 +1,100 @@
+"""Loading, the ready message, and the two ways to run a worker, with a real (random) Qwen3-MoE."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from bits.tiny import CONFIG
+from octavo.engine.process import ProcessWorker
+from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.sampling import SamplingParams
+from octavo.worker.inprocess import InProcessWorker
+
+START_S = 60.0
+PLANS = [
+    StepPlan(
+        1,
+        [],
+        [Admission(3, [5, 6, 7, 8], 4, SamplingParams(seed=1, logprobs=2, prompt_logprobs=1), [])],
+        [Chunk(3, 0, 4, [2], True)],
+    ),
+    StepPlan(2, [], [], [Chunk(3, 4, 1, [9], True)]),
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> WorkerConfig:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return WorkerConfig(
+        model=str(tmp_path),
+        load_format="dummy",
+        max_model_len=24,
+        max_num_seqs=4,
+        max_num_batched_tokens=32,
+        block_size=4,
+        threads=torch.get_num_threads(),
+    )
+
+
+def test_ready_says_what_there_is(config: WorkerConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    ready = InProcessWorker(config).ready
+    assert ready.pid == os.getpid()
+    assert ready.device == f"CPU ({torch.get_num_threads()} threads)"
+    assert ready.weights_format == "compressed-tensors FP8 (per-channel weights, per-token activations)"
+    assert ready.num_blocks == 4 * 6
+    assert ready.kv_cache_bytes == 24 * 4 * 2 * 2 * 2 * 2 * 8
+    assert ready.weight_bytes > 128 * 3 * 32 * 16 * 2
+    assert ready.load_s > 0
+    assert ready.warm_up_s > 0
+    assert "kv cache" in capfd.readouterr().err
+
+
+def test_a_process_gives_the_bits_of_an_in_process_worker(config: WorkerConfig) -> None:
+    inside, outside = InProcessWorker(config), ProcessWorker(config, START_S)
+    try:
+        for plan in PLANS:
+            inside.send(plan)
+            outside.send(plan)
+        for _ in PLANS:
+            one, other = inside.receive(0), outside.receive(30)
+            assert one is not None
+            assert other is not None
+            assert one.sampled == other.sampled != []
+            assert one.prompt_scores == other.prompt_scores
+        assert outside.ready.pid != os.getpid()
+    finally:
+        outside.close()
+
+
+def test_a_fault_in_process_is_the_worker_s_death(config: WorkerConfig) -> None:
+    worker = InProcessWorker(config)
+    worker.send(StepPlan(1, [2], [], []))
+    with pytest.raises(WorkerDiedError, match="the worker met a fault: step 1: releases: slot 2 is free"):
+        worker.receive(None)
+    with pytest.raises(WorkerDiedError, match="closed"):
+        worker.receive(0)
+    with pytest.raises(WorkerDiedError, match="closed"):
+        worker.send(PLANS[0])
+    worker.close()
+
+
+def test_a_model_folder_that_is_not_there_is_named(config: WorkerConfig) -> None:
+    missing = msgspec.structs.replace(config, model="no-such-model")
+    with pytest.raises(CheckpointError, match="no-such-model"):
+        InProcessWorker(missing)
+    with pytest.raises(WorkerDiedError, match="CheckpointError: file no-such-model"):
+        ProcessWorker(missing, START_S)
+
+
+def test_cuda_without_a_device_names_the_remedy(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cuda = msgspec.structs.replace(config, device="cuda")
+    with pytest.raises(ConfigError, match="device: cuda asked for, but torch sees no CUDA device; use --device cpu"):
+        InProcessWorker(on_cuda)
