@@ -106,7 +106,7 @@ def measure_decode(running: int, steps: int, repeats: int, prompt_tokens: int = 
 
 
 def arrivals(count: int, seed: int) -> Iterator[Request]:
-    """A day: more by day than by night, a burst of 400 on every hour, half of the prompts behind 8 common openings."""
+    """A day: more by day than by night, every hour 400 at once that want long answers, half of all behind 8 openings."""
     draw = random.Random(seed)
     openings = [[draw.randrange(VOCAB) for _ in range(96)] for _ in range(8)]
     per_hour = 400
@@ -120,7 +120,8 @@ def arrivals(count: int, seed: int) -> Iterator[Request]:
             length = min(2000, max(1, int(draw.lognormvariate(4.6, 0.9))))
             prompt = array("H", draw.randbytes(2 * length)).tolist()
             prompt = (draw.choice(openings) if draw.random() < 0.5 else []) + prompt
-            sampling = SamplingParams(temperature=0.0, max_tokens=1 + min(1000, int(draw.expovariate(1 / 32))))
+            mean_answer = 200 if burst > 1 else 32
+            sampling = SamplingParams(temperature=0.0, max_tokens=1 + min(1000, int(draw.expovariate(1 / mean_answer))))
             yield Request(f"r{made}", prompt, sampling, arrival_s=now_s)
             made += 1
 
@@ -231,7 +232,7 @@ def day_table(count: int) -> None:
         "scheduler_day",
         title="Engine alone: a simulated day",
         conditions=f"A worker that answers at once, a clock that advances {1000 * STEP_S:.0f} ms per step and "
-        f"{1e6 * TOKEN_S:.0f} us per token; sinusoidal load with a burst of 400 requests every hour, 1,600 KV blocks of 16, "
+        f"{1e6 * TOKEN_S:.0f} us per token; sinusoidal load with 400 requests at once every hour, 1,600 KV blocks of 16, "
         "one request in a hundred aborted; one core, making the requests included.",
         columns=["", "value"],
         rows=rows,
