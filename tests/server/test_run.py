@@ -89,7 +89,7 @@ def test_the_exit_code_tells_of_a_dead_worker() -> None:
         child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=10) == 1
         assert child.stderr is not None
-        assert "the worker died" in child.stderr.read().splitlines()[-1]
+        assert "exit code 1: the worker died" in child.stderr.read().splitlines()[-1]
 
 
 def test_an_address_in_use_is_a_clear_error() -> None:

@@ -28,7 +28,9 @@ def test_worker_death() -> None:
             time.sleep(0.01)
         assert server.http.get("/health").status_code == 200
         time.sleep(0.1)
-        server.worker.die("the worker was killed, see /home/somebody/octavo/crash.json", exit_code=-9)
+        server.worker.die(
+            "the worker was killed, see /home/somebody/octavo/crash.json; its last output:\nsecrets", exit_code=-9
+        )
         died_s = time.monotonic()
         for thread in threads:
             thread.join()
@@ -40,6 +42,7 @@ def test_worker_death() -> None:
             assert (error["code"], error["type"]) == (500, "InternalServerError")
             assert "the worker was killed" in error["message"]
             assert "somebody" not in error["message"]
+            assert "secrets" not in error["message"]
         _check_dead(server)
         assert 'finished_reason="error",model_name="mock"} 16.0' in server.http.get("/metrics").text
 
@@ -54,7 +57,7 @@ def _check_dead(server: Any) -> None:
     for path in ("/health", "/ping", "/ready", "/health_generate"):
         answer = server.http.get(path)
         assert answer.status_code == 503, path
-        assert answer.json()["status"] == "the worker is gone"
+        assert answer.json()["status"] == "the worker is gone: the worker was killed, see <path>"
     refused = server.http.post(COMPLETIONS, json={"prompt": [1]})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert server.http.get("/version").status_code == 200

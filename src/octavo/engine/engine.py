@@ -160,6 +160,7 @@ class Engine:
             last_step_age_s=self._clock() - self._last_result_s,
             **dataclasses.asdict(self._counters),
             finished={reason.value: count for reason, count in self._finished.items()},
+            death=None if self.death is None else self.death.message,
         )
 
     def check_invariants(self) -> None:

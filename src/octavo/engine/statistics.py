@@ -71,6 +71,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens: int
     finished: dict[str, int]
     """Requests ended, by the value of `FinishReason`."""
+    death: str | None = None
+    """Why the worker is gone; None while it is alive."""
 
 
 class StepLog:

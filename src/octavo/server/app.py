@@ -22,7 +22,7 @@ from octavo.server.errors import error_response, from_http
 from octavo.server.gate import Gate
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
-from octavo.server.stats import keep_logging
+from octavo.server.stats import keep_logging, watch_worker
 from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
 from octavo.version import __version__
 
@@ -66,7 +66,7 @@ def _lifespan(server: Server) -> Any:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         context = server.context
         context.dispatcher.bind(asyncio.get_running_loop())
-        tasks = [asyncio.create_task(keep_logging(server))]
+        tasks = [asyncio.create_task(keep_logging(server)), asyncio.create_task(watch_worker(server))]
         interval_s = context.settings.sse_keep_alive_interval
         if interval_s > 0:
             tasks.append(asyncio.create_task(_keep_alive(server, interval_s)))

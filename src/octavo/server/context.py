@@ -20,6 +20,7 @@ from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
 from octavo.server.dispatch import Dispatcher
+from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 from octavo.version import __version__
@@ -105,7 +106,7 @@ class Server:
     def trouble(self, status: EngineStatus) -> str | None:
         """Why requests would not be answered now; None if they would."""
         if not status.alive:
-            return "the worker is gone"
+            return f"the worker is gone: {public_cause(status.death or 'no reason known')}"
         if (status.running or status.waiting) and status.last_step_age_s > self._stall_s:
             return f"no step has finished for {status.last_step_age_s:.0f} s although requests wait"
         return None

@@ -39,7 +39,7 @@ class InternalError(OctavoError):
 
 def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
     """The body for `error`; names the request, and no path of this machine."""
-    message = error.message if isinstance(error, RequestError) else _PATH.sub("<path>", error.message)
+    message = error.message if isinstance(error, RequestError) else public_cause(error.message)
     param = error.param if isinstance(error, RequestError) else None
     return {
         "error": {
@@ -49,6 +49,12 @@ def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
             "code": error.status,
         }
     }
+
+
+def public_cause(message: str) -> str:
+    """The first line of what went wrong inside, without paths: what a worker printed is for the log alone."""
+    first = message.partition("\n")[0].removesuffix("; its last output:")
+    return _PATH.sub("<path>", first)[:500]
 
 
 def error_response(error: OctavoError, request_id: str) -> Response:
@@ -79,7 +85,7 @@ def from_http(error: HTTPException, path: str, method: str) -> OctavoError:
 def from_validation(error: pydantic.ValidationError) -> RequestError:
     """The first thing wrong with a body, by the name of its field."""
     first, *others = error.errors(include_url=False, include_context=False, include_input=False)
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])[:200]
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not JSON: {first['msg']}")

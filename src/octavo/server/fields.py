@@ -102,9 +102,9 @@ class GenerationFields(BaseModel):
     repetition_penalty: float | None = None
     logit_bias: dict[Int64, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     include_stop_str_in_output: bool = False
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
     ignore_eos: bool = False
     max_tokens: int | None = None
     min_tokens: int | None = None

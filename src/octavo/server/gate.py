@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +24,8 @@ access_log = logging.getLogger("octavo.access")
 OPEN_PATHS = frozenset({"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load"})
 """Probes: they need no key."""
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
+_PROCESS, _numbers = secrets.token_hex(8), itertools.count(1)
+"""Ids count from a random start: asking the system for each would cost a turn of the interpreter's lock."""
 CLIENT_GONE_STATUS = 499
 """What the log and the metrics say of a request whose client left; nobody receives it."""
 
@@ -84,7 +87,7 @@ class Visit:
         self._shows_id = shows_id
         self._begun = False
         self.state = scope.setdefault("state", {})
-        self.state["request_id"] = uuid.uuid4().hex
+        self.state["request_id"] = f"{_PROCESS}{next(_numbers):08x}"
 
     @property
     def request_id(self) -> str:

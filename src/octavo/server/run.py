@@ -17,6 +17,7 @@ import uvicorn
 from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
+from octavo.server.errors import public_cause
 from octavo.server.screen import start_screen
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,9 @@ def run_server(context: ServerContext) -> int:
     finally:
         listener.close()
         context.loop.stop()
-    if not context.loop.status().alive:
-        log.error("the worker died while the server ran")
+    death = context.loop.status().death
+    if death is not None:
+        log.error("exit code 1: the worker died: %s", public_cause(death))
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The statistics line, with the fields that scripts look for in vLLM's log."""
+"""What the log tells of the engine: a statistics line, with the fields that scripts look for in vLLM's, and its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import logging
 
 from octavo.engine.statistics import EngineStatus
 from octavo.server.context import Server
+
+WATCH_S = 0.25
+"""How often to look whether the worker is alive."""
 
 log = logging.getLogger("octavo.stats")
 
@@ -23,6 +26,13 @@ async def keep_logging(server: Server) -> None:
         idle = now.steps == before.steps and not now.running and not now.waiting
         log.log(logging.DEBUG if idle else logging.INFO, stats_line(before, now, settings.log_stats_interval))
         before = now
+
+
+async def watch_worker(server: Server) -> None:
+    """Log the worker's death, with all it said, when it happens."""
+    while (status := server.context.loop.status()).alive:
+        await asyncio.sleep(WATCH_S)
+    log.error("the worker died; every request ended with an error: %s", status.death)
 
 
 def stats_line(before: EngineStatus, now: EngineStatus, seconds: float) -> str:
