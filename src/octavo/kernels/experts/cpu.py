@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from octavo.kernels.expect import expect
 from octavo.kernels.experts.layer import ExpertWeights
 from octavo.kernels.experts.routing import choose_experts, combine, swiglu
-from octavo.kernels.linear import Bf16Weight, Fp8Weight, LinearWeight, quantize_tokens
+from octavo.kernels.linear import Bf16Weight, Fp8Weight, LinearWeight, round_tokens, widen
 from octavo.kernels.linear.cpu import TILE_ROWS
 
 GROUP_ROWS = 4096
@@ -26,11 +25,15 @@ class _ExpertGroup:
     """(n,) int64"""
     height: int
     slots: torch.Tensor
-    """(n * height,) int64 slots (token * K + k); padding repeats slot 0."""
+    """(n * height,) int64 slots (token * K + k); padding repeats some slot."""
+    members: np.ndarray
+    """(m,) the slots in it, each once"""
+    at: np.ndarray
+    """(m,) their places in `slots`"""
 
 
 class CpuExperts:
-    """Experts with as many rows, padded by at most a half, go through one batched product.
+    """Experts with about as many rows go through one batched product.
 
     FP8: sums in float64, exact (see `ExactFp8Linear`). bf16: float32 products of 32-row tiles.
     """
@@ -50,29 +53,30 @@ class CpuExperts:
         expect("logits", logits, (x.shape[0], experts), torch.float32)
         routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
         step = TILE_ROWS if isinstance(self._down, Bf16Weight) else 1
-        rows, places = [], np.empty(routing.ids.numel(), dtype=np.int64)
+        groups = _group_slots(routing.ids.view(-1).numpy(), experts, step)
+        rows = x.new_empty((sum(len(group.slots) for group in groups), hidden_size))
+        places = np.empty(routing.ids.numel(), dtype=np.int64)
         begin = 0
         inputs = _Rows.of(x, self._gate_up)
-        for group, members, at in _group_slots(routing.ids.view(-1).numpy(), experts, step):
-            places[members] = begin + at
-            begin += len(group.slots)
+        for group in groups:
+            places[group.members] = begin + group.at
+            end = begin + len(group.slots)
             hidden = swiglu(_batched(inputs.take(group.slots // self._top_k), self._gate_up, group))
-            rows.append(_batched(_Rows.of(hidden, self._down), self._down, group).to(torch.bfloat16))
-        if not rows:
-            return torch.empty_like(x)
-        return combine(torch.cat(rows), torch.from_numpy(places).view(routing.ids.shape), routing.weights)
+            rows[begin:end].copy_(_batched(_Rows.of(hidden, self._down), self._down, group))
+            begin = end
+        return combine(rows, torch.from_numpy(places).view(routing.ids.shape), routing.weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Inputs of a product: FP8 with a scale per row, or bf16 without."""
+    """Inputs of a product: FP8 numbers as float32 with a scale per row, or bf16 without."""
 
     data: torch.Tensor
     scale: torch.Tensor | None
 
     @classmethod
     def of(cls, x: torch.Tensor, weight: LinearWeight) -> _Rows:
-        return cls(*quantize_tokens(x)) if isinstance(weight, Fp8Weight) else cls(x, None)
+        return cls(*round_tokens(x)) if isinstance(weight, Fp8Weight) else cls(x, None)
 
     def take(self, rows: torch.Tensor) -> _Rows:
         scale = None if self.scale is None else self.scale.index_select(0, rows)
@@ -85,7 +89,7 @@ def _batched(rows: _Rows, weight: LinearWeight, group: _ExpertGroup) -> torch.Te
     match weight:
         case Fp8Weight(data, scale):
             assert rows.scale is not None
-            wide = data.index_select(0, group.experts).double().transpose(1, 2)
+            wide = widen(_select(data, group.experts)).transpose(1, 2)
             out = torch.bmm(rows.data.double().view(shape), wide).float()
             out.mul_(rows.scale.view(*shape[:2], 1)).mul_(scale.index_select(0, group.experts)[:, None])
         case Bf16Weight(data):
@@ -97,8 +101,8 @@ def _batched(rows: _Rows, weight: LinearWeight, group: _ExpertGroup) -> torch.Te
     return out.view(shape[0] * shape[1], -1)
 
 
-def _group_slots(ids: np.ndarray, experts: int, step: int) -> Iterator[tuple[_ExpertGroup, np.ndarray, np.ndarray]]:
-    """Groups of experts of like row counts; with each, the slots in it and their places among its rows.
+def _group_slots(ids: np.ndarray, experts: int, step: int) -> list[_ExpertGroup]:
+    """Groups of experts of like row counts.
 
     ids: (T * K,) expert of each slot; `step`: heights are multiples of it.
     """
@@ -108,7 +112,7 @@ def _group_slots(ids: np.ndarray, experts: int, step: int) -> Iterator[tuple[_Ex
     heights = np.array([_height(count, step) for count in counts.tolist()])
     used = np.flatnonzero(counts)
     used = used[np.argsort(heights[used], kind="stable")]
-    start = 0
+    groups, start = [], 0
     while start < len(used):
         height = int(heights[used[start]])
         most = start + max(1, GROUP_ROWS // height)
@@ -119,14 +123,18 @@ def _group_slots(ids: np.ndarray, experts: int, step: int) -> Iterator[tuple[_Ex
         slots = order[np.where(filled, offsets[members, None] + column, 0)]
         at = np.flatnonzero(filled)
         flat = slots.reshape(-1)
-        yield _ExpertGroup(torch.from_numpy(members), height, torch.from_numpy(flat)), flat[at], at
+        groups.append(_ExpertGroup(torch.from_numpy(members), height, torch.from_numpy(flat), flat[at], at))
         start = end
+    return groups
 
 
 def _height(count: int, step: int) -> int:
-    """The least of step * (1, 2, 3, 4, 6, 8, 12, 16, ...) that holds `count`: at most half of it is padding."""
+    """`count` rounded up to `step` and, above 8 of them, to an eighth of the power of two below: few heights, few rows."""
     tiles = -(-count // step)
-    if tiles <= 2:
-        return step * tiles
-    power = 1 << (tiles - 1).bit_length()
-    return step * (power * 3 // 4 if tiles <= power * 3 // 4 else power)
+    unit = max(1, 1 << max(0, (tiles - 1).bit_length() - 4))
+    return step * unit * -(-tiles // unit)
+
+
+def _select(data: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    """data[experts] for FP8 stacks."""
+    return data.view(torch.uint8).index_select(0, experts).view(data.dtype)

@@ -31,11 +31,24 @@ def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Ro
     """
     fine = logits.isfinite().all(-1, keepdim=True)
     safe = torch.where(fine, logits, 0.0)
-    ids = torch.sort(safe, dim=-1, descending=True, stable=True).indices[:, :top_k].contiguous()
+    ids = _largest(safe, top_k)
     weights = safe.softmax(-1).gather(1, ids)
     if renormalize:
         weights = weights / weights.sum(-1, keepdim=True)
     return Routing(ids, torch.where(fine, weights, torch.nan))
+
+
+def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(T, K) int64: ids of the largest of (T, E) float32 without NaN, ties to the lower id.
+
+    No two keys of a row are equal: the bits of a float order it as an integer once those of negatives are flipped, and
+    E - 1 - id is put below them.
+    """
+    bits = (logits + 0.0).view(torch.int32)  # adding 0.0 makes -0.0 tie with 0.0
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
+    experts = logits.shape[1]
+    keys = ordered + torch.arange(experts - 1, -1, -1, device=logits.device)
+    return experts - 1 - (keys.topk(top_k, dim=-1).values & 0xFFFFFFFF)
 
 
 def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from octavo.kernels.linear.cpu import ExactFp8Linear, TiledLinear
 from octavo.kernels.linear.cuda import CublasLinear, RowwiseFp8Linear
-from octavo.kernels.linear.quantize import FP8, FP8_MAX, quantize_tokens
+from octavo.kernels.linear.quantize import FP8, FP8_MAX, quantize_tokens, round_tokens, widen
 from octavo.kernels.linear.weight import Bf16Weight, Fp8Weight, Linear, LinearWeight
 
 __all__ = [
@@ -17,4 +17,6 @@ __all__ = [
     "RowwiseFp8Linear",
     "TiledLinear",
     "quantize_tokens",
+    "round_tokens",
+    "widen",
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from octavo.kernels.expect import expect
-from octavo.kernels.linear.quantize import quantize_tokens
+from octavo.kernels.linear.quantize import round_tokens, widen
 from octavo.kernels.linear.weight import Bf16Weight, Fp8Weight
 
 TILE_ROWS = 32
@@ -54,7 +54,7 @@ class ExactFp8Linear:
     """
 
     def __init__(self, weight: Fp8Weight) -> None:
-        self._weight = weight.data.double()
+        self._weight = widen(weight.data)
         self._scale = weight.scale
         self._bias = None if weight.bias is None else weight.bias.float()
 
@@ -69,6 +69,6 @@ class ExactFp8Linear:
     def float32(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
         expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
-        quantized, scale = quantize_tokens(x)
-        out = (quantized.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
+        rounded, scale = round_tokens(x)
+        out = (rounded.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
         return out if self._bias is None else out + self._bias

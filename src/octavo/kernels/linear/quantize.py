@@ -6,6 +6,7 @@ import torch
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+_FP8_NUMBERS = torch.arange(256, dtype=torch.uint8).view(FP8).double()
 
 
 def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,7 +21,32 @@ def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         q (T, K) float8_e4m3fn and s (T, 1) float32, new.
     """
+    scaled, scale = _scale_tokens(x)
+    return scaled.to(FP8), scale
+
+
+def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`quantize_tokens` with q as float32, which a CPU computes several times faster than it converts from FP8.
+
+    A number of exponent e >= -6 is rounded to a multiple of 2^(e - 3), smaller ones to a multiple of 2^-9, ties to
+    even: by adding and subtracting 1.5 * 2^20 times the power of two, where float32 has just these multiples.
+
+    Returns:
+        q (T, K) float32 and s (T, 1) float32, new.
+    """
+    scaled, scale = _scale_tokens(x)
+    power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32)
+    shift = power.clamp_(min=2.0**-6).mul_(1.5 * 2**20)
+    return scaled.add_(shift).sub_(shift), scale
+
+
+def widen(data: torch.Tensor) -> torch.Tensor:
+    """FP8 to float64 by table, several times faster than the conversion on a CPU; any shape."""
+    return _FP8_NUMBERS.index_select(0, data.view(torch.uint8).view(-1).int()).view(data.shape)
+
+
+def _scale_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.float()
-    scale = x.abs().amax(-1, keepdim=True) / FP8_MAX
+    scale = x.abs().amax(-1, keepdim=True).div_(FP8_MAX)
     scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale)
-    return (x / scale).clamp_(-FP8_MAX, FP8_MAX).to(FP8), scale
+    return (x / scale).clamp_(-FP8_MAX, FP8_MAX), scale
