@@ -58,7 +58,6 @@ def _open_device(config: WorkerConfig) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError("device", "cuda asked for, but torch sees no CUDA device; use --device cpu")
-        torch.cuda.set_device(device)
         # Split-k sums in bf16 and TF32 products depend on the tile that cuBLAS picks for the batch.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_tf32 = False
