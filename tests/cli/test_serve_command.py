@@ -1,0 +1,177 @@
+"""`octavo serve` as a user runs it: a process that answers over HTTP, drains at SIGTERM and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+COMMAND = [sys.executable, "-m", "octavo.cli.main", "serve", "--device", "cpu", "--cpu-threads", "1", "--port", "0"]
+COMMAND += [
+    "--host",
+    "127.0.0.1",
+    "--load-format",
+    "dummy",
+    "--max-num-batched-tokens",
+    "512",
+    "--max-model-len",
+    "2100",
+    "--num-gpu-blocks-override",
+    "1000",
+]
+START_S = 120.0
+
+
+class Served:
+    """A running `octavo serve`."""
+
+    def __init__(self, *flags: str) -> None:
+        self.process = subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self._log: list[str] = []
+        self._addressed = threading.Event()
+        self._readers = [
+            threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True),
+            threading.Thread(target=self._read, args=(self.process.stderr, self._log), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        assert self._addressed.wait(START_S), self.log
+        self.url = next(match[1] for line in self.lines if (match := re.search(r"serves (http://\S+)/v1", line)))
+        self.family = [
+            self.process.pid,
+            *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True)),
+        ]
+
+    @property
+    def log(self) -> str:
+        return "".join(self._log)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self._ask(urllib.request.Request(self.url + path))
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        headers = {"Content-Type": "application/json"}
+        return self._ask(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers))
+
+    def end(self) -> int:
+        """SIGTERM, then the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        for reader in self._readers:
+            reader.join()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+    def _ask(self, request: urllib.request.Request) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                code, body = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                code, body = error.code, error.read()
+        return code, json.loads(body or b"null")
+
+    def _read(self, stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line)
+            if line.startswith("Try:"):
+                self._addressed.set()
+        self._addressed.set()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    server = Served("--step-log", str(tmp_path / "steps.jsonl"))
+    yield server
+    if server.process.poll() is None:
+        server.end()
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_it_answers_and_drains_and_leaves_nothing(served: Served, tmp_path: Path) -> None:
+    code, models = served.get("/v1/models")
+    assert (code, models["data"][0]["id"]) == (200, "octavo-tiny")
+    talk = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0, "max_tokens": 8}
+    code, answer = served.post("/v1/chat/completions", talk)
+    assert code == 200
+    code, info = served.get("/server_info")
+    assert info["worker"]["restarts"] == 0
+    assert info["worker"]["pid"] in served.family
+    assert any("curl" in line for line in served.lines)
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert steps[0]["chunks"] == [answer["usage"]["prompt_tokens"]]
+
+    with ThreadPoolExecutor(1) as pool:
+        body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "temperature": 0}
+        running = pool.submit(served.post, "/v1/completions", body)
+        wait_until(lambda: is_running(served))
+        assert served.end() == 0
+        code, answer = running.result()
+    assert code == 200, "a request that runs at SIGTERM ends well"
+    assert answer["usage"]["completion_tokens"] == 200
+    assert alive(served.family) == []
+    assert "Traceback" not in served.log
+
+
+def test_the_death_of_the_worker_ends_every_request_within_a_second(served: Served) -> None:
+    pid = served.get("/server_info")[1]["worker"]["pid"]
+    body = {"prompt": "a", "max_tokens": 2000, "ignore_eos": True}
+    with ThreadPoolExecutor(8) as pool:
+        ended_s: list[float] = []
+
+        def ask() -> tuple[int, Any]:
+            answer = served.post("/v1/completions", body)
+            ended_s.append(time.monotonic())
+            return answer
+
+        running = [pool.submit(ask) for _ in range(8)]
+        wait_until(lambda: is_running(served, 8))
+        killed_s = time.monotonic()
+        psutil.Process(pid).kill()
+        answers = [one.result() for one in running]
+    assert {code for code, _ in answers} <= {500, 503}
+    assert all("worker" in answer["error"]["message"] for _, answer in answers)
+    assert max(ended_s) - killed_s < 1.0
+    assert served.get("/health")[0] == 503
+    assert served.post("/v1/completions", {"prompt": "a"})[0] == 503
+    assert served.end() == 1, "the exit code tells that the worker died"
+    assert alive(served.family) == []
+
+
+def test_a_model_that_is_not_there_is_told_in_the_last_line() -> None:
+    done = subprocess.run([*COMMAND, "./no-such-model"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("octavo: error: ")
+    assert "no-such-model" in last
+
+
+def is_running(served: Served, count: int = 1) -> bool:
+    return bool(served.get("/load")[1]["running"] >= count)
+
+
+def wait_until(condition: Any, limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
