@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.engine.statistics import EngineStatus
-from octavo.server.metrics import one_two_five
+from octavo.server.metrics import Metrics, one_two_five
 from octavo.server.screen import start_screen
 from octavo.server.stats import stats_line
 from octavo.version import __version__
-from server.harness import TEMPLATE, Running, running
+from server.harness import ENGINE, TEMPLATE, Running, running
 
 COMPLETIONS = "/v1/completions"
 
@@ -206,6 +206,14 @@ def test_metrics() -> None:
     assert "process_resident_memory_bytes" in families
     info = next(sample for sample in families["vllm:cache_config_info"].samples)
     assert (info.labels["block_size"], info.labels["num_gpu_blocks"]) == ("16", "128")
+
+
+def test_tokens_that_come_together_are_counted_each() -> None:
+    metrics = Metrics("m", ENGINE)
+    metrics.on_tokens(2.0, 4)
+    text = metrics.text().decode()
+    assert 'vllm:inter_token_latency_seconds_count{engine="0",model_name="m"} 4.0' in text
+    assert 'vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 2.0' in text
 
 
 def test_length_buckets() -> None:

@@ -66,6 +66,18 @@ def test_no_chunk_holds_half_a_character() -> None:
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_stop_string_ends_the_request_in_the_engine(stream: bool) -> None:
+    with running(worker={"delay_s": 0.01}, script=b"abcdef" + b"x" * 500) as server:
+        body = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stop": ["cd"], "stream": stream}
+        text = server.http.post(COMPLETIONS, json=body).text
+        choices = [chunk["choices"][0] for chunk in events(text)] if stream else json.loads(text)["choices"]
+        assert "".join(choice["text"] for choice in choices) == "ab"
+        assert choices[-1]["stop_reason"] == "cd"
+        server.wait_idle()
+        assert server.context.loop.status().generation_tokens < 50
+
+
 @pytest.mark.parametrize("interval", [1, 4], ids=["every token", "every fourth"])
 def test_stream_interval(interval: int) -> None:
     with running(worker={"delay_s": 0.01}, stream_interval=interval) as server:

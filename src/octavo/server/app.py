@@ -129,6 +129,9 @@ def _openapi(app: FastAPI) -> Any:
         document = describe()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas["Error"] = _ERROR_SCHEMA
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # FastAPI's own answer, which the gate never gives
         for model in BODIES:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
