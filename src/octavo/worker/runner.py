@@ -14,6 +14,7 @@ from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepRes
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.adjust import Row
 from octavo.worker.batch import make_batch
+from octavo.worker.finite import finite_rows
 from octavo.worker.mass import MAX_VOCAB
 from octavo.worker.outcome import Outcome, Piece, Target, read_outcomes
 from octavo.worker.sampler import sample
@@ -92,11 +93,11 @@ class Runner:
         rows = batch.chunk_starts
         sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
         prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
-        finite = torch.isfinite(hidden).all(-1)
+        finite = finite_rows(hidden)
         pieces = [*sampled, *prompts]
         host = iter(to_host([finite, *(tensor for piece in pieces for tensor in piece.tensors)]))
-        fine = next(host)
-        bad = {chunk.slot for i, chunk in enumerate(chunks) if not fine[rows[i] : rows[i + 1]].all()}
+        fine = next(host).tolist()
+        bad = {chunk.slot for i, chunk in enumerate(chunks) if not all(fine[rows[i] : rows[i + 1]])}
         outcomes = list(read_outcomes(pieces, host))
         bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
         num_sampled = sum(len(piece.targets) for piece in sampled)
@@ -151,9 +152,7 @@ class Runner:
         """Score the known tokens of `targets`."""
         known = [self._slots[target.slot].tokens[target.position] for target in targets]
         token_ids = torch.tensor(known, device=self._device)
-        return Piece(
-            targets, token_ids, torch.isfinite(logits).all(-1), score(logits, token_ids, self._most_top(targets))
-        )
+        return Piece(targets, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(targets)))
 
     def _row(self, target: Target) -> Row:
         slot = self._slots[target.slot]

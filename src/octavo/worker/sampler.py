@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from octavo.worker.adjust import Row, adjust_logits
+from octavo.worker.finite import finite_rows
 from octavo.worker.mass import UNIT, below_max, masses
 from octavo.worker.noise import uniform
 
@@ -34,7 +35,7 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
         logits: (R, V) float32; not written.
         rows: (R)
     """
-    finite = torch.isfinite(logits).all(-1)
+    finite = finite_rows(logits)
     # A row that is not finite is replaced, not multiplied: zero times NaN is NaN. Adding 0 turns -0 into +0.
     adjusted = torch.where(finite[:, None], logits, 0.0) + 0.0
     adjust_logits(adjusted, rows)

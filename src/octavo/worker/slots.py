@@ -89,7 +89,8 @@ class Slots:
         Raises:
             PlanError: the plan breaks the contract; the slots are then in no defined state.
         """
-        _check(plan.step == self._step + 1, plan, f"step must be {self._step + 1}")
+        if plan.step != self._step + 1:
+            raise _wrong(plan, f"step must be {self._step + 1}")
         self._step = plan.step
         for index in plan.releases:
             self._release(index, plan)
@@ -100,20 +101,23 @@ class Slots:
         written: set[int] = set()
         for chunk in plan.chunks:
             self._check_index(chunk.slot, plan, "chunk")
-            _check(chunk.slot not in seen, plan, f"chunk: slot {chunk.slot} has two chunks")
+            if chunk.slot in seen:
+                raise _wrong(plan, f"chunk: slot {chunk.slot} has two chunks")
             seen.add(chunk.slot)
             self._extend_table(chunk, plan)
             self._advance(chunk, written, plan)
             total += chunk.count
         limit = self._config.max_num_batched_tokens
-        _check(total <= limit, plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
+        if total > limit:
+            raise _wrong(plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
         return [chunk for chunk in plan.chunks if not self[chunk.slot].bad]
 
     def _check_index(self, index: int, plan: StepPlan, what: str, *, taken: bool = True) -> None:
         count = len(self._slots)
-        _check(0 <= index < count, plan, f"{what}: slot {index} is not in 0..{count - 1}")
-        state = "free" if taken else "taken"
-        _check((self._slots[index] is not None) is taken, plan, f"{what}: slot {index} is {state}")
+        if not 0 <= index < count:
+            raise _wrong(plan, f"{what}: slot {index} is not in 0..{count - 1}")
+        if (self._slots[index] is not None) is not taken:
+            raise _wrong(plan, f"{what}: slot {index} is {'free' if taken else 'taken'}")
 
     def _release(self, index: int, plan: StepPlan) -> None:
         self._check_index(index, plan, "releases")
@@ -125,55 +129,66 @@ class Slots:
         self._check_index(index, plan, "admissions", taken=False)
         where = f"admission of slot {index}"
         length, limit = len(admission.token_ids), self._config.max_model_len
-        _check(1 <= length <= limit, plan, f"{where}: token_ids has {length} ids, must have 1..{limit}")
+        if not 1 <= length <= limit:
+            raise _wrong(plan, f"{where}: token_ids has {length} ids, must have 1..{limit}")
         prompt = admission.num_prompt_tokens
-        _check(1 <= prompt <= length, plan, f"{where}: num_prompt_tokens is {prompt}, must be in 1..{length}")
+        if not 1 <= prompt <= length:
+            raise _wrong(plan, f"{where}: num_prompt_tokens is {prompt}, must be in 1..{length}")
         self._check_ids(admission.token_ids, plan, f"{where}: token_ids")
         self._check_ids(admission.stop_token_ids, plan, f"{where}: stop_token_ids")
         self._check_ids(admission.sampling.logit_bias, plan, f"{where}: logit_bias")
-        sampling = admission.sampling
-        _check(sampling.greedy or sampling.seed is not None, plan, f"{where}: seed is missing, sampling is random")
+        if not admission.sampling.greedy and admission.sampling.seed is None:
+            raise _wrong(plan, f"{where}: seed is missing, sampling is random")
         self._slots[index] = Slot(admission)
 
     def _check_ids(self, ids: Iterable[int], plan: StepPlan, what: str) -> None:
         low, high = min(ids, default=0), max(ids, default=0)
         wrong = low if low < 0 else high
-        _check(0 <= wrong < self._vocab_size, plan, f"{what}: id {wrong} is not in 0..{self._vocab_size - 1}")
+        if not 0 <= wrong < self._vocab_size:
+            raise _wrong(plan, f"{what}: id {wrong} is not in 0..{self._vocab_size - 1}")
 
     def _extend_table(self, chunk: Chunk, plan: StepPlan) -> None:
         """Append the chunk's new blocks to its table row."""
         slot, row = self[chunk.slot], self.tables[chunk.slot]
         for block in chunk.new_blocks:
             where = f"chunk of slot {chunk.slot}: new_blocks"
-            _check(0 <= block < self._num_blocks, plan, f"{where}: block {block} is not in 0..{self._num_blocks - 1}")
-            _check(slot.num_blocks < len(row), plan, f"{where}: more than the {len(row)} blocks of max_model_len")
-            _check(not (row[: slot.num_blocks] == block).any(), plan, f"{where}: block {block} is there already")
+            if not 0 <= block < self._num_blocks:
+                raise _wrong(plan, f"{where}: block {block} is not in 0..{self._num_blocks - 1}")
+            if slot.num_blocks == len(row):
+                raise _wrong(plan, f"{where}: more than the {len(row)} blocks of max_model_len")
+            if (row[: slot.num_blocks] == block).any():
+                raise _wrong(plan, f"{where}: block {block} is there already")
             row[slot.num_blocks] = block
             slot.num_blocks += 1
 
     def _advance(self, chunk: Chunk, written: set[int], plan: StepPlan) -> None:
         """Check the chunk's range against the slot, and count it as computed."""
         slot = self[chunk.slot]
-        where = f"chunk of slot {chunk.slot}"
         start, end = chunk.start, chunk.start + chunk.count
-        _check(chunk.count >= 1, plan, f"{where}: count is {chunk.count}, must be at least 1")
-        due = slot.computed
-        _check(start >= 0 if due is None else start == due, plan, f"{where}: start is {start}, must be {due or 0}")
-        limit = self._config.max_model_len
-        _check(end <= limit, plan, f"{where}: it ends at {end}, but max_model_len is {limit}")
-        size = self._config.block_size
-        room = slot.num_blocks * size
-        _check(end <= room, plan, f"{where}: it ends at {end}, but its {slot.num_blocks} blocks hold {room} tokens")
-        if not slot.bad:  # a bad slot got no token, which a plan made meanwhile cannot know
-            length = len(slot.tokens)
-            _check(end <= length, plan, f"{where}: it ends at {end}, but the history has {length} tokens")
-            _check(end == length or not chunk.sample, plan, f"{where}: sample is set at {end} of {length} tokens")
+        size, limit = self._config.block_size, self._config.max_model_len
+        room, length = slot.num_blocks * size, len(slot.tokens)
+        wrong = None
+        if chunk.count < 1:
+            wrong = f"count is {chunk.count}, must be at least 1"
+        elif start < 0 or (slot.computed is not None and start != slot.computed):
+            wrong = f"start is {start}, must be {slot.computed or 0}"
+        elif end > limit:
+            wrong = f"it ends at {end}, but max_model_len is {limit}"
+        elif end > room:
+            wrong = f"it ends at {end}, but its {slot.num_blocks} blocks hold {room} tokens"
+        # A bad slot got no token, which a plan made meanwhile cannot know.
+        elif end > length and not slot.bad:
+            wrong = f"it ends at {end}, but the history has {length} tokens"
+        elif chunk.sample and end != length and not slot.bad:
+            wrong = f"sample is set at {end} of {length} tokens"
+        if wrong is not None:
+            raise _wrong(plan, f"chunk of slot {chunk.slot}: {wrong}")
         slot.computed = end
         for block in self.tables[chunk.slot, start // size : -(-end // size)].tolist():
-            _check(block not in written, plan, f"{where}: block {block} is written by two chunks")
+            if block in written:
+                raise _wrong(plan, f"chunk of slot {chunk.slot}: block {block} is written by two chunks")
             written.add(block)
 
 
-def _check(ok: bool, plan: StepPlan, what: str) -> None:
-    if not ok:
-        raise PlanError(f"step {plan.step}: {what}")
+def _wrong(plan: StepPlan, what: str) -> PlanError:
+    return PlanError(f"step {plan.step}: {what}")
