@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from octavo.server.about import about_routes
 from octavo.server.chat import chat_routes
 from octavo.server.chat_request import ChatRequest
 from octavo.server.completion_request import CompletionRequest
@@ -46,7 +47,7 @@ def create_app(context: ServerContext) -> FastAPI:
         responses=_ERRORS,
     )
     app.state.server = server
-    for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes):
+    for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes, about_routes):
         app.include_router(routes(server))
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(Gate, server=server)

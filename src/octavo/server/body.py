@@ -1,11 +1,13 @@
-"""Reads a JSON body: bounded, typed, and every fault told by the name of its field."""
+"""Reads JSON bodies (bounded, typed, every fault told by the name of its field) and writes them."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import msgspec
 import pydantic
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from octavo.errors import RequestError
 from octavo.server.dispatch import ClientGone
@@ -50,6 +52,11 @@ async def _read(request: Request) -> bytearray:
 
 def _too_large() -> TooLargeError:
     return TooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes; send fewer or shorter prompts in a call")
+
+
+def json(body: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 def body_schema(model: type[pydantic.BaseModel]) -> dict[str, Any]:

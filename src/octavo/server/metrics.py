@@ -63,26 +63,8 @@ class Metrics:
         self._most_made = self._histogram("request_max_num_generation_tokens", lengths)
         self._n = self._histogram("request_params_n", ANSWERS)
         self._step_tokens = self._histogram("iteration_tokens_total", STEP_TOKENS)
-        self._requests = Counter(
-            "http_requests", "HTTP requests", ["handler", "method", "status"], registry=self.registry
-        )
-        self._request_s = Histogram(
-            "http_request_duration_seconds",
-            "Seconds of an HTTP request",
-            ["handler", "method"],
-            buckets=HTTP_S,
-            registry=self.registry,
-        )
-        info = {
-            "block_size": config.block_size,
-            "num_gpu_blocks": config.num_blocks,
-            "enable_prefix_caching": config.prefix_caching,
-            "cache_dtype": "auto",
-        }
-        labels = {**self._labels, **{name: str(value) for name, value in info.items()}}
-        Gauge("vllm:cache_config_info", "KV cache settings", list(labels), registry=self.registry).labels(**labels).set(
-            1
-        )
+        self._requests, self._request_s = self._http()
+        self._describe_cache(config)
 
     def watch(self, status: Callable[[], EngineStatus]) -> None:
         """Read the engine's own figures from `status` whenever the metrics are asked for."""
@@ -136,6 +118,26 @@ class Metrics:
     def on_http(self, handler: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(handler, method, str(status)).inc()
         self._request_s.labels(handler, method).observe(seconds)
+
+    def _http(self) -> tuple[Counter, Histogram]:
+        labels = ["handler", "method"]
+        return (
+            Counter("http_requests", "HTTP requests", [*labels, "status"], registry=self.registry),
+            Histogram(
+                "http_request_duration_seconds", "Seconds of a request", labels, buckets=HTTP_S, registry=self.registry
+            ),
+        )
+
+    def _describe_cache(self, config: EngineConfig) -> None:
+        labels = {
+            **self._labels,
+            "block_size": str(config.block_size),
+            "num_gpu_blocks": str(config.num_blocks),
+            "enable_prefix_caching": str(config.prefix_caching),
+            "cache_dtype": "auto",
+        }
+        family = Gauge("vllm:cache_config_info", "KV cache settings", list(labels), registry=self.registry)
+        family.labels(**labels).set(1)
 
     def _histogram(self, name: str, buckets: Iterable[float]) -> Histogram:
         family = Histogram(

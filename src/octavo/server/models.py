@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from octavo.server.body import json
 from octavo.server.context import Server
-from octavo.server.probes import json
 
 
 def model_routes(server: Server) -> APIRouter:

@@ -1,22 +1,19 @@
-"""Routes that say how the server is: health, readiness, load, version, settings, metrics."""
+"""Routes that say whether the server is well: health, readiness, a token made to prove it."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from typing import Any
 
-import msgspec
 from fastapi import APIRouter
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
+from octavo.server.body import json
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.version import __version__
 
 PROBE_S = 30.0
 """How long /health_generate waits for its token."""
@@ -50,36 +47,7 @@ def probe_routes(server: Server) -> APIRouter:
         trouble = await probe.trouble()
         return json({"status": trouble or "ok"}, 503 if trouble else 200)
 
-    @router.get("/version", summary="Octavo's version")
-    async def get_version() -> Response:
-        return json({"version": __version__})
-
-    @router.get("/load", summary="Requests running and waiting, KV use")
-    async def load() -> Response:
-        status = context.loop.status()
-        return json(
-            {
-                "server_load": status.running + status.waiting,
-                "running": status.running,
-                "waiting": status.waiting,
-                "kv_cache_usage": status.kv_usage,
-            }
-        )
-
-    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @router.get("/server_info", summary="Settings, limits, the worker, how long the start took")
-    async def server_info() -> Response:
-        return json(_server_info(server))
-
     return router
-
-
-def json(body: Any, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 def _health(server: Server) -> Response:
@@ -94,24 +62,6 @@ def _health(server: Server) -> Response:
         "last_step_age_s": round(status.last_step_age_s, 3),
     }
     return json(body, 503 if trouble else 200)
-
-
-def _server_info(server: Server) -> dict[str, Any]:
-    context = server.context
-    status = context.loop.status()
-    ready = msgspec.to_builtins(context.worker_ready)
-    return {
-        "version": __version__,
-        "models": list(server.model_names),
-        "system_fingerprint": server.fingerprint,
-        "started": server.started_s,
-        "pid": os.getpid(),
-        "worker": {**ready, "pid": status.worker_pid, "restarts": status.restarts, "alive": status.alive},
-        "engine": msgspec.to_builtins(context.engine_config)
-        | {"max_request_tokens": server.most_tokens, "free_blocks": status.free_blocks},
-        "settings": msgspec.to_builtins(context.settings.public()),
-        "start_s": dict(context.phases),
-    }
 
 
 class _GenerateProbe:

@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.responses import Response
 
 from octavo.errors import RequestError
-from octavo.server.body import body_schema, read_body
+from octavo.server.body import body_schema, json, read_body
 from octavo.server.chat import chat_prompt
 from octavo.server.chat_request import ChatFields, Message
 from octavo.server.context import Server
-from octavo.server.probes import json
 from octavo.text.tokenizer import token_text
 
 
