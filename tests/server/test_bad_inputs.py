@@ -132,6 +132,7 @@ CASES = [
     completion("n 0", "n", "in 1..16384", n=0),
     completion("n huge", "n", "in 1..16384", n=10**30),
     completion("n over all prompts", "n", "20000 answers", prompt=[[1], [2]], n=10_000),
+    completion("n of a long prompt", "n", "at most 8388608", prompt=[1] * 600, n=16384),
     completion("n of greedy", "n", "temperature is 0", n=2, temperature=0),
     completion("best_of", "best_of", "must equal n", best_of=2),
     completion("empty stop string", "stop", "empty", stop=""),

@@ -74,10 +74,14 @@ def test_health_generate_makes_a_token_when_nothing_else_does() -> None:
 def test_health_notices_a_hung_worker(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     status = msgspec.structs.replace(server.context.loop.status(), waiting=3, last_step_age_s=61.0)
     monkeypatch.setattr(server.context.loop, "status", lambda: status)
-    answer = server.http.get("/health")
+    monkeypatch.setattr(server.context.dispatcher, "busy_since_s", time.monotonic() - 100)
+    hung = server.http.get("/health")
+    monkeypatch.setattr(server.context.dispatcher, "busy_since_s", time.monotonic() - 1)
+    after_idle_time = server.http.get("/health")
     monkeypatch.undo()
-    assert answer.status_code == 503
-    assert answer.json()["status"] == "no step has finished for 61 s although requests wait"
+    assert hung.status_code == 503
+    assert hung.json()["status"] == "no step has finished for 61 s although requests wait"
+    assert after_idle_time.status_code == 200
 
 
 def test_ready_says_no_while_draining() -> None:

@@ -74,7 +74,7 @@ def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
         child.send_signal(signal.SIGTERM)
         thread.join()
         assert child.wait(timeout=10) == 0
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 10
     assert "shutting down" in answers[0].text
     assert answers[0].status_code == (200 if stream else 503)
     if stream:

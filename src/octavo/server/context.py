@@ -107,8 +107,10 @@ class Server:
         """Why requests would not be answered now; None if they would."""
         if not status.alive:
             return f"the worker is gone: {public_cause(status.death or 'no reason known')}"
-        if (status.running or status.waiting) and status.last_step_age_s > self._stall_s:
-            return f"no step has finished for {status.last_step_age_s:.0f} s although requests wait"
+        # After idle hours the last step is old, and yet nothing is wrong: what counts is how long somebody has waited.
+        quiet_s = min(status.last_step_age_s, time.monotonic() - self.context.dispatcher.busy_since_s)
+        if (status.running or status.waiting) and quiet_s > self._stall_s:
+            return f"no step has finished for {quiet_s:.0f} s although requests wait"
         return None
 
     def check_accepting(self) -> None:

@@ -24,6 +24,8 @@ class Dispatcher:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: dict[str, Stream] = {}
+        self.busy_since_s = time.monotonic()
+        """When the first of the requests came that somebody waits for, without a gap between them (time.monotonic)."""
 
     @property
     def num_streams(self) -> int:
@@ -48,6 +50,8 @@ class Dispatcher:
             RequestError, OverloadedError, WorkerDiedError: the engine refuses one of them.
         """
         stream = Stream(self, engine)
+        if not self._streams:
+            self.busy_since_s = time.monotonic()
         try:
             for number, request in enumerate(requests, start=1):
                 self._streams[request.request_id] = stream

@@ -19,6 +19,8 @@ from octavo.text import Detokenizer, StopStrings
 
 MAX_ANSWERS = 16384
 """Most answers of one call, over all its prompts."""
+MAX_CALL_TOKENS = 1 << 23
+"""Most prompt tokens of one call, each prompt counted once for each of its answers: about 300 MB in the engine."""
 
 _serials = itertools.count(1)
 
@@ -123,6 +125,11 @@ class Generation:
         if count > MAX_ANSWERS:
             raise RequestError(
                 f"n asks for {count} answers over all prompts, at most {MAX_ANSWERS} in a call", param="n"
+            )
+        tokens = sum(s.n * len(p.token_ids) for p, s in zip(self.prompts, self._samplings, strict=True))
+        if tokens > MAX_CALL_TOKENS:
+            raise RequestError(
+                f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
             )
         stops = StopStrings(self._samplings[0].stop)
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
