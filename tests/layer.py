@@ -9,7 +9,6 @@ import torch
 from cases import ROUTINGS, LayerShape
 from octavo.kernels.grouped_gemm import Tiles
 from octavo.kernels.moe import MoeWorkspace, moe, moe_workspace
-from octavo.kernels.moe.reference import moe_reference
 from octavo.kernels.quantize.reference import scale_reference
 from octavo.kernels.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
 
@@ -77,10 +76,6 @@ class GpuLayer:
             workspace=self.workspace, out=out, flags=flags, num_tokens=num_tokens, tiles=tiles,
         )  # fmt: skip
         return out, flags
-
-    def reference(self, rows: Rows) -> torch.Tensor:
-        """(T, H) f64"""
-        return moe_reference(rows.x, rows.ids, rows.weights, self.gate_up, self.down)
 
 
 @dataclasses.dataclass

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What only a GPU can show of the expert layer: kernel tests on the device, tiles, times, sweeps, compute-sanitizer.
-#     tools/gpu_check.sh LOGS [step ...]        steps: kernels tune bench sweeps sanitize; all by default
+#     tools/gpu_check.sh LOGS [step ...]        steps: kernels tune bench profile sweeps sanitize; all by default
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=${1:?usage: tools/gpu_check.sh LOGS [step ...]}
 shift
-steps=${*:-kernels tune bench sweeps sanitize}
+steps=${*:-kernels tune bench profile sweeps sanitize}
 mkdir -p "$logs"
 export PYTHONPATH=src:.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
@@ -35,6 +35,7 @@ for name in $steps; do
     kernels) step kernels "${pytest[@]}" -n 14 --ignore tests/kernels/test_scale_rule.py tests/kernels || failed=1 ;;
     tune) step tune timeout 200 "$python" -m tools.tune_moe --log "$logs/tune.json" || failed=1 ;;
     bench) step bench timeout 120 "$python" -m benchmarks.moe_layer || failed=1 ;;
+    profile) step profile timeout 60 "$python" -m tools.profile_moe || failed=1 ;;
     sweeps) step sweeps "${pytest[@]}" -n 3 --dist loadscope tests/gpu || failed=1 ;;
     sanitize)
         pids=()

@@ -54,7 +54,7 @@ def heights(slots_per_expert: float) -> list[int]:
     return [
         rows
         for rows in (16, 32, 64, 128, 256)
-        if rows <= max(16, 4 * slots_per_expert) and rows >= slots_per_expert / 8
+        if rows <= max(16, 4 * slots_per_expert) and rows >= min(128, slots_per_expert / 8)
     ]
 
 

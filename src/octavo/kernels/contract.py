@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -13,6 +14,9 @@ GRID_LIMIT = 2**31 - 1
 """Programs along the first grid axis (CUDA C++ Programming Guide, technical specifications per compute capability)."""
 INDEX_LIMIT = 2**31 - 1
 """Rows and slots are numbered in int32; their products with strides are int64."""
+
+LAUNCH: dict[str, Any] = {"PDL": False} if triton.knobs.runtime.interpret else {"PDL": True, "launch_pdl": True}
+"""What every launch passes: programmatic dependent launch (see `device.follow`), which the interpreter does not know."""
 
 
 class Dims:

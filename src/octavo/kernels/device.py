@@ -7,6 +7,17 @@ import triton.language as tl
 
 
 @triton.jit
+def follow(PDL: tl.constexpr):
+    """Wait until the kernel before has finished and its writes are seen; then let the next one start its launch.
+
+    Nothing may be read or written before this. The launch itself overlaps the end of the kernel before.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def live_rows(count, capacity):
     """Rows in use: `capacity`, or what device memory says at `count`, held within [0, capacity]."""
     rows = capacity

@@ -6,7 +6,7 @@ import torch
 import triton
 
 from octavo.kernels.combine.kernel import combine_kernel
-from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 
 __all__ = ["MAX_WIDTH", "combine"]
 
@@ -59,6 +59,6 @@ def combine(
         block = triton.next_power_of_2(width)
         combine_kernel[check_grid("combine", tokens)](
             y, ids, weights, out, flags, num_tokens, tokens, experts, width,
-            K=top_k, BLOCK=block, num_warps=max(1, min(8, block // 512)),
+            K=top_k, BLOCK=block, num_warps=max(1, min(8, block // 512)), **LAUNCH,
         )  # fmt: skip
     return out

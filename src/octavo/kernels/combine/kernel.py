@@ -5,18 +5,32 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import is_finite, live_rows
+from octavo.kernels.device import follow, is_finite, live_rows
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def combine_kernel(y, ids, weights, out, flags, count, tokens, experts, width, K: tl.constexpr, BLOCK: tl.constexpr):
+def combine_kernel(
+    y,
+    ids,
+    weights,
+    out,
+    flags,
+    count,
+    tokens,
+    experts,
+    width,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (T,). An absent slot is not read; a row past the count becomes zero."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     live = row < live_rows(count, tokens)
     column = tl.arange(0, BLOCK)
     inside = column < width
     acc = tl.zeros((BLOCK,), tl.float32)
-    for k in range(K):
+    for k in tl.static_range(K):
         expert = tl.load(ids + row * K + k)
         weight = tl.load(weights + row * K + k)
         present = live & (expert >= 0) & (expert < experts)

@@ -6,7 +6,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
-from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.kernels.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.kernels.grouped_gemm.tile import Tile
@@ -155,6 +155,7 @@ def _launch(
         x.data, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, TMA=tile.tma, num_warps=tile.warps, num_stages=tile.stages,
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, TMA=tile.tma,
+        num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import silu
+from octavo.kernels.device import follow, silu
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def grouped_gemm_kernel(
     x, x_scale, w, w_scale, y, order, tiles, num_tiles,
     slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
 
@@ -33,6 +33,7 @@ def grouped_gemm_kernel(
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer.
     Columns past N read some row of W and are not written; rows that are not live read nothing and are not written.
     """
+    follow(PDL)
     tile = tl.program_id(0) // tl.cdiv(N, COLS)
     first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
     column = first_column + tl.arange(0, COLS)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import triton
 
-from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.permute.kernel import count_kernel, place_kernel, scan_kernel
 
 __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"]
@@ -131,13 +131,14 @@ def permute(
     block = max(16, triton.next_power_of_2(slots)) if single else _BLOCK_SLOTS
     if not single:
         grid = check_grid("permute", grid_blocks)
-        count_kernel[grid](ids, num_tokens, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins)
+        count_kernel[grid](ids, num_tokens, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
         scan_kernel[(bins // _SCAN_WIDTH,)](
-            out.block_counts, out.totals, grid_blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT
+            out.block_counts, out.totals, grid_blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
         )
     place_kernel[check_grid("permute", grid_blocks)](
         ids, num_tokens, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, BINS=bins, ROWS=tile_rows, BATCH=max(16, min(64, 16384 // bins)), SINGLE=single,
+        BLOCK=block, BINS=bins, ROWS=tile_rows, BATCH=max(16, min(64, block, 16384 // bins)), SINGLE=single,
+        **LAUNCH,
     )  # fmt: skip
     return out

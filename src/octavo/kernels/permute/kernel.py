@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import live_rows
+from octavo.kernels.device import follow, live_rows
 
 
 @triton.jit
@@ -25,16 +25,36 @@ def _keys(ids, count, tokens, top_k, experts, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def count_kernel(ids, count, block_counts, tokens, top_k, experts, BLOCK: tl.constexpr, BINS: tl.constexpr):
+def count_kernel(
+    ids,
+    count,
+    block_counts,
+    tokens,
+    top_k,
+    experts,
+    BLOCK: tl.constexpr,
+    BINS: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (blocks,): block_counts[block, e] = slots of expert e. BINS: power of two > E."""
+    follow(PDL)
     key = _keys(ids, count, tokens, top_k, experts, BLOCK)
     bins = tl.arange(0, BINS)
     tl.store(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins, tl.histogram(key, BINS))
 
 
 @triton.jit(do_not_specialize=["blocks"])
-def scan_kernel(block_counts, totals, blocks, BINS: tl.constexpr, WIDTH: tl.constexpr, HEIGHT: tl.constexpr):
+def scan_kernel(
+    block_counts,
+    totals,
+    blocks,
+    BINS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
+    follow(PDL)
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     carry = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, blocks, HEIGHT):
@@ -73,9 +93,10 @@ def _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS:
 def place_kernel(
     ids, count, block_counts, totals, order, offsets, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
-    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, BATCH: tl.constexpr, SINGLE: tl.constexpr,
+    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, BATCH: tl.constexpr, SINGLE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,), one where SINGLE: order, offsets, tiles and num_tiles from the scanned counts."""
+    follow(PDL)
     key = _keys(ids, count, tokens, top_k, experts, BLOCK)
     bins = tl.arange(0, BINS)
     here = tl.histogram(key, BINS)

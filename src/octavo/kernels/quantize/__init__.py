@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 import triton
 
-from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.quantize.kernel import (
     quantize_kernel,
     quantize_static_kernel,
@@ -29,7 +29,7 @@ MAX_WIDTH = 32768
 
 def _warps(block: int) -> int:
     """A function of the row width alone: the reduction tree depends on it."""
-    return max(1, min(8, block // 512))
+    return max(1, min(8, block // 1024))
 
 
 def _bind(x: torch.Tensor, dims: Dims, width: str | int, num_rows: torch.Tensor | None) -> None:
@@ -59,7 +59,7 @@ def quantize(x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: Toke
     if rows:
         block = triton.next_power_of_2(width)
         quantize_kernel[check_grid("quantize", rows)](
-            x, out.data, out.scale, num_rows, rows, width, 1, GROUPS=1, BLOCK=block, num_warps=_warps(block)
+            x, out.data, out.scale, num_rows, rows, width, 1, GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH
         )
     return out
 
@@ -96,6 +96,7 @@ def quantize_groups(
             GROUPS=block // BLOCK,
             BLOCK=block,
             num_warps=_warps(block),
+            **LAUNCH,
         )
     return out
 
@@ -122,7 +123,7 @@ def quantize_static(
     if rows:
         block = triton.next_power_of_2(width)
         quantize_static_kernel[check_grid("quantize_static", rows)](
-            x, out.data, scale, num_rows, rows, width, BLOCK=block, num_warps=_warps(block)
+            x, out.data, scale, num_rows, rows, width, BLOCK=block, num_warps=_warps(block), **LAUNCH
         )
     return out
 
@@ -161,7 +162,7 @@ def rms_norm_quantize(
         block = triton.next_power_of_2(width)
         rms_norm_quantize_kernel[check_grid("rms_norm_quantize", rows)](
             x, weight, normed, quantized.data, quantized.scale, num_rows, eps, rows, width, 1,
-            GROUPS=1, BLOCK=block, num_warps=_warps(block),
+            GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH,
         )  # fmt: skip
     return normed, quantized
 
@@ -190,6 +191,16 @@ def swiglu_quantize(
     if rows:
         block = triton.next_power_of_2(width)
         swiglu_quantize_kernel[check_grid("swiglu_quantize", rows)](
-            gate_up, out.data, out.scale, num_rows, rows, width, 1, GROUPS=1, BLOCK=block, num_warps=_warps(block)
+            gate_up,
+            out.data,
+            out.scale,
+            num_rows,
+            rows,
+            width,
+            1,
+            GROUPS=1,
+            BLOCK=block,
+            num_warps=_warps(block),
+            **LAUNCH,
         )
     return out

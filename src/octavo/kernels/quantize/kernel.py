@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import is_finite, live_rows, silu
+from octavo.kernels.device import follow, is_finite, live_rows, silu
 
 FP8_MAX = tl.constexpr(448.0)
 ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
@@ -34,8 +34,20 @@ def _store_groups(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["rows"])
-def quantize_kernel(x, q, scales, count, rows, width, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+def quantize_kernel(
+    x,
+    q,
+    scales,
+    count,
+    rows,
+    width,
+    groups,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (R,). x (R, width) bf16."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= live_rows(count, rows):
         return
@@ -45,8 +57,18 @@ def quantize_kernel(x, q, scales, count, rows, width, groups, GROUPS: tl.constex
 
 
 @triton.jit(do_not_specialize=["rows"])
-def quantize_static_kernel(x, q, scale, count, rows, width, BLOCK: tl.constexpr):
+def quantize_static_kernel(
+    x,
+    q,
+    scale,
+    count,
+    rows,
+    width,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (R,). One known scale; NaN becomes the code of NaN."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= live_rows(count, rows):
         return
@@ -60,9 +82,22 @@ def quantize_static_kernel(x, q, scale, count, rows, width, BLOCK: tl.constexpr)
 
 @triton.jit(do_not_specialize=["rows"])
 def rms_norm_quantize_kernel(
-    x, weight, normed, q, scales, count, eps, rows, width, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    weight,
+    normed,
+    q,
+    scales,
+    count,
+    eps,
+    rows,
+    width,
+    groups,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Grid (R,). Rounds to bf16 after the division and after the weight, as the separate layers do."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= live_rows(count, rows):
         return
@@ -78,8 +113,20 @@ def rms_norm_quantize_kernel(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def swiglu_quantize_kernel(x, q, scales, count, rows, width, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+def swiglu_quantize_kernel(
+    x,
+    q,
+    scales,
+    count,
+    rows,
+    width,
+    groups,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
     """Grid (R,). x (R, 2 width) bf16, gate first."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= live_rows(count, rows):
         return

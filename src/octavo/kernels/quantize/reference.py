@@ -13,7 +13,8 @@ MIN_SCALE = torch.finfo(torch.float32).tiny
 def scale_reference(x: torch.Tensor) -> torch.Tensor:
     """Scale (...) f32 of the last dimension of x: amax / 448, eps for zeros, at least 2^-126, NaN where x is not finite."""
     amax = x.float().abs().amax(-1)
-    scale = (amax / FP8_MAX).clamp(min=MIN_SCALE)
+    # a tensor divides on CUDA as on the host; a Python number would be multiplied by its inverse
+    scale = (amax / amax.new_tensor(FP8_MAX)).clamp(min=MIN_SCALE)
     scale = torch.where(amax == 0, ZERO_SCALE, scale)
     return torch.where(torch.isfinite(x).all(-1), scale, torch.nan)
 

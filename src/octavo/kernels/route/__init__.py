@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import triton
 
-from octavo.kernels.contract import INDEX_LIMIT, Dims, check_grid, check_range
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.route.kernel import route_kernel
 
 __all__ = ["MAX_EXPERTS", "MAX_TOP_K", "Routing", "route"]
@@ -77,6 +77,6 @@ def route(
         return out
     route_kernel[check_grid("route", tokens)](
         logits, out.ids, out.weights, out.flags, num_tokens, tokens, experts,
-        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, num_warps=1,
+        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, num_warps=1, **LAUNCH,
     )  # fmt: skip
     return out

@@ -5,14 +5,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import is_finite, live_rows
+from octavo.kernels.device import follow, is_finite, live_rows
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def route_kernel(
-    logits, ids, weights, flags, count, tokens, experts, K: tl.constexpr, BLOCK: tl.constexpr, RENORMALIZE: tl.constexpr
+    logits,
+    ids,
+    weights,
+    flags,
+    count,
+    tokens,
+    experts,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past the count get id -1, weight 0, no flag."""
+    follow(PDL)
     row = tl.program_id(0).to(tl.int64)
     live = row < live_rows(count, tokens)
     expert = tl.arange(0, BLOCK)
