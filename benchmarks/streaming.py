@@ -1,13 +1,15 @@
 """How many tokens per second the server can stream: `python -m benchmarks.streaming`.
 
-The worker answers at once, so what is timed is the engine's schedule, detokenization, JSON and HTTP, in one process; the
-client runs in another.
+The worker computes nothing, so what is timed is the engine's schedule, detokenization, JSON and HTTP, in one process; the
+client runs in another. A worker that answers at once shows the most tokens per second, but tokens that come while the server
+writes go out together; one that takes some milliseconds per step, as a real one does, shows how many go out one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import socket
@@ -20,15 +22,17 @@ import aiohttp
 
 from benchmarks.provenance import write_result
 from octavo.config import Settings
-from octavo.messages import SampledToken, StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.messages import SampledToken, StepPlan, StepResult, WorkerReady
 
 PROMPT = list(range(32))
 
 
-class InstantWorker:
-    """A `WorkerLink` without a model: every token it makes is the byte `a` to `z` of its slot."""
+class EmptyWorker:
+    """A `WorkerLink` without a model: every token it makes is the byte `a` to `z` of its slot, `step_s` after the last."""
 
-    def __init__(self, config: WorkerConfig, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, step_s: float) -> None:
+        self._step_s = step_s
+        self._free_s = 0.0
         self.ready = WorkerReady(
             pid=os.getpid(),
             device="none",
@@ -40,23 +44,23 @@ class InstantWorker:
             load_s=0.0,
             warm_up_s=0.0,
         )
-        self._results: deque[StepResult] = deque()
+        self._results: deque[tuple[float, StepResult]] = deque()
 
     def send(self, plan: StepPlan) -> None:
         sampled = [SampledToken(chunk.slot, 97 + chunk.slot % 26, None) for chunk in plan.chunks if chunk.sample]
-        self._results.append(StepResult(step=plan.step, sampled=sampled))
+        self._free_s = max(self._free_s, time.monotonic()) + self._step_s
+        self._results.append((self._free_s, StepResult(step=plan.step, sampled=sampled)))
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
-        if self._results:
-            return self._results.popleft()
-        time.sleep(timeout_s or 0)
-        return None
+        due_s = self._results[0][0] if self._results else math.inf
+        time.sleep(max(0.0, min(due_s - time.monotonic(), math.inf if timeout_s is None else timeout_s)))
+        return self._results.popleft()[1] if due_s <= time.monotonic() else None
 
     def close(self) -> None:
         self._results.clear()
 
 
-def serve(port: int, streams: int) -> None:
+def serve(port: int, streams: int, step_s: float) -> None:
     """Run the server in this process until SIGTERM."""
     from octavo.server.run import run_server
     from octavo.startup import server_context, start
@@ -64,7 +68,7 @@ def serve(port: int, streams: int) -> None:
     settings = Settings(
         port=port, host="127.0.0.1", max_num_seqs=streams, disable_log_stats=True, disable_uvicorn_access_log=True
     )
-    context = server_context(start(settings, lambda config, _: InstantWorker(config, num_blocks=64 * streams)))
+    context = server_context(start(settings, lambda *_: EmptyWorker(64 * streams, step_s)))
     context.loop.start()
     run_server(context)
 
@@ -80,10 +84,11 @@ async def stream(session: aiohttp.ClientSession, url: str, tokens: int) -> int:
     return chunks
 
 
-async def measure(port: int, streams: int, tokens: int, repeats: int) -> list[float]:
-    """Tokens per second of each repetition, after one to warm up."""
+async def measure(port: int, streams: int, tokens: int, repeats: int) -> tuple[list[float], float]:
+    """Tokens per second of each repetition, after one to warm up; and tokens per event, over all of them."""
     url = f"http://127.0.0.1:{port}/v1/completions"
     rates = []
+    events = 0
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=2**20) as session:
         await wait_for(session, port)
         for number in range(repeats + 1):
@@ -93,7 +98,8 @@ async def measure(port: int, streams: int, tokens: int, repeats: int) -> list[fl
             assert min(chunks) > 0
             if number:
                 rates.append(streams * tokens / elapsed_s)
-    return rates
+                events += sum(chunks)
+    return rates, streams * tokens * repeats / events
 
 
 async def wait_for(session: aiohttp.ClientSession, port: int) -> None:
@@ -107,12 +113,12 @@ async def wait_for(session: aiohttp.ClientSession, port: int) -> None:
             await asyncio.sleep(0.1)
 
 
-def run(streams: int, tokens: int, repeats: int) -> list[float]:
+def run(streams: int, step_s: float, tokens: int, repeats: int) -> tuple[list[float], float]:
     """Measure against a fresh server process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(port, streams))
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(port, streams, step_s))
     server.start()
     try:
         return asyncio.run(measure(port, streams, tokens, repeats))
@@ -123,22 +129,42 @@ def run(streams: int, tokens: int, repeats: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 256])
+    parser.add_argument("--streams", type=int, default=256)
+    parser.add_argument("--step-ms", type=float, nargs="+", default=[0, 5, 10, 20])
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     rows: list[list[Any]] = []
     raw = {}
-    for streams in args.streams:
-        rates = raw[str(streams)] = run(streams, args.tokens, args.repeats)
-        rows.append([streams, round(statistics.median(rates)), round(min(rates)), round(max(rates))])
-        print(f"{streams} streams: {rows[-1][1]} tokens/s (median of {args.repeats})", flush=True)
+    for step_ms in args.step_ms:
+        rates, tokens_per_event = run(args.streams, step_ms / 1000, args.tokens, args.repeats)
+        raw[f"{step_ms:g} ms"] = rates
+        offered = f"{round(1000 * args.streams / step_ms):,}" if step_ms else "no limit"
+        rows.append(
+            [
+                f"{step_ms:g}",
+                offered,
+                round(statistics.median(rates)),
+                round(min(rates)),
+                round(max(rates)),
+                round(tokens_per_event, 2),
+            ]
+        )
+        print(rows[-1], flush=True)
     write_result(
         "streaming",
         title="Streaming",
-        conditions=f"`/v1/completions`, {args.tokens} tokens per answer, one after the other in each stream; a worker that "
-        f"answers at once; server and client in a process each on the same machine; median of {args.repeats} repetitions.",
-        columns=["streams at once", "tokens/s", "least", "most"],
+        conditions=f"{args.streams} streams of `/v1/completions` at once, {args.tokens} tokens each, a worker that computes "
+        f"nothing and takes a fixed time per step; server and client in a process each on the same machine; median of "
+        f"{args.repeats} repetitions. Tokens that come while the server writes go out in one event.",
+        columns=[
+            "worker's ms per step",
+            "tokens/s it offers",
+            "tokens/s streamed",
+            "least",
+            "most",
+            "tokens per event",
+        ],
         rows=rows,
         raw={"tokens_per_s": raw},
     )
