@@ -13,7 +13,7 @@ from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks
-from octavo.worker.warm_up import blocks_of_widest, most_divided_plan, warm_up, widest_plan
+from octavo.worker.warm_up import blocks_of_widest, divided_plan, warm_up, widest_plan
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
 MODEL = ModelConfig.from_json(
@@ -87,28 +87,29 @@ class Witness(ToyModel):
         return super().forward(batch, kv_cache)
 
 
-@pytest.mark.parametrize(
-    ("changes", "widest", "divided"),
-    [
-        ({}, (64, 2, 40), (4, 4, 1)),
-        ({"max_num_batched_tokens": 8}, (8, 1, 40), (4, 4, 1)),
-        ({"max_num_seqs": 1}, (40, 1, 40), (1, 1, 1)),
-        ({"num_blocks": 12, "max_num_seqs": 20}, (48, 2, 40), (12, 12, 1)),
-        ({"num_blocks": 2}, (8, 1, 8), (2, 2, 1)),
-        ({"max_num_batched_tokens": 1}, (1, 1, 40), (1, 1, 1)),
-    ],
-    ids=["budget", "small budget", "one seat", "small pool", "tiny pool", "budget of one"],
-)
-def test_warm_up_runs_the_widest_and_the_most_divided_step(
-    changes: dict[str, int], widest: tuple[int, int, int], divided: tuple[int, int, int]
-) -> None:
-    config = toy_config(**changes)
+SHAPES = {
+    "budget": ({}, (64, 4, 16), (64, 2, 40)),
+    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 1, 40)),
+    "one seat": ({"max_num_seqs": 1}, (40, 1, 40), (40, 1, 40)),
+    "small pool": ({"num_blocks": 12, "max_num_seqs": 20}, (48, 12, 4), (48, 2, 40)),
+    "tiny pool": ({"num_blocks": 2}, (8, 2, 4), (8, 1, 8)),
+    "budget of one": ({"max_num_batched_tokens": 1}, (1, 1, 1), (1, 1, 40)),
+    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 1, 40)),
+}
+"""Settings -> (tokens, requests, longest context) of the divided and of the widest step."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_warm_up_runs_the_budget_divided_and_on_a_gpu_in_long_contexts(name: str, device: str) -> None:
+    changes, divided, widest = SHAPES[name]
+    config = toy_config(device=device, **changes)
     cache = toy_cache(config)
     for layer in cache.layers:
         layer.zero_()
     model = Witness()
     warm_up(model, cache, config, vocab_size=VOCAB)
-    assert model.sizes == [widest, divided]
+    assert model.sizes == ([divided] if device == "cpu" else [divided, widest])
     assert all(torch.isfinite(layer).all() for layer in cache.layers)
 
 
@@ -122,7 +123,8 @@ def test_the_widest_step_takes_the_whole_budget_if_it_gets_its_blocks(
     )
     plan = widest_plan(config, blocks_of_widest(config))
     assert sum(chunk.count for chunk in plan.chunks) == min(budget, seats * max_model_len)
-    assert len(most_divided_plan(config, 10**6).chunks) == min(budget, seats)
+    divided = divided_plan(config, 10**6)
+    assert sum(chunk.count for chunk in divided.chunks) == min(budget, seats * max_model_len)
 
 
 def test_model_shape_is_read_from_the_configuration() -> None:

@@ -14,12 +14,16 @@ EVERYTHING = SamplingParams(
 
 
 def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
-    """Run the widest and the most divided step on slots that are then dropped.
+    """Run steps of the whole token budget on slots that are then dropped.
 
-    Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
+    In as many requests as possible; and on a GPU, whose memory has an end that only the longest contexts reach, in as
+    few as possible too. Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
     """
     num_blocks = kv_cache.layers[0].shape[1]
-    for plan in (widest_plan(config, num_blocks), most_divided_plan(config, num_blocks)):
+    plans = [divided_plan(config, num_blocks)]
+    if config.device != "cpu":
+        plans.append(widest_plan(config, num_blocks))
+    for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 
 
@@ -47,8 +51,18 @@ def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
     return StepPlan(1, [], admissions, chunks)
 
 
-def most_divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
-    """One token of as many requests as possible."""
-    count = min(config.max_num_seqs, config.max_num_batched_tokens, num_blocks)
-    admissions = [Admission(slot, [0], 1, EVERYTHING, []) for slot in range(count)]
-    return StepPlan(1, [], admissions, [Chunk(slot, 0, 1, [slot], True) for slot in range(count)])
+def divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
+    """The whole token budget in as many requests as possible, in equal parts, each a request's first tokens."""
+    size = config.block_size
+    seats = min(config.max_num_seqs, config.max_num_batched_tokens, num_blocks)
+    count = min(-(-config.max_num_batched_tokens // seats), num_blocks // seats * size, config.max_model_len)
+    each = -(-count // size)
+    admissions, chunks, left = [], [], config.max_num_batched_tokens
+    for slot in range(seats):
+        length = min(count, left)
+        if not length:
+            break
+        admissions.append(Admission(slot, [0] * length, 1, EVERYTHING, []))
+        chunks.append(Chunk(slot, 0, length, list(range(slot * each, (slot + 1) * each)), True))
+        left -= length
+    return StepPlan(1, [], admissions, chunks)
