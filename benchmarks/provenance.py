@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.cli.collect_env import collect
+from tools import benchmark_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,9 +43,9 @@ def write_result(
     rows: Sequence[Sequence[object]],
     raw: object = None,
 ) -> Path:
-    """Write a table with its provenance to benchmarks/results/NAME.json; returns the file.
+    """Write a table with its provenance to benchmarks/results/NAME.json and put it into docs/benchmarks.md.
 
-    `python -m tools.benchmark_tables` puts it into docs/benchmarks.md.
+    Returns the JSON file.
 
     Args:
         conditions: what a reader must know to judge the numbers, in one or two sentences.
@@ -63,6 +64,7 @@ def write_result(
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    benchmark_tables.PAGE.write_text(benchmark_tables.page(), encoding="utf-8")
     return path
 
 
