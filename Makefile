@@ -34,9 +34,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread per test process: two processes share two cores.
+# Two processes share the cores: threads that spin while they wait would take them from each other.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # Write the pages that are made from the code and from benchmark results.
 docs: $(VENV)/.installed-test
