@@ -9,6 +9,8 @@
 
 Plans are executed in the order sent. The worker keeps one *slot* per running request: its token history, sampling
 settings and block table. A slot is a cache: `Admission` carries everything needed to rebuild it.
+
+What comes once per token is kept from the garbage collector (`gc=False`): it is never part of a cycle.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class Admission(msgspec.Struct, frozen=True, array_like=True):
     """Every id that ends the request (EOS included unless ignored): masked while fewer than min_tokens are made."""
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Compute positions `start .. start + count - 1` of the request in `slot`.
 
     The token of a position the engine does not know yet (it was sampled by a step still in flight) is the one the
@@ -105,7 +107,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     chunks: list[Chunk]
 
 
-class TokenScore(msgspec.Struct, frozen=True, array_like=True):
+class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log-probabilities at one position."""
 
     token_id: int
@@ -117,7 +119,7 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True):
     """(token id, logprob), likeliest first; as many as were asked for."""
 
 
-class SampledToken(msgspec.Struct, frozen=True, array_like=True):
+class SampledToken(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The token chosen for `slot` in this step."""
 
     slot: int

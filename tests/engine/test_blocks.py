@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(tokens=histories, register=st.booleans())
     def start(self, tokens: list[int], register: bool) -> None:
-        hits = self.index.match(tokens)
+        hits = self.index.match(array("I", tokens))
         assert len(hits) * SIZE < len(tokens), "a full hit leaves a token to compute"
         for i, entry in enumerate(hits):
             assert self.contents[entry.block] == tuple(tokens[: (i + 1) * SIZE]), "a hit on other tokens"
@@ -50,7 +52,7 @@ class PoolMachine(RuleBasedStateMachine):
     def register(self, tokens: list[int], table: list[int], hits: list[Entry]) -> None:
         chain = hits[-1] if hits else None
         for i in range(len(hits), len(tokens) // SIZE):
-            chain = self.index.register(chain, tokens[i * SIZE : (i + 1) * SIZE], table[i])
+            chain = self.index.register(chain, array("I", tokens[i * SIZE : (i + 1) * SIZE]), table[i])
             assert chain is not None
             whole = tuple(tokens[: (i + 1) * SIZE])
             if chain.block == table[i]:
@@ -101,7 +103,7 @@ class Colliding(bytes):
 def fill(index: PrefixIndex, tokens: list[int], first_block: int) -> None:
     chain = None
     for i in range(len(tokens) // SIZE):
-        chain = index.register(chain, tokens[i * SIZE : (i + 1) * SIZE], first_block + i)
+        chain = index.register(chain, array("I", tokens[i * SIZE : (i + 1) * SIZE]), first_block + i)
 
 
 def blocks(entries: list[Entry]) -> list[int]:
@@ -114,9 +116,9 @@ def test_equal_hashes_of_different_tokens_are_no_hit(monkeypatch: pytest.MonkeyP
     index = PrefixIndex(SIZE)
     fill(index, [1, 2, 3, 4], 0)
     fill(index, [5, 6, 3, 4], 2)
-    assert blocks(index.match([1, 2, 3, 4, 9])) == [0, 1]
-    assert blocks(index.match([5, 6, 3, 4, 9])) == [2, 3]
-    assert blocks(index.match([3, 4, 1, 2, 9])) == []
+    assert blocks(index.match(array("I", [1, 2, 3, 4, 9]))) == [0, 1]
+    assert blocks(index.match(array("I", [5, 6, 3, 4, 9]))) == [2, 3]
+    assert blocks(index.match(array("I", [3, 4, 1, 2, 9]))) == []
 
 
 def test_an_index_that_trusts_hashes_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,23 +126,23 @@ def test_an_index_that_trusts_hashes_would_be_caught(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(prefix, "_key", lambda parent, tokens: b"%d" % (sum(tokens) % 2))
     index = PrefixIndex(SIZE)
     fill(index, [1, 2, 3, 4], 0)
-    assert blocks(index.match([5, 6, 3, 4, 9])) != []
+    assert blocks(index.match(array("I", [5, 6, 3, 4, 9]))) != []
 
 
 def test_children_of_an_evicted_block_are_not_found_under_its_successor() -> None:
     index = PrefixIndex(SIZE)
     fill(index, [1, 1, 2, 2], 0)
     index.forget(0)
-    assert index.match([1, 1, 2, 2, 9]) == []
+    assert index.match(array("I", [1, 1, 2, 2, 9])) == []
     fill(index, [1, 1], 5)
-    assert blocks(index.match([1, 1, 2, 2, 9])) == [5]
+    assert blocks(index.match(array("I", [1, 1, 2, 2, 9]))) == [5]
 
 
 def test_nothing_is_registered_behind_an_evicted_parent() -> None:
     index = PrefixIndex(SIZE)
-    parent = index.register(None, [1, 1], 0)
+    parent = index.register(None, array("I", [1, 1]), 0)
     index.forget(0)
-    assert index.register(parent, [2, 2], 1) is None
+    assert index.register(parent, array("I", [2, 2]), 1) is None
     assert len(index) == 0
 
 
@@ -152,10 +154,10 @@ def test_eviction_takes_the_least_recently_used_and_the_end_of_a_chain_first() -
     for tokens, table in zip(chains, (old, new), strict=True):
         chain = None
         for i, block in enumerate(table):
-            chain = index.register(chain, tokens[i * SIZE : (i + 1) * SIZE], block)
+            chain = index.register(chain, array("I", tokens[i * SIZE : (i + 1) * SIZE]), block)
     pool.release(old)
     pool.release(new)
-    hit = blocks(index.match([*chains[0], 9]))
+    hit = blocks(index.match(array("I", [*chains[0], 9])))
     assert hit == old
     pool.share(hit)
     pool.release(hit)
@@ -176,5 +178,5 @@ def test_a_full_hit_leaves_one_token(length: int) -> None:
     tokens = list(range(length))
     chain = None
     for i in range(length // 16):
-        chain = index.register(chain, tokens[i * 16 : (i + 1) * 16], i)
-    assert len(index.match(tokens)) == (length - 1) // 16
+        chain = index.register(chain, array("I", tokens[i * 16 : (i + 1) * 16]), i)
+    assert len(index.match(array("I", tokens))) == (length - 1) // 16

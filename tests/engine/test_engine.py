@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from pathlib import Path
 
@@ -96,8 +97,8 @@ def test_a_bad_row_ends_that_request_alone_and_leaves_no_cached_block() -> None:
     assert isinstance(outcomes["bad"].error, RequestFailedError)
     assert (outcomes["bad"].tokens, outcomes["bad"].reason) == ([], FinishReason.ERROR)
     assert all(outcomes[asked.request_id] == alone(asked, limits) for asked in good)
-    assert engine.scheduler.index.match([1, 2, 3]) == []
-    assert engine.scheduler.index.match([20] * 9) != []
+    assert engine.scheduler.index.match(array("I", [1, 2, 3])) == []
+    assert engine.scheduler.index.match(array("I", [20] * 9)) != []
     assert engine.status().finished["error"] == 1
 
 
@@ -111,21 +112,21 @@ def test_a_bad_row_of_a_preempted_sequence_leaves_no_cached_block() -> None:
     engine.add(bad)
     while len(engine.scheduler.running) < 2 or engine.scheduler.running[1].computed < 2:
         engine.step()
-    assert engine.scheduler.index.match([3, 4, 9]) != []
+    assert engine.scheduler.index.match(array("I", [3, 4, 9])) != []
     victim = engine.scheduler.running.pop()
     engine.scheduler._preempt(victim)
     outcomes = finish(engine)
     assert isinstance(outcomes["bad"].error, RequestFailedError)
-    assert engine.scheduler.index.match([3, 4, 9]) == []
+    assert engine.scheduler.index.match(array("I", [3, 4, 9])) == []
 
 
 def test_a_bad_row_that_read_a_cached_prefix_takes_it_out_of_the_cache() -> None:
     limits = config(block_size=2)
     engine = Engine(limits, MockWorker(limits, bad_tokens=[50]))
     serve(engine, [request("good", [1, 2, 3, 4, 5])])
-    assert len(engine.scheduler.index.match([1, 2, 3, 4, 5])) == 2
+    assert len(engine.scheduler.index.match(array("I", [1, 2, 3, 4, 5]))) == 2
     serve(engine, [request("bad", [1, 2, 3, 4, 50])])
-    assert engine.scheduler.index.match([1, 2, 3, 4, 5]) == []
+    assert engine.scheduler.index.match(array("I", [1, 2, 3, 4, 5])) == []
 
 
 def test_prompt_scores_come_whole_with_the_first_token() -> None:

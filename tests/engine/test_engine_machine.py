@@ -162,5 +162,5 @@ class EngineMachine(RuleBasedStateMachine):
             assert isinstance(outcome.error, RequestFailedError) == (outcome.reason is FinishReason.ERROR)
 
 
-EngineMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+EngineMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestEngineMachine = EngineMachine.TestCase

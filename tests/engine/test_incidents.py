@@ -6,6 +6,7 @@ G: KV cache and scheduling; H: races; I: admission and lifecycle. Each row's ids
 from __future__ import annotations
 
 import itertools
+from array import array
 
 import pytest
 
@@ -208,7 +209,7 @@ def test_i_a_failure_of_one_of_16_stays_with_it(victim: int, step: int) -> None:
     assert isinstance(outcomes[f"r{victim}"].error, RequestFailedError)
     assert outcomes[f"r{victim}"].token_ids == (answer[: answer.index(poison) + 1] if step else [])
     expect(outcomes, healthy, limits)
-    assert loaded.scheduler.index.match([victim] * 3 + answer) == []
+    assert loaded.scheduler.index.match(array("I", [victim] * 3 + answer)) == []
 
 
 @pytest.mark.parametrize("timeout_s", [0, None], ids=["in-flight", "at-rest"])

@@ -141,6 +141,15 @@ def test_a_death_in_a_step_says_why(start: Callable[..., ProcessWorker], how: st
     assert caught.value.exit_code == code
 
 
+def test_a_fault_that_nobody_waited_for_is_told_when_sending(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("late-fault")
+    worker.send(PLAN)
+    while is_running(worker.ready.pid):
+        time.sleep(0.01)
+    with pytest.raises(WorkerDiedError, match="illegal memory access"):
+        worker.send(PLAN)
+
+
 def test_nothing_is_sent_to_the_dead(start: Callable[..., ProcessWorker]) -> None:
     worker = start("well")
     os.kill(worker.ready.pid, signal.SIGKILL)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import hashlib
+from array import array
 from collections.abc import Iterable
 
 import msgspec
@@ -64,10 +64,10 @@ def _room(num_prompt_tokens: int, config: EngineConfig) -> int:
     return limit - num_prompt_tokens
 
 
-def _token_ids(ids: Iterable[int], config: EngineConfig, param: str) -> list[int]:
-    """`ids` as a list of plain ints within the vocabulary."""
+def _token_ids(ids: Iterable[int], config: EngineConfig, param: str) -> array[int]:
+    """`ids` as an array of unsigned 32-bit integers within the vocabulary."""
     try:
-        checked = array.array("q", ids).tolist()
+        checked = array("q", ids)
     except (TypeError, OverflowError) as exc:
         raise RequestError(f"{param} must hold token ids (0 .. {config.vocab_size - 1}): {exc}", param=param) from exc
     if checked and (min(checked) < 0 or max(checked) >= config.vocab_size):
@@ -75,7 +75,7 @@ def _token_ids(ids: Iterable[int], config: EngineConfig, param: str) -> list[int
         raise RequestError(
             f"{param} holds token id {wrong} at index {position}; ids go from 0 to {config.vocab_size - 1}", param=param
         )
-    return checked
+    return array("I", checked)
 
 
 def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import itertools
+from array import array
 from collections.abc import Iterator
 
 ROOT = 0
@@ -44,11 +44,11 @@ class PrefixIndex:
     def blocks(self) -> Iterator[int]:
         return iter(self._by_block)
 
-    def match(self, tokens: list[int]) -> list[Entry]:
+    def match(self, tokens: array[int]) -> list[Entry]:
         """The longest chain of entries that is a prefix of `tokens` and leaves at least one token to compute."""
         num_blocks = (len(tokens) - 1) // self.block_size
-        data = array.array("I", tokens[: num_blocks * self.block_size]).tobytes()
-        width = 4 * self.block_size
+        data = tokens[: num_blocks * self.block_size].tobytes()
+        width = tokens.itemsize * self.block_size
         found: list[Entry] = []
         parent = ROOT
         for start in range(0, num_blocks * width, width):
@@ -59,7 +59,7 @@ class PrefixIndex:
             parent = entry.number
         return found
 
-    def register(self, parent: Entry | None, tokens: list[int], block: int) -> Entry | None:
+    def register(self, parent: Entry | None, tokens: array[int], block: int) -> Entry | None:
         """Enter `block`, which holds `tokens` behind `parent` (None: at position 0).
 
         Returns:
@@ -70,7 +70,7 @@ class PrefixIndex:
         assert block not in self._by_block
         if parent is not None and self._by_block.get(parent.block) is not parent:
             return None
-        key = _key(ROOT if parent is None else parent.number, array.array("I", tokens).tobytes())
+        key = _key(ROOT if parent is None else parent.number, tokens.tobytes())
         entry = self._by_key.get(key)
         if entry is None:
             entry = Entry(next(self._numbers), key, block)

@@ -96,14 +96,12 @@ class Scheduler:
     def plan(self, now_s: float) -> Step | None:
         """Plan the next step; None if nothing can run before the next result."""
         step = Step(self._steps + 1, self.config.max_num_batched_tokens)
-        preempted = self.counters.preemptions
         prefilling = self._plan_decodes(step)
         for running in prefilling:
             if not step.budget:
                 break
             self._plan_prefill(running, step)
-        if self.counters.preemptions == preempted:
-            self._admit(step, now_s)
+        self._admit(step, now_s)
         if not step.chunks:
             return None
         self._steps = step.number
@@ -191,7 +189,7 @@ class Scheduler:
                 break
             if sequence.queue_s is None:
                 self._first_start(sequence, running, now_s)
-            tokens = list(sequence.tokens)
+            tokens = sequence.tokens.tolist()
             stop_ids = sorted(sequence.stop_ids)
             step.admissions.append(
                 Admission(running.slot, tokens, sequence.num_prompt_tokens, sequence.sampling, stop_ids)

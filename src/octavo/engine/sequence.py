@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from octavo.engine.prefix import Entry
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason
@@ -90,12 +92,14 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: Request, prompt: list[int], sampling: SamplingParams, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self, request: Request, prompt: array[int], sampling: SamplingParams, stop_ids: frozenset[int]
+    ) -> None:
         assert sampling.max_tokens is not None
         self.request_id = request.request_id
         self.arrival_s = request.arrival_s
         self.tokens = prompt
-        """The history: prompt tokens, then the tokens made. Owned."""
+        """The history: prompt tokens, then the tokens made. Owned. An array is no work for the garbage collector."""
         self.num_prompt_tokens = len(prompt)
         self.limit = len(prompt) + sampling.max_tokens
         """Tokens, prompt included, at which it ends."""
