@@ -73,7 +73,7 @@ def test_a_tile_that_cannot_run_says_why(tile: Tile, reason: str) -> None:
 @pytest.mark.parametrize("experts", [1, 8, 128, 512])
 def test_safe_tiles_are_legal_at_every_size(experts: int) -> None:
     for slots in [0, 1, 8, 100, 1000, 10_000, 2_000_000]:
-        tiles = choose_tiles(("untuned", experts, 1, 1), slots)
+        tiles = choose_tiles(("BlockWeights", experts, 2048, 80), slots)
         assert tiles.gate_up.rows == tiles.down.rows
         tiles.gate_up.check(gated=True, step_bytes=128)
         tiles.down.check(gated=False, step_bytes=128)

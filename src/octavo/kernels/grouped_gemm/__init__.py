@@ -145,17 +145,24 @@ def _launch(
     programs = max_tiles(slots, dims["E"], tile.rows) * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
-    rows = w.data.view(-1, dims["K"])
+    rows: torch.Tensor | TensorDescriptor = x.data
+    weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
-        check_range("w rows", rows.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
-        row_bytes = dims["K"] * w.data.element_size()
-        check_range("bytes of a row of w modulo 16", row_bytes % 16, 0, 0, "use a tile without tma")
-    weights = TensorDescriptor.from_tensor(rows, [tile.cols, step]) if tile.tma else w.data
+        weights = _descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols)
+        rows = x.data if gated else _descriptor("x.data", x.data, tile.rows)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
+        rows, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
+
+
+def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:
+    """For bulk tensor copies of (height, one K step) of `matrix` (R, K)."""
+    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
+    past = matrix.shape[1] * matrix.element_size() % 16
+    check_range(f"bytes of a row of {argument} past a multiple of 16", past, 0, 0, "use a tile without tma")
+    return TensorDescriptor.from_tensor(matrix, [height, STEP[matrix.dtype]])

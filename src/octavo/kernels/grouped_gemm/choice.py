@@ -16,21 +16,27 @@ class Tiles:
     down: Tile
 
 
-_SAFE = {
-    16: Tiles(Tile(16, 64, 4, 4), Tile(16, 64, 4, 4)),
-    32: Tiles(Tile(32, 64, 4, 4), Tile(32, 64, 4, 4)),
-    64: Tiles(Tile(64, 64, 4, 4), Tile(64, 128, 4, 4)),
-    128: Tiles(Tile(128, 64, 8, 3), Tile(128, 128, 8, 3)),
-}
+_SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
+"""Rows to columns of the gated and the plain product, and warps."""
+
+
+def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
+    """Rows near the mean slots per expert; two programs fit on a multiprocessor at every height."""
+    kind, experts, hidden, intermediate = shape
+    rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
+    gated, plain, warps = _SAFE[rows]
+    if kind == "BlockWeights" and rows == 128:
+        warps = 8  # products of one K step and sums are separate registers
+    aligned = hidden % 16 == 0 and intermediate % 16 == 0
+    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, plain, warps, 3, aligned))
 
 
 def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     """Tiles for `slots` routed slots and a layer `shape`: (format, E, H, I).
 
-    The first entry of the table whose slots are not fewer; without a table, rows near the mean slots per expert.
+    The first entry of the table whose slots are not fewer; without a table, safe ones.
     """
     for most, gate_up, down in TABLE.get(shape, []):
         if slots <= most:
             return Tiles(gate_up, down)
-    mean = slots / shape[1]
-    return _SAFE[next((rows for rows in (16, 32, 64) if mean <= rows), 128)]
+    return _safe(shape, slots)

@@ -30,8 +30,9 @@ def grouped_gemm_kernel(
 
     GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
-    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer.
-    Columns past N read some row of W and are not written; rows that are not live read nothing and are not written.
+    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer; x too, with blocks of
+    (ROWS, STEP), unless it is gathered. Columns past N and rows that are not live are not written. They may be loaded,
+    always from inside the tensors, and are multiplied into nothing but themselves.
     """
     follow(PDL)
     tile = tl.program_id(0) // tl.cdiv(N, COLS)
@@ -43,7 +44,8 @@ def grouped_gemm_kernel(
     expert = tl.load(entry)
     if (expert < 0) | (expert >= experts):
         return
-    row = tl.load(entry + 1) + tl.arange(0, ROWS)
+    first_row = tl.load(entry + 1)
+    row = first_row + tl.arange(0, ROWS)
     live = (tl.arange(0, ROWS) < tl.load(entry + 2)) & (row >= 0) & (row < slots)
     slot = tl.load(order + row, mask=live, other=-1)
     live = live & (slot >= 0) & (slot < slots)
@@ -58,9 +60,10 @@ def grouped_gemm_kernel(
 
     k = tl.arange(0, STEP)
     safe_column = tl.where(column < N, column, 0)
-    x_at = x + source[:, None] * K + k[None, :]
     parts: tl.constexpr = 2 if GATED else 1
     w_row = expert * parts * N + first_column
+    if GATHER or not TMA:
+        x_at = x + source[:, None] * K + k[None, :]
     if not TMA:
         w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
         up_at = w_at + N.to(tl.int64) * K
@@ -70,7 +73,11 @@ def grouped_gemm_kernel(
     up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         inside = k[None, :] < K - step * STEP
-        a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
+        if GATHER or not TMA:
+            a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
+            x_at += STEP
+        else:
+            a = x.load([first_row, step * STEP])
         if TMA:
             b = w.load([w_row, step * STEP])
         else:
@@ -93,7 +100,6 @@ def grouped_gemm_kernel(
                 up += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
             else:
                 up = tl.dot(b, tl.trans(a), up)
-        x_at += STEP
 
     if SCALED:
         token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
