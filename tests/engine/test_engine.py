@@ -279,6 +279,14 @@ def test_a_step_log_line_shows_what_the_step_was_made_of(tmp_path: Path) -> None
         StepLog(tmp_path / "absent" / "steps.jsonl")
 
 
+def test_a_full_disk_ends_the_step_log_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    limits = config()
+    asked = request("a", range(5), max_tokens=4)
+    outcomes = serve(Engine(limits, MockWorker(limits), StepLog(Path("/dev/full"))), [asked])
+    assert outcomes["a"] == alone(asked, limits)
+    assert caplog.text.count("ends here: No space left on device") == 1
+
+
 def test_plans_are_plain_data_that_survive_the_wire() -> None:
     limits = config()
     worker = MockWorker(limits)

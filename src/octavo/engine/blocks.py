@@ -30,7 +30,7 @@ class BlockPool:
     @property
     def usage(self) -> float:
         """Share of the blocks that sequences hold, 0..1."""
-        return 1 - self.available / self.num_blocks
+        return (self.num_blocks - self.available) / self.num_blocks
 
     def available_beside(self, blocks: Iterable[int]) -> int:
         """Blocks that `allocate` could hand out after `share(blocks)`."""

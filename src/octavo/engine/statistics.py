@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import msgspec
 
 from octavo.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +79,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepLog:
-    """Writes each record as one JSON line; give it to the engine as `observe`.
+    """Writes each record as one JSON line; give it to the engine as `observe`. A full disk ends the log, not the engine.
 
     Raises:
         ConfigError: the file cannot be opened.
@@ -87,10 +90,17 @@ class StepLog:
             self._file = path.open("ab", buffering=0)
         except OSError as exc:
             raise ConfigError("step_log", f"cannot write {path}: {exc.strerror}") from exc
+        self._path = path
         self._encode = msgspec.json.Encoder().encode
 
     def __call__(self, record: StepRecord) -> None:
-        self._file.write(self._encode(record) + b"\n")
+        if self._file.closed:
+            return
+        try:
+            self._file.write(self._encode(record) + b"\n")
+        except OSError as exc:
+            logger.error("the step log %s ends here: %s", self._path, exc.strerror)
+            self._file.close()
 
     def close(self) -> None:
         self._file.close()
