@@ -1,0 +1,65 @@
+"""From a model's name to its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from octavo.checkpoints.folder import PATTERNS, resolve_folder
+from octavo.config import ModelConfig, WeightFormat
+from octavo.errors import CheckpointError, ConfigError
+
+
+@pytest.mark.parametrize("name", ["octavo-tiny", "qwen3-30b-a3b-fp8-dynamic"])
+def test_embedded_configs_are_served(name: str) -> None:
+    config = ModelConfig.from_folder(resolve_folder(name, None))
+    assert config.weight_format is WeightFormat.FP8_DYNAMIC
+    assert (config.num_experts, config.num_experts_per_tok) == (128, 8)
+
+
+def test_the_full_shape() -> None:
+    config = ModelConfig.from_folder(resolve_folder("qwen3-30b-a3b-fp8-dynamic", None))
+    assert (config.hidden_size, config.num_hidden_layers, config.moe_intermediate_size) == (2048, 48, 768)
+    assert config.kv_bytes_per_token == 2 * 2 * 48 * 4 * 128
+    assert not config.is_quantized("lm_head")
+    assert not config.is_quantized("model.layers.3.mlp.gate")
+    assert config.is_quantized("model.layers.3.mlp.experts.7.gate_proj")
+
+
+def test_local_folder(tmp_path: Path) -> None:
+    assert resolve_folder(str(tmp_path), None) == tmp_path
+
+
+def test_names_that_are_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no folder, no Hugging Face repo id, and not embedded \(octavo-tiny"):
+        resolve_folder("no-such-model", None)
+    with pytest.raises(ConfigError, match="no folder"):
+        resolve_folder("../no/such/folder", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; give the folder"):
+        resolve_folder(str(tmp_path / "file"), None)
+
+
+def test_a_repo_is_downloaded_without_pickles_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def snapshot(repo: str, **arguments: Any) -> str:
+        calls.append({"repo": repo, **arguments})
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert resolve_folder("some/model", "main") == tmp_path
+    assert calls == [{"repo": "some/model", "revision": "main", "allow_patterns": PATTERNS}]
+    assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in PATTERNS if pattern != "tokenizer*")
+
+
+def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(repo: str, **_: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot reach the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"some/model@v2 is no local folder .* cannot reach the hub.*HF_TOKEN"):
+        resolve_folder("some/model", "v2")

@@ -1,0 +1,219 @@
+"""Loading: what fills the parameters, and what is said of folders that are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from octavo.checkpoints.dummy import fill_dummy
+from octavo.config import ModelConfig, WeightFormat
+from octavo.errors import CheckpointError, ConfigError
+from octavo.kernels.linear import FP8
+from octavo.models.load import LoadedModel, load_model
+from octavo.models.parameters import allocate_parameters
+
+EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
+
+
+def load(folder: Path, load_format: str = "auto", seed: int = 0) -> LoadedModel:
+    return load_model(folder, load_format=load_format, device=CPU, seed=seed, progress=False)
+
+
+def hidden_of(loaded: LoadedModel) -> torch.Tensor:
+    batch = make_batch([([5, 9, 3, 70], 0, 4, [0])], block_size=16, columns=1)
+    return loaded.model.forward(batch, allocate_cache(loaded.config, num_blocks=1, block_size=16))
+
+
+def write(folder: Path, *, shards: int = 1, **changes: Any) -> dict[str, torch.Tensor]:
+    raw = raw_config(**changes)
+    tensors = random_tensors(ModelConfig.from_json(raw), 1)
+    write_checkpoint(folder, raw, tensors, shards=shards)
+    return tensors
+
+
+@pytest.mark.parametrize("changes", [{}, {"quantization_config": None}], ids=["fp8", "bf16"])
+def test_shards_and_one_file_give_the_same(changes: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path / "one", **changes)
+    write(tmp_path / "three", shards=3, **changes)
+    one, three = load(tmp_path / "one"), load(tmp_path / "three")
+    assert torch.equal(hidden_of(one), hidden_of(three))
+    assert one.format is (WeightFormat.BF16 if changes else WeightFormat.FP8_DYNAMIC)
+
+
+def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:
+    """Written with a number of its own in each, every view of the parameters holds its own number."""
+    tensors = write(tmp_path)
+    numbered = {}
+    for i, name in enumerate(sorted(tensors)):
+        tensor = tensors[name]
+        numbered[name] = torch.full(tensor.shape, float(i % 200 + 1)).to(tensor.dtype)
+    save_file(numbered, tmp_path / "model.safetensors")
+    config = ModelConfig.from_folder(tmp_path)
+    from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
+    from octavo.checkpoints.safetensors import fill_from_folder
+
+    parameters = allocate_parameters(config, CPU)
+    fill_from_folder(tmp_path, parameters.sources, CompressedTensorsFormat(), progress=False)
+    for name, view in parameters.sources.items():
+        assert torch.equal(view.float(), numbered[name].float()), name
+    assert sum(view.numel() for view in parameters.sources.values()) == sum(t.numel() for t in tensors.values())
+
+
+def test_weight_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    tensors = write(tmp_path)
+    assert load(tmp_path).weight_bytes == sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def change(folder: Path, edit: Any) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def misshape(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[EXPERT] = tensors[EXPERT][:-1].contiguous()
+
+
+def flatten_scale(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{EXPERT}_scale"] = tensors[f"{EXPERT}_scale"].view(-1)
+
+
+def widen(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[EXPERT] = tensors[EXPERT].float().bfloat16()
+
+
+def spoil_scale(value: float) -> Any:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{EXPERT}_scale"][2] = value
+
+    return edit
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "missing": (lambda t: t.pop(EXPERT), rf"tensor {EXPERT}: missing; expected with shape \(64, 48\) \(1 tensors"),
+    "missing-scale": (
+        lambda t: t.pop(f"{EXPERT}_scale"),
+        rf"tensor {EXPERT}_scale: missing; expected with shape \(64, 1\)",
+    ),
+    "surplus": (
+        lambda t: t.update({"model.layers.9.extra.weight": torch.zeros(2, 3)}),
+        r"tensor model.layers.9.extra.weight: shape \(2, 3\), is not expected",
+    ),
+    "misshapen": (misshape, rf"tensor {EXPERT}: has shape \(63, 48\), config.json asks for \(64, 48\)"),
+    "flat-scale": (flatten_scale, r"weight_scale: has shape \(64,\), config.json asks for \(64, 1\)"),
+    "not-quantized": (widen, rf"tensor {EXPERT}: is bfloat16, but quantization_config .* asks for float8_e4m3fn"),
+    "nan-scale": (spoil_scale(torch.nan), "scale of row 2 is nan; scales must be positive"),
+    "negative-scale": (spoil_scale(-1.0), r"scale of row 2 is -1.0; scales must be positive"),
+    "zero-scale": (spoil_scale(0.0), r"scale of row 2 is 0.0; scales must be positive"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_tensor_is_named(edit: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, edit)
+    with pytest.raises(CheckpointError, match=message) as info:
+        load(tmp_path)
+    assert str(tmp_path / "model.safetensors") in str(info.value)
+
+
+def test_class_f_a_block_scale_is_refused(tmp_path: Path) -> None:
+    """[F] weight_scale of (N/128, K/128) blocks where one per channel is expected."""
+    write(tmp_path)
+    change(tmp_path, lambda t: t.update({f"{EXPERT}_scale": torch.ones(1, 1)}))
+    with pytest.raises(CheckpointError, match=r"has shape \(1, 1\), config.json asks for \(64, 1\)"):
+        load(tmp_path)
+
+
+def test_quantized_tensors_without_a_quantization_config(tmp_path: Path) -> None:
+    tensors = write(tmp_path)
+    raw = raw_config(quantization_config=None)
+    write_checkpoint(tmp_path, raw, {n: t for n, t in tensors.items() if not n.endswith("_scale")})
+    with pytest.raises(CheckpointError, match="is float8_e4m3fn, but .* asks for bfloat16 or float16 or float32"):
+        load(tmp_path)
+
+
+def test_shards(tmp_path: Path) -> None:
+    """A shard that is missing, lacks a tensor, repeats one, or is cut off; an index that points outside."""
+    write(tmp_path, shards=2)
+    index = tmp_path / "model.safetensors.index.json"
+    first, second = (tmp_path / f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    kept = first.read_bytes()
+    tensors = load_file(first)
+    name = min(tensors)
+
+    save_file({n: t for n, t in tensors.items() if n != name}, first)
+    with pytest.raises(CheckpointError, match="the index names this file, but it is not in it") as info:
+        load(tmp_path)
+    assert info.value.tensor == name
+    save_file({**tensors, **load_file(second)}, first)
+    with pytest.raises(CheckpointError, match="is in two files"):
+        load(tmp_path)
+    first.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file .* download it again"):
+        load(tmp_path)
+    first.unlink()
+    with pytest.raises(CheckpointError, match="not found, though the index names it"):
+        load(tmp_path)
+    for bad in ("../model.safetensors", "/etc/passwd", "model.bin", 7):
+        index.write_text(json.dumps({"weight_map": {name: bad}}))
+        with pytest.raises(CheckpointError, match="is not a safetensors file of its folder"):
+            load(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="it needs an object weight_map"):
+        load(tmp_path)
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin, a pickle.*convert it"):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match="use load-format dummy"):
+        load(tmp_path)
+
+
+def test_dummy_weights(tmp_path: Path) -> None:
+    """Of order-one activations, equal for equal seeds only, from config.json alone."""
+    (tmp_path / "config.json").write_text(json.dumps(raw_config()))
+    one, again, other = load(tmp_path, "dummy"), load(tmp_path, "dummy"), load(tmp_path, "dummy", seed=1)
+    assert torch.equal(hidden_of(one), hidden_of(again))
+    assert not torch.equal(hidden_of(one), hidden_of(other))
+    logits = one.model.logits(hidden_of(one))
+    assert 0.3 < logits.std() < 3
+    parameters = allocate_parameters(one.config, CPU)
+    fill_dummy(parameters.sources, seed=0, progress=False)
+    for name, view in parameters.sources.items():
+        assert view.float().isfinite().all()
+        assert view.float().std() > 0, name
+        if view.dtype == FP8:
+            weight = view.float() * parameters.sources[f"{name}_scale"]
+            assert 0.8 < float(weight.std() * view.shape[1] ** 0.5) < 1.2
+
+
+def test_unknown_load_format(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(raw_config()))
+    with pytest.raises(ConfigError, match="load_format: must be auto or dummy, is 'pickle'"):
+        load(tmp_path, "pickle")
+
+
+def test_layers_computed_together_must_be_stored_alike(tmp_path: Path) -> None:
+    quantization = {**raw_config()["quantization_config"], "ignore": ["model.layers.0.self_attn.k_proj", "lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw_config(quantization_config=quantization)))
+    with pytest.raises(CheckpointError, match="stored alike"):
+        load(tmp_path, "dummy")
+
+
+def test_a_bar_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path)
+    load_model(tmp_path, load_format="auto", device=CPU, seed=0)
+    assert "Loading weights: 100%" in capsys.readouterr().err
+    load(tmp_path)
+    assert capsys.readouterr().err == ""

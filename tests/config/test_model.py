@@ -1,0 +1,141 @@
+"""config.json: what is read, and what is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.toy import FP8_DYNAMIC, raw_config
+from octavo.config import ModelConfig, WeightFormat
+from octavo.errors import CheckpointError
+
+
+def test_both_spellings_of_rope() -> None:
+    old = ModelConfig.from_json(raw_config(rope_theta=5e5, rope_scaling=None))
+    new = ModelConfig.from_json(
+        raw_config(rope_theta=None, rope_parameters={"rope_theta": 5e5, "rope_type": "default"})
+    )
+    assert old == new
+    assert old.rope_theta == 5e5
+
+
+def test_sparse_layers() -> None:
+    config = ModelConfig.from_json(raw_config(num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3]))
+    assert [config.is_sparse(layer) for layer in range(6)] == [False, True, False, False, False, True]
+
+
+def test_defaults() -> None:
+    config = ModelConfig.from_json(
+        raw_config(head_dim=None, quantization_config=None, torch_dtype=None, dtype="bfloat16")
+    )
+    assert config.head_dim == 16
+    assert config.weight_format is WeightFormat.BF16
+    assert config.bos_token_id is None
+
+
+def test_eos_ids_of_both_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(raw_config(eos_token_id=[4, 2])))
+    assert ModelConfig.from_folder(tmp_path).eos_token_ids == (4, 2)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 9]}))
+    assert ModelConfig.from_folder(tmp_path).eos_token_ids == (4, 2, 9)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 97}))
+    with pytest.raises(CheckpointError, match=r"generation_config.json: eos_token_id must hold token ids below .* 97"):
+        ModelConfig.from_folder(tmp_path)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "architecture": (
+        {"architectures": ["LlamaForCausalLM"]},
+        "LlamaForCausalLM.* is not served; Qwen3MoeForCausalLM is",
+    ),
+    "model-type": ({"model_type": "llama"}, "llama"),
+    "activation": ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not served; silu is"),
+    "sliding-window": ({"use_sliding_window": True}, "use_sliding_window true is not served"),
+    "dtype": ({"torch_dtype": "int8"}, "torch_dtype 'int8' is not served"),
+    "old-rope-scaling": ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling 'yarn' is not served"),
+    "new-rope-scaling": ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope scaling 'llama3'"),
+    "partial-rope": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    "theta": ({"rope_theta": -1}, "rope_theta must be a positive number, is -1"),
+    "missing": ({"hidden_size": None}, "hidden_size must be an integer of at least 1, is None"),
+    "string": ({"num_hidden_layers": "4"}, "num_hidden_layers must be an integer of at least 1, is '4'"),
+    "bool": ({"vocab_size": True}, "vocab_size must be an integer of at least 1, is True"),
+    "flag": ({"norm_topk_prob": 1}, "norm_topk_prob must be true or false, is 1"),
+    "eps": ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number, is 0"),
+    "layers-list": ({"mlp_only_layers": ["1"]}, "mlp_only_layers must be a list of integers"),
+    "eos": ({"eos_token_id": -1}, "eos_token_id must hold token ids below vocab_size 97, holds -1"),
+    "heads": ({"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple of num_key_value_heads 3"),
+    "odd-head": ({"head_dim": 15}, "head_dim must be even for rotary embeddings, is 15"),
+    "top-k": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 must not exceed num_experts 8"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as info:
+        ModelConfig.from_json(raw_config(**changes), file="folder/config.json")
+    assert info.value.file == "folder/config.json"
+
+
+def quantization(**changes: Any) -> dict[str, Any]:
+    """FP8-dynamic with `weights__strategy="block"` and the like put in."""
+    value = copy.deepcopy(FP8_DYNAMIC)
+    group = value["config_groups"]["group_0"]
+    for name, change in changes.items():
+        part, _, field = name.partition("__")
+        if part in ("weights", "input_activations") and field:
+            group[part][field] = change
+        elif part in group:
+            group[part] = change
+        else:
+            value[part] = change
+    return value
+
+
+UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
+    "gptq": ({"quant_method": "gptq"}, "quant_method 'gptq'"),
+    "fine-grained-fp8": ({"quant_method": "fp8"}, "quant_method 'fp8'"),
+    "packed": ({"format": "pack-quantized"}, "format 'pack-quantized'"),
+    "frozen": ({"quantization_status": "frozen"}, "quantization_status 'frozen'"),
+    "fp8-kv": ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
+    "sparse": ({"sparsity_config": {"format": "sparse-24"}}, "sparsity_config"),
+    "no-groups": ({"config_groups": {}}, "config_groups must hold one group"),
+    "targets": ({"targets": ["re:.*q_proj"]}, "targets"),
+    "int8": ({"weights__type": "int"}, "weights.type 'int'"),
+    "block": ({"weights__strategy": "block"}, "weights.strategy 'block'"),
+    "asymmetric": ({"weights__symmetric": False}, "weights.symmetric False"),
+    "int4": ({"weights__num_bits": 4}, "weights.num_bits 4"),
+    "static": ({"input_activations__dynamic": False}, "input_activations.dynamic False"),
+    "per-tensor": ({"input_activations__strategy": "tensor"}, "input_activations.strategy 'tensor'"),
+    "weights-only": ({"input_activations": None}, "input_activations is missing"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), UNSERVED.values(), ids=UNSERVED)
+def test_other_quantization_is_refused_with_what_is_served(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as info:
+        ModelConfig.from_json(raw_config(quantization_config=quantization(**changes)))
+    assert "FP8-dynamic" in str(info.value)
+
+
+def test_ignore_takes_names_and_patterns() -> None:
+    ignore = ["lm_head", "re:.*mlp.gate$", "model.layers.0.self_attn.o_proj"]
+    config = ModelConfig.from_json(raw_config(quantization_config=quantization(ignore=ignore)))
+    modules = ["lm_head", "model.layers.1.mlp.gate", "model.layers.0.self_attn.o_proj"]
+    assert not any(config.is_quantized(module) for module in modules)
+    others = ["model.layers.1.mlp.gate_proj", "model.layers.1.self_attn.o_proj", "xlm_head"]
+    assert all(config.is_quantized(module) for module in others)
+    with pytest.raises(CheckpointError, match=r"bad pattern 're:\*'"):
+        ModelConfig.from_json(raw_config(quantization_config=quantization(ignore=["re:*"])))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"], ids=["empty", "cut", "list", "not-utf8"])
+def test_files_that_are_no_json_object(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"config.json: (is not JSON|must hold a JSON object)"):
+        ModelConfig.from_folder(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config.json: not found; a model folder needs it"):
+        ModelConfig.from_folder(tmp_path / "nowhere")

@@ -1,0 +1,76 @@
+"""Norm and rotary embedding against float64, row by row and bit by bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compare import BF16_ROUNDING, assert_rows, row_errors
+from octavo.errors import KernelContractError
+from octavo.kernels.rms_norm import rms_norm
+from octavo.kernels.rms_norm.reference import rms_norm_reference
+from octavo.kernels.rotary import RotaryTable, rotary
+from octavo.kernels.rotary.reference import rotary_reference
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@pytest.mark.parametrize("width", [1, 16, 24, 192, 2048])
+def test_norm_against_float64(width: int) -> None:
+    x, weight = noise(37, width) * 5, noise(width, seed=2)
+    expected = rms_norm_reference(x, weight, 1e-6)
+    assert_rows(rms_norm(x, weight, 1e-6), expected, 2 * BF16_ROUNDING)
+    x[5] = x[6] * 0.5 + x[7]
+    assert row_errors(rms_norm(x, weight, 1e-2), expected).max() > 2 * BF16_ROUNDING or width == 1
+
+
+def test_norm_row_depends_on_itself_alone() -> None:
+    x, weight = noise(70, 192), noise(192, seed=2)
+    whole = rms_norm(x, weight, 1e-6)
+    for count in range(1, 71):
+        assert torch.equal(rms_norm(x[:count], weight, 1e-6), whole[:count])
+        assert torch.equal(rms_norm(x[count - 1 :], weight, 1e-6), whole[count - 1 :])
+    x[::2] = torch.nan
+    assert torch.equal(rms_norm(x, weight, 1e-6)[1::2], whole[1::2])
+
+
+def test_norm_of_a_view_is_that_of_its_copy() -> None:
+    """Queries are a slice of the joint projection."""
+    x, weight = noise(9, 8, 32), noise(32, seed=2)
+    assert torch.equal(rms_norm(x[:, 2:5], weight, 1e-6), rms_norm(x[:, 2:5].contiguous(), weight, 1e-6))
+
+
+@pytest.mark.parametrize("head_dim", [2, 16, 24, 128])
+def test_rotary_against_float64(head_dim: int) -> None:
+    positions = torch.tensor([0, 1, 2, 77, 511])
+    x = noise(5, 3, head_dim)
+    out = rotary(x, RotaryTable.make(512, head_dim, 1e4, CPU).at(positions))
+    expected = rotary_reference(x, positions, 1e4)
+    assert_rows(out.flatten(0, 1), expected.flatten(0, 1), BF16_ROUNDING)
+    off_by_one = rotary_reference(x, positions + 1, 1e4)
+    assert row_errors(out.flatten(0, 1), off_by_one.flatten(0, 1)).min() > BF16_ROUNDING
+
+
+def test_rotary_row_depends_on_itself_alone() -> None:
+    table = RotaryTable.make(128, 24, 1e6, CPU)
+    positions = torch.randint(128, (50,), generator=torch.Generator().manual_seed(3))
+    x = noise(50, 4, 24)
+    whole = rotary(x, table.at(positions))
+    for row in range(50):
+        assert torch.equal(rotary(x[row : row + 1], table.at(positions[row : row + 1])), whole[row : row + 1])
+
+
+def test_contracts() -> None:
+    table = RotaryTable.make(8, 16, 1e4, CPU)
+    with pytest.raises(KernelContractError, match=r"weight: expected shape \(8\), got \(7,\)"):
+        rms_norm(noise(3, 8), noise(7), 1e-6)
+    with pytest.raises(KernelContractError, match="x: expected torch.bfloat16"):
+        rms_norm(noise(3, 8).float(), noise(8), 1e-6)
+    with pytest.raises(KernelContractError, match="x: expected shape"):
+        rotary(noise(3, 2, 8), table.at(torch.tensor([0, 1, 2])))
+    with pytest.raises(KernelContractError, match="rows.cos"):
+        rotary(noise(3, 2, 16), table.at(torch.tensor([0, 1])))

@@ -1,0 +1,131 @@
+"""The same checkpoint in transformers, with activations fake-quantised per token by compressed-tensors."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
+
+from octavo.kernels.experts import Routing
+
+PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
+TIE = 0.05
+"""Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
+
+
+def round_activations(x: torch.Tensor) -> torch.Tensor:
+    """x (..., K) with each row rounded to FP8 times its scale; compressed-tensors wants (batch, tokens, K)."""
+    if x.numel() == 0:
+        return x
+    rows = x.reshape(1, -1, x.shape[-1])
+    scale, zero = compute_dynamic_scales_and_zp(rows, PER_TOKEN, torch.nn.Identity())
+    return fake_quantize(rows, scale, zero, PER_TOKEN).view(x.shape)
+
+
+def load(folder: Path, *, quantized: bool) -> Any:
+    """The model with bf16 between its layers and float32 within them, as Octavo computes.
+
+    FP8 makes much of little: a difference of 0.2 % before a rounding to FP8 (one bf16 rounding) is one of over 1 % behind
+    it, layer after layer. So both sides must round to bf16 in the same places: hidden states, what linear layers of
+    attention and whole MLPs give, and what enters an FP8 product; products, softmax, rotary angles and SwiGLU are
+    float32. The weights are dequantised to float32 by compressed-tensors.
+    """
+    extra = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if quantized else {}
+    attn = {"attn_implementation": "float32_sdpa"}
+    with warnings.catch_warnings():
+        # Its own config.json asks for compressed-tensors; the argument only adds how to load it.
+        warnings.filterwarnings("ignore", "You passed `quantization_config`")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **attn, **extra).eval()
+    rounded = round_activations if quantized else torch.Tensor.clone
+    for name, module in model.named_modules():
+        if name == "lm_head":
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        elif isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0].bfloat16().float()),))
+            if not name.endswith(("gate_proj", "up_proj")):
+                module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
+        elif isinstance(module, Qwen3MoeExperts):
+            module.forward = types.MethodType(_experts(rounded), module)
+        elif isinstance(module, torch.nn.Embedding | Qwen3MoeRMSNorm):
+            module.weight.data = module.weight.data.bfloat16()
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.float())
+    angles = model.model.rotary_emb.forward
+    model.model.rotary_emb.forward = lambda x, position_ids: angles(x.float(), position_ids)
+    return model
+
+
+def _float32_sdpa(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """transformers' own sdpa on queries and keys rounded to bf16, computed in float32."""
+    inputs = (side.bfloat16().float() for side in (query, key, value))
+    out, _ = sdpa_attention_forward(module, *inputs, mask, scaling=scaling)
+    return out.bfloat16(), None
+
+
+AttentionInterface.register("float32_sdpa", _float32_sdpa)
+AttentionMaskInterface.register("float32_sdpa", sdpa_mask)
+
+
+def _experts(rounded: Any) -> Any:
+    """`Qwen3MoeExperts.forward` with the inputs of both products rounded."""
+
+    def forward(self: Any, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(x.shape)
+        for expert in ids.unique().tolist():
+            rows, places = torch.where(ids == expert)
+            gate, up = (rounded(x[rows].float()) @ self.gate_up_proj[expert].t()).chunk(2, dim=-1)
+            hidden = (self.act_fn(gate) * up).bfloat16().float()
+            mixed = (rounded(hidden) @ self.down_proj[expert].t()).bfloat16().float()
+            out.index_add_(0, rows, mixed * weights[rows, places, None])
+        return out.bfloat16()
+
+    return forward
+
+
+def follow_ties(model: Any, routings: list[Routing]) -> list[int]:
+    """Let the routers choose as `routings` (one per sparse layer) between experts that are as good as equal.
+
+    Any other choice stays transformers' own, and shows as an error.
+
+    Returns:
+        Filled as the model runs: for each sparse layer, the rows in which a tie was followed.
+    """
+    followed: list[int] = []
+    left: Iterator[Routing] = iter(routings)
+    for module in model.modules():
+        if isinstance(module, Qwen3MoeTopKRouter):
+            module.forward = types.MethodType(_router(next(left), followed), module)
+    assert next(left, None) is None
+    return followed
+
+
+def _router(routing: Routing, followed: list[int]) -> Any:
+    def forward(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = x.reshape(-1, self.hidden_dim).float() @ self.weight.t()
+        own = logits.topk(self.top_k).indices
+        ids = torch.where(_tied(logits, own, routing.ids)[:, None], routing.ids, own)
+        followed.append(int((ids.sort(-1).values != own.sort(-1).values).any(-1).sum()))
+        weights = logits.softmax(-1).gather(1, ids)
+        if self.norm_topk_prob:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return logits, weights, ids
+
+    return forward
+
+
+def _tied(logits: torch.Tensor, own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """(T,) whether the worst of `theirs` is less than TIE below the worst of `own`."""
+    return logits.gather(1, theirs).amin(-1) > logits.gather(1, own).amin(-1) - TIE

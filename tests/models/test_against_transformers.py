@@ -1,0 +1,118 @@
+"""The model beside transformers on the same checkpoint: hidden states, logits and greedy tokens."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import octavo.kernels.experts.cpu as cpu_experts
+from compare import assert_rows
+from models import hugging_face
+from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from octavo.config import ModelConfig
+from octavo.kernels.experts import Routing, choose_experts
+from octavo.models.load import load_model
+
+LIMIT = 0.02
+TOKENS = 32
+DRAWS = range(10)
+
+
+def draw_config(seed: int) -> dict[str, Any]:
+    """One of all that a Qwen3-MoE config can say."""
+    pick = random.Random(seed)
+    heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
+    experts = pick.choice([4, 8, 16, 32])
+    layers = pick.choice([2, 3, 4])
+    rope = {"rope_theta": 1e6} if seed % 2 else {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4}}
+    if "rope_parameters" in rope:
+        rope["rope_parameters"]["rope_type"] = "default"
+    return raw_config(
+        hidden_size=pick.choice([64, 96, 128]),
+        intermediate_size=pick.choice([80, 112]),
+        moe_intermediate_size=pick.choice([32, 48, 80]),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=pick.choice([16, 24, 32]),
+        num_experts=experts,
+        num_experts_per_tok=pick.randint(1, min(8, experts)),
+        norm_topk_prob=pick.random() < 0.5,
+        mlp_only_layers=[1] if seed % 3 == 0 else [],
+        decoder_sparse_step=2 if seed % 5 == 1 else 1,
+        tie_word_embeddings=seed % 4 == 2,
+        attention_bias=seed % 3 == 1,
+        **rope,
+    )
+
+
+class Pair:
+    """What Octavo and transformers make of a checkpoint."""
+
+    def __init__(self, ours: Path, theirs: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.routings: list[Routing] = []
+        monkeypatch.setattr(cpu_experts, "choose_experts", self._note)
+        ids = torch.randint(config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()
+        model = load_model(ours, load_format="auto", device=CPU, seed=0, progress=False).model
+        batch = make_batch([(ids, 0, TOKENS, [2, 0])], block_size=16, columns=4)
+        self.hidden = model.forward(batch, allocate_cache(config, num_blocks=3, block_size=16))
+        self.logits = model.logits(self.hidden)
+        other = hugging_face.load(theirs, quantized=config.weight_format.name == "FP8_DYNAMIC")
+        self.followed = hugging_face.follow_ties(other, self.routings)
+        with torch.no_grad():
+            out = other.model(torch.tensor([ids]))
+            self.expected_hidden = out.last_hidden_state[0]
+            self.expected_logits = other.lm_head(self.expected_hidden)
+
+    def _note(self, logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Routing:
+        self.routings.append(choose_experts(logits, top_k, renormalize=renormalize))
+        return self.routings[-1]
+
+    def assert_agree(self) -> None:
+        assert_rows(self.hidden, self.expected_hidden, LIMIT)
+        assert_rows(self.logits, self.expected_logits, LIMIT)
+        best = self.expected_logits.topk(2).values
+        clear = best[:, 0] - best[:, 1] > LIMIT * self.expected_logits.norm(dim=-1)
+        clear |= best[:, 0] - best[:, 1] > 2 * (self.logits - self.expected_logits).abs().amax(-1)
+        assert clear.float().mean() > 0.5
+        assert torch.equal(self.logits.argmax(-1)[clear], self.expected_logits.argmax(-1)[clear])
+        assert sum(self.followed) <= 0.05 * TOKENS * max(1, len(self.followed)) + 1
+
+
+@pytest.mark.parametrize("seed", DRAWS, ids=lambda seed: f"draw{seed}")
+def test_fp8_dynamic(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = draw_config(seed)
+    config = ModelConfig.from_json(raw)
+    write_checkpoint(tmp_path, raw, random_tensors(config, seed), shards=1 + seed % 3)
+    Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
+
+
+@pytest.mark.parametrize("seed", [20, 21, 22], ids=lambda seed: f"draw{seed}")
+def test_bf16(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = draw_config(seed)
+    del raw["quantization_config"]
+    config = ModelConfig.from_json(raw)
+    write_checkpoint(tmp_path, raw, random_tensors(config, seed))
+    Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
+
+
+@pytest.mark.parametrize("seed", [0, 3, 8], ids=lambda seed: f"draw{seed}")
+def test_one_shuffled_expert_shows(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: the outputs of one expert in the last sparse layer change places in transformers' copy."""
+    raw = draw_config(seed)
+    config = ModelConfig.from_json(raw)
+    tensors = random_tensors(config, seed)
+    write_checkpoint(tmp_path / "true", raw, tensors)
+    expert = int(Pair(tmp_path / "true", tmp_path / "true", config, monkeypatch).routings[-1].ids.mode(0).values[0])
+    layer = max(layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer))
+    for part in ("weight", "weight_scale"):
+        name = f"model.layers.{layer}.mlp.experts.{expert}.down_proj.{part}"
+        tensors[name] = tensors[name].view(torch.uint8).roll(1, 0).view(tensors[name].dtype).contiguous()
+    write_checkpoint(tmp_path / "shuffled", raw, tensors)
+    pair = Pair(tmp_path / "true", tmp_path / "shuffled", config, monkeypatch)
+    with pytest.raises(AssertionError, match="relative error"):
+        pair.assert_agree()

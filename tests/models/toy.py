@@ -1,0 +1,149 @@
+"""Small Qwen3-MoE checkpoints with random weights, and batches for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from octavo.config import ModelConfig
+from octavo.kernels.linear import FP8
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.parameters import allocate_parameters
+
+CPU = torch.device("cpu")
+FP8_DYNAMIC: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "float-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False},
+            "input_activations": {
+                "num_bits": 8,
+                "type": "float",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+    "ignore": ["lm_head", "re:.*mlp.gate$"],
+}
+
+
+def raw_config(**changes: Any) -> dict[str, Any]:
+    """A `config.json` with a sparse MLP in every layer, FP8-dynamic unless changed."""
+    raw: dict[str, Any] = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "moe_intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "eos_token_id": 1,
+        "torch_dtype": "bfloat16",
+        "quantization_config": FP8_DYNAMIC,
+    }
+    raw |= changes
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
+    """Checkpoint tensors of order-one activations; FP8 weights quantised from normal ones, scales in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, view in allocate_parameters(config, CPU).sources.items():
+        if name.endswith(".weight_scale"):
+            continue
+        noise = torch.randn(view.shape, generator=generator)
+        if view.dtype == FP8:
+            weight = noise * _gain(name) / view.shape[1] ** 0.5
+            scale = weight.abs().amax(1, keepdim=True) / 448
+            tensors[name] = (weight / scale).clamp(-448, 448).to(FP8)
+            tensors[f"{name}_scale"] = scale
+        elif view.ndim == 2:
+            tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).bfloat16()
+        else:
+            tensors[name] = (noise * 0.1 + (0.0 if name.endswith(".bias") else 1.0)).bfloat16()
+    return tensors
+
+
+def _gain(name: str) -> float:
+    """Embeddings of order one, branches that add to them rather than drown them, routers that prefer some experts."""
+    gains = {"embed_tokens": 8.0, "o_proj": 0.2, "down_proj": 0.2, "mlp.gate.": 3.0}
+    return next((gain for part, gain in gains.items() if part in name), 1.0)
+
+
+def write_checkpoint(folder: Path, raw: dict[str, Any], tensors: dict[str, torch.Tensor], *, shards: int = 1) -> None:
+    """A model folder: config.json and safetensors, with an index if there are several shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    metadata = {"format": "pt"}
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata)
+        return
+    names = sorted(tensors)
+    files = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(names)}
+    for file in sorted(set(files.values())):
+        save_file({n: tensors[n] for n in names if files[n] == file}, folder / file, metadata)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def allocate_cache(config: ModelConfig, *, num_blocks: int, block_size: int) -> KVCache:
+    """A cache full of NaN: what is not written must not be seen."""
+    cache = KVCache.allocate(
+        num_layers=config.num_hidden_layers,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        device=CPU,
+    )
+    for layer in cache.layers:
+        layer.fill_(torch.nan)
+    return cache
+
+
+def make_batch(chunks: list[tuple[list[int], int, int, list[int]]], *, block_size: int, columns: int) -> ForwardBatch:
+    """A batch of (tokens of the request, first position, count, block ids)."""
+    tables = torch.full((len(chunks), columns), -1, dtype=torch.int32)
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    starts = [0]
+    for row, (tokens, start, count, blocks) in enumerate(chunks):
+        tables[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+        places = range(start, start + count)
+        ids += tokens[start : start + count]
+        positions += places
+        slots += [blocks[p // block_size] * block_size + p % block_size for p in places]
+        starts.append(len(ids))
+    return ForwardBatch(
+        token_ids=torch.tensor(ids, dtype=torch.int64),
+        positions=torch.tensor(positions, dtype=torch.int64),
+        slot_mapping=torch.tensor(slots, dtype=torch.int64),
+        block_tables=tables,
+        chunk_starts=tuple(starts),
+        context_lens=tuple(start + count for _, start, count, _ in chunks),
+    )
