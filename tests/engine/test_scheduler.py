@@ -24,7 +24,7 @@ def burst(num_prompt_tokens: int = 1001) -> list[Request]:
 def run(limits: EngineConfig, requests: list[Request]) -> tuple[dict[str, Outcome], list[StepRecord]]:
     records: list[StepRecord] = []
     engine = Engine(limits, MockWorker(limits), records.append)
-    return serve(engine, requests, check_every=97), records
+    return serve(engine, requests, check_every=1009), records
 
 
 def test_the_step_of_the_public_failure() -> None:
