@@ -52,13 +52,13 @@ class _Rounded(torch.autograd.Function):
 
 def round_weight(w: Tensor) -> Tensor:
     """w (..., N, K) with each output channel rounded to FP8 times a bf16 scale, as the checkpoint stores it."""
-    out: Tensor = _Rounded.apply(w, torch.bfloat16)
+    out: Tensor = _Rounded.apply(w, torch.bfloat16)  # type: ignore[no-untyped-call]
     return out
 
 
 def round_activation(x: Tensor) -> Tensor:
     """x (..., K) with each row rounded to FP8 times a float32 scale, as inference does for each token."""
-    out: Tensor = _Rounded.apply(x, torch.float32)
+    out: Tensor = _Rounded.apply(x, torch.float32)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -126,9 +126,9 @@ class Attention(nn.Module):
         """x + attention(norm(x)); x (B, S, hidden)."""
         s = self.shape
         normed = self.rounded(self.norm(x))
-        q = self.linear(normed, self.q).unflatten(-1, (s.heads, s.head_dim))
-        k = self.linear(normed, self.k).unflatten(-1, (s.kv_heads, s.head_dim))
-        v = self.linear(normed, self.v).unflatten(-1, (s.kv_heads, s.head_dim))
+        q = self.linear(normed, self.q).view(*x.shape[:2], s.heads, s.head_dim)
+        k = self.linear(normed, self.k).view(*x.shape[:2], s.kv_heads, s.head_dim)
+        v = self.linear(normed, self.v).view(*x.shape[:2], s.kv_heads, s.head_dim)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         k, v = (t.repeat_interleave(s.heads // s.kv_heads, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -164,7 +164,7 @@ class Experts(nn.Module):
             normed = round_activation(normed)
         gate = F.linear(normed, round_weight(self.gate).flatten(0, 1).to(x.dtype))
         up = F.linear(normed, round_weight(self.up).flatten(0, 1).to(x.dtype))
-        inner = (F.silu(gate.float()) * up.float()).to(x.dtype).unflatten(-1, (s.experts, s.expert_width))
+        inner = (F.silu(gate.float()) * up.float()).to(x.dtype).view(-1, s.experts, s.expert_width)
         if self.numerics.activations:
             inner = round_activation(inner)
         inner = (inner * weights[..., None]).to(x.dtype).flatten(1)
