@@ -135,7 +135,7 @@ def test_quantized_tensors_without_a_quantization_config(tmp_path: Path) -> None
     tensors = write(tmp_path)
     raw = raw_config(quantization_config=None)
     write_checkpoint(tmp_path, raw, {n: t for n, t in tensors.items() if not n.endswith("_scale")})
-    with pytest.raises(CheckpointError, match="is float8_e4m3fn, but .* asks for bfloat16 or float16 or float32"):
+    with pytest.raises(CheckpointError, match=r"is float8_e4m3fn, but .* asks for bfloat16 or float16 or float32"):
         load(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_shards(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is in two files"):
         load(tmp_path)
     first.write_bytes(kept[: len(kept) // 2])
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file .* download it again"):
+    with pytest.raises(CheckpointError, match=r"is not a whole safetensors file .* download it again"):
         load(tmp_path)
     first.unlink()
     with pytest.raises(CheckpointError, match="not found, though the index names it"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -51,7 +52,7 @@ def run(
     plan = plan_attention(tables, tuple(starts), contexts, block_size=block_size, heads_per_kv_head=shared)
     write_kv(keys, values, cache, torch.tensor(slots))
     out = attention(queries, cache, plan)
-    return [out[begin:end] for begin, end in zip(starts, starts[1:], strict=False)]
+    return [out[begin:end] for begin, end in itertools.pairwise(starts)]
 
 
 def poisoned(num_blocks: int, block_size: int, kv_heads: int, width: int) -> torch.Tensor:
@@ -174,7 +175,7 @@ def test_contract() -> None:
     cache = poisoned(2, 16, 2, 16)
     with pytest.raises(KernelContractError, match="keys: expected shape"):
         write_kv(request.keys[..., :8], request.values, cache, torch.tensor([0, 1, 2]))
-    with pytest.raises(KernelContractError, match="slot_mapping: expected torch.int64"):
+    with pytest.raises(KernelContractError, match=r"slot_mapping: expected torch.int64"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 2], dtype=torch.int32))
     with pytest.raises(IndexError, match="out of"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 32]))

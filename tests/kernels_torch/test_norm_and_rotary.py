@@ -68,9 +68,9 @@ def test_contracts() -> None:
     table = RotaryTable.make(8, 16, 1e4, CPU)
     with pytest.raises(KernelContractError, match=r"weight: expected shape \(8\), got \(7,\)"):
         rms_norm(noise(3, 8), noise(7), 1e-6)
-    with pytest.raises(KernelContractError, match="x: expected torch.bfloat16"):
+    with pytest.raises(KernelContractError, match=r"x: expected torch.bfloat16"):
         rms_norm(noise(3, 8).float(), noise(8), 1e-6)
     with pytest.raises(KernelContractError, match="x: expected shape"):
         rotary(noise(3, 2, 8), table.at(torch.tensor([0, 1, 2])))
-    with pytest.raises(KernelContractError, match="rows.cos"):
+    with pytest.raises(KernelContractError, match=r"rows.cos"):
         rotary(noise(3, 2, 16), table.at(torch.tensor([0, 1])))
