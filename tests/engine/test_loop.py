@@ -131,13 +131,13 @@ def test_the_queue_bound_counts_what_has_not_arrived_yet() -> None:
 
 
 def test_abort_ends_a_running_request_soon(station: Callable[..., Station]) -> None:
-    here = station(0.3)
+    here = station(1.5)
     here.loop.submit(endless("a"))
     time.sleep(0.1)
     before = time.monotonic()
     here.loop.abort(["a", "unknown"])
     here.inbox.wait("a")
-    assert time.monotonic() - before < 0.25
+    assert time.monotonic() - before < 1
     assert here.inbox.reason("a") is FinishReason.ABORT
 
 
