@@ -49,6 +49,6 @@ def _curl(server: Server, address: str) -> str:
         path, body = "completions", {"model": name, "prompt": [1, 2, 3], "max_tokens": 16}
     else:
         question = [{"role": "user", "content": "What is 17 + 25?"}]
-        path, body = "chat/completions", {"model": name, "messages": question}
+        path, body = "chat/completions", {"model": name, "messages": question, "temperature": 0}
     text = json.dumps(body).replace("'", "'\\''")
     return f"curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{text}'"
