@@ -117,7 +117,7 @@ def test_queue_of_tokens_is_bounded_but_an_empty_one_takes_any_request() -> None
     bounded.step()
     bounded.add(request("b", [1] * 6))
     bounded.add(request("c", [1] * 4))
-    with pytest.raises(OverloadedError, match="11 prompt tokens"):
+    with pytest.raises(OverloadedError, match="10 prompt tokens wait, this request has 1"):
         bounded.add(request("d", [1]))
 
 

@@ -93,9 +93,19 @@ class Engine:
         if sequence.request_id in self.sequences or sequence.request_id in arriving:
             raise RequestError(f"request id {sequence.request_id!r} is in use", param="request_id")
         waiting = len(self.scheduler.waiting) + len(arriving)
-        tokens = self.scheduler.num_waiting_tokens + sum(len(other.tokens) for other in arriving.values())
-        self._check_bound("max_num_queued_reqs", "requests", waiting, waiting + 1)
-        self._check_bound("max_num_queued_tokens", "prompt tokens", waiting, tokens + len(sequence.tokens))
+        if not waiting:
+            return  # an empty queue takes one request of any size
+        bound = self.config.max_num_queued_reqs
+        if bound is not None and waiting >= bound:
+            raise OverloadedError(f"the queue is full: {waiting} requests wait, max_num_queued_reqs is {bound}")
+        bound = self.config.max_num_queued_tokens
+        if bound is not None:
+            tokens = self.scheduler.num_waiting_tokens + sum(len(other.tokens) for other in arriving.values())
+            if tokens + len(sequence.tokens) > bound:
+                raise OverloadedError(
+                    f"the queue is full: {tokens} prompt tokens wait, this request has {len(sequence.tokens)}, "
+                    f"max_num_queued_tokens is {bound}"
+                )
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put an accepted sequence in the queue; if the worker has died since, it ends at once."""
@@ -169,12 +179,6 @@ class Engine:
         running = [running.sequence.request_id for running in self.scheduler.running]
         assert [*running, *self.scheduler.waiting] == list(self.sequences)
         assert len(self._in_flight) <= MAX_IN_FLIGHT
-
-    def _check_bound(self, setting: str, unit: str, waiting: int, count: int) -> None:
-        """Refuse what would exceed a bound of the queue; an empty queue takes one request of any size."""
-        bound = getattr(self.config, setting)
-        if bound is not None and waiting and count > bound:
-            raise OverloadedError(f"the queue is full: {count} {unit} with this request, {setting} is {bound}")
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then wait for the result of the older."""
