@@ -80,7 +80,7 @@ class Engine:
             RequestError, WorkerDiedError: as `add`.
         """
         if self.death is not None:
-            raise self.death
+            raise _copy(self.death)
         return accept(request, self.config)
 
     def check_room(self, sequence: Sequence, arriving: Mapping[str, Sequence] = MappingProxyType({})) -> None:
@@ -294,12 +294,17 @@ class Engine:
         assert self.death is not None
         sequence.state = Finished(FinishReason.ERROR)
         self._finished[FinishReason.ERROR] += 1
-        self._tell(sequence, finish_reason=FinishReason.ERROR, error=self.death)
+        self._tell(sequence, finish_reason=FinishReason.ERROR, error=_copy(self.death))
 
     def _tell(self, sequence: Sequence, **news: Any) -> None:
         self._updates.append(
             Update(request_id=sequence.request_id, num_cached_tokens=sequence.num_cached_tokens, **news)
         )
+
+
+def _copy(death: WorkerDiedError) -> WorkerDiedError:
+    """One for each who may raise it: an error raised again and again grows its traceback."""
+    return WorkerDiedError(death.message, exit_code=death.exit_code)
 
 
 def _keep(scores: PromptScores, sequence: Sequence) -> None:
