@@ -191,8 +191,9 @@ class Solo:
         if got.finish is FinishReason.ABORT:
             scores_are_right = got.prompt_scores in (None, alone.prompt_scores)
             return scores_are_right and got.tokens == alone.tokens[: len(got.tokens)]
-        stopped = alone.finish is FinishReason.STOP and len(alone.tokens) <= limit
-        finish = FinishReason.STOP if stopped else FinishReason.LENGTH
+        # A stop id counts as a token; numbers that are not finite come with the token after the last.
+        made = len(alone.tokens) + (alone.finish is FinishReason.ERROR)
+        finish = alone.finish if made <= limit and alone.finish is not FinishReason.LENGTH else FinishReason.LENGTH
         expected = (alone.tokens[:limit], alone.prompt_scores, finish)
         return (got.tokens, got.prompt_scores, got.finish) == expected
 
