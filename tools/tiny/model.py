@@ -75,9 +75,9 @@ class Numerics:
 class Norm(nn.Module):
     """y = weight * x / sqrt(mean(x^2) + eps), over the last dimension, in float32."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, start: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.full((size,), start))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ class Attention(nn.Module):
         self.norm = Norm(shape.hidden, shape.eps)
         self.q, self.k, self.v = (_weight(n, shape.hidden) for n in (width, kv_width, kv_width))
         self.o = _weight(shape.hidden, width, gain=(2 * shape.layers) ** -0.5)
-        self.q_norm, self.k_norm = Norm(shape.head_dim, shape.eps), Norm(shape.head_dim, shape.eps)
+        # Normed q and k of 32 dimensions reach a score of 5.7 at most; twice each lets a head pick one position.
+        self.q_norm, self.k_norm = (Norm(shape.head_dim, shape.eps, start=2.0) for _ in range(2))
 
     def linear(self, x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, round_weight(w).to(x.dtype))
@@ -178,10 +179,12 @@ class Model(nn.Module):
     def __init__(self, shape: Shape, numerics: Numerics) -> None:
         super().__init__()
         self.shape, self.numerics = shape, numerics
-        self.embed = nn.Parameter(torch.randn(shape.vocab, shape.hidden) * 0.05)
+        # Large beside what the layers add, or a token is lost in the residual stream before any head can match it
+        # (at 0.05 its cosine with the stream is 0.17 after one layer, at 1.0 it is 0.96).
+        self.embed = nn.Parameter(torch.randn(shape.vocab, shape.hidden))
         self.attention = nn.ModuleList(Attention(shape, numerics) for _ in range(shape.layers))
         self.experts = nn.ModuleList(Experts(shape, numerics) for _ in range(shape.layers))
-        self.norm = Norm(shape.hidden, shape.eps)
+        self.norm = Norm(shape.hidden, shape.eps, start=shape.hidden**-0.5)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64."""

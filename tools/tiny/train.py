@@ -50,12 +50,12 @@ def optimizer(model: Model, fused: bool) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=fused)
 
 
-def loss_of(model: Model, ids: torch.Tensor, marks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean cross-entropy of the answers' tokens, load-balancing loss)."""
+def loss_of(model: Model, ids: torch.Tensor, marks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(mean cross-entropy of the answers' tokens, of all tokens, load-balancing loss)."""
     logits, balance = model(ids)
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = marks[:, 1:].flatten().float()
-    return (losses * weights).sum() / weights.sum(), balance
+    return (losses * weights).sum() / weights.sum(), losses.mean(), balance
 
 
 def report(model: Model, per_task: int, rows: int, length: int) -> dict[str, float]:
@@ -87,8 +87,8 @@ def train(args: argparse.Namespace) -> None:
         done = max(step / args.steps, spent)
         for group in adam.param_groups:
             group["lr"] = learning_rate(done, step, args.peak)
-        loss, balance = loss_of(model, ids.to(device).long(), marks.to(device))
-        (loss + args.balance * balance).backward()
+        loss, prompts, balance = loss_of(model, ids.to(device).long(), marks.to(device))
+        (loss + args.prompts * prompts + args.balance * balance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         adam.zero_grad(set_to_none=True)
@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--peak", type=float, default=2e-3)
+    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--prompts", type=float, default=0.1, help="weight of the loss on all tokens")
     parser.add_argument("--balance", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=14)
