@@ -143,13 +143,7 @@ def load_model(settings: Settings) -> Model:
     """
     folder = resolve_folder(settings.model, settings.revision)
     texts = resolve_folder(settings.tokenizer, None) if settings.tokenizer is not None else folder
-    match settings.generation_config:
-        case "auto":
-            sampling_folder = folder
-        case "vllm":
-            sampling_folder = None
-        case path:
-            sampling_folder = Path(path)
+    sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
     return Model(
         folder=folder,
         config=ModelConfig.from_folder(folder),
