@@ -141,6 +141,7 @@ CASES = [
     completion("stop id beyond the vocabulary", "stop_token_ids", "token id 300", stop_token_ids=[300]),
     completion("stop id negative", "stop_token_ids", "stop_token_ids.0", stop_token_ids=[-1]),
     completion("stop id huge", "stop_token_ids", "stop_token_ids", stop_token_ids=[2**70]),
+    completion("all ids stop", "min_tokens", "forbids every token", stop_token_ids=list(range(300)), min_tokens=1),
     completion("bias of an id beyond the vocabulary", "logit_bias", "token id 300", logit_bias={"300": 1}),
     completion("bias of a word", "logit_bias", "integer", logit_bias={"hello": 1}),
     completion("bias over 100", "logit_bias", "-100..100", logit_bias={"1": 101}),
@@ -204,6 +205,42 @@ def test_bad_input(server: Running, case: Case) -> None:
     assert case.says in error["message"]
     assert error["message"].endswith(f"(request id: {answer.headers['x-request-id']})")
     assert len(error["message"]) < 1000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "a\0b"},
+        {"prompt": "😀" * 20},
+        {"prompt": [0, 299]},
+        {"prompt": [1] * 511},
+        {"prompt": "x", "max_tokens": 511},
+        {"prompt": "x", "stop": ["\0", "😀"]},
+        {"prompt": "x", "logit_bias": {str(id_): -100 for id_ in range(300)}},
+        {"prompt": "x", "stop_token_ids": list(range(300))},
+        {"prompt": "x", "seed": -(2**63)},
+        {"prompt": "x", "temperature": 2, "top_p": 1e-300, "min_p": 1, "top_k": 2**31 - 1},
+        {"prompt": "x", "user": {"deep": [[[]]]}, "best_of": 1, "suffix": "", "priority": 0},
+        {"prompt": "x", "n": 64},
+    ],
+    ids=[
+        "null byte",
+        "emoji",
+        "edge ids",
+        "longest prompt",
+        "longest answer",
+        "odd stops",
+        "all biased",
+        "all stop ids",
+        "least seed",
+        "extremes",
+        "harmless values",
+        "many answers",
+    ],
+)
+def test_odd_but_right(server: Running, body: Any) -> None:
+    answer = server.http.post(COMPLETIONS, json={"max_tokens": 1, **body})
+    assert answer.status_code == 200, answer.text
 
 
 def test_the_table_in_the_docs_is_this_one() -> None:

@@ -341,5 +341,7 @@ def test_without_tokenizer_and_template() -> None:
         assert (choice.text, len(choice.token_ids)) == ("", 8)
         with pytest.raises(openai.BadRequestError, match="token ids"):
             made(client, "text")
+        with pytest.raises(openai.BadRequestError, match="stop_token_ids"):
+            made(client, [1], stop="x")
         with pytest.raises(openai.BadRequestError, match="no chat template"):
             client.chat.completions.create(model="mock", messages=MESSAGES)

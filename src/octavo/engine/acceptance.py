@@ -39,6 +39,8 @@ def accept(request: Request, config: EngineConfig) -> Sequence:
     stop_ids = frozenset(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         stop_ids |= frozenset(config.eos_token_ids)
+    if sampling.min_tokens and len(stop_ids) >= config.vocab_size:
+        raise RequestError("min_tokens forbids every token, as all are stop_token_ids", param="min_tokens")
     if max_tokens != sampling.max_tokens or seed != sampling.seed:
         sampling = sampling.replace(max_tokens=max_tokens, seed=seed)
     return Sequence(request, prompt, sampling, stop_ids)

@@ -132,6 +132,8 @@ class Generation:
                 f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
             )
         stops = StopStrings(self._samplings[0].stop)
+        if stops and self._server.context.tokenizer.vocab_size == 0:
+            raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
             for number in range(sampling.n):
                 index = len(self.answers)
