@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ SETTINGS: dict[str, Any] = {
     "start_worker": start_in_process,
     "device": "cpu",
     "cpu_threads": 1,
-    "load_format": "dummy",
     "max_model_len": 2100,
     "num_gpu_blocks_override": 1000,
 }
@@ -74,6 +74,6 @@ def test_tiny_budgets_give_the_same_bits(budget: int, tmp_path: Path) -> None:
 def test_the_comparison_sees_a_single_bit(alone: tuple[list[list[int]], Bits]) -> None:
     _, expected = alone
     token, logprobs = expected[0]
-    first = next(iter(logprobs))
-    changed = [(token, {**logprobs, first: logprobs[first] * (1 + 2**-50)}), *expected[1:]]
+    last = list(logprobs)[-1]
+    changed = [(token, {**logprobs, last: math.nextafter(logprobs[last], 0)}), *expected[1:]]
     assert changed != expected

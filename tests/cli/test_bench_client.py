@@ -67,7 +67,7 @@ class FakeServer:
             if self.refuse is not None and body.get("prompt", [None])[0] == self.refuse:
                 return web.json_response({"error": {"message": "no such luck"}}, status=400)
             if not body.get("stream"):
-                logprobs = {"token_logprobs": [-0.1 * len(body["prompt"])]}
+                logprobs = {"token_logprobs": [-0.1 * len(body["prompt"])], "top_logprobs": [{"b": -1.5, "a": 0.0}]}
                 return web.json_response({"choices": [{"token_ids": [len(body["prompt"])], "logprobs": logprobs}]})
             return await self._stream(request, body)
         finally:
@@ -151,7 +151,7 @@ def test_burst_sends_all_at_once_and_hashes_the_answers(
     assert bench(server, "burst", "--num-prompts", "8", "--input-len", "11", "--json", str(out)) == 0
     assert "8 of 8 succeeded" in capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert result["sha256"] == digest([Answer([11], [-0.1 * 11])] * 8)
+    assert result["sha256"] == digest([Answer([11], [-0.1 * 11], [{"a": 0.0, "b": -1.5}])] * 8)
     assert len({tuple(body["prompt"]) for body in server.bodies}) == 8
     assert all(body["temperature"] == 0 and body["return_token_ids"] for body in server.bodies)
 
@@ -163,14 +163,16 @@ def test_burst_fails_if_a_request_does(server: FakeServer, capsys: pytest.Captur
 
 
 def test_the_hash_sees_every_bit_and_the_order() -> None:
-    answers = [Answer([1, 2], [-0.5, -0.25]), Answer([3], [-1.0])]
+    answers = [Answer([1, 2], [-0.5, -0.25]), Answer([3], [-1.0], [{"a": -1.0, "b": -2.0}])]
     changed = [
         answers[::-1],
         [Answer([1, 3], [-0.5, -0.25]), answers[1]],
         [Answer([1, 2], [-0.5, -0.25000000000000006]), answers[1]],
         [answers[0], Answer(error="gone")],
+        [answers[0], Answer([3], [-1.0], [{"a": -1.0, "b": -2.0000000000000004}])],
+        [answers[0], Answer([3], [-1.0], [{"a": -1.0, "c": -2.0}])],
     ]
-    assert len({digest(answers), *map(digest, changed)}) == 5
+    assert len({digest(answers), *map(digest, changed)}) == 7
 
 
 def test_no_server_is_told_plainly(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from octavo.cli.bench.serve import server_vocab_size
 from octavo.cli.parsers import Commands, add_command
 from octavo.errors import OctavoError
 
+TOP_LOGPROBS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -31,6 +33,9 @@ class Answer:
 
     token_ids: Sequence[int] = ()
     logprobs: Sequence[float] = ()
+    """Of the tokens made."""
+    top_logprobs: Sequence[Mapping[str, float]] = ()
+    """Of the likeliest tokens at each place: where the model is sure, they tell more than the token made."""
     error: str = ""
 
 
@@ -80,7 +85,9 @@ def digest(answers: Sequence[Answer]) -> str:
     """SHA-256 over tokens and the exact bits of logprobs, in the order of the prompts; errors count as such."""
     sha = hashlib.sha256()
     for answer in answers:
-        bits = [[*answer.token_ids], [logprob.hex() for logprob in answer.logprobs], bool(answer.error)]
+        logprobs = [logprob.hex() for logprob in answer.logprobs]
+        top = [{token: logprob.hex() for token, logprob in sorted(place.items())} for place in answer.top_logprobs]
+        bits = [[*answer.token_ids], logprobs, top, bool(answer.error)]
         sha.update(json.dumps(bits).encode())
     return sha.hexdigest()
 
@@ -109,7 +116,7 @@ async def _ask(client: BenchClient, model: str, prompt: TokenIds, output_len: in
         "max_tokens": output_len,
         "temperature": 0,
         "ignore_eos": True,
-        "logprobs": 1,
+        "logprobs": TOP_LOGPROBS,
         "return_token_ids": True,
     }
     try:
@@ -118,4 +125,5 @@ async def _ask(client: BenchClient, model: str, prompt: TokenIds, output_len: in
         return Answer(error=exc.message)
     finally:
         bar.update()
-    return Answer(choice["token_ids"], choice["logprobs"]["token_logprobs"])
+    logprobs = choice["logprobs"]
+    return Answer(choice["token_ids"], logprobs["token_logprobs"], logprobs["top_logprobs"])
