@@ -9,7 +9,7 @@ import torch
 
 KV_TILE = 128
 """Keys per tile; tile j holds positions 128 j .. 128 j + 127 of a request, whatever the batch."""
-QUERY_ROWS = 32
+QUERY_ROWS = 16
 """Rows (tokens times the query heads that share a KV head) per query tile, if heads are no more."""
 
 

@@ -11,6 +11,7 @@ from octavo.kernels.linear.weight import Bf16Weight, Fp8Weight
 
 TILE_ROWS = 32
 """A BLAS picks its order of summation by the shape, so the shape is always the same: 32 rows."""
+PIECE_ROWS = 1024
 
 
 def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -64,11 +65,18 @@ class ExactFp8Linear:
         Raises:
             KernelContractError: x has another dtype or width.
         """
-        return self.float32(x).to(torch.bfloat16)
+        return self._into(x, torch.bfloat16)
 
     def float32(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
+        return self._into(x, torch.float32)
+
+    def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """In pieces that stay in the cache."""
         expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
-        rounded, scale = round_tokens(x)
-        out = (rounded.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
-        return out if self._bias is None else out + self._bias
+        out = x.new_empty((x.shape[0], self._weight.shape[0]), dtype=dtype)
+        for piece, target in zip(x.split(PIECE_ROWS), out.split(PIECE_ROWS), strict=True):
+            rounded, scale = round_tokens(piece)
+            product = (rounded.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
+            target.copy_(product if self._bias is None else product.add_(self._bias))
+        return out
