@@ -75,7 +75,7 @@ class ExactFp8Linear:
         """In pieces that stay in the cache."""
         expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
         out = x.new_empty((x.shape[0], self._weight.shape[0]), dtype=dtype)
-        for piece, target in zip(x.split(PIECE_ROWS), out.split(PIECE_ROWS), strict=True):
+        for piece, target in zip(torch.split(x, PIECE_ROWS), torch.split(out, PIECE_ROWS), strict=True):
             rounded, scale = round_tokens(piece)
             product = (rounded.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
             target.copy_(product if self._bias is None else product.add_(self._bias))
