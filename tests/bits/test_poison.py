@@ -27,7 +27,7 @@ POISONED = {
     "in the prompt": Job("poisoned", (*HEADS[0][:9], POISON, *HEADS[1][:5]), SamplingParams(seed=1)),
     "in a long prompt, cut into chunks": Job("poisoned", (*HEADS[0], POISON, *HEADS[1][:9]), SamplingParams(seed=1)),
     "as a sampled token": Job(
-        "poisoned", tuple(HEADS[0][:9]), SamplingParams(temperature=0, logit_bias={POISON: 100.0}, logprobs=1)
+        "poisoned", tuple(HEADS[0][:11]), SamplingParams(temperature=0, logit_bias={POISON: 100.0}, logprobs=1)
     ),
 }
 
@@ -48,8 +48,9 @@ def test_one_request_of_32_with_nan_fails_alone(where: str, threshold: int) -> N
     assert Solo(machine).differences([*first, *later], answers) == []
 
     history = [*poisoned.prompt, *(token_id for token_id, _ in answers["poisoned"].tokens), 0]
-    hits = engine.scheduler.index.match(history)
-    assert len(hits) * HOUSE.block_size <= history.index(POISON), "a block with NaN is in the prefix index"
+    probe = run_schedule(engine, [Job("probe", tuple(history), SamplingParams(seed=1))], seen)["probe"]
+    assert probe.finish is FinishReason.ERROR
+    assert probe.num_cached_tokens <= history.index(POISON), "a block with NaN is in the prefix index"
     again = run_schedule(engine, [poisoned], seen)["poisoned"]
     assert again.finish is FinishReason.ERROR
     assert again.tokens == answers["poisoned"].tokens
