@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 
@@ -186,15 +185,3 @@ def _sparse(make: _Allocator, config: ModelConfig, name: str) -> SparseMlp:
             down=make.stack(name, experts, [("down_proj", hidden)], width),
         ),
     )
-
-
-def linear_weights(parameters: Parameters) -> Iterator[LinearWeight]:
-    """Every linear weight, expert stacks whole."""
-    for layer in parameters.layers:
-        yield from (layer.qkv, layer.out)
-        match layer.mlp:
-            case DenseMlp(gate_up, down):
-                yield from (gate_up, down)
-            case SparseMlp(router, experts):
-                yield from (router, experts.gate_up, experts.down)
-    yield parameters.head
