@@ -42,6 +42,7 @@ test: lint
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tools.configuration_page
 	$(BIN)/python -m tools.benchmark_tables
+	$(BIN)/python -m tools.kernels_page
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

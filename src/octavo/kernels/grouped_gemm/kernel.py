@@ -38,15 +38,16 @@ def grouped_gemm_kernel(
     tile = tl.program_id(0) // tl.cdiv(N, COLS)
     first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
     column = first_column + tl.arange(0, COLS)
-    if tile >= tl.load(num_tiles):
-        return
+    # the entry is loaded before it is known to be in use: two loads at once, not one after the other
+    used = tl.load(num_tiles)
     entry = tiles + tile.to(tl.int64) * 3
     expert = tl.load(entry)
-    if (expert < 0) | (expert >= experts):
-        return
     first_row = tl.load(entry + 1)
+    rows = tl.load(entry + 2)
+    if (tile >= used) | (expert < 0) | (expert >= experts):
+        return
     row = first_row + tl.arange(0, ROWS)
-    live = (tl.arange(0, ROWS) < tl.load(entry + 2)) & (row >= 0) & (row < slots)
+    live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < slots)
     slot = tl.load(order + row, mask=live, other=-1)
     live = live & (slot >= 0) & (slot < slots)
     if GATHER:
@@ -67,6 +68,12 @@ def grouped_gemm_kernel(
     if not TMA:
         w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
         up_at = w_at + N.to(tl.int64) * K
+    if SCALED:
+        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
+        w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
+        channel_scale = tl.load(w_scale)
+        if GATED:
+            up_scale = tl.load(w_scale + w_scale_part)
     k_blocks = tl.cdiv(K, 128)
     n_blocks = tl.cdiv(N, 128)
     acc = tl.zeros((COLS, ROWS), tl.float32)
@@ -102,11 +109,9 @@ def grouped_gemm_kernel(
                 up = tl.dot(b, tl.trans(a), up)
 
     if SCALED:
-        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
-        w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
-        acc *= tl.load(w_scale)[:, None] * token_scale[None, :]
+        acc *= channel_scale[:, None] * token_scale[None, :]
         if GATED:
-            up *= tl.load(w_scale + w_scale_part)[:, None] * token_scale[None, :]
+            up *= up_scale[:, None] * token_scale[None, :]
     if GATED:
         acc = silu(acc) * up
     out = tl.trans(acc.to(tl.bfloat16))

@@ -4,4 +4,19 @@ from __future__ import annotations
 
 from octavo.kernels.grouped_gemm.tile import Tile
 
-TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {}
+TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
+    ("ChannelWeights", 128, 2048, 768): [
+        (16, Tile(16, 64, 8, 4, False), Tile(16, 128, 4, 3, True)),
+        (64, Tile(16, 64, 4, 4, False), Tile(16, 128, 4, 3, True)),
+        (256, Tile(16, 64, 4, 3, True), Tile(16, 64, 4, 4, False)),
+        (720, Tile(16, 64, 4, 3, True), Tile(16, 64, 4, 4, True)),
+        (1448, Tile(16, 64, 4, 3, True), Tile(16, 64, 4, 4, True)),
+        (2896, Tile(32, 64, 8, 3, True), Tile(32, 64, 4, 4, True)),
+        (5792, Tile(32, 64, 4, 3, True), Tile(32, 64, 4, 3, True)),
+        (11584, Tile(64, 64, 8, 4, False), Tile(64, 128, 4, 3, True)),
+        (23168, Tile(128, 64, 4, 3, True), Tile(128, 128, 4, 3, True)),
+        (46336, Tile(128, 64, 4, 3, True), Tile(128, 128, 4, 3, True)),
+        (131072, Tile(128, 64, 4, 3, True), Tile(128, 128, 4, 3, True)),
+        (2147483647, Tile(128, 64, 4, 3, True), Tile(128, 128, 4, 3, True)),
+    ],
+}

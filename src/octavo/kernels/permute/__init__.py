@@ -60,7 +60,7 @@ class Permutation:
         return cls(
             empty(slots),
             empty(experts + 1),
-            empty(tiles, 3),
+            empty(tiles, 3).zero_(),  # entries not in use are loaded, though not followed
             empty(1),
             empty(-(-slots // _BLOCK_SLOTS), bins),
             empty(bins),
