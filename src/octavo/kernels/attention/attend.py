@@ -97,7 +97,7 @@ def _attend(group: TileGroup, queries: torch.Tensor, slots: torch.Tensor, used: 
         keys, values = _read_tile(slots, step)
         scores = _products(queries[:, step.first :], keys.transpose(-1, -2))
         seen = scores[:, :, :used]
-        _hide(seen, step, group.tokens)
+        _hide(seen, step)
         now_best, now_total, now_mixed = (state[:, step.first :] for state in (best, total, mixed))
         highest = torch.maximum(now_best, seen.amax(-1, keepdim=True))
         seen.sub_(highest).exp_()
@@ -121,11 +121,9 @@ def _read_tile(slots: torch.Tensor, step: KVStep) -> tuple[torch.Tensor, torch.T
     return keys, values.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _hide(scores: torch.Tensor, step: KVStep, tokens: int) -> None:
+def _hide(scores: torch.Tensor, step: KVStep) -> None:
     """Select minus infinity where a key is not visible: scores (G, n, used, KV_TILE), written in place."""
-    kv_heads, _, rows, keys = scores.shape
-    partial = scores[:, : step.masked - step.first].view(kv_heads, -1, tokens, rows // tokens, keys)
-    partial.masked_fill_(~step.visible[None, :, :, None, :], -torch.inf)
+    scores[:, : step.masked - step.first].masked_fill_(step.hidden, -torch.inf)
 
 
 def _products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

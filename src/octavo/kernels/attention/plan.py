@@ -22,8 +22,8 @@ class KVStep:
     """Query tiles first .. masked - 1 see only part of the KV tile."""
     slots: torch.Tensor
     """(n * KV_TILE,) int64 cache slots, n = 1 where all query tiles are of one chunk; 0 past the context."""
-    visible: torch.Tensor
-    """(masked - first, tokens, KV_TILE) bool: position of key <= position of query."""
+    hidden: torch.Tensor
+    """(masked - first, tokens * heads_per_kv_head, KV_TILE) bool: position of key > position of query."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def plan_attention(
     single = order[counts[order] == 1]
     short = order[(counts[order] > 1) & (counts[order] <= tile_tokens)]
     long = order[counts[order] > tile_tokens]
-    tables = _Tables(block_tables, block_size)
+    tables = _Tables(block_tables, block_size, heads_per_kv_head)
     groups = [
         _group(chunks, starts[chunks], counts[chunks], ends[chunks], tokens, tables)
         for chunks, tokens in ((single, 1), (short, tile_tokens))
@@ -99,6 +99,7 @@ def plan_attention(
 class _Tables:
     blocks: torch.Tensor
     block_size: int
+    heads_per_kv_head: int
 
     def slots(self, chunks: torch.Tensor, contexts: torch.Tensor, tile: int) -> torch.Tensor:
         """(n * KV_TILE,) cache slots of KV tile `tile` of `chunks` (n,); 0 past `contexts` (n,)."""
@@ -121,7 +122,7 @@ def _group(
     rows = (starts[:, None] + index).reshape(-1)
     positions = (ends - sizes)[:, None] + index
     live = np.flatnonzero((np.arange(tokens) < sizes[:, None]).reshape(-1))
-    on_device = torch.from_numpy(positions).to(device)
+    on_device = torch.from_numpy(positions).to(device).repeat_interleave(tables.heads_per_kv_head, dim=1)
     chunk_ids, contexts = torch.from_numpy(chunks).to(device), torch.from_numpy(ends).to(device)
     steps = []
     for tile in range(-(-int(ends[-1]) // KV_TILE)):
@@ -134,7 +135,8 @@ def _group(
         slots = tables.slots(
             chunk_ids if shared else chunk_ids[first:], contexts[-1:] if shared else contexts[first:], tile
         )
-        steps.append(KVStep(first, masked, slots, keys <= on_device[first:masked, :, None]))
+        hidden = keys > on_device[first:masked, :, None]
+        steps.append(KVStep(first, masked, slots, hidden))
     return TileGroup(
         rows=torch.from_numpy(rows).to(device),
         num_tiles=len(starts),
