@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks.moe_peers import Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, Weights, blocks
+from octavo.kernels.scaled import FP8, BlockWeights, ChannelWeights, Weights, blocks
 
 CUDA = torch.device("cuda")
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
@@ -36,21 +37,12 @@ class Timing:
     high: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """x (T, H) bf16, ids (T, K) int32, weights (T, K) f32"""
-
-    x: torch.Tensor
-    ids: torch.Tensor
-    weights: torch.Tensor
-
-
 def timer() -> torch.cuda.Event:
     """An event that records when the device reaches it."""
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def replay(calls: list[Callable[[], object]], replays: int) -> Timing:
+def replay(calls: Sequence[Callable[[], object]], replays: int) -> Timing:
     """Time a graph of `calls`, per call."""
     for call in calls:
         call()
@@ -118,41 +110,60 @@ def floor_us(inputs: list[Inputs], shape: tuple[int, int, int, int], copy: float
     return max(moved / copy, operations / fp8) * 1e6
 
 
-def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Callable[[], object]]:
+def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Call]:
     """One call for each input, with one workspace."""
     tokens, top_k = inputs[0].ids.shape
     workspace = moe_workspace(tokens, top_k, gate_up, down)
 
-    def call(one: Inputs) -> Callable[[], object]:
+    def call(one: Inputs) -> Call:
         out, flags = torch.empty_like(one.x), torch.empty((tokens,), dtype=torch.bool, device=CUDA)
         return lambda: moe(one.x, one.ids, one.weights, gate_up, down, workspace=workspace, out=out, flags=flags)
 
     return [call(one) for one in inputs]
 
 
-def peer_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> dict[str, list[Callable[[], object]]]:
-    """vLLM's Triton path, if vLLM is installed and the scales are per channel or per block; empty otherwise."""
-    try:
-        from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
-        from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
-    except ImportError:
-        return {}
-    assert isinstance(gate_up, ChannelWeights | BlockWeights)
-    assert isinstance(down, ChannelWeights | BlockWeights)
-    if isinstance(gate_up, ChannelWeights):
-        config = fp8_w8a8_moe_quant_config(
-            w1_scale=gate_up.scale[..., None],
-            w2_scale=down.scale[..., None],
-            per_act_token_quant=True,
-            per_out_ch_quant=True,
-        )
-    else:
-        config = fp8_w8a8_moe_quant_config(w1_scale=gate_up.scale, w2_scale=down.scale, block_shape=[BLOCK, BLOCK])
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One batch size: our time, the floor in microseconds, each peer's time and its relative difference from our output."""
 
-    def call(one: Inputs) -> Callable[[], object]:
-        return lambda: fused_experts(one.x, gate_up.data, down.data, one.weights, one.ids, quant_config=config)
+    tokens: int
+    ours: Timing
+    floor: float
+    peers: dict[str, Timing]
+    differences: dict[str, float]
 
-    return {"vLLM Triton": [call(one) for one in inputs]}
+    def row(self) -> list[object]:
+        """Cells of the table."""
+        ours = self.ours
+        cells: list[object] = [self.tokens, f"{ours.median:.1f}", f"{ours.low:.1f} to {ours.high:.1f}"]
+        cells += [f"{self.floor:.1f}", f"{self.floor / ours.median:.2f}"]
+        for peer in self.peers.values():
+            cells += [f"{peer.median:.1f}", f"{ours.median / peer.median:.2f}"]
+        return cells
+
+    def columns(self) -> list[str]:
+        """Heads of the cells."""
+        heads = ["T", "us", "10th to 90th percentile", "floor, us", "share of the floor"]
+        return heads + [head for name in self.peers for head in (name, f"ours / {name}")]
+
+
+def measure(
+    tokens: int, shape: tuple[int, int, int, int], gate_up: Weights, down: Weights, copy: float, fp8: float
+) -> Measurement:
+    """Time all layers on the same inputs, after a look whether they agree.
+
+    Raises: AssertionError where a peer's output differs by more than 10 %: then one of the two is wrong.
+    """
+    inputs = [draw(tokens, shape) for _ in range(8 if tokens <= 256 else 2)]
+    replays = 50 if tokens <= 4096 else 20
+    ours = our_calls(inputs, gate_up, down)
+    peers, differences = {}, {}
+    right = ours[0]().float()
+    for name, calls in peer_calls(inputs, gate_up, down).items():
+        differences[name] = float((calls[0]().float() - right).norm() / right.norm())
+        assert differences[name] < 0.1, f"{name} differs by {differences[name]:.3f} at T={tokens}"
+        peers[name] = replay(calls, replays)
+    return Measurement(tokens, replay(ours, replays), floor_us(inputs, shape, copy, fp8), peers, differences)
 
 
 def main() -> None:
@@ -164,45 +175,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     shape = SHAPES[args.shape]
-    experts, _, hidden, intermediate = shape
+    experts, top_k, hidden, intermediate = shape
     copy, fp8 = copy_rate(), fp8_rate()
     gate_up = random_weights(args.format, experts, 2, intermediate, hidden)
     down = random_weights(args.format, experts, 1, hidden, intermediate)
-    rows: list[list[object]] = []
-    raw: list[dict[str, object]] = []
-    columns = ["T", "us", "10th to 90th percentile", "floor, us", "share of the floor"]
-    for tokens in args.tokens:
-        inputs = [draw(tokens, shape) for _ in range(8 if tokens <= 256 else 2)]
-        ours = replay(our_calls(inputs, gate_up, down), 50 if tokens <= 4096 else 20)
-        floor = floor_us(inputs, shape, copy, fp8)
-        row: list[object] = [
-            tokens,
-            f"{ours.median:.1f}",
-            f"{ours.low:.1f} to {ours.high:.1f}",
-            f"{floor:.1f}",
-            f"{floor / ours.median:.2f}",
-        ]
-        measured: dict[str, object] = {"tokens": tokens, "ours": dataclasses.asdict(ours), "floor": floor}
-        for name, calls in peer_calls(inputs, gate_up, down).items():
-            peer = replay(calls, 50 if tokens <= 4096 else 20)
-            measured[name] = dataclasses.asdict(peer)
-            row += [f"{peer.median:.1f}", f"{ours.median / peer.median:.2f}"]
-            columns = [*columns[:5], name, f"ours / {name}"]
-        print(*row, sep="\t", flush=True)
-        rows.append(row)
-        raw.append(measured)
-    conditions = (
-        f"E={experts}, K={shape[1]}, H={hidden}, I={intermediate}, scales per {args.format}; under graph replay, from bf16 hidden "
-        f"states and top-k ids to bf16 output; microseconds per call. The floor uses this card's copy rate, {copy / 1e12:.2f} TB/s, "
-        f"and FP8 rate, {fp8 / 1e12:.0f} TFLOP/s, measured in the same run."
-    )
+    found = []
+    with configured():
+        for tokens in args.tokens:
+            found.append(measure(tokens, shape, gate_up, down, copy, fp8))
+            print(*found[-1].row(), sep="\t", flush=True)
     path = write_result(
         args.name,
         title=f"FP8 expert layer, {args.shape}, {args.format} scales",
-        conditions=conditions,
-        columns=columns,
-        rows=rows,
-        raw=raw,
+        conditions=f"E={experts}, K={top_k}, H={hidden}, I={intermediate}, scales per {args.format}; under graph replay, from "
+        "bf16 hidden states and top-k ids to bf16 output; microseconds per call. The floor uses this card's copy rate, "
+        f"{copy / 1e12:.2f} TB/s, and FP8 rate, {fp8 / 1e12:.0f} TFLOP/s, measured in the same run.",
+        columns=found[0].columns(),
+        rows=[one.row() for one in found],
+        raw=[dataclasses.asdict(one) for one in found],
     )
     print(path.name)
 
