@@ -20,6 +20,9 @@ if not torch.cuda.is_available():
     spec.loader.exec_module(interpreter)
     interpreter.repair()
 
+collect_ignore = ["test_model.py", "test_scale_rule.py"] if torch.cuda.is_available() else []
+"""What runs on the host alone."""
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:

@@ -13,7 +13,7 @@ from octavo.checkpoints.dummy import fill_dummy
 from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import ConfigError
-from octavo.models.operations import operations_for
+from octavo.models.operations import Operations, operations_for
 from octavo.models.parameters import allocate_parameters
 from octavo.models.qwen3_moe import Qwen3Moe
 
@@ -35,7 +35,13 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path, *, load_format: str, device: torch.device, seed: int, progress: bool = True
+    folder: Path,
+    *,
+    load_format: str,
+    device: torch.device,
+    seed: int,
+    operations: Operations | None = None,
+    progress: bool = True,
 ) -> LoadedModel:
     """Read `folder/config.json` and fill the parameters.
 
@@ -44,6 +50,7 @@ def load_model(
         load_format: `auto` reads the safetensors files; `dummy` makes random weights from config.json alone.
         device: where the parameters live and the model runs.
         seed: of dummy weights.
+        operations: what the model is computed with; None for PyTorch's on `device`.
         progress: whether to show a bar on standard error.
 
     Raises:
@@ -58,5 +65,5 @@ def load_model(
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
         fill_from_folder(folder, parameters.sources, FORMATS[config.weight_format], progress=progress)
-    model = Qwen3Moe(config, parameters, operations_for(device))
+    model = Qwen3Moe(config, parameters, operations or operations_for(device))
     return LoadedModel(model, config, parameters.num_bytes, config.weight_format)

@@ -14,6 +14,7 @@ from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
+from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, count_blocks
 from octavo.worker.runner import Runner
 from octavo.worker.warm_up import blocks_of_widest, warm_up
@@ -28,7 +29,13 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
     """
     began = time.perf_counter()
     device = _open_device(config)
-    loaded = load_model(Path(config.model), load_format=config.load_format, device=device, seed=config.seed)
+    loaded = load_model(
+        Path(config.model),
+        load_format=config.load_format,
+        device=device,
+        seed=config.seed,
+        operations=_operations(config, device),
+    )
     load_s = time.perf_counter() - began
     workspace = _measure_workspace(loaded, config, device) if device.type == "cuda" else 0
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
@@ -62,6 +69,16 @@ def _open_device(config: WorkerConfig) -> torch.device:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_tf32 = False
     return device
+
+
+def _operations(config: WorkerConfig, device: torch.device) -> Operations:
+    """Octavo's expert layer on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
+    if device.type != "cuda":
+        return operations_for(device)
+    # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
+    from octavo.models.kernel_operations import KernelOperations
+
+    return KernelOperations(max_tokens=config.max_num_batched_tokens)
 
 
 def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
