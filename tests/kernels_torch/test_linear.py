@@ -13,15 +13,16 @@ from octavo.errors import KernelContractError
 from octavo.kernels.linear import (
     FP8,
     Bf16Weight,
-    ExactFp8Linear,
     Fp8Weight,
     Linear,
     LinearWeight,
+    TiledFp8Linear,
     TiledLinear,
     quantize_tokens,
     round_tokens,
     widen,
 )
+from octavo.kernels.linear.cpu import PIECE_ROWS, TILE_ROWS
 from octavo.kernels.linear.reference import linear_reference
 
 KINDS = ["bf16", "fp8"]
@@ -40,7 +41,7 @@ def make(kind: str, rows: int, columns: int, *, bias: bool = False) -> tuple[Lin
     # Every channel has its own scale, far from the others: a mix-up shows.
     scale = 2.0 ** torch.arange(-10, rows - 10).remainder(7)
     quantized = Fp8Weight((noise * 100).to(FP8), scale / 100, biases)
-    return quantized, ExactFp8Linear(quantized)
+    return quantized, TiledFp8Linear(quantized)
 
 
 def rows_of(count: int, columns: int) -> torch.Tensor:
@@ -69,7 +70,7 @@ def test_the_comparison_sees_a_wrong_row(kind: str) -> None:
     wrong = weight.data.clone()
     wrong[2] = weight.data[4]  # the channel with the largest scale
     mutant = Bf16Weight(wrong) if isinstance(weight, Bf16Weight) else Fp8Weight(wrong, weight.scale)
-    other = TiledLinear(mutant) if isinstance(mutant, Bf16Weight) else ExactFp8Linear(mutant)
+    other = TiledLinear(mutant) if isinstance(mutant, Bf16Weight) else TiledFp8Linear(mutant)
     assert row_errors(other(rows_of(5, 32)), expected).min() > BF16_ROUNDING
     assert row_errors(linear(rows_of(5, 32)), expected).max() <= BF16_ROUNDING
 
@@ -89,14 +90,15 @@ def test_a_row_depends_on_itself_alone(kind: str) -> None:
     assert poisoned[1::2].isnan().all()
 
 
-def test_fp8_sums_are_exact_in_any_order() -> None:
-    """The columns of x and W permuted alike: the same bits."""
-    weight, linear = make("fp8", 24, 512)
-    assert isinstance(weight, Fp8Weight)
-    x = rows_of(9, 512)
-    order = torch.randperm(512, generator=generator(4))
-    permuted = Fp8Weight(weight.data.view(torch.uint8)[:, order].view(FP8), weight.scale)
-    assert torch.equal(linear.float32(x), ExactFp8Linear(permuted).float32(x[:, order]))
+@pytest.mark.parametrize("columns", [7, 192, 256, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_at_every_place_of_a_tile(kind: str, columns: int) -> None:
+    """The same row throughout 3 tiles and a piece: the same bits, alone too."""
+    _, linear = make(kind, 384, columns)
+    row = rows_of(2, columns)[1:]
+    alone = linear.float32(row)
+    for count in (2, 3 * TILE_ROWS - 1, PIECE_ROWS + 1):
+        assert torch.equal(linear.float32(row.expand(count, -1)), alone.expand(count, -1))
 
 
 def test_quantisation_is_that_of_compressed_tensors() -> None:
@@ -121,7 +123,7 @@ def test_rounding_by_arithmetic_is_the_conversion() -> None:
     assert torch.equal(scale, s)
     assert torch.equal(rounded, q.float())
     codes = torch.arange(256, dtype=torch.uint8).view(FP8)
-    assert torch.equal(widen(codes).nan_to_num(nan=-1.0), codes.double().nan_to_num(nan=-1.0))
+    assert torch.equal(widen(codes).nan_to_num(nan=-1.0), codes.float().nan_to_num(nan=-1.0))
 
 
 def test_class_f_rows_at_the_edge_of_the_scale() -> None:

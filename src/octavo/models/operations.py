@@ -12,11 +12,11 @@ from octavo.kernels.experts import CpuExperts, CudaExperts, Experts, ExpertWeigh
 from octavo.kernels.linear import (
     Bf16Weight,
     CublasLinear,
-    ExactFp8Linear,
     Fp8Weight,
     Linear,
     LinearWeight,
     RowwiseFp8Linear,
+    TiledFp8Linear,
     TiledLinear,
 )
 from octavo.models.interface import ForwardBatch
@@ -86,7 +86,7 @@ class CpuOperations(TorchAttention):
             case Bf16Weight():
                 return TiledLinear(weight)
             case Fp8Weight():
-                return ExactFp8Linear(weight)
+                return TiledFp8Linear(weight)
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""

@@ -10,11 +10,12 @@ import torch
 from octavo.kernels.expect import expect
 from octavo.kernels.experts.layer import ExpertWeights
 from octavo.kernels.experts.routing import choose_experts, combine, swiglu
-from octavo.kernels.linear import Bf16Weight, Fp8Weight, LinearWeight, round_tokens, widen
+from octavo.kernels.linear import Fp8Weight, LinearWeight, round_tokens, widen
 from octavo.kernels.linear.cpu import TILE_ROWS
 
-GROUP_ROWS = 4096
-"""Rows of one group of experts: its float64 operands stay in the cache."""
+GROUP_ROWS = 2048
+"""Rows of one group of experts: its operands stay in the cache."""
+PIECE_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class _ExpertGroup:
     """(n,) int64"""
     height: int
     slots: torch.Tensor
-    """(n * height,) int64 slots (token * K + k); padding repeats some slot."""
+    """(n * height,) int64 slots (token * K + k), tile by tile of each expert in turn; padding repeats some slot."""
     members: np.ndarray
     """(m,) the slots in it, each once"""
     at: np.ndarray
@@ -33,13 +34,14 @@ class _ExpertGroup:
 
 
 class CpuExperts:
-    """Experts with about as many rows go through one batched product.
+    """Experts with about as many rows go through one batched product of 32-row tiles, in float32.
 
-    FP8: sums in float64, exact (see `ExactFp8Linear`). bf16: float32 products of 32-row tiles.
+    The weights are widened once. A row's bits depend on that row and the weights alone.
     """
 
     def __init__(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> None:
-        self._gate_up, self._down = weights.gate_up, weights.down
+        self._gate_up, self._down = _Stack(weights.gate_up), _Stack(weights.down)
+        self._experts, self._hidden_size = weights.down.data.shape[:2]
         self._top_k, self._renormalize = top_k, renormalize
 
     def __call__(self, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -48,68 +50,76 @@ class CpuExperts:
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
-        experts, hidden_size, _ = self._down.data.shape
-        expect("x", x, (None, hidden_size), torch.bfloat16)
-        expect("logits", logits, (x.shape[0], experts), torch.float32)
+        expect("x", x, (None, self._hidden_size), torch.bfloat16)
+        expect("logits", logits, (x.shape[0], self._experts), torch.float32)
         routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
-        step = TILE_ROWS if isinstance(self._down, Bf16Weight) else 1
-        groups = _group_slots(routing.ids.view(-1).numpy(), experts, step)
-        rows = x.new_empty((sum(len(group.slots) for group in groups), hidden_size))
+        groups = _group_slots(routing.ids.view(-1).numpy(), self._experts)
+        rows = x.new_empty((sum(len(group.slots) for group in groups), self._hidden_size))
         places = np.empty(routing.ids.numel(), dtype=np.int64)
         begin = 0
-        inputs = _Rows.of(x, self._gate_up)
+        inputs = self._gate_up.prepare(x)
         for group in groups:
             places[group.members] = begin + group.at
             end = begin + len(group.slots)
-            hidden = swiglu(_batched(inputs.take(group.slots // self._top_k), self._gate_up, group))
-            rows[begin:end].copy_(_batched(_Rows.of(hidden, self._down), self._down, group))
+            hidden = swiglu(self._gate_up.product(inputs.take(group.slots // self._top_k), group))
+            rows[begin:end].copy_(self._down.product(self._down.prepare(hidden), group))
             begin = end
         return combine(rows, torch.from_numpy(places).view(routing.ids.shape), routing.weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Inputs of a product: FP8 numbers as float32 with a scale per row, or bf16 without."""
+    """Inputs of a product in float32: FP8 numbers with a scale per row, or bf16 numbers without."""
 
     data: torch.Tensor
     scale: torch.Tensor | None
-
-    @classmethod
-    def of(cls, x: torch.Tensor, weight: LinearWeight) -> _Rows:
-        return cls(*round_tokens(x)) if isinstance(weight, Fp8Weight) else cls(x, None)
 
     def take(self, rows: torch.Tensor) -> _Rows:
         scale = None if self.scale is None else self.scale.index_select(0, rows)
         return _Rows(self.data.index_select(0, rows), scale)
 
 
-def _batched(rows: _Rows, weight: LinearWeight, group: _ExpertGroup) -> torch.Tensor:
-    """rows @ W[e]^T for each expert e of the group: (n * height, K) -> (n * height, N) float32."""
-    shape = (len(group.experts), group.height, rows.data.shape[1])
-    match weight:
-        case Fp8Weight(data, scale):
-            assert rows.scale is not None
-            wide = widen(_select(data, group.experts)).transpose(1, 2)
-            out = torch.bmm(rows.data.double().view(shape), wide).float()
-            out.mul_(rows.scale.view(*shape[:2], 1)).mul_(scale.index_select(0, group.experts)[:, None])
-        case Bf16Weight(data):
-            wide = data.index_select(0, group.experts).float().transpose(1, 2)
-            tiles = rows.data.float().view(shape[0], -1, TILE_ROWS, shape[2])
-            out = tiles.new_empty((*tiles.shape[:3], wide.shape[2]))
-            for tile in range(tiles.shape[1]):
-                out[:, tile] = torch.bmm(tiles[:, tile], wide)
-    return out.view(shape[0] * shape[1], -1)
+class _Stack:
+    """The same matrix of every expert, (E, K, N) float32."""
+
+    def __init__(self, weight: LinearWeight) -> None:
+        self._scale = weight.scale if isinstance(weight, Fp8Weight) else None
+        wide = widen(weight.data) if isinstance(weight, Fp8Weight) else weight.data.float()
+        self._data = wide.transpose(1, 2).contiguous()
+
+    def prepare(self, x: torch.Tensor) -> _Rows:
+        """x (T, K) bf16 as this matrix takes it."""
+        if self._scale is None:
+            return _Rows(x.float(), None)
+        data, scale = x.new_empty(x.shape, dtype=torch.float32), x.new_empty((len(x), 1), dtype=torch.float32)
+        for begin in range(0, len(x), PIECE_ROWS):
+            piece = slice(begin, begin + PIECE_ROWS)
+            data[piece], scale[piece] = round_tokens(x[piece])
+        return _Rows(data, scale)
+
+    def product(self, rows: _Rows, group: _ExpertGroup) -> torch.Tensor:
+        """x W[e]^T for each expert e of the group: (n * height, K) -> (n * height, N) float32."""
+        experts, width = len(group.experts), rows.data.shape[1]
+        weights = self._data.index_select(0, group.experts)
+        tiles = rows.data.view(-1, experts, TILE_ROWS, width)
+        out = tiles.new_empty((*tiles.shape[:3], weights.shape[2]))
+        for tile, target in zip(tiles, out, strict=True):
+            torch.bmm(tile, weights, out=target)
+        if rows.scale is not None and self._scale is not None:
+            scale = self._scale.index_select(0, group.experts)[:, None]
+            out.mul_(rows.scale.view(*tiles.shape[:3], 1)).mul_(scale)
+        return out.view(-1, weights.shape[2])
 
 
-def _group_slots(ids: np.ndarray, experts: int, step: int) -> list[_ExpertGroup]:
+def _group_slots(ids: np.ndarray, experts: int) -> list[_ExpertGroup]:
     """Groups of experts of like row counts.
 
-    ids: (T * K,) expert of each slot; `step`: heights are multiples of it.
+    ids: (T * K,) expert of each slot.
     """
     order = np.argsort(ids.astype(np.int16), kind="stable")
     counts = np.bincount(ids, minlength=experts)
     offsets = np.cumsum(counts) - counts
-    heights = np.array([_height(count, step) for count in counts.tolist()])
+    heights = np.array([_height(count) for count in counts.tolist()])
     used = np.flatnonzero(counts)
     used = used[np.argsort(heights[used], kind="stable")]
     groups, start = [], 0
@@ -121,20 +131,20 @@ def _group_slots(ids: np.ndarray, experts: int, step: int) -> list[_ExpertGroup]
         column = np.arange(height)
         filled = column < counts[members, None]
         slots = order[np.where(filled, offsets[members, None] + column, 0)]
-        at = np.flatnonzero(filled)
-        flat = slots.reshape(-1)
+        flat = _by_tile(slots)
+        at = np.flatnonzero(_by_tile(filled))
         groups.append(_ExpertGroup(torch.from_numpy(members), height, torch.from_numpy(flat), flat[at], at))
         start = end
     return groups
 
 
-def _height(count: int, step: int) -> int:
-    """`count` rounded up to `step` and, above 8 of them, to an eighth of the power of two below: few heights, few rows."""
-    tiles = -(-count // step)
+def _by_tile(rows: np.ndarray) -> np.ndarray:
+    """(n, height) -> (n * height,): the first tile of each of the n, then the second of each, and so on."""
+    return np.ascontiguousarray(rows.reshape(len(rows), -1, TILE_ROWS).swapaxes(0, 1)).reshape(-1)
+
+
+def _height(count: int) -> int:
+    """`count` rounded up to tiles and, above 8 of them, to an eighth of the power of two below: few heights, few rows."""
+    tiles = -(-count // TILE_ROWS)
     unit = max(1, 1 << max(0, (tiles - 1).bit_length() - 4))
-    return step * unit * -(-tiles // unit)
-
-
-def _select(data: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
-    """data[experts] for FP8 stacks."""
-    return data.view(torch.uint8).index_select(0, experts).view(data.dtype)
+    return TILE_ROWS * unit * -(-tiles // unit)

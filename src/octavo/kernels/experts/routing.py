@@ -6,6 +6,9 @@ import dataclasses
 
 import torch
 
+PIECE_ROWS = 1024
+"""Rows combined at a time: their float32 sums stay in the cache."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
@@ -56,11 +59,14 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> 
 
     rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
     """
-    tokens, top_k = places.shape
-    total = torch.zeros((tokens, rows.shape[1]), dtype=torch.float32, device=rows.device)
-    for k in range(top_k):
-        total.add_(rows.index_select(0, places[:, k]).float().mul_(weights[:, k, None]))
-    return total.to(torch.bfloat16)
+    out = rows.new_empty((len(places), rows.shape[1]))
+    pieces = (torch.split(side, PIECE_ROWS) for side in (places, weights, out))
+    for at, shares, target in zip(*pieces, strict=True):
+        total = torch.zeros(target.shape, dtype=torch.float32, device=rows.device)
+        for k in range(places.shape[1]):
+            total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
+        target.copy_(total)
+    return out
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:

@@ -15,12 +15,13 @@ PIECE_ROWS = 1024
 
 
 def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x @ weight^T in float32, 32 rows at a time; (T, K), (N, K) float32 -> (T, N) float32."""
+    """x @ weight in float32, 32 rows at a time; (T, K), (K, N) float32, contiguous -> (T, N) float32."""
     rows, width = x.shape
     tiles = -(-rows // TILE_ROWS)
-    padded = F.pad(x, (0, 0, 0, tiles * TILE_ROWS - rows)).view(tiles, TILE_ROWS, width)
-    out = torch.bmm(padded, weight.t().expand(tiles, width, weight.shape[0]))
-    return out.view(tiles * TILE_ROWS, weight.shape[0])[:rows]
+    padding = tiles * TILE_ROWS - rows
+    padded = (F.pad(x, (0, 0, 0, padding)) if padding else x).view(tiles, TILE_ROWS, width)
+    out = torch.bmm(padded, weight.expand(tiles, width, weight.shape[1]))
+    return out.view(tiles * TILE_ROWS, weight.shape[1])[:rows]
 
 
 class TiledLinear:
@@ -30,7 +31,7 @@ class TiledLinear:
     """
 
     def __init__(self, weight: Bf16Weight) -> None:
-        self._weight = weight.data.float()
+        self._weight = weight.data.float().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -43,19 +44,19 @@ class TiledLinear:
 
     def float32(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
-        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        expect("x", x, (None, self._weight.shape[0]), torch.bfloat16)
         out = tiled_matmul(x.float(), self._weight)
-        return out if self._bias is None else out + self._bias
+        return out if self._bias is None else out.add_(self._bias)
 
 
-class ExactFp8Linear:
-    """FP8 weights and activations; sums in float64, where products of FP8 numbers add up exactly.
+class TiledFp8Linear:
+    """FP8 weights and activations, whose numbers float32 holds; float32 products of 32-row tiles.
 
-    They are multiples of 2^-18 below 2^18, so sums of up to 2^17 of them fit the 53 bits of a float64 in any order.
+    A row's bits depend on that row and the weight alone.
     """
 
     def __init__(self, weight: Fp8Weight) -> None:
-        self._weight = widen(weight.data)
+        self._weight = widen(weight.data).t().contiguous()
         self._scale = weight.scale
         self._bias = None if weight.bias is None else weight.bias.float()
 
@@ -73,10 +74,10 @@ class ExactFp8Linear:
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """In pieces that stay in the cache."""
-        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
-        out = x.new_empty((x.shape[0], self._weight.shape[0]), dtype=dtype)
+        expect("x", x, (None, self._weight.shape[0]), torch.bfloat16)
+        out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
         for piece, target in zip(torch.split(x, PIECE_ROWS), torch.split(out, PIECE_ROWS), strict=True):
             rounded, scale = round_tokens(piece)
-            product = (rounded.double() @ self._weight.t()).float().mul_(scale).mul_(self._scale)
+            product = tiled_matmul(rounded, self._weight).mul_(scale).mul_(self._scale)
             target.copy_(product if self._bias is None else product.add_(self._bias))
         return out
