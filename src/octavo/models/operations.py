@@ -6,7 +6,15 @@ from typing import Protocol
 
 import torch
 
-from octavo.kernels.attention import AttentionPlan, plan_attention, write_kv
+from octavo.kernels.attention import (
+    AttentionPlan,
+    CpuAttentionPlan,
+    Plan,
+    cpu_attention,
+    plan_attention,
+    plan_cpu_attention,
+    write_kv,
+)
 from octavo.kernels.attention import attention as attend
 from octavo.kernels.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
 from octavo.kernels.linear import (
@@ -33,7 +41,7 @@ class Operations(Protocol):
         """The expert layer of `weights`."""
         ...
 
-    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> AttentionPlan:
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
         """What every layer's attention over `batch` shares."""
         ...
 
@@ -44,16 +52,16 @@ class Operations(Protocol):
         values: torch.Tensor,
         cache: torch.Tensor,
         slot_mapping: torch.Tensor,
-        plan: AttentionPlan,
+        plan: Plan,
     ) -> torch.Tensor:
         """Write keys and values (T, G, D) to `cache` at `slot_mapping`, then attend: queries (T, H, D) -> (T, H, D)."""
         ...
 
 
 class TorchAttention:
-    """Attention of PyTorch's operations, the same on every device."""
+    """Attention of PyTorch's operations, on any device."""
 
-    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> AttentionPlan:
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
         """See `Operations`."""
         return plan_attention(
             batch.block_tables,
@@ -70,11 +78,15 @@ class TorchAttention:
         values: torch.Tensor,
         cache: torch.Tensor,
         slot_mapping: torch.Tensor,
-        plan: AttentionPlan,
+        plan: Plan,
     ) -> torch.Tensor:
         """See `Operations`."""
         write_kv(keys, values, cache, slot_mapping)
-        return attend(queries, cache, plan)
+        match plan:
+            case CpuAttentionPlan():
+                return cpu_attention(queries, cache, plan)
+            case AttentionPlan():
+                return attend(queries, cache, plan)
 
 
 class CpuOperations(TorchAttention):
@@ -91,6 +103,16 @@ class CpuOperations(TorchAttention):
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""
         return CpuExperts(weights, top_k=top_k, renormalize=renormalize)
+
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
+        """See `Operations`."""
+        return plan_cpu_attention(
+            batch.block_tables,
+            batch.chunk_starts,
+            batch.context_lens,
+            block_size=block_size,
+            heads_per_kv_head=heads_per_kv_head,
+        )
 
 
 class CudaOperations(TorchAttention):

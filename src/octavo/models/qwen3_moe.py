@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from octavo.config import ModelConfig
-from octavo.kernels.attention import AttentionPlan
+from octavo.kernels.attention import Plan
 from octavo.kernels.experts.routing import swiglu
 from octavo.kernels.rms_norm import rms_norm
 from octavo.kernels.rotary import RotaryTable, rotary
@@ -60,7 +60,7 @@ class Attention:
         self._operations = operations
 
     def __call__(
-        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: AttentionPlan
+        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
     ) -> torch.Tensor:
         heads = [self._heads, self._kv_heads, self._kv_heads]
         qkv = self._qkv(x).view(x.shape[0], sum(heads), self._head_dim)
@@ -86,7 +86,7 @@ class Layer:
         self._eps = config.rms_norm_eps
 
     def __call__(
-        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: AttentionPlan
+        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
     ) -> torch.Tensor:
         x = x + self._attention(rms_norm(x, self._norms[0], self._eps), rows, batch, cache, plan)
         return x + self._mlp(rms_norm(x, self._norms[1], self._eps))
