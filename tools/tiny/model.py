@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tools.tiny import sparse
+
 FP8_MAX = 448.0
 
 
@@ -70,6 +72,8 @@ class Numerics:
     """Round the input of every quantised linear layer to FP8 per token (False: the bf16 reading of the weights)."""
     dtype: torch.dtype = torch.bfloat16
     """Of hidden states and matrix products."""
+    block: int | None = None
+    """Compute only the chosen experts, in blocks of so many rows; None: all experts for every token (the reference)."""
 
 
 class Norm(nn.Module):
@@ -138,7 +142,7 @@ class Attention(nn.Module):
 
 
 class Experts(nn.Module):
-    """softmax, top-k, renormalise; SwiGLU experts, computed as one wide MLP with the unchosen ones weighted zero."""
+    """softmax, top-k, renormalise; SwiGLU experts."""
 
     def __init__(self, shape: Shape, numerics: Numerics) -> None:
         super().__init__()
@@ -150,6 +154,9 @@ class Experts(nn.Module):
         # Eight of 128 experts write at a time, each with a weight near 1/8.
         self.down = _weight(e, h, i, gain=3 * (2 * shape.layers) ** -0.5)
 
+    def rounded(self, x: Tensor) -> Tensor:
+        return round_activation(x) if self.numerics.activations else x
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(x + experts(norm(x)), load-balancing loss); x (T, hidden)."""
         s = self.shape
@@ -157,20 +164,25 @@ class Experts(nn.Module):
         chances = F.linear(normed, self.router.to(x.dtype)).float().softmax(dim=-1)
         best, ids = chances.topk(s.top_k, dim=-1)
         best = best / best.sum(dim=-1, keepdim=True)
-        weights = torch.zeros_like(chances).scatter(-1, ids, best)
         used = torch.zeros_like(chances).scatter(-1, ids, 1.0).mean(dim=0)
         balance = s.experts / s.top_k * (used * chances.mean(dim=0)).sum()
+        normed = self.rounded(normed)
+        if self.numerics.block is None:
+            return x + self.dense(normed, torch.zeros_like(chances).scatter(-1, ids, best)), balance
+        gate_up = torch.cat((round_weight(self.gate), round_weight(self.up)), dim=1).to(x.dtype)
+        down = round_weight(self.down).to(x.dtype)
+        block = self.numerics.block
+        return x + sparse.swiglu(normed, ids, best, gate_up, down, rounded=self.rounded, block=block), balance
 
-        if self.numerics.activations:
-            normed = round_activation(normed)
-        gate = F.linear(normed, round_weight(self.gate).flatten(0, 1).to(x.dtype))
-        up = F.linear(normed, round_weight(self.up).flatten(0, 1).to(x.dtype))
-        inner = (F.silu(gate.float()) * up.float()).to(x.dtype).view(-1, s.experts, s.expert_width)
-        if self.numerics.activations:
-            inner = round_activation(inner)
-        inner = (inner * weights[..., None]).to(x.dtype).flatten(1)
-        down = round_weight(self.down).to(x.dtype).transpose(1, 2).flatten(0, 1)
-        return x + inner @ down, balance
+    def dense(self, normed: Tensor, weights: Tensor) -> Tensor:
+        """All experts as one wide MLP, the unchosen ones weighted zero; normed (T, hidden), weights (T, experts)."""
+        s, dtype = self.shape, normed.dtype
+        gate = F.linear(normed, round_weight(self.gate).flatten(0, 1).to(dtype))
+        up = F.linear(normed, round_weight(self.up).flatten(0, 1).to(dtype))
+        inner = (F.silu(gate.float()) * up.float()).to(dtype).view(-1, s.experts, s.expert_width)
+        inner = (self.rounded(inner) * weights[..., None]).to(dtype).flatten(1)
+        down = round_weight(self.down).to(dtype).transpose(1, 2).flatten(0, 1)
+        return inner @ down
 
 
 class Model(nn.Module):
