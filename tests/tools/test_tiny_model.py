@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.tiny import sparse
+from safetensors.torch import load_file
+from tools.tiny import checkpoint, export, sparse, train
 from tools.tiny.model import Experts, Numerics, Shape
 
+FOLDER = Path(__file__).parents[2] / "src/octavo/assets/octavo-tiny"
 SHAPE = Shape(hidden=32, layers=2, experts=16, top_k=4, expert_width=16)
 
 
@@ -62,3 +66,53 @@ def test_layout_gives_every_slot_a_row_of_its_expert(tokens: int, k: int, block:
     empty = torch.ones(plan.slot.numel(), dtype=torch.bool).index_fill(0, rows, value=False)
     assert torch.all(plan.slot[empty] == tokens * k)
     assert torch.all(plan.token[empty] == tokens)
+
+
+def small_run(folder: Path, *more: str) -> train.Trainer:
+    """A trainer of one-row batches on the CPU."""
+    options = ("--rows", "1", "--length", "128", "--no-compile", "--workers", "0", "--per-task", "1", "--warm-up", "1")
+    return train.Trainer(train.parse(["--out", str(folder), *options, *more]))
+
+
+def test_a_resumed_run_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    whole = small_run(tmp_path)
+    steps = train.Steps(whole.args)
+    for step in range(2):
+        whole.update(steps[step], 0.0)
+    checkpoint.save(path, whole.model, whole.adam, whole.step)
+    resumed, fresh = small_run(tmp_path, "--resume", str(path)), small_run(tmp_path)
+    assert (resumed.step, fresh.step) == (2, 0)
+    for trainer in (whole, resumed, fresh):
+        trainer.update(steps[2], 0.0)
+    assert resumed.step == 3
+
+    def all_of(trainer: train.Trainer, moment: str) -> torch.Tensor:
+        return torch.cat([trainer.adam.state[p][moment].flatten() for p in trainer.model.parameters()])
+
+    for moment in checkpoint.MOMENTS:
+        wanted = all_of(whole, moment)
+        error, other = ((all_of(t, moment) - wanted).norm() / wanted.norm() for t in (resumed, fresh))
+        assert error < 0.2 < other
+    pairs = zip(resumed.model.parameters(), whole.model.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=2**-8, atol=2e-3) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("done", "step", "rate"),
+    [(0.0, 0, 0.01), (0.1, 99, 1.0), (0.7, 5000, 1.0), (0.85, 9000, 0.5), (1.0, 9999, 0.0), (1.2, 9999, 0.0)],
+    ids=str,
+)
+def test_learning_rate_rises_holds_and_falls(done: float, step: int, rate: float) -> None:
+    assert train.learning_rate(done, step, 1.0, warm_up=100, decay=0.3) == pytest.approx(rate)
+
+
+def test_bf16_folder_holds_the_dequantised_weights(tmp_path: Path) -> None:
+    export.save_bf16(FOLDER, tmp_path)
+    fp8, plain = load_file(str(FOLDER / "model.safetensors")), load_file(str(tmp_path / "model.safetensors"))
+    assert {value.dtype for value in plain.values()} == {torch.bfloat16}
+    assert "quantization_config" not in (tmp_path / "config.json").read_text(encoding="utf-8")
+    name = "model.layers.1.mlp.experts.77.down_proj.weight"
+    exact = fp8[name].double() * fp8[f"{name}_scale"].double()
+    assert torch.allclose(plain[name].double(), exact, rtol=2**-8, atol=0.0)
+    assert plain.keys() == {key for key in fp8 if not key.endswith("_scale")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tools.tiny import tokenizer
-from tools.tiny.model import Model, Numerics, Shape, quantize
+from tools.tiny.model import Model, Shape, quantize
 
 IGNORE = ("lm_head", "re:.*mlp.gate$")
 
@@ -120,16 +121,19 @@ def save(model: Model, folder: Path) -> None:
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def load(folder: Path, numerics: Numerics, *, shape: Shape | None = None) -> Model:
-    """Read a folder that `save` wrote; weights come back dequantised."""
-    model = Model(shape or Shape(), numerics)
-    parameters = dict(model.named_parameters())
-    tensors = load_file(str(folder / "model.safetensors"))
-    with torch.no_grad():
-        for name, (ours, expert) in tensor_names(model.shape).items():
-            value = tensors[name].float()
-            if name.endswith("_proj.weight"):
-                value = value * tensors[f"{name}_scale"].float()
-            target = parameters[ours] if expert is None else parameters[ours][expert]
-            target.copy_(value)
-    return model
+def save_bf16(source: Path, folder: Path) -> None:
+    """Write the folder `source` again with its weights dequantised to plain bf16."""
+    for path in source.iterdir():
+        if path.suffix == ".json" and path.name != "config.json":
+            shutil.copy(path, folder)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    del config["quantization_config"]
+    _write_json(folder / "config.json", config)
+    tensors = load_file(str(source / "model.safetensors"))
+    plain: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if f"{name}_scale" in tensors:
+            plain[name] = (value.float() * tensors[f"{name}_scale"].float()).bfloat16()
+        elif not name.endswith("_scale"):
+            plain[name] = value
+    save_file(plain, str(folder / "model.safetensors"), metadata={"format": "pt"})

@@ -1,59 +1,48 @@
-"""Exact match by task on the held-out set: `python -m tools.tiny.score [--format fp8|bf16] [--per-task N]`."""
+"""Exact match by task on the held-out set, through Octavo: `python tools/tiny/score.py [--format fp8|bf16|both]`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 
-import torch
+if not __package__:
+    # run as a script: packages are found from the repository's root, not beside this file
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tools.tiny import export
-from tools.tiny.data import held_out, prompt_ids
-from tools.tiny.model import Model, Numerics
+from octavo import LLM, SamplingParams
+from tools.tiny import data, exact, export
 from tools.tiny.tasks import Example
-from tools.tiny.tokenizer import END_OF_TEXT, IM_END
 
-FOLDER = Path("src/octavo/assets/octavo-tiny")
-SEED = 1
-
-
-def rows(examples: list[Example], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, length) int64 prompt and answer, and (N, length) bool marks of the answer."""
-    ids = torch.full((len(examples), length), END_OF_TEXT, dtype=torch.int64)
-    marks = torch.zeros((len(examples), length), dtype=torch.bool)
-    for n, example in enumerate(examples):
-        prompt, answer = prompt_ids(example.question), [*example.answer.encode(), IM_END]
-        ids[n, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        marks[n, len(prompt) : len(prompt) + len(answer)] = True
-    return ids, marks
+FOLDER = Path(__file__).resolve().parents[2] / "src/octavo/assets/octavo-tiny"
+LONGEST = 160
+"""Most tokens of an answer; the longest right one has 109."""
 
 
-@torch.no_grad()
-def exact(model: Model, examples: list[Example], *, batch_rows: int = 128, length: int = 256) -> list[bool]:
-    """Whether greedy decoding gives each answer.
-
-    It does exactly when every token of the answer, and its end mark, is the likeliest after the right tokens before
-    it; so one pass over prompt and answer decides.
-    """
-    right: list[bool] = []
-    device = model.embed.device
-    for start in range(0, len(examples), batch_rows):
-        part = examples[start : start + batch_rows]
-        ids, marks = rows(part + part[:1] * (batch_rows - len(part)), length)
-        ids, marks = ids.to(device), marks.to(device)
-        guess = model(ids)[0].argmax(dim=-1)
-        wrong = (guess[:, :-1] != ids[:, 1:]) & marks[:, 1:]
-        right += (~wrong.any(dim=1)).tolist()[: len(part)]
-    return right
+def answers(folder: Path, examples: list[Example], device: str) -> list[str]:
+    """What the model in `folder` says to each question, greedily."""
+    prompts = [{"prompt_token_ids": data.prompt_ids(example.question)} for example in examples]
+    with LLM(str(folder), device=device) as llm:
+        outputs = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=LONGEST))
+    return [output.outputs[0].text for output in outputs]
 
 
-def by_task(examples: list[Example], right: list[bool]) -> dict[str, float]:
-    """Share of exact answers of every task."""
-    found: dict[str, list[bool]] = {}
-    for example, ok in zip(examples, right, strict=True):
-        found.setdefault(example.task, []).append(ok)
-    return {task: sum(oks) / len(oks) for task, oks in found.items()}
+def scores(folder: Path, examples: list[Example], device: str) -> dict[str, float]:
+    """Share of exact answers: all, then by task."""
+    said = answers(folder, examples, device)
+    right = [text == example.answer for text, example in zip(said, examples, strict=True)]
+    return {"all": sum(right) / len(right), **exact.by_task(examples, right)}
+
+
+def table(result: dict[str, dict[str, float]]) -> str:
+    """One line per task, one column per format."""
+    names = list(result)
+    lines = [f"{'task':16s}" + "".join(f"{name:>9s}" for name in names)]
+    for task in result[names[0]]:
+        lines.append(f"{task:16s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in names))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -61,20 +50,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--format", choices=("fp8", "bf16", "both"), default="both")
     parser.add_argument("--per-task", type=int, default=200)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/tiny_scores.json"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", type=Path, help="write the scores there, too")
     args = parser.parse_args()
-    examples = held_out(args.per_task, SEED)
-    formats = ("fp8", "bf16") if args.format == "both" else (args.format,)
+    examples = data.held_out(args.per_task, exact.SEED)
     result: dict[str, dict[str, float]] = {}
-    for name in formats:
-        model = export.load(args.model, Numerics(activations=name == "fp8", dtype=torch.float32))
-        right = exact(model, examples, batch_rows=16)
-        result[name] = {"all": sum(right) / len(right), **by_task(examples, right)}
-    print(f"{'task':16s}" + "".join(f"{name:>9s}" for name in formats))
-    for task in result[formats[0]]:
-        print(f"{task:16s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in formats))
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps({"per_task": args.per_task, "seed": SEED, "exact_match": result}, indent=2) + "\n")
+    if args.format != "bf16":
+        result["fp8"] = scores(args.model, examples, args.device)
+    if args.format != "fp8":
+        with tempfile.TemporaryDirectory() as folder:
+            export.save_bf16(args.model, Path(folder))
+            result["bf16"] = scores(Path(folder), examples, args.device)
+    print(table(result))
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(
+            json.dumps({"per_task": args.per_task, "seed": exact.SEED, "exact_match": result}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
