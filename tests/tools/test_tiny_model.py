@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tools.tiny import checkpoint, export, sparse, train
-from tools.tiny.model import Experts, Numerics, Shape
+from tools.tiny import checkpoint, export, sparse, start, train
+from tools.tiny.model import Experts, Model, Numerics, Shape, rope_table, rotate
 
 FOLDER = Path(__file__).parents[2] / "src/octavo/assets/octavo-tiny"
 SHAPE = Shape(hidden=32, layers=2, experts=16, top_k=4, expert_width=16)
@@ -116,3 +116,17 @@ def test_bf16_folder_holds_the_dequantised_weights(tmp_path: Path) -> None:
     exact = fp8[name].double() * fp8[f"{name}_scale"].double()
     assert torch.allclose(plain[name].double(), exact, rtol=2**-8, atol=0.0)
     assert plain.keys() == {key for key in fp8 if not key.endswith("_scale")}
+
+
+def test_the_first_heads_look_back_whatever_the_tokens_are() -> None:
+    torch.manual_seed(0)
+    model = Model(Shape(), Numerics(dtype=torch.float32))
+    first, shape = model.attention[0], model.shape
+    x = first.norm(torch.nn.functional.embedding(torch.randint(0, 256, (1, 64)), model.embed))
+    cos, sin = rope_table(shape, 64, x.device)
+    q = rotate(first.q_norm((x @ first.q.T).view(1, 64, shape.heads, -1)), cos, sin)[0]
+    k = rotate(first.k_norm((x @ first.k.T).view(1, 64, shape.kv_heads, -1)), cos, sin)[0, :, 0]
+    for head, back in enumerate(start.BACK):
+        scores = (q[:, head] @ k.T) * shape.head_dim**-0.5
+        chances = scores.masked_fill(torch.ones(64, 64).triu(1).bool(), -torch.inf).softmax(dim=-1)
+        assert chances.diagonal(-back)[8:].min() > 0.7

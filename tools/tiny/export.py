@@ -60,7 +60,7 @@ def model_config(shape: Shape) -> dict[str, Any]:
         "rms_norm_eps": shape.eps,
         "rope_theta": shape.rope_theta,
         "max_position_embeddings": shape.context,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "use_sliding_window": False,
         "bos_token_id": None,
         "eos_token_id": tokenizer.IM_END,
@@ -90,6 +90,7 @@ def tensor_names(shape: Shape) -> dict[str, tuple[str, int | None]]:
     names: dict[str, tuple[str, int | None]] = {
         "model.embed_tokens.weight": ("embed", None),
         "model.norm.weight": ("norm.weight", None),
+        "lm_head.weight": ("head", None),
     }
     for i in range(shape.layers):
         ours, theirs = f"attention.{i}", f"model.layers.{i}.self_attn"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.tiny import sparse
+from tools.tiny import sparse, start
 
 FP8_MAX = 448.0
 
@@ -196,12 +196,13 @@ class Model(nn.Module):
         self.embed = nn.Parameter(torch.randn(shape.vocab, shape.hidden))
         self.attention = nn.ModuleList(Attention(shape, numerics) for _ in range(shape.layers))
         self.experts = nn.ModuleList(Experts(shape, numerics) for _ in range(shape.layers))
-        self.norm = Norm(shape.hidden, shape.eps, start=shape.hidden**-0.5)
+        self.norm = Norm(shape.hidden, shape.eps)
+        self.head = _weight(shape.vocab, shape.hidden)
+        start.look_back(self)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64."""
-        table = self.embed.bfloat16().to(self.numerics.dtype)
-        x = F.embedding(ids, table)
+        x = F.embedding(ids, self.embed.bfloat16().to(self.numerics.dtype))
         cos, sin = rope_table(self.shape, ids.shape[1], ids.device)
         balances = []
         for attention, experts in zip(self.attention, self.experts, strict=True):
@@ -209,4 +210,5 @@ class Model(nn.Module):
             y, balance = experts(x.flatten(0, 1))
             x = y.view_as(x)
             balances.append(balance)
-        return F.linear(self.norm(x), table).float(), torch.stack(balances).mean()
+        head = self.head.bfloat16().to(self.numerics.dtype)
+        return F.linear(self.norm(x), head).float(), torch.stack(balances).mean()

@@ -49,8 +49,9 @@ def learning_rate(done: float, step: int, peak: float, *, warm_up: int, decay: f
 
 def optimizer(model: Model, fused: bool) -> torch.optim.AdamW:
     """AdamW; norms and embeddings do not decay."""
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and name != "embed"]
-    rest = [p for name, p in model.named_parameters() if p.ndim <= 1 or name == "embed"]
+    kept = ("embed", "head")
+    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and name not in kept]
+    rest = [p for name, p in model.named_parameters() if p.ndim <= 1 or name in kept]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=fused)
 
@@ -182,7 +183,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--block", type=int, default=128, help="rows per block of the chosen experts, on CUDA")
-    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--prompts", type=float, default=0.1, help="weight of the loss on all tokens")
     parser.add_argument("--balance", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
