@@ -133,3 +133,17 @@ def test_comparisons_answer_the_question() -> None:
             assert (answer == "Yes.") == (big == first)
         else:
             assert answer == ("734" if big else "58"), question
+
+
+@pytest.mark.parametrize(
+    ("task", "most"), [("reverse", 8), ("sort letters", 6), ("count letters", 8), ("spell", 10)], ids=str
+)
+def test_words_are_no_longer_than_the_model_card_says(task: str, most: int) -> None:
+    rng = Random(3)
+    lengths = [len(str(BY_NAME[task].example(rng, held_out=True).operands[0])) for _ in range(100)]
+    assert max(lengths) == most
+
+
+def test_lists_of_numbers_have_three_to_five_items() -> None:
+    rng = Random(4)
+    assert {len(BY_NAME["sort numbers"].draw(rng)) for _ in range(200)} == {3, 4, 5}

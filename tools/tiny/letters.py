@@ -15,7 +15,13 @@ def draw_word(rng: Random) -> Operands:
 
 
 def draw_short_word(rng: Random) -> Operands:
+    """A word of up to eight letters, to turn around."""
     return (words.word(rng, longest=8),)
+
+
+def draw_few_letters(rng: Random) -> Operands:
+    """A word of up to six letters, to sort."""
+    return (words.word(rng, longest=6),)
 
 
 def draw_words(rng: Random) -> Operands:
@@ -24,8 +30,8 @@ def draw_words(rng: Random) -> Operands:
 
 
 def draw_letter_in_word(rng: Random) -> Operands:
-    """A word and a letter, mostly one of the word's."""
-    word = words.word(rng, longest=10)
+    """A word of up to eight letters and a letter, mostly one of the word's."""
+    word = words.word(rng, longest=8)
     return word, rng.choice(word if rng.random() < 0.8 else "abcdefghijklmnopqrstuvwxyz")
 
 

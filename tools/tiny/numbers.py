@@ -109,8 +109,8 @@ def ask_product(rng: Random, operands: Operands) -> tuple[str, str]:
 
 
 def draw_list(rng: Random) -> Operands:
-    """Three to six different numbers below 100."""
-    return tuple(rng.sample(range(rng.choice((10, 100, 100, 100))), rng.randint(3, 6)))
+    """Three to five different numbers below 100."""
+    return tuple(rng.sample(range(rng.choice((10, 100, 100, 100))), rng.randint(3, 5)))
 
 
 def sorted_list(operands: Operands) -> Operands | None:

@@ -92,7 +92,7 @@ class Trainer:
         for number in (0, LONG_EVERY - 1):
             self.backward(steps[number])
         self.adam.zero_grad(set_to_none=True)
-        exact.exact(self.model, self.examples[:1], batch_rows=self.args.rows, length=self.args.length)
+        exact.exact(self.model, self.examples[:1], batch_rows=self.args.rows)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -113,7 +113,7 @@ class Trainer:
 
     def report(self, seconds: float) -> None:
         """Print held-out accuracy by task; write the folder and the checkpoint."""
-        right = exact.exact(self.model, self.examples, batch_rows=self.args.rows, length=self.args.length)
+        right = exact.exact(self.model, self.examples, batch_rows=self.args.rows)
         self.scores = exact.by_task(self.examples, right)
         listing = " ".join(f"{task}={100 * share:.1f}" for task, share in self.scores.items())
         print(f"held-out {100 * sum(right) / len(right):.2f} {listing}", flush=True)
@@ -193,6 +193,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report-s", type=float, default=60.0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
+    if args.rows % LONG:
+        parser.error(f"--rows must be a multiple of {LONG}, of which the long steps are made; it is {args.rows}")
     if args.check:
         args.minutes, args.decay, args.report_s = 1.0, 0.0, 20.0
     return args
