@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 
@@ -23,11 +24,11 @@ CONFIG = EngineConfig(
 )
 
 
-class WrongWorker(MockWorker):
+class WrongWorker(MockWorker, abc.ABC):
     """Makes logprobs a little wrong in the steps that `_is_wrong` picks."""
 
-    def _is_wrong(self, plan: StepPlan) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _is_wrong(self, plan: StepPlan) -> bool: ...
 
     def _run(self, plan: StepPlan) -> StepResult:
         result = super()._run(plan)
