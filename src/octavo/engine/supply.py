@@ -1,0 +1,27 @@
+"""The seam between engine and the processes that it needs workers from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from octavo.engine.link import WorkerLink
+
+
+class WorkerSupply(Protocol):
+    """Starts workers, one at a time: the next only after the last was closed."""
+
+    def start(self, num_blocks: int | None) -> WorkerLink:
+        """Start a worker and wait until it is ready.
+
+        Args:
+            num_blocks: KV blocks it must have, as its predecessor had; None: as many as fit.
+
+        Raises:
+            WorkerDiedError: it could not start; says why.
+            ConfigError, CheckpointError: settings or a model that no worker can start with.
+        """
+        ...
+
+    def close(self) -> None:
+        """End every process of the supply; safe to call twice."""
+        ...
