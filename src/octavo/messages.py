@@ -7,6 +7,8 @@
       | -- StepPlan n+1 --------------------> |   made while step n runs
       | <---------------------- StepResult n  |   or WorkerFault
 
+A keeper is told the same `WorkerConfig`, answers `KeeperReady` or `WorkerFault`, and then only exists.
+
 Plans are executed in the order sent. The worker keeps one *slot* per running request: its token history, sampling
 settings and block table. A slot is a cache: `Admission` carries everything needed to rebuild it.
 
@@ -18,6 +20,34 @@ from __future__ import annotations
 import msgspec
 
 from octavo.sampling import SamplingParams
+
+
+class HostBlock(msgspec.Struct, frozen=True, tag="host"):
+    """Memory without a name of its own, which ends with the last process that has it open."""
+
+    path: str
+    """Where it can be opened as long as its keeper lives, such as `/proc/17/fd/5`."""
+
+
+class DeviceBlock(msgspec.Struct, frozen=True, tag="device"):
+    """CUDA memory of another process."""
+
+    handle: bytes
+    """CUDA's 64 bytes for opening it in another process."""
+
+
+class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """All parameters of a model in one block of memory that a keeper holds.
+
+    They lie one after the other in the order in which the model asks for them, each at the next multiple of 512 bytes.
+    """
+
+    block: HostBlock | DeviceBlock
+    num_bytes: int
+    model: bytes
+    """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
+    checksum: int
+    """Sum of the block's 64-bit words, modulo 2^64 as a signed number."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +72,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """CPU threads for tensor operations; 0: all cores."""
     seed: int = 0
     """Of dummy weights."""
+    weights: KeptWeights | None = None
+    """Weights to map; None: load them."""
+
+
+class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
+    """The weights are loaded and can be mapped."""
+
+    pid: int
+    weights: KeptWeights
+    load_s: float
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -56,7 +96,12 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     weight_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
+    open_s: float = 0.0
+    """Making the device ready: the CUDA context."""
     load_s: float
+    """Loading the weights, or mapping kept ones, and building the model on them."""
+    allocate_s: float = 0.0
+    """Measuring what steps need, and allocating the KV cache."""
     warm_up_s: float
 
 
@@ -148,5 +193,5 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     """From taking up the plan to having the tokens on the host."""
 
 
-WorkerMessage = WorkerReady | WorkerFault | StepResult
+WorkerMessage = WorkerReady | WorkerFault | StepResult | KeeperReady
 EngineMessage = StepPlan

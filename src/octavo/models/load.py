@@ -14,7 +14,7 @@ from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import ConfigError
 from octavo.models.operations import Operations, operations_for
-from octavo.models.parameters import allocate_parameters
+from octavo.models.parameters import Parameters, allocate_parameters
 from octavo.models.qwen3_moe import Qwen3Moe
 
 FORMATS: dict[WeightFormat, Format] = {
@@ -58,12 +58,24 @@ def load_model(
         ConfigError: `load_format` is neither.
     """
     config = ModelConfig.from_folder(folder)
+    parameters = allocate_parameters(config, device)
+    fill_parameters(parameters, config, folder, load_format=load_format, seed=seed, progress=progress)
+    return build_model(config, parameters, operations or operations_for(device))
+
+
+def fill_parameters(
+    parameters: Parameters, config: ModelConfig, folder: Path, *, load_format: str, seed: int, progress: bool = True
+) -> None:
+    """Write the weights of `folder`, or random ones, into `parameters`; arguments and Raises as `load_model`."""
     if load_format not in ("auto", "dummy"):
         raise ConfigError("load_format", f"must be auto or dummy, is {load_format!r}")
-    parameters = allocate_parameters(config, device)
     if load_format == "dummy":
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
         fill_from_folder(folder, parameters.sources, FORMATS[config.weight_format], progress=progress)
-    model = Qwen3Moe(config, parameters, operations or operations_for(device))
+
+
+def build_model(config: ModelConfig, parameters: Parameters, operations: Operations) -> LoadedModel:
+    """The model that computes with `parameters`, which are not copied, by `operations`."""
+    model = Qwen3Moe(config, parameters, operations)
     return LoadedModel(model, config, parameters.num_bytes, config.weight_format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import torch
 
@@ -63,11 +64,19 @@ class Parameters:
         return sum(view.numel() * view.element_size() for view in self.sources.values())
 
 
-class _Allocator:
-    """Makes uninitialised parameters and notes which checkpoint tensor fills which part."""
+class Place(Protocol):
+    """Where parameters lie: asked for one tensor after the other, always in the same order for a config."""
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A contiguous tensor; what is in it is the place's affair."""
+        ...
+
+
+class _Allocator:
+    """Makes parameters in a place and notes which checkpoint tensor fills which part."""
+
+    def __init__(self, config: ModelConfig, place: Place) -> None:
+        self._config, self._empty = config, place
         self.sources: dict[str, torch.Tensor] = {}
 
     def vector(self, name: str, size: int) -> torch.Tensor:
@@ -98,9 +107,6 @@ class _Allocator:
                 self._note(f"{layer}.experts.{expert}.{name}", _expert(weight, expert), slice(start, start + count))
                 start += count
         return weight
-
-    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=self._device)
 
     def _weight(self, modules: list[str], shape: tuple[int, ...], *, bias: bool = False) -> LinearWeight:
         quantized = {self._config.is_quantized(module) for module in modules}
@@ -138,7 +144,20 @@ def allocate_parameters(config: ModelConfig, device: torch.device) -> Parameters
     Raises:
         CheckpointError: the config quantizes one of two layers that are computed together and not the other.
     """
-    make = _Allocator(config, device)
+
+    def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    return place_parameters(config, empty)
+
+
+def place_parameters(config: ModelConfig, place: Place) -> Parameters:
+    """The parameters of `config` as they lie in `place`; `sources` says which checkpoint tensor belongs where.
+
+    Raises:
+        CheckpointError: as `allocate_parameters`.
+    """
+    make = _Allocator(config, place)
     embedding = make.matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     layers = tuple(_layer(make, config, layer) for layer in range(config.num_hidden_layers))
     norm = make.vector("model.norm.weight", config.hidden_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import NoReturn
 
 from octavo.worker.process import serve
@@ -12,7 +13,11 @@ from octavo.worker.start import start
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m octavo.worker", allow_abbrev=False, description=__doc__)
     parser.add_argument("--socket", required=True, help="ZeroMQ address that the engine has bound")
-    serve(parser.parse_args().socket, start)
+    parser.add_argument("--device", default="cpu", help="import now what this torch device will need")
+    arguments = parser.parse_args()
+    if arguments.device != "cpu":
+        importlib.import_module("octavo.models.kernel_operations")
+    serve(arguments.socket, start)
 
 
 if __name__ == "__main__":

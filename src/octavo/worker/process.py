@@ -27,7 +27,21 @@ LINGER_MS = 1000
 
 
 def serve(address: str, start: Start) -> NoReturn:
-    """Load what the first message says, then answer plans until killed; after a fault, exit with code 1.
+    """Load what the first message says, then answer plans; see `live`."""
+
+    def work(socket: zmq.Socket[bytes]) -> None:
+        config = msgspec.msgpack.decode(socket.recv(), type=WorkerConfig)
+        runner, ready = start(config)
+        send(socket, ready)
+        decode = msgspec.msgpack.Decoder(StepPlan).decode
+        while True:
+            send(socket, runner.run(decode(socket.recv())))
+
+    live(address, work)
+
+
+def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
+    """Do `work`, which does not return, on a socket to the engine until killed; after a fault, exit with code 1.
 
     SIGTERM ends the process at once: it holds nothing that is not a cache. SIGINT is the parent's to handle.
     """
@@ -38,26 +52,17 @@ def serve(address: str, start: Start) -> NoReturn:
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.connect(address)
         try:
-            _work(socket, start)
+            work(socket)
         except Exception as exc:
             message = f"{type(exc).__name__}: {exc}"
-            _send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
+            send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
     # Not through the interpreter's end: it takes half a second with torch, or for ever on a device that hangs.
     sys.stderr.flush()
     os._exit(FAULT)
 
 
-def _work(socket: zmq.Socket[bytes], start: Start) -> None:
-    """Answer for ever."""
-    config = msgspec.msgpack.decode(socket.recv(), type=WorkerConfig)
-    runner, ready = start(config)
-    _send(socket, ready)
-    decode = msgspec.msgpack.Decoder(StepPlan).decode
-    while True:
-        _send(socket, runner.run(decode(socket.recv())))
-
-
-def _send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
+def send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
+    """Queue `message` for the engine."""
     socket.send(msgspec.msgpack.encode(message))
 
 

@@ -18,6 +18,7 @@ from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, count_blocks
 from octavo.worker.runner import Runner
 from octavo.worker.warm_up import blocks_of_widest, warm_up
+from octavo.worker.weights import map_weights
 
 
 def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
@@ -27,19 +28,17 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
         ConfigError: a setting cannot work on this machine.
         CheckpointError: the model folder is wrong.
     """
-    began = time.perf_counter()
-    device = _open_device(config)
-    loaded = load_model(
-        Path(config.model),
-        load_format=config.load_format,
-        device=device,
-        seed=config.seed,
-        operations=_operations(config, device),
-    )
-    load_s = time.perf_counter() - began
-    workspace = _measure_workspace(loaded, config, device) if device.type == "cuda" else 0
+    watch = _Watch()
+    device = open_device(config)
+    open_s = watch.lap()
+    loaded = _load(config, device)
+    load_s = watch.lap()
+    # Whoever says how many blocks there are has measured; what they leave free is enough for steps.
+    measured = device.type == "cuda" and config.num_blocks is None
+    workspace = _measure_workspace(loaded, config, device) if measured else 0
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    allocate_s = watch.lap()
     vocab_size = loaded.config.vocab_size
     warm_up(loaded.model, kv_cache, config, vocab_size=vocab_size)
     kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
@@ -52,14 +51,41 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=kv_bytes,
         workspace_bytes=workspace,
+        open_s=open_s,
         load_s=load_s,
-        warm_up_s=time.perf_counter() - began - load_s,
+        allocate_s=allocate_s,
+        warm_up_s=watch.lap(),
     )
     return Runner(loaded.model, kv_cache, config, vocab_size=vocab_size), ready
 
 
-def _open_device(config: WorkerConfig) -> torch.device:
-    """The device, with torch set up so that a row's bits depend on that row alone."""
+class _Watch:
+    """Seconds between one look and the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
+
+
+def _load(config: WorkerConfig, device: torch.device) -> LoadedModel:
+    """The model on weights of its own or on kept ones."""
+    operations = _operations(config, device)
+    if config.weights is not None:
+        return map_weights(config.weights, device, operations)
+    return load_model(
+        Path(config.model),
+        load_format=config.load_format,
+        device=device,
+        seed=config.seed,
+        operations=operations,
+    )
+
+
+def open_device(config: WorkerConfig) -> torch.device:
+    """The device, ready for use, with torch set up so that a row's bits depend on that row alone."""
     device = torch.device(config.device)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     if device.type == "cuda":
@@ -68,6 +94,7 @@ def _open_device(config: WorkerConfig) -> torch.device:
         # Split-k sums in bf16 and TF32 products depend on the tile that cuBLAS picks for the batch.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.empty(1, device=device)
     return device
 
 

@@ -1,0 +1,84 @@
+"""Weights in one block of memory: loaded once by the keeper, mapped by every worker."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+
+from octavo.config import ModelConfig
+from octavo.errors import CheckpointError
+from octavo.messages import HostBlock, KeptWeights, WorkerConfig
+from octavo.models.load import LoadedModel, build_model, fill_parameters
+from octavo.models.operations import Operations
+from octavo.models.parameters import place_parameters
+from octavo.worker.device_block import create_device_block, map_device_block
+from octavo.worker.host_block import create_host_block, map_host_block
+
+ALIGNMENT = 512
+"""Bytes: what torch's own allocator gives on CUDA."""
+
+
+class _Layout:
+    """Tensors one after the other in `block` (n,) uint8, which may be longer than needed."""
+
+    def __init__(self, block: torch.Tensor) -> None:
+        self._block = block
+        self.num_bytes = 0
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        begin = self.num_bytes
+        end = begin + math.prod(shape) * dtype.itemsize
+        self.num_bytes = -(-end // ALIGNMENT) * ALIGNMENT
+        return self._block[begin:end].view(dtype).view(shape)
+
+
+def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
+    """Load the weights into a block of memory that lasts as long as this process.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_model`; or the weights do not fit on the device.
+    """
+    folder = Path(config.model)
+    model = ModelConfig.from_folder(folder)
+    num_bytes = block_bytes(model)
+    data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
+    parameters = place_parameters(model, _Layout(data))
+    fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    return KeptWeights(block=block, num_bytes=num_bytes, model=msgspec.json.encode(model), checksum=checksum(data))
+
+
+def map_weights(kept: KeptWeights, device: torch.device, operations: Operations) -> LoadedModel:
+    """The model on a keeper's weights, which are not copied.
+
+    Raises:
+        CheckpointError: the weights are not what they were when they were loaded.
+        OSError, ValueError, RuntimeError: the keeper's memory cannot be mapped.
+    """
+    match kept.block:
+        case HostBlock() as block:
+            data = map_host_block(block, kept.num_bytes)
+        case block:
+            data = map_device_block(block, kept.num_bytes, device)
+    # A kernel that wrote out of bounds may have hit the weights before it hit nothing.
+    if checksum(data) != kept.checksum:
+        raise CheckpointError("the weights in memory are not what was loaded")
+    model = msgspec.json.decode(kept.model, type=ModelConfig)
+    return build_model(model, place_parameters(model, _Layout(data)), operations)
+
+
+def block_bytes(model: ModelConfig) -> int:
+    """Bytes of the block that holds all parameters of `model`."""
+    counted = _Layout(torch.empty(2**62, dtype=torch.uint8, device="meta"))
+    place_parameters(model, counted)
+    return counted.num_bytes
+
+
+def checksum(block: torch.Tensor) -> int:
+    """Sum of the 64-bit words of `block` (n,) uint8, modulo 2^64: any one changed word shows."""
+    return int(block.view(torch.int64).sum())

@@ -1,0 +1,166 @@
+"""Weights in one shared block: the bits of loaded ones, where they may be written, and what a change of them does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from bits.tiny import CONFIG
+from octavo.config import ModelConfig
+from octavo.errors import CheckpointError
+from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
+from octavo.models.load import fill_parameters
+from octavo.models.operations import operations_for
+from octavo.models.parameters import Parameters, allocate_parameters, place_parameters
+from octavo.sampling import SamplingParams
+from octavo.worker.host_block import map_host_block
+from octavo.worker.inprocess import InProcessWorker
+from octavo.worker.weights import ALIGNMENT, _Layout, block_bytes, checksum, keep_weights, map_weights
+
+CPU = torch.device("cpu")
+SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
+PLANS = [
+    StepPlan(1, [], [Admission(3, [5, 6, 7, 8], 4, SAMPLING, [])], [Chunk(3, 0, 4, [2], True)]),
+    StepPlan(2, [], [], [Chunk(3, 4, 1, [9], True)]),
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> WorkerConfig:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return WorkerConfig(
+        model=str(tmp_path),
+        load_format="dummy",
+        max_model_len=24,
+        max_num_seqs=4,
+        max_num_batched_tokens=32,
+        block_size=4,
+        threads=torch.get_num_threads(),
+        seed=3,
+    )
+
+
+@pytest.fixture
+def kept(config: WorkerConfig) -> KeptWeights:
+    return keep_weights(config, CPU)
+
+
+def mapped(kept: KeptWeights) -> tuple[ModelConfig, Parameters]:
+    assert isinstance(kept.block, HostBlock)
+    model = msgspec.json.decode(kept.model, type=ModelConfig)
+    return model, place_parameters(model, _Layout(map_host_block(kept.block, kept.num_bytes)))
+
+
+def test_mapped_weights_are_the_loaded_ones(config: WorkerConfig, kept: KeptWeights) -> None:
+    model, parameters = mapped(kept)
+    fresh = allocate_parameters(model, CPU)
+    fill_parameters(fresh, model, Path(config.model), load_format="dummy", seed=3, progress=False)
+    assert model == ModelConfig.from_folder(Path(config.model))
+    assert list(fresh.sources) == list(parameters.sources)
+    for name, view in parameters.sources.items():
+        assert torch.equal(view.view(torch.uint8), fresh.sources[name].view(torch.uint8)), name
+
+
+def test_a_worker_on_mapped_weights_gives_the_bits_of_one_that_loads(config: WorkerConfig, kept: KeptWeights) -> None:
+    on_kept = msgspec.structs.replace(config, weights=kept)
+    assert run(on_kept) == run(config)
+
+
+def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) -> None:
+    """The twin: one parameter of the keeper's differs by one bit."""
+    _, parameters = mapped(kept)
+    changed = msgspec.structs.replace(kept, checksum=write_into(kept, parameters.layers[0].input_norm, 0x0040))
+    assert run(msgspec.structs.replace(config, weights=changed)) != run(config)
+
+
+def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
+    _, parameters = mapped(kept)
+    write_into(kept, parameters.layers[-1].mlp.experts.down.data[-1, -1], 0x01)
+    with pytest.raises(CheckpointError, match="not what was loaded"):
+        map_weights(kept, CPU, operations_for(CPU))
+
+
+def test_a_config_that_changes_on_the_disk_changes_nothing(config: WorkerConfig, kept: KeptWeights) -> None:
+    before = run(config)
+    (Path(config.model) / "config.json").write_text(json.dumps(CONFIG | {"rms_norm_eps": 0.1}))
+    assert run(msgspec.structs.replace(config, weights=kept)) == before
+    assert run(config) != before
+
+
+def test_parameters_lie_apart_and_aligned(kept: KeptWeights) -> None:
+    model, parameters = mapped(kept)
+    spans = sorted((view.data_ptr(), view.data_ptr() + view.nbytes) for view in parameters.sources.values())
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    assert parameters.embedding.data_ptr() == spans[0][0]
+    assert [layer.input_norm.data_ptr() % ALIGNMENT for layer in parameters.layers] == [
+        parameters.embedding.data_ptr() % ALIGNMENT
+    ] * len(parameters.layers)
+    assert spans[-1][1] - spans[0][0] <= kept.num_bytes == block_bytes(model)
+
+
+def test_a_write_into_mapped_weights_is_a_segmentation_fault(config: WorkerConfig, kept: KeptWeights) -> None:
+    assert isinstance(kept.block, HostBlock)
+    program = f"""
+        from octavo.messages import HostBlock
+        from octavo.worker.host_block import map_host_block
+        map_host_block(HostBlock({kept.block.path!r}), {kept.num_bytes})[5] = 1
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
+    assert done.returncode == -signal.SIGSEGV
+    map_weights(kept, CPU, operations_for(CPU))
+
+
+def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    away = msgspec.structs.replace(kept, block=HostBlock(f"/proc/{gone.pid}/fd/5"))
+    with pytest.raises(FileNotFoundError):
+        map_weights(away, CPU, operations_for(CPU))
+
+
+def test_a_block_that_is_too_small_is_refused(kept: KeptWeights) -> None:
+    longer = msgspec.structs.replace(kept, num_bytes=kept.num_bytes + 4096)
+    with pytest.raises(ValueError, match="mmap length is greater than file size"):
+        map_weights(longer, CPU, operations_for(CPU))
+
+
+@pytest.mark.parametrize("at", [0, 1001, 8191], ids=["first", "inner", "last"])
+def test_the_checksum_sees_one_byte(at: int) -> None:
+    data = torch.arange(8192).to(torch.uint8)
+    before = checksum(data)
+    data[at] ^= 0x80
+    assert checksum(data) != before
+
+
+def run(config: WorkerConfig) -> list[object]:
+    worker = InProcessWorker(config)
+    for plan in PLANS:
+        worker.send(plan)
+    results = [worker.receive(None) for _ in PLANS]
+    worker.close()
+    assert all(result is not None and result.sampled for result in results)
+    return [(result.sampled, result.prompt_scores) for result in results if result is not None]
+
+
+def write_into(kept: KeptWeights, target: torch.Tensor, bit: int) -> int:
+    """Flip `bit` in the first two bytes of `target`, a view of the mapped block; return the block's new checksum."""
+    assert isinstance(kept.block, HostBlock)
+    whole = map_host_block(kept.block, kept.num_bytes)
+    start = target.storage_offset() * target.element_size()
+    before = int.from_bytes(bytes(whole[start : start + 2].tolist()), sys.byteorder)
+    file = os.open(kept.block.path, os.O_RDWR)
+    try:
+        os.pwrite(file, (before ^ bit).to_bytes(2, sys.byteorder), start)
+    finally:
+        os.close(file)
+    return checksum(map_host_block(kept.block, kept.num_bytes))
