@@ -60,6 +60,20 @@ class EmptyWorker:
         self._results.clear()
 
 
+class EmptySupply:
+    """A `WorkerSupply` of empty workers."""
+
+    def __init__(self, num_blocks: int, step_s: float) -> None:
+        self._num_blocks = num_blocks
+        self._step_s = step_s
+
+    def start(self, num_blocks: int | None) -> EmptyWorker:
+        return EmptyWorker(num_blocks or self._num_blocks, self._step_s)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def serve(port: int, streams: int, step_s: float) -> None:
     """Run the server in this process until SIGTERM."""
     from octavo.server.run import run_server
@@ -68,7 +82,7 @@ def serve(port: int, streams: int, step_s: float) -> None:
     settings = Settings(
         port=port, host="127.0.0.1", max_num_seqs=streams, disable_log_stats=True, disable_uvicorn_access_log=True
     )
-    context = server_context(start(settings, lambda *_: EmptyWorker(64 * streams, step_s)))
+    context = server_context(start(settings, lambda *_: EmptySupply(64 * streams, step_s)))
     context.loop.start()
     run_server(context)
 

@@ -11,10 +11,10 @@ import pytest
 
 from octavo import LLM, SamplingParams
 from octavo.cli.bench.prompts import random_prompts
-from octavo.startup import start_in_process
+from octavo.startup import in_this_process
 
 SETTINGS: dict[str, Any] = {
-    "start_worker": start_in_process,
+    "workers": in_this_process,
     "device": "cpu",
     "cpu_threads": 1,
     "max_model_len": 2100,

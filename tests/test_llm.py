@@ -10,8 +10,8 @@ import pytest
 
 from octavo import LLM, CompletionOutput, RequestOutput, SamplingParams
 from octavo.config import EngineConfig, Settings
-from octavo.engine.link import WorkerLink
-from octavo.engine.mock import MockWorker
+from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.supply import WorkerSupply
 from octavo.errors import ConfigError, RequestError, WorkerDiedError
 from octavo.messages import WorkerConfig
 
@@ -19,15 +19,16 @@ LETTERS = 264
 """Token ids below it have a text in octavo-tiny."""
 
 
-def start_mock(config: WorkerConfig, settings: Settings) -> WorkerLink:
-    return _mock(config)
+def mock_workers(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+    return _mocks(config)
 
 
-def start_dying(config: WorkerConfig, settings: Settings) -> WorkerLink:
-    return _mock(config, die_at_step=5)
+def dying_workers(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+    """The first one dies."""
+    return _mocks(config, die_at_step=5)
 
 
-def _mock(config: WorkerConfig, die_at_step: int | None = None) -> MockWorker:
+def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSupply:
     limits = EngineConfig(
         vocab_size=LETTERS,
         eos_token_ids=(),
@@ -37,12 +38,12 @@ def _mock(config: WorkerConfig, die_at_step: int | None = None) -> MockWorker:
         block_size=config.block_size,
         num_blocks=config.num_blocks or 1000,
     )
-    return MockWorker(limits, die_at_step=die_at_step)
+    return MockSupply(limits, lambda number, config: MockWorker(config, die_at_step=None if number else die_at_step))
 
 
 @pytest.fixture
 def llm() -> Iterator[LLM]:
-    with LLM("octavo-tiny", start_worker=start_mock, max_model_len="1k", trust_remote_code=True) as opened:
+    with LLM("octavo-tiny", workers=mock_workers, max_model_len="1k", trust_remote_code=True) as opened:
         yield opened
 
 
@@ -157,7 +158,7 @@ def test_default_sampling_is_the_models(llm: LLM) -> None:
     (output,) = llm.generate("abc", use_tqdm=False)
     assert len(tokens(output)[0]) <= (defaults.max_tokens or 0)
     with LLM(
-        start_worker=start_mock,
+        workers=mock_workers,
         override_generation_config={"temperature": 0, "max_new_tokens": 5},
         generation_config="vllm",
     ) as changed:
@@ -185,22 +186,30 @@ def test_progress_is_shown_on_demand(llm: LLM, capsys: pytest.CaptureFixture[str
 
 
 def test_the_death_of_the_worker_is_raised_at_once() -> None:
-    with LLM(start_worker=start_dying) as llm:
+    with LLM(workers=dying_workers, max_worker_restarts=0) as llm:
         with pytest.raises(WorkerDiedError, match="told to die"):
             llm.generate(["a", "b"], GREEDY, use_tqdm=False)
         with pytest.raises(WorkerDiedError):
             llm.generate("a", GREEDY, use_tqdm=False)
 
 
+def test_the_next_worker_goes_on_where_the_last_one_died(llm: LLM) -> None:
+    prompts = ["abc", "de", "f" * 50]
+    with LLM(workers=dying_workers, max_model_len="1k") as mortal:
+        answers = mortal.generate(prompts, GREEDY, use_tqdm=False)
+        assert mortal._engine.status().restarts["signal"] == 1
+    assert [tokens(one) for one in answers] == [tokens(one) for one in llm.generate(prompts, GREEDY, use_tqdm=False)]
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="did you mean max_num_seqs"):
-        LLM(start_worker=start_mock, max_num_seq=3)
+        LLM(workers=mock_workers, max_num_seq=3)
     with pytest.raises(ConfigError, match="max_model_len: is 100000"):
-        LLM(start_worker=start_mock, max_model_len=100_000)
+        LLM(workers=mock_workers, max_model_len=100_000)
 
 
 def test_closing_twice_is_fine() -> None:
-    llm = LLM(start_worker=start_mock)
+    llm = LLM(workers=mock_workers)
     llm.close()
     llm.close()
 

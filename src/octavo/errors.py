@@ -16,6 +16,7 @@ Each class says its status and OpenAI type once; `server/errors.py` turns them i
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
 
 
@@ -98,9 +99,32 @@ class RequestFailedError(OctavoError):
     """This request failed inside the engine; no other request is touched."""
 
 
+class DeathCause(enum.Enum):
+    """How a worker was lost; the values are metric labels."""
+
+    EXIT = "exit"
+    """The process ended by itself."""
+    SIGNAL = "signal"
+    """The process was killed."""
+    FAULT = "fault"
+    """It reported an error that it cannot go on from, or answered what was not asked."""
+    HANG = "hang"
+    """A step took too long."""
+    START = "start"
+    """It did not become ready."""
+
+
 class WorkerDiedError(OctavoError):
     """The worker process ended; `exit_code` is what the system says (negative: the signal)."""
 
-    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+    def __init__(self, message: str, *, exit_code: int | None = None, cause: DeathCause | None = None) -> None:
+        """`cause`: as `exit_code` says if None; FAULT where the process has not ended."""
         super().__init__(message)
         self.exit_code = exit_code
+        self.cause = cause or _cause(exit_code)
+
+
+def _cause(exit_code: int | None) -> DeathCause:
+    if exit_code is None:
+        return DeathCause.FAULT
+    return DeathCause.SIGNAL if exit_code < 0 else DeathCause.EXIT

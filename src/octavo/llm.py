@@ -19,7 +19,7 @@ from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOu
 from octavo.sampling import SamplingParams, answer_seed
 from octavo.server.answer import Answer
 from octavo.server.answer import Prompt as TokenPrompt
-from octavo.startup import StartWorker, start, start_process
+from octavo.startup import OpenSupply, in_processes, start
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 from octavo.text.tokenizer import token_text
 
@@ -35,7 +35,7 @@ class LLM:
 
     Args:
         model: folder, Hugging Face repo id, or `octavo-tiny`.
-        start_worker: where the model runs; a process of its own unless told otherwise.
+        workers: where the model runs; in processes of its own unless told otherwise.
         settings: any of `Settings`, as Python values or text.
 
     Raises:
@@ -46,11 +46,9 @@ class LLM:
             print(llm.generate("12 + 30 =")[0].outputs[0].text)
     """
 
-    def __init__(
-        self, model: str = "octavo-tiny", *, start_worker: StartWorker = start_process, **settings: Any
-    ) -> None:
+    def __init__(self, model: str = "octavo-tiny", *, workers: OpenSupply = in_processes, **settings: Any) -> None:
         self.settings = Settings.from_values({"model": model, **settings})
-        self._runtime = start(self.settings, start_worker)
+        self._runtime = start(self.settings, workers)
         self._engine = self._runtime.engine()
         self._numbers = itertools.count()
 

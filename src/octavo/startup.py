@@ -14,7 +14,9 @@ from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.engine import Engine
 from octavo.engine.link import WorkerLink
 from octavo.engine.loop import EngineLoop
-from octavo.engine.statistics import StepLog, StepRecord
+from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
+from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.engine.supply import WorkerSupply
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig
 from octavo.text import (
@@ -29,10 +31,11 @@ from octavo.text import (
 if TYPE_CHECKING:
     from octavo.server.context import ServerContext
 
-StartWorker = Callable[[WorkerConfig, Settings], WorkerLink]
-"""Starts a worker and waits until it is ready."""
+OpenSupply = Callable[[WorkerConfig, Settings], WorkerSupply]
+"""Opens what workers come from; starts none yet."""
 
 Observer = Callable[[StepRecord], None]
+RecoveryObserver = Callable[[RecoveryRecord], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,29 +51,33 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """A ready worker and all that an engine for it is made from. Close it when done."""
+    """A ready worker, where the next would come from, and all that an engine is made from. Close it when done."""
 
     settings: Settings
     model: Model
+    supply: WorkerSupply
     link: WorkerLink
+    """The first worker."""
     config: EngineConfig
     step_log: StepLog | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
 
-    def engine(self, observe: Observer | None = None) -> Engine:
+    def engine(self, observe: Observer | None = None, observe_recovery: RecoveryObserver | None = None) -> Engine:
         """The engine; `observe` gets the record of every step, beside the step log."""
-        return Engine(self.config, self.link, _both(observe, self.step_log))
+        budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
+        supervisor = Supervisor(self.supply, budget, observe_recovery)
+        return Engine(self.config, self.link, _both(observe, self.step_log), supervisor=supervisor)
 
     def close(self) -> None:
-        """End the worker; safe to call twice."""
-        self.link.close()
+        """End the workers; safe to call twice."""
+        self.supply.close()
         if self.step_log is not None:
             self.step_log.close()
 
 
-def start(settings: Settings, start_worker: StartWorker) -> Runtime:
-    """Read the model's small files, start the worker, and size the engine by what the worker has.
+def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
+    """Read the model's small files, start a worker, and size the engine by what it has.
 
     Raises:
         ConfigError: settings that the model or the machine cannot work with.
@@ -82,7 +89,13 @@ def start(settings: Settings, start_worker: StartWorker) -> Runtime:
     config = worker_config(settings, model)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
     read = time.monotonic()
-    link = start_worker(config, settings)
+    supply = open_supply(config, settings)
+    try:
+        link = supply.start(config.num_blocks)
+        engine = engine_config(settings, model, link.ready.num_blocks)
+    except BaseException:
+        supply.close()
+        raise
     ready = link.ready
     process_s = max(0.0, time.monotonic() - read - ready.load_s - ready.warm_up_s)
     phases = {
@@ -91,11 +104,7 @@ def start(settings: Settings, start_worker: StartWorker) -> Runtime:
         "weights": ready.load_s,
         "largest step": ready.warm_up_s,
     }
-    try:
-        return Runtime(settings, model, link, engine_config(settings, model, ready.num_blocks), step_log, phases)
-    except BaseException:
-        link.close()
-        raise
+    return Runtime(settings, model, supply, link, engine, step_log, phases)
 
 
 def server_context(runtime: Runtime) -> ServerContext:
@@ -107,7 +116,7 @@ def server_context(runtime: Runtime) -> ServerContext:
     dispatcher = Dispatcher()
     metrics = Metrics(runtime.settings.model_names[0], runtime.config)
     return ServerContext(
-        loop=EngineLoop(runtime.engine(metrics.on_step), dispatcher.deliver),
+        loop=EngineLoop(runtime.engine(metrics.on_step, metrics.on_recovery), dispatcher.deliver),
         dispatcher=dispatcher,
         metrics=metrics,
         tokenizer=runtime.model.tokenizer,
@@ -121,18 +130,18 @@ def server_context(runtime: Runtime) -> ServerContext:
     )
 
 
-def start_process(config: WorkerConfig, settings: Settings) -> WorkerLink:
-    """A worker in a process of its own: its death is an error here, not the end."""
-    from octavo.engine.process import ProcessWorker
+def in_processes(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+    """Workers in processes of their own: the death of one is an error here, not the end."""
+    from octavo.engine.process import ProcessSupply
 
-    return ProcessWorker(config, settings.worker_start_timeout)
+    return ProcessSupply(config, settings.worker_start_timeout)
 
 
-def start_in_process(config: WorkerConfig, settings: Settings) -> WorkerLink:
-    """A worker in this process: starts sooner, but its death is ours."""
-    from octavo.worker.inprocess import InProcessWorker
+def in_this_process(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+    """Workers in this process: they start sooner, but what ends one of them ends us."""
+    from octavo.worker.inprocess import InProcessSupply
 
-    return InProcessWorker(config)
+    return InProcessSupply(config)
 
 
 def load_model(settings: Settings) -> Model:

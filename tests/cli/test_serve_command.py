@@ -68,7 +68,7 @@ class Served:
         return self._ask(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers))
 
     def end(self) -> int:
-        """SIGTERM, then the exit code."""
+        """SIGTERM, then the exit code; once."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)
         for reader in self._readers:
@@ -133,29 +133,48 @@ def test_it_answers_and_drains_and_leaves_nothing(served: Served, tmp_path: Path
     assert "Traceback" not in served.log
 
 
-def test_the_death_of_the_worker_ends_every_request_within_a_second(served: Served) -> None:
+def test_a_killed_worker_is_replaced_and_every_request_finishes(served: Served) -> None:
     pid = served.get("/server_info")[1]["worker"]["pid"]
-    body = {"prompt": "a", "max_tokens": 2000, "ignore_eos": True}
     with ThreadPoolExecutor(8) as pool:
-        ended_s: list[float] = []
-
-        def ask() -> tuple[int, Any]:
-            answer = served.post("/v1/completions", body)
-            ended_s.append(time.monotonic())
-            return answer
-
-        running = [pool.submit(ask) for _ in range(8)]
+        running = [pool.submit(served.post, "/v1/completions", question(seed)) for seed in range(8)]
         wait_until(lambda: is_running(served, 8))
-        killed_s = time.monotonic()
         psutil.Process(pid).kill()
+        wait_until(lambda: served.get("/health")[0] == 503)
         answers = [one.result() for one in running]
-    assert {code for code, _ in answers} <= {500, 503}
+    worker = served.get("/server_info")[1]["worker"]
+    assert (worker["pid"] != pid, worker["restarts"]) == (True, 1)
+    assert served.get("/health")[0] == 200
+    assert choices(answers) == choices([served.post("/v1/completions", question(seed)) for seed in range(8)])
+    assert served.log.count("recovered from signal in") == 1
+    assert served.end() == 0
+    assert alive([*served.family, worker["pid"]]) == []
+
+
+def test_without_restarts_a_death_ends_every_request_and_the_server() -> None:
+    served = Served("--max-worker-restarts", "0")
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(served.post, "/v1/completions", question(seed)) for seed in range(8)]
+        wait_until(lambda: is_running(served, 8))
+        psutil.Process(served.get("/server_info")[1]["worker"]["pid"]).kill()
+        killed_s = time.monotonic()
+        answers = [one.result() for one in running]
+        assert time.monotonic() - killed_s < 1.0
+    assert {code for code, _ in answers} == {500}
     assert all("worker" in answer["error"]["message"] for _, answer in answers)
-    assert max(ended_s) - killed_s < 1.0
-    assert served.get("/health")[0] == 503
-    assert served.post("/v1/completions", {"prompt": "a"})[0] == 503
-    assert served.end() == 1, "the exit code tells that the worker died"
+    assert served.process.wait(10) == 1
+    served.end()
+    assert "exit code 1: the worker died" in served.log.splitlines()[-1]
     assert alive(served.family) == []
+
+
+def choices(answers: list[tuple[int, Any]]) -> list[Any]:
+    """Texts and logprobs of answers that must all be good."""
+    assert {code for code, _ in answers} == {200}
+    return [answer["choices"] for _, answer in answers]
+
+
+def question(seed: int) -> dict[str, Any]:
+    return {"prompt": "a", "max_tokens": 100, "ignore_eos": True, "seed": seed, "logprobs": 1}
 
 
 def test_a_model_that_is_not_there_is_told_in_the_last_line() -> None:

@@ -76,6 +76,9 @@ def answer(how: str, plan: StepPlan, socket: zmq.Socket[bytes]) -> None:
         sys.exit(1)
     sampled = [SampledToken(chunk.slot, 5, None) for chunk in plan.chunks if chunk.sample]
     say(socket, StepResult(step=plan.step, sampled=sampled))
+    if how == "dies-after-answering":
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def say(socket: zmq.Socket[bytes], message: WorkerReady | WorkerFault | StepResult) -> None:

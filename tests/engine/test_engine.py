@@ -260,7 +260,7 @@ def test_counters_add_up() -> None:
     assert (status.prompt_tokens, status.generation_tokens) == (20, 8)
     assert (status.prefix_queries, status.prefix_hits) == (20, 8)
     assert status.finished == {"stop": 0, "length": 2, "abort": 0, "error": 0}
-    assert (status.kv_usage, status.restarts, status.steps) == (0, 0, 8)
+    assert (status.kv_usage, status.num_restarts, status.steps) == (0, 0, 8)
 
 
 def test_a_step_log_line_shows_what_the_step_was_made_of(tmp_path: Path) -> None:

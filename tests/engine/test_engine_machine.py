@@ -10,7 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.harness import Outcome, alone, collect, finish
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request, StepRecord
-from octavo.engine.mock import MockWorker
+from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.statistics import RecoveryRecord
+from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestError, RequestFailedError, WorkerDiedError
 from octavo.messages import StepResult
 from octavo.sampling import SamplingParams
@@ -68,17 +70,32 @@ def samplings(draw: st.DrawFn) -> SamplingParams:
 
 
 class EngineMachine(RuleBasedStateMachine):
-    @initialize(config=limits(), bad_tokens=st.sampled_from([(), (), (9,), (17, 20)]))
-    def begin(self, config: EngineConfig, bad_tokens: tuple[int, ...]) -> None:
-        note(f"{config} bad {bad_tokens}")
+    @initialize(
+        config=limits(),
+        bad_tokens=st.sampled_from([(), (), (9,), (17, 20)]),
+        most_restarts=st.sampled_from([0, 2, 1000]),
+    )
+    def begin(self, config: EngineConfig, bad_tokens: tuple[int, ...], most_restarts: int) -> None:
+        note(f"{config} bad {bad_tokens}, {most_restarts} restarts")
         self.config = config
         self.bad_tokens = bad_tokens
-        self.worker = HesitantWorker(config, bad_tokens=bad_tokens)
+        self.most_restarts = most_restarts
+        self.supply = MockSupply(config, lambda _, config: HesitantWorker(config, bad_tokens=bad_tokens))
         self.records: list[StepRecord] = []
-        self.engine = Engine(config, self.worker, self.records.append)
+        self.recoveries: list[RecoveryRecord] = []
+        supervisor = Supervisor(self.supply, RestartBudget(most_restarts, 1e9), self.recoveries.append)
+        self.engine = Engine(config, self.supply.start(None), self.records.append, supervisor=supervisor)
+        self.num_steps = 0
+        self.deaths = 0
         self.requests: dict[str, Request] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.aborted: set[str] = set()
+
+    @property
+    def worker(self) -> HesitantWorker:
+        worker = self.supply.workers[-1]
+        assert isinstance(worker, HesitantWorker)
+        return worker
 
     @property
     def dead(self) -> bool:
@@ -124,17 +141,20 @@ class EngineMachine(RuleBasedStateMachine):
     def reset_prefix_cache(self) -> None:
         assert self.engine.reset_prefix_cache() == (not self.engine.sequences)
 
-    @precondition(lambda self: len(self.requests) > 4)
+    @precondition(lambda self: len(self.requests) > 4 or self.most_restarts > 2)
     @rule(dice=st.integers(0, 9))
     def kill_worker(self, dice: int) -> None:
-        if dice == 0:
+        if (dice == 0 or self.most_restarts > 2) and self.worker.alive:
             self.worker.die("killed")
+            self.deaths += 1
 
     @invariant()
     def books(self) -> None:
         self.engine.check_invariants()
         assert len(self.engine.scheduler.running) <= self.config.max_num_seqs
         for record in self.records:
+            self.num_steps += 1
+            assert record.step == self.num_steps, "steps count on over all workers"
             assert record.tokens == sum(record.chunks) + record.decode_tokens
             assert 0 < record.tokens <= self.config.max_num_batched_tokens
         self.records.clear()
@@ -146,7 +166,13 @@ class EngineMachine(RuleBasedStateMachine):
         assert set(self.outcomes) == set(self.requests)
         for request_id, outcome in self.outcomes.items():
             self.compare(outcome, alone(self.requests[request_id], self.config, self.bad_tokens), request_id)
+        assert self.dead <= (self.deaths > self.most_restarts)
+        status = self.engine.status()
+        assert status.num_restarts == len(self.supply.workers) - 1
+        assert not status.recovering
         if not self.dead:
+            assert status.restarts["signal"] == sum(record.restarts for record in self.recoveries) <= self.deaths
+            assert status.requests_replayed >= sum(record.requests for record in self.recoveries)
             self.engine.reset_prefix_cache()
             assert self.engine.status().free_blocks == self.config.num_blocks
 

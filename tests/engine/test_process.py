@@ -17,7 +17,7 @@ import pytest
 
 from engine.harness import config, request
 from octavo.engine import Engine
-from octavo.engine.process import ProcessWorker
+from octavo.engine.process import ProcessSupply, ProcessWorker
 from octavo.errors import ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
@@ -173,14 +173,39 @@ def test_a_closed_worker_says_so(start: Callable[..., ProcessWorker]) -> None:
         worker.receive(0)
 
 
-def test_a_child_that_will_not_end_is_killed(
-    start: Callable[..., ProcessWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("octavo.engine.process.CLOSE_S", 0.3)
+def test_a_child_that_hears_nothing_is_ended_at_once(start: Callable[..., ProcessWorker]) -> None:
     worker = start("stubborn")
+    os.kill(worker.ready.pid, signal.SIGSTOP)
     before = time.monotonic()
     worker.close()
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 1
+
+
+def test_what_the_dead_had_answered_is_received_before_their_death(start: Callable[..., ProcessWorker]) -> None:
+    worker = start("dies-after-answering")
+    worker.send(PLAN)
+    while is_running(worker.ready.pid):
+        time.sleep(0.01)
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        worker.send(PLAN)
+    result = worker.receive(None)
+    assert result is not None
+    assert result.step == 1
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        worker.receive(None)
+
+
+def test_a_supply_starts_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    limits = WorkerConfig(model="well", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16)
+    supply = ProcessSupply(limits, 30.0, module="engine.children")
+    first = supply.start(None)
+    second = supply.start(4)
+    assert not is_running(first.ready.pid)
+    assert is_running(second.ready.pid)
+    supply.close()
+    supply.close()
+    assert not is_running(second.ready.pid)
 
 
 def test_a_folder_too_deep_for_a_socket_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

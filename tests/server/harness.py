@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -20,7 +20,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
-from octavo.engine.mock import MockWorker
+from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
@@ -107,8 +108,13 @@ class Running:
     url: str
     context: ServerContext
     server: Server
-    worker: MockWorker
+    supply: MockSupply
     http: httpx.Client
+
+    @property
+    def worker(self) -> MockWorker:
+        """The latest."""
+        return self.supply.workers[-1]
 
     def wait_idle(self) -> None:
         """Wait until no request is alive, then check that every block is free."""
@@ -155,16 +161,23 @@ def mock_context(
     tokenizer: Tokenizer | None = None,
     template: str | None = TEMPLATE,
     defaults: DefaultSampling | None = None,
+    supply: Callable[[EngineConfig], MockSupply] | None = None,
     **settings: Any,
-) -> tuple[ServerContext, MockWorker]:
-    """What a server over a mock worker is given; `settings` are those of `Settings`. The loop is not started."""
+) -> tuple[ServerContext, MockSupply]:
+    """What a server over mock workers is given; `settings` are those of `Settings`. The loop is not started.
+
+    There is one worker, made with the options `worker`, unless `supply` gives others.
+    """
     config = dataclasses.replace(ENGINE, **(engine or {}))
-    mock = MockWorker(config, **(worker or {}))
+    most = 0 if supply is None else 10
+    workers = MockSupply(config, lambda *_: MockWorker(config, **(worker or {}))) if supply is None else supply(config)
+    mock = workers.start(None)
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
     link = mock if script is None else ScriptedWorker(mock, script)
+    supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
     context = ServerContext(
-        loop=EngineLoop(Engine(config, link, metrics.on_step), dispatcher.deliver),
+        loop=EngineLoop(Engine(config, link, metrics.on_step, supervisor=supervisor), dispatcher.deliver),
         dispatcher=dispatcher,
         metrics=metrics,
         tokenizer=tokenizer or byte_tokenizer(),
@@ -176,18 +189,18 @@ def mock_context(
         worker_ready=mock.ready,
         phases={"load": 0.5},
     )
-    return context, mock
+    return context, workers
 
 
 @contextlib.contextmanager
 def running(**options: Any) -> Iterator[Running]:
     """Serve `mock_context(**options)` on a free port, in threads of this process."""
-    context, mock = mock_context(**options)
+    context, supply = mock_context(**options)
     context.loop.start()
     try:
         app = create_app(context)
         with _serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
-            yield Running(url, context, app.state.server, mock, http)
+            yield Running(url, context, app.state.server, supply, http)
     finally:
         context.loop.stop()
 

@@ -16,10 +16,10 @@ from server.harness import mock_context
 def main() -> int:
     logging.basicConfig(level=logging.INFO)
     options = json.loads(sys.argv[1])
-    context, worker = mock_context(worker=options["worker"], **options["settings"])
+    context, supply = mock_context(worker=options["worker"], **options["settings"])
     context.loop.start()
     code = run_server(context)
-    worker.close()
+    supply.close()
     return code
 
 

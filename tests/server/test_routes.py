@@ -202,7 +202,9 @@ def test_metrics() -> None:
     assert samples["vllm:request_params_n_sum", own] == 3
     assert samples["vllm:num_requests_running", own] == 0
     assert samples["vllm:request_success_total", tuple(sorted([*own, ("finished_reason", "length")]))] == 3
-    assert samples["octavo:worker_restarts_total", own] == 0
+    for cause in ("exit", "signal", "fault", "hang", "start"):
+        assert samples["octavo:worker_restarts_total", tuple(sorted([*own, ("cause", cause)]))] == 0
+    assert samples["octavo:recovery_seconds_count", own] == 0
     http = (("handler", COMPLETIONS), ("method", "POST"), ("status", "200"))
     assert samples["http_requests_total", http] == 2
     assert samples["http_requests_total", (("handler", "none"), ("method", "GET"), ("status", "404"))] == 1
@@ -271,7 +273,8 @@ def test_the_statistics_line() -> None:
     before = EngineStatus(
         alive=True,
         worker_pid=1,
-        restarts=0,
+        recovering=False,
+        restarts={},
         running=0,
         waiting=0,
         kv_usage=0,
@@ -284,6 +287,8 @@ def test_the_statistics_line() -> None:
         prefix_hits=0,
         prompt_tokens=0,
         generation_tokens=0,
+        requests_replayed=0,
+        tokens_recomputed=0,
         finished={},
     )
     now = msgspec.structs.replace(

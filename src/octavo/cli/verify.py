@@ -18,9 +18,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from octavo.cli.verification import Verification
-    from octavo.startup import start, start_process
+    from octavo.startup import in_processes, start
 
-    runtime = start(settings_from(args), start_process)
+    runtime = start(settings_from(args), in_processes)
     try:
         ready = runtime.link.ready
         print(f"{runtime.settings.model}, {ready.weights_format}, on {ready.device}")

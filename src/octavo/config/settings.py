@@ -122,6 +122,13 @@ class Settings:
 
     # Worker
     worker_start_timeout: float = setting(1800.0, "Seconds a worker may take to load the model", "Worker", minimum=1)
+    max_worker_restarts: int = setting(
+        10,
+        "Times a dead worker is replaced within worker_restart_window before the server gives up",
+        "Worker",
+        minimum=0,
+    )
+    worker_restart_window: float = setting(600.0, "Seconds that max_worker_restarts counts over", "Worker", minimum=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

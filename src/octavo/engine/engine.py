@@ -16,18 +16,21 @@ from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
 from octavo.engine.sequence import Finished, Running, Sequence
 from octavo.engine.statistics import Counters, EngineStatus, StepRecord
+from octavo.engine.supervisor import NoSupply, RestartBudget, Supervisor
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
-from octavo.messages import PromptScores, SampledToken, StepResult
+from octavo.messages import SampledToken, StepResult
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
 
 
 class Engine:
-    """Runs requests on one worker. For one thread; `EngineLoop` is the door for others.
+    """Runs requests on one worker at a time. For one thread; `EngineLoop` is the door for others.
 
-    Every accepted request gets exactly one update with a finish reason.
+    Every accepted request gets exactly one update with a finish reason. When the worker dies, the next one goes on with
+    every request from its token history, which is the only state that matters; without a `supervisor`, or if that gives
+    up, every request ends with an error.
 
     Raises:
         ConfigError: the worker has fewer KV blocks than the config says.
@@ -39,6 +42,7 @@ class Engine:
         link: WorkerLink,
         observe: Callable[[StepRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        supervisor: Supervisor | None = None,
     ) -> None:
         if config.num_blocks > link.ready.num_blocks:
             raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
@@ -51,6 +55,9 @@ class Engine:
         self._link = link
         self._observe = observe
         self._clock = clock
+        self._supervisor = supervisor or Supervisor(NoSupply(), RestartBudget(0, 1.0), clock=clock)
+        self._link_is_dead = False
+        """The next step starts the next worker."""
         self._in_flight: deque[Step] = deque()
         self._updates: list[Update] = []
         self._last_result_s = clock()
@@ -59,7 +66,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self.sequences or self._in_flight or self._updates)
+        return bool(self.sequences or self._in_flight or self._updates or self._link_is_dead)
 
     def add(self, request: Request) -> None:
         """Accept `request`; its updates come from `step`.
@@ -92,7 +99,7 @@ class Engine:
         """
         if sequence.request_id in self.sequences or sequence.request_id in arriving:
             raise RequestError(f"request id {sequence.request_id!r} is in use", param="request_id")
-        waiting = len(self.scheduler.waiting) + len(arriving)
+        waiting = self.scheduler.num_queued + len(arriving)
         if not waiting:
             return  # an empty queue takes one request of any size
         bound = self.config.max_num_queued_reqs
@@ -100,7 +107,7 @@ class Engine:
             raise OverloadedError(f"the queue is full: {waiting} requests wait, max_num_queued_reqs is {bound}")
         bound = self.config.max_num_queued_tokens
         if bound is not None:
-            tokens = self.scheduler.num_waiting_tokens + sum(len(other.tokens) for other in arriving.values())
+            tokens = self.scheduler.num_queued_tokens + sum(len(other.tokens) for other in arriving.values())
             if tokens + len(sequence.tokens) > bound:
                 raise OverloadedError(
                     f"the queue is full: {tokens} prompt tokens wait, this request has {len(sequence.tokens)}, "
@@ -124,14 +131,20 @@ class Engine:
     def step(self, timeout_s: float | None = None) -> list[Update]:
         """Send what can be planned, take in the next result, and return all news.
 
-        Waits for a result, if one is due, for `timeout_s` seconds (None: for ever). Does not raise when the worker
-        dies: every request ends with that error.
+        Waits for a result, if one is due, for `timeout_s` seconds (None: for ever). When the worker has died, the step
+        after starts the next one, which takes as long as it takes. Does not raise when that is not possible: every
+        request ends with that error.
         """
         if self.death is None:
             try:
-                self._exchange(timeout_s)
-            except WorkerDiedError as error:
-                self.die(error)
+                if self._link_is_dead:
+                    self._resume()
+                else:
+                    self._go_on(timeout_s)
+                if not (self.sequences or self._link_is_dead):
+                    self._supervisor.on_recovered()
+            except WorkerDiedError as last:
+                self.die(last)
         return self.take_updates()
 
     def take_updates(self) -> list[Update]:
@@ -142,6 +155,7 @@ class Engine:
     def die(self, error: WorkerDiedError) -> None:
         """End every request with `error`, drop the schedule, and refuse all that come after."""
         self.death = error
+        self._link_is_dead = False
         self._in_flight.clear()
         self.scheduler = Scheduler(self.config, self._counters)
         for sequence in self.sequences.values():
@@ -161,7 +175,8 @@ class Engine:
         return EngineStatus(
             alive=self.death is None,
             worker_pid=self._link.ready.pid,
-            restarts=0,
+            recovering=self._supervisor.recovering and self.death is None,
+            restarts={cause.value: count for cause, count in self._supervisor.restarts.items()},
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             kv_usage=scheduler.pool.usage,
@@ -180,6 +195,17 @@ class Engine:
         assert [*running, *self.scheduler.waiting] == list(self.sequences)
         assert len(self._in_flight) <= MAX_IN_FLIGHT
 
+    def _go_on(self, timeout_s: float | None) -> None:
+        """Exchange messages with the worker; if it is lost, all wait for the next one.
+
+        Raises:
+            WorkerDiedError: there will be none.
+        """
+        try:
+            self._exchange(timeout_s)
+        except WorkerDiedError as death:
+            self._fall(death)
+
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then wait for the result of the older."""
         while len(self._in_flight) < MAX_IN_FLIGHT:
@@ -187,7 +213,10 @@ class Engine:
             if step is None:
                 break
             self._in_flight.append(step)
-            self._link.send(step.plan())
+            try:
+                self._link.send(step.plan())
+            except WorkerDiedError:
+                break  # receiving says so again, after the results that are still there
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
         result = self._link.receive(timeout_s if self._in_flight else 0)
         if result is not None:
@@ -197,20 +226,50 @@ class Engine:
         """Book the result of the oldest step in flight."""
         if not self._in_flight or self._in_flight[0].number != result.step:
             raise WorkerDiedError(f"the worker answered step {result.step}, which was not the next one due")
-        step = self._in_flight.popleft()
-        self.scheduler.received = step.number
-        self._counters.steps += 1
+        step = self._in_flight[0]
         self._last_result_s = self._clock()
         self._fail(result.bad_slots, step)
         for scores in result.prompt_scores:
-            _keep(scores, step.holder(scores.slot).sequence)
+            step.holder(scores.slot).sequence.keep_scores(scores)
         for running, count in step.prefills:
             self._advance(running, running.computed + count)
         self._take_tokens(result.sampled, step)
         if step.sampling:
             raise WorkerDiedError(f"the worker gave no tokens for slots {sorted(step.sampling)} in step {step.number}")
+        self._in_flight.popleft()
+        self.scheduler.received = step.number
+        self._counters.steps += 1
+        self._supervisor.on_recovered()
         if self._observe is not None:
-            self._observe(_record(step, result.elapsed_s))
+            self._observe(step.record(self._counters.steps, result.elapsed_s))
+
+    def _fall(self, death: WorkerDiedError) -> None:
+        """The worker is lost, with all it held: every request waits again, with nothing computed.
+
+        Raises:
+            WorkerDiedError: the supervisor gives up.
+        """
+        running = [running.computed for running in self.scheduler.running]
+        self._supervisor.on_death(death, len(running), sum(running))
+        self._in_flight.clear()
+        self.scheduler = Scheduler(self.config, self._counters)
+        self._link_is_dead = True
+        self._counters.requests_replayed += len(running)
+        self._counters.tokens_recomputed += sum(running)
+        for sequence in self.sequences.values():
+            sequence.wait_again()
+            self.scheduler.enqueue(sequence)
+
+    def _resume(self) -> None:
+        """Go on with the next worker.
+
+        Raises:
+            WorkerDiedError: there is none.
+        """
+        self._link = self._supervisor.replace(self._link, self.config.num_blocks)
+        if self._link.ready.num_blocks < self.config.num_blocks:
+            raise WorkerDiedError(f"the next worker has {self._link.ready.num_blocks} KV blocks, fewer than the last")
+        self._link_is_dead = False
 
     def _fail(self, bad_slots: list[int], step: Step) -> None:
         """End the requests whose numbers were not finite, and none beside them."""
@@ -305,31 +364,3 @@ class Engine:
 def _copy(death: WorkerDiedError) -> WorkerDiedError:
     """One for each who may raise it: an error raised again and again grows its traceback."""
     return WorkerDiedError(death.message, exit_code=death.exit_code)
-
-
-def _keep(scores: PromptScores, sequence: Sequence) -> None:
-    """Put scores of a chunk in their place; after a preemption they may come again."""
-    kept = sequence.prompt_scores
-    if kept is None:
-        return
-    first, end = scores.start - 1, scores.start - 1 + len(scores.scores)
-    if not 0 <= first <= end <= len(kept):
-        raise WorkerDiedError(f"the worker scored prompt tokens {first + 1} .. {end} of {sequence.num_prompt_tokens}")
-    kept[first:end] = scores.scores
-
-
-def _record(step: Step, elapsed_s: float) -> StepRecord:
-    chunks = [count for _running, count in step.prefills]
-    prefill_tokens = sum(chunks)
-    decode_tokens = len(step.chunks) - len(chunks)
-    return StepRecord(
-        step=step.number,
-        tokens=prefill_tokens + decode_tokens,
-        chunks=chunks,
-        prefill_tokens=prefill_tokens,
-        decode_tokens=decode_tokens,
-        running=step.num_running,
-        waiting=step.num_waiting,
-        kv_usage=step.kv_usage,
-        elapsed_s=elapsed_s,
-    )

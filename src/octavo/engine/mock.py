@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -128,6 +129,10 @@ class MockWorker:
     def close(self) -> None:
         self.die("the worker was closed")
 
+    @property
+    def alive(self) -> bool:
+        return self._death is None
+
     def die(self, message: str, exit_code: int | None = -9) -> None:
         """Behave from now on as a worker whose process ended."""
         if self._death is None:
@@ -219,6 +224,30 @@ class MockWorker:
                 mock_score(draw, int(slot.tokens[position]), slot.sampling.prompt_logprobs, self.config.vocab_size)
             )
         return PromptScores(chunk.slot, first, scores)
+
+
+class MockSupply:
+    """A `WorkerSupply` of mock workers: `make` is given the number of each, from 0, and its configuration."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        make: Callable[[int, EngineConfig], MockWorker] = lambda _, config: MockWorker(config),
+    ) -> None:
+        self.workers: list[MockWorker] = []
+        """All that were started, in order."""
+        self._config = config
+        self._make = make
+
+    def start(self, num_blocks: int | None) -> MockWorker:
+        assert all(not worker.alive for worker in self.workers), "a worker started before the last was closed"
+        config = self._config if num_blocks is None else dataclasses.replace(self._config, num_blocks=num_blocks)
+        self.workers.append(self._make(len(self.workers), config))
+        return self.workers[-1]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
 
 
 class _Slot:

@@ -22,7 +22,7 @@ from typing import IO
 import msgspec
 import zmq
 
-from octavo.errors import ConfigError, WorkerDiedError
+from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
 
 STDERR = 2
@@ -33,8 +33,6 @@ LAST_WORDS_S = 0.05
 """How long to wait for what a dead child sent and printed before it died."""
 EXIT_S = 0.5
 """How long a child may take to exit after a fault, or to make room for a message."""
-CLOSE_S = 5.0
-"""How long a child may take to end when asked to, before it is killed."""
 KEPT_LINES = 30
 """Lines of the child's output kept for the error message."""
 
@@ -55,6 +53,8 @@ class ProcessWorker:
         self._decode = msgspec.msgpack.Decoder(WorkerMessage).decode
         self._context = zmq.Context()
         self._closed = False
+        self._late: deque[WorkerMessage] = deque()
+        """What a child that has ended said before, not yet received."""
         try:
             self._socket = self._context.socket(zmq.PAIR)
             address = f"ipc://{self._folder / 'worker'}"
@@ -110,9 +110,11 @@ class ProcessWorker:
     def _receive(self, deadline_s: float | None) -> WorkerMessage | None:
         """The next message, or None at the deadline; looks at the child again and again."""
         self._check_open()
-        while not self._socket.poll(_milliseconds(deadline_s)):
-            self._check_child()
-            if deadline_s is not None and time.monotonic() >= deadline_s:
+        while not self._late and not self._socket.poll(_milliseconds(deadline_s)):
+            death = self._death()
+            if death is not None and not self._late:
+                raise death
+            if not self._late and deadline_s is not None and time.monotonic() >= deadline_s:
                 return None
         return self._read()
 
@@ -122,13 +124,17 @@ class ProcessWorker:
         Raises:
             WorkerDiedError: it is a fault, or nothing that a worker says.
         """
+        message = self._late.popleft() if self._late else self._take()
+        if isinstance(message, WorkerFault):
+            raise _fault(message, self._child.exit_code(EXIT_S))
+        return message
+
+    def _take(self) -> WorkerMessage:
+        """Decode what is in the socket."""
         try:
             message: WorkerMessage = self._decode(self._socket.recv(zmq.NOBLOCK))
         except msgspec.MsgspecError as exc:
             raise WorkerDiedError(f"the worker sent what cannot be read: {exc}") from exc
-        if isinstance(message, WorkerFault):
-            code = self._child.exit_code(EXIT_S)
-            raise WorkerDiedError(f"the worker met a fault: {message.message}\n{message.traceback}", exit_code=code)
         return message
 
     def _check_open(self) -> None:
@@ -136,17 +142,54 @@ class ProcessWorker:
             raise WorkerDiedError("the worker was closed")
 
     def _check_child(self) -> None:
-        """Raise if the child has ended; a fault it sent before says more than its exit code."""
+        """Raise if the child has ended."""
+        death = self._death()
+        if death is not None:
+            raise death
+
+    def _death(self) -> WorkerDiedError | None:
+        """Why the child has ended, if it has: a fault it sent says more than its exit code.
+
+        The results it sent before stay to be received.
+        """
         code = self._child.exit_code(0)
         if code is None:
-            return
+            return None
         while self._socket.poll(int(1000 * LAST_WORDS_S)):
-            self._read()
-        raise WorkerDiedError(f"the worker ended: {_reason(code)}" + self._child.last_words(), exit_code=code)
+            self._late.append(self._take())
+        for message in self._late:
+            if isinstance(message, WorkerFault):
+                return _fault(message, code)
+        return WorkerDiedError(f"the worker ended: {_reason(code)}" + self._child.last_words(), exit_code=code)
 
     def _remove(self) -> None:
         self._context.destroy(linger=0)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class ProcessSupply:
+    """A `WorkerSupply` of processes that each load the model for themselves.
+
+    Args:
+        config: what every worker is told.
+        start_timeout_s: how long one may take to become ready.
+    """
+
+    def __init__(self, config: WorkerConfig, start_timeout_s: float, module: str = "octavo.worker") -> None:
+        self._config = config
+        self._start_timeout_s = start_timeout_s
+        self._module = module
+        self._worker: ProcessWorker | None = None
+
+    def start(self, num_blocks: int | None) -> ProcessWorker:
+        self.close()
+        config = msgspec.structs.replace(self._config, num_blocks=num_blocks)
+        self._worker = ProcessWorker(config, self._start_timeout_s, self._module)
+        return self._worker
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
 
 
 class _Child:
@@ -185,14 +228,12 @@ class _Child:
         return "; its last output:\n" + "\n".join(lines) if lines else ""
 
     def end(self) -> None:
-        """Ask it to end, kill it if it does not, and wait."""
+        """Kill it and wait: it holds nothing that is not a cache, and one that hangs would hear no request."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.terminate()
-        if self.exit_code(CLOSE_S) is None:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
         self._reader.join(LAST_WORDS_S)
         self._process.stdout.close()
 
@@ -218,6 +259,11 @@ def _milliseconds(deadline_s: float | None) -> int:
     if deadline_s is None:
         return int(1000 * LOOK_S)
     return max(0, min(int(1000 * LOOK_S), int(1000 * (deadline_s - time.monotonic())) + 1))
+
+
+def _fault(fault: WorkerFault, code: int | None) -> WorkerDiedError:
+    message = f"the worker met a fault: {fault.message}\n{fault.traceback}"
+    return WorkerDiedError(message, exit_code=code, cause=DeathCause.FAULT)
 
 
 def _reason(code: int) -> str:

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from octavo.config import EngineConfig
 from octavo.engine.blocks import BlockPool
 from octavo.engine.prefix import PrefixIndex
-from octavo.engine.sequence import NEVER, Finished, Running, Sequence, Waiting
-from octavo.engine.statistics import Counters
+from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Waiting
+from octavo.engine.statistics import Counters, StepRecord
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
@@ -50,6 +50,23 @@ class Step:
     def plan(self) -> StepPlan:
         return StepPlan(self.number, self.releases, self.admissions, self.chunks)
 
+    def record(self, number: int, elapsed_s: float) -> StepRecord:
+        """What is told of the step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
+        chunks = [count for _running, count in self.prefills]
+        prefill_tokens = sum(chunks)
+        decode_tokens = len(self.chunks) - len(chunks)
+        return StepRecord(
+            step=number,
+            tokens=prefill_tokens + decode_tokens,
+            chunks=chunks,
+            prefill_tokens=prefill_tokens,
+            decode_tokens=decode_tokens,
+            running=self.num_running,
+            waiting=self.num_waiting,
+            kv_usage=self.kv_usage,
+            elapsed_s=elapsed_s,
+        )
+
     def holder(self, slot: int) -> Running:
         """Who was in `slot` in this step.
 
@@ -80,7 +97,10 @@ class Scheduler:
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.running: list[Running] = []
         """In order of arrival."""
-        self.num_waiting_tokens = 0
+        self.num_queued = 0
+        """Requests in the queue that its bounds are for: not those that ran when their worker died."""
+        self.num_queued_tokens = 0
+        """Their tokens."""
         self.received = 0
         """The last step whose result is in."""
         self._steps = 0
@@ -89,9 +109,9 @@ class Scheduler:
         """Slots the worker still believes taken."""
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Put a new sequence at the end of the queue."""
+        """Put a waiting sequence at the end of the queue."""
         self.waiting[sequence.request_id] = sequence
-        self.num_waiting_tokens += len(sequence.tokens)
+        self._count(sequence.state, 1)
 
     def plan(self, now_s: float) -> Step | None:
         """Plan the next step; None if nothing can run before the next result."""
@@ -118,7 +138,7 @@ class Scheduler:
         sequence.state = Finished(reason)
         if isinstance(state, Waiting):
             del self.waiting[sequence.request_id]
-            self.num_waiting_tokens -= state.num_tokens
+            self._count(state, -1)
             return
         self.running.remove(state)
         self._vacate(state)
@@ -138,10 +158,10 @@ class Scheduler:
         self.pool.check_invariants([running.blocks for running in self.running])
         slots = [running.slot for running in self.running]
         assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
-        assert self.num_waiting_tokens == sum(
-            sequence.state.num_tokens for sequence in self.waiting.values() if isinstance(sequence.state, Waiting)
-        )
-        assert all(isinstance(sequence.state, Waiting) for sequence in self.waiting.values())
+        states = [sequence.state for sequence in self.waiting.values()]
+        assert all(isinstance(state, Waiting) for state in states)
+        bounded = [state.num_tokens for state in states if isinstance(state, Waiting) and not state.was_running]
+        assert (self.num_queued, self.num_queued_tokens) == (len(bounded), sum(bounded))
         assert all(running.sequence.state is running for running in self.running)
         for running in self.running:
             assert running.computed <= running.planned <= running.capacity
@@ -216,7 +236,7 @@ class Scheduler:
         if not self.config.prefix_caching:
             running.register_at = NEVER
         del self.waiting[sequence.request_id]
-        self.num_waiting_tokens -= waiting.num_tokens
+        self._count(waiting, -1)
         sequence.state = running
         self.running.append(running)
         return running
@@ -246,10 +266,16 @@ class Scheduler:
         sequence = victim.sequence
         self._vacate(victim)
         sequence.state = Waiting(len(sequence.tokens), after_step=self._steps)
-        self.waiting[sequence.request_id] = sequence
+        self.enqueue(sequence)
         self.waiting.move_to_end(sequence.request_id, last=False)
-        self.num_waiting_tokens += len(sequence.tokens)
         self.counters.preemptions += 1
+
+    def _count(self, state: State, sign: int) -> None:
+        """`state` enters (1) or leaves (-1) the queue."""
+        assert isinstance(state, Waiting)
+        if not state.was_running:
+            self.num_queued += sign
+            self.num_queued_tokens += sign * state.num_tokens
 
     def _vacate(self, running: Running) -> None:
         """Give back slot and blocks. Steps in flight may still write there: plans run in order, so before any new owner."""

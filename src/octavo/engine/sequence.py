@@ -7,7 +7,8 @@ from array import array
 from octavo.engine.prefix import Entry
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason
-from octavo.messages import TokenScore
+from octavo.errors import WorkerDiedError
+from octavo.messages import PromptScores, TokenScore
 from octavo.sampling import SamplingParams
 
 NEVER = 1 << 62
@@ -15,13 +16,15 @@ NEVER = 1 << 62
 
 
 class Waiting:
-    """Not on the worker: new, or preempted with nothing computed."""
+    """Not on the worker: new, or with nothing computed after a preemption or a recovery."""
 
-    __slots__ = ("after_step", "num_tokens")
+    __slots__ = ("after_step", "num_tokens", "was_running")
 
-    def __init__(self, num_tokens: int, after_step: int = 0) -> None:
+    def __init__(self, num_tokens: int, after_step: int = 0, *, was_running: bool = False) -> None:
         self.num_tokens = num_tokens
-        """Tokens it counts for in the queue."""
+        """Tokens it has in the queue."""
+        self.was_running = was_running
+        """It ran when its worker died: the bounds of the queue are for those that never had a place."""
         self.after_step = after_step
         """May run once the result of this step is in: until then a token of the history may be unknown."""
 
@@ -116,6 +119,25 @@ class Sequence:
         if sampling.prompt_logprobs is not None:
             self.prompt_scores = [None] * (len(prompt) - 1)
         self.state: State = Waiting(len(prompt))
+
+    def wait_again(self) -> None:
+        """The worker is gone: nothing is computed any more, and no result will come."""
+        was_running = isinstance(self.state, Running) or (isinstance(self.state, Waiting) and self.state.was_running)
+        self.state = Waiting(len(self.tokens), was_running=was_running)
+
+    def keep_scores(self, scores: PromptScores) -> None:
+        """Put scores of a chunk in their place; after a preemption or a recovery they may come again.
+
+        Raises:
+            WorkerDiedError: there is no such place.
+        """
+        kept = self.prompt_scores
+        if kept is None:
+            return
+        first, end = scores.start - 1, scores.start - 1 + len(scores.scores)
+        if not 0 <= first <= end <= len(kept):
+            raise WorkerDiedError(f"the worker scored prompt tokens {first + 1} .. {end} of {self.num_prompt_tokens}")
+        kept[first:end] = scores.scores
 
     @property
     def num_made_tokens(self) -> int:

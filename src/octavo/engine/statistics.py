@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, DeathCause
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One step whose result is in."""
 
     step: int
+    """Counts from 1 over all workers."""
     tokens: int
     """Tokens computed: prefill_tokens + decode_tokens."""
     chunks: list[int]
@@ -43,6 +44,22 @@ class Counters:
     prefix_hits: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    requests_replayed: int = 0
+    tokens_recomputed: int = 0
+
+
+class RecoveryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One recovery: from the notice of a worker's death to the first result of the next."""
+
+    cause: DeathCause
+    """Of the first death, if the next worker died before its first result."""
+    restarts: int
+    """Workers started: 1 unless one of them failed too."""
+    requests: int
+    """Requests that were running and were planned again."""
+    tokens: int
+    """Their computed positions, which are computed again."""
+    seconds: float
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +68,10 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     """False once the worker is gone: every request has been answered with an error, new ones are refused."""
     worker_pid: int
-    restarts: int
-    """Times the worker was started again."""
+    recovering: bool
+    """The worker has died, and the next has not given its first result yet. Requests wait."""
+    restarts: dict[str, int]
+    """Times the worker was started again, by the value of `DeathCause`."""
     running: int
     waiting: int
     kv_usage: float
@@ -72,10 +91,18 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Of requests that got their first token."""
     generation_tokens: int
+    requests_replayed: int
+    """Requests that were running when their worker died, and were planned again."""
+    tokens_recomputed: int
+    """Positions they had computed, which are computed again."""
     finished: dict[str, int]
     """Requests ended, by the value of `FinishReason`."""
     death: str | None = None
     """Why the worker is gone; None while it is alive."""
+
+    @property
+    def num_restarts(self) -> int:
+        return sum(self.restarts.values())
 
 
 class StepLog:

@@ -55,7 +55,7 @@ def _server_info(server: Server) -> dict[str, Any]:
         "system_fingerprint": server.fingerprint,
         "started": server.started_s,
         "pid": os.getpid(),
-        "worker": {**ready, "pid": status.worker_pid, "restarts": status.restarts, "alive": status.alive},
+        "worker": {**ready, "pid": status.worker_pid, "restarts": status.num_restarts, "alive": status.alive},
         "engine": msgspec.to_builtins(context.engine_config)
         | {"max_request_tokens": server.most_tokens, "free_blocks": status.free_blocks},
         "settings": msgspec.to_builtins(context.settings.public()),

@@ -27,6 +27,9 @@ from octavo.server.stats import keep_logging, watch_worker
 from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
 from octavo.version import __version__
 
+RECOVERING_S = 1.0
+"""Seconds of silence before an SSE comment line while the next worker takes over."""
+
 BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
 
 
@@ -80,10 +83,11 @@ def _lifespan(server: Server) -> Any:
 
 
 async def _keep_alive(server: Server, interval_s: float) -> None:
-    """Wake streams that were silent for `interval_s` seconds."""
+    """Wake streams that were silent for `interval_s` seconds, or for a shorter time during a recovery."""
     while True:
-        await asyncio.sleep(interval_s / 4)
-        server.context.dispatcher.poke_idle(interval_s)
+        await asyncio.sleep(min(interval_s, RECOVERING_S) / 4)
+        recovering = server.context.loop.status().recovering
+        server.context.dispatcher.poke_idle(min(interval_s, RECOVERING_S) if recovering else interval_s)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -107,6 +107,8 @@ class Server:
         """Why requests would not be answered now; None if they would."""
         if not status.alive:
             return f"the worker is gone: {public_cause(status.death or 'no reason known')}"
+        if status.recovering:
+            return "recovering: the worker died, and the next one takes over; requests wait"
         # After idle hours the last step is old, and yet nothing is wrong: what counts is how long somebody has waited.
         quiet_s = min(status.last_step_age_s, time.monotonic() - self.context.dispatcher.busy_since_s)
         if (status.running or status.waiting) and quiet_s > self._stall_s:

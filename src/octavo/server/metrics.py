@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from octavo.config import EngineConfig
-from octavo.engine.statistics import EngineStatus, StepRecord
+from octavo.engine.statistics import EngineStatus, RecoveryRecord, StepRecord
 from octavo.server.answer import Answer
 
 FIRST_TOKEN_S: tuple[float, ...] = (
@@ -32,13 +32,14 @@ TOKEN_S: tuple[float, ...] = (
 """vLLM's buckets, with finer ones below 10 ms."""
 REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+RECOVERY_S = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 20, 40, 80, 160, 320, 640, 1280)
 ANSWERS = (1, 2, 5, 10, 20)
 HTTP_S = (0.1, 0.5, 1)
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own. `on_step` may be called from any thread."""
+    """All metrics of one server, in a registry of their own. `on_step` and `on_recovery` may be called from any thread."""
 
     def __init__(self, model_name: str, config: EngineConfig) -> None:
         self.registry = CollectorRegistry()
@@ -63,6 +64,7 @@ class Metrics:
         self._most_made = self._histogram("request_max_num_generation_tokens", lengths)
         self._n = self._histogram("request_params_n", ANSWERS)
         self._step_tokens = self._histogram("iteration_tokens_total", STEP_TOKENS)
+        self._recovery = self._histogram("recovery_seconds", RECOVERY_S, "octavo")
         self._requests, self._request_s = self._http()
         self._describe_cache(config)
 
@@ -76,6 +78,9 @@ class Metrics:
 
     def on_step(self, record: StepRecord) -> None:
         self._step_tokens.observe(record.tokens)
+
+    def on_recovery(self, record: RecoveryRecord) -> None:
+        self._recovery.observe(record.seconds)
 
     def on_request(self, n: int, max_tokens: int | None) -> None:
         """A prompt was accepted."""
@@ -139,9 +144,9 @@ class Metrics:
         family = Gauge("vllm:cache_config_info", "KV cache settings", list(labels), registry=self.registry)
         family.labels(**labels).set(1)
 
-    def _histogram(self, name: str, buckets: Iterable[float]) -> Histogram:
+    def _histogram(self, name: str, buckets: Iterable[float], prefix: str = "vllm") -> Histogram:
         family = Histogram(
-            f"vllm:{name}", _help(name), list(self._labels), buckets=tuple(buckets), registry=self.registry
+            f"{prefix}:{name}", _help(name), list(self._labels), buckets=tuple(buckets), registry=self.registry
         )
         return family.labels(**self._labels)
 
@@ -167,7 +172,7 @@ class _EngineCollector(Collector):
             "vllm:num_requests_waiting": status.waiting,
             "vllm:kv_cache_usage_perc": status.kv_usage,
             "octavo:last_step_age_seconds": status.last_step_age_s,
-            "octavo:worker_alive": int(status.alive),
+            "octavo:worker_alive": int(status.alive and not status.recovering),
         }
         counters = {
             "vllm:prefix_cache_queries": status.prefix_queries,
@@ -175,7 +180,8 @@ class _EngineCollector(Collector):
             "vllm:num_preemptions": status.preemptions,
             "vllm:prompt_tokens": status.prompt_tokens,
             "vllm:generation_tokens": status.generation_tokens,
-            "octavo:worker_restarts": status.restarts,
+            "octavo:requests_replayed": status.requests_replayed,
+            "octavo:tokens_recomputed": status.tokens_recomputed,
             "octavo:steps": status.steps,
         }
         for families, kind in ((gauges, GaugeMetricFamily), (counters, CounterMetricFamily)):
@@ -183,6 +189,10 @@ class _EngineCollector(Collector):
                 family = kind(name, _help(name.partition(":")[2]), labels=self._names)
                 family.add_metric(self._values, value)
                 yield family
+        restarts = CounterMetricFamily("octavo:worker_restarts", "worker restarts", labels=[*self._names, "cause"])
+        for cause, count in status.restarts.items():
+            restarts.add_metric([*self._values, cause], count)
+        yield restarts
 
 
 def one_two_five(most: int) -> list[int]:

@@ -56,7 +56,7 @@ def _health(server: Server) -> Response:
     body = {
         "status": trouble or "ok",
         "worker_pid": status.worker_pid,
-        "restarts": status.restarts,
+        "restarts": status.num_restarts,
         "running": status.running,
         "waiting": status.waiting,
         "last_step_age_s": round(status.last_step_age_s, 3),

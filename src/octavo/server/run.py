@@ -31,9 +31,9 @@ LAST_WORDS_S = 3
 
 
 def run_server(context: ServerContext) -> int:
-    """Serve until SIGTERM or SIGINT; `context.loop` must be started. Returns the process's exit code.
+    """Serve until SIGTERM or SIGINT, or until no worker is left; `context.loop` must be started. Returns the process's exit code.
 
-    On the signal: no new connections, no new requests; running ones get `shutdown_timeout` seconds, the rest an error.
+    Then: no new connections, no new requests; running ones get `shutdown_timeout` seconds, the rest an error.
     The engine loop is stopped at the end. The code is 1 if the worker died, else 0.
 
     Raises:
@@ -99,6 +99,10 @@ class _DrainingServer(uvicorn.Server):
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             print(start_screen(self._octavo, host, port), file=sys.stdout, flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop too when the engine has given up: nothing can be served any more."""
+        return await super().on_tick(counter) or not self._octavo.context.loop.status().alive
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._drain())

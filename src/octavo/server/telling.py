@@ -25,6 +25,8 @@ from octavo.server.generation import Generation
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = b": keep-alive\n\n"
+RECOVERING = b": recovering\n\n"
+"""The same, while the next worker takes over."""
 DONE = b"data: [DONE]\n\n"
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -112,7 +114,7 @@ class Teller:
                 touched = await generation.advance()
                 events = b"".join([event for answer in touched for event in self._tell(answer)])
                 if events or not touched:
-                    yield events or KEEP_ALIVE
+                    yield events or self._comment
             if self._wants_usage:
                 yield self._event([], usage=generation.usage())
         except OctavoError as error:
@@ -123,6 +125,11 @@ class Teller:
             log.exception("request %s failed", self._request_id)
             yield _data(error_object(InternalError(), self._request_id))
         yield DONE
+
+    @property
+    def _comment(self) -> bytes:
+        """What a stream says that has nothing to say."""
+        return RECOVERING if self._server.context.loop.status().recovering else KEEP_ALIVE
 
     @property
     def _wants_usage(self) -> bool:

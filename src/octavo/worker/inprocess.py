@@ -5,10 +5,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from octavo.errors import WorkerDiedError
+import msgspec
+
+from octavo.errors import OctavoError, WorkerDiedError
 from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerReady
 from octavo.worker.runner import Runner
 from octavo.worker.start import start
+
+
+class InProcessSupply:
+    """A `WorkerSupply` in the caller's own process: what ends the process ends all, what raises is replaced."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._worker: InProcessWorker | None = None
+
+    def start(self, num_blocks: int | None) -> InProcessWorker:
+        self.close()
+        try:
+            self._worker = InProcessWorker(msgspec.structs.replace(self._config, num_blocks=num_blocks))
+        except OctavoError:
+            raise
+        except Exception as exc:
+            raise WorkerDiedError(f"the worker could not start: {exc}") from exc
+        return self._worker
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
 
 
 class InProcessWorker:

@@ -1,0 +1,160 @@
+"""Replaces dead workers, as often as its budget allows, and tells of each recovery."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from octavo.engine.link import WorkerLink
+from octavo.engine.statistics import RecoveryRecord
+from octavo.engine.supply import WorkerSupply
+from octavo.errors import CheckpointError, ConfigError, DeathCause, WorkerDiedError
+
+logger = logging.getLogger(__name__)
+
+
+class NoSupply:
+    """A `WorkerSupply` that has nothing: the death of the only worker is final."""
+
+    def start(self, num_blocks: int | None) -> WorkerLink:
+        raise WorkerDiedError("there is no other worker", cause=DeathCause.START)
+
+    def close(self) -> None:
+        pass
+
+
+class RestartBudget:
+    """At most `most` restarts within `window_s` seconds."""
+
+    def __init__(self, most: int, window_s: float) -> None:
+        self.most = most
+        self.window_s = window_s
+        self._spent: deque[float] = deque()
+
+    def spend(self, now_s: float) -> bool:
+        """Count a restart; False, and nothing counted, if it would be one too many."""
+        while self._spent and self._spent[0] <= now_s - self.window_s:
+            self._spent.popleft()
+        if len(self._spent) >= self.most:
+            return False
+        self._spent.append(now_s)
+        return True
+
+    def forgive(self, count: int) -> None:
+        """Take back the last `count` restarts, as far as they still count."""
+        for _ in range(min(count, len(self._spent))):
+            self._spent.pop()
+
+
+@dataclasses.dataclass
+class _Recovery:
+    """A recovery that goes on."""
+
+    cause: DeathCause
+    message: str
+    began_s: float
+    restarts: int = 0
+    requests: int = 0
+    tokens: int = 0
+
+
+class Supervisor:
+    """What an engine asks for its next worker; used by the engine's thread.
+
+    Args:
+        supply: where workers come from.
+        budget: of restarts.
+        observe: gets the record of every recovery.
+        clock: seconds, as the engine's.
+    """
+
+    def __init__(
+        self,
+        supply: WorkerSupply,
+        budget: RestartBudget,
+        observe: Callable[[RecoveryRecord], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.restarts = dict.fromkeys(DeathCause, 0)
+        self._supply = supply
+        self._budget = budget
+        self._observe = observe
+        self._clock = clock
+        self._recovery: _Recovery | None = None
+
+    @property
+    def recovering(self) -> bool:
+        """From a death until `on_recovered`."""
+        return self._recovery is not None
+
+    def on_death(self, death: WorkerDiedError, requests: int, tokens: int) -> None:
+        """A worker died while `requests` ran, with `tokens` positions computed, that are to be planned again.
+
+        Raises:
+            WorkerDiedError: the budget is spent; says so.
+        """
+        if self._recovery is None:
+            self._recovery = _Recovery(death.cause, death.message, self._clock())
+        self._recovery.requests = max(self._recovery.requests, requests)
+        self._recovery.tokens += tokens
+        self._spend(death)
+
+    def replace(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
+        """End what is left of `link` and start the next worker, again and again while the budget lasts.
+
+        Raises:
+            WorkerDiedError: the budget is spent, or no worker can start; says why.
+        """
+        link.close()
+        while True:
+            try:
+                return self._supply.start(num_blocks)
+            except (ConfigError, CheckpointError) as error:
+                raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
+            except WorkerDiedError as error:
+                logger.warning("a worker could not start: %s", error.message)
+                self._spend(WorkerDiedError(error.message, exit_code=error.exit_code, cause=DeathCause.START))
+
+    def on_recovered(self) -> None:
+        """Results come, or nobody waits for any: if a recovery went on, it ends here, with one line in the log."""
+        recovery, self._recovery = self._recovery, None
+        if recovery is None:
+            return
+        record = RecoveryRecord(
+            cause=recovery.cause,
+            restarts=recovery.restarts,
+            requests=recovery.requests,
+            tokens=recovery.tokens,
+            seconds=self._clock() - recovery.began_s,
+        )
+        logger.warning(
+            "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d",
+            record.cause.value,
+            record.seconds,
+            recovery.message.partition("\n")[0],
+            record.restarts,
+            record.requests,
+            record.tokens,
+        )
+        if self._observe is not None:
+            self._observe(record)
+
+    def _spend(self, death: WorkerDiedError) -> None:
+        assert self._recovery is not None
+        if not self._budget.spend(self._clock()):
+            raise self._last(death)
+        self.restarts[death.cause] += 1
+        self._recovery.restarts += 1
+
+    def _last(self, death: WorkerDiedError) -> WorkerDiedError:
+        """`death`, which ends all, with the reason why nothing follows."""
+        most = self._budget.most
+        if not most:
+            return death
+        why = f"the worker was started again {most} times within {self._budget.window_s:g} s, which is all that "
+        return WorkerDiedError(
+            f"{why}max_worker_restarts allows; then: {death.message}", exit_code=death.exit_code, cause=death.cause
+        )

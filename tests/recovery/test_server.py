@@ -1,0 +1,183 @@
+"""A worker that dies is a pause: streams stay open, new requests wait in line, and the server says what goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from octavo.config import EngineConfig
+from octavo.engine.mock import MockSupply, MockWorker
+from octavo.errors import WorkerDiedError
+from server.harness import Running, running
+
+COMPLETIONS = "/v1/completions"
+
+
+class SlowSupply(MockSupply):
+    """Starts no worker after the first before it is let."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config, lambda _, config: MockWorker(config, delay_s=0.005))
+        self.let = threading.Event()
+        self.failures = 0
+        """Starts that fail before one succeeds."""
+
+    def start(self, num_blocks: int | None) -> MockWorker:
+        if self.workers:
+            assert self.let.wait(20)
+            if self.failures:
+                self.failures -= 1
+                raise WorkerDiedError("the worker ended: exit code 2", exit_code=2)
+        return super().start(num_blocks)
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with running(supply=SlowSupply, engine={"max_num_queued_reqs": 8}) as server:
+        yield server
+        server.supply.let.set()
+
+
+def ask(server: Running, number: int, **fields: object) -> httpx.Response:
+    body = {"prompt": [1, 2, number], "max_tokens": 60, "ignore_eos": True, "seed": number, "logprobs": 2, **fields}
+    return server.http.post(COMPLETIONS, json=body)
+
+
+def choice(answer: httpx.Response) -> object:
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]
+
+
+def die(server: Running) -> None:
+    server.worker.die("the worker ended: signal 9; its last output:\nnothing", exit_code=-9)
+    wait(lambda: server.context.loop.status().recovering)
+
+
+def wait(condition: object) -> None:
+    end = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    expected = [choice(ask(server, number)) for number in range(8)]
+    pid = server.http.get("/server_info").json()["worker"]["pid"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(ask, server, number) for number in range(8)]
+        wait(lambda: server.context.loop.status().running == 8)
+        die(server)
+        health = server.http.get("/health")
+        assert health.status_code == 503
+        assert health.json()["status"].startswith("recovering")
+        assert server.http.get("/ready").status_code == 503
+        assert 'octavo:worker_alive{engine="0",model_name="mock"} 0.0' in server.http.get("/metrics").text
+        server.supply.let.set()
+        assert [choice(answer.result()) for answer in answers] == expected
+    server.wait_idle()
+    health = server.http.get("/health")
+    assert (health.status_code, health.json()["restarts"]) == (200, 1)
+    told = server.http.get("/server_info").json()["worker"]
+    assert (told["pid"], told["restarts"], told["alive"]) == (pid, 1, True)
+    metrics = server.http.get("/metrics").text
+    assert re.search(r'octavo:worker_restarts_total\{cause="signal",.*\} 1\.0', metrics)
+    assert re.search(r'octavo:worker_restarts_total\{cause="hang",.*\} 0\.0', metrics)
+    assert re.search(r"octavo:requests_replayed_total\{.*\} 8\.0", metrics)
+    assert re.search(r"octavo:tokens_recomputed_total\{.*\} [1-9]", metrics)
+    assert re.search(r"octavo:recovery_seconds_count\{.*\} 1\.0", metrics)
+
+
+def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    expected = ask(server, 1, stream=True).text
+    lines: list[str] = []
+    body = {"prompt": [1, 2, 1], "max_tokens": 60, "ignore_eos": True, "seed": 1, "logprobs": 2, "stream": True}
+    with server.http.stream("POST", COMPLETIONS, json=body) as answer:
+        for line in answer.iter_lines():
+            lines.append(line)
+            if len(lines) == 20:
+                die(server)
+            if line == ": recovering":
+                server.supply.let.set()
+    assert ": recovering" in lines
+    assert events("\n".join(lines)) == events(expected)
+
+
+def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    with ThreadPoolExecutor(16) as pool:
+        running = [pool.submit(ask, server, number) for number in range(6)]
+        wait(lambda: server.context.loop.status().running == 6)
+        die(server)
+        waiting = []
+        for number in range(8):
+            waiting.append(pool.submit(ask, server, 10 + number))
+            wait(lambda number=number: server.context.dispatcher.num_streams == 7 + number)
+        refused = ask(server, 99)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "the queue is full" in refused.text
+        server.supply.let.set()
+        for answer in running + waiting:
+            choice(answer.result())
+
+
+def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    body = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stream": True}
+    with server.http.stream("POST", COMPLETIONS, json=body) as answer:
+        next(answer.iter_lines())
+        die(server)
+    wait(lambda: not server.context.dispatcher.num_streams)
+    server.supply.let.set()
+    server.wait_idle()
+    assert server.context.loop.status().finished["abort"] == 1
+
+
+def test_a_worker_that_cannot_start_counts_and_is_tried_again(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    expected = choice(ask(server, 1))
+    server.supply.failures = 3
+    server.supply.let.set()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, server, 1)
+        wait(lambda: server.context.loop.status().running)
+        server.worker.die("the worker ended: signal 9", exit_code=-9)
+        assert choice(answer.result()) == expected
+    restarts = server.context.loop.status().restarts
+    assert (restarts["signal"], restarts["start"]) == (1, 3)
+
+
+def test_a_spent_budget_ends_every_request_and_says_why(server: Running) -> None:
+    assert isinstance(server.supply, SlowSupply)
+    server.supply.failures = 1000
+    server.supply.let.set()
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, server, number) for number in range(4)]
+        wait(lambda: server.context.loop.status().running == 4)
+        server.worker.die("the worker ended: signal 9", exit_code=-9)
+        for answer in answers:
+            error = answer.result().json()["error"]
+            assert error["code"] == 500
+            assert (
+                "started again 10 times within 600 s, which is all that max_worker_restarts allows" in error["message"]
+            )
+            assert "exit code 2" in error["message"]
+    assert server.http.get("/health").json()["status"].startswith("the worker is gone")
+
+
+def events(text: str) -> tuple[str, list[float], str]:
+    """Text, logprobs and finish reason of a stream: how they are cut into chunks differs from call to call."""
+    chunks = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    assert chunks.pop() == "[DONE]"
+    parts = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    logprobs = [value for part in parts for value in part["logprobs"]["token_logprobs"]]
+    assert len(logprobs) == 60
+    return "".join(part["text"] for part in parts), logprobs, parts[-1]["finish_reason"]
