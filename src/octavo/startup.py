@@ -66,7 +66,8 @@ class Runtime:
     def engine(self, observe: Observer | None = None, observe_recovery: RecoveryObserver | None = None) -> Engine:
         """The engine; `observe` gets the record of every step, beside the step log."""
         budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
-        supervisor = Supervisor(self.supply, budget, observe_recovery)
+        step_timeout_s = self.settings.worker_step_timeout
+        supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
         return Engine(self.config, self.link, _both(observe, self.step_log), supervisor=supervisor)
 
     def close(self) -> None:

@@ -122,6 +122,12 @@ class Settings:
 
     # Worker
     worker_start_timeout: float = setting(1800.0, "Seconds a worker may take to load the model", "Worker", minimum=1)
+    worker_step_timeout: float = setting(
+        60.0,
+        "Seconds a step may take before its worker counts as hung, or ten times the slowest step, if that is longer",
+        "Worker",
+        minimum=0.1,
+    )
     max_worker_restarts: int = setting(
         10,
         "Times a dead worker is replaced within worker_restart_window before the server gives up",

@@ -18,7 +18,7 @@ from octavo.engine.sequence import Finished, Running, Sequence
 from octavo.engine.statistics import Counters, EngineStatus, StepRecord
 from octavo.engine.supervisor import NoSupply, RestartBudget, Supervisor
 from octavo.engine.update import FinishReason, Update
-from octavo.errors import ConfigError, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
+from octavo.errors import ConfigError, DeathCause, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
 from octavo.messages import SampledToken, StepResult
 
 MAX_IN_FLIGHT = 2
@@ -61,6 +61,10 @@ class Engine:
         self._in_flight: deque[Step] = deque()
         self._updates: list[Update] = []
         self._last_result_s = clock()
+        self._step_began_s = clock()
+        """When the worker could begin with the oldest step in flight."""
+        self._deadline = self._supervisor.deadline
+        self._deadline.on_start(link.ready.warm_up_s)
         self._finished = dict.fromkeys(FinishReason, 0)
 
     @property
@@ -131,7 +135,7 @@ class Engine:
     def step(self, timeout_s: float | None = None) -> list[Update]:
         """Send what can be planned, take in the next result, and return all news.
 
-        Waits for a result, if one is due, for `timeout_s` seconds (None: for ever). When the worker has died, the step
+        Waits for a result, if one is due, for `timeout_s` seconds (None: as long as a step may take). When the worker has died, the step
         after starts the next one, which takes as long as it takes. Does not raise when that is not possible: every
         request ends with that error.
         """
@@ -212,22 +216,33 @@ class Engine:
             step = self.scheduler.plan(self._clock())
             if step is None:
                 break
+            if not self._in_flight:
+                self._step_began_s = self._clock()
             self._in_flight.append(step)
             try:
                 self._link.send(step.plan())
             except WorkerDiedError:
                 break  # receiving says so again, after the results that are still there
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
-        result = self._link.receive(timeout_s if self._in_flight else 0)
+        if not self._in_flight:
+            self._link.receive(0)
+            return
+        left_s = self._step_began_s + self._deadline.seconds - self._clock()
+        result = self._link.receive(max(0.0, left_s if timeout_s is None else min(timeout_s, left_s)))
         if result is not None:
             self._take_in(result)
+        elif left_s <= 0:
+            message = f"the worker hangs: a step has taken more than {self._deadline.seconds:.3g} s"
+            raise WorkerDiedError(message, cause=DeathCause.HANG)
 
     def _take_in(self, result: StepResult) -> None:
         """Book the result of the oldest step in flight."""
         if not self._in_flight or self._in_flight[0].number != result.step:
             raise WorkerDiedError(f"the worker answered step {result.step}, which was not the next one due")
         step = self._in_flight[0]
-        self._last_result_s = self._clock()
+        now_s = self._clock()
+        self._deadline.on_step(now_s - self._step_began_s)
+        self._step_began_s = self._last_result_s = now_s
         self._fail(result.bad_slots, step)
         for scores in result.prompt_scores:
             step.holder(scores.slot).sequence.keep_scores(scores)
@@ -270,6 +285,7 @@ class Engine:
         if self._link.ready.num_blocks < self.config.num_blocks:
             raise WorkerDiedError(f"the next worker has {self._link.ready.num_blocks} KV blocks, fewer than the last")
         self._link_is_dead = False
+        self._deadline.on_start(self._link.ready.warm_up_s)
 
     def _fail(self, bad_slots: list[int], step: Step) -> None:
         """End the requests whose numbers were not finite, and none beside them."""

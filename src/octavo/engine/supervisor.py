@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from octavo.engine.deadline import StepDeadline
 from octavo.engine.link import WorkerLink
 from octavo.engine.statistics import RecoveryRecord
 from octavo.engine.supply import WorkerSupply
@@ -67,6 +68,7 @@ class Supervisor:
     Args:
         supply: where workers come from.
         budget: of restarts.
+        step_timeout_s: what every step is given before its worker counts as hung; see `StepDeadline`.
         observe: gets the record of every recovery.
         clock: seconds, as the engine's.
     """
@@ -77,7 +79,10 @@ class Supervisor:
         budget: RestartBudget,
         observe: Callable[[RecoveryRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        step_timeout_s: float = 60.0,
     ) -> None:
+        self.deadline = StepDeadline(step_timeout_s)
         self.restarts = dict.fromkeys(DeathCause, 0)
         self._supply = supply
         self._budget = budget
