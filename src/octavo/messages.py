@@ -17,6 +17,8 @@ What comes once per token is kept from the garbage collector (`gc=False`): it is
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from octavo.sampling import SamplingParams
@@ -141,6 +143,27 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The chunk ends at the end of the history: sample the token of position start + count and append it."""
 
 
+class FaultKind(enum.Enum):
+    """What an injected fault does to the worker."""
+
+    EXIT = "exit"
+    KILL = "kill"
+    HANG = "hang"
+    RAISE = "raise"
+    NAN = "nan"
+    """Numbers of a request become NaN."""
+    OUT_OF_BOUNDS = "out-of-bounds"
+    """A kernel writes outside of all memory; CUDA only."""
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """A fault to commit before the step runs; for development."""
+
+    kind: FaultKind
+    slots: list[int]
+    """Of the requests it concerns."""
+
+
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     """One step. Order: releases, admissions, then all chunks as one batch."""
 
@@ -150,6 +173,7 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     """Slots whose request ended or was preempted."""
     admissions: list[Admission]
     chunks: list[Chunk]
+    faults: list[Fault] = []
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.engine import Engine
+from octavo.engine.faults import FaultInjector, parse_fault
 from octavo.engine.link import WorkerLink
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.engine.supply import WorkerSupply
 from octavo.errors import ConfigError
-from octavo.messages import WorkerConfig
+from octavo.messages import FaultKind, WorkerConfig
 from octavo.text import (
     ChatTemplate,
     DefaultSampling,
@@ -60,6 +61,7 @@ class Runtime:
     """The first worker."""
     config: EngineConfig
     step_log: StepLog | None
+    injector: FaultInjector | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
 
@@ -68,7 +70,9 @@ class Runtime:
         budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
         step_timeout_s = self.settings.worker_step_timeout
         supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
-        return Engine(self.config, self.link, _both(observe, self.step_log), supervisor=supervisor)
+        return Engine(
+            self.config, self.link, _both(observe, self.step_log), supervisor=supervisor, injector=self.injector
+        )
 
     def close(self) -> None:
         """End the workers; safe to call twice."""
@@ -88,6 +92,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     began = time.monotonic()
     model = load_model(settings)
     config = worker_config(settings, model)
+    injector = fault_injector(settings, config.device)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
     read = time.monotonic()
     supply = open_supply(config, settings)
@@ -105,7 +110,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
         "weights": ready.load_s,
         "largest step": ready.warm_up_s,
     }
-    return Runtime(settings, model, supply, link, engine, step_log, phases)
+    return Runtime(settings, model, supply, link, engine, step_log, injector, phases)
 
 
 def server_context(runtime: Runtime) -> ServerContext:
@@ -209,6 +214,18 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         max_logprobs=settings.max_logprobs,
         seed=settings.seed,
     )
+
+
+def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
+    """What injects the faults that the settings ask for.
+
+    Raises:
+        ConfigError: one of them makes no sense, or none on this device.
+    """
+    faults = [parse_fault(text) for text in settings.inject_fault]
+    if device != "cuda" and any(fault.kind is FaultKind.OUT_OF_BOUNDS for fault in faults):
+        raise ConfigError("inject_fault", "out-of-bounds is a fault of CUDA kernels; on a CPU, use kill")
+    return FaultInjector(faults) if faults else None
 
 
 def resolve_device(device: str) -> str:

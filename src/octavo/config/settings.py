@@ -128,6 +128,12 @@ class Settings:
         "Worker",
         minimum=0.1,
     )
+    inject_fault: tuple[str, ...] = setting(
+        (),
+        "For development: make the worker exit, kill, hang, raise, nan or out-of-bounds, at a step or for a request "
+        "(kill@step:7, nan@request:ID, exit@request:ID+ID)",
+        "Worker",
+    )
     max_worker_restarts: int = setting(
         10,
         "Times a dead worker is replaced within worker_restart_window before the server gives up",

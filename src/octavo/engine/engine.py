@@ -11,6 +11,7 @@ from typing import Any
 
 from octavo.config import EngineConfig
 from octavo.engine.acceptance import accept
+from octavo.engine.faults import FaultInjector
 from octavo.engine.link import WorkerLink
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
@@ -19,7 +20,7 @@ from octavo.engine.statistics import Counters, EngineStatus, StepRecord
 from octavo.engine.supervisor import NoSupply, RestartBudget, Supervisor
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
-from octavo.messages import SampledToken, StepResult
+from octavo.messages import Fault, SampledToken, StepResult
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
@@ -43,6 +44,7 @@ class Engine:
         observe: Callable[[StepRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
+        injector: FaultInjector | None = None,
     ) -> None:
         if config.num_blocks > link.ready.num_blocks:
             raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
@@ -56,6 +58,7 @@ class Engine:
         self._observe = observe
         self._clock = clock
         self._supervisor = supervisor or Supervisor(NoSupply(), RestartBudget(0, 1.0), clock=clock)
+        self._injector = injector
         self._link_is_dead = False
         """The next step starts the next worker."""
         self._in_flight: deque[Step] = deque()
@@ -220,7 +223,7 @@ class Engine:
                 self._step_began_s = self._clock()
             self._in_flight.append(step)
             try:
-                self._link.send(step.plan())
+                self._link.send(step.plan(self._faults_of(step)))
             except WorkerDiedError:
                 break  # receiving says so again, after the results that are still there
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
@@ -234,6 +237,13 @@ class Engine:
         elif left_s <= 0:
             message = f"the worker hangs: a step has taken more than {self._deadline.seconds:.3g} s"
             raise WorkerDiedError(message, cause=DeathCause.HANG)
+
+    def _faults_of(self, step: Step) -> list[Fault]:
+        """The faults to inject into the youngest step in flight."""
+        if self._injector is None:
+            return []
+        slots = {running.sequence.request_id: running.slot for running in step.holders()}
+        return self._injector.faults_of(self._counters.steps + len(self._in_flight), slots)
 
     def _take_in(self, result: StepResult) -> None:
         """Book the result of the oldest step in flight."""

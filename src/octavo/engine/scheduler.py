@@ -11,7 +11,7 @@ from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Wa
 from octavo.engine.statistics import Counters, StepRecord
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, Chunk, StepPlan
+from octavo.messages import Admission, Chunk, Fault, StepPlan
 
 _NO_BLOCKS: list[int] = []
 
@@ -47,8 +47,14 @@ class Step:
         self.num_waiting = 0
         self.kv_usage = 0.0
 
-    def plan(self) -> StepPlan:
-        return StepPlan(self.number, self.releases, self.admissions, self.chunks)
+    def plan(self, faults: list[Fault]) -> StepPlan:
+        return StepPlan(self.number, self.releases, self.admissions, self.chunks, faults)
+
+    def holders(self) -> list[Running]:
+        """Who is in this step."""
+        prefilling = [running for running, _count in self.prefills]
+        ending = {running.slot for running in prefilling}
+        return prefilling + [running for slot, running in self.sampling.items() if slot not in ending]
 
     def record(self, number: int, elapsed_s: float) -> StepRecord:
         """What is told of the step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepRes
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.adjust import Row
 from octavo.worker.batch import make_batch
+from octavo.worker.faults import commit
 from octavo.worker.finite import finite_rows
 from octavo.worker.mass import MAX_VOCAB
 from octavo.worker.outcome import Outcome, Piece, Target, read_outcomes
@@ -70,8 +71,9 @@ class Runner:
             PlanError: the plan breaks the contract.
         """
         began = time.perf_counter()
+        spoiled = commit(plan.faults, self._device)
         chunks = self._slots.apply(plan)
-        sampled, prompts, bad = self._compute(chunks) if chunks else ([], [], set())
+        sampled, prompts, bad = self._compute(chunks, spoiled) if chunks else ([], [], set())
         bad |= {chunk.slot for chunk in plan.chunks} - {chunk.slot for chunk in chunks}
         for slot in bad:
             self._slots[slot].bad = True
@@ -86,11 +88,16 @@ class Runner:
             elapsed_s=time.perf_counter() - began,
         )
 
-    def _compute(self, chunks: Sequence[Chunk]) -> tuple[list[Outcome], list[Outcome], set[int]]:
-        """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite."""
+    def _compute(
+        self, chunks: Sequence[Chunk], spoiled: Collection[int]
+    ) -> tuple[list[Outcome], list[Outcome], set[int]]:
+        """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite, as of `spoiled` ones."""
         batch = make_batch(chunks, self._slots, block_size=self._kv_cache.block_size, device=self._device)
         hidden = self._model.forward(batch, self._kv_cache)
         rows = batch.chunk_starts
+        for i, chunk in enumerate(chunks):
+            if chunk.slot in spoiled:
+                hidden[rows[i] : rows[i + 1]] = torch.nan
         sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
         prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
         finite = finite_rows(hidden)

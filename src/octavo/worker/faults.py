@@ -1,0 +1,54 @@
+"""Faults on demand, for tests and for those who want to see a recovery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+
+import torch
+
+from octavo.messages import Fault, FaultKind
+
+EXIT_CODE = 17
+"""Of a worker that was told to exit."""
+
+
+class InjectedError(Exception):
+    """An error that was asked for."""
+
+
+def commit(faults: Iterable[Fault], device: torch.device) -> set[int]:
+    """Do what `faults` say to this process and its device; returns the slots whose numbers must become NaN.
+
+    Raises:
+        InjectedError: as a `RAISE` asks.
+    """
+    spoiled: set[int] = set()
+    for fault in faults:
+        if fault.kind is FaultKind.NAN:
+            spoiled.update(fault.slots)
+        else:
+            _end(fault.kind, device)
+    return spoiled
+
+
+def _end(kind: FaultKind, device: torch.device) -> None:
+    match kind:
+        case FaultKind.EXIT:
+            sys.stderr.flush()
+            os._exit(EXIT_CODE)
+        case FaultKind.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case FaultKind.HANG:
+            while True:
+                time.sleep(3600)
+        case FaultKind.RAISE:
+            raise InjectedError("this error was asked for by inject_fault")
+        case FaultKind.OUT_OF_BOUNDS:
+            # Triton chooses at import between its compiler and its interpreter; others need neither.
+            from octavo.kernels.wild_write import wild_write
+
+            wild_write(device)
