@@ -218,4 +218,4 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
 
 
 WorkerMessage = WorkerReady | WorkerFault | StepResult | KeeperReady
-EngineMessage = StepPlan
+EngineMessage = WorkerConfig | StepPlan

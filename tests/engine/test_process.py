@@ -17,6 +17,7 @@ import pytest
 
 from engine.harness import config, request
 from octavo.engine import Engine
+from octavo.engine.peer import Peer
 from octavo.engine.process import ProcessSupply, ProcessWorker
 from octavo.errors import ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
@@ -38,7 +39,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         limits = WorkerConfig(
             model=how, max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16, num_blocks=4
         )
-        workers.append(ProcessWorker(limits, timeout_s, module="engine.children"))
+        workers.append(ProcessWorker(limits, timeout_s, Peer("engine.children")))
         return workers[-1]
 
     yield begin
@@ -93,7 +94,7 @@ def test_an_exit_while_loading_is_told_with_the_last_output(start: Callable[...,
 def test_a_module_that_cannot_be_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = WorkerConfig(model="", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
     with pytest.raises(WorkerDiedError, match="No module named"):
-        ProcessWorker(limits, 30, module="octavo.absent")
+        ProcessWorker(limits, 30, Peer("octavo.absent"))
 
 
 def test_a_child_that_is_not_ready_in_time_is_ended(start: Callable[..., ProcessWorker]) -> None:
@@ -221,10 +222,11 @@ def test_a_folder_too_deep_for_a_socket_is_told(monkeypatch: pytest.MonkeyPatch,
 def test_the_child_does_not_outlive_a_killed_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import time\n"
+        "from octavo.engine.peer import Peer\n"
         "from octavo.engine.process import ProcessWorker\n"
         "from octavo.messages import WorkerConfig\n"
         "limits = WorkerConfig(model='well', max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)\n"
-        "print(ProcessWorker(limits, 30, module='engine.children').ready.pid, flush=True)\n"
+        "print(ProcessWorker(limits, 30, Peer('engine.children')).ready.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with tempfile.TemporaryDirectory(prefix="o", dir="/tmp") as folder:

@@ -16,6 +16,7 @@ import pytest
 
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
+from octavo.engine.peer import Peer
 from octavo.engine.process import ProcessWorker
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
@@ -37,7 +38,7 @@ PLANS = [
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    process = ProcessWorker(toy_config(), START_S, module="worker.toy_worker")
+    process = ProcessWorker(toy_config(), START_S, Peer("worker.toy_worker"))
     yield process
     process.close()
 
@@ -98,7 +99,7 @@ def test_a_plan_that_breaks_the_contract_is_a_fault_that_names_it(worker: Proces
 
 
 def test_a_message_that_is_no_plan_is_a_fault(worker: ProcessWorker) -> None:
-    worker._socket.send(b"\xc1 no MessagePack")
+    worker._peer._socket.send(b"\xc1 no MessagePack")
     with pytest.raises(WorkerDiedError, match="DecodeError") as error:
         worker.receive(10)
     assert error.value.exit_code == 1
@@ -120,9 +121,10 @@ def test_sigterm_ends_it(worker: ProcessWorker) -> None:
 def test_it_ends_with_its_parent() -> None:
     program = """
         import os, signal
+        from octavo.engine.peer import Peer
         from octavo.engine.process import ProcessWorker
         from worker.toy import toy_config
-        worker = ProcessWorker(toy_config(), 60.0, module="worker.toy_worker")
+        worker = ProcessWorker(toy_config(), 60.0, Peer("worker.toy_worker"))
         print(worker.ready.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -1,0 +1,41 @@
+"""The process that holds the weights, as the engine sees it."""
+
+from __future__ import annotations
+
+from octavo.engine.peer import Peer
+from octavo.errors import WorkerDiedError
+from octavo.messages import KeeperReady, KeptWeights, WorkerConfig
+
+
+class Keeper:
+    """Starts loading the weights of `config` when first asked for them, and holds them as long as it lives.
+
+    Raises:
+        ConfigError: no socket can be made in the temporary directory.
+    """
+
+    def __init__(self, config: WorkerConfig, module: str) -> None:
+        self.peer = Peer(module, name="keeper")
+        self._config = config
+        self._weights: KeptWeights | None = None
+
+    def weights(self, deadline_s: float) -> KeptWeights:
+        """Where they are; waits until they are loaded, at most until `deadline_s` on the monotonic clock.
+
+        Raises:
+            WorkerDiedError: the keeper has ended, reports a fault, or was not ready in time.
+        """
+        if self._weights is None:
+            self._weights = self._load(deadline_s)
+        elif (death := self.peer.death()) is not None:
+            raise death
+        return self._weights
+
+    def _load(self, deadline_s: float) -> KeptWeights:
+        self.peer.send(self._config, deadline_s)
+        message = self.peer.receive(deadline_s)
+        if message is None:
+            raise WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")
+        if not isinstance(message, KeeperReady):
+            raise WorkerDiedError(f"the keeper sent {type(message).__name__} before it was ready")
+        return message.weights

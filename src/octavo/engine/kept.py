@@ -1,0 +1,122 @@
+"""Workers that start on weights already in memory, in a process that already waits."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from octavo.engine.keeper import Keeper
+from octavo.engine.peer import Peer
+from octavo.engine.process import WORKER, ProcessWorker
+from octavo.errors import CheckpointError, WorkerDiedError
+from octavo.messages import KeptWeights, WorkerConfig
+
+KEEPER = "octavo.worker.keeper"
+PATIENCE = 2
+"""Workers in a row that may fail to start before the kept weights are thought to be the reason."""
+
+
+class KeptSupply:
+    """A `WorkerSupply` of three processes: a keeper of the weights, a worker that maps them, and the next worker.
+
+    The keeper loads the weights once. The standby has imported what a worker needs and waits for its config, without
+    having touched the device; it is started when the worker before it is ready. The weights of a keeper that died are
+    loaded again, and must be the same. Used by one thread at a time.
+
+    Args:
+        config: what keeper and workers are told.
+        start_timeout_s: how long it may take until a worker is ready, loading included.
+        keeper: module that the keeper runs.
+        worker: module that workers run.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, start_timeout_s: float, *, keeper: str = KEEPER, worker: str = WORKER
+    ) -> None:
+        self._config = config
+        self._start_timeout_s = start_timeout_s
+        self._keeper_module, self._worker_module = keeper, worker
+        self._keeper: Keeper | None = None
+        self._standby: Peer | None = None
+        self._worker: ProcessWorker | None = None
+        self._first: KeptWeights | None = None
+        self._failures = 0
+        self._closed = False
+
+    def ensure_keeper(self) -> Peer:
+        """The process that holds the weights, a new one if there is none alive."""
+        if self._keeper is not None and self._keeper.peer.death() is not None:
+            self._drop_keeper()
+        if self._keeper is None:
+            self._keeper = Keeper(self._config, self._keeper_module)
+        return self._keeper.peer
+
+    def ensure_standby(self) -> Peer:
+        """The process that waits to become the next worker, a new one if there is none alive."""
+        if self._standby is not None and self._standby.death() is not None:
+            self._standby.close()
+            self._standby = None
+        if self._standby is None:
+            self._standby = Peer(self._worker_module, "--device", self._config.device)
+        return self._standby
+
+    def start(self, num_blocks: int | None) -> ProcessWorker:
+        """See `WorkerSupply`.
+
+        Raises:
+            WorkerDiedError: the keeper or the worker could not start, or the supply is closed.
+            CheckpointError: the weights are no longer those of the first start.
+            ConfigError: no socket can be made in the temporary directory.
+        """
+        if self._closed:
+            raise WorkerDiedError("the supply of workers is closed")
+        deadline_s = time.monotonic() + self._start_timeout_s
+        if self._worker is not None:
+            self._worker.close()
+        if self._failures >= PATIENCE:
+            self._drop_keeper()
+        # Both before either is waited for: they import at the same time.
+        keeper, standby = self.ensure_keeper(), self.ensure_standby()
+        weights = self._weights(deadline_s)
+        standby.need(keeper)
+        config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights)
+        self._standby, self._failures = None, self._failures + 1
+        self._worker = ProcessWorker(config, deadline_s - time.monotonic(), standby)
+        self._failures = 0
+        self.ensure_standby()
+        return self._worker
+
+    def close(self) -> None:
+        """End all three; safe to call twice."""
+        self._closed = True
+        keeper = None if self._keeper is None else self._keeper.peer
+        idle = [peer for peer in (self._standby, keeper) if peer is not None]
+        for peer in idle:
+            peer.kill()
+        if self._worker is not None:
+            self._worker.close()
+        for peer in idle:
+            peer.close()
+
+    def _weights(self, deadline_s: float) -> KeptWeights:
+        """The weights of the keeper, which is given up if it does not have them in time."""
+        assert self._keeper is not None
+        try:
+            weights = self._keeper.weights(deadline_s)
+        except WorkerDiedError:
+            self._drop_keeper()
+            raise
+        self._first = self._first or weights
+        if _identity(weights) != _identity(self._first):
+            raise CheckpointError("holds other weights than when the first worker started", file=self._config.model)
+        return weights
+
+    def _drop_keeper(self) -> None:
+        keeper, self._keeper, self._failures = self._keeper, None, 0
+        if keeper is not None:
+            keeper.peer.close()
+
+
+def _identity(weights: KeptWeights) -> tuple[bytes, int, int]:
+    return weights.model, weights.num_bytes, weights.checksum

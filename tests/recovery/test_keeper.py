@@ -1,0 +1,365 @@
+"""A keeper of the weights and a worker that waits: killed in every order, nothing is lost and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from octavo.checkpoints.folder import resolve_folder
+from octavo.engine.kept import KeptSupply
+from octavo.engine.peer import Peer
+from octavo.engine.process import ProcessWorker
+from octavo.errors import CheckpointError, WorkerDiedError
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.sampling import SamplingParams
+from octavo.worker.inprocess import InProcessWorker
+
+TESTS = Path(__file__).parents[1]
+START_S = 60.0
+STAND_IN = "recovery.children"
+TINY = WorkerConfig(
+    model=str(resolve_folder("octavo-tiny", None)),
+    max_model_len=128,
+    max_num_seqs=4,
+    max_num_batched_tokens=64,
+    block_size=16,
+    num_blocks=16,
+    threads=1,
+)
+SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
+PLANS = [
+    StepPlan(1, [], [Admission(3, [5, 6, 7, 8], 4, SAMPLING, [])], [Chunk(3, 0, 4, [2], True)]),
+    StepPlan(2, [], [], [Chunk(3, 4, 1, [], True)]),
+    StepPlan(3, [3], [], []),
+]
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where sockets are made; nothing may be left in it."""
+    path = Path(tempfile.mkdtemp(prefix="o", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield path
+    path.rmdir()
+
+
+@pytest.fixture
+def tiny(folder: Path) -> Iterator[KeptSupply]:
+    supply = KeptSupply(TINY, START_S)
+    yield supply
+    supply.close()
+    supply.close()
+
+
+@pytest.fixture
+def stand_ins(folder: Path) -> Iterator[Callable[..., KeptSupply]]:
+    supplies: list[KeptSupply] = []
+
+    def begin(how: str = "well", timeout_s: float = START_S) -> KeptSupply:
+        config = WorkerConfig(model=how, max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
+        supplies.append(KeptSupply(config, timeout_s, keeper=STAND_IN, worker=STAND_IN))
+        return supplies[-1]
+
+    yield begin
+    for supply in supplies:
+        supply.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[object]:
+    return answers(InProcessWorker(TINY))
+
+
+def test_killed_in_every_order_it_gives_the_same_bits(tiny: KeptSupply, undisturbed: list[object]) -> None:
+    worker = tiny.start(None)
+    num_blocks = worker.ready.num_blocks
+    keeper = tiny.ensure_keeper().pid
+    assert answers(worker) == undisturbed
+
+    standby = waiting(tiny).pid
+    kill(worker.ready.pid)
+    worker = tiny.start(num_blocks)
+    assert (worker.ready.pid, tiny.ensure_keeper().pid) == (standby, keeper)
+    assert answers(worker) == undisturbed
+
+    standby = tiny.ensure_standby().pid
+    kill(standby, worker.ready.pid)
+    worker = tiny.start(num_blocks)
+    assert worker.ready.pid != standby
+    assert tiny.ensure_keeper().pid == keeper
+    assert answers(worker) == undisturbed
+
+    kill(keeper, worker.ready.pid)
+    worker = tiny.start(num_blocks)
+    assert tiny.ensure_keeper().pid != keeper
+    assert worker.ready.num_blocks == num_blocks
+    assert answers(worker) == undisturbed
+
+    kill(tiny.ensure_keeper().pid, tiny.ensure_standby().pid, worker.ready.pid)
+    assert answers(tiny.start(num_blocks)) == undisturbed
+
+
+def test_the_bits_would_show_other_weights(tiny: KeptSupply, undisturbed: list[object]) -> None:
+    """The twin: random weights instead of the checkpoint's."""
+    other = KeptSupply(WorkerConfig(**{**as_dict(TINY), "load_format": "dummy"}), START_S)
+    assert answers(other.start(None)) != undisturbed
+    other.close()
+
+
+def test_a_worker_killed_while_it_starts_costs_one_start(tiny: KeptSupply, undisturbed: list[object]) -> None:
+    worker = tiny.start(None)
+    keeper, standby = tiny.ensure_keeper().pid, waiting(tiny).pid
+    os.kill(standby, signal.SIGSTOP)
+    kill(worker.ready.pid)
+    killer = threading.Timer(0.2, os.kill, [standby, signal.SIGKILL])
+    killer.start()
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        tiny.start(None)
+    killer.join()
+    assert answers(tiny.start(None)) == undisturbed
+    assert tiny.ensure_keeper().pid == keeper
+
+
+def test_weights_are_one_copy_that_no_worker_can_write_and_the_standby_has_none(tiny: KeptSupply) -> None:
+    worker = tiny.start(None)
+    mapped = [m for m in maps(worker.ready.pid) if "octavo-weights" in m.path]
+    assert [m.perms for m in mapped] == ["r--s"]
+    assert worker.ready.weight_bytes <= mapped[0].size < worker.ready.weight_bytes + 2**21
+    standby = psutil.Process(waiting(tiny).pid)
+    assert any("libtorch" in m.path for m in maps(standby.pid))
+    assert not any("octavo-weights" in m.path for m in maps(standby.pid))
+    before = standby.cpu_times().user
+    time.sleep(0.3)
+    assert standby.cpu_times().user - before < 0.05
+
+
+def test_real_kills_leave_nothing(tiny: KeptSupply, folder: Path) -> None:
+    worker = tiny.start(None)
+    waiting(tiny)
+    before = census(folder)
+    for victims in ("w", "wsk", "w"):
+        victim_pids = {"w": worker.ready.pid, "s": tiny.ensure_standby().pid, "k": tiny.ensure_keeper().pid}
+        kill(*(victim_pids[name] for name in victims))
+        worker = tiny.start(16)
+    waiting(tiny)
+    assert census(folder) == before
+
+
+def test_fifty_kills_leave_nothing(stand_ins: Callable[..., KeptSupply], folder: Path) -> None:
+    empty = census(folder)
+    supply = stand_ins()
+    worker = supply.start(7)
+    waiting(supply)
+    before = census(folder)
+    assert before != empty
+    assert before["children"] == 3
+    assert before["weights"] == 1
+    for i in range(50):
+        pids = [worker.ready.pid]
+        pids += [supply.ensure_standby().pid] if i % 7 == 3 else []
+        pids += [supply.ensure_keeper().pid] if i % 5 == 2 else []
+        kill(*pids)
+        worker = supply.start(7)
+        worker.send(StepPlan(i + 1, [], [], []))
+        result = worker.receive(10)
+        assert result is not None
+        assert result.step == i + 1
+    waiting(supply)
+    assert census(folder) == before
+    supply.close()
+    assert census(folder) == empty
+
+
+def test_the_census_sees_what_is_left(folder: Path) -> None:
+    """The twin: one thing too many of each kind."""
+    before = census(folder)
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait)
+    thread.start()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    file = os.memfd_create("octavo-weights")
+    shared = Path("/dev/shm") / f"torch_octavo-test-{os.getpid()}"
+    shared.touch()
+    (folder / "left").mkdir()
+    after = census(folder)
+    assert {name for name in before if after[name] > before[name]} == set(before)
+    (folder / "left").rmdir()
+    shared.unlink()
+    os.close(file)
+    child.communicate(b"\n")
+    gate.set()
+    thread.join()
+    assert census(folder) == before
+
+
+def test_the_death_of_the_keeper_is_the_worker_s(stand_ins: Callable[..., KeptSupply]) -> None:
+    supply = stand_ins()
+    worker = supply.start(None)
+    kill(supply.ensure_keeper().pid)
+    began = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9") as caught:
+        worker.receive(None)
+    assert caught.value.exit_code == -signal.SIGKILL
+    with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9"):
+        worker.send(StepPlan(1, [], [], []))
+    assert time.monotonic() - began < 1
+    supply.start(None).send(StepPlan(1, [], [], []))
+
+
+def test_weights_that_are_others_the_second_time_are_refused(stand_ins: Callable[..., KeptSupply]) -> None:
+    supply = stand_ins("weights change")
+    supply.start(None)
+    kill(supply.ensure_keeper().pid)
+    with pytest.raises(CheckpointError, match="holds other weights than when the first worker started"):
+        supply.start(None)
+
+
+def test_a_keeper_with_which_no_worker_starts_is_replaced(stand_ins: Callable[..., KeptSupply]) -> None:
+    supply = stand_ins("worker dies")
+    keepers = []
+    for _ in range(4):
+        with pytest.raises(WorkerDiedError, match="exit code 5"):
+            supply.start(None)
+        keepers.append(supply.ensure_keeper().pid)
+    assert keepers[0] == keepers[1] != keepers[2] == keepers[3]
+
+
+@pytest.mark.parametrize(
+    ("how", "timeout_s", "words"),
+    [("keeper dies", START_S, "the keeper ended: exit code 7"), ("keeper waits", 1.5, "not loaded in time")],
+    ids=["dies", "waits"],
+)
+def test_a_keeper_that_does_not_load_is_told(
+    stand_ins: Callable[..., KeptSupply], how: str, timeout_s: float, words: str
+) -> None:
+    supply = stand_ins(how, timeout_s)
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match=words):
+            supply.start(None)
+
+
+def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., KeptSupply]) -> None:
+    supply = stand_ins()
+    pids = [supply.start(None).ready.pid, waiting(supply).pid, supply.ensure_keeper().pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    supply.close()
+    supply.close()
+    assert time.monotonic() - began < 1
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(WorkerDiedError, match="closed"):
+        supply.start(None)
+
+
+def test_all_end_with_their_parent(folder: Path) -> None:
+    program = f"""
+        import os, signal
+        from octavo.engine.kept import KeptSupply
+        from octavo.messages import WorkerConfig
+        config = WorkerConfig(model="well", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
+        supply = KeptSupply(config, 60.0, keeper={STAND_IN!r}, worker={STAND_IN!r})
+        print(supply.start(None).ready.pid, supply.ensure_standby().pid, supply.ensure_keeper().pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as sockets:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, "TMPDIR": sockets},
+            stdout=subprocess.PIPE,
+            timeout=START_S,
+        )
+        pids = [int(pid) for pid in done.stdout.split()]
+        assert len(pids) == 3
+        deadline_s = time.monotonic() + 5
+        while alive := [pid for pid in pids if is_running(pid)]:
+            assert time.monotonic() < deadline_s, f"{alive} of {pids} outlive their parent"
+            time.sleep(0.05)
+
+
+def as_dict(config: WorkerConfig) -> dict[str, object]:
+    return {name: getattr(config, name) for name in config.__struct_fields__}
+
+
+def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
+    """What the plans give, to the bit."""
+    for plan in PLANS:
+        worker.send(plan)
+    results = [worker.receive(30) for _ in PLANS]
+    assert [result is not None and result.step for result in results] == [plan.step for plan in PLANS]
+    assert results[1] is not None
+    assert results[1].sampled
+    return [(result.sampled, result.prompt_scores) for result in results if result is not None]
+
+
+def waiting(supply: KeptSupply) -> Peer:
+    """The standby, once it has imported and connected."""
+    standby = supply.ensure_standby()
+    assert standby._socket.poll(int(1000 * START_S), zmq.POLLOUT)
+    return standby
+
+
+def kill(*pids: int) -> None:
+    """End them, and see that they have ended."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    while any(is_running(pid) for pid in pids):
+        time.sleep(0.002)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is more of `pid` than a zombie: its other threads may end after the first."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1 or psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+class Map:
+    """A line of /proc/PID/maps."""
+
+    def __init__(self, line: str) -> None:
+        span, self.perms, _, _, _, *rest = line.split(maxsplit=5)
+        begin, end = (int(part, 16) for part in span.split("-"))
+        self.size = end - begin
+        self.path = rest[0] if rest else ""
+
+
+def maps(pid: int) -> list[Map]:
+    return [Map(line.strip()) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+
+
+def census(folder: Path) -> dict[str, int]:
+    """What a process that leaks would have more of: `weights` are blocks, `shared` the segments of Python and torch."""
+    own = psutil.Process()
+    processes = [own, *own.children(recursive=True)]
+    files = [link for process in processes for link in links(process.pid)]
+    blocks = {os.stat(link).st_ino for link in files if "memfd:octavo-weights" in os.readlink(link)}
+    return {
+        "children": len(processes) - 1,
+        "files": own.num_fds(),
+        "threads": own.num_threads(),
+        "weights": len(blocks),
+        "shared": len([name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "torch_"))]),
+        "folders": len(list(folder.iterdir())),
+    }
+
+
+def links(pid: int) -> list[str]:
+    """Open files of `pid`; the one that lists them is gone before it can be read."""
+    folder = f"/proc/{pid}/fd"
+    return [f"{folder}/{name}" for name in os.listdir(folder) if os.path.lexists(f"{folder}/{name}")]
