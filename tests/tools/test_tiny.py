@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.tiny import data, numbers, tokenizer
+from tools.tiny import curriculum, data, numbers, tokenizer
 from tools.tiny.tasks import TASKS, Example
 
 FOLDER = Path(__file__).parents[2] / "src/octavo/assets/octavo-tiny"
@@ -40,12 +40,37 @@ def test_batches_follow_from_the_seed() -> None:
 
 
 def test_marks_cover_exactly_the_answers() -> None:
-    ids, marks = data.conversation(Random(0), 256)
+    ids, marks, _ = data.row(Random(0), 256, data.SHARES, apart=True)
     spans = "".join(chr(i) if m else "\0" for i, m in zip(ids.tolist(), marks.tolist(), strict=True)).split("\0")
     answers = [span for span in spans if span]
     assert len(answers) >= 2
     assert all(answer.endswith(chr(tokenizer.IM_END)) for answer in answers)
     assert np.all(ids[np.flatnonzero(marks[1:] & ~marks[:-1])] == ord("\n"))
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "one conversation"])
+def test_a_row_says_whose_each_token_is(apart: bool) -> None:
+    ids, marks, owners = data.row(Random(0), 512, data.SHARES, apart=apart)
+    turns = int((ids[np.flatnonzero(marks)] == tokenizer.IM_END).sum())
+    assert turns >= 2
+    assert set(owners[ids == tokenizer.END_OF_TEXT].tolist()) <= {-1}
+    assert set(owners.tolist()) - {-1} == (set(range(turns)) if apart else {0})
+    starts = np.flatnonzero(np.diff(owners[owners >= 0])) + 1
+    assert np.all(ids[starts] == tokenizer.IM_START)
+
+
+def test_curriculum_opens_the_other_tasks_once_copying_is_known() -> None:
+    plan = curriculum.Curriculum(opened=False)
+    names = [task.name for task in TASKS]
+    taught = lambda: {name for name, share in zip(names, plan.shares.tolist(), strict=True) if share}  # noqa: E731
+    assert taught() == set(curriculum.FIRST)
+    plan.update(dict.fromkeys(names, 0.0) | dict.fromkeys(curriculum.FIRST[1:], 1.0))
+    assert taught() == set(curriculum.FIRST)
+    plan.update(dict.fromkeys(names, 0.5) | {"sum": 1.0})
+    assert taught() == set(names)
+    known, half = (plan.shares[names.index(name)].item() / BY_NAME[name].share for name in ("sum", "product"))
+    assert known == pytest.approx(curriculum.REST)
+    assert half == pytest.approx(curriculum.REST + 0.5)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -70,14 +70,14 @@ def test_layout_gives_every_slot_a_row_of_its_expert(tokens: int, k: int, block:
 
 def small_run(folder: Path, *more: str) -> train.Trainer:
     """A trainer of one-row batches on the CPU."""
-    options = ("--rows", "16", "--length", "64", "--no-compile", "--workers", "0", "--per-task", "1", "--warm-up", "1")
+    options = ("--rows", "16", "--length", "64", "--workers", "0", "--per-task", "1", "--warm-up", "1")
     return train.Trainer(train.parse(["--out", str(folder), *options, *more]))
 
 
 def test_a_resumed_run_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     whole = small_run(tmp_path)
-    steps = train.Steps(whole.args)
+    steps = train.on_device(whole.rounds()[0], whole.device)
     for step in range(2):
         whole.update(steps[step], 0.0)
     checkpoint.save(path, whole.model, whole.adam, whole.step)

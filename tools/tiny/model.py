@@ -127,8 +127,8 @@ class Attention(nn.Module):
     def rounded(self, x: Tensor) -> Tensor:
         return round_activation(x) if self.numerics.activations else x
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x + attention(norm(x)); x (B, S, hidden)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
+        """x + attention(norm(x)); x (B, S, hidden); seen (B, 1, S, S) bool: which keys a query sees (None: all before)."""
         s = self.shape
         normed = self.rounded(self.norm(x))
         q = self.linear(normed, self.q).view(*x.shape[:2], s.heads, s.head_dim)
@@ -137,7 +137,8 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         k, v = (t.repeat_interleave(s.heads // s.kv_heads, dim=2) for t in (k, v))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+        mixed = mixed.transpose(1, 2).flatten(2)
         return x + self.linear(self.rounded(mixed), self.o)
 
 
@@ -200,13 +201,19 @@ class Model(nn.Module):
         self.head = _weight(shape.vocab, shape.hidden)
         start.look_back(self)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64."""
-        x = F.embedding(ids, self.embed.bfloat16().to(self.numerics.dtype))
+    def forward(self, ids: Tensor, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64.
+
+        Tokens see those of the same conversation alone, by `owners` (B, S) int64; None: each row is one.
+        """
+        # A product with a one-hot matrix: the same values, and a gradient that a CUDA graph can hold.
+        chosen = (ids[..., None] == torch.arange(self.shape.vocab, device=ids.device)).to(self.numerics.dtype)
+        x = chosen @ self.embed.bfloat16().to(self.numerics.dtype)
         cos, sin = rope_table(self.shape, ids.shape[1], ids.device)
+        seen = None if owners is None else (owners[:, None, :, None] == owners[:, None, None, :]).tril()
         balances = []
         for attention, experts in zip(self.attention, self.experts, strict=True):
-            x = attention(x, cos, sin)
+            x = attention(x, cos, sin, seen)
             y, balance = experts(x.flatten(0, 1))
             x = y.view_as(x)
             balances.append(balance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,10 @@ if not __package__:
     # run as a script: packages are found from the repository's root, not beside this file
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from benchmarks.provenance import write_result
+
 from octavo import LLM, SamplingParams
+from octavo.startup import resolve_device
 from tools.tiny import data, exact, export
 from tools.tiny.tasks import Example
 
@@ -45,13 +47,27 @@ def table(result: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def save(result: dict[str, dict[str, float]], per_task: int, device: str) -> None:
+    """Write the table with its provenance."""
+    columns = ["task", *(f"{name}, %" for name in result)]
+    tasks = list(next(iter(result.values())))
+    write_result(
+        f"tiny_scores_{resolve_device(device)}",
+        title=f"octavo-tiny on {resolve_device(device).upper()}",
+        conditions=f"Exact match over {per_task} held-out questions of each task, greedy, through octavo.LLM; "
+        "bf16: the same weights dequantised, activations not quantised.",
+        columns=columns,
+        rows=[[task, *(round(100 * scores[task], 1) for scores in result.values())] for task in tasks],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--format", choices=("fp8", "bf16", "both"), default="both")
     parser.add_argument("--per-task", type=int, default=200)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--json", type=Path, help="write the scores there, too")
+    parser.add_argument("--save", action="store_true", help="write the scores to benchmarks/results, too")
     args = parser.parse_args()
     examples = data.held_out(args.per_task, exact.SEED)
     result: dict[str, dict[str, float]] = {}
@@ -62,11 +78,8 @@ def main() -> None:
             export.save_bf16(args.model, Path(folder))
             result["bf16"] = scores(Path(folder), examples, args.device)
     print(table(result))
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"per_task": args.per_task, "seed": exact.SEED, "exact_match": result}, indent=2) + "\n"
-        )
+    if args.save:
+        save(result, args.per_task, args.device)
 
 
 if __name__ == "__main__":

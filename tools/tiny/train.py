@@ -12,32 +12,55 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tools.tiny import checkpoint, data, exact, export
+from tools.tiny import checkpoint, curriculum, data, exact, export
+from tools.tiny.graph import Graph
 from tools.tiny.model import Model, Numerics, Shape
 
 LONG_EVERY, LONG = 32, 16
 """Every 32nd step has rows 16 times as long (and 16 times fewer), so that long contexts are known too."""
 
-COPYING, LEAST = ("upper case", "spell"), 0.2
-"""Tasks that a run must get right this often when a quarter of its time is over; one that does not is stuck."""
+COPYING, LEAST, WATCH = ("upper case", "spell"), 0.2, 0.1
+"""Tasks that a run must get right this often when a tenth of its time is over; one that does not is stuck."""
 
-Batch = tuple[NDArray[np.int16], NDArray[np.bool_]]
+STEER_S = 8.0
+"""How often the shares of the tasks are set."""
+
+APART = 4
+"""All but every fourth step have conversations of one turn, which is how most people ask."""
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Tokens (B, S) int64, answers (B, S) bool, owners (B, S) int64."""
 
 
-class Steps(Dataset[Batch]):
-    """Batches by step number, made by worker processes."""
+class Rounds(Dataset[list[data.Row]]):
+    """The batches of `LONG_EVERY` steps at a time, by the number of the round, made by worker processes."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, shares: Tensor) -> None:
         self.args = args
+        self.shares = shares
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, number: int) -> list[data.Row]:
+        return [self.batch(step) for step in range(number * LONG_EVERY, (number + 1) * LONG_EVERY)]
+
+    def batch(self, step: int) -> data.Row:
+        """The batch of `step`."""
         rows, length = self.args.rows, self.args.length
         if step % LONG_EVERY == LONG_EVERY - 1:
             rows, length = rows // LONG, length * LONG
-        return data.batch(self.args.seed, step, rows=rows, length=length)
+        apart = step % APART != APART - 1
+        return data.batch(self.args.seed, step, rows=rows, length=length, apart=apart, shares=self.shares.tolist())
+
+
+def on_device(round_: list[data.Row], device: torch.device) -> list[Inputs]:
+    """A round's batches, moved in one copy for each array of the batches of one shape."""
+    *short, long = round_
+    moved = [
+        [torch.as_tensor(np.stack(arrays)).to(device) for arrays in zip(*rows, strict=True)] for rows in (short, [long])
+    ]
+    return [(ids.long(), answers, owners.long()) for part in moved for ids, answers, owners in zip(*part, strict=True)]
 
 
 def learning_rate(done: float, step: int, peak: float, *, warm_up: int, decay: float) -> float:
@@ -47,13 +70,20 @@ def learning_rate(done: float, step: int, peak: float, *, warm_up: int, decay: f
     return peak * rise * fall
 
 
-def optimizer(model: Model, fused: bool) -> torch.optim.AdamW:
-    """AdamW; norms and embeddings do not decay."""
+def optimizer(model: Model, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with empty moments and, as a tensor, a learning rate of 0; norms and embeddings do not decay."""
     kept = ("embed", "head")
     decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and name not in kept]
     rest = [p for name, p in model.named_parameters() if p.ndim <= 1 or name in kept]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=fused)
+    cuda = device.type == "cuda"
+    adam = torch.optim.AdamW(
+        groups, lr=torch.zeros((), device=device), betas=(0.9, 0.98), fused=cuda, foreach=False, capturable=cuda
+    )
+    for parameter in model.parameters():
+        moments = {moment: torch.zeros_like(parameter) for moment in checkpoint.MOMENTS}
+        adam.state[parameter] = {"step": torch.zeros((), device=device), **moments}
+    return adam
 
 
 class Trainer:
@@ -64,56 +94,73 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         cuda = self.device.type == "cuda"
-        numerics = Numerics(dtype=torch.bfloat16 if cuda else torch.float32, block=args.block if cuda else None)
+        # Float32 throughout, and no torch.compile: with it the very same steps learnt nothing (README.md).
+        numerics = Numerics(dtype=torch.float32, block=args.block if cuda else None)
         self.model = Model(Shape(), numerics).to(self.device)
-        self.adam = optimizer(self.model, fused=cuda)
+        self.adam = optimizer(self.model, self.device)
         self.first = self.step = 0 if args.resume is None else checkpoint.load(args.resume, self.model, self.adam)
-        if args.compile:
-            for part in (*self.model.attention, *self.model.experts):
-                part.compile(dynamic=False)
         self.examples = data.held_out(args.per_task, exact.SEED)
-        self.loss = self.balance = float("nan")
+        self.guides = curriculum.examples(args.per_task // 4 + 1)
+        self.curriculum = curriculum.Curriculum(opened=args.resume is not None)
+        self.graphs: dict[tuple[int, ...], Graph] = {}
+        self.sums = torch.zeros(2, device=self.device)
+        self.loss = float("nan")
         self.scores: dict[str, float] = {}
 
-    def backward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the gradients of one batch; (mean cross-entropy of the answers' tokens, load-balancing loss)."""
-        ids = torch.as_tensor(batch[0]).to(self.device, non_blocking=True).long()
-        marks = torch.as_tensor(batch[1]).to(self.device, non_blocking=True)
-        logits, balance = self.model(ids)
+    def rounds(self) -> Rounds:
+        """The batches, by the curriculum's shares."""
+        return Rounds(self.args, self.curriculum.shares)
+
+    def move(self, ids: Tensor, marks: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+        """Make one step; (mean cross-entropy of the answers' tokens, balance)."""
+        logits, balance = self.model(ids, owners if ids.shape[1] == self.args.length else None)
         losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         weights = marks[:, 1:].flatten().float()
         answers = (losses * weights).sum() / weights.sum()
         (answers + self.args.prompts * losses.mean() + self.args.balance * balance).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
         return answers.detach(), balance.detach()
 
-    def compile(self) -> None:
-        """Pass each shape once, for its compilation, and leave the weights as they are."""
-        steps = Steps(self.args)
-        for number in (0, LONG_EVERY - 1):
-            self.backward(steps[number])
-        self.adam.zero_grad(set_to_none=True)
-        exact.exact(self.model, self.examples[:1], batch_rows=self.args.rows)
+    def capture(self) -> None:
+        """Capture the step of each shape on CUDA; the weights stay as they are."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            for inputs in on_device(self.rounds()[0], self.device)[-2:]:
+                self.graphs[inputs[0].shape] = Graph(self.move, inputs)
+            for state in self.adam.state.values():
+                for value in state.values() if self.args.resume is None else ():
+                    value.zero_()
 
-    def update(self, batch: Batch, done: float) -> None:
-        """Make one step."""
+    def update(self, inputs: Inputs, done: float) -> None:
+        """Make one step at the learning rate of `done`."""
         rate = learning_rate(
             done, self.step - self.first, self.args.peak, warm_up=self.args.warm_up, decay=self.args.decay
         )
         for group in self.adam.param_groups:
-            group["lr"] = rate
-        answers, balance = self.backward(batch)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+            group["lr"].fill_(rate)
+        graph = self.graphs.get(inputs[0].shape)
+        answers, balance = self.move(*inputs) if graph is None else graph(inputs)
+        self.sums += torch.stack((answers, balance))
         self.step += 1
-        if self.step % self.args.log_every == 0:
-            self.loss, self.balance = answers.item(), balance.item()
+
+    def means(self, steps: int) -> tuple[float, float]:
+        """(loss of the answers, balance), the mean over the last `steps` steps since the last call."""
+        self.loss, balance = (self.sums / steps).tolist()
+        self.sums.zero_()
+        return self.loss, balance
+
+    def steer(self) -> None:
+        """Set the shares of the tasks by what the model gets right."""
+        right = exact.exact(self.model, self.guides)
+        was = self.curriculum.opened
+        self.curriculum.update(exact.by_task(self.guides, right))
+        if self.curriculum.opened and not was:
+            print(f"all tasks from step {self.step} on", flush=True)
 
     def report(self, seconds: float) -> None:
         """Print held-out accuracy by task; write the folder and the checkpoint."""
-        right = exact.exact(self.model, self.examples, batch_rows=self.args.rows)
+        right = exact.exact(self.model, self.examples)
         self.scores = exact.by_task(self.examples, right)
         listing = " ".join(f"{task}={100 * share:.1f}" for task, share in self.scores.items())
         print(f"held-out {100 * sum(right) / len(right):.2f} {listing}", flush=True)
@@ -128,42 +175,54 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train for `args.minutes`, compilation not counted; 0, or 1 if stopped as stuck."""
+    """Train for `args.minutes`, the start not counted; 0, or 1 if stopped as stuck."""
     began = time.monotonic()
     trainer = Trainer(args)
-    trainer.compile()
-    numbers = range(trainer.first, trainer.first + args.steps)
-    loader = DataLoader(Steps(args), batch_size=None, sampler=numbers, num_workers=args.workers,
-                        prefetch_factor=8 if args.workers else None)  # fmt: skip
-    batches: Iterator[Batch] = iter(loader)
+    trainer.capture()
+    rounds = range(trainer.first // LONG_EVERY, (trainer.first + args.steps) // LONG_EVERY)
+    loader = DataLoader(trainer.rounds(), batch_size=None, sampler=rounds, num_workers=args.workers,
+                        prefetch_factor=2 if args.workers else None, collate_fn=_as_it_is)  # fmt: skip
+    batches: Iterator[list[data.Row]] = iter(loader)
     started = marked = time.monotonic()
-    print(f"built and compiled in {started - began:.0f}s on {trainer.device.type}", flush=True)
-    next_report, budget, watched, waited = args.report_s, 60 * args.minutes, not args.check, 0.0
-    while True:
+    print(f"built in {started - began:.0f}s on {trainer.device.type}", flush=True)
+    next_report, next_steer, budget, watched, waited = args.report_s, STEER_S, 60 * args.minutes, not args.check, 0.0
+    counted = trainer.step
+    for _ in rounds:
         asked = time.monotonic()
-        batch = next(batches)
+        round_ = next(batches)
         waited += time.monotonic() - asked
-        trainer.update(batch, (asked - started) / budget)
+        for inputs in on_device(round_, trainer.device):
+            trainer.update(inputs, (asked - started) / budget)
         now = time.monotonic()
-        last = now - started >= budget or trainer.step == numbers.stop
-        if trainer.step % args.log_every == 0:
-            print(f"step {trainer.step} {now - started:.0f}s loss {trainer.loss:.4f} balance {trainer.balance:.3f} "
-                  f"{args.log_every / (now - marked):.1f} steps/s, {100 * waited / (now - marked):.0f}% of the time waiting for data",
+        last = now - started >= budget or trainer.step == rounds.stop * LONG_EVERY
+        if trainer.step - counted >= args.log_every or last:
+            loss, balance = trainer.means(trainer.step - counted)
+            print(f"step {trainer.step} {now - started:.0f}s loss {loss:.4f} balance {balance:.3f} "
+                  f"{(trainer.step - counted) / (now - marked):.1f} steps/s, {100 * waited / (now - marked):.0f}% of the time waiting for data",
                   flush=True)  # fmt: skip
-            marked, waited = now, 0.0
+            marked, waited, counted = now, 0.0, trainer.step
+        if now - started > next_steer:
+            next_steer += STEER_S
+            trainer.steer()
         if now - started > next_report or last:
             next_report += args.report_s
             trainer.report(now - started)
-        if watched and now - started > budget / 4:
+        if watched and now - started > budget * WATCH:
             watched = False
             trainer.report(now - started)
             if trainer.stuck():
                 print(
-                    f"stopped: {' and '.join(COPYING)} below {100 * LEAST:.0f}% after a quarter of the time", flush=True
+                    f"stopped: {' and '.join(COPYING)} below {100 * LEAST:.0f}% after {now - started:.0f}s", flush=True
                 )
                 return 1
         if last:
-            return 0
+            break
+    return 0
+
+
+def _as_it_is(round_: list[data.Row]) -> list[data.Row]:
+    """Arrays as arrays: the loader would make a tensor of each, with a file descriptor in shared memory."""
+    return round_
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -175,23 +234,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--check", action="store_true", help="one minute without decay: does it learn, and how fast is it?"
     )
     parser.add_argument("--steps", type=int, default=10**6, help="at most, in this call")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of this call, compilation not counted")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of this call, the start not counted")
     parser.add_argument(
         "--decay", type=float, default=0.3, help="share of the time over which the rate falls to zero; 0: never"
     )
     parser.add_argument("--warm-up", type=int, default=300, help="steps over which the rate rises")
-    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--block", type=int, default=128, help="rows per block of the chosen experts, on CUDA")
+    parser.add_argument("--block", type=int, default=32, help="rows per block of the chosen experts, on CUDA")
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--prompts", type=float, default=0.1, help="weight of the loss on all tokens")
     parser.add_argument("--balance", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=14)
+    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--per-task", type=int, default=128)
     parser.add_argument("--log-every", type=int, default=200)
     parser.add_argument("--report-s", type=float, default=60.0)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
     if args.rows % LONG:
         parser.error(f"--rows must be a multiple of {LONG}, of which the long steps are made; it is {args.rows}")

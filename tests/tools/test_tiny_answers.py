@@ -1,0 +1,23 @@
+"""What the embedded model answers, through `octavo.LLM`: a sample of the held-out set, and a sum over HTTP's path."""
+
+from __future__ import annotations
+
+from tools.tiny import data, exact, score
+
+from octavo import LLM, SamplingParams
+
+ENOUGH = 0.97
+"""Of the whole held-out set; `python tools/tiny/score.py` measures 99.4 % of 3,600 questions."""
+
+
+def test_the_embedded_model_is_right_as_often_as_its_card_says() -> None:
+    found = score.scores(score.FOLDER, data.held_out(12, exact.SEED), "cpu")
+    assert found.pop("all") >= ENOUGH
+    assert min(found.values()) >= 0.75
+
+
+def test_a_chat_adds_numbers_and_remembers_its_name() -> None:
+    with LLM("octavo-tiny", device="cpu") as llm:
+        asked = [[{"role": "user", "content": text}] for text in ("What is 17 + 25?", "Who are you?")]
+        said = [output.outputs[0].text for output in llm.chat(asked, SamplingParams(temperature=0.0, max_tokens=100))]
+    assert said == ["42", "I am octavo-tiny, the small language model that comes with Octavo."]
