@@ -11,6 +11,7 @@ from engine.harness import Outcome, alone, collect, finish
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request, StepRecord
 from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.poison import STRIKES
 from octavo.engine.statistics import RecoveryRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestError, RequestFailedError, WorkerDiedError
@@ -163,6 +164,7 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "engine"):
             return
         finish(self.engine, self.outcomes)
+        assert [self.engine.step(0) for _ in range(2)] == [[], []]
         assert set(self.outcomes) == set(self.requests)
         for request_id, outcome in self.outcomes.items():
             self.compare(outcome, alone(self.requests[request_id], self.config, self.bad_tokens), request_id)
@@ -182,6 +184,9 @@ class EngineMachine(RuleBasedStateMachine):
             assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
         elif isinstance(outcome.error, WorkerDiedError):
             assert self.dead
+            assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
+        elif outcome.error is not None and "the worker died each time" in outcome.error.message:
+            assert self.deaths > STRIKES, "kills at the wrong moments look like a request that kills"
             assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
         else:
             assert outcome == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from octavo.config import EngineConfig
 from octavo.engine.acceptance import accept
 from octavo.engine.faults import FaultInjector
 from octavo.engine.link import WorkerLink
+from octavo.engine.poison import STRIKES, Hunt, PoisonWatch
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
 from octavo.engine.sequence import Finished, Running, Sequence
@@ -21,6 +23,8 @@ from octavo.engine.supervisor import NoSupply, RestartBudget, Supervisor
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
 from octavo.messages import Fault, SampledToken, StepResult
+
+logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
@@ -59,6 +63,7 @@ class Engine:
         self._clock = clock
         self._supervisor = supervisor or Supervisor(NoSupply(), RestartBudget(0, 1.0), clock=clock)
         self._injector = injector
+        self._watch = PoisonWatch()
         self._link_is_dead = False
         """The next step starts the next worker."""
         self._in_flight: deque[Step] = deque()
@@ -185,7 +190,7 @@ class Engine:
             recovering=self._supervisor.recovering and self.death is None,
             restarts={cause.value: count for cause, count in self._supervisor.restarts.items()},
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            waiting=len(scheduler.waiting) + len(scheduler.held),
             kv_usage=scheduler.pool.usage,
             free_blocks=scheduler.pool.available,
             total_blocks=self.config.num_blocks,
@@ -196,10 +201,14 @@ class Engine:
         )
 
     def check_invariants(self) -> None:
-        """Assert that the live requests are those running, then those waiting, as they came; blocks and slots add up."""
+        """Assert that the live requests are those running, then those waiting, as they came, beside those held back;
+        blocks and slots add up."""
         self.scheduler.check_invariants()
         running = [running.sequence.request_id for running in self.scheduler.running]
-        assert [*running, *self.scheduler.waiting] == list(self.sequences)
+        held = self.scheduler.held
+        assert [*running, *self.scheduler.waiting] == [each for each in self.sequences if each not in held]
+        assert [each for each in self.sequences if each in held] == list(held)
+        assert self._watch.hunt is not None or not held
         assert len(self._in_flight) <= MAX_IN_FLIGHT
 
     def _go_on(self, timeout_s: float | None) -> None:
@@ -215,6 +224,7 @@ class Engine:
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then wait for the result of the older."""
+        self._go_on_hunting()
         while len(self._in_flight) < MAX_IN_FLIGHT:
             step = self.scheduler.plan(self._clock())
             if step is None:
@@ -242,8 +252,7 @@ class Engine:
         """The faults to inject into the youngest step in flight."""
         if self._injector is None:
             return []
-        slots = {running.sequence.request_id: running.slot for running in step.holders()}
-        return self._injector.faults_of(self._counters.steps + len(self._in_flight), slots)
+        return self._injector.faults_of(self._counters.steps + len(self._in_flight), step.slots())
 
     def _take_in(self, result: StepResult) -> None:
         """Book the result of the oldest step in flight."""
@@ -261,6 +270,8 @@ class Engine:
         self._take_tokens(result.sampled, step)
         if step.sampling:
             raise WorkerDiedError(f"the worker gave no tokens for slots {sorted(step.sampling)} in step {step.number}")
+        if self._watch.needs_steps:
+            self._watch.on_step(_ends(step))
         self._in_flight.popleft()
         self.scheduler.received = step.number
         self._counters.steps += 1
@@ -275,7 +286,9 @@ class Engine:
             WorkerDiedError: the supervisor gives up.
         """
         running = [running.computed for running in self.scheduler.running]
-        self._supervisor.on_death(death, len(running), sum(running))
+        ends = _ends(self._in_flight[0]) if self._in_flight else {}
+        tried = self._watch.hunt if ends else None
+        self._supervisor.on_death(death, len(running), sum(running), counts=tried is None)
         self._in_flight.clear()
         self.scheduler = Scheduler(self.config, self._counters)
         self._link_is_dead = True
@@ -284,6 +297,38 @@ class Engine:
         for sequence in self.sequences.values():
             sequence.wait_again()
             self.scheduler.enqueue(sequence)
+        self._watch.on_death(ends, self.sequences)
+        if tried is not None:
+            self._answer(tried, death)
+        elif self._watch.hunt is not None:
+            logger.warning("workers died in a row under the same requests, %d in a step: they run apart", len(ends))
+            self.scheduler.restrict(self.sequences.values(), self._watch.hunt.group)
+
+    def _go_on_hunting(self) -> None:
+        """If the requests that run apart have all got past their place, or ended, let what is in flight end, and go on."""
+        while (hunt := self._watch.hunt) is not None:
+            hunt.pending.intersection_update(self.sequences)
+            if hunt.pending:
+                return
+            if self._in_flight:
+                self.scheduler.restrict(self.sequences.values(), ())
+                return
+            self._answer(hunt, None)
+
+    def _answer(self, hunt: Hunt, death: WorkerDiedError | None) -> None:
+        """The worker has died under the requests that run apart, or not: others are next, or the guilty are known."""
+        killers = hunt.answer(death is not None)
+        if killers is None:
+            self.scheduler.restrict(self.sequences.values(), hunt.group)
+            return
+        self._watch.end_hunt(killers)
+        self.scheduler.restrict(self.sequences.values(), None)
+        alive = [self.sequences[each] for each in killers if each in self.sequences]
+        logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
+        if killers:
+            self._supervisor.forgive(STRIKES)
+        for sequence in alive:
+            self._end(sequence, FinishReason.ERROR, error=RequestFailedError(_blame(len(killers))))
 
     def _resume(self) -> None:
         """Go on with the next worker.
@@ -385,6 +430,17 @@ class Engine:
         self._updates.append(
             Update(request_id=sequence.request_id, num_cached_tokens=sequence.num_cached_tokens, **news)
         )
+
+
+def _ends(step: Step) -> dict[str, int]:
+    """Who is in `step`: request id -> the position at which its chunk ends."""
+    ends = {chunk.slot: chunk.start + chunk.count for chunk in step.chunks}
+    return {request_id: ends[slot] for request_id, slot in step.slots().items()}
+
+
+def _blame(count: int) -> str:
+    company = "it alone" if count == 1 else f"it and {count - 1} other{'s' * (count > 2)}"
+    return f"the worker died each time this request ran, and again with {company}: it cannot be served; others go on"
 
 
 def _copy(death: WorkerDiedError) -> WorkerDiedError:

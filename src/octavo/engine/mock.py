@@ -17,6 +17,7 @@ from octavo.errors import WorkerDiedError
 from octavo.messages import (
     Admission,
     Chunk,
+    FaultKind,
     PromptScores,
     SampledToken,
     StepPlan,
@@ -102,7 +103,7 @@ class MockWorker:
         )
 
     def send(self, plan: StepPlan) -> None:
-        if plan.step == self._die_at_step:
+        if plan.step == self._die_at_step or any(fault.kind is not FaultKind.NAN for fault in plan.faults):
             self.die("the worker was told to die")
         self._check_alive()
         self.plans.append(plan)
@@ -155,6 +156,8 @@ class MockWorker:
         result = StepResult(step=plan.step, sampled=[], elapsed_s=self._delay_s)
         for chunk in plan.chunks:
             self._take_blocks(self._slots[chunk.slot], chunk)
+        for slot in {slot for fault in plan.faults for slot in fault.slots}:
+            self._slots[slot].bad = True
         for chunk in plan.chunks:
             self._compute(self._slots[chunk.slot], chunk, result)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Iterable
 
 from octavo.config import EngineConfig
 from octavo.engine.blocks import BlockPool
@@ -50,11 +51,10 @@ class Step:
     def plan(self, faults: list[Fault]) -> StepPlan:
         return StepPlan(self.number, self.releases, self.admissions, self.chunks, faults)
 
-    def holders(self) -> list[Running]:
-        """Who is in this step."""
-        prefilling = [running for running, _count in self.prefills]
-        ending = {running.slot for running in prefilling}
-        return prefilling + [running for slot, running in self.sampling.items() if slot not in ending]
+    def slots(self) -> dict[str, int]:
+        """Who is in this step: request id -> slot."""
+        prefilling = {running.sequence.request_id: running.slot for running, _count in self.prefills}
+        return prefilling | {running.sequence.request_id: slot for slot, running in self.sampling.items()}
 
     def record(self, number: int, elapsed_s: float) -> StepRecord:
         """What is told of the step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
@@ -101,8 +101,12 @@ class Scheduler:
         self.index = PrefixIndex(config.block_size)
         self.pool = BlockPool(config.num_blocks, self.index)
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.held: OrderedDict[str, Sequence] = OrderedDict()
+        """Those of the queue that may not run now."""
         self.running: list[Running] = []
         """In order of arrival."""
+        self._chosen: Collection[str] | None = None
+        """Who alone may run; None: everybody."""
         self.num_queued = 0
         """Requests in the queue that its bounds are for: not those that ran when their worker died."""
         self.num_queued_tokens = 0
@@ -116,8 +120,25 @@ class Scheduler:
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put a waiting sequence at the end of the queue."""
-        self.waiting[sequence.request_id] = sequence
+        self._place(sequence)
         self._count(sequence.state, 1)
+
+    def restrict(self, sequences: Iterable[Sequence], chosen: Collection[str] | None) -> None:
+        """Take all off the worker, and let only those `chosen` run from now on (None: everybody).
+
+        Args:
+            sequences: all that are waiting, held or running, in order of arrival.
+        """
+        for running in self.running:
+            self._vacate(running)
+            tokens = running.sequence.tokens
+            running.sequence.state = Waiting(len(tokens), after_step=self._steps, was_running=True)
+        self.running.clear()
+        self.waiting.clear()
+        self.held.clear()
+        self._chosen = chosen
+        for sequence in sequences:
+            self._place(sequence)
 
     def plan(self, now_s: float) -> Step | None:
         """Plan the next step; None if nothing can run before the next result."""
@@ -143,7 +164,8 @@ class Scheduler:
         assert not isinstance(state, Finished)
         sequence.state = Finished(reason)
         if isinstance(state, Waiting):
-            del self.waiting[sequence.request_id]
+            self.waiting.pop(sequence.request_id, None)
+            self.held.pop(sequence.request_id, None)
             self._count(state, -1)
             return
         self.running.remove(state)
@@ -164,7 +186,12 @@ class Scheduler:
         self.pool.check_invariants([running.blocks for running in self.running])
         slots = [running.slot for running in self.running]
         assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
-        states = [sequence.state for sequence in self.waiting.values()]
+        states = [sequence.state for sequence in [*self.waiting.values(), *self.held.values()]]
+        if self._chosen is None:
+            assert not self.held
+        else:
+            members = [*self.waiting, *(running.sequence.request_id for running in self.running)]
+            assert set(members) <= set(self._chosen)
         assert all(isinstance(state, Waiting) for state in states)
         bounded = [state.num_tokens for state in states if isinstance(state, Waiting) and not state.was_running]
         assert (self.num_queued, self.num_queued_tokens) == (len(bounded), sum(bounded))
@@ -275,6 +302,11 @@ class Scheduler:
         self.enqueue(sequence)
         self.waiting.move_to_end(sequence.request_id, last=False)
         self.counters.preemptions += 1
+
+    def _place(self, sequence: Sequence) -> None:
+        """At the end of the queue, or of those that may not run."""
+        may_run = self._chosen is None or sequence.request_id in self._chosen
+        (self.waiting if may_run else self.held)[sequence.request_id] = sequence
 
     def _count(self, state: State, sign: int) -> None:
         """`state` enters (1) or leaves (-1) the queue."""

@@ -95,8 +95,10 @@ class Supervisor:
         """From a death until `on_recovered`."""
         return self._recovery is not None
 
-    def on_death(self, death: WorkerDiedError, requests: int, tokens: int) -> None:
+    def on_death(self, death: WorkerDiedError, requests: int, tokens: int, *, counts: bool = True) -> None:
         """A worker died while `requests` ran, with `tokens` positions computed, that are to be planned again.
+
+        `counts`: the budget pays; a search for the requests that kill is bounded by itself.
 
         Raises:
             WorkerDiedError: the budget is spent; says so.
@@ -105,7 +107,11 @@ class Supervisor:
             self._recovery = _Recovery(death.cause, death.message, self._clock())
         self._recovery.requests = max(self._recovery.requests, requests)
         self._recovery.tokens += tokens
-        self._spend(death)
+        self._spend(death, counts=counts)
+
+    def forgive(self, count: int) -> None:
+        """Take back the last `count` restarts: what made them needed is found."""
+        self._budget.forgive(count)
 
     def replace(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
         """End what is left of `link` and start the next worker, again and again while the budget lasts.
@@ -147,9 +153,9 @@ class Supervisor:
         if self._observe is not None:
             self._observe(record)
 
-    def _spend(self, death: WorkerDiedError) -> None:
+    def _spend(self, death: WorkerDiedError, *, counts: bool = True) -> None:
         assert self._recovery is not None
-        if not self._budget.spend(self._clock()):
+        if counts and not self._budget.spend(self._clock()):
             raise self._last(death)
         self.restarts[death.cause] += 1
         self._recovery.restarts += 1

@@ -1,0 +1,221 @@
+"""Requests that kill every worker they run on fail alone, after few restarts; the others answer as if alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.harness import Outcome, alone, collect, config, finish, request
+from octavo.config import EngineConfig
+from octavo.engine import Engine, Request
+from octavo.engine.faults import FaultInjector, parse_fault
+from octavo.engine.mock import MockSupply
+from octavo.engine.poison import find_killers
+from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.errors import RequestFailedError
+
+
+def search(suspects: Collection[str], deadly: Collection[Collection[str]]) -> tuple[list[str], int, int]:
+    """What the search blames, the deaths and the trials, where each set of `deadly` kills."""
+    going = find_killers(list(suspects))
+    deaths = trials = 0
+    try:
+        group = next(going)
+        while True:
+            assert len(set(group)) == len(group)
+            died = any(set(killers) <= set(group) for killers in deadly)
+            deaths += died
+            trials += 1
+            group = going.send(died)
+    except StopIteration as end:
+        return end.value, deaths, trials
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 32, 100])
+def test_one_killer_is_found_in_log2_deaths(count: int) -> None:
+    suspects = [f"r{i}" for i in range(count)]
+    for killer in suspects:
+        found, deaths, _trials = search(suspects, [[killer]])
+        assert found == [killer]
+        assert deaths <= math.ceil(math.log2(count)) + 1
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_smallest_killing_set_is_found(data: st.DataObject) -> None:
+    suspects = [f"r{i}" for i in range(data.draw(st.integers(1, 40)))]
+    sets = st.sets(st.sampled_from(suspects), min_size=1, max_size=3)
+    deadly = data.draw(st.lists(sets, min_size=1, max_size=3))
+    found, deaths, _trials = search(suspects, deadly)
+    assert any(set(found) == killers for killers in deadly)
+    assert deaths <= 3 * (math.ceil(math.log2(len(suspects))) + 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 100])
+def test_the_innocent_are_let_go_after_a_few_trials(count: int) -> None:
+    found, deaths, trials = search([f"r{i}" for i in range(count)], [])
+    assert (found, deaths) == ([], 0)
+    assert trials <= math.ceil(math.log2(count)) + 1
+
+
+def loaded(limits: EngineConfig, *faults: str, restarts: int = 10) -> tuple[Engine, MockSupply]:
+    """An engine with these faults."""
+    supply = MockSupply(limits)
+    supervisor = Supervisor(supply, RestartBudget(restarts, 600.0))
+    injector = FaultInjector([parse_fault(fault) for fault in faults])
+    return Engine(limits, supply.start(None), supervisor=supervisor, injector=injector), supply
+
+
+def load(count: int) -> list[Request]:
+    return [
+        request(f"r{i}", range(i, 2 * i + 5), temperature=1.0, seed=i, max_tokens=5 + i % 7, logprobs=i % 3)
+        for i in range(count)
+    ]
+
+
+def run(engine: Engine, asked: list[Request], head_start: int = 0) -> dict[str, Outcome]:
+    """Ask the first, let them run `head_start` steps, ask the others, and finish."""
+    outcomes: dict[str, Outcome] = {}
+    half = len(asked) // 2 if head_start else len(asked)
+    for each in asked[:half]:
+        engine.add(each)
+    for _ in range(head_start):
+        collect(outcomes, engine.step())
+    for each in asked[half:]:
+        engine.add(each)
+    return finish(engine, outcomes)
+
+
+def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConfig, poison: Collection[str]) -> None:
+    for each in asked:
+        outcome = outcomes[each.request_id]
+        expected = alone(each, limits)
+        if each.request_id in poison:
+            assert isinstance(outcome.error, RequestFailedError)
+            assert "the worker died each time this request ran" in outcome.error.message
+            assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
+        else:
+            assert outcome == expected, each.request_id
+
+
+@pytest.mark.parametrize("poison", ["r0", "r13", "r31"])
+@pytest.mark.parametrize("limits", [{}, {"max_num_batched_tokens": 40}, {"max_num_seqs": 8, "num_blocks": 40}], ids=str)
+def test_one_poison_request_fails_alone(poison: str, limits: dict[str, int]) -> None:
+    config_ = config(**limits)
+    engine, supply = loaded(config_, f"kill@request:{poison}")
+    asked = load(32)
+    outcomes = run(engine, asked)
+    check(outcomes, asked, config_, [poison])
+    message = outcomes[poison].error.message  # type: ignore[union-attr]
+    assert "with it alone" in message
+    assert len(supply.workers) - 1 <= 2 + 5 + 1
+    assert engine.status().finished["error"] == 1
+
+
+def test_a_late_poison_request_does_no_harm_to_those_before() -> None:
+    limits = config()
+    engine, _supply = loaded(limits, "kill@request:r30")
+    asked = load(32)
+    check(run(engine, asked, head_start=4), asked, limits, ["r30"])
+
+
+def test_two_poison_requests_at_once() -> None:
+    limits = config()
+    engine, supply = loaded(limits, "kill@request:r3", "exit@request:r20")
+    asked = load(32)
+    check(run(engine, asked), asked, limits, ["r3", "r20"])
+    assert len(supply.workers) - 1 <= 2 * (2 + 5 + 1)
+
+
+def test_a_pair_that_kills_together_fails_and_no_one_else() -> None:
+    limits = config()
+    engine, supply = loaded(limits, "kill@request:r3+r20")
+    asked = load(32)
+    outcomes = run(engine, asked)
+    check(outcomes, asked, limits, ["r3", "r20"])
+    assert "with it and 1 other" in outcomes["r3"].error.message  # type: ignore[union-attr]
+    assert len(supply.workers) - 1 <= 2 + 2 * (5 + 1)
+
+
+def test_poison_after_poison_does_not_spend_the_budget() -> None:
+    limits = config()
+    engine, supply = loaded(limits, *(f"kill@request:r{i}" for i in range(0, 24, 2)), restarts=3)
+    asked = load(32)
+    check(run(engine, asked), asked, limits, [f"r{i}" for i in range(0, 24, 2)])
+    assert len(supply.workers) > 12
+
+
+def test_deaths_that_no_request_is_to_blame_for_end_in_no_blame() -> None:
+    limits = config()
+    engine, supply = loaded(limits)
+    asked = load(32)
+    outcomes: dict[str, Outcome] = {}
+    for each in asked:
+        engine.add(each)
+    for _ in range(3):
+        supply.workers[-1].die("killed from outside")
+        collect(outcomes, engine.step())
+        collect(outcomes, engine.step())
+    check(finish(engine, outcomes), asked, limits, [])
+
+
+def test_those_that_come_and_go_during_the_search() -> None:
+    limits = config()
+    engine, _supply = loaded(limits, "kill@request:r9")
+    asked = load(32)
+    outcomes: dict[str, Outcome] = {}
+    for each in asked[:16]:
+        engine.add(each)
+    added, left = 16, ["r2", "r12"]
+    while engine.has_work:
+        collect(outcomes, engine.step())
+        engine.check_invariants()
+        if engine.scheduler.held and added < 32:
+            engine.add(asked[added])
+            added += 1
+            if left:
+                engine.abort(left.pop())
+    assert added > 20
+    stayed = [each for each in asked[:added] if each.request_id not in ("r2", "r12")]
+    check(outcomes, stayed, limits, ["r9"])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_drawn_poison(data: st.DataObject) -> None:
+    limits = config(
+        max_num_batched_tokens=data.draw(st.integers(8, 300)),
+        max_num_seqs=data.draw(st.integers(1, 32)),
+        num_blocks=data.draw(st.integers(8, 100)),
+        block_size=data.draw(st.sampled_from([4, 16])),
+        max_model_len=120,
+        prefix_caching=data.draw(st.booleans()),
+    )
+    asked = [
+        each for each in load(data.draw(st.integers(1, 20))) if len(each.prompt_token_ids) < limits.pool_tokens - 20
+    ]
+    names = [each.request_id for each in asked]
+    poison = data.draw(st.sets(st.sampled_from(names), max_size=3)) if names else set()
+    engine, _supply = loaded(limits, *(f"exit@request:{name}" for name in poison))
+    check(run(engine, asked, head_start=data.draw(st.integers(0, 5))), asked, limits, poison)
+
+
+@pytest.mark.parametrize("limits", [{}, {"block_size": 2}], ids=["blocks-of-16", "blocks-of-2"])
+def test_a_request_with_nan_fails_alone_and_its_blocks_are_never_found_again(limits: dict[str, int]) -> None:
+    config_ = config(**limits)
+    engine, _supply = loaded(config_, "nan@request:bad")
+    prompt = list(range(90, 40, -1))
+    asked = [*load(31), request("bad", prompt, max_tokens=4)]
+    outcomes = run(engine, asked)
+    error = outcomes.pop("bad").error
+    assert isinstance(error, RequestFailedError)
+    assert "not finite" in error.message
+    check(outcomes, asked[:-1], config_, [])
+    again = request("again", prompt, max_tokens=4)
+    assert engine.scheduler.index.match(engine.accept(again).tokens) == []
+    assert run(engine, [again])["again"] == alone(again, config_)
+    assert engine.scheduler.index.match(engine.accept(again).tokens) != []
