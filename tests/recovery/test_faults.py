@@ -11,6 +11,7 @@ import pytest
 
 from octavo.config import Settings
 from octavo.engine.faults import FORM, AtStep, FaultInjector, InjectedFault, WithRequests, parse_fault
+from octavo.engine.peer import Peer
 from octavo.engine.process import ProcessWorker
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan
@@ -67,7 +68,7 @@ def test_a_fault_for_a_step_comes_once_and_one_for_requests_each_time() -> None:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    worker = ProcessWorker(toy_config(), 60.0, module="worker.toy_worker")
+    worker = ProcessWorker(toy_config(), 60.0, Peer("worker.toy_worker"))
     yield worker
     worker.close()
 

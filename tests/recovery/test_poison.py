@@ -185,7 +185,7 @@ def test_those_that_come_and_go_during_the_search() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_drawn_poison(data: st.DataObject) -> None:
     limits = config(
         max_num_batched_tokens=data.draw(st.integers(8, 300)),

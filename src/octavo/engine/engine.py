@@ -286,7 +286,10 @@ class Engine:
             WorkerDiedError: the supervisor gives up.
         """
         running = [running.computed for running in self.scheduler.running]
-        ends = _ends(self._in_flight[0]) if self._in_flight else {}
+        # A result that was sent may be lost with its worker, so either of the steps in flight may be the one it died in.
+        ends: dict[str, int] = {}
+        for step in reversed(self._in_flight):
+            ends |= _ends(step)
         tried = self._watch.hunt if ends else None
         self._supervisor.on_death(death, len(running), sum(running), counts=tried is None)
         self._in_flight.clear()

@@ -1,7 +1,7 @@
 """Finds the requests that kill every worker they run on.
 
-A request in the step that a worker died in is a suspect until it gets past the place where it was then. If a worker dies
-under a suspect once more, the requests of that step are run apart, in sets that a search chooses, until a smallest set is
+A request in the steps that a worker died with is a suspect until it gets past the place where it was then. If a worker
+dies under a suspect once more, the requests of those steps are run apart, in sets that a search chooses, until a smallest set is
 found that kills: usually one request. A set has survived when each of its requests has got past its place.
 """
 
@@ -92,7 +92,7 @@ class Hunt:
 @dataclasses.dataclass
 class _Suspicion:
     place: int
-    """Where its chunk ended in the step that failed."""
+    """Where its chunk ended in the first of those steps."""
     strikes: int = 0
 
 
@@ -109,7 +109,10 @@ class PoisonWatch:
         return bool(self._suspicions)
 
     def on_death(self, ends: Mapping[str, int], alive: Collection[str]) -> None:
-        """A worker died in a step in which requests, of those `alive`, had chunks up to `ends`; may start a hunt."""
+        """A worker died with steps in flight in which requests, of those `alive`, had chunks up to `ends`.
+
+        May start a hunt.
+        """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
         for request_id, end in ends.items():
             if request_id in alive:
