@@ -96,9 +96,15 @@ def test_the_last_to_arrive_is_preempted_and_is_the_first_to_come_back() -> None
         collect(outcomes, engine.step())
     assert [*engine.scheduler.waiting] == ["r2", "r3"]
     assert [running.sequence.request_id for running in engine.scheduler.running] == ["r0", "r1"]
-    finish(engine, outcomes)
+    lost: dict[str, int] = {}
+    while engine.has_work:
+        updates = engine.step()
+        collect(outcomes, updates)
+        lost |= {update.request_id: update.num_preemptions for update in updates if update.finish_reason}
     assert outcomes == {asked.request_id: alone(asked, limits) for asked in requests}
-    assert engine.status().preemptions >= 1
+    assert lost["r0"] == 0
+    assert lost["r3"] >= 1
+    assert sum(lost.values()) == engine.status().preemptions
 
 
 def test_a_start_leaves_blocks_for_the_next_decodes() -> None:

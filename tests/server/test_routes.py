@@ -35,6 +35,7 @@ HISTOGRAMS = [
     "request_params_max_tokens",
     "request_max_num_generation_tokens",
     "request_params_n",
+    "request_num_preemptions",
     "iteration_tokens_total",
 ]
 COUNTERS = [

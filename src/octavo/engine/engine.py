@@ -388,7 +388,10 @@ class Engine:
             else:
                 updates.append(
                     Update(
-                        request_id=sequence.request_id, tokens=(token,), num_cached_tokens=sequence.num_cached_tokens
+                        request_id=sequence.request_id,
+                        tokens=(token,),
+                        num_cached_tokens=sequence.num_cached_tokens,
+                        num_preemptions=sequence.num_preemptions,
                     )
                 )
 
@@ -431,7 +434,12 @@ class Engine:
 
     def _tell(self, sequence: Sequence, **news: Any) -> None:
         self._updates.append(
-            Update(request_id=sequence.request_id, num_cached_tokens=sequence.num_cached_tokens, **news)
+            Update(
+                request_id=sequence.request_id,
+                num_cached_tokens=sequence.num_cached_tokens,
+                num_preemptions=sequence.num_preemptions,
+                **news,
+            )
         )
 
 

@@ -301,6 +301,7 @@ class Scheduler:
         sequence.state = Waiting(len(sequence.tokens), after_step=self._steps)
         self.enqueue(sequence)
         self.waiting.move_to_end(sequence.request_id, last=False)
+        sequence.num_preemptions += 1
         self.counters.preemptions += 1
 
     def _place(self, sequence: Sequence) -> None:

@@ -85,6 +85,7 @@ class Sequence:
         "arrival_s",
         "limit",
         "num_cached_tokens",
+        "num_preemptions",
         "num_prompt_tokens",
         "prompt_scores",
         "queue_s",
@@ -112,6 +113,8 @@ class Sequence:
         """Ids that end it, EOS included unless ignored."""
         self.num_cached_tokens = 0
         """Prompt tokens found in the prefix cache when it first ran."""
+        self.num_preemptions = 0
+        """How often it has lost its KV blocks to others."""
         self.queue_s: float | None = None
         """Seconds from arrival until it first ran; None before."""
         self.prompt_scores: list[TokenScore | None] | None = None

@@ -33,6 +33,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     """With FinishReason.ERROR: what to answer."""
     num_cached_tokens: int = 0
     """Prompt tokens whose KV came from the prefix cache at first admission."""
+    num_preemptions: int = 0
+    """How often it has lost its KV blocks to others so far."""
     prompt_scores: Sequence[TokenScore] | None = None
     """Scores of prompt tokens 1 .. n-1, all at once with the first update, if asked for."""
     queue_s: float | None = None

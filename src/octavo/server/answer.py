@@ -45,6 +45,7 @@ class Answer:
         self.parts_taken = 0
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.num_preemptions = 0
         self.prompt_scores: Sequence[TokenScore] | None = None
         self.finish_reason: str | None = None
         self.stop_reason: str | int | None = None
@@ -67,6 +68,7 @@ class Answer:
         if self.first_s is None:
             self._take_first(update, now_s)
         self.last_s = now_s
+        self.num_preemptions = update.num_preemptions
         last = len(update.tokens) - 1
         for position, token in enumerate(update.tokens):
             ends = position == last and update.finish_reason is FinishReason.STOP

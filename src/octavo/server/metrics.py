@@ -34,6 +34,7 @@ REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 RECOVERY_S = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 20, 40, 80, 160, 320, 640, 1280)
 ANSWERS = (1, 2, 5, 10, 20)
+PREEMPTIONS = (0, 1, 2, 5, 10, 20, 50)
 HTTP_S = (0.1, 0.5, 1)
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
@@ -63,6 +64,7 @@ class Metrics:
         self._max_tokens = self._histogram("request_params_max_tokens", lengths)
         self._most_made = self._histogram("request_max_num_generation_tokens", lengths)
         self._n = self._histogram("request_params_n", ANSWERS)
+        self._preemptions = self._histogram("request_num_preemptions", PREEMPTIONS)
         self._step_tokens = self._histogram("iteration_tokens_total", STEP_TOKENS)
         self._recovery = self._histogram("recovery_seconds", RECOVERY_S, "octavo")
         self._requests, self._request_s = self._http()
@@ -106,6 +108,7 @@ class Metrics:
         self._whole.observe(now_s - arrival_s)
         self._prompt_tokens.observe(len(answer.prompt.token_ids))
         self._made_tokens.observe(answer.num_tokens)
+        self._preemptions.observe(answer.num_preemptions)
         if answer.first_s is None:
             return
         decode_s = answer.last_s - answer.first_s
