@@ -64,6 +64,18 @@ def test_a_fault_for_a_step_comes_once_and_one_for_requests_each_time() -> None:
     assert injector.faults_of(4, {"http.17.0": 9, "https": 2}) == [Fault(FaultKind.HANG, [9])]
 
 
+def test_a_fault_that_was_not_committed_comes_again() -> None:
+    injector = FaultInjector([parse_fault(f"kill@step:{number}") for number in (4, 5, 6)])
+    assert injector.faults_of(4, {"a": 0})
+    assert injector.faults_of(5, {"a": 0})
+    injector.on_death(completed=3)
+    assert not injector.faults_of(4, {"a": 0})
+    assert injector.faults_of(5, {"a": 0})
+    injector.on_death(completed=4)
+    assert not injector.faults_of(5, {"a": 0})
+    assert injector.faults_of(6, {"a": 0})
+
+
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))

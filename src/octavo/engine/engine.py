@@ -293,6 +293,8 @@ class Engine:
         tried = self._watch.hunt if ends else None
         self._supervisor.on_death(death, len(running), sum(running), counts=tried is None)
         self._in_flight.clear()
+        if self._injector is not None:
+            self._injector.on_death(self._counters.steps)
         self.scheduler = Scheduler(self.config, self._counters)
         self._link_is_dead = True
         self._counters.requests_replayed += len(running)

@@ -50,10 +50,12 @@ def parse_fault(text: str) -> InjectedFault:
 
 
 class FaultInjector:
-    """Hands out faults; each one for a step is handed out once."""
+    """Hands out faults; each one for a step is committed once."""
 
     def __init__(self, faults: Iterable[InjectedFault]) -> None:
         self._faults = list(faults)
+        self._handed_out: list[tuple[int, InjectedFault]] = []
+        """Those for steps, by step."""
 
     def faults_of(self, number: int, slots: Mapping[str, int]) -> list[Fault]:
         """The faults of the engine's step `number`, in which requests, by id, have these slots."""
@@ -63,12 +65,20 @@ class FaultInjector:
                 case AtStep(at):
                     if at == number:
                         self._faults.remove(fault)
+                        self._handed_out.append((at, fault))
                         found.append(Fault(fault.kind, list(slots.values())[:1]))
                 case WithRequests(ids):
                     hit = [[slot for name, slot in slots.items() if _is(name, asked)] for asked in ids]
                     if all(hit):
                         found.append(Fault(fault.kind, [slot for some in hit for slot in some]))
         return found
+
+    def on_death(self, completed: int) -> None:
+        """The worker died after the engine's step `completed`: of what was handed out for later steps, only the first
+        was committed."""
+        later = [fault for at, fault in self._handed_out if at > completed]
+        self._faults += later[1:]
+        self._handed_out.clear()
 
 
 def _is(request_id: str, asked: str) -> bool:

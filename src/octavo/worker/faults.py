@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable
 
@@ -14,6 +13,10 @@ from octavo.messages import Fault, FaultKind
 
 EXIT_CODE = 17
 """Of a worker that was told to exit."""
+
+
+SENT_S = 0.02
+"""After which the result of the step before has left the process, so that the fault hits its own step."""
 
 
 class InjectedError(Exception):
@@ -38,9 +41,10 @@ def commit(faults: Iterable[Fault], device: torch.device) -> set[int]:
 def _end(kind: FaultKind, device: torch.device) -> None:
     match kind:
         case FaultKind.EXIT:
-            sys.stderr.flush()
+            time.sleep(SENT_S)
             os._exit(EXIT_CODE)
         case FaultKind.KILL:
+            time.sleep(SENT_S)
             os.kill(os.getpid(), signal.SIGKILL)
         case FaultKind.HANG:
             while True:
