@@ -16,7 +16,8 @@ from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, count_blocks
-from octavo.worker.runner import Runner
+from octavo.worker.runner import Model, Runner
+from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, warm_up
 from octavo.worker.weights import map_weights
 
@@ -40,7 +41,8 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     allocate_s = watch.lap()
     vocab_size = loaded.config.vocab_size
-    warm_up(loaded.model, kv_cache, config, vocab_size=vocab_size)
+    model = _threaded(loaded.model, device)
+    warm_up(model, kv_cache, config, vocab_size=vocab_size)
     kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
     print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
     ready = WorkerReady(
@@ -56,7 +58,7 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
         allocate_s=allocate_s,
         warm_up_s=watch.lap(),
     )
-    return Runner(loaded.model, kv_cache, config, vocab_size=vocab_size), ready
+    return Runner(model, kv_cache, config, vocab_size=vocab_size), ready
 
 
 class _Watch:
@@ -82,6 +84,12 @@ def _load(config: WorkerConfig, device: torch.device) -> LoadedModel:
         seed=config.seed,
         operations=operations,
     )
+
+
+def _threaded(model: Model, device: torch.device) -> Model:
+    """On a CPU with several threads: the model with its steps shared out among them."""
+    threads = torch.get_num_threads()
+    return ThreadedModel(model, threads) if device.type == "cpu" and threads > 1 else model
 
 
 def open_device(config: WorkerConfig) -> torch.device:
