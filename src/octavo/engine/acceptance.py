@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from octavo.config import EngineConfig
 from octavo.engine.request import Request
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
-from octavo.errors import RequestError
+from octavo.errors import OverloadedError, RequestError
 from octavo.sampling import SamplingParams
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,6 +45,30 @@ def accept(request: Request, config: EngineConfig) -> Sequence:
     if max_tokens != sampling.max_tokens or seed != sampling.seed:
         sampling = sampling.replace(max_tokens=max_tokens, seed=seed)
     return Sequence(request, prompt, sampling, stop_ids)
+
+
+def check_room(
+    sequence: Sequence, arriving: Mapping[str, Sequence], scheduler: Scheduler, config: EngineConfig
+) -> None:
+    """Check that the queue has room for `sequence`, behind those `arriving` that are not in it yet.
+
+    Raises:
+        OverloadedError: the queue is full.
+    """
+    waiting = scheduler.num_queued + len(arriving)
+    if not waiting:
+        return  # an empty queue takes one request of any size
+    bound = config.max_num_queued_reqs
+    if bound is not None and waiting >= bound:
+        raise OverloadedError(f"the queue is full: {waiting} requests wait, max_num_queued_reqs is {bound}")
+    bound = config.max_num_queued_tokens
+    if bound is not None:
+        tokens = scheduler.num_queued_tokens + sum(len(other.tokens) for other in arriving.values())
+        if tokens + len(sequence.tokens) > bound:
+            raise OverloadedError(
+                f"the queue is full: {tokens} prompt tokens wait, this request has {len(sequence.tokens)}, "
+                f"max_num_queued_tokens is {bound}"
+            )
 
 
 def draw_seed(base: int, request_id: str) -> int:

@@ -8,21 +8,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from octavo.config import EngineConfig
-from octavo.engine.acceptance import accept
+from octavo.engine.acceptance import accept, check_room
 from octavo.engine.faults import FaultInjector
+from octavo.engine.ledger import Ledger, copy_of
 from octavo.engine.link import WorkerLink
 from octavo.engine.poison import STRIKES, Hunt, PoisonWatch
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
-from octavo.engine.sequence import Finished, Running, Sequence
-from octavo.engine.statistics import Counters, EngineStatus, StepRecord
+from octavo.engine.sequence import Sequence
+from octavo.engine.statistics import EngineStatus, StepRecord
 from octavo.engine.supervisor import NoSupply, RestartBudget, Supervisor
 from octavo.engine.update import FinishReason, Update
-from octavo.errors import ConfigError, DeathCause, OverloadedError, RequestError, RequestFailedError, WorkerDiedError
-from octavo.messages import Fault, SampledToken, StepResult
+from octavo.errors import ConfigError, DeathCause, RequestError, RequestFailedError, WorkerDiedError
+from octavo.messages import Fault, StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,7 @@ class Engine:
         if config.num_blocks > link.ready.num_blocks:
             raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
         self.config = config
-        self._counters = Counters()
-        self.scheduler = Scheduler(config, self._counters)
-        self.sequences: dict[str, Sequence] = {}
-        """The accepted requests that have not ended, by id."""
+        self._ledger = Ledger(config)
         self.death: WorkerDiedError | None = None
         self._link = link
         self._observe = observe
@@ -67,18 +64,25 @@ class Engine:
         self._link_is_dead = False
         """The next step starts the next worker."""
         self._in_flight: deque[Step] = deque()
-        self._updates: list[Update] = []
         self._last_result_s = clock()
         self._step_began_s = clock()
         """When the worker could begin with the oldest step in flight."""
         self._deadline = self._supervisor.deadline
         self._deadline.on_start(link.ready.warm_up_s)
-        self._finished = dict.fromkeys(FinishReason, 0)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._ledger.scheduler
+
+    @property
+    def sequences(self) -> Mapping[str, Sequence]:
+        """The accepted requests that have not ended, by id, in order of arrival."""
+        return self._ledger.sequences
 
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self.sequences or self._in_flight or self._updates or self._link_is_dead)
+        return bool(self.sequences or self._in_flight or self._ledger.updates or self._link_is_dead)
 
     def add(self, request: Request) -> None:
         """Accept `request`; its updates come from `step`.
@@ -99,7 +103,7 @@ class Engine:
             RequestError, WorkerDiedError: as `add`.
         """
         if self.death is not None:
-            raise _copy(self.death)
+            raise copy_of(self.death)
         return accept(request, self.config)
 
     def check_room(self, sequence: Sequence, arriving: Mapping[str, Sequence] = MappingProxyType({})) -> None:
@@ -111,41 +115,27 @@ class Engine:
         """
         if sequence.request_id in self.sequences or sequence.request_id in arriving:
             raise RequestError(f"request id {sequence.request_id!r} is in use", param="request_id")
-        waiting = self.scheduler.num_queued + len(arriving)
-        if not waiting:
-            return  # an empty queue takes one request of any size
-        bound = self.config.max_num_queued_reqs
-        if bound is not None and waiting >= bound:
-            raise OverloadedError(f"the queue is full: {waiting} requests wait, max_num_queued_reqs is {bound}")
-        bound = self.config.max_num_queued_tokens
-        if bound is not None:
-            tokens = self.scheduler.num_queued_tokens + sum(len(other.tokens) for other in arriving.values())
-            if tokens + len(sequence.tokens) > bound:
-                raise OverloadedError(
-                    f"the queue is full: {tokens} prompt tokens wait, this request has {len(sequence.tokens)}, "
-                    f"max_num_queued_tokens is {bound}"
-                )
+        check_room(sequence, arriving, self.scheduler, self.config)
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put an accepted sequence in the queue; if the worker has died since, it ends at once."""
         if self.death is not None:
-            self._tell_death(sequence)
-            return
-        self.sequences[sequence.request_id] = sequence
-        self.scheduler.enqueue(sequence)
+            self._ledger.refuse(sequence, self.death)
+        else:
+            self._ledger.enqueue(sequence)
 
     def abort(self, request_id: str) -> None:
         """End a request at once: its last update follows, and no token. Nothing happens if it is not alive."""
         sequence = self.sequences.get(request_id)
         if sequence is not None:
-            self._end(sequence, FinishReason.ABORT)
+            self._ledger.end(sequence, FinishReason.ABORT)
 
     def step(self, timeout_s: float | None = None) -> list[Update]:
         """Send what can be planned, take in the next result, and return all news.
 
-        Waits for a result, if one is due, for `timeout_s` seconds (None: as long as a step may take). When the worker has died, the step
-        after starts the next one, which takes as long as it takes. Does not raise when that is not possible: every
-        request ends with that error.
+        Waits for a result, if one is due, for `timeout_s` seconds (None: as long as a step may take). When the worker
+        has died, the step after starts the next one, which takes as long as it takes. Does not raise when that is not
+        possible: every request ends with that error.
         """
         if self.death is None:
             try:
@@ -161,7 +151,7 @@ class Engine:
 
     def take_updates(self) -> list[Update]:
         """All news not yet returned."""
-        updates, self._updates = self._updates, []
+        updates, self._ledger.updates = self._ledger.updates, []
         return updates
 
     def die(self, error: WorkerDiedError) -> None:
@@ -169,10 +159,7 @@ class Engine:
         self.death = error
         self._link_is_dead = False
         self._in_flight.clear()
-        self.scheduler = Scheduler(self.config, self._counters)
-        for sequence in self.sequences.values():
-            self._tell_death(sequence)
-        self.sequences.clear()
+        self._ledger.end_all(error)
 
     def reset_prefix_cache(self) -> bool:
         """Empty the prefix cache; False, and nothing done, while requests are alive."""
@@ -195,20 +182,15 @@ class Engine:
             free_blocks=scheduler.pool.available,
             total_blocks=self.config.num_blocks,
             last_step_age_s=self._clock() - self._last_result_s,
-            **dataclasses.asdict(self._counters),
-            finished={reason.value: count for reason, count in self._finished.items()},
+            **dataclasses.asdict(self._ledger.counters),
+            finished={reason.value: count for reason, count in self._ledger.finished.items()},
             death=None if self.death is None else self.death.message,
         )
 
     def check_invariants(self) -> None:
-        """Assert that the live requests are those running, then those waiting, as they came, beside those held back;
-        blocks and slots add up."""
-        self.scheduler.check_invariants()
-        running = [running.sequence.request_id for running in self.scheduler.running]
-        held = self.scheduler.held
-        assert [*running, *self.scheduler.waiting] == [each for each in self.sequences if each not in held]
-        assert [each for each in self.sequences if each in held] == list(held)
-        assert self._watch.hunt is not None or not held
+        """Assert that the books are in order; see `Ledger`."""
+        self._ledger.check_invariants()
+        assert self._watch.hunt is not None or not self.scheduler.held
         assert len(self._in_flight) <= MAX_IN_FLIGHT
 
     def _go_on(self, timeout_s: float | None) -> None:
@@ -252,7 +234,7 @@ class Engine:
         """The faults to inject into the youngest step in flight."""
         if self._injector is None:
             return []
-        return self._injector.faults_of(self._counters.steps + len(self._in_flight), step.slots())
+        return self._injector.faults_of(self._ledger.counters.steps + len(self._in_flight), step.slots())
 
     def _take_in(self, result: StepResult) -> None:
         """Book the result of the oldest step in flight."""
@@ -262,22 +244,15 @@ class Engine:
         now_s = self._clock()
         self._deadline.on_step(now_s - self._step_began_s)
         self._step_began_s = self._last_result_s = now_s
-        self._fail(result.bad_slots, step)
-        for scores in result.prompt_scores:
-            step.holder(scores.slot).sequence.keep_scores(scores)
-        for running, count in step.prefills:
-            self._advance(running, running.computed + count)
-        self._take_tokens(result.sampled, step)
-        if step.sampling:
-            raise WorkerDiedError(f"the worker gave no tokens for slots {sorted(step.sampling)} in step {step.number}")
-        if self._watch.needs_steps:
-            self._watch.on_step(_ends(step))
+        ends = _ends(step) if self._watch.needs_steps else {}
+        self._ledger.take_in(step, result)
+        self._watch.on_step(ends)
         self._in_flight.popleft()
         self.scheduler.received = step.number
-        self._counters.steps += 1
+        self._ledger.counters.steps += 1
         self._supervisor.on_recovered()
         if self._observe is not None:
-            self._observe(step.record(self._counters.steps, result.elapsed_s))
+            self._observe(step.record(self._ledger.counters.steps, result.elapsed_s))
 
     def _fall(self, death: WorkerDiedError) -> None:
         """The worker is lost, with all it held: every request waits again, with nothing computed.
@@ -294,20 +269,17 @@ class Engine:
         self._supervisor.on_death(death, len(running), sum(running), counts=tried is None)
         self._in_flight.clear()
         if self._injector is not None:
-            self._injector.on_death(self._counters.steps)
-        self.scheduler = Scheduler(self.config, self._counters)
+            self._injector.on_death(self._ledger.counters.steps)
         self._link_is_dead = True
-        self._counters.requests_replayed += len(running)
-        self._counters.tokens_recomputed += sum(running)
-        for sequence in self.sequences.values():
-            sequence.wait_again()
-            self.scheduler.enqueue(sequence)
+        self._ledger.counters.requests_replayed += len(running)
+        self._ledger.counters.tokens_recomputed += sum(running)
+        self._ledger.replay()
         self._watch.on_death(ends, self.sequences)
         if tried is not None:
             self._answer(tried, death)
         elif self._watch.hunt is not None:
             logger.warning("workers died in a row under the same requests, %d in a step: they run apart", len(ends))
-            self.scheduler.restrict(self.sequences.values(), self._watch.hunt.group)
+            self._ledger.restrict(self._watch.hunt.group)
 
     def _go_on_hunting(self) -> None:
         """If the requests that run apart have all got past their place, or ended, let what is in flight end, and go on."""
@@ -316,7 +288,7 @@ class Engine:
             if hunt.pending:
                 return
             if self._in_flight:
-                self.scheduler.restrict(self.sequences.values(), ())
+                self._ledger.restrict(())
                 return
             self._answer(hunt, None)
 
@@ -324,16 +296,16 @@ class Engine:
         """The worker has died under the requests that run apart, or not: others are next, or the guilty are known."""
         killers = hunt.answer(death is not None)
         if killers is None:
-            self.scheduler.restrict(self.sequences.values(), hunt.group)
+            self._ledger.restrict(hunt.group)
             return
         self._watch.end_hunt(killers)
-        self.scheduler.restrict(self.sequences.values(), None)
+        self._ledger.restrict(None)
         alive = [self.sequences[each] for each in killers if each in self.sequences]
         logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
         if killers:
             self._supervisor.forgive(STRIKES)
         for sequence in alive:
-            self._end(sequence, FinishReason.ERROR, error=RequestFailedError(_blame(len(killers))))
+            self._ledger.end(sequence, FinishReason.ERROR, error=RequestFailedError(_blame(len(killers))))
 
     def _resume(self) -> None:
         """Go on with the next worker.
@@ -347,103 +319,6 @@ class Engine:
         self._link_is_dead = False
         self._deadline.on_start(self._link.ready.warm_up_s)
 
-    def _fail(self, bad_slots: list[int], step: Step) -> None:
-        """End the requests whose numbers were not finite, and none beside them."""
-        for slot in bad_slots:
-            running = step.holder(slot)
-            step.sampling.pop(slot, None)
-            # If the blocks have a new owner already, it waits for its first result and has nothing in the index.
-            self.scheduler.pool.forget(running.blocks)
-            if not isinstance(running.sequence.state, Finished):
-                message = "the model's numbers for this request were not finite (NaN or infinity); others go on"
-                self._end(running.sequence, FinishReason.ERROR, error=RequestFailedError(message))
-
-    def _advance(self, running: Running, computed: int) -> None:
-        """Positions before `computed` are computed; full blocks enter the prefix index."""
-        running.computed = computed
-        if computed >= running.register_at and running.sequence.state is running:
-            self.scheduler.register(running)
-
-    def _take_tokens(self, tokens: list[SampledToken], step: Step) -> None:
-        """Append each new token to its history; end what is finished."""
-        take = step.sampling.pop
-        updates = self._updates
-        for token in tokens:
-            running = take(token.slot, None)
-            if running is None:
-                raise WorkerDiedError(f"the worker sampled for slot {token.slot} in step {step.number}, unasked")
-            sequence = running.sequence
-            history = sequence.tokens
-            length = len(history)
-            if sequence.state is running:
-                running.computed = length
-                if length >= running.register_at:
-                    self.scheduler.register(running)
-            elif isinstance(sequence.state, Finished):
-                continue
-            history.append(token.token_id)
-            self._counters.generation_tokens += 1
-            if length == sequence.num_prompt_tokens:
-                self._take_first(sequence, token)
-            elif length + 1 == sequence.limit or token.token_id in sequence.stop_ids:
-                self._take_last(sequence, token)
-            else:
-                updates.append(
-                    Update(
-                        request_id=sequence.request_id,
-                        tokens=(token,),
-                        num_cached_tokens=sequence.num_cached_tokens,
-                        num_preemptions=sequence.num_preemptions,
-                    )
-                )
-
-    def _take_first(self, sequence: Sequence, token: SampledToken) -> None:
-        """Tell the first token, with the prompt's scores; it may be the last one too."""
-        self._counters.prompt_tokens += sequence.num_prompt_tokens
-        kept, sequence.prompt_scores = sequence.prompt_scores, None
-        scores = None if kept is None else [score for score in kept if score is not None]
-        if scores is not None and len(scores) < sequence.num_prompt_tokens - 1:
-            error = RequestFailedError("the worker left out scores of prompt tokens")
-            self._end(sequence, FinishReason.ERROR, error=error)
-            return
-        self._take_last(sequence, token, prompt_scores=scores, queue_s=sequence.queue_s)
-
-    def _take_last(self, sequence: Sequence, token: SampledToken, **first: Any) -> None:
-        """Tell a token that may end the sequence."""
-        made = sequence.num_made_tokens
-        if token.token_id in sequence.stop_ids and made > sequence.sampling.min_tokens:
-            is_eos = not sequence.sampling.ignore_eos and token.token_id in self.config.eos_token_ids
-            stop_id = None if is_eos else token.token_id
-            self._end(sequence, FinishReason.STOP, tokens=(token,), stop_token_id=stop_id, **first)
-        elif len(sequence.tokens) == sequence.limit:
-            self._end(sequence, FinishReason.LENGTH, tokens=(token,), **first)
-        else:
-            self._tell(sequence, tokens=(token,), **first)
-
-    def _end(self, sequence: Sequence, reason: FinishReason, **news: Any) -> None:
-        """Free what `sequence` holds and tell its end."""
-        self.scheduler.end(sequence, reason)
-        del self.sequences[sequence.request_id]
-        self._finished[reason] += 1
-        self._tell(sequence, finish_reason=reason, **news)
-
-    def _tell_death(self, sequence: Sequence) -> None:
-        """End `sequence` with the death of the worker; the schedule it was in is gone."""
-        assert self.death is not None
-        sequence.state = Finished(FinishReason.ERROR)
-        self._finished[FinishReason.ERROR] += 1
-        self._tell(sequence, finish_reason=FinishReason.ERROR, error=_copy(self.death))
-
-    def _tell(self, sequence: Sequence, **news: Any) -> None:
-        self._updates.append(
-            Update(
-                request_id=sequence.request_id,
-                num_cached_tokens=sequence.num_cached_tokens,
-                num_preemptions=sequence.num_preemptions,
-                **news,
-            )
-        )
-
 
 def _ends(step: Step) -> dict[str, int]:
     """Who is in `step`: request id -> the position at which its chunk ends."""
@@ -454,8 +329,3 @@ def _ends(step: Step) -> dict[str, int]:
 def _blame(count: int) -> str:
     company = "it alone" if count == 1 else f"it and {count - 1} other{'s' * (count > 2)}"
     return f"the worker died each time this request ran, and again with {company}: it cannot be served; others go on"
-
-
-def _copy(death: WorkerDiedError) -> WorkerDiedError:
-    """One for each who may raise it: an error raised again and again grows its traceback."""
-    return WorkerDiedError(death.message, exit_code=death.exit_code)
