@@ -76,6 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of dummy weights."""
     weights: KeptWeights | None = None
     """Weights to map; None: load them."""
+    proven: bool = False
+    """A worker with these settings and as many blocks has run before: the largest steps fit."""
 
 
 class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
@@ -87,7 +89,7 @@ class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
 
 
 class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
-    """The model is loaded and the largest step has been run once."""
+    """The model is loaded and has been run, the first time with the largest steps."""
 
     pid: int
     device: str

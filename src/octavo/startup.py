@@ -143,6 +143,13 @@ def in_processes(config: WorkerConfig, settings: Settings) -> WorkerSupply:
     return ProcessSupply(config, settings.worker_start_timeout)
 
 
+def with_keeper(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+    """As `in_processes`, with a process that holds the weights and one that waits to be the next worker."""
+    from octavo.engine.kept import KeptSupply
+
+    return KeptSupply(config, settings.worker_start_timeout)
+
+
 def in_this_process(config: WorkerConfig, settings: Settings) -> WorkerSupply:
     """Workers in this process: they start sooner, but what ends one of them ends us."""
     from octavo.worker.inprocess import InProcessSupply

@@ -14,8 +14,12 @@ from bits.tiny import CONFIG
 from octavo.engine.process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.load import load_model
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
+from octavo.worker.runner import Model
+from octavo.worker.warm_up import warm_up
 
 START_S = 60.0
 PLANS = [
@@ -98,3 +102,28 @@ def test_cuda_without_a_device_names_the_remedy(config: WorkerConfig, monkeypatc
     on_cuda = msgspec.structs.replace(config, device="cuda")
     with pytest.raises(ConfigError, match="device: cuda asked for, but torch sees no CUDA device; use --device cpu"):
         InProcessWorker(on_cuda)
+
+
+def test_what_a_worker_has_proven_the_next_does_not_try_again(config: WorkerConfig) -> None:
+    steps: list[int] = []
+
+    class Counted:
+        """A model that notes how many tokens it is given."""
+
+        def __init__(self, model: Model) -> None:
+            self._model = model
+            self.logits = model.logits
+
+        def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+            steps.append(len(batch.token_ids))
+            return self._model.forward(batch, kv_cache)
+
+    whole = msgspec.structs.replace(config, max_num_batched_tokens=90)
+    loaded = load_model(Path(config.model), load_format="dummy", device=torch.device("cpu"), seed=0, progress=False)
+    cache = KVCache.allocate(
+        num_layers=2, num_blocks=24, block_size=4, num_kv_heads=2, head_dim=8, device=torch.device("cpu")
+    )
+    for proven in (False, True):
+        again = msgspec.structs.replace(whole, proven=proven)
+        warm_up(Counted(loaded.model), cache, again, vocab_size=loaded.config.vocab_size)
+    assert steps == [90, 64]

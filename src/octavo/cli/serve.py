@@ -24,10 +24,10 @@ def run(args: argparse.Namespace) -> int:
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; 1 if the worker died, else 0."""
     from octavo.server.run import run_server
-    from octavo.startup import in_processes, server_context, start
+    from octavo.startup import in_processes, server_context, start, with_keeper
 
     logging.getLogger().setLevel(settings.logging_level.upper())
-    runtime = start(settings, in_processes)
+    runtime = start(settings, with_keeper if settings.keep_weights else in_processes)
     try:
         context = server_context(runtime)
         context.loop.start()

@@ -122,6 +122,11 @@ class Settings:
 
     # Worker
     worker_start_timeout: float = setting(1800.0, "Seconds a worker may take to load the model", "Worker", minimum=1)
+    keep_weights: bool = setting(
+        True,
+        "Hold the weights in a process of their own and the next worker ready: a worker that dies is replaced sooner",
+        "Worker",
+    )
     worker_step_timeout: float = setting(
         60.0,
         "Seconds a step may take before its worker counts as hung, or ten times the slowest step, if that is longer",

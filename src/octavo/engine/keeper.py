@@ -19,23 +19,28 @@ class Keeper:
         self._config = config
         self._weights: KeptWeights | None = None
 
-    def weights(self, deadline_s: float) -> KeptWeights:
-        """Where they are; waits until they are loaded, at most until `deadline_s` on the monotonic clock.
+    def weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
+        """Where they are, and the seconds that were spent now on loading them, 0 if they were there.
+
+        Args:
+            deadline_s: until when to wait, on the monotonic clock.
 
         Raises:
             WorkerDiedError: the keeper has ended, reports a fault, or was not ready in time.
         """
         if self._weights is None:
-            self._weights = self._load(deadline_s)
-        elif (death := self.peer.death()) is not None:
+            ready = self._load(deadline_s)
+            self._weights = ready.weights
+            return ready.weights, ready.load_s
+        if (death := self.peer.death()) is not None:
             raise death
-        return self._weights
+        return self._weights, 0.0
 
-    def _load(self, deadline_s: float) -> KeptWeights:
+    def _load(self, deadline_s: float) -> KeeperReady:
         self.peer.send(self._config, deadline_s)
         message = self.peer.receive(deadline_s)
         if message is None:
             raise WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")
         if not isinstance(message, KeeperReady):
             raise WorkerDiedError(f"the keeper sent {type(message).__name__} before it was ready")
-        return message.weights
+        return message

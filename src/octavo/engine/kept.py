@@ -78,11 +78,12 @@ class KeptSupply:
             self._drop_keeper()
         # Both before either is waited for: they import at the same time.
         keeper, standby = self.ensure_keeper(), self.ensure_standby()
-        weights = self._weights(deadline_s)
+        weights, load_s = self._weights(deadline_s)
         standby.need(keeper)
-        config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights)
+        proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
+        config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
         self._standby, self._failures = None, self._failures + 1
-        self._worker = ProcessWorker(config, deadline_s - time.monotonic(), standby)
+        self._worker = ProcessWorker(config, deadline_s - time.monotonic(), standby, load_s)
         self._failures = 0
         self.ensure_standby()
         return self._worker
@@ -99,18 +100,18 @@ class KeptSupply:
         for peer in idle:
             peer.close()
 
-    def _weights(self, deadline_s: float) -> KeptWeights:
-        """The weights of the keeper, which is given up if it does not have them in time."""
+    def _weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
+        """See `Keeper.weights`; a keeper that does not have them in time is given up."""
         assert self._keeper is not None
         try:
-            weights = self._keeper.weights(deadline_s)
+            weights, load_s = self._keeper.weights(deadline_s)
         except WorkerDiedError:
             self._drop_keeper()
             raise
         self._first = self._first or weights
         if _identity(weights) != _identity(self._first):
             raise CheckpointError("holds other weights than when the first worker started", file=self._config.model)
-        return weights
+        return weights, load_s
 
     def _drop_keeper(self) -> None:
         keeper, self._keeper, self._failures = self._keeper, None, 0

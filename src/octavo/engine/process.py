@@ -26,6 +26,7 @@ class ProcessWorker:
     Args:
         config: what it is told.
         start_timeout_s: how long it may take to become ready.
+        load_s: seconds that loading weights for it took before.
         peer: a process that waits for its config, which is closed with this worker; None: start one.
 
     Raises:
@@ -33,13 +34,16 @@ class ProcessWorker:
         ConfigError: no socket can be made in the temporary directory.
     """
 
-    def __init__(self, config: WorkerConfig, start_timeout_s: float, peer: Peer | None = None) -> None:
+    def __init__(
+        self, config: WorkerConfig, start_timeout_s: float, peer: Peer | None = None, load_s: float = 0.0
+    ) -> None:
         self._peer = peer or Peer(WORKER)
         try:
-            self._ready = self._start(config, time.monotonic() + start_timeout_s)
+            ready = self._start(config, time.monotonic() + start_timeout_s)
         except BaseException:
             self.close()
             raise
+        self._ready = msgspec.structs.replace(ready, load_s=ready.load_s + load_s)
 
     @property
     def ready(self) -> WorkerReady:

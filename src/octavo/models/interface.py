@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import mmap
 
 import torch
 
@@ -55,4 +57,12 @@ class KVCache:
     ) -> KVCache:
         """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN."""
         shape = (2, num_blocks, block_size, num_kv_heads, head_dim)
-        return cls([torch.zeros(shape, dtype=torch.bfloat16, device=device) for _ in range(num_layers)])
+        return cls([_zeros(shape, device) for _ in range(num_layers)])
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """bf16 zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=torch.bfloat16, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * torch.bfloat16.itemsize, flags=mmap.MAP_PRIVATE)
+    return torch.frombuffer(memory, dtype=torch.bfloat16).view(shape)

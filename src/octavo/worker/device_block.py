@@ -46,7 +46,7 @@ def create_device_block(num_bytes: int, device: torch.device) -> tuple[torch.Ten
         (num_bytes,) uint8 on `device`.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: they do not fit, or cannot be shared.
         RuntimeError: CUDA refuses.
     """
     _enter(device)
@@ -59,7 +59,13 @@ def create_device_block(num_bytes: int, device: torch.device) -> tuple[torch.Ten
             f"its weights take {num_bytes / 2**30:.1f} GiB, but {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free",
         )
     _check("cuMemAlloc", code)
-    _check("cuIpcGetMemHandle", _driver().cuIpcGetMemHandle(ctypes.byref(handle), address))
+    code = _driver().cuIpcGetMemHandle(ctypes.byref(handle), address)
+    if code:
+        raise ConfigError(
+            "keep_weights",
+            f"CUDA does not let processes share memory here ({_name(code)}); turn it off, and every worker loads the "
+            "weights for itself",
+        )
     return _tensor(address, num_bytes, device).zero_(), DeviceBlock(bytes(handle))
 
 
@@ -98,6 +104,10 @@ def _driver() -> ctypes.CDLL:
 
 def _check(call: str, code: int) -> None:
     if code:
-        name = ctypes.c_char_p()
-        _driver().cuGetErrorName(code, ctypes.byref(name))
-        raise RuntimeError(f"{call}: {(name.value or b'unknown error').decode()} ({code})")
+        raise RuntimeError(f"{call}: {_name(code)}")
+
+
+def _name(code: int) -> str:
+    name = ctypes.c_char_p()
+    _driver().cuGetErrorName(code, ctypes.byref(name))
+    return f"{(name.value or b'unknown error').decode()}, {code}"

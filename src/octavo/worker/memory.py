@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import torch
 
@@ -12,6 +13,9 @@ from octavo.messages import WorkerConfig
 
 CPU_KV_BYTES = 2**30
 """Most keys and values on a CPU unless told otherwise."""
+
+RETURN_S = 10.0
+"""How long the memory of a process that has ended may take to come back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +66,13 @@ def available_bytes(config: WorkerConfig, workspace_bytes: int) -> int:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return int(free - (1 - config.gpu_memory_utilization) * total) - workspace_bytes
+
+
+def await_memory(num_bytes: int) -> None:
+    """Wait until `num_bytes` are free on the CUDA device: a worker that was killed holds its memory a moment longer.
+
+    Returns after `RETURN_S` seconds in any case: what is allocated next then says what is missing.
+    """
+    deadline_s = time.monotonic() + RETURN_S
+    while torch.cuda.mem_get_info()[0] < num_bytes and time.monotonic() < deadline_s:
+        time.sleep(0.01)

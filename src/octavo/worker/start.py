@@ -15,7 +15,7 @@ from octavo.messages import WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
-from octavo.worker.memory import MemoryTable, available_bytes, count_blocks
+from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
 from octavo.worker.runner import Model, Runner
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, warm_up
@@ -23,7 +23,7 @@ from octavo.worker.weights import map_weights
 
 
 def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
-    """Load the model, share out the memory, and run the largest steps once. Prints a memory table to standard error.
+    """Load the model, share out the memory, and warm up. Prints a memory table to standard error.
 
     Raises:
         ConfigError: a setting cannot work on this machine.
@@ -34,10 +34,11 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
     open_s = watch.lap()
     loaded = _load(config, device)
     load_s = watch.lap()
-    # Whoever says how many blocks there are has measured; what they leave free is enough for steps.
-    measured = device.type == "cuda" and config.num_blocks is None
-    workspace = _measure_workspace(loaded, config, device) if measured else 0
+    measure = device.type == "cuda" and not config.proven
+    workspace = _measure_workspace(loaded, config, device) if measure else 0
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
+    if config.proven and device.type == "cuda":
+        await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     allocate_s = watch.lap()
     vocab_size = loaded.config.vocab_size

@@ -1,6 +1,8 @@
-"""The largest steps, run once before the worker says it is ready."""
+"""Steps run before the worker says it is ready."""
 
 from __future__ import annotations
+
+import msgspec
 
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.interface import KVCache
@@ -11,18 +13,25 @@ EVERYTHING = SamplingParams(
     top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
 )
 """Settings that take the sampler through all it can do."""
+BRIEF_TOKENS = 64
+"""Of the step on a CPU where nothing is to be proven."""
 
 
 def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
-    """Run steps of the whole token budget on slots that are then dropped.
+    """Run steps on slots that are then dropped: of the whole token budget, unless a worker has proven that they fit.
 
     In as many requests as possible; and on a GPU, whose memory has an end that only the longest contexts reach, in as
-    few as possible too. Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
+    few as possible too. A GPU runs them in any case: they load the kernels. Leaves finite numbers in `kv_cache`; no
+    request reads a position before it has written it.
     """
     num_blocks = kv_cache.layers[0].shape[1]
-    plans = [divided_plan(config, num_blocks)]
     if config.device != "cpu":
-        plans.append(widest_plan(config, num_blocks))
+        plans = [divided_plan(config, num_blocks), widest_plan(config, num_blocks)]
+    elif config.proven:
+        brief = min(BRIEF_TOKENS, config.max_num_batched_tokens)
+        plans = [divided_plan(msgspec.structs.replace(config, max_num_batched_tokens=brief), num_blocks)]
+    else:
+        plans = [divided_plan(config, num_blocks)]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 

@@ -1,0 +1,214 @@
+"""Weights shared between processes by CUDA's handles: same bits, memory that comes back, and seconds by phase."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from bits.tiny import CONFIG
+from octavo.engine.kept import KeptSupply
+from octavo.engine.process import ProcessWorker
+from octavo.errors import WorkerDiedError
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig, WorkerReady
+from octavo.sampling import SamplingParams
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+START_S = 300.0
+MIB = 2**20
+SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
+PROMPT = list(range(5, 45))
+PLANS = [
+    StepPlan(1, [], [Admission(3, PROMPT, len(PROMPT), SAMPLING, [])], [Chunk(3, 0, len(PROMPT), [2, 5, 7], True)]),
+    *(StepPlan(i, [], [], [Chunk(3, len(PROMPT) + i - 2, 1, [], True)]) for i in range(2, 8)),
+    StepPlan(8, [3], [], []),
+]
+LAYERS_OF_QWEN = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+}
+"""Four of the 48 layers of Qwen3-30B-A3B, 3 GB with embedding and head."""
+
+
+@pytest.fixture(params=[{}, LAYERS_OF_QWEN], ids=["tiny", "four-layers-of-qwen"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerConfig:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | request.param))
+    return WorkerConfig(
+        model=str(tmp_path),
+        load_format="dummy",
+        device="cuda",
+        max_model_len=64,
+        max_num_seqs=64,
+        max_num_batched_tokens=512,
+        block_size=16,
+        gpu_memory_utilization=0.5,
+        seed=3,
+    )
+
+
+@pytest.fixture
+def supply(config: WorkerConfig) -> Iterator[KeptSupply]:
+    supply = KeptSupply(config, START_S)
+    yield supply
+    supply.close()
+
+
+def test_kept_weights_give_the_bits_of_loaded_ones(config: WorkerConfig, supply: KeptSupply) -> None:
+    plain = ProcessWorker(config, START_S)
+    expected = answers(plain)
+    plain.close()
+    worker = supply.start(None)
+    assert answers(worker) == expected, "the first worker on kept weights"
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    assert answers(supply.start(worker.ready.num_blocks)) == expected, "the second worker on kept weights"
+
+
+def test_the_bits_would_show_other_weights(config: WorkerConfig, supply: KeptSupply) -> None:
+    """The twin: weights of another seed."""
+    other = KeptSupply(msgspec.structs.replace(config, seed=4), START_S)
+    try:
+        assert answers(other.start(None)) != answers(supply.start(None))
+    finally:
+        other.close()
+
+
+def test_there_is_one_copy_of_the_weights(supply: KeptSupply) -> None:
+    before = used_bytes()
+    worker = supply.start(None)
+    ready, taken = worker.ready, used_bytes() - before
+    # Two contexts of some hundred MiB each, and the workspace of the experts.
+    beside = taken - ready.weight_bytes - ready.kv_cache_bytes - ready.workspace_bytes
+    report("memory", weights=ready.weight_bytes / MIB, taken=taken / MIB, beside=beside / MIB)
+    assert beside < 2**31 + ready.weight_bytes / 2
+
+
+def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) -> None:
+    before = used_bytes()
+    began = time.monotonic()
+    worker = supply.start(None)
+    tell("first start", began, worker.ready)
+    blocks, full = worker.ready.num_blocks, used_bytes()
+    for number in range(1, 6):
+        time.sleep(5)  # what the standby needs to import
+        os.kill(worker.ready.pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(WorkerDiedError, match="signal 9"):
+            worker.receive(None)
+        detected = time.monotonic()
+        worker.close()
+        ended = time.monotonic()
+        freed = full - used_bytes()
+        assert freed >= worker.ready.kv_cache_bytes, f"{freed / MIB:.0f} MiB came back when the worker had ended"
+        worker = supply.start(blocks)
+        tell(f"restart {number}", ended, worker.ready, detect=detected - began, end=ended - detected)
+        assert worker.ready.num_blocks == blocks
+        drift = used_bytes() - full
+        assert abs(drift) < 64 * MIB, f"{drift / MIB:.0f} MiB more than before the restart"
+    supply.close()
+    left = used_bytes() - before
+    assert left < 64 * MIB, f"{left / MIB:.0f} MiB are not free again"
+
+
+def test_the_standby_takes_no_device_memory(supply: KeptSupply) -> None:
+    worker = supply.start(None)
+    with_standby_young = used_bytes()
+    time.sleep(8)
+    assert abs(used_bytes() - with_standby_young) < 8 * MIB
+    assert supply.ensure_standby().death() is None
+    assert worker.receive(0) is None
+
+
+def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: KeptSupply) -> None:
+    from octavo.messages import Fault, FaultKind
+
+    worker = supply.start(None)
+    expected, keeper = answers(worker), supply.ensure_keeper().pid
+    worker.send(StepPlan(9, [], [], [], [Fault(FaultKind.OUT_OF_BOUNDS, [])]))
+    with pytest.raises(WorkerDiedError, match="illegal memory access"):
+        worker.receive(60)
+    began = time.monotonic()
+    worker = supply.start(worker.ready.num_blocks)
+    tell("after an illegal access", began, worker.ready)
+    assert supply.ensure_keeper().pid == keeper
+    assert answers(worker) == expected
+
+
+def test_weights_that_were_written_to_are_not_used_again(supply: KeptSupply) -> None:
+    """A process maps them, as a worker does, and changes one byte."""
+    import subprocess
+    import sys
+
+    worker = supply.start(None)
+    expected, keeper = answers(worker), supply.ensure_keeper().pid
+    assert supply._keeper is not None
+    kept, _ = supply._keeper.weights(time.monotonic())
+    program = f"""
+import torch
+from octavo.messages import DeviceBlock
+from octavo.worker.device_block import map_device_block
+data = map_device_block(DeviceBlock({kept.block.handle!r}), {kept.num_bytes}, torch.device("cuda"))
+data[1000] += 1
+torch.cuda.synchronize()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    os.kill(worker.ready.pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match="not what was loaded"):
+            supply.start(worker.ready.num_blocks)
+    assert answers(supply.start(worker.ready.num_blocks)) == expected
+    assert supply.ensure_keeper().pid != keeper
+
+
+def test_a_keeper_that_dies_is_replaced(supply: KeptSupply) -> None:
+    worker = supply.start(None)
+    expected = answers(worker)
+    os.kill(supply.ensure_keeper().pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9"):
+        worker.receive(None)
+    worker.close()
+    began = time.monotonic()
+    worker = supply.start(worker.ready.num_blocks)
+    tell("after the keeper's death", began, worker.ready)
+    assert answers(worker) == expected
+
+
+def answers(worker: ProcessWorker) -> list[object]:
+    """What the plans give, to the bit."""
+    for plan in PLANS:
+        worker.send(plan)
+    results = [worker.receive(60) for _ in PLANS]
+    assert all(result is not None and not result.bad_slots for result in results)
+    assert results[0] is not None
+    assert results[0].sampled
+    return [(result.sampled, result.prompt_scores) for result in results if result is not None]
+
+
+def used_bytes() -> int:
+    """Device memory in use by all processes."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def tell(what: str, began_s: float, ready: WorkerReady, **before: float) -> None:
+    seconds = time.monotonic() - began_s
+    parts = {"open": ready.open_s, "load": ready.load_s, "allocate": ready.allocate_s, "warm_up": ready.warm_up_s}
+    report(what, **before, start=seconds, other=seconds - sum(parts.values()), **parts)
+
+
+def report(what: str, **numbers: float) -> None:
+    """One line per measurement; `-s` shows it, and so does every failure."""
+    print(f"{what}: " + ", ".join(f"{name} {number:.3f}" for name, number in numbers.items()))
