@@ -16,7 +16,7 @@ from octavo.engine import Engine, EngineLoop, Request, Update
 from octavo.engine.mock import MockSupply, MockWorker
 from octavo.engine.sequence import Sequence
 from octavo.engine.supervisor import RestartBudget, Supervisor
-from octavo.startup import Runtime, in_processes, in_this_process, start
+from octavo.startup import Runtime, in_this_process, start, with_keeper
 from recovery.load import answers, requests, settings
 
 KILLED_STEPS = 40
@@ -40,7 +40,7 @@ def runtime() -> Iterator[Callable[..., Runtime]]:
     opened: list[Runtime] = []
 
     def begin(*faults: str) -> Runtime:
-        opened.append(start(settings(inject_fault=faults), in_processes))
+        opened.append(start(settings(inject_fault=faults), with_keeper))
         return opened[-1]
 
     yield begin
