@@ -17,18 +17,21 @@ from typing import Any
 from benchmarks.provenance import write_result
 
 OCTAVO = [sys.executable, "-m", "octavo.cli.main"]
+TORCH = [sys.executable, "-m", "benchmarks.torch_serve"]
 COLUMNS = ("burst", "succeeded", "seconds", "prompt tok/s", "steps of exactly 8192", "SHA-256")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen3-30b-a3b-fp8-dynamic")
+    parser.add_argument("--torch", action="store_true", help="PyTorch's own operations alone, to compare with")
     parser.add_argument("--port", default="8131")
     parser.add_argument("--name", default="full_shape", help="of the result")
     parser.add_argument("flags", nargs="*", help="of octavo serve, behind --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bursts, steps, code = run(args.model, args.port, args.flags, Path(folder))
+        server = TORCH if args.torch else [*OCTAVO, "serve"]
+        bursts, steps, code = run([*server, args.model], args.port, args.flags, Path(folder))
     cold, cached = bursts
     if code != 0 or cold["sha256"] != cached["sha256"] or cold["failed"] or cached["failed"]:
         sys.exit(
@@ -50,7 +53,8 @@ def main() -> None:
     path = write_result(
         args.name,
         title="The burst at the shape of Qwen3-30B-A3B in FP8",
-        conditions="random weights, 100 prompts of 1001 tokens, one greedy token each, all at once, budget 8192, over HTTP",
+        conditions="random weights, 100 prompts of 1001 tokens, one greedy token each, all at once, budget 8192, over HTTP"
+        + ("; PyTorch operations alone" if args.torch else ""),
         columns=COLUMNS,
         rows=rows,
         raw={"steps": steps},
@@ -58,10 +62,12 @@ def main() -> None:
     print(json.dumps(rows, indent=1), path.name)
 
 
-def run(model: str, port: str, flags: list[str], folder: Path) -> tuple[list[Any], list[dict[str, Any]], int]:
+def run(
+    server_command: list[str], port: str, flags: list[str], folder: Path
+) -> tuple[list[Any], list[dict[str, Any]], int]:
     """Both bursts, the step log, and the exit code of the server after SIGTERM."""
     log = folder / "steps.jsonl"
-    serve = [*OCTAVO, "serve", model, "--load-format", "dummy", "--device", "cuda", "--port", port]
+    serve = [*server_command, "--load-format", "dummy", "--device", "cuda", "--port", port]
     serve += ["--max-model-len", "2100", "--step-log", str(log), "--disable-uvicorn-access-log", *flags]
     server = subprocess.Popen(serve)
     try:

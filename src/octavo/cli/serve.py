@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from typing import TYPE_CHECKING
 
 from octavo.cli.flags import add_settings, settings_from
 from octavo.cli.parsers import Commands, add_command
 from octavo.config import Settings
+
+if TYPE_CHECKING:
+    from octavo.startup import OpenSupply
 
 GROUPS = ("Model", "Memory and schedule", "Server", "Logs", "Worker")
 
@@ -21,13 +25,13 @@ def run(args: argparse.Namespace) -> int:
     return serve(settings_from(args))
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; 1 if the worker died, else 0."""
+def serve(settings: Settings, workers: OpenSupply | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 1 if the worker died, else 0. `workers`: where they come from, if not as set."""
     from octavo.server.run import run_server
     from octavo.startup import in_processes, server_context, start, with_keeper
 
     logging.getLogger().setLevel(settings.logging_level.upper())
-    runtime = start(settings, with_keeper if settings.keep_weights else in_processes)
+    runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
     try:
         context = server_context(runtime)
         context.loop.start()

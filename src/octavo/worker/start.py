@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,9 +22,15 @@ from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, warm_up
 from octavo.worker.weights import map_weights
 
+ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
-def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
+
+def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple[Runner, WorkerReady]:
     """Load the model, share out the memory, and warm up. Prints a memory table to standard error.
+
+    Args:
+        config: what the engine told.
+        choose: what to compute with, by config and device; None: the fastest that keep the promises there.
 
     Raises:
         ConfigError: a setting cannot work on this machine.
@@ -32,7 +39,7 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    loaded = _load(config, device)
+    loaded = _load(config, device, (choose or choose_operations)(config, device))
     load_s = watch.lap()
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
@@ -73,9 +80,8 @@ class _Watch:
         return self._last - before
 
 
-def _load(config: WorkerConfig, device: torch.device) -> LoadedModel:
+def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
     """The model on weights of its own or on kept ones."""
-    operations = _operations(config, device)
     if config.weights is not None:
         return map_weights(config.weights, device, operations)
     return load_model(
@@ -107,7 +113,7 @@ def open_device(config: WorkerConfig) -> torch.device:
     return device
 
 
-def _operations(config: WorkerConfig, device: torch.device) -> Operations:
+def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
     """Octavo's expert layer on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
     if device.type != "cuda":
         return operations_for(device)
