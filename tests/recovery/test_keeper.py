@@ -21,6 +21,8 @@ from octavo.checkpoints.folder import resolve_folder
 from octavo.engine.kept import KeptSupply
 from octavo.engine.peer import Peer
 from octavo.engine.process import ProcessWorker
+from octavo.engine.statistics import RecoveryRecord
+from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import CheckpointError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
@@ -218,6 +220,24 @@ def test_the_death_of_the_keeper_is_the_worker_s(stand_ins: Callable[..., KeptSu
         worker.send(StepPlan(1, [], [], []))
     assert time.monotonic() - began < 1
     supply.start(None).send(StepPlan(1, [], [], []))
+
+
+def test_a_recovery_says_what_it_was_made_of(tiny: KeptSupply) -> None:
+    records: list[RecoveryRecord] = []
+    supervisor = Supervisor(tiny, RestartBudget(3, 60.0), records.append)
+    worker = tiny.start(None)
+    waiting(tiny)
+    kill(worker.ready.pid)
+    with pytest.raises(WorkerDiedError) as caught:
+        worker.receive(None)
+    supervisor.on_death(caught.value, 0, 0)
+    ready = supervisor.replace(worker, worker.ready.num_blocks).ready
+    supervisor.on_recovered()
+    phases = records[0].phases
+    assert list(phases) == ["end", "process", "open", "load", "allocate", "warm up"]
+    assert (phases["load"], phases["warm up"]) == (ready.load_s, ready.warm_up_s)
+    assert min(phases.values()) >= 0
+    assert 0 < sum(phases.values()) <= records[0].seconds
 
 
 def test_weights_that_are_others_the_second_time_are_refused(stand_ins: Callable[..., KeptSupply]) -> None:

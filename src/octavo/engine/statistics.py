@@ -60,6 +60,8 @@ class RecoveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     """Their computed positions, which are computed again."""
     seconds: float
+    phases: dict[str, float] = {}
+    """What took how many of them: ending the last worker, and the parts of the start of the next."""
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

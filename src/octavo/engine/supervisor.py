@@ -60,6 +60,7 @@ class _Recovery:
     restarts: int = 0
     requests: int = 0
     tokens: int = 0
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Supervisor:
@@ -119,10 +120,12 @@ class Supervisor:
         Raises:
             WorkerDiedError: the budget is spent, or no worker can start; says why.
         """
+        began_s = self._clock()
         link.close()
+        ended_s = self._clock()
         while True:
             try:
-                return self._supply.start(num_blocks)
+                return self._started(self._supply.start(num_blocks), ended_s - began_s, ended_s)
             except (ConfigError, CheckpointError) as error:
                 raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
             except WorkerDiedError as error:
@@ -140,18 +143,29 @@ class Supervisor:
             requests=recovery.requests,
             tokens=recovery.tokens,
             seconds=self._clock() - recovery.began_s,
+            phases=recovery.phases,
         )
         logger.warning(
-            "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d",
+            "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d; %s",
             record.cause.value,
             record.seconds,
             recovery.message.partition("\n")[0],
             record.restarts,
             record.requests,
             record.tokens,
+            ", ".join(f"{name} {seconds:.2f} s" for name, seconds in record.phases.items()),
         )
         if self._observe is not None:
             self._observe(record)
+
+    def _started(self, link: WorkerLink, end_s: float, ended_s: float) -> WorkerLink:
+        """Note what the start of `link` was made of."""
+        assert self._recovery is not None
+        ready = link.ready
+        parts = {"open": ready.open_s, "load": ready.load_s, "allocate": ready.allocate_s, "warm up": ready.warm_up_s}
+        process_s = max(0.0, self._clock() - ended_s - sum(parts.values()))
+        self._recovery.phases = {"end": end_s, "process": process_s, **parts}
+        return link
 
     def _spend(self, death: WorkerDiedError, *, counts: bool = True) -> None:
         assert self._recovery is not None
