@@ -69,6 +69,9 @@ class InstantWorker:
         self.now_s += elapsed_s
         return result
 
+    def last_output(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._results.clear()
 

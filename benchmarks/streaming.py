@@ -56,6 +56,9 @@ class EmptyWorker:
         time.sleep(max(0.0, min(due_s - time.monotonic(), math.inf if timeout_s is None else timeout_s)))
         return self._results.popleft()[1] if due_s <= time.monotonic() else None
 
+    def last_output(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._results.clear()
 

@@ -117,10 +117,13 @@ class DeathCause(enum.Enum):
 class WorkerDiedError(OctavoError):
     """The worker process ended; `exit_code` is what the system says (negative: the signal)."""
 
-    def __init__(self, message: str, *, exit_code: int | None = None, cause: DeathCause | None = None) -> None:
-        """`cause`: as `exit_code` says if None; FAULT where the process has not ended."""
+    def __init__(
+        self, message: str, *, exit_code: int | None = None, cause: DeathCause | None = None, traceback: str = ""
+    ) -> None:
+        """`cause`: as `exit_code` says if None; FAULT where the process has not ended. `traceback`: the worker's."""
         super().__init__(message)
         self.exit_code = exit_code
+        self.traceback = traceback
         self.cause = cause or _cause(exit_code)
 
 

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.engine.crash_log import CrashLog
 from octavo.engine.engine import Engine
 from octavo.engine.faults import FaultInjector, parse_fault
 from octavo.engine.link import WorkerLink
@@ -62,6 +65,7 @@ class Runtime:
     config: EngineConfig
     step_log: StepLog | None
     injector: FaultInjector | None
+    crashes: CrashLog | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
 
@@ -71,7 +75,12 @@ class Runtime:
         step_timeout_s = self.settings.worker_step_timeout
         supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
         return Engine(
-            self.config, self.link, _both(observe, self.step_log), supervisor=supervisor, injector=self.injector
+            self.config,
+            self.link,
+            _both(observe, self.step_log),
+            supervisor=supervisor,
+            injector=self.injector,
+            crashes=self.crashes,
         )
 
     def close(self) -> None:
@@ -93,6 +102,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     model = load_model(settings)
     config = worker_config(settings, model)
     injector = fault_injector(settings, config.device)
+    crashes = crash_log(settings, config)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
     read = time.monotonic()
     supply = open_supply(config, settings)
@@ -110,7 +120,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
         "weights": ready.load_s,
         "largest step": ready.warm_up_s,
     }
-    return Runtime(settings, model, supply, link, engine, step_log, injector, phases)
+    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
 
 
 def server_context(runtime: Runtime) -> ServerContext:
@@ -204,6 +214,22 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
     )
 
 
+def changed_worker_config(
+    config: WorkerConfig, model: str | None, load_format: str | None, device: str | None
+) -> WorkerConfig:
+    """`config` with what is not None; the model as a folder, a repo id or octavo-tiny.
+
+    Raises:
+        ConfigError, CheckpointError: there is no such model.
+    """
+    return msgspec.structs.replace(
+        config,
+        model=config.model if model is None else str(resolve_folder(model, None)),
+        load_format=load_format or config.load_format,
+        device=config.device if device is None else resolve_device(device),
+    )
+
+
 def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineConfig:
     """Limits and sizes, now that the worker has said how many KV blocks there are."""
     return EngineConfig(
@@ -233,6 +259,23 @@ def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
     if device != "cuda" and any(fault.kind is FaultKind.OUT_OF_BOUNDS for fault in faults):
         raise ConfigError("inject_fault", "out-of-bounds is a fault of CUDA kernels; on a CPU, use kill")
     return FaultInjector(faults) if faults else None
+
+
+def crash_log(settings: Settings, config: WorkerConfig) -> CrashLog | None:
+    """What writes crash files, unless the settings want none.
+
+    Raises:
+        ConfigError: the folder is in the home folder of a user who has none.
+    """
+    if settings.crash_dir is None:
+        return None
+    try:
+        folder = Path(settings.crash_dir).expanduser().absolute()
+    except RuntimeError:
+        message = f"{settings.crash_dir}: this user has no home folder; name another folder, or none to write nothing"
+        raise ConfigError("crash_dir", message) from None
+    keep = settings.crash_keep_prompts
+    return CrashLog(folder, config, most=settings.max_crash_folders, keep_prompts=keep)
 
 
 def resolve_device(device: str) -> str:

@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from octavo.cli import bench, collect_env, serve, verify
+from octavo.cli import bench, collect_env, replay, serve, verify
 from octavo.cli.flags import normalized
 from octavo.config.settings import nearest
 from octavo.errors import ConfigError, OctavoError
 from octavo.version import __version__
 
-COMMANDS = (serve, bench, verify, collect_env)
+COMMANDS = (serve, bench, verify, replay, collect_env)
 
 
 def build_parser() -> argparse.ArgumentParser:

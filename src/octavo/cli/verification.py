@@ -59,6 +59,9 @@ class SharedLink:
             elapsed_s=result.elapsed_s,
         )
 
+    def last_output(self) -> list[str]:
+        return self._link.last_output()
+
     def close(self) -> None:
         self._link.close()
 

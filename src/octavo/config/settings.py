@@ -146,6 +146,15 @@ class Settings:
         minimum=0,
     )
     worker_restart_window: float = setting(600.0, "Seconds that max_worker_restarts counts over", "Worker", minimum=1)
+    crash_dir: str | None = setting(
+        "~/.local/state/octavo/crashes",
+        "Folder that gets one folder per death of a worker, for octavo replay; none: write nothing",
+        "Worker",
+    )
+    crash_keep_prompts: bool = setting(
+        False, "Write token ids of requests in crash files, which else have none", "Worker"
+    )
+    max_crash_folders: int = setting(20, "Crash folders kept; the oldest are removed", "Worker", minimum=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -50,11 +50,15 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
-    def last_words(self) -> str:
-        """The last lines of its output, as the end of a message."""
+    def last_lines(self) -> list[str]:
+        """The last lines of its output."""
         if self._process.poll() is not None:
             self._reader.join(LAST_WORDS_S)
-        lines = [line.decode("utf-8", "replace").rstrip() for line in self._lines]
+        return [line.decode("utf-8", "replace").rstrip() for line in self._lines.copy()]
+
+    def last_words(self) -> str:
+        """The last lines of its output, as the end of a message."""
+        lines = self.last_lines()
         return "; its last output:\n" + "\n".join(lines) if lines else ""
 
     def kill(self) -> None:

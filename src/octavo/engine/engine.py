@@ -7,10 +7,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from octavo.config import EngineConfig
 from octavo.engine.acceptance import accept, check_room
+from octavo.engine.crash_log import CrashLog
 from octavo.engine.faults import FaultInjector
 from octavo.engine.ledger import Ledger, copy_of
 from octavo.engine.link import WorkerLink
@@ -49,6 +51,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         supervisor: Supervisor | None = None,
         injector: FaultInjector | None = None,
+        crashes: CrashLog | None = None,
     ) -> None:
         if config.num_blocks > link.ready.num_blocks:
             raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
@@ -60,6 +63,9 @@ class Engine:
         self._clock = clock
         self._supervisor = supervisor or Supervisor(NoSupply(), RestartBudget(0, 1.0), clock=clock)
         self._injector = injector
+        self._crashes = crashes
+        self._last_crash: Path | None = None
+        """The folder of the last death, if one was written."""
         self._watch = PoisonWatch()
         self._link_is_dead = False
         """The next step starts the next worker."""
@@ -214,8 +220,9 @@ class Engine:
             if not self._in_flight:
                 self._step_began_s = self._clock()
             self._in_flight.append(step)
+            step.faults = self._faults_of(step)
             try:
-                self._link.send(step.plan(self._faults_of(step)))
+                self._link.send(step.plan())
             except WorkerDiedError:
                 break  # receiving says so again, after the results that are still there
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
@@ -254,19 +261,28 @@ class Engine:
         if self._observe is not None:
             self._observe(step.record(self._ledger.counters.steps, result.elapsed_s))
 
+    def _record(self, death: WorkerDiedError) -> None:
+        """Write down what the worker died with."""
+        if self._crashes is not None:
+            restarts = sum(self._supervisor.restarts.values())
+            self._last_crash = self._crashes.write(
+                death, self._link, self._in_flight, number=self._ledger.counters.steps + 1, restarts=restarts
+            )
+
     def _fall(self, death: WorkerDiedError) -> None:
         """The worker is lost, with all it held: every request waits again, with nothing computed.
 
         Raises:
             WorkerDiedError: the supervisor gives up.
         """
+        self._record(death)
         running = [running.computed for running in self.scheduler.running]
         # A result that was sent may be lost with its worker, so either of the steps in flight may be the one it died in.
         ends: dict[str, int] = {}
         for step in reversed(self._in_flight):
             ends |= _ends(step)
         tried = self._watch.hunt if ends else None
-        self._supervisor.on_death(death, len(running), sum(running), counts=tried is None)
+        self._supervisor.on_death(death, len(running), sum(running), counts=tried is None, crash=self._last_crash)
         self._in_flight.clear()
         if self._injector is not None:
             self._injector.on_death(self._ledger.counters.steps)
@@ -305,7 +321,8 @@ class Engine:
         if killers:
             self._supervisor.forgive(STRIKES)
         for sequence in alive:
-            self._ledger.end(sequence, FinishReason.ERROR, error=RequestFailedError(_blame(len(killers))))
+            blame = RequestFailedError(_blame(len(killers), self._last_crash))
+            self._ledger.end(sequence, FinishReason.ERROR, error=blame)
 
     def _resume(self) -> None:
         """Go on with the next worker.
@@ -326,6 +343,10 @@ def _ends(step: Step) -> dict[str, int]:
     return {request_id: ends[slot] for request_id, slot in step.slots().items()}
 
 
-def _blame(count: int) -> str:
+def _blame(count: int, crash: Path | None) -> str:
     company = "it alone" if count == 1 else f"it and {count - 1} other{'s' * (count > 2)}"
-    return f"the worker died each time this request ran, and again with {company}: it cannot be served; others go on"
+    where = "" if crash is None else f"; crash file {crash.name}"
+    return (
+        f"the worker died each time this request ran, and again with {company}: "
+        f"it cannot be served; others go on{where}"
+    )

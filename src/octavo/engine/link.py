@@ -31,6 +31,10 @@ class WorkerLink(Protocol):
         """
         ...
 
+    def last_output(self) -> list[str]:
+        """The last lines that the worker printed; none if it prints where we do."""
+        ...
+
     def close(self) -> None:
         """End the worker and free what it holds; safe to call twice."""
         ...

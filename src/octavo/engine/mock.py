@@ -71,15 +71,18 @@ class MockWorker:
         delay_s: float = 0.0,
         die_at_step: int | None = None,
         bad_tokens: Collection[int] = (),
+        first_starts: int | None = None,
     ) -> None:
         """Each step takes `delay_s` seconds; the worker dies when it gets plan `die_at_step`; a chunk that computes one
-        of `bad_tokens` has numbers that are not finite."""
+        of `bad_tokens` has numbers that are not finite. The first chunk of a slot starts at a multiple of
+        `first_starts`; None: where a cached prefix can end, at a multiple of the block size."""
         self.config = config
         self.plans: deque[StepPlan] = deque(maxlen=256)
         """The latest plans, oldest first."""
         self._delay_s = delay_s
         self._die_at_step = die_at_step
         self._bad_tokens = frozenset(bad_tokens)
+        self._first_starts = first_starts or config.block_size
         self._death: WorkerDiedError | None = None
         self._slots: dict[int, _Slot] = {}
         self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
@@ -126,6 +129,9 @@ class MockWorker:
                 return None
         self._results.popleft()
         return result
+
+    def last_output(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.die("the worker was closed")
@@ -181,7 +187,7 @@ class MockWorker:
     def _compute(self, slot: _Slot, chunk: Chunk, result: StepResult) -> None:
         size = self.config.block_size
         start, end = chunk.start, chunk.start + chunk.count
-        assert start == slot.computed or (slot.computed == 0 and start % size == 0), f"start {start}"
+        assert start == slot.computed or (slot.computed == 0 and start % self._first_starts == 0), f"start {start}"
         assert chunk.count > 0, f"count {chunk.count}"
         assert end <= min(slot.length, len(slot.table) * size), f"positions up to {end} do not fit"
         assert chunk.sample == (end == slot.length), "sampling belongs to the end of the history"

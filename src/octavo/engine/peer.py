@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,12 +35,13 @@ class Peer:
         module: what it runs.
         arguments: of its command line, after `--socket`.
         name: what errors call it.
+        under: a command that runs it, with its arguments, such as a debugger.
 
     Raises:
         ConfigError: no socket can be made in the temporary directory.
     """
 
-    def __init__(self, module: str, *arguments: str, name: str = "worker") -> None:
+    def __init__(self, module: str, *arguments: str, name: str = "worker", under: Sequence[str] = ()) -> None:
         self._name = name
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))
         self._encode = msgspec.msgpack.Encoder().encode
@@ -53,7 +55,7 @@ class Peer:
             self._socket = self._context.socket(zmq.PAIR)
             address = f"ipc://{self._folder / 'peer'}"
             _bind(self._socket, address)
-            self._child = Child([sys.executable, "-P", "-m", module, "--socket", address, *arguments])
+            self._child = Child([*under, sys.executable, "-P", "-m", module, "--socket", address, *arguments])
         except BaseException:
             self._remove()
             raise
@@ -113,6 +115,10 @@ class Peer:
                 return self._fault(message, code)
         return WorkerDiedError(f"the {self._name} ended: {_reason(code)}" + self._child.last_words(), exit_code=code)
 
+    def last_output(self) -> list[str]:
+        """The last lines it printed."""
+        return self._child.last_lines()
+
     def kill(self) -> None:
         """Kill it and return at once."""
         self._child.kill()
@@ -144,7 +150,7 @@ class Peer:
 
     def _fault(self, fault: WorkerFault, code: int | None) -> WorkerDiedError:
         message = f"the {self._name} met a fault: {fault.message}\n{fault.traceback}"
-        return WorkerDiedError(message, exit_code=code, cause=DeathCause.FAULT)
+        return WorkerDiedError(message, exit_code=code, cause=DeathCause.FAULT, traceback=fault.traceback)
 
     def _remove(self) -> None:
         self._context.destroy(linger=0)

@@ -58,6 +58,9 @@ class ProcessWorker:
             return message
         raise WorkerDiedError(f"the worker sent {type(message).__name__} instead of a result")
 
+    def last_output(self) -> list[str]:
+        return self._peer.last_output()
+
     def close(self) -> None:
         self._peer.close()
 

@@ -24,6 +24,7 @@ class Step:
         "admissions",
         "budget",
         "chunks",
+        "faults",
         "kv_usage",
         "num_running",
         "num_waiting",
@@ -39,6 +40,8 @@ class Step:
         """Tokens that still fit."""
         self.chunks: list[Chunk] = []
         self.admissions: list[Admission] = []
+        self.faults: list[Fault] = []
+        """Injected ones."""
         self.releases: list[int] = []
         self.prefills: list[tuple[Running, int]] = []
         """Prefill chunks with their token counts, in the order planned."""
@@ -48,8 +51,12 @@ class Step:
         self.num_waiting = 0
         self.kv_usage = 0.0
 
-    def plan(self, faults: list[Fault]) -> StepPlan:
-        return StepPlan(self.number, self.releases, self.admissions, self.chunks, faults)
+    def plan(self) -> StepPlan:
+        return StepPlan(self.number, self.releases, self.admissions, self.chunks, self.faults)
+
+    def holders(self) -> dict[int, Running]:
+        """Slot -> who is in it in this step."""
+        return {running.slot: running for running, _count in self.prefills} | self.sampling
 
     def slots(self) -> dict[str, int]:
         """Who is in this step: request id -> slot."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from octavo.engine.deadline import StepDeadline
 from octavo.engine.link import WorkerLink
@@ -61,6 +62,8 @@ class _Recovery:
     requests: int = 0
     tokens: int = 0
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    crash: Path | None = None
+    """Where the last death is written down."""
 
 
 class Supervisor:
@@ -96,10 +99,13 @@ class Supervisor:
         """From a death until `on_recovered`."""
         return self._recovery is not None
 
-    def on_death(self, death: WorkerDiedError, requests: int, tokens: int, *, counts: bool = True) -> None:
+    def on_death(
+        self, death: WorkerDiedError, requests: int, tokens: int, *, counts: bool = True, crash: Path | None = None
+    ) -> None:
         """A worker died while `requests` ran, with `tokens` positions computed, that are to be planned again.
 
-        `counts`: the budget pays; a search for the requests that kill is bounded by itself.
+        `counts`: the budget pays; a search for the requests that kill is bounded by itself. `crash`: where more is
+        written of it.
 
         Raises:
             WorkerDiedError: the budget is spent; says so.
@@ -108,6 +114,7 @@ class Supervisor:
             self._recovery = _Recovery(death.cause, death.message, self._clock())
         self._recovery.requests = max(self._recovery.requests, requests)
         self._recovery.tokens += tokens
+        self._recovery.crash = crash
         self._spend(death, counts=counts)
 
     def forgive(self, count: int) -> None:
@@ -146,7 +153,7 @@ class Supervisor:
             phases=recovery.phases,
         )
         logger.warning(
-            "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d; %s",
+            "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d; %s; crash file %s",
             record.cause.value,
             record.seconds,
             recovery.message.partition("\n")[0],
@@ -154,6 +161,7 @@ class Supervisor:
             record.requests,
             record.tokens,
             ", ".join(f"{name} {seconds:.2f} s" for name, seconds in record.phases.items()),
+            recovery.crash or "none",
         )
         if self._observe is not None:
             self._observe(record)

@@ -72,6 +72,9 @@ class InProcessWorker:
             self.close()
             raise WorkerDiedError(f"the worker met a fault: {exc}") from exc
 
+    def last_output(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self._runner = None
         self._plans.clear()
