@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from bits.tiny import CONFIG
 from octavo.engine.kept import KeptSupply
 from octavo.engine.process import ProcessWorker
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig, WorkerReady
+from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -123,6 +125,42 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
     assert left < 64 * MIB, f"{left / MIB:.0f} MiB are not free again"
 
 
+def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
+    """30 GB of weights, the largest step of 8192 tokens, and the KV cache that `octavo serve` would take."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | LAYERS_OF_QWEN | {"num_hidden_layers": 48}))
+    config = WorkerConfig(
+        model=str(tmp_path),
+        load_format="dummy",
+        device="cuda",
+        max_model_len=4096,
+        max_num_seqs=256,
+        max_num_batched_tokens=8192,
+        block_size=16,
+    )
+    supply = KeptSupply(config, START_S)
+    try:
+        began = time.monotonic()
+        worker = supply.start(None)
+        tell("first start of 48 layers", began, worker.ready)
+        expected = answers(worker)
+        for number in range(1, 4):
+            time.sleep(10)  # what the standby needs to import
+            os.kill(worker.ready.pid, signal.SIGKILL)
+            began = time.monotonic()
+            with pytest.raises(WorkerDiedError, match="signal 9"):
+                worker.receive(None)
+            detected = time.monotonic()
+            worker.close()
+            ended = time.monotonic()
+            worker = supply.start(worker.ready.num_blocks)
+            tell(f"restart {number} of 48 layers", ended, worker.ready, detect=detected - began, end=ended - detected)
+            seconds = time.monotonic() - began
+            assert answers(worker) == expected
+            assert seconds < 5, f"{seconds:.2f} s from the kill until the next worker was ready"
+    finally:
+        supply.close()
+
+
 def test_the_standby_takes_no_device_memory(supply: KeptSupply) -> None:
     worker = supply.start(None)
     with_standby_young = used_bytes()
@@ -133,8 +171,6 @@ def test_the_standby_takes_no_device_memory(supply: KeptSupply) -> None:
 
 
 def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: KeptSupply) -> None:
-    from octavo.messages import Fault, FaultKind
-
     worker = supply.start(None)
     expected, keeper = answers(worker), supply.ensure_keeper().pid
     worker.send(StepPlan(9, [], [], [], [Fault(FaultKind.OUT_OF_BOUNDS, [])]))
@@ -149,9 +185,6 @@ def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: Kep
 
 def test_weights_that_were_written_to_are_not_used_again(supply: KeptSupply) -> None:
     """A process maps them, as a worker does, and changes one byte."""
-    import subprocess
-    import sys
-
     worker = supply.start(None)
     expected, keeper = answers(worker), supply.ensure_keeper().pid
     assert supply._keeper is not None
