@@ -60,6 +60,8 @@ def keep(socket: zmq.Socket[bytes], how: str) -> None:
 def work(socket: zmq.Socket[bytes], config: WorkerConfig) -> None:
     if config.model == "worker dies":
         sys.exit(5)
+    if config.model == "second hangs" and config.proven:
+        time.sleep(60)
     assert config.weights is not None
     assert isinstance(config.weights.block, HostBlock)
     file = os.open(config.weights.block.path, os.O_RDONLY)

@@ -258,6 +258,19 @@ def test_a_keeper_with_which_no_worker_starts_is_replaced(stand_ins: Callable[..
     assert keepers[0] == keepers[1] != keepers[2] == keepers[3]
 
 
+def test_a_restart_that_hangs_is_not_waited_for_as_long_as_a_load(
+    stand_ins: Callable[..., KeptSupply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavo.engine.kept.RESTART_FLOOR_S", 0.2)
+    monkeypatch.setattr("octavo.engine.kept.RESTART_FACTOR", 1.5)
+    supply = stand_ins("second hangs")
+    worker = supply.start(None)
+    began = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="not ready in time"):
+        supply.start(worker.ready.num_blocks)
+    assert time.monotonic() - began < START_S / 4
+
+
 @pytest.mark.parametrize(
     ("how", "timeout_s", "words"),
     [("keeper dies", START_S, "the keeper ended: exit code 7"), ("keeper waits", 1.5, "not loaded in time")],

@@ -41,6 +41,12 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def output(self) -> int:
+        """File descriptor of our end of the pipe that it prints to."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
     def exit_code(self, timeout_s: float) -> int | None:
         """What the system says (negative: the signal), or None if it still runs after `timeout_s` seconds."""
         if (code := self._process.poll()) is not None or not timeout_s:

@@ -16,6 +16,10 @@ KEEPER = "octavo.worker.keeper"
 PATIENCE = 2
 """Workers in a row that may fail to start before the kept weights are thought to be the reason."""
 
+RESTART_FLOOR_S = 60.0
+RESTART_FACTOR = 10.0
+"""A worker that starts as one before it did may take as many times as long, or RESTART_FLOOR_S if that is longer."""
+
 
 class KeptSupply:
     """A `WorkerSupply` of three processes: a keeper of the weights, a worker that maps them, and the next worker.
@@ -26,7 +30,7 @@ class KeptSupply:
 
     Args:
         config: what keeper and workers are told.
-        start_timeout_s: how long it may take until a worker is ready, loading included.
+        start_timeout_s: how long it may take until a worker is ready, loading included; see also RESTART_FACTOR.
         keeper: module that the keeper runs.
         worker: module that workers run.
     """
@@ -42,6 +46,7 @@ class KeptSupply:
         self._worker: ProcessWorker | None = None
         self._first: KeptWeights | None = None
         self._failures = 0
+        self._usual_s = 0.0
         self._closed = False
 
     def ensure_keeper(self) -> Peer:
@@ -82,9 +87,8 @@ class KeptSupply:
         standby.need(keeper)
         proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
         config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
-        self._standby, self._failures = None, self._failures + 1
-        self._worker = ProcessWorker(config, deadline_s - time.monotonic(), standby, load_s)
-        self._failures = 0
+        self._standby = None
+        self._worker = self._begin(standby, config, deadline_s, load_s)
         self.ensure_standby()
         return self._worker
 
@@ -99,6 +103,17 @@ class KeptSupply:
             self._worker.close()
         for peer in idle:
             peer.close()
+
+    def _begin(self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float) -> ProcessWorker:
+        """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
+        began_s = time.monotonic()
+        timeout_s = deadline_s - began_s
+        if config.proven:
+            timeout_s = min(timeout_s, max(RESTART_FLOOR_S, RESTART_FACTOR * self._usual_s))
+        self._failures += 1
+        worker = ProcessWorker(config, timeout_s, standby, load_s)
+        self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s)
+        return worker
 
     def _weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
         """See `Keeper.weights`; a keeper that does not have them in time is given up."""

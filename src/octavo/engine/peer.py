@@ -56,6 +56,10 @@ class Peer:
             address = f"ipc://{self._folder / 'peer'}"
             _bind(self._socket, address)
             self._child = Child([*under, sys.executable, "-P", "-m", module, "--socket", address, *arguments])
+            self._poller = zmq.Poller()
+            self._poller.register(self._socket, zmq.POLLIN)
+            # Nothing is read here: the other end closes when the child ends, which poll tells at once.
+            self._poller.register(self._child.output, zmq.POLLERR)
         except BaseException:
             self._remove()
             raise
@@ -89,7 +93,7 @@ class Peer:
             WorkerDiedError: the child has ended, reports a fault, or says what cannot be read.
         """
         self._check_open()
-        while not self._late and not self._socket.poll(_milliseconds(deadline_s)):
+        while not self._late and not self._arrived(deadline_s):
             death = self.death()
             if death is not None and not self._late:
                 raise death
@@ -129,6 +133,13 @@ class Peer:
             self._closed = True
             self._child.end()
             self._remove()
+
+    def _arrived(self, deadline_s: float | None) -> bool:
+        """Wait for a message, the end of the child, the deadline or the next look; whether it was a message."""
+        events = dict(self._poller.poll(_milliseconds(deadline_s)))
+        if self._child.output in events:
+            self._child.exit_code(LAST_WORDS_S)
+        return self._socket in events
 
     def _take(self) -> WorkerMessage:
         """Decode what is in the socket."""

@@ -68,7 +68,9 @@ class ProcessWorker:
         self._peer.send(config, deadline_s)
         message = self._peer.receive(deadline_s)
         if message is None:
-            raise WorkerDiedError("the worker was not ready in time; worker_start_timeout sets how long it may take")
+            raise WorkerDiedError(
+                "the worker was not ready in time; worker_start_timeout sets how long the first may take"
+            )
         if not isinstance(message, WorkerReady):
             raise WorkerDiedError(f"the worker sent {type(message).__name__} before it was ready")
         return message
