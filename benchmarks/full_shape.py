@@ -1,6 +1,7 @@
 """The burst at Qwen3-30B-A3B's full shape in FP8 with random weights, on one GPU: `python -m benchmarks.full_shape`.
 
-One server, the burst twice: the second time every prefix is cached, and the answers must have the same SHA-256.
+One server, the burst twice: the second time every prefix is cached, and the answers must have the same SHA-256 (with
+`--torch` they need not).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main() -> None:
         server = TORCH if args.torch else [*OCTAVO, "serve"]
         bursts, steps, code = run([*server, args.model], args.port, args.flags, Path(folder))
     cold, cached = bursts
-    if code != 0 or cold["sha256"] != cached["sha256"] or cold["failed"] or cached["failed"]:
+    # PyTorch's products may differ with the batch; Octavo's may not.
+    differ = cold["sha256"] != cached["sha256"] and not args.torch
+    if code != 0 or differ or cold["failed"] or cached["failed"]:
         sys.exit(
             f"server exit code {code}; failed {cold['failed']} and {cached['failed']}; {cold['sha256']} {cached['sha256']}"
         )
