@@ -126,6 +126,11 @@ class WorkerDiedError(OctavoError):
         self.traceback = traceback
         self.cause = cause or _cause(exit_code)
 
+    @property
+    def headline(self) -> str:
+        """The first line, without what the worker printed."""
+        return self.message.partition("\n")[0].removesuffix("; its last output:")
+
 
 def _cause(exit_code: int | None) -> DeathCause:
     if exit_code is None:

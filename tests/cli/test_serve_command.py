@@ -29,6 +29,8 @@ COMMAND += [
     "2100",
     "--num-gpu-blocks-override",
     "1000",
+    "--crash-dir",
+    "none",
 ]
 START_S = 120.0
 

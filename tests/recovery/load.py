@@ -30,6 +30,7 @@ def settings(**changes: object) -> Settings:
         "num_gpu_blocks_override": 420,
         "max_worker_restarts": 1000,
         "worker_step_timeout": 1.0,
+        "crash_dir": None,
     }
     return Settings(**{**small, **changes})  # type: ignore[arg-type]
 

@@ -108,6 +108,13 @@ def test_a_fault_ends_the_worker(worker: ProcessWorker, kind: FaultKind, cause: 
     assert caught.value.cause is cause
 
 
+def test_a_hang_says_where_it_is_when_asked(worker: ProcessWorker) -> None:
+    worker.send(plan(FaultKind.HANG))
+    assert worker.receive(0.3) is None
+    output = worker.last_output()
+    assert any("worker/faults.py" in line and "in _end" in line for line in output), output
+
+
 def test_a_hang_is_silent_until_the_worker_is_closed(worker: ProcessWorker) -> None:
     worker.send(plan(FaultKind.HANG))
     assert worker.receive(0.3) is None

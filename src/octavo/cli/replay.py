@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print("survived: the worker answered every plan that the other one died with")
         return 0
     code = "" if death.exit_code is None else f", exit code {death.exit_code}"
-    message = death.message.partition("\n")[0].removesuffix("; its last output:")
-    print(f"died again ({death.cause.value}{code}): {message}")
+    print(f"died again ({death.cause.value}{code}): {death.headline}")
     return 1
 
 

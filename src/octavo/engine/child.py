@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from typing import IO
 
@@ -12,6 +14,8 @@ STDERR = 2
 """File descriptor."""
 LAST_WORDS_S = 0.05
 """How long to wait for what a dead child printed before it died."""
+TELL_STACK = signal.SIGUSR1
+"""Upon which workers print the Python stack of their main thread."""
 KEPT_LINES = 30
 """Lines of the child's output kept for the error message."""
 
@@ -62,6 +66,12 @@ class Child:
             self._reader.join(LAST_WORDS_S)
         return [line.decode("utf-8", "replace").rstrip() for line in self._lines.copy()]
 
+    def tell_stack(self) -> None:
+        """Make it print what it is at, if it is one of ours that still runs, and wait for that."""
+        if self._process.poll() is None:
+            self._process.send_signal(TELL_STACK)
+            time.sleep(LAST_WORDS_S)
+
     def last_words(self) -> str:
         """The last lines of its output, as the end of a message."""
         lines = self.last_lines()
@@ -83,9 +93,11 @@ class Child:
 
     def _pass_on(self, output: IO[bytes]) -> None:
         """Copy output as it comes: a progress bar is no whole line."""
-        line = b""
+        rest = b""
         while data := os.read(output.fileno(), 4096):
             os.write(STDERR, data)
-            *whole, line = (line[-4096:] + data).splitlines(keepends=True)
-            self._lines.extend(whole)
-        self._lines.append(line)
+            lines = (rest[-4096:] + data).splitlines(keepends=True)
+            rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
+            self._lines.extend(lines)
+        if rest:
+            self._lines.append(rest)

@@ -89,7 +89,7 @@ class CrashLog:
         return Crash(
             time=time,
             cause=death.cause,
-            message=death.message.partition("\n")[0].removesuffix("; its last output:"),
+            message=death.headline,
             exit_code=death.exit_code,
             traceback=death.traceback[-MAX_TRACEBACK:],
             output=link.last_output(),

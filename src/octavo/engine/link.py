@@ -32,7 +32,10 @@ class WorkerLink(Protocol):
         ...
 
     def last_output(self) -> list[str]:
-        """The last lines that the worker printed; none if it prints where we do."""
+        """The last lines that the worker printed, and its stack if it still runs; none if it prints where we do.
+
+        For a worker that is given up: asking may end it.
+        """
         ...
 
     def close(self) -> None:

@@ -120,7 +120,8 @@ class Peer:
         return WorkerDiedError(f"the {self._name} ended: {_reason(code)}" + self._child.last_words(), exit_code=code)
 
     def last_output(self) -> list[str]:
-        """The last lines it printed."""
+        """The last lines it printed; if it still runs, they end with the stack that it is at."""
+        self._child.tell_stack()
         return self._child.last_lines()
 
     def kill(self) -> None:

@@ -111,7 +111,7 @@ class Supervisor:
             WorkerDiedError: the budget is spent; says so.
         """
         if self._recovery is None:
-            self._recovery = _Recovery(death.cause, death.message, self._clock())
+            self._recovery = _Recovery(death.cause, death.headline, self._clock())
         self._recovery.requests = max(self._recovery.requests, requests)
         self._recovery.tokens += tokens
         self._recovery.crash = crash
@@ -156,7 +156,7 @@ class Supervisor:
             "recovered from %s in %.2f s (%s): restarts %d, requests replayed %d, tokens recomputed %d; %s; crash file %s",
             record.cause.value,
             record.seconds,
-            recovery.message.partition("\n")[0],
+            recovery.message,
             record.restarts,
             record.requests,
             record.tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -43,8 +44,11 @@ def serve(address: str, start: Start) -> NoReturn:
 def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
     """Do `work`, which does not return, on a socket to the engine until killed; after a fault, exit with code 1.
 
-    SIGTERM ends the process at once: it holds nothing that is not a cache. SIGINT is the parent's to handle.
+    SIGTERM ends the process at once: it holds nothing that is not a cache. SIGINT is the parent's to handle. SIGUSR1
+    prints the main thread's stack to standard error, as does a crash such as SIGSEGV.
     """
+    faulthandler.enable(all_threads=False)
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
