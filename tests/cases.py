@@ -137,3 +137,23 @@ ROUTINGS: dict[str, Callable[[int, int, int, torch.Generator], torch.Tensor]] = 
     "all-absent": _absent,
 }
 """ids (T, K) int32 from (T, E, K, generator)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadShape:
+    """Attention of H query heads over G KV heads of D numbers."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    width: int
+
+
+QWEN3_30B_HEADS = HeadShape("Qwen3-30B-A3B", 32, 4, 128)
+SMALL_HEADS = [
+    HeadShape("shared-by-8", 8, 1, 128),
+    HeadShape("odd-width", 6, 2, 24),
+    HeadShape("one-each", 2, 2, 64),
+    HeadShape("wide-group", 24, 1, 16),
+]
+"""Few heads for the interpreter; widths that are no power of two and narrower than a tile."""

@@ -2,9 +2,7 @@
 
 from octavo.kernels.attention.attend import attention, write_kv
 from octavo.kernels.attention.cpu import CpuAttentionPlan, cpu_attention, plan_cpu_attention
-from octavo.kernels.attention.plan import KV_TILE, AttentionPlan, plan_attention
-
-Plan = AttentionPlan | CpuAttentionPlan
+from octavo.kernels.attention.plan import KV_TILE, AttentionPlan, Plan, plan_attention
 
 __all__ = [
     "KV_TILE",

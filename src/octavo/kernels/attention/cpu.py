@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
+from octavo.kernels.attention.plan import Plan
 from octavo.kernels.expect import expect
 
 BAND = 128
@@ -46,7 +47,7 @@ class _Singles:
 
 
 @dataclasses.dataclass(frozen=True)
-class CpuAttentionPlan:
+class CpuAttentionPlan(Plan):
     """The chunks of a batch, every row in exactly one."""
 
     chunks: tuple[_Chunk, ...]

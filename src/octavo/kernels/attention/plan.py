@@ -13,6 +13,10 @@ QUERY_ROWS = 16
 """Rows (tokens times the query heads that share a KV head) per query tile, if heads are no more."""
 
 
+class Plan:
+    """What the attention layers of one step share: made and read by the same operations."""
+
+
 @dataclasses.dataclass(frozen=True)
 class KVStep:
     """One KV tile position, for the query tiles that see it: those from `first` on."""
@@ -43,7 +47,7 @@ class TileGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionPlan:
+class AttentionPlan(Plan):
     """All tile groups of a batch. Every row of the batch is live in exactly one of them."""
 
     groups: tuple[TileGroup, ...]
