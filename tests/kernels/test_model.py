@@ -1,43 +1,93 @@
-"""A whole model on the kernels' experts, through the interpreter."""
+"""A whole model on the kernels, through the interpreter."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
 from octavo.config import ModelConfig
-from octavo.kernels.experts import Experts, ExpertWeights
 from octavo.models.kernel_operations import KernelOperations
-from octavo.models.load import load_model
-from octavo.models.operations import CpuOperations, Operations
+from octavo.models.load import LoadedModel, load_model
+from octavo.models.operations import Operations
+
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4}
+CONFIGS = {
+    "fp8": raw_config(**SMALL),
+    "bf16-dense-bias": raw_config(**SMALL, quantization_config=None, mlp_only_layers=[1], attention_bias=True),
+}
+LENGTH = 66
 
 
-class KernelsOnCpu(CpuOperations):
-    """Everything of the CPU but the experts, so that the whole model runs through the interpreter."""
-
-    def __init__(self) -> None:
-        self._kernels = KernelOperations(max_tokens=64)
-
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
-        return self._kernels.experts(weights, top_k=top_k, renormalize=renormalize)
+def load(folder: Path, operations: Operations | None) -> LoadedModel:
+    return load_model(folder, load_format="auto", device=CPU, seed=0, operations=operations, progress=False)
 
 
-def forward(folder: Path, operations: Operations | None, ids: list[int]) -> torch.Tensor:
-    """Hidden states (T, H) of `ids` in one step of a model read from `folder`."""
-    loaded = load_model(folder, load_format="auto", device=CPU, seed=0, operations=operations, progress=False)
+@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model")
+    write_checkpoint(made, request.param, random_tensors(ModelConfig.from_json(request.param), 3))
+    return made
+
+
+def tokens(seed: int, count: int) -> list[int]:
+    return torch.randint(97, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def alone(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
+    """Hidden states (T, H) of `ids` in one step with nothing beside it."""
+    blocks = -(-len(ids) // 16)
+    cache = allocate_cache(loaded.config, num_blocks=blocks, block_size=16)
+    return loaded.model.forward(make_batch([(ids, 0, len(ids), list(range(blocks)))], block_size=16, columns=5), cache)
+
+
+def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
+    """Within the roundings of two layers; another last token is seen."""
+    ids = tokens(5, 9)
+    kernels = load(folder, KernelOperations(max_tokens=64))
+    out, expected = alone(kernels, ids), alone(load(folder, None), ids)
+    assert_rows(out, expected, 0.05)
+    assert float(row_errors(alone(kernels, [*ids[:-1], 96 - ids[-1]])[-1:], expected[-1:])) > 0.05
+    assert_rows(kernels.model.logits(out), load(folder, None).model.logits(out), BF16_ROUNDING)
+
+
+def test_any_chunks_blocks_and_neighbours(folder: Path) -> None:
+    """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
+    loaded = load(folder, KernelOperations(max_tokens=128))
+    requests = [tokens(1, LENGTH), tokens(2, 5), tokens(3, 3)]
+    expected = [alone(loaded, ids) for ids in requests]
+    logits = loaded.model.logits(expected[0])
+    tables = [[14, 2, 9, 0, 7], [3, 12], [5]]
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
+    steps = [[(1, 4), (0, 40)], [(0, 1), (1, 1)], [(2, 2), (0, 23)], [(0, 1), (2, 1)], [(0, 1)]]
+    done = [0, 0, 0]
+    for step in steps:
+        chunks = [(requests[i], done[i], count, tables[i]) for i, count in step]
+        batch = make_batch(chunks, block_size=16, columns=6)
+        hidden = loaded.model.forward(batch, cache)
+        for row, (i, count) in enumerate(step):
+            rows = slice(batch.chunk_starts[row], batch.chunk_starts[row + 1])
+            assert torch.equal(hidden[rows], expected[i][done[i] : done[i] + count])
+            if i == 0:
+                assert torch.equal(loaded.model.logits(hidden[rows]), logits[done[0] : done[0] + count])
+            done[i] += count
+    assert done == [len(ids) for ids in requests]
+
+
+def test_the_check_sees_a_token_of_another_request(folder: Path) -> None:
+    """The twin: one token changed changes the rows from there on and none before."""
+    loaded = load(folder, KernelOperations(max_tokens=128))
+    ids = tokens(6, 12)
+    a, b = alone(loaded, ids), alone(loaded, [*ids[:7], (ids[7] + 1) % 97, *ids[8:]])
+    assert torch.equal(a[:7], b[:7])
+    assert not (a[7:] == b[7:]).all(-1).any()
+
+
+def test_no_tokens(folder: Path) -> None:
+    loaded = load(folder, KernelOperations(max_tokens=4))
     cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
-    return loaded.model.forward(make_batch([(ids, 0, len(ids), [0, 1])], block_size=16, columns=2), cache)
-
-
-def test_a_model_computes_the_same_with_both_backends(tmp_path: Path) -> None:
-    """Three layers of a small Qwen3-MoE; another last token is seen, and a prefix alone gives the rows of the whole."""
-    raw = raw_config()
-    write_checkpoint(tmp_path, raw, random_tensors(ModelConfig.from_json(raw), 3))
-    ids = torch.randint(97, (9,), generator=torch.Generator().manual_seed(5)).tolist()
-    kernels, expected = forward(tmp_path, KernelsOnCpu(), ids), forward(tmp_path, None, ids)
-    assert_rows(kernels, expected, 0.05)
-    assert float(row_errors(forward(tmp_path, KernelsOnCpu(), [*ids[:-1], 96 - ids[-1]])[-1:], expected[-1:])) > 0.05
-    assert_rows(forward(tmp_path, KernelsOnCpu(), ids[:4]), kernels[:4], BF16_ROUNDING)
+    hidden = loaded.model.forward(make_batch([], block_size=16, columns=4), cache)
+    assert loaded.model.logits(hidden).shape == (0, loaded.config.vocab_size)

@@ -1,27 +1,42 @@
-"""PyTorch's operations on CUDA, with the expert layer of Octavo's own kernels.
+"""Octavo's own kernels for a whole model on CUDA.
 
 A module of its own: importing it compiles nothing yet, but it needs Triton, which a CPU does not.
 """
 
 from __future__ import annotations
 
+import torch
+
+from octavo.kernels.attention import Plan
+from octavo.kernels.attention_input import attention_input
+from octavo.kernels.dense_gemm.layer import KernelLinear
 from octavo.kernels.experts import Experts, ExpertWeights
-from octavo.kernels.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.kernels.linear import Bf16Weight, Fp8Weight, Linear, LinearWeight
 from octavo.kernels.moe import MoeWorkspace, moe_workspace
 from octavo.kernels.moe.experts import KernelExperts
+from octavo.kernels.paged_attention import PagedPlan, Partials, paged_attention, plan_paged_attention
+from octavo.kernels.rms_norm.cuda import cuda_rms_norm
+from octavo.kernels.rotary import RotaryTable
 from octavo.kernels.scaled import ChannelWeights, PlainWeights, Weights
-from octavo.models.operations import CudaOperations
+from octavo.models.interface import ForwardBatch
+from octavo.models.operations import HeadNorms
 
 
-class KernelOperations(CudaOperations):
-    """Expert layers run at any batch up to `max_tokens`, with the same bits for a row in each.
+class KernelOperations:
+    """A row's bits depend on its request's tokens up to it alone, at any batch up to `max_tokens`.
 
-    The workspace is allocated with the first layer of a shape, for the worst routing, and shared by all of them.
+    The workspace of the experts is allocated with the first layer of a shape, for the worst routing, and the room of
+    attention with its first call; all layers share them, one call at a time.
     """
 
     def __init__(self, *, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
+        self._partials: dict[tuple[int, int, torch.device], Partials] = {}
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+        return KernelLinear(weight)
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""
@@ -30,6 +45,35 @@ class KernelOperations(CudaOperations):
         if shape not in self._workspaces:
             self._workspaces[shape] = moe_workspace(self._max_tokens, top_k, gate_up, down)
         return KernelExperts(gate_up, down, top_k=top_k, renormalize=renormalize, workspace=self._workspaces[shape])
+
+    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
+        """See `Operations`."""
+        return plan_paged_attention(
+            batch.block_tables,
+            batch.chunk_starts,
+            batch.context_lens,
+            block_size=block_size,
+            heads_per_kv_head=heads_per_kv_head,
+        )
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """See `Operations`."""
+        return cuda_rms_norm(x, weight, eps)
+
+    def attention_input(
+        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        return attention_input(qkv, norms.queries, norms.keys, norms.eps, rows, cache, slot_mapping)
+
+    def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """See `Operations`."""
+        assert isinstance(plan, PagedPlan), "plan_attention makes the plan"
+        _, heads, width = queries.shape
+        shape = (heads, width, queries.device)
+        if shape not in self._partials:
+            self._partials[shape] = Partials.allocate(heads, width, queries.device)
+        return paged_attention(queries, cache, plan, self._partials[shape])
 
 
 def _format(weight: LinearWeight) -> Weights:

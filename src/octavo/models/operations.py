@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import torch
@@ -27,7 +28,18 @@ from octavo.kernels.linear import (
     TiledFp8Linear,
     TiledLinear,
 )
+from octavo.kernels.rms_norm import rms_norm
+from octavo.kernels.rotary import RotaryTable, rotary
 from octavo.models.interface import ForwardBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadNorms:
+    """Weights (D,) bf16 of the norms of query and key heads, and what is added to the mean square."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    eps: float
 
 
 class Operations(Protocol):
@@ -45,16 +57,22 @@ class Operations(Protocol):
         """What every layer's attention over `batch` shares."""
         ...
 
-    def attention(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        cache: torch.Tensor,
-        slot_mapping: torch.Tensor,
-        plan: Plan,
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm of each row: x (T, H), weight (H,) bf16 -> (T, H) bf16."""
+        ...
+
+    def attention_input(
+        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
-        """Write keys and values (T, G, D) to `cache` at `slot_mapping`, then attend: queries (T, H, D) -> (T, H, D)."""
+        """Norm and rotate queries and keys, and write keys and values to `cache` at `slot_mapping`.
+
+        qkv (T, H + 2G, D) bf16: query heads, key heads, value heads; rows: the table at each token's position ->
+        queries (T, H, D) bf16.
+        """
+        ...
+
+    def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """Attend to what the cache holds: queries (T, H, D) -> (T, H, D)."""
         ...
 
 
@@ -71,22 +89,28 @@ class TorchAttention:
             heads_per_kv_head=heads_per_kv_head,
         )
 
-    def attention(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        cache: torch.Tensor,
-        slot_mapping: torch.Tensor,
-        plan: Plan,
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """See `Operations`."""
+        return rms_norm(x, weight, eps)
+
+    def attention_input(
+        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
         """See `Operations`."""
+        kv_heads = cache.shape[3]
+        queries, keys, values = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+        keys = rotary(rms_norm(keys, norms.keys, norms.eps), rows)
         write_kv(keys, values, cache, slot_mapping)
+        return rotary(rms_norm(queries, norms.queries, norms.eps), rows)
+
+    def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
+        """See `Operations`."""
         match plan:
             case CpuAttentionPlan():
                 return cpu_attention(queries, cache, plan)
             case AttentionPlan():
                 return attend(queries, cache, plan)
+        raise TypeError(f"{type(plan).__name__} is a plan of other operations")
 
 
 class CpuOperations(TorchAttention):

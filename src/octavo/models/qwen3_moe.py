@@ -12,10 +12,9 @@ import torch
 from octavo.config import ModelConfig
 from octavo.kernels.attention import Plan
 from octavo.kernels.experts.routing import swiglu
-from octavo.kernels.rms_norm import rms_norm
-from octavo.kernels.rotary import RotaryTable, rotary
+from octavo.kernels.rotary import RotaryTable
 from octavo.models.interface import ForwardBatch, KVCache
-from octavo.models.operations import Operations
+from octavo.models.operations import HeadNorms, Operations
 from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, SparseMlp
 
 
@@ -54,21 +53,17 @@ class Attention:
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
-        self._norms = (parameters.q_norm, parameters.k_norm)
-        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self._head_dim, self._eps = config.head_dim, config.rms_norm_eps
+        self._norms = HeadNorms(parameters.q_norm, parameters.k_norm, config.rms_norm_eps)
+        self._heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self._head_dim = config.head_dim
         self._operations = operations
 
     def __call__(
         self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
     ) -> torch.Tensor:
-        heads = [self._heads, self._kv_heads, self._kv_heads]
-        qkv = self._qkv(x).view(x.shape[0], sum(heads), self._head_dim)
-        queries, keys, values = torch.split(qkv, heads, dim=1)
-        queries = rotary(rms_norm(queries, self._norms[0], self._eps), rows)
-        keys = rotary(rms_norm(keys, self._norms[1], self._eps), rows)
-        mixed = self._operations.attention(queries, keys, values, cache, batch.slot_mapping, plan)
-        return self._out(mixed.view(x.shape[0], self._heads * self._head_dim))
+        qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
+        queries = self._operations.attention_input(qkv, self._norms, rows, cache, batch.slot_mapping)
+        return self._out(self._operations.attention(queries, cache, plan).flatten(1))
 
 
 class Layer:
@@ -83,13 +78,13 @@ class Layer:
             case SparseMlp():
                 self._mlp = Sparse(parameters.mlp, config, operations)
         self._norms = (parameters.input_norm, parameters.post_norm)
-        self._eps = config.rms_norm_eps
+        self._eps, self._norm = config.rms_norm_eps, operations.norm
 
     def __call__(
         self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
     ) -> torch.Tensor:
-        x = x + self._attention(rms_norm(x, self._norms[0], self._eps), rows, batch, cache, plan)
-        return x + self._mlp(rms_norm(x, self._norms[1], self._eps))
+        x = x + self._attention(self._norm(x, self._norms[0], self._eps), rows, batch, cache, plan)
+        return x + self._mlp(self._norm(x, self._norms[1], self._eps))
 
 
 class Qwen3Moe:
@@ -128,7 +123,7 @@ class Qwen3Moe:
         x = self._embedding.index_select(0, batch.token_ids)
         for layer, cache in zip(self._layers, kv_cache.layers, strict=True):
             x = layer(x, rows, batch, cache, plan)
-        return rms_norm(x, self._norm, self._config.rms_norm_eps)
+        return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

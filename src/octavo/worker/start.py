@@ -114,7 +114,7 @@ def open_device(config: WorkerConfig) -> torch.device:
 
 
 def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
-    """Octavo's expert layer on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
+    """Octavo's kernels on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
     if device.type != "cuda":
         return operations_for(device)
     # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
