@@ -1,0 +1,181 @@
+"""Paged attention under graph replay, and the dense layers around it: `python -m benchmarks.attention`.
+
+At Qwen3-30B-A3B's shape. Attention is first compared with float32 products of the same keys and values. Each graph holds
+several calls on different parts of the cache, so that short contexts are not found in the L2 cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import itertools
+
+import torch
+
+from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
+from benchmarks.provenance import write_result
+from octavo.kernels.dense_gemm import dense_gemm
+from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.kernels.paged_attention import PagedPlan, Partials, paged_attention, plan_paged_attention
+from octavo.kernels.quantize import quantize
+from octavo.kernels.scaled import Unscaled
+
+HEADS, KV_HEADS, WIDTH, BLOCK_SIZE = 32, 4, 128, 16
+CHUNKS: dict[str, list[tuple[int, int]]] = {
+    **{
+        f"decode {count} behind {context}": [(1, context + 1)] * count
+        for context in (1000, 8192)
+        for count in (1, 8, 64, 256)
+    },
+    "prefill 8 x 1001": [(1001, 1001)] * 8,
+    "prefill 8192": [(8192, 8192)],
+    "chunk of 522 behind 992": [(522, 1514)],
+    "8 chunks of 522 behind 992": [(522, 1514)] * 8,
+    "prefill 8 x 1001 beside 64 decodes behind 1000": [(1001, 1001)] * 8 + [(1, 1001)] * 64,
+}
+"""Name to (tokens, context with them) of each chunk."""
+WEIGHTS: dict[str, tuple[type, int, int]] = {
+    "qkv": (Fp8Weight, 5120, 2048),
+    "out": (Fp8Weight, 2048, 4096),
+    "router": (Bf16Weight, 128, 2048),
+    "head": (Bf16Weight, 151936, 2048),
+}
+"""Name to (format, N, K)."""
+ROWS = {"qkv": [1, 8, 64, 256, 8192], "out": [1, 8, 64, 256, 8192], "router": [1, 64, 8192], "head": [1, 64, 256]}
+COPIES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Microseconds of a call, and what it moves and computes."""
+
+    name: str
+    timing: Timing
+    num_bytes: float
+    operations: float
+
+    def row(self) -> list[object]:
+        """Cells of the table."""
+        seconds = self.timing.median * 1e-6
+        return [
+            self.name,
+            f"{self.timing.median:.1f}",
+            f"{self.timing.low:.1f} to {self.timing.high:.1f}",
+            f"{self.num_bytes / seconds / 1e12:.2f}",
+            f"{self.operations / seconds / 1e12:.0f}",
+        ]
+
+
+COLUMNS = ["call", "us", "10th to 90th percentile", "TB/s", "TFLOP/s"]
+
+
+def plans(chunks: list[tuple[int, int]]) -> tuple[list[PagedPlan], int]:
+    """A plan for each copy, its requests on blocks of their own in a mixed order; and how many blocks that takes."""
+    needed = [-(-context // BLOCK_SIZE) for _, context in chunks]
+    count = COPIES if sum(needed) * COPIES <= 2**18 else 1
+    blocks = torch.randperm(sum(needed) * count, generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    starts = tuple(itertools.accumulate((tokens for tokens, _ in chunks), initial=0))
+    made = []
+    pieces = iter(torch.split(blocks, needed * count))
+    for _ in range(count):
+        tables = torch.full((len(chunks), max(needed)), -1, dtype=torch.int32)
+        for row, size in enumerate(needed):
+            tables[row, :size] = next(pieces)
+        made.append(
+            plan_paged_attention(
+                tables.to(CUDA),
+                starts,
+                tuple(context for _, context in chunks),
+                block_size=BLOCK_SIZE,
+                heads_per_kv_head=HEADS // KV_HEADS,
+            )
+        )
+    return made, len(blocks)
+
+
+def check(
+    queries: torch.Tensor, cache: torch.Tensor, plan: PagedPlan, chunk: tuple[int, int], out: torch.Tensor
+) -> None:
+    """The first chunk against float32. Raises: AssertionError where a row differs by more than 1 %."""
+    tokens, context = chunk
+    blocks = plan.tables[0, : -(-context // BLOCK_SIZE)].long()
+    keys, values = (side[blocks].flatten(0, 1)[:context].float() for side in cache)
+    hidden = torch.arange(context, device=CUDA) > torch.arange(context - tokens, context, device=CUDA)[:, None]
+    for head in (0, HEADS - 1):
+        group = head // (HEADS // KV_HEADS)
+        scores = queries[:tokens, head].float() @ keys[:, group].t() * WIDTH**-0.5
+        exact = scores.masked_fill_(hidden, -torch.inf).softmax(-1) @ values[:, group]
+        error = ((out[:tokens, head].float() - exact).norm(dim=-1) / exact.norm(dim=-1)).max()
+        assert float(error) < 1e-2, f"head {head} differs by {float(error):.3g}"
+
+
+def measure_attention(name: str, chunks: list[tuple[int, int]], partials: Partials) -> Measurement:
+    """Time one kind of batch."""
+    made, num_blocks = plans(chunks)
+    cache = torch.empty((2, num_blocks, BLOCK_SIZE, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
+    queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
+    out = torch.empty_like(queries)
+    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], partials, out=out))
+    calls = [functools.partial(paged_attention, queries, cache, plan, partials, out=out) for plan in made]
+    timing = replay(calls, 20)
+    pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
+    num_bytes = sum(context for _, context in chunks) * KV_HEADS * WIDTH * 4 + 2 * queries.nbytes
+    return Measurement(name, timing, num_bytes, 4.0 * pairs * HEADS * WIDTH)
+
+
+def measure_dense(name: str, rows: int) -> Measurement:
+    """Time one linear layer, its quantisation included; the copies of a small weight do not fit the L2 cache together."""
+    kind, columns, width = WEIGHTS[name]
+    copies = 1 if name == "head" else 8
+    weights: list[LinearWeight] = []
+    for _ in range(copies):
+        noise = torch.randn((columns, width), device=CUDA)
+        if kind is Fp8Weight:
+            weights.append(
+                Fp8Weight((noise * 100).clamp_(-448, 448).to(FP8), torch.full((columns,), 1e-4, device=CUDA))
+            )
+        else:
+            weights.append(Bf16Weight(noise.bfloat16() / width**0.5))
+    dtype = torch.bfloat16 if kind is Fp8Weight else torch.float32
+    x = torch.randn((rows, width), dtype=torch.bfloat16, device=CUDA)
+    out = torch.empty((rows, columns), dtype=dtype, device=CUDA)
+
+    def call(weight: LinearWeight) -> torch.Tensor:
+        return dense_gemm(quantize(x) if isinstance(weight, Fp8Weight) else Unscaled(x), weight, out=out)
+
+    timing = replay([functools.partial(call, weight) for weight in weights], 20)
+    num_bytes = weights[0].data.nbytes + x.nbytes + out.nbytes
+    return Measurement(f"{name}, {rows} rows", timing, num_bytes, 2.0 * rows * columns * width)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    copy = copy_rate()
+    partials = Partials.allocate(HEADS, WIDTH, CUDA)
+    found = []
+    for name, chunks in CHUNKS.items():
+        found.append(measure_attention(name, chunks, partials))
+        print(*found[-1].row(), sep="\t", flush=True)
+    for name, sizes in ROWS.items():
+        for rows in sizes:
+            found.append(measure_dense(name, rows))
+            print(*found[-1].row(), sep="\t", flush=True)
+    path = write_result(
+        args.name,
+        title="Attention and dense layers at Qwen3-30B-A3B's shape",
+        conditions=f"{HEADS} heads over {KV_HEADS} KV heads of {WIDTH}, blocks of {BLOCK_SIZE} tokens, bf16 cache; FP8 qkv and out "
+        "projections with the quantisation of their input, bf16 router and head; under graph replay, per call of one layer. "
+        f"This card copies {copy / 1e12:.2f} TB/s (read and written).",
+        columns=COLUMNS,
+        rows=[one.row() for one in found],
+        raw=[dataclasses.asdict(one) for one in found],
+    )
+    print(path.name)
+
+
+if __name__ == "__main__":
+    main()
