@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from octavo.engine.statistics import Counters
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import FaultKind, StepResult, WorkerConfig
+from octavo.server.errors import error_object
 
 SECRET = [71, 72, 73, 74]
 """Tokens of a prompt."""
@@ -290,6 +292,45 @@ def test_the_request_that_kills_and_the_recovery_name_the_crash_file(
     assert "r5" in [each.request_id for each in read_crash(tmp_path / crash).requests]
     recoveries = [line for line in caplog.messages if line.startswith("recovered from signal")]
     assert recoveries[-1].endswith(f"crash file {tmp_path / crash}")
+
+
+def test_a_worker_that_cannot_start_is_written_down_too(tmp_path: Path) -> None:
+    class Failing(MockSupply):
+        """Its second start fails."""
+
+        starts = 0
+
+        def start(self, num_blocks: int | None) -> MockWorker:
+            self.starts += 1
+            if self.starts == 2:
+                raise WorkerDiedError("the worker ended: exit code 5; its last output:\nno device", exit_code=5)
+            return super().start(num_blocks)
+
+    limits = config()
+    supply = Failing(limits)
+    supervisor = Supervisor(supply, RestartBudget(100, 600.0))
+    crashes = CrashLog(tmp_path, worker_config(limits))
+    injector = FaultInjector([parse_fault("kill@step:2")])
+    engine = Engine(limits, supply.start(None), supervisor=supervisor, injector=injector, crashes=crashes)
+    asked = request("r0", range(20), max_tokens=5)
+    engine.add(asked)
+    assert finish(engine, {})["r0"] == alone(asked, limits)
+    (killed, failed) = [read_crash(folder) for folder in sorted(tmp_path.iterdir())]
+    assert killed.cause is DeathCause.SIGNAL
+    assert (failed.cause, failed.exit_code, failed.output) == (DeathCause.START, 5, ["no device"])
+    assert (failed.message, failed.plans, failed.restarts) == ("the worker ended: exit code 5", [], 1)
+    assert replayed(failed, limits) == []
+
+
+def test_the_answer_to_a_client_names_the_folder_and_no_path(tmp_path: Path) -> None:
+    limits = config()
+    engine = logged(limits, CrashLog(tmp_path, worker_config(limits)), "kill@request:r0")
+    engine.add(request("r0", range(20)))
+    error = finish(engine, {})["r0"].error
+    assert error is not None
+    said = error_object(error, "some-id")["error"]["message"]
+    assert re.search(r"crash file \d{8}T\d{6}\.\d{6}Z-signal-step1 \(request id: some-id\)$", said)
+    assert str(tmp_path) not in said
 
 
 def test_what_is_no_crash_file_is_refused(tmp_path: Path) -> None:

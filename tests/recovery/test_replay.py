@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from engine.harness import finish
 from octavo.cli.main import main
 from octavo.config import Settings
 from octavo.engine import Request
-from octavo.engine.crash import read_crash
+from octavo.engine.crash import Crash, read_crash
+from octavo.engine.replay import histories, preparation, recorded
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.sampling import SamplingParams
-from octavo.startup import in_processes, start
+from octavo.startup import Runtime, in_processes, in_this_process, start
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,61 @@ def test_the_crash_happens_again(folder: Path, capfd: pytest.CaptureFixture[str]
 def test_without_its_cause_the_worker_survives(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(folder), "--no-faults", "--model", "octavo-tiny"]) == 0
     assert "survived" in capfd.readouterr().out
+
+
+def test_kept_tokens_are_computed_again_to_the_same_tokens(tmp_path: Path) -> None:
+    """In this process: a fault in the middle, then what the plans sample again beside what the requests went on with."""
+    settings = Settings(
+        device="cpu",
+        max_model_len=256,
+        max_num_seqs=6,
+        max_num_batched_tokens=64,
+        num_gpu_blocks_override=64,
+        cpu_threads=1,
+        inject_fault=("raise@step:9",),
+        crash_dir=str(tmp_path),
+        crash_keep_prompts=True,
+    )
+    runtime = start(settings, in_this_process)
+    try:
+        engine = runtime.engine()
+        asked = [
+            Request(f"r{i}", list(range(5, 45 + 7 * i)), SamplingParams(temperature=1.0, seed=i, ignore_eos=True))
+            for i in range(6)
+        ]
+        for each in asked:
+            engine.add(each)
+        outcomes = finish(engine, {})
+        (folder,) = tmp_path.iterdir()
+        crash = read_crash(folder)
+        again = sampled_again(runtime, crash)
+        bare = [msgspec.structs.replace(each, token_ids=None) for each in crash.requests]
+        others = sampled_again(runtime, msgspec.structs.replace(crash, requests=bare))
+    finally:
+        runtime.close()
+    expected = {
+        each.request_id: outcomes[each.request_id].token_ids[each.num_tokens - each.num_prompt_tokens :]
+        for each in crash.requests
+    }
+    assert again == {name: expected[name][: len(tokens)] for name, tokens in again.items()}
+    assert others != again  # the twin: random tokens give other tokens
+    assert sum(map(len, again.values())) == sum(plan.num_sampled for plan in crash.plans) > 3
+
+
+def sampled_again(runtime: Runtime, crash: Crash) -> dict[str, list[int]]:
+    """Request -> the tokens that the plans of `crash` sample for it in a fresh worker."""
+    link = runtime.supply.start(crash.worker.num_blocks)
+    history = histories(crash.worker.block_size, runtime.config.vocab_size, 0)
+    before = preparation(crash, history)
+    assert before
+    tokens: dict[int, list[int]] = {each.slot: [] for each in crash.requests}
+    for plan in [*before, *recorded(crash, history, len(before) + 1, faults=False)]:
+        link.send(plan)
+        result = link.receive(None)
+        assert result is not None
+        for token in result.sampled:
+            tokens[token.slot].append(token.token_id)
+    return {each.request_id: tokens[each.slot] for each in crash.requests}
 
 
 def test_a_sanitizer_that_is_not_there_is_an_error(

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     print(_summary(crash), flush=True)
     death = _death(crash, config, under, args)
     if death is None:
-        print("survived: the worker answered every plan that the other one died with")
+        print("survived: the worker started, and answered every plan that the other one died with")
         return 0
     code = "" if death.exit_code is None else f", exit code {death.exit_code}"
     print(f"died again ({death.cause.value}{code}): {death.headline}")

@@ -17,7 +17,7 @@ import msgspec
 from octavo.engine.crash import FILE, Crash, crashed_plans, crashed_requests
 from octavo.engine.link import WorkerLink
 from octavo.engine.scheduler import Step
-from octavo.errors import WorkerDiedError
+from octavo.errors import DeathCause, WorkerDiedError
 from octavo.messages import WorkerConfig
 from octavo.version import __version__
 
@@ -58,7 +58,7 @@ class CrashLog:
         """Write what is known of `death`, and return the folder; None, with one line in the log, if that failed.
 
         Args:
-            link: the worker that died, not yet closed.
+            link: the worker that died, not yet closed; of one that could not start, the last that could.
             steps: in flight, oldest first.
             number: the engine's number of the oldest.
             restarts: so far.
@@ -92,7 +92,7 @@ class CrashLog:
             message=death.headline,
             exit_code=death.exit_code,
             traceback=death.traceback[-MAX_TRACEBACK:],
-            output=link.last_output(),
+            output=_printed(death, link),
             step=number,
             restarts=restarts,
             plans=crashed_plans(steps),
@@ -129,6 +129,11 @@ class CrashLog:
     def _remove_old(self) -> None:
         for old in sorted(self.folder.glob(PATTERN))[: -self._most]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _printed(death: WorkerDiedError, link: WorkerLink) -> list[str]:
+    """The last lines of the worker that died; one that could not start has no link, but an error with all it printed."""
+    return death.message.splitlines()[1:] if death.cause is DeathCause.START else link.last_output()
 
 
 def versions() -> dict[str, str]:

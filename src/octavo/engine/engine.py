@@ -65,7 +65,7 @@ class Engine:
         self._injector = injector
         self._crashes = crashes
         self._last_crash: Path | None = None
-        """The folder of the last death, if one was written."""
+        """The folder of the last death of a worker that was ready, if one was written."""
         self._watch = PoisonWatch()
         self._link_is_dead = False
         """The next step starts the next worker."""
@@ -261,13 +261,13 @@ class Engine:
         if self._observe is not None:
             self._observe(step.record(self._ledger.counters.steps, result.elapsed_s))
 
-    def _record(self, death: WorkerDiedError) -> None:
-        """Write down what the worker died with."""
-        if self._crashes is not None:
-            restarts = sum(self._supervisor.restarts.values())
-            self._last_crash = self._crashes.write(
-                death, self._link, self._in_flight, number=self._ledger.counters.steps + 1, restarts=restarts
-            )
+    def _record(self, death: WorkerDiedError) -> Path | None:
+        """Write down what the worker died with; the folder, if one was written."""
+        if self._crashes is None:
+            return None
+        restarts = sum(self._supervisor.restarts.values())
+        number = self._ledger.counters.steps + 1
+        return self._crashes.write(death, self._link, self._in_flight, number=number, restarts=restarts)
 
     def _fall(self, death: WorkerDiedError) -> None:
         """The worker is lost, with all it held: every request waits again, with nothing computed.
@@ -275,7 +275,7 @@ class Engine:
         Raises:
             WorkerDiedError: the supervisor gives up.
         """
-        self._record(death)
+        self._last_crash = self._record(death)
         running = [running.computed for running in self.scheduler.running]
         # A result that was sent may be lost with its worker, so either of the steps in flight may be the one it died in.
         ends: dict[str, int] = {}
@@ -330,7 +330,7 @@ class Engine:
         Raises:
             WorkerDiedError: there is none.
         """
-        self._link = self._supervisor.replace(self._link, self.config.num_blocks)
+        self._link = self._supervisor.replace(self._link, self.config.num_blocks, self._record)
         if self._link.ready.num_blocks < self.config.num_blocks:
             raise WorkerDiedError(f"the next worker has {self._link.ready.num_blocks} KV blocks, fewer than the last")
         self._link_is_dead = False

@@ -121,8 +121,12 @@ class Supervisor:
         """Take back the last `count` restarts: what made them needed is found."""
         self._budget.forgive(count)
 
-    def replace(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
+    def replace(
+        self, link: WorkerLink, num_blocks: int, record: Callable[[WorkerDiedError], object] = lambda death: None
+    ) -> WorkerLink:
         """End what is left of `link` and start the next worker, again and again while the budget lasts.
+
+        `record` gets the death of each that could not start.
 
         Raises:
             WorkerDiedError: the budget is spent, or no worker can start; says why.
@@ -137,7 +141,11 @@ class Supervisor:
                 raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
             except WorkerDiedError as error:
                 logger.warning("a worker could not start: %s", error.message)
-                self._spend(WorkerDiedError(error.message, exit_code=error.exit_code, cause=DeathCause.START))
+                death = WorkerDiedError(
+                    error.message, exit_code=error.exit_code, cause=DeathCause.START, traceback=error.traceback
+                )
+                record(death)
+                self._spend(death)
 
     def on_recovered(self) -> None:
         """Results come, or nobody waits for any: if a recovery went on, it ends here, with one line in the log."""
