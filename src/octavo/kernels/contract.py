@@ -47,43 +47,49 @@ class Dims:
 
         Raises: KernelContractError naming the argument, what was expected, what came and the remedy.
         """
-        dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
-        if tensor.dtype not in dtypes:
-            wanted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
-            got = f"{str(tensor.dtype).removeprefix('torch.')} (cast it with .to({wanted.split(' or ')[0]}))"
+        have = tensor.dtype
+        if have is not dtype and not (isinstance(dtype, tuple) and have in dtype):
+            wanted = " or ".join(
+                str(d).removeprefix("torch.") for d in (dtype if isinstance(dtype, tuple) else (dtype,))
+            )
+            got = f"{str(have).removeprefix('torch.')} (cast it with .to({wanted.split(' or ')[0]}))"
             raise KernelContractError(argument, wanted, got)
-        self._check_device(argument, tensor)
-        self._check_shape(argument, tensor, shape)
+        device = tensor.device
+        if device != self._device:
+            self._bind_device(argument, device)
+        if not self._fits(argument, tensor.shape, shape):
+            expected = "(" + ", ".join(self._describe(argument, dim) for dim in shape) + ")"
+            got = f"({', '.join(map(str, tensor.shape))}) (pass the shape that the other arguments have)"
+            raise KernelContractError(argument, expected, got)
         if not tensor.is_contiguous():
             raise KernelContractError(
                 argument, "a contiguous tensor", f"strides {tensor.stride()} (call .contiguous())"
             )
         return tensor
 
-    def _check_device(self, argument: str, tensor: torch.Tensor) -> None:
-        if self._device is None:
-            if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:
-                raise KernelContractError(
-                    argument, "a CUDA tensor", f"{tensor.device} (move it, or set TRITON_INTERPRET=1 before the import)"
-                )
-            self._device = tensor.device
-        elif tensor.device != self._device:
-            raise KernelContractError(argument, f"a tensor on {self._device}", f"{tensor.device} (move it with .to())")
+    def _bind_device(self, argument: str, device: torch.device) -> None:
+        if self._device is not None:
+            raise KernelContractError(argument, f"a tensor on {self._device}", f"{device} (move it with .to())")
+        if device.type != "cuda" and not triton.knobs.runtime.interpret:
+            raise KernelContractError(
+                argument, "a CUDA tensor", f"{device} (move it, or set TRITON_INTERPRET=1 before the import)"
+            )
+        self._device = device
 
-    def _check_shape(self, argument: str, tensor: torch.Tensor, shape: Sequence[str | int]) -> None:
-        expected = "(" + ", ".join(self._describe(dim) for dim in shape) + ")"
-        got = f"({', '.join(map(str, tensor.shape))}) (pass the shape that the other arguments have)"
-        if tensor.ndim != len(shape):
-            raise KernelContractError(argument, expected, got)
-        for dim, size in zip(shape, tensor.shape, strict=True):
+    def _fits(self, argument: str, sizes: torch.Size, shape: Sequence[str | int]) -> bool:
+        """Whether `sizes` are those of `shape`; binds names up to the first that is not. Every launch runs this."""
+        if len(sizes) != len(shape):
+            return False
+        for dim, size in zip(shape, sizes, strict=True):
             if isinstance(dim, int):
                 if size != dim:
-                    raise KernelContractError(argument, expected, got)
+                    return False
             elif self._sizes.setdefault(dim, (size, argument))[0] != size:
-                raise KernelContractError(argument, expected, got)
+                return False
+        return True
 
-    def _describe(self, dim: str | int) -> str:
-        if isinstance(dim, int) or dim not in self._sizes:
+    def _describe(self, argument: str, dim: str | int) -> str:
+        if isinstance(dim, int) or dim not in self._sizes or self._sizes[dim][1] == argument:
             return str(dim)
         size, source = self._sizes[dim]
         return f"{dim}={size} as in {source}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from octavo.errors import KernelContractError
 
@@ -23,6 +24,7 @@ class Tile:
     stages: int
     tma: bool = False
 
+    @functools.cache  # noqa: B019 (tiles are few and live as long as the process; every launch asks)
     def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
         """Why this tile cannot run with K steps of `step_bytes` bytes; empty if it can."""
         height = self.cols * (2 if gated else 1)
