@@ -13,10 +13,11 @@ from engine.harness import Outcome, alone, collect, config, finish, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
 from octavo.engine.faults import FaultInjector, parse_fault
-from octavo.engine.mock import MockSupply
+from octavo.engine.mock import MockSupply, MockWorker
 from octavo.engine.poison import find_killers
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestFailedError
+from octavo.messages import StepPlan
 
 
 def search(suspects: Collection[str], deadly: Collection[Collection[str]]) -> tuple[list[str], int, int]:
@@ -161,6 +162,32 @@ def test_deaths_that_no_request_is_to_blame_for_end_in_no_blame() -> None:
         collect(outcomes, engine.step())
         collect(outcomes, engine.step())
     check(finish(engine, outcomes), asked, limits, [])
+
+
+class DecodeKiller(MockWorker):
+    """Dies of a chunk in decode of a request with this seed; computed again in prefill, the same positions do no harm."""
+
+    SEED = 666
+
+    def send(self, plan: StepPlan) -> None:
+        seeds = {slot: held.sampling.seed for slot, held in self._slots.items()}
+        if any(chunk.count == 1 and seeds.get(chunk.slot) == self.SEED for chunk in plan.chunks):
+            self.die("the decode kernel wrote out of bounds")
+        super().send(plan)
+
+
+@pytest.mark.parametrize("restarts", [4, 10])
+def test_a_request_that_kills_in_decode_only_is_found_before_the_budget_is_spent(restarts: int) -> None:
+    limits = config()
+    supply = MockSupply(limits, lambda _, config: DecodeKiller(config))
+    supervisor = Supervisor(supply, RestartBudget(restarts, 600.0))
+    engine = Engine(limits, supply.start(None), supervisor=supervisor)
+    killer = request("killer", [3, 4, 5, 6], temperature=1.0, seed=DecodeKiller.SEED, max_tokens=90, ignore_eos=True)
+    asked = [*load(20), killer, *load(31)[20:]]
+    check(run(engine, asked), asked, limits, ["killer"])
+    assert len(supply.workers) - 1 <= restarts + 5 + 1
+    assert not engine.step(0)
+    assert not supervisor.on_last_restart, "its deaths are not counted"
 
 
 def test_those_that_come_and_go_during_the_search() -> None:

@@ -16,7 +16,7 @@ from octavo.engine.crash_log import CrashLog
 from octavo.engine.faults import FaultInjector
 from octavo.engine.ledger import Ledger, copy_of
 from octavo.engine.link import WorkerLink
-from octavo.engine.poison import STRIKES, Hunt, PoisonWatch
+from octavo.engine.poison import Hunt, PoisonWatch
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
 from octavo.engine.sequence import Sequence
@@ -290,7 +290,7 @@ class Engine:
         self._ledger.counters.requests_replayed += len(running)
         self._ledger.counters.tokens_recomputed += sum(running)
         self._ledger.replay()
-        self._watch.on_death(ends, self.sequences)
+        self._watch.on_death(ends, self.sequences, last_restart=self._supervisor.on_last_restart)
         if tried is not None:
             self._answer(tried, death)
         elif self._watch.hunt is not None:
@@ -314,12 +314,10 @@ class Engine:
         if killers is None:
             self._ledger.restrict(hunt.group)
             return
-        self._watch.end_hunt(killers)
+        self._supervisor.forgive(self._watch.end_hunt(killers))
         self._ledger.restrict(None)
         alive = [self.sequences[each] for each in killers if each in self.sequences]
         logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
-        if killers:
-            self._supervisor.forgive(STRIKES)
         for sequence in alive:
             blame = RequestFailedError(_blame(len(killers), self._last_crash))
             self._ledger.end(sequence, FinishReason.ERROR, error=blame)

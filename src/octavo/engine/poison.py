@@ -3,6 +3,9 @@
 A request in the steps that a worker died with is a suspect until it gets past the place where it was then. If a worker
 dies under a suspect once more, the requests of those steps are run apart, in sets that a search chooses, until a smallest set is
 found that kills: usually one request. A set has survived when each of its requests has got past its place.
+
+A request that kills only in decode gets past its place each time, as it is computed again in prefill. So the last restart
+that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 
 STRIKES = 2
 """Deaths in a row after which requests are run apart."""
+
+MARGIN = 8
+"""Positions past its place after which a request is no suspect in any way."""
 
 Search = Generator[list[str], bool, list[str]]
 """Yields sets of requests to try, is sent whether the worker died, and returns those to blame."""
@@ -63,7 +69,7 @@ class Hunt:
     """Suspects are run apart.
 
     Args:
-        places: suspect -> position that it must get past to show that it does not kill.
+        places: suspect -> position that it must reach to show that it does not kill.
     """
 
     def __init__(self, places: Mapping[str, int]) -> None:
@@ -72,7 +78,9 @@ class Hunt:
         self.group = next(self._search)
         """Those that run now."""
         self.pending = set(self.group)
-        """Those of them that have not got past their place."""
+        """Those of them that have not reached their place."""
+        self.deaths = 0
+        """Of workers, under such groups."""
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
@@ -80,6 +88,7 @@ class Hunt:
 
     def answer(self, died: bool) -> list[str] | None:
         """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
+        self.deaths += died
         try:
             self.group = self._search.send(died)
         except StopIteration as end:
@@ -92,8 +101,11 @@ class Hunt:
 @dataclasses.dataclass
 class _Suspicion:
     place: int
-    """Where its chunk ended in the first of those steps."""
+    """Where its chunk ended in the first of the steps that the last of the workers died with."""
     strikes: int = 0
+    """Deaths since it got past its place."""
+    deaths: int = 0
+    """Deaths since it got well past its place."""
 
 
 class PoisonWatch:
@@ -108,31 +120,42 @@ class PoisonWatch:
         """`on_step` has something to learn."""
         return bool(self._suspicions)
 
-    def on_death(self, ends: Mapping[str, int], alive: Collection[str]) -> None:
+    def on_death(self, ends: Mapping[str, int], alive: Collection[str], *, last_restart: bool = False) -> None:
         """A worker died with steps in flight in which requests, of those `alive`, had chunks up to `ends`.
 
-        May start a hunt.
+        May start a hunt; does so if this was the `last_restart` that the budget allows.
         """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
-        for request_id, end in ends.items():
-            if request_id in alive:
-                known = self._suspicions.setdefault(request_id, _Suspicion(end))
-                known.place = max(known.place, end)
-                known.strikes += 1
-        if self.hunt is None and any(self._suspicions[each].strikes >= STRIKES for each in ends if each in alive):
-            self.hunt = Hunt({each: self._suspicions[each].place for each in ends if each in alive})
+        seen = [each for each in ends if each in alive]
+        for request_id in seen:
+            known = self._suspicions.setdefault(request_id, _Suspicion(0))
+            known.place = max(known.place, ends[request_id])
+            known.strikes += 1
+            known.deaths += 1
+        if self.hunt is not None:
+            return
+        again = any(self._suspicions[each].strikes >= STRIKES for each in seen)
+        if again or (last_restart and any(self._suspicions[each].deaths > STRIKES for each in seen)):
+            margin = 0 if again else MARGIN
+            self.hunt = Hunt({each: self._suspicions[each].place + margin for each in seen})
 
     def on_step(self, ends: Mapping[str, int]) -> None:
-        """A step gave its result: who got past the place of its suspicion is none any more."""
+        """A step gave its result: who got past the place of its suspicion has no strikes any more."""
         if self.hunt is not None:
             self.hunt.on_step(ends)
         for request_id, end in ends.items():
             known = self._suspicions.get(request_id)
-            if known is not None and end >= known.place:
+            if known is None or end < known.place:
+                continue
+            known.strikes = 0
+            if end >= known.place + MARGIN:
                 del self._suspicions[request_id]
 
-    def end_hunt(self, killers: Collection[str]) -> None:
-        """The hunt is over; if it found nobody, nobody is a suspect any more."""
-        self.hunt = None
+    def end_hunt(self, killers: Collection[str]) -> int:
+        """The hunt is over; if it found nobody, nobody is a suspect any more. Returns the deaths before it that it explains."""
+        assert self.hunt is not None
+        tried, self.hunt = self.hunt.deaths, None
+        known = [self._suspicions[each] for each in killers if each in self._suspicions]
         if not killers:
             self._suspicions.clear()
+        return max(0, max((each.deaths for each in known), default=0) - tried)

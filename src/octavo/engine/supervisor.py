@@ -45,6 +45,11 @@ class RestartBudget:
         self._spent.append(now_s)
         return True
 
+    @property
+    def is_spent(self) -> bool:
+        """No restart was left at the last look."""
+        return len(self._spent) >= self.most
+
     def forgive(self, count: int) -> None:
         """Take back the last `count` restarts, as far as they still count."""
         for _ in range(min(count, len(self._spent))):
@@ -98,6 +103,11 @@ class Supervisor:
     def recovering(self) -> bool:
         """From a death until `on_recovered`."""
         return self._recovery is not None
+
+    @property
+    def on_last_restart(self) -> bool:
+        """One more death, and the budget is spent."""
+        return self._budget.is_spent
 
     def on_death(
         self, death: WorkerDiedError, requests: int, tokens: int, *, counts: bool = True, crash: Path | None = None
