@@ -9,7 +9,9 @@ import sys
 from multiprocessing.connection import Connection
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["__main__", "octavo.worker.__main__", __name__])
+CONTEXT.set_forkserver_preload(
+    ["__main__", "octavo.worker.process", "octavo.worker.start", "octavo.worker.weights", __name__]
+)
 
 
 class ForkedChild:

@@ -39,6 +39,8 @@ def test_the_deadline_is_the_floor_or_many_times_the_slowest_step() -> None:
     assert deadline.seconds == 5.0
     deadline.on_start(largest_s=0.7)
     assert deadline.seconds == FACTOR * 0.7
+    deadline.on_start(largest_s=0.0)
+    assert deadline.seconds == FACTOR * 0.7, "the next worker need not try the largest step again"
     deadline.on_step(2.0)
     assert deadline.seconds == FACTOR * 2.0
     for _ in range(RECENT):
@@ -65,7 +67,6 @@ def test_a_hung_worker_is_replaced_at_the_deadline_and_not_before() -> None:
         assert clock.now_s <= began_s + 3.0
         collect(outcomes, engine.step(0.25))  # type: ignore[arg-type]
     assert clock.now_s >= began_s + 3.0
-    assert not first.alive or not engine.step(0.25)
     finish(engine, outcomes)  # type: ignore[arg-type]
     assert outcomes == {each.request_id: alone(each, limits) for each in asked}
     assert engine.status().restarts["hang"] == 1

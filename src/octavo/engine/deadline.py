@@ -23,8 +23,8 @@ class StepDeadline:
         self._recent_s: deque[float] = deque(maxlen=RECENT)
 
     def on_start(self, largest_s: float) -> None:
-        """A worker started; its largest steps took `largest_s` seconds."""
-        self._largest_s = largest_s
+        """A worker started; its largest steps took `largest_s` seconds, or 0 if it did not try them again."""
+        self._largest_s = max(self._largest_s, largest_s)
 
     def on_step(self, seconds: float) -> None:
         """A step was done in `seconds`."""
