@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import runpy
+import signal
+import subprocess
 import sys
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -14,39 +18,54 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-class ForkedChild:
-    """Stands in for `engine.child.Child`; it prints to our standard error, and nothing is kept."""
+class ForkedPopen:
+    """Stands in for `subprocess.Popen` where it runs `python -m MODULE ...` with pipes."""
 
-    def __init__(self, command: list[str]) -> None:
-        reader, self._writer = CONTEXT.Pipe(duplex=False)
+    def __init__(self, command: list[str], **_options: object) -> None:
         module, *arguments = command[command.index("-m") + 1 :]
-        self._process = CONTEXT.Process(target=_run, args=(module, arguments, reader), daemon=True)
+        input_end, self.stdin = CONTEXT.Pipe(duplex=False)
+        self._output, output_end = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(target=_run, args=(module, arguments, input_end, output_end), daemon=True)
         self._process.start()
-        reader.close()
+        input_end.close()
+        output_end.close()
+        self.stdout = io.FileIO(os.dup(self._output.fileno()))
+        self._output.close()
 
     @property
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid
 
-    def exit_code(self, timeout_s: float) -> int | None:
-        self._process.join(timeout_s)
+    def poll(self) -> int | None:
         return self._process.exitcode
 
-    def last_words(self) -> str:
-        return ""
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return self._process.exitcode
 
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self) -> None:
-        self._writer.close()
-        self._process.kill()
-        self._process.join()
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
 
-def _run(module: str, arguments: list[str], reader: Connection) -> None:
-    """What `python -m module` does, with the pipe to the parent as standard input."""
-    os.dup2(reader.fileno(), 0)
+SUBPROCESS = SimpleNamespace(
+    Popen=ForkedPopen, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+)
+"""For `engine.child`, instead of the module of that name."""
+
+
+def _run(module: str, arguments: list[str], input_end: Connection, output_end: Connection) -> None:
+    """What `python -m module` does, with pipes to the parent."""
+    os.dup2(input_end.fileno(), 0)
+    for standard in (1, 2):
+        os.dup2(output_end.fileno(), standard)
+    input_end.close()
+    output_end.close()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__")

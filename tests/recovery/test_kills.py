@@ -17,7 +17,7 @@ from octavo.engine.mock import MockSupply, MockWorker
 from octavo.engine.sequence import Sequence
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.startup import Runtime, in_this_process, start, with_keeper
-from recovery.forked import ForkedChild
+from recovery.forked import SUBPROCESS
 from recovery.load import answers, requests, settings
 
 KILLED_STEPS = 40
@@ -39,7 +39,7 @@ def undisturbed() -> dict[str, Outcome]:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Runtime]]:
     """Starts an engine's surroundings, with the faults to inject; processes are forked, as there will be many."""
-    monkeypatch.setattr("octavo.engine.peer.Child", ForkedChild)
+    monkeypatch.setattr("octavo.engine.child.subprocess", SUBPROCESS)
     opened: list[Runtime] = []
 
     def begin(*faults: str) -> Runtime:
