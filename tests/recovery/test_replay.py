@@ -148,6 +148,20 @@ def test_the_sanitizer_runs_the_worker(
     assert "-m octavo.worker --socket ipc://" in err
 
 
+def test_the_sanitizer_may_sum_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that runs what it is given to its end."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\nshift 4\n"$@"\necho "summary: exit code $?"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert main(["replay", str(folder), "--no-faults", "--sanitizer", "racecheck"]) == 0
+    out, err = capfd.readouterr()
+    assert "survived" in out
+    assert err.endswith("summary: exit code 3\n")
+
+
 def test_no_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path)]) == 2
     assert "cannot read" in capsys.readouterr().err

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from octavo.messages import StepPlan, WorkerConfig
 
 SANITIZER = "compute-sanitizer"
+SUMMARY_S = 60.0
+"""How long the tool may take to sum up after the last step."""
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 
@@ -89,8 +91,9 @@ def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.
     history = histories(config.block_size, vocab_size, args.seed)
     before = preparation(crash, history)
     plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)
+    peer = Peer(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
     try:
-        worker = ProcessWorker(config, args.start_timeout, Peer(WORKER, "--device", config.device, under=under))
+        worker = ProcessWorker(config, args.start_timeout, peer)
     except WorkerDiedError as death:
         return death
     try:

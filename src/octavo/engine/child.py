@@ -81,11 +81,12 @@ class Child:
         """Kill it: it holds nothing that is not a cache, and one that hangs would hear no request."""
         self._process.kill()
 
-    def end(self) -> None:
-        """Kill it and wait."""
+    def end(self, grace_s: float = 0.0) -> None:
+        """End its standard input, kill it if it still runs after `grace_s` seconds, and wait."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        self.exit_code(grace_s)
         self._process.kill()
         self._process.wait()
         self._reader.join(LAST_WORDS_S)

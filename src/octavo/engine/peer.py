@@ -36,13 +36,17 @@ class Peer:
         arguments: of its command line, after `--socket`.
         name: what errors call it.
         under: a command that runs it, with its arguments, such as a debugger.
+        grace_s: how long it, or that command, may take to end when this is closed.
 
     Raises:
         ConfigError: no socket can be made in the temporary directory.
     """
 
-    def __init__(self, module: str, *arguments: str, name: str = "worker", under: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: str, *arguments: str, name: str = "worker", under: Sequence[str] = (), grace_s: float = 0.0
+    ) -> None:
         self._name = name
+        self._grace_s = grace_s
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(WorkerMessage).decode
@@ -132,7 +136,7 @@ class Peer:
         """Kill it and wait until it has ended; safe to call twice."""
         if not self._closed:
             self._closed = True
-            self._child.end()
+            self._child.end(self._grace_s)
             self._remove()
 
     def _arrived(self, deadline_s: float | None) -> bool:
