@@ -17,7 +17,7 @@ from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.kernels.dense_gemm import dense_gemm
 from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
-from octavo.kernels.paged_attention import PagedPlan, Partials, paged_attention, plan_paged_attention
+from octavo.kernels.paged_attention import STAGES, PagedPlan, Partials, paged_attention, plan_paged_attention
 from octavo.kernels.quantize import quantize
 from octavo.kernels.scaled import Unscaled
 
@@ -110,18 +110,20 @@ def check(
         assert float(error) < 1e-2, f"head {head} differs by {float(error):.3g}"
 
 
-def measure_attention(name: str, chunks: list[tuple[int, int]], partials: Partials) -> Measurement:
+def measure_attention(name: str, chunks: list[tuple[int, int]], partials: Partials, stages: int) -> Measurement:
     """Time one kind of batch."""
     made, num_blocks = plans(chunks)
     cache = torch.empty((2, num_blocks, BLOCK_SIZE, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
     queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
     out = torch.empty_like(queries)
     check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], partials, out=out))
-    calls = [functools.partial(paged_attention, queries, cache, plan, partials, out=out) for plan in made]
+    calls = [
+        functools.partial(paged_attention, queries, cache, plan, partials, out=out, stages=stages) for plan in made
+    ]
     timing = replay(calls, 20)
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
     num_bytes = sum(context for _, context in chunks) * KV_HEADS * WIDTH * 4 + 2 * queries.nbytes
-    return Measurement(name, timing, num_bytes, 4.0 * pairs * HEADS * WIDTH)
+    return Measurement(f"{name}, {stages} stages", timing, num_bytes, 4.0 * pairs * HEADS * WIDTH)
 
 
 def measure_dense(name: str, rows: int) -> Measurement:
@@ -152,13 +154,14 @@ def measure_dense(name: str, rows: int) -> Measurement:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
+    parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[STAGES])
     args = parser.parse_args()
     torch.manual_seed(0)
     copy = copy_rate()
     partials = Partials.allocate(HEADS, WIDTH, CUDA)
     found = []
-    for name, chunks in CHUNKS.items():
-        found.append(measure_attention(name, chunks, partials))
+    for (name, chunks), stages in itertools.product(CHUNKS.items(), args.stages):
+        found.append(measure_attention(name, chunks, partials, stages))
         print(*found[-1].row(), sep="\t", flush=True)
     for name, sizes in ROWS.items():
         for rows in sizes:

@@ -9,7 +9,7 @@ import torch
 
 from cases import HeadShape
 from octavo.kernels.attention.reference import attention_reference
-from octavo.kernels.paged_attention import MAX_PARTIALS, Partials, paged_attention, plan_paged_attention
+from octavo.kernels.paged_attention import MAX_PARTIALS, STAGES, Partials, paged_attention, plan_paged_attention
 
 
 @dataclasses.dataclass
@@ -63,7 +63,12 @@ def write(chunk: Chunk, cache: torch.Tensor) -> None:
 
 
 def attend(
-    chunks: list[Chunk], cache: torch.Tensor, *, columns: int | None = None, max_partials: int = MAX_PARTIALS
+    chunks: list[Chunk],
+    cache: torch.Tensor,
+    *,
+    columns: int | None = None,
+    max_partials: int = MAX_PARTIALS,
+    stages: int = STAGES,
 ) -> list[torch.Tensor]:
     """Write and attend as one batch; the rows of each chunk, on the host."""
     block_size, device = cache.shape[2], cache.device
@@ -86,7 +91,7 @@ def attend(
     for tensor in (partials.stats, partials.mixed):
         tensor.fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    paged_attention(queries, cache, plan, partials, out=out)
+    paged_attention(queries, cache, plan, partials, out=out, stages=stages)
     return [out[begin:end].cpu() for begin, end in itertools.pairwise(starts)]
 
 

@@ -54,9 +54,10 @@ def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
     assert_rows(kernels.model.logits(out), load(folder, None).model.logits(out), BF16_ROUNDING)
 
 
-def test_any_chunks_blocks_and_neighbours(folder: Path) -> None:
+def test_any_chunks_blocks_and_neighbours(tmp_path: Path) -> None:
     """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
-    loaded = load(folder, KernelOperations(max_tokens=128))
+    write_checkpoint(tmp_path, CONFIGS["fp8"], random_tensors(ModelConfig.from_json(CONFIGS["fp8"]), 3))
+    loaded = load(tmp_path, KernelOperations(max_tokens=128))
     requests = [tokens(1, LENGTH), tokens(2, 5), tokens(3, 3)]
     expected = [alone(loaded, ids) for ids in requests]
     logits = loaded.model.logits(expected[0])

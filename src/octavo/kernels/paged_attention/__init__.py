@@ -23,11 +23,15 @@ __all__ = [
     "MAX_PARTIALS",
     "ROWS",
     "SPLIT",
+    "STAGES",
     "PagedPlan",
     "Partials",
     "paged_attention",
     "plan_paged_attention",
 ]
+
+STAGES = 3
+"""A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
 
 
 def _columns(width: int) -> int:
@@ -58,6 +62,7 @@ def paged_attention(
     partials: Partials,
     *,
     out: torch.Tensor | None = None,
+    stages: int = STAGES,
 ) -> torch.Tensor:
     """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
 
@@ -71,6 +76,7 @@ def paged_attention(
         plan: of this batch; H = G times its `shared`.
         partials: room for the plan's `num_partials`; overwritten.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
+        stages: depth of the pipeline of loads; any, the bits are the same.
 
     Returns:
         out
@@ -98,7 +104,7 @@ def paged_attention(
         queries, cache, plan.tables, plan.work, out, partials.stats, partials.mixed,
         dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], kv_heads, cache.stride(0), scale,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
-        ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=3, **LAUNCH,
+        ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
     if dims["F"]:
         fold_kernel[check_grid("paged_attention", dims["F"] * heads)](

@@ -1,0 +1,71 @@
+"""Paged attention at Qwen3-30B-A3B's heads: right, and the same bits by itself, in chunks, and at every depth of the pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from cases import QWEN3_30B_HEADS as SHAPE
+from compare import BF16_ROUNDING, assert_rows
+from layer import CUDA
+from octavo.kernels.paged_attention import SPLIT
+from paged import Chunk, Request, attend, poisoned, whole, write
+
+pytestmark = pytest.mark.gpu
+LENGTH = 3 * SPLIT + 70
+BLOCKS = list(range(-(-LENGTH // 16)))[::-1]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Request:
+    return Request.draw(LENGTH, SHAPE, seed=1)
+
+
+@pytest.fixture(scope="module")
+def expected(drawn: Request) -> torch.Tensor:
+    return whole(drawn, SHAPE, CUDA)
+
+
+@pytest.fixture
+def cache(drawn: Request) -> torch.Tensor:
+    made = poisoned(len(BLOCKS), 16, SHAPE, CUDA)
+    write(Chunk(drawn, 0, LENGTH, BLOCKS), made)
+    return made
+
+
+def test_against_float64(drawn: Request, expected: torch.Tensor) -> None:
+    few = 200
+    part = Request(*(getattr(drawn, field.name)[:few] for field in dataclasses.fields(Request)))
+    assert_rows(expected[:few].flatten(0, 1), part.expected().flatten(0, 1), 2 * BF16_ROUNDING)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4, 5])
+@pytest.mark.parametrize("room", [0, 4096], ids=["one-after-the-other", "side-by-side"])
+def test_any_chunk_at_any_depth(
+    drawn: Request, expected: torch.Tensor, cache: torch.Tensor, stages: int, room: int
+) -> None:
+    pick = random.Random(stages + room)
+    for count in (1, 1, 1, 2, 7, 8, 9, 64, 250, 522, LENGTH):
+        for start in {0, SPLIT - 1, SPLIT, 2 * SPLIT, LENGTH - count, pick.randint(0, LENGTH - count)}:
+            if start + count <= LENGTH:
+                chunk = Chunk(drawn, start, count, BLOCKS)
+                out = attend([chunk], cache, max_partials=room, stages=stages)[0]
+                assert torch.equal(out, expected[start : start + count]), (start, count)
+
+
+@pytest.mark.parametrize("count", [2, 64, 300])
+def test_many_decodes_at_once(drawn: Request, expected: torch.Tensor, cache: torch.Tensor, count: int) -> None:
+    """Of one request at many positions: the keys are there already, and each is written as it was."""
+    positions = torch.randint(LENGTH, (count,), generator=torch.Generator().manual_seed(count)).tolist()
+    out = attend([Chunk(drawn, position, 1, BLOCKS) for position in positions], cache)
+    for rows, position in zip(out, positions, strict=True):
+        assert torch.equal(rows[0], expected[position]), position
+
+
+def test_three_hundred_times(drawn: Request, expected: torch.Tensor, cache: torch.Tensor) -> None:
+    chunk = Chunk(drawn, LENGTH - 40, 40, BLOCKS)
+    for _ in range(300):
+        assert torch.equal(attend([chunk], cache)[0], expected[-40:])
