@@ -42,9 +42,9 @@ def dense_gemm(
     rows, columns, width = dims["T"], dims["N"], dims["K"]
     if not rows:
         return out
-    # bulk copies need rows of whole 16 bytes
-    tile = tile or choose_tile(rows, tma=width * w.data.element_size() % 16 == 0)
     step = STEP[w.data.dtype]
+    # bulk copies need rows of whole 16 bytes, and here of a whole step
+    tile = tile or choose_tile(rows, tma=width >= step and width * w.data.element_size() % 16 == 0)
     tile.check(gated=False, step_bytes=step * w.data.element_size())
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
