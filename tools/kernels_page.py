@@ -19,6 +19,9 @@ OPERATIONS = {
     "quantize": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
     "grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
     "combine": ["combine"],
+    "paged_attention": ["paged_attention", "plan_paged_attention", "PagedPlan", "Partials"],
+    "attention_input": ["attention_input"],
+    "dense_gemm": ["dense_gemm"],
     "scaled": ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"],
 }
 
