@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import msgspec
 import pytest
 
 from octavo.config import EngineConfig
 from octavo.engine.mock import MockSupply, MockWorker
 from octavo.errors import WorkerDiedError
+from octavo.messages import StepPlan, StepResult
 from server.harness import Running, running
 
 COMPLETIONS = "/v1/completions"
+TEXT = "€😀é"
 
 
 class SlowSupply(MockSupply):
@@ -36,6 +39,32 @@ class SlowSupply(MockSupply):
                 self.failures -= 1
                 raise WorkerDiedError("the worker ended: exit code 2", exit_code=2)
         return super().start(num_blocks)
+
+
+class SpellingSupply(MockSupply):
+    """Workers that spell `TEXT` byte by byte to a prompt of one token; the first dies when it gets plan `die_at_step`."""
+
+    def __init__(self, config: EngineConfig, die_at_step: int) -> None:
+        super().__init__(config, lambda number, config: Spelling(config, die_at_step if number == 0 else None))
+
+
+class Spelling(MockWorker):
+    def __init__(self, config: EngineConfig, die_at_step: int | None) -> None:
+        super().__init__(config, delay_s=0.002, die_at_step=die_at_step)
+        self._places: dict[int, int] = {}
+
+    def send(self, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            self._places[plan.step] = chunk.start + chunk.count - 1
+        super().send(plan)
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        result = super().receive(timeout_s)
+        if result is None:
+            return None
+        byte = TEXT.encode()[self._places[result.step]]
+        sampled = [msgspec.structs.replace(token, token_id=byte) for token in result.sampled]
+        return msgspec.structs.replace(result, sampled=sampled)
 
 
 @pytest.fixture
@@ -109,6 +138,17 @@ def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
                 server.supply.let.set()
     assert ": recovering" in lines
     assert events("\n".join(lines)) == events(expected)
+
+
+@pytest.mark.parametrize("die_at_step", range(2, len(TEXT.encode()) + 1))
+def test_a_death_inside_a_character_does_not_break_it(die_at_step: int) -> None:
+    with running(supply=lambda config: SpellingSupply(config, die_at_step)) as server:
+        body = {"prompt": [1], "max_tokens": len(TEXT.encode()), "stream": True, "ignore_eos": True, "temperature": 0}
+        lines = server.http.post(COMPLETIONS, json=body).text.splitlines()
+        parts = [json.loads(line[6:])["choices"][0]["text"] for line in lines if line.startswith("data: {")]
+        assert "".join(parts) == TEXT
+        assert not any("\ufffd" in part for part in parts)
+        assert sum(server.context.loop.status().restarts.values()) == 1
 
 
 def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Running) -> None:
