@@ -159,7 +159,13 @@ async def _run(args: argparse.Namespace) -> tuple[Load, Load]:
 async def _payloads(args: argparse.Namespace, client: BenchClient) -> list[dict[str, Any]]:
     vocab_size = args.vocab_size or await server_vocab_size(client)
     prompts = random_prompts(count=args.num_prompts, length=args.input_len, vocab_size=vocab_size, seed=args.seed)
-    common = {"model": args.model or await client.model(), "max_tokens": args.output_len, "ignore_eos": True}
+    # With its ids a token that completes no character is a chunk too, and is timed.
+    common = {
+        "model": args.model or await client.model(),
+        "max_tokens": args.output_len,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
     return [{**common, "prompt": prompt, "seed": args.seed + i} for i, prompt in enumerate(prompts)]
 
 
