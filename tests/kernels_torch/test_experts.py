@@ -107,8 +107,12 @@ def test_class_c_and_e_bad_rows_stay_alone(kind: str) -> None:
 
 
 def test_ties_go_to_the_lower_id() -> None:
-    """Against a stable sort, with many equal logits, and -0.0 beside 0.0."""
+    """Against a stable sort, with many equal logits beside rows without, and -0.0 beside 0.0."""
     logits = torch.randint(-2, 3, (400, EXPERTS), generator=generator(6)).float()
+    logits[::3] = torch.randn((134, EXPERTS), generator=generator(5))
+    border = torch.arange(EXPERTS, 0, -1.0)
+    border[TOP_K] = border[TOP_K - 1]
+    logits[0] = border.flip(0)
     logits[logits == 0] *= torch.where(torch.rand(int((logits == 0).sum()), generator=generator(7)) < 0.5, -1.0, 1.0)
     ids = choose_experts(logits, TOP_K, renormalize=False).ids
     assert torch.equal(ids, torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :TOP_K])
