@@ -73,6 +73,9 @@ class EmptySupply:
     def start(self, num_blocks: int | None) -> EmptyWorker:
         return EmptyWorker(num_blocks or self._num_blocks, self._step_s)
 
+    def abandon(self) -> None:
+        """Nothing is waited for."""
+
     def close(self) -> None:
         """Nothing is held."""
 

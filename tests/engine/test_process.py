@@ -203,6 +203,20 @@ def test_what_the_dead_had_answered_is_received_before_their_death(start: Callab
         worker.receive(None)
 
 
+def test_a_start_is_given_up_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    limits = WorkerConfig(model="silent", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16)
+    supply = ProcessSupply(limits, 30.0, module="engine.children")
+    abandoning = threading.Timer(0.5, supply.abandon)
+    abandoning.start()
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(WorkerDiedError, match="signal 9"):
+            supply.start(None)
+        assert time.monotonic() - began < 5
+    abandoning.join()
+
+
 def test_a_supply_starts_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     limits = WorkerConfig(model="well", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16)

@@ -285,6 +285,24 @@ def test_a_keeper_that_does_not_load_is_told(
             supply.start(None)
 
 
+@pytest.mark.parametrize(
+    "how", ["keeper waits", "second hangs"], ids=["while the keeper loads", "while a worker starts"]
+)
+def test_a_start_is_given_up_from_another_thread(stand_ins: Callable[..., KeptSupply], how: str) -> None:
+    supply = stand_ins(how)
+    if how == "second hangs":
+        supply.start(4)
+    abandoning = threading.Timer(0.5, supply.abandon)
+    abandoning.start()
+    began = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        supply.start(4)
+    assert time.monotonic() - began < START_S / 4
+    with pytest.raises(WorkerDiedError, match="signal 9"):
+        supply.start(4)
+    abandoning.join()
+
+
 def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., KeptSupply]) -> None:
     supply = stand_ins()
     pids = [supply.start(None).ready.pid, waiting(supply).pid, supply.ensure_keeper().pid]

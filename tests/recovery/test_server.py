@@ -41,6 +41,23 @@ class SlowSupply(MockSupply):
         return super().start(num_blocks)
 
 
+class StuckSupply(MockSupply):
+    """Its second worker does not start until it is given up."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config, lambda _, config: MockWorker(config, delay_s=0.005))
+        self.abandoned = threading.Event()
+
+    def start(self, num_blocks: int | None) -> MockWorker:
+        if self.workers:
+            assert self.abandoned.wait(20)
+            raise WorkerDiedError("the worker ended: signal 9")
+        return super().start(num_blocks)
+
+    def abandon(self) -> None:
+        self.abandoned.set()
+
+
 class SpellingSupply(MockSupply):
     """Workers that spell `TEXT` byte by byte to a prompt of one token; the first dies when it gets plan `die_at_step`."""
 
@@ -211,6 +228,22 @@ def test_a_spent_budget_ends_every_request_and_says_why(server: Running) -> None
             )
             assert "exit code 2" in error["message"]
     assert server.http.get("/health").json()["status"].startswith("the worker is gone")
+
+
+def test_a_server_that_stops_does_not_wait_for_a_worker() -> None:
+    with running(supply=StuckSupply) as server, ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(ask, server, number) for number in range(4)]
+        wait(lambda: server.context.loop.status().running == 4)
+        die(server)
+        assert not server.context.loop.drain(0.2)
+        began = time.monotonic()
+        server.context.loop.stop()
+        assert time.monotonic() - began < 1
+        for answer in answers:
+            assert answer.result().status_code == 503
+            assert "shutting down" in answer.result().text
+        status = server.context.loop.status()
+        assert (status.finished["abort"], status.restarts["start"], status.alive) == (4, 0, True)
 
 
 def events(text: str) -> tuple[str, list[float], str]:

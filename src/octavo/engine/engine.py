@@ -130,6 +130,10 @@ class Engine:
         else:
             self._ledger.enqueue(sequence)
 
+    def abandon(self) -> None:
+        """From any thread: let a `step` that waits for the next worker raise AbandonedError soon."""
+        self._supervisor.abandon()
+
     def abort(self, request_id: str) -> None:
         """End a request at once: its last update follows, and no token. Nothing happens if it is not alive."""
         sequence = self.sequences.get(request_id)

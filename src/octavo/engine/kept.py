@@ -8,7 +8,7 @@ import msgspec
 
 from octavo.engine.keeper import Keeper
 from octavo.engine.peer import Peer
-from octavo.engine.process import WORKER, ProcessWorker
+from octavo.engine.process import WORKER, ProcessWorker, Starting
 from octavo.errors import CheckpointError, WorkerDiedError
 from octavo.messages import KeptWeights, WorkerConfig
 
@@ -26,7 +26,7 @@ class KeptSupply:
 
     The keeper loads the weights once. The standby has imported what a worker needs and waits for its config, without
     having touched the device; it is started when the worker before it is ready. The weights of a keeper that died are
-    loaded again, and must be the same. Used by one thread at a time.
+    loaded again, and must be the same. Used by one thread at a time, but for `abandon`.
 
     Args:
         config: what keeper and workers are told.
@@ -47,6 +47,7 @@ class KeptSupply:
         self._first: KeptWeights | None = None
         self._failures = 0
         self._usual_s = 0.0
+        self._starting = Starting()
         self._closed = False
 
     def ensure_keeper(self) -> Peer:
@@ -83,14 +84,19 @@ class KeptSupply:
             self._drop_keeper()
         # Both before either is waited for: they import at the same time.
         keeper, standby = self.ensure_keeper(), self.ensure_standby()
-        weights, load_s = self._weights(deadline_s)
-        standby.need(keeper)
-        proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
-        config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
-        self._standby = None
-        self._worker = self._begin(standby, config, deadline_s, load_s)
+        with self._starting.of(keeper, standby):
+            weights, load_s = self._weights(deadline_s)
+            standby.need(keeper)
+            proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
+            config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
+            self._standby = None
+            self._worker = self._begin(standby, config, deadline_s, load_s)
         self.ensure_standby()
         return self._worker
+
+    def abandon(self) -> None:
+        """See `WorkerSupply`."""
+        self._starting.abandon()
 
     def close(self) -> None:
         """End all three; safe to call twice."""

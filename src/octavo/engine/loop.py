@@ -13,6 +13,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.request import Request
 from octavo.engine.sequence import Sequence
 from octavo.engine.statistics import EngineStatus
+from octavo.engine.supervisor import AbandonedError
 from octavo.engine.update import Update
 from octavo.errors import OverloadedError, WorkerDiedError
 
@@ -87,10 +88,14 @@ class EngineLoop:
             return self._changed.wait_for(lambda: self._quiet, timeout_s)
 
     def stop(self) -> None:
-        """End the thread; requests still alive are aborted. Safe to call twice. The worker's link stays open."""
+        """End the thread, soon also if it waits for a worker to start; requests still alive are aborted.
+
+        Safe to call twice. The worker's link stays open.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._engine.abandon()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -105,6 +110,8 @@ class EngineLoop:
         while going:
             try:
                 going = self._turn()
+            except AbandonedError:
+                going = False
             except Exception as exc:
                 logger.exception("the engine met an internal error and ends all requests")
                 self._engine.die(WorkerDiedError(f"the engine met an internal error: {exc!r}"))

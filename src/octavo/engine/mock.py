@@ -254,6 +254,9 @@ class MockSupply:
         self.workers.append(self._make(len(self.workers), config))
         return self.workers[-1]
 
+    def abandon(self) -> None:
+        pass
+
     def close(self) -> None:
         for worker in self.workers:
             worker.close()

@@ -6,6 +6,8 @@ The child gets a `WorkerConfig`, and answers `WorkerReady` or `WorkerFault`; the
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -76,6 +78,31 @@ class ProcessWorker:
         return message
 
 
+class Starting:
+    """The processes that a start waits for, which another thread may kill so that it fails."""
+
+    def __init__(self) -> None:
+        self._peers: tuple[Peer, ...] = ()
+        self._abandoned = False
+
+    @contextmanager
+    def of(self, *peers: Peer) -> Iterator[None]:
+        """While `peers` are waited for."""
+        self._peers = peers
+        if self._abandoned:  # before they could be seen
+            self.abandon()
+        try:
+            yield
+        finally:
+            self._peers = ()
+
+    def abandon(self) -> None:
+        """From any thread: kill those that are waited for, now and from now on."""
+        self._abandoned = True
+        for peer in self._peers:
+            peer.kill()
+
+
 class ProcessSupply:
     """A `WorkerSupply` of processes that each load the model for themselves.
 
@@ -89,12 +116,18 @@ class ProcessSupply:
         self._start_timeout_s = start_timeout_s
         self._module = module
         self._worker: ProcessWorker | None = None
+        self._starting = Starting()
 
     def start(self, num_blocks: int | None) -> ProcessWorker:
         self.close()
         config = msgspec.structs.replace(self._config, num_blocks=num_blocks)
-        self._worker = ProcessWorker(config, self._start_timeout_s, Peer(self._module))
+        peer = Peer(self._module)
+        with self._starting.of(peer):
+            self._worker = ProcessWorker(config, self._start_timeout_s, peer)
         return self._worker
+
+    def abandon(self) -> None:
+        self._starting.abandon()
 
     def close(self) -> None:
         if self._worker is not None:

@@ -24,8 +24,15 @@ class NoSupply:
     def start(self, num_blocks: int | None) -> WorkerLink:
         raise WorkerDiedError("there is no other worker", cause=DeathCause.START)
 
+    def abandon(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+class AbandonedError(Exception):
+    """No worker is waited for any more: the engine is to stop."""
 
 
 class RestartBudget:
@@ -98,6 +105,7 @@ class Supervisor:
         self._observe = observe
         self._clock = clock
         self._recovery: _Recovery | None = None
+        self._abandoned = False
 
     @property
     def recovering(self) -> bool:
@@ -131,6 +139,11 @@ class Supervisor:
         """Take back the last `count` restarts: what made them needed is found."""
         self._budget.forgive(count)
 
+    def abandon(self) -> None:
+        """From any thread: wait for no worker any more; one that runs goes on."""
+        self._abandoned = True
+        self._supply.abandon()
+
     def replace(
         self, link: WorkerLink, num_blocks: int, record: Callable[[WorkerDiedError], object] = lambda death: None
     ) -> WorkerLink:
@@ -140,6 +153,7 @@ class Supervisor:
 
         Raises:
             WorkerDiedError: the budget is spent, or no worker can start; says why.
+            AbandonedError: so it is.
         """
         began_s = self._clock()
         link.close()
@@ -150,6 +164,8 @@ class Supervisor:
             except (ConfigError, CheckpointError) as error:
                 raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
             except WorkerDiedError as error:
+                if self._abandoned:
+                    raise AbandonedError from error
                 logger.warning("a worker could not start: %s", error.message)
                 death = WorkerDiedError(
                     error.message, exit_code=error.exit_code, cause=DeathCause.START, traceback=error.traceback

@@ -22,6 +22,10 @@ class WorkerSupply(Protocol):
         """
         ...
 
+    def abandon(self) -> None:
+        """From any thread: a start that waits fails soon with WorkerDiedError, and so does every later one."""
+        ...
+
     def close(self) -> None:
         """End every process of the supply; safe to call twice."""
         ...

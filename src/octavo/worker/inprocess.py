@@ -30,6 +30,9 @@ class InProcessSupply:
             raise WorkerDiedError(f"the worker could not start: {exc}") from exc
         return self._worker
 
+    def abandon(self) -> None:
+        """Nothing: a start in this process cannot be cut short."""
+
     def close(self) -> None:
         if self._worker is not None:
             self._worker.close()
