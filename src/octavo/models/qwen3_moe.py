@@ -109,7 +109,7 @@ class Qwen3Moe:
             kv_cache: written at `batch.slot_mapping`, read through `batch.block_tables`.
 
         Returns:
-            (T, H) bf16, new. On a CPU a row's bits depend on its request's tokens up to it alone.
+            (T, H) bf16, new. A row's bits depend on its request's tokens up to it alone, but with `CudaOperations`.
 
         Raises:
             KernelContractError: a tensor of the batch or the cache has another dtype or size.
