@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import octavo
+from octavo.config import ModelConfig
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.models.load import load_model
 from octavo.models.operations import CpuOperations
@@ -72,6 +73,18 @@ def batch_of(contexts: list[tuple[int, int]], seed: int) -> ForwardBatch:
     )
 
 
+def cache_of(config: ModelConfig) -> KVCache:
+    """Blocks for four requests."""
+    return KVCache.allocate(
+        num_layers=config.num_hidden_layers,
+        num_blocks=4 * WIDTH,
+        block_size=BLOCK,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        device=CPU,
+    )
+
+
 class Swapped(ThreadedModel):
     """Every chunk has its neighbour's block table."""
 
@@ -86,20 +99,26 @@ def test_rows_have_the_bits_of_the_whole_batch() -> None:
     assert len(share_out(now.chunk_starts, 2)) == 3
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, 2), Swapped(loaded.model, 2)):
-        cache = KVCache.allocate(
-            num_layers=loaded.config.num_hidden_layers,
-            num_blocks=4 * WIDTH,
-            block_size=BLOCK,
-            num_kv_heads=loaded.config.num_key_value_heads,
-            head_dim=loaded.config.head_dim,
-            device=CPU,
-        )
+        cache = cache_of(loaded.config)
         loaded.model.forward(past, cache)
         results.append(model.forward(now, cache))
     torch.set_num_threads(1)
     whole, shared, swapped = results
     assert torch.equal(whole, shared)
     assert not torch.equal(whole, swapped)
+
+
+def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
+    loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
+    now = batch_of([(0, 150), (0, 40), (0, 1)], 2)
+    assert share_out(now.chunk_starts, 2) == [0, 3]
+    results = []
+    for model in (loaded.model, ThreadedModel(loaded.model, 2)):
+        cache = cache_of(loaded.config)
+        torch.set_num_threads(1)
+        results.append(model.forward(now, cache))
+    torch.set_num_threads(1)
+    assert torch.equal(*results)
 
 
 def test_take_gives_views() -> None:
