@@ -22,6 +22,9 @@ TILES = [
     Tiles(Tile(16, 64, 4, 6, tma=True), Tile(16, 64, 4, 6, tma=True)),
     Tiles(Tile(64, 128, 8, 3, tma=True), Tile(64, 64, 4, 4, tma=True)),
     Tiles(Tile(128, 128, 8, 3, tma=True), Tile(128, 128, 8, 3, tma=True)),
+    Tiles(Tile(64, 64, 4, 3, halvings=2), Tile(64, 64, 4, 3, halvings=1)),
+    Tiles(Tile(128, 64, 4, 3, tma=True, halvings=2), Tile(128, 128, 4, 3, tma=True, halvings=2)),
+    Tiles(Tile(256, 64, 8, 3, tma=True, halvings=2), Tile(256, 128, 8, 3, tma=True, halvings=2)),
 ]
 
 

@@ -29,7 +29,16 @@ from octavo.kernels.scaled import (
 )
 
 FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
-TILES = [Tile(16, 64, 4, 4), Tile(32, 64, 4, 3), Tile(64, 128, 8, 2), Tile(128, 64, 8, 3), Tile(16, 64, 4, 4, tma=True)]
+TILES = [
+    Tile(16, 64, 4, 4),
+    Tile(32, 64, 4, 3),
+    Tile(64, 128, 8, 2),
+    Tile(128, 64, 8, 3),
+    Tile(16, 64, 4, 4, tma=True),
+    Tile(32, 64, 4, 3, halvings=1),
+    Tile(64, 64, 4, 3, halvings=2),
+    Tile(128, 64, 8, 3, tma=True, halvings=2),
+]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 

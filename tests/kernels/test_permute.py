@@ -47,7 +47,8 @@ def test_permute(tokens: int, experts: int, top_k: int, routing: str, device: to
     ("tokens", "experts", "top_k", "routing"),
     [
         pytest.param(129, 128, 8, "sentinels", id="two-blocks"),
-        pytest.param(513, 257, 2, "all-to-last", id="one-past-a-block"),
+        pytest.param(513, 257, 2, "all-to-last", id="one-past-few"),
+        pytest.param(770, 64, 2, "skewed", id="seven-blocks"),
     ],
 )
 def test_several_blocks(tokens: int, experts: int, top_k: int, routing: str, device: torch.device) -> None:

@@ -79,6 +79,27 @@ def test_quantize_static(width: int, device: torch.device) -> None:
     assert same(got.data, codes)
 
 
+@pytest.mark.parametrize("rows", [2049, 2058])
+def test_rows_that_share_a_program(rows: int, device: torch.device) -> None:
+    """Many rows run several to a program; none notices the others."""
+    few = rows_of_every_kind(96, device)
+    x, at = few.repeat(rows // 14 + 1, 1)[:rows].contiguous(), torch.arange(rows) % 14
+    count = torch.tensor([rows - 1], dtype=torch.int32, device=device)
+    guard = Guard(device)
+    out = TokenScaled(guard.empty((rows, 96), FP8), guard.empty((rows,), torch.float32))
+    got = quantize(guard.copy(x), num_rows=count, out=out)
+    guard.check()
+    data, scale = quantize_reference(few.cpu())
+    assert_quantized(
+        TokenScaled(got.data[:-1], got.scale[:-1]), data.view(torch.uint8)[at[:-1]].view(FP8), scale[at[:-1]]
+    )
+    assert got.scale[-1:].isnan().all(), "the row past the count was written"
+    groups = quantize_groups(x)
+    assert_quantized(groups, data.view(torch.uint8)[at].view(FP8), scale[at][:, None])
+    static = torch.ones(1, device=device)
+    assert same(quantize_static(x, static).data, quantize_static(few, static).data.view(torch.uint8)[at].view(FP8))
+
+
 @pytest.mark.parametrize("mutant", ["code", "scale", "row"])
 def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> None:
     x = rows_of_every_kind(96, device)

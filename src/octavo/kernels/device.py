@@ -18,6 +18,18 @@ def follow(PDL: tl.constexpr):
 
 
 @triton.jit
+def run_beside(PDL: tl.constexpr):
+    """Let the next kernel start its launch; call `follow` at the end instead of the start.
+
+    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have followed
+    its own predecessor, so that whatever ran earlier has finished. Every program must reach the wait at the end: the next
+    kernel waits for this one only.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def live_rows(count, capacity):
     """Rows in use: `capacity`, or what device memory says at `count`, held within [0, capacity]."""
     rows = capacity

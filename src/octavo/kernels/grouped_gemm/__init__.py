@@ -12,6 +12,7 @@ from octavo.kernels.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.kernels.grouped_gemm.tile import Tile
 from octavo.kernels.permute import MIN_TILE_ROWS, Permutation, max_tiles
 from octavo.kernels.scaled import (
+    BLOCK,
     Activations,
     BlockWeights,
     ChannelWeights,
@@ -70,11 +71,11 @@ def grouped_gemm(
     The bits of a row depend on that row and the weights, not on the tile or on other rows.
 
     Args:
-        x: (S, I) sorted rows in the format that `w` asks for, S = plan.slots; read at the rows in use only.
+        x: (R, I) sorted rows in the format that `w` asks for, R >= slots; read at the rows in use only.
         w: (E, H, I); read.
         plan: what `permute` wrote with tile_rows = tile.rows.
         tile: sizes of one program's work.
-        out: (S, H) bf16, in slot order; slots in use are written, absent ones left alone.
+        out: (S, H) bf16, S = plan.slots, in slot order; slots in use are written, absent ones left alone.
         slots: most slots the plan can hold in this call, at most S: decides the grid.
 
     Returns:
@@ -102,14 +103,18 @@ def _check(
         raise KernelContractError(
             "w.data.shape[1]", "2 x I rows, gate then up", f"{w.data.shape[1]} (stack gate and up)"
         )
-    x.check("x", dims, "R" if gated else "S", "K")
+    x.check("x", dims, "R", "K")
     dims.check("plan.offsets", plan.offsets, (dims["E"] + 1,), dtype=torch.int32)
     tiles = max_tiles(dims["S"], dims["E"], MIN_TILE_ROWS)
     dims.check("plan.tiles", plan.tiles, (tiles, 3), dtype=torch.int32)
     dims.check("plan.num_tiles", plan.num_tiles, (1,), dtype=torch.int32)
     dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
     check_range("slots", slots, 0, dims["S"], "allocate the permutation for the most slots of any call")
+    if not gated:
+        check_range("rows of x", dims["R"], slots, INDEX_LIMIT, "pass one row per slot")
     tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
+    if isinstance(w, BlockWeights):
+        check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
     return dims
 
 
@@ -139,22 +144,22 @@ def _launch(
     slots: int,
 ) -> torch.Tensor:
     dims = _check(x, w, plan, gated, out, slots, tile)
-    if slots == 0 or dims["R" if gated else "S"] == 0:
+    if slots == 0 or dims["R"] == 0:
         return out
     columns = out.shape[1]
     programs = max_tiles(slots, dims["E"], tile.rows) * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
-    rows: torch.Tensor | TensorDescriptor = x.data
+    x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
         weights = _descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols)
-        rows = x.data if gated else _descriptor("x.data", x.data, tile.rows)
+        x_tiles = None if gated else _descriptor("x.data", x.data, tile.rows)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        rows, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
+        x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, COLS=tile.cols, TMA=tile.tma,
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

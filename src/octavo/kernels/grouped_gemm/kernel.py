@@ -13,39 +13,23 @@ from octavo.kernels.device import follow, silu
 
 
 @triton.jit
-def _block_scale(w_scale, block_rows, row_block, step, k_blocks, x_scale):
-    """(COLS, ROWS) product of the scales of one K step."""
-    scale = tl.load(w_scale + (block_rows + row_block).to(tl.int64) * k_blocks + step)
-    return scale[:, None] * x_scale[None, :]
+def _block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
+    """(ROWS,) product of the scales of one K step: one block of weights, each row's own group."""
+    inside = step < k_blocks
+    rows = tl.load(x_scale + source * k_blocks + step, mask=live & inside, other=0.0)
+    return rows * tl.load(w_scale + row_block.to(tl.int64) * k_blocks + step, mask=inside, other=0.0)
 
 
-@triton.jit(do_not_specialize=["slots", "x_rows"])
-def grouped_gemm_kernel(
-    x, x_scale, w, w_scale, y, order, tiles, num_tiles,
-    slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+@triton.jit
+def _product(
+    x, x_tiles, x_scale, w, w_scale, y, order,
+    expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+    x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
-
-    GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
-    GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
-    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer; x too, with blocks of
-    (ROWS, STEP), unless it is gathered. Columns past N and rows that are not live are not written. They may be loaded,
-    always from inside the tensors, and are multiplied into nothing but themselves.
-    """
-    follow(PDL)
-    tile = tl.program_id(0) // tl.cdiv(N, COLS)
-    first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
+    """Up to ROWS sorted rows from first_row on by COLS columns, of one expert."""
     column = first_column + tl.arange(0, COLS)
-    # the entry is loaded before it is known to be in use: two loads at once, not one after the other
-    used = tl.load(num_tiles)
-    entry = tiles + tile.to(tl.int64) * 3
-    expert = tl.load(entry)
-    first_row = tl.load(entry + 1)
-    rows = tl.load(entry + 2)
-    if (tile >= used) | (expert < 0) | (expert >= experts):
-        return
     row = first_row + tl.arange(0, ROWS)
     live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < slots)
     slot = tl.load(order + row, mask=live, other=-1)
@@ -63,7 +47,7 @@ def grouped_gemm_kernel(
     safe_column = tl.where(column < N, column, 0)
     parts: tl.constexpr = 2 if GATED else 1
     w_row = expert * parts * N + first_column
-    if GATHER or not TMA:
+    if x_tiles is None:
         x_at = x + source[:, None] * K + k[None, :]
     if not TMA:
         w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
@@ -74,39 +58,46 @@ def grouped_gemm_kernel(
         channel_scale = tl.load(w_scale)
         if GATED:
             up_scale = tl.load(w_scale + w_scale_part)
-    k_blocks = tl.cdiv(K, 128)
-    n_blocks = tl.cdiv(N, 128)
+    if BLOCKWISE:
+        # a step's scales are loaded one step ahead
+        k_blocks = tl.cdiv(K, 128)
+        row_block = expert * parts * tl.cdiv(N, 128) + first_column // 128
+        up_block = row_block + tl.cdiv(N, 128)
+        scale = _block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
+        if GATED:
+            up_scale = _block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         inside = k[None, :] < K - step * STEP
-        if GATHER or not TMA:
+        if x_tiles is None:
             a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
             x_at += STEP
         else:
-            a = x.load([first_row, step * STEP])
+            a = x_tiles.load([first_row, step * STEP])
         if TMA:
             b = w.load([w_row, step * STEP])
         else:
             b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
             w_at += STEP
-        if BLOCKWISE:
-            scale = tl.load(x_scale + source * k_blocks + step, mask=live, other=0.0)
-            first = expert * parts * n_blocks
-            acc += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
-        else:
-            acc = tl.dot(b, tl.trans(a), acc)
         if GATED:
             if TMA:
-                b = w.load([w_row + N, step * STEP])
+                b_up = w.load([w_row + N, step * STEP])
             else:
-                b = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
+                b_up = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
                 up_at += STEP
-            if BLOCKWISE:
-                first = (expert * parts + 1) * n_blocks
-                up += tl.dot(b, tl.trans(a)) * _block_scale(w_scale, first, safe_column // 128, step, k_blocks, scale)
-            else:
-                up = tl.dot(b, tl.trans(a), up)
+        if BLOCKWISE:
+            next_scale = _block_scale(w_scale, x_scale, source, live, row_block, step + 1, k_blocks)
+            acc += tl.dot(b, tl.trans(a)) * scale[None, :]
+            scale = next_scale
+            if GATED:
+                next_scale = _block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
+                up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
+                up_scale = next_scale
+        else:
+            acc = tl.dot(b, tl.trans(a), acc)
+            if GATED:
+                up = tl.dot(b_up, tl.trans(a), up)
 
     if SCALED:
         acc *= channel_scale[:, None] * token_scale[None, :]
@@ -117,3 +108,53 @@ def grouped_gemm_kernel(
     out = tl.trans(acc.to(tl.bfloat16))
     y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
+
+
+@triton.jit(do_not_specialize=["slots", "x_rows"])
+def grouped_gemm_kernel(
+    x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
+    slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
+
+    GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
+    GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
+    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
+    x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
+    always from inside the tensors, and are multiplied into nothing but themselves.
+    LEAST: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
+    """
+    follow(PDL)
+    tile = tl.program_id(0) // tl.cdiv(N, COLS)
+    first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
+    # the entry is loaded before it is known to be in use: two loads at once, not one after the other
+    used = tl.load(num_tiles)
+    entry = tiles + tile.to(tl.int64) * 3
+    expert = tl.load(entry)
+    first_row = tl.load(entry + 1)
+    rows = tl.load(entry + 2)
+    if (tile >= used) | (expert < 0) | (expert >= experts):
+        return
+    if LEAST == ROWS or rows > ROWS // 2:
+        _product(
+            x, x_tiles, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
+        )  # fmt: skip
+    elif LEAST == ROWS // 2 or rows > ROWS // 4:
+        _product(
+            x, None, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
+        )  # fmt: skip
+    else:
+        _product(
+            x, None, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
+        )  # fmt: skip

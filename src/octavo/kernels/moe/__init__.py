@@ -63,10 +63,10 @@ def moe(
     tiles = tiles or choose_tiles(shape, slots)
 
     plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, num_tokens=num_tokens, out=workspace.plan)
-    inputs = workspace.input.quantize(x, gate_up, num_tokens)
+    inputs = workspace.input.quantize(x, gate_up, num_tokens, beside=True)
     grouped_gemm_swiglu(
         inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
     )
-    hidden = workspace.hidden_quantized.quantize(workspace.hidden, down, plan.num_rows)
+    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.num_rows)
     grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
     return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, num_tokens=num_tokens)

@@ -50,17 +50,21 @@ class ActivationBuffer:
             torch.empty(scale_shape, dtype=torch.float32, device=device),
         )
 
-    def quantize(self, x: torch.Tensor, weights: Weights, num_rows: torch.Tensor | None) -> Activations:
-        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here."""
+    def quantize(
+        self, x: torch.Tensor, weights: Weights, num_rows: torch.Tensor | None, *, beside: bool = False
+    ) -> Activations:
+        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `beside`: see `quantize`."""
         rows = x.shape[0]
         match weights:
             case ChannelWeights():
-                return quantize(x, num_rows=num_rows, out=TokenScaled(self.data[:rows], self.scale[:rows]))
+                out = TokenScaled(self.data[:rows], self.scale[:rows])
+                return quantize(x, num_rows=num_rows, out=out, beside=beside)
             case BlockWeights():
-                return quantize_groups(x, num_rows=num_rows, out=GroupScaled(self.data[:rows], self.scale[:rows]))
+                grouped = GroupScaled(self.data[:rows], self.scale[:rows])
+                return quantize_groups(x, num_rows=num_rows, out=grouped, beside=beside)
             case TensorWeights():
-                out = StaticScaled(self.data[:rows], weights.input_scale)
-                return quantize_static(x, weights.input_scale, num_rows=num_rows, out=out)
+                static = StaticScaled(self.data[:rows], weights.input_scale)
+                return quantize_static(x, weights.input_scale, num_rows=num_rows, out=static, beside=beside)
             case PlainWeights():
                 return Unscaled(x)
 

@@ -14,9 +14,13 @@ __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"
 
 MAX_EXPERTS = 512
 MIN_TILE_ROWS = 16
-_BLOCK_SLOTS = 1024
+_BLOCK_SLOTS = 256
+_FEW_SLOTS = 1024
+_FEW_BLOCK_SLOTS = 32
+_CHUNK = 32
+_PLAN_BATCH = 16
 _SCAN_WIDTH = 16
-_SCAN_HEIGHT = 64
+_SCAN_HEIGHT = 256
 
 
 def max_tiles(slots: int, experts: int, rows: int) -> int:
@@ -113,7 +117,7 @@ def permute(
     if num_tokens is not None:
         dims.check("num_tokens", num_tokens, (1,), dtype=torch.int32)
     out = out or Permutation.allocate(slots, experts, ids.device)
-    bins, grid_blocks = _bins(experts), -(-slots // _BLOCK_SLOTS)
+    bins = _bins(experts)
     dims.check("out.order", out.order, ("S",), dtype=torch.int32)
     check_range(
         "out.order.shape[0]", dims["S"], slots, INDEX_LIMIT, "allocate the permutation for the most slots of any call"
@@ -127,18 +131,19 @@ def permute(
         out.offsets.zero_()
         out.num_tiles.zero_()
         return out
-    single = grid_blocks == 1
-    block = max(16, triton.next_power_of_2(slots)) if single else _BLOCK_SLOTS
-    if not single:
-        grid = check_grid("permute", grid_blocks)
+    few = slots <= _FEW_SLOTS
+    block = _FEW_BLOCK_SLOTS if few else _BLOCK_SLOTS
+    blocks = -(-slots // block)
+    grid = check_grid("permute", blocks)
+    if not few:
         count_kernel[grid](ids, num_tokens, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
         scan_kernel[(bins // _SCAN_WIDTH,)](
-            out.block_counts, out.totals, grid_blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
+            out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
         )
-    place_kernel[check_grid("permute", grid_blocks)](
+    place_kernel[grid](
         ids, num_tokens, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, BINS=bins, ROWS=tile_rows, BATCH=max(16, min(64, block, 16384 // bins)), SINGLE=single,
-        **LAUNCH,
+        BLOCK=block, ALL=max(block, triton.next_power_of_2(slots)) if few else 0, CHUNK=_CHUNK, BINS=bins, ROWS=tile_rows,
+        BATCH=_PLAN_BATCH, num_warps=4 if few else 8, **LAUNCH,
     )  # fmt: skip
     return out

@@ -2,9 +2,10 @@
 
     count   per block of slots: how many go to each expert
     scan    per expert: exclusive sums over the blocks, and the total
-    place   per block: sort (expert, slot) pairs, write each slot at offset + earlier blocks + rank; and the tile plan
+    place   per block: write each slot at offset + earlier blocks + rank in the block; and the tile plan
 
-When one block holds all slots, `place` counts for itself and is the only launch.
+A slot's rank is the number of slots before it with the same expert, counted by comparing. Few slots need `place` alone:
+every program counts them all, and ranks its own among all before it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ from octavo.kernels.device import follow, live_rows
 
 
 @triton.jit
-def _keys(ids, count, tokens, top_k, experts, BLOCK: tl.constexpr):
-    """Expert of each slot of this block; `experts` for absent ones and those past the count."""
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = slot < live_rows(count, tokens) * top_k
-    expert = tl.load(ids + slot, mask=live, other=-1)
+def _keys(ids, slot, live_slots, experts):
+    """Expert of each slot; `experts` for absent ones and those past the count."""
+    expert = tl.load(ids + slot, mask=slot < live_slots, other=-1)
     return tl.where((expert >= 0) & (expert < experts), expert, experts)
+
+
+@triton.jit
+def _ranks(ids, key, slot, first, live_slots, experts, CHUNK: tl.constexpr):
+    """How many slots from `first` on, before each of `slot`, have its key."""
+    rank = tl.zeros_like(slot)
+    for start in range(first, tl.max(slot, 0) + 1, CHUNK):
+        other = start + tl.arange(0, CHUNK)
+        same = key[:, None] == _keys(ids, other, live_slots, experts)[None, :]
+        rank += tl.sum((same & (other[None, :] < slot[:, None])).to(tl.int32), 1)
+    return rank
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -38,7 +48,8 @@ def count_kernel(
 ):
     """Grid (blocks,): block_counts[block, e] = slots of expert e. BINS: power of two > E."""
     follow(PDL)
-    key = _keys(ids, count, tokens, top_k, experts, BLOCK)
+    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, slot, live_rows(count, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
     tl.store(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins, tl.histogram(key, BINS))
 
@@ -93,29 +104,27 @@ def _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS:
 def place_kernel(
     ids, count, block_counts, totals, order, offsets, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
-    BLOCK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, BATCH: tl.constexpr, SINGLE: tl.constexpr, PDL: tl.constexpr,
+    BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
+    BATCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks,), one where SINGLE: order, offsets, tiles and num_tiles from the scanned counts."""
+    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL slots."""
     follow(PDL)
-    key = _keys(ids, count, tokens, top_k, experts, BLOCK)
+    live_slots = live_rows(count, tokens) * top_k
+    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, slot, live_slots, experts)
     bins = tl.arange(0, BINS)
-    here = tl.histogram(key, BINS)
-    earlier = tl.zeros((BINS,), tl.int32)
-    counts = here
-    if not SINGLE:
-        earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
+    if ALL > 0:
+        first = 0
+        counts = tl.histogram(_keys(ids, tl.arange(0, ALL), live_slots, experts), BINS)
+        earlier = tl.zeros((BINS,), tl.int32)
+    else:
+        first = tl.program_id(0) * BLOCK
         counts = tl.load(totals + bins)
+        earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
     counts = tl.where(bins < experts, counts, 0)
-    end = tl.cumsum(counts, 0)
-    offset = end - counts
+    offset = tl.cumsum(counts, 0) - counts
     if tl.program_id(0) == 0:
         tl.store(offsets + bins, offset, mask=bins <= experts)
-
-    # the pairs are distinct, so any sort of them is stable
-    pair = tl.sort(key * BLOCK + tl.arange(0, BLOCK))
-    expert = pair // BLOCK
-    start = offset + earlier - (tl.cumsum(here, 0) - here)
-    row = tl.gather(start, expert, 0) + tl.arange(0, BLOCK)
-    slot = tl.program_id(0) * BLOCK + pair % BLOCK
-    tl.store(order + row, slot, mask=(expert < experts) & (row >= 0) & (row < tokens * top_k))
+    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, slot, first, live_slots, experts, CHUNK)
+    tl.store(order + row, slot, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
     _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)

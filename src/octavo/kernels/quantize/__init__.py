@@ -27,9 +27,18 @@ __all__ = ["MAX_WIDTH", "quantize", "quantize_groups", "quantize_static", "rms_n
 MAX_WIDTH = 32768
 
 
+_FEW_ROWS = 2048
+_PROGRAM_ELEMENTS = 4096
+
+
 def _warps(block: int) -> int:
-    """A function of the row width alone: the reduction tree depends on it."""
+    """A function of the row width alone where a sum's tree depends on it."""
     return max(1, min(8, block // 1024))
+
+
+def _rows_per_program(rows: int, block: int) -> int:
+    """Few rows spread over the device; of many, small ones share a program, as each costs a launch of its own."""
+    return 1 if rows <= _FEW_ROWS else max(1, _PROGRAM_ELEMENTS // block)
 
 
 def _bind(x: torch.Tensor, dims: Dims, width: str | int, num_rows: torch.Tensor | None) -> None:
@@ -40,13 +49,17 @@ def _bind(x: torch.Tensor, dims: Dims, width: str | int, num_rows: torch.Tensor 
         dims.check("num_rows", num_rows, (1,), dtype=torch.int32)
 
 
-def quantize(x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: TokenScaled | None = None) -> TokenScaled:
+def quantize(
+    x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: TokenScaled | None = None, beside: bool = False
+) -> TokenScaled:
     """data = fp8(x / scale), scale = amax(row) / 448; see the module for zero, tiny and non-finite rows.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
         num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R,) f32; written. None allocates.
+        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -58,14 +71,16 @@ def quantize(x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: Toke
     out.check("out", dims, "R", "K")
     if rows:
         block = triton.next_power_of_2(width)
-        quantize_kernel[check_grid("quantize", rows)](
-            x, out.data, out.scale, num_rows, rows, width, 1, GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH
-        )
+        per_program = _rows_per_program(rows, block)
+        quantize_kernel[check_grid("quantize", -(-rows // per_program))](
+            x, out.data, out.scale, num_rows, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, BESIDE=beside,
+            num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
     return out
 
 
 def quantize_groups(
-    x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: GroupScaled | None = None
+    x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: GroupScaled | None = None, beside: bool = False
 ) -> GroupScaled:
     """data = fp8(x / scale), scale = amax(128 columns of the row) / 448: the activations of block-scaled weights.
 
@@ -73,6 +88,8 @@ def quantize_groups(
         x: (R, K) bf16, K <= 32768; read.
         num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R, ceil(K / 128)) f32; written. None allocates.
+        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -85,24 +102,21 @@ def quantize_groups(
     out.check("out", dims, "R", "K")
     if rows:
         block = max(BLOCK, triton.next_power_of_2(width))
-        quantize_kernel[check_grid("quantize_groups", rows)](
-            x,
-            out.data,
-            out.scale,
-            num_rows,
-            rows,
-            width,
-            groups,
-            GROUPS=block // BLOCK,
-            BLOCK=block,
-            num_warps=_warps(block),
-            **LAUNCH,
-        )
+        per_program = _rows_per_program(rows, block)
+        quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
+            x, out.data, out.scale, num_rows, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
+            BESIDE=beside, num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
     return out
 
 
 def quantize_static(
-    x: torch.Tensor, scale: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: StaticScaled | None = None
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    *,
+    num_rows: torch.Tensor | None = None,
+    out: StaticScaled | None = None,
+    beside: bool = False,
 ) -> StaticScaled:
     """data = fp8(x / scale) held within +-448; NaN and infinity become the code of NaN.
 
@@ -111,6 +125,8 @@ def quantize_static(
         scale: (1,) f32 > 0; read, and returned as the scale of the result.
         num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8; written; its scale must be `scale`. None allocates.
+        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -122,9 +138,11 @@ def quantize_static(
     out.check("out", dims, "R", "K")
     if rows:
         block = triton.next_power_of_2(width)
-        quantize_static_kernel[check_grid("quantize_static", rows)](
-            x, out.data, scale, num_rows, rows, width, BLOCK=block, num_warps=_warps(block), **LAUNCH
-        )
+        per_program = _rows_per_program(rows, block)
+        quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
+            x, out.data, scale, num_rows, rows, width, ROWS=per_program, BLOCK=block, BESIDE=beside,
+            num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
     return out
 
 

@@ -1,11 +1,11 @@
-"""One row, one program: reductions have one tree per row width, whatever the batch."""
+"""Rows to FP8. A maximum is the same in any order; a sum is not, so a row with a sum has a program of its own."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from octavo.kernels.device import follow, is_finite, live_rows, silu
+from octavo.kernels.device import follow, is_finite, live_rows, run_beside, silu
 
 FP8_MAX = tl.constexpr(448.0)
 ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
@@ -18,19 +18,42 @@ def _codes(x, scale):
 
 
 @triton.jit
-def _store_groups(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Quantise x (BLOCK,) f32 in GROUPS groups, one scale each; lanes from `width` on hold zeros."""
+def _store_groups(
+    x, row, live, column, width, q, scales, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Quantise x (ROWS, BLOCK) f32 in GROUPS groups a row, one scale each; lanes from `width` on hold zeros."""
     span: tl.constexpr = BLOCK // GROUPS
-    finite = tl.min(tl.reshape(is_finite(x).to(tl.int32), (GROUPS, span)), 1) > 0
-    grouped = tl.reshape(x, (GROUPS, span))
+    parts: tl.constexpr = ROWS * GROUPS
+    finite = tl.min(tl.reshape(is_finite(x).to(tl.int32), (parts, span)), 1) > 0
+    grouped = tl.reshape(x, (parts, span))
     grouped = tl.where(finite[:, None], grouped, 0.0)
     amax = tl.max(tl.abs(grouped), 1)
-    scale = tl.maximum(tl.div_rn(amax, tl.full((GROUPS,), FP8_MAX, tl.float32)), MIN_SCALE)
+    scale = tl.maximum(tl.div_rn(amax, tl.full((parts,), FP8_MAX, tl.float32)), MIN_SCALE)
     scale = tl.where(amax == 0.0, ZERO_SCALE, scale)
-    code = tl.reshape(_codes(grouped, tl.broadcast_to(scale[:, None], (GROUPS, span))), (BLOCK,))
-    tl.store(q + row * width + column, code.to(tl.float8e4nv), mask=column < width)
+    code = tl.reshape(_codes(grouped, tl.broadcast_to(scale[:, None], (parts, span))), (ROWS, BLOCK))
+    inside = live[:, None] & (column < width)[None, :]
+    tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv), mask=inside)
     group = tl.arange(0, GROUPS)
-    tl.store(scales + row * groups + group, tl.where(finite, scale, float("nan")), mask=group < groups)
+    scale = tl.reshape(tl.where(finite, scale, float("nan")), (ROWS, GROUPS))
+    tl.store(scales + row[:, None] * groups + group[None, :], scale, mask=live[:, None] & (group < groups)[None, :])
+
+
+@triton.jit
+def _store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+    """`_store_groups` of one live row x (BLOCK,)."""
+    rows = row + tl.zeros((1,), tl.int64)
+    _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
+
+
+@triton.jit
+def _rows(x, count, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's rows (ROWS,), which of them are live, the columns (BLOCK,), and their values f32, zeros elsewhere."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = row < live_rows(count, rows)
+    column = tl.arange(0, BLOCK)
+    inside = live[:, None] & (column < width)[None, :]
+    value = tl.load(x + row[:, None] * width + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    return row, live, column, value
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -42,18 +65,21 @@ def quantize_kernel(
     rows,
     width,
     groups,
+    ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
+    BESIDE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (R,). x (R, width) bf16."""
-    follow(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    if row >= live_rows(count, rows):
-        return
-    column = tl.arange(0, BLOCK)
-    value = tl.load(x + row * width + column, mask=column < width, other=0.0).to(tl.float32)
-    _store_groups(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
+    """Grid (ceil(R / ROWS),). x (R, width) bf16."""
+    if BESIDE:
+        run_beside(PDL)
+    else:
+        follow(PDL)
+    row, live, column, value = _rows(x, count, rows, width, ROWS, BLOCK)
+    _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
+    if BESIDE:
+        follow(PDL)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -64,20 +90,24 @@ def quantize_static_kernel(
     count,
     rows,
     width,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    BESIDE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (R,). One known scale; NaN becomes the code of NaN."""
-    follow(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    if row >= live_rows(count, rows):
-        return
-    column = tl.arange(0, BLOCK)
-    value = tl.load(x + row * width + column, mask=column < width, other=0.0).to(tl.float32)
-    code = _codes(value, tl.broadcast_to(tl.load(scale), (BLOCK,)))
+    """Grid (ceil(R / ROWS),). One known scale; NaN becomes the code of NaN."""
+    if BESIDE:
+        run_beside(PDL)
+    else:
+        follow(PDL)
+    row, live, column, value = _rows(x, count, rows, width, ROWS, BLOCK)
+    code = _codes(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK)))
     code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
     code = tl.where(is_finite(value), code, 0x7F).to(tl.uint8)
-    tl.store(q + row * width + column, code.to(tl.float8e4nv, bitcast=True), mask=column < width)
+    inside = live[:, None] & (column < width)[None, :]
+    tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv, bitcast=True), mask=inside)
+    if BESIDE:
+        follow(PDL)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -109,7 +139,7 @@ def rms_norm_quantize_kernel(
     value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     value = value.to(tl.bfloat16)
     tl.store(normed + row * width + column, value, mask=inside)
-    _store_groups(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)
+    _store_row(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -135,4 +165,4 @@ def swiglu_quantize_kernel(
     gate = tl.load(x + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
     value = (silu(gate) * up).to(tl.bfloat16).to(tl.float32)
-    _store_groups(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
+    _store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
