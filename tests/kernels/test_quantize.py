@@ -79,6 +79,17 @@ def test_quantize_static(width: int, device: torch.device) -> None:
     assert same(got.data, codes)
 
 
+@pytest.mark.parametrize("exponent", [0, 100, -120])
+def test_every_quotient(exponent: int, device: torch.device) -> None:
+    """A bf16 has 128 mantissas, so a row's scale has 128 too: all pairs, over every exponent that a code can have."""
+    mantissas = torch.arange(128, 256, dtype=torch.float64) / 128
+    powers = 2.0 ** torch.arange(-20, 0, dtype=torch.float64)
+    small = (powers[:, None] * mantissas).flatten().expand(128, -1)
+    x = torch.cat([mantissas[:, None], small, -small], 1) * 2.0**exponent
+    x = x.to(torch.bfloat16)
+    assert_quantized(quantize(x.to(device)), *quantize_reference(x))
+
+
 @pytest.mark.parametrize("rows", [2049, 2058])
 def test_rows_that_share_a_program(rows: int, device: torch.device) -> None:
     """Many rows run several to a program; none notices the others."""
