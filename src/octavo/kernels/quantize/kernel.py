@@ -5,37 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.kernels.codes import encode, held, magnitude, scale_of
 from octavo.kernels.device import follow, is_finite, live_rows, run_beside, silu
-
-FP8_MAX = tl.constexpr(448.0)
-ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
-MIN_SCALE = tl.constexpr(1.1754943508222875e-38)
-SMALL_SCALE = tl.constexpr(8.673617379884035e-19)
-"""2^-60: below it the remainder of a division may be subnormal."""
-BOOST = tl.constexpr(1.8446744073709552e19)
-"""2^64"""
-
-
-@triton.jit
-def _divide(x, scale):
-    """x / scale for |x| <= 448 scale, rounded as a division is, at a third of its instructions.
-
-    A product with the rounded inverse, and one correction by what it is off (Markstein, Computation of elementary functions
-    on the IBM RISC System/6000 processor, 1990): right for every bf16 x and every scale made from one, which the tests show
-    for all pairs of mantissas. A power of two keeps what is off normal; the signs keep that of zero.
-    """
-    boost = tl.where(scale < SMALL_SCALE, BOOST, 1.0)
-    scale = scale * boost
-    inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
-    x = x * boost
-    quotient = x * inverse
-    excess = tl.fma(quotient, scale, -x)
-    return tl.fma(-excess, inverse, quotient)
-
-
-@triton.jit
-def _held(code):
-    return tl.minimum(tl.maximum(code, -FP8_MAX), FP8_MAX)
 
 
 @triton.jit
@@ -46,17 +17,10 @@ def _store_groups(
     span: tl.constexpr = BLOCK // GROUPS
     parts: tl.constexpr = ROWS * GROUPS
     grouped = tl.reshape(x, (parts, span))
-    # as integers NaN and infinity are above every finite magnitude
-    top = tl.max(grouped.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1)
-    finite = top < 0x7F800000
-    amax = top.to(tl.float32, bitcast=True)
-    scale = tl.maximum(tl.div_rn(amax, tl.full((parts,), FP8_MAX, tl.float32)), MIN_SCALE)
-    scale = tl.where(top == 0, ZERO_SCALE, scale)
-    scale = tl.where(finite, scale, float("nan"))
-    code = tl.where(finite[:, None], _held(_divide(grouped, scale[:, None])), 0.0)
-    code = tl.reshape(code, (ROWS, BLOCK))
+    scale = scale_of(tl.max(magnitude(grouped), 1))
+    code = tl.reshape(encode(grouped, scale), (ROWS, BLOCK))
     inside = live[:, None] & (column < width)[None, :]
-    tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv), mask=inside)
+    tl.store(q + row[:, None] * width + column[None, :], code, mask=inside)
     group = tl.arange(0, GROUPS)
     scale = tl.reshape(scale, (ROWS, GROUPS))
     tl.store(scales + row[:, None] * groups + group[None, :], scale, mask=live[:, None] & (group < groups)[None, :])
@@ -125,7 +89,7 @@ def quantize_static_kernel(
     else:
         follow(PDL)
     row, live, column, value = _rows(x, count, rows, width, ROWS, BLOCK)
-    code = _held(tl.div_rn(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK))))
+    code = held(tl.div_rn(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK))))
     code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
     code = tl.where(is_finite(value), code, 0x7F).to(tl.uint8)
     inside = live[:, None] & (column < width)[None, :]
