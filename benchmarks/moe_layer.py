@@ -5,19 +5,23 @@
 
 From bf16 hidden states and top-k ids to bf16 output. Each graph holds several calls with different tokens and routing,
 so that small batches do not find their experts in the cache. The floor is the larger of two times: bytes of the touched
-experts over the measured copy rate, and operations over the measured FP8 rate.
+experts over the measured copy rate, and operations over the measured FP8 rate. A peer that does not run is "failed" in
+the table, and the reason stands in the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import statistics
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.moe_peers import Call, Inputs, configured, peer_calls
+from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.kernels.moe import moe, moe_workspace
 from octavo.kernels.scaled import FP8, BlockWeights, ChannelWeights, Weights, blocks
@@ -63,14 +67,16 @@ def replay(calls: Sequence[Callable[[], object]], replays: int) -> Timing:
 
 
 def random_weights(kind: str, experts: int, parts: int, rows: int, cols: int) -> Weights:
-    """Random FP8 codes with scales that make outputs O(1); not zeros, which run faster than data."""
+    """Random FP8 codes with scales that make outputs O(1); not zeros, which run faster than data.
+
+    The scales differ, so that a layer that takes one for another gives other values.
+    """
     codes = torch.empty((experts, parts * rows, cols), dtype=FP8, device=CUDA)
     for expert in range(experts):
         codes[expert] = (torch.randn((parts * rows, cols), device=CUDA) * 100).clamp(-448, 448).to(FP8)
-    level = 1 / (100 * cols**0.5)
-    if kind == "channel":
-        return ChannelWeights(codes, torch.full((experts, parts * rows), level, device=CUDA))
-    return BlockWeights(codes, torch.full((experts, parts * blocks(rows), blocks(cols)), level, device=CUDA))
+    scales = (parts * rows,) if kind == "channel" else (parts * blocks(rows), blocks(cols))
+    scale = (torch.rand((experts, *scales), device=CUDA) + 0.5) / (100 * cols**0.5)
+    return ChannelWeights(codes, scale) if kind == "channel" else BlockWeights(codes, scale)
 
 
 def draw(tokens: int, shape: tuple[int, int, int, int]) -> Inputs:
@@ -124,46 +130,96 @@ def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Cal
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One batch size: our time, the floor in microseconds, each peer's time and its relative difference from our output."""
+    """One batch size: our time, the floor in microseconds, each peer's time and its relative difference from our output.
+
+    refused: why a peer has no time.
+    """
 
     tokens: int
     ours: Timing
     floor: float
     peers: dict[str, Timing]
     differences: dict[str, float]
+    refused: dict[str, str]
+
+    def names(self) -> list[str]:
+        """All peers, in the order of their columns."""
+        return sorted({*self.peers, *self.refused})
 
     def row(self) -> list[object]:
         """Cells of the table."""
         ours = self.ours
         cells: list[object] = [self.tokens, f"{ours.median:.1f}", f"{ours.low:.1f} to {ours.high:.1f}"]
         cells += [f"{self.floor:.1f}", f"{self.floor / ours.median:.2f}"]
-        for peer in self.peers.values():
-            cells += [f"{peer.median:.1f}", f"{ours.median / peer.median:.2f}"]
+        for name in self.names():
+            peer = self.peers.get(name)
+            cells += [f"{peer.median:.1f}", f"{ours.median / peer.median:.2f}"] if peer else ["failed", "failed"]
         return cells
 
     def columns(self) -> list[str]:
         """Heads of the cells."""
         heads = ["T", "us", "10th to 90th percentile", "floor, us", "share of the floor"]
-        return heads + [head for name in self.peers for head in (name, f"ours / {name}")]
+        return heads + [head for name in self.names() for head in (name, f"ours / {name}")]
+
+
+def reason(error: Exception) -> str:
+    """Kind and first line of an error, without the folders of this machine."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    line = re.sub(r"/(?:[^\s/:]+/)+", "", lines[0])
+    return f"{type(error).__name__}: {line[:300]}"
+
+
+def time_peer(build: Build, replays: int) -> tuple[torch.Tensor, Timing]:
+    """A peer's output for the first input, (T, H) f32, and its time."""
+    with torch.cuda.stream(torch.cuda.current_stream()), configured():  # a capture that fails leaves its stream current
+        calls = build()
+        output = calls[0]().float()
+        torch.cuda.synchronize()
+        return output, replay(calls, replays)
 
 
 def measure(
     tokens: int, shape: tuple[int, int, int, int], gate_up: Weights, down: Weights, copy: float, fp8: float
 ) -> Measurement:
-    """Time all layers on the same inputs, after a look whether they agree.
+    """Time all layers on the same inputs, and look whether they agree. A peer that raises is refused.
 
     Raises: AssertionError where a peer's output differs by more than 10 %: then one of the two is wrong.
     """
     inputs = [draw(tokens, shape) for _ in range(8 if tokens <= 256 else 2)]
     replays = 50 if tokens <= 4096 else 20
     ours = our_calls(inputs, gate_up, down)
-    peers, differences = {}, {}
     right = ours[0]().float()
-    for name, calls in peer_calls(inputs, gate_up, down).items():
-        differences[name] = float((calls[0]().float() - right).norm() / right.norm())
-        assert differences[name] < 0.1, f"{name} differs by {differences[name]:.3f} at T={tokens}"
-        peers[name] = replay(calls, replays)
-    return Measurement(tokens, replay(ours, replays), floor_us(inputs, shape, copy, fp8), peers, differences)
+    found = Measurement(tokens, replay(ours, replays), floor_us(inputs, shape, copy, fp8), {}, {}, {})
+    for name, build in peer_calls(inputs, gate_up, down).items():
+        try:
+            output, timing = time_peer(build, replays)
+        except Exception as error:  # whatever a peer raises, the others have their turn
+            traceback.print_exc()
+            found.refused[name] = reason(error)
+            print(f"{name} failed at T={tokens}: {found.refused[name]}", file=sys.stderr, flush=True)
+            continue
+        difference = float((output - right).norm() / right.norm())
+        assert difference < 0.1, f"{name} differs by {difference:.3f} at T={tokens}"
+        found.differences[name], found.peers[name] = difference, timing
+    return found
+
+
+def device_lost() -> bool:
+    """Whether a fault has left this process without the device."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def failures(found: list[Measurement]) -> str:
+    """What the conditions say about peers that failed; empty if none did."""
+    first: dict[str, str] = {}
+    for one in found:
+        for name, why in one.refused.items():
+            first.setdefault(name, f" {name} failed, first at T={one.tokens}: {why}.")
+    return "".join(first.values())
 
 
 def main() -> None:
@@ -180,16 +236,18 @@ def main() -> None:
     gate_up = random_weights(args.format, experts, 2, intermediate, hidden)
     down = random_weights(args.format, experts, 1, hidden, intermediate)
     found = []
-    with configured():
-        for tokens in args.tokens:
-            found.append(measure(tokens, shape, gate_up, down, copy, fp8))
-            print(*found[-1].row(), sep="\t", flush=True)
+    for tokens in args.tokens:
+        found.append(measure(tokens, shape, gate_up, down, copy, fp8))
+        print(*found[-1].row(), sep="\t", flush=True)
+        if device_lost():
+            print("A fault took the device: the sizes that follow are not measured", file=sys.stderr)
+            break
     path = write_result(
         args.name,
         title=f"FP8 expert layer, {args.shape}, {args.format} scales",
         conditions=f"E={experts}, K={top_k}, H={hidden}, I={intermediate}, scales per {args.format}; under graph replay, from "
         "bf16 hidden states and top-k ids to bf16 output; microseconds per call. The floor uses this card's copy rate, "
-        f"{copy / 1e12:.2f} TB/s, and FP8 rate, {fp8 / 1e12:.0f} TFLOP/s, measured in the same run.",
+        f"{copy / 1e12:.2f} TB/s, and FP8 rate, {fp8 / 1e12:.0f} TFLOP/s, measured in the same run." + failures(found),
         columns=found[0].columns(),
         rows=[one.row() for one in found],
         raw=[dataclasses.asdict(one) for one in found],

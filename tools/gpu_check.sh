@@ -36,8 +36,8 @@ for name in $steps; do
     tune) step tune timeout 200 "$python" -m tools.tune_moe --log "$logs/tune.json" || failed=1 ;;
     bench)
         step bench timeout 120 "$python" -m benchmarks.moe_layer || failed=1
-        step bench-block timeout 60 "$python" -m benchmarks.moe_layer --format block --name moe_layer_block || failed=1
-        step bench-mixtral timeout 60 "$python" -m benchmarks.moe_layer --shape mixtral-8x7b --name moe_layer_mixtral ||
+        step bench-block timeout 120 "$python" -m benchmarks.moe_layer --format block --name moe_layer_block || failed=1
+        step bench-mixtral timeout 120 "$python" -m benchmarks.moe_layer --shape mixtral-8x7b --name moe_layer_mixtral ||
             failed=1
         ;;
     profile) step profile timeout 60 "$python" -m tools.profile_moe || failed=1 ;;
