@@ -62,9 +62,7 @@ def test_at_every_tile(kind: type, qwen: GpuLayer) -> None:
     step_bytes = 128
     whole, _ = layer(pool)
     tiles = (
-        TILES
-        if kind is not ChannelWeights
-        else TILES + [Tiles(a, b, encode) for rows in TABLE.values() for _, a, b in rows for encode in (False, True)]
+        TILES if kind is not ChannelWeights else TILES + [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows]
     )
     assert all(not t.gate_up.reasons_against(gated=True, step_bytes=step_bytes) for t in tiles)
     for tile in tiles:

@@ -16,7 +16,6 @@ from octavo.kernels.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.kernels.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.kernels.moe.reference import activations_reference
 from octavo.kernels.permute import Permutation, permute
-from octavo.kernels.quantize import quantize
 from octavo.kernels.scaled import (
     Activations,
     BlockWeights,
@@ -221,26 +220,6 @@ def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) ->
     assert_case(outs[0][0], up)
     assert_case(outs[0][1], down)
     assert all(torch.equal(a, outs[0][0]) and torch.equal(b, outs[0][1]) for a, b in outs[1:])
-
-
-@pytest.mark.parametrize("tile", [TILES[0], TILES[6], TILES[7]], ids=lambda tile: f"{tile.rows}-rows")
-def test_rows_quantised_as_they_are_read_have_the_same_bits(tile: Tile, device: torch.device) -> None:
-    """And a row that is not finite gives NaN, its neighbours nothing of it."""
-    up, down = (make(ChannelWeights, SMALL[3], 20, "skewed", device) for make in (gate_up_case, down_case))
-    generator = torch.Generator().manual_seed(3)
-    for case, run in ((up, run_gate_up), (down, run_down)):
-        plain = torch.randn(case.x.data.shape, generator=generator).bfloat16()
-        plain[1], plain[2], plain[3, 5], plain[4, -1] = 0, plain[2] * 1e-38, torch.inf, torch.nan
-        plain = plain.to(device)
-        case.x = quantize(plain)
-        apart = run(case, tile, Guard(device))
-        case.x = Unscaled(plain)
-        together = run(case, tile, Guard(device))
-        assert torch.equal(together.isnan(), apart.isnan())
-        assert torch.equal(together.nan_to_num(), apart.nan_to_num())
-        fan_out = case.ids.numel() // len(plain)
-        bad = together.isnan().all(1).nonzero().flatten() // fan_out
-        assert set(bad.tolist()) == {3, 4}
 
 
 def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> None:

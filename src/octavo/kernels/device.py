@@ -48,12 +48,3 @@ def is_finite(x):
 def silu(x):
     """x / (1 + exp(-x)) in f32"""
     return x / (1.0 + tl.exp(-x))
-
-
-@triton.jit
-def prefetch(start, first, last, LINES: tl.constexpr):
-    """Ask the L2 cache for LINES lines of 128 bytes of the bytes at `start`, from `first` on, none of them past `last`."""
-    line = tl.minimum(first + tl.arange(0, LINES) * 128, last)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [start + line], dtype=tl.int32, is_pure=False, pack=1
-    )

@@ -30,13 +30,12 @@ __all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 """Columns of K per step, by weight dtype: part of the order of summation, so never a choice of the tile."""
 
-_PAIRS: dict[type, tuple[type, ...]] = {
-    ChannelWeights: (TokenScaled, Unscaled),
-    TensorWeights: (StaticScaled,),
-    BlockWeights: (GroupScaled,),
-    PlainWeights: (Unscaled,),
+_PAIRS: dict[type, type] = {
+    ChannelWeights: TokenScaled,
+    TensorWeights: StaticScaled,
+    BlockWeights: GroupScaled,
+    PlainWeights: Unscaled,
 }
-"""Formats of the activations by those of the weights."""
 
 
 def grouped_gemm_swiglu(
@@ -44,8 +43,7 @@ def grouped_gemm_swiglu(
 ) -> torch.Tensor:
     """out[r] = silu(g) * u with (g, u) = w[e] @ x[order[r] // top_k], for each sorted row r of expert e.
 
-    The bits of a row depend on that row and the weights, not on the tile or on other rows. For weights scaled per channel
-    x may be bf16: rows are then quantised as they are read, with the codes and the bits that `quantize` before gives.
+    The bits of a row depend on that row and the weights, not on the tile or on other rows.
 
     Args:
         x: (T, H) in the format that `w` asks for; read at the tokens of the plan only.
@@ -70,8 +68,7 @@ def grouped_gemm(
 ) -> torch.Tensor:
     """out[order[r]] = w[e] @ x[r] for each sorted row r of expert e.
 
-    The bits of a row depend on that row and the weights, not on the tile or on other rows. For weights scaled per channel
-    x may be bf16: see `grouped_gemm_swiglu`.
+    The bits of a row depend on that row and the weights, not on the tile or on other rows.
 
     Args:
         x: (R, I) sorted rows in the format that `w` asks for, R >= slots; read at the rows in use only.
@@ -93,8 +90,8 @@ def grouped_gemm(
 def _check(
     x: Activations, w: Weights, plan: Permutation, gated: bool, out: torch.Tensor, slots: int, tile: Tile
 ) -> Dims:
-    if type(x) not in _PAIRS[type(w)]:
-        expected = f"{' or '.join(kind.__name__ for kind in _PAIRS[type(w)])} for {type(w).__name__}"
+    if type(x) is not _PAIRS[type(w)]:
+        expected = f"{_PAIRS[type(w)].__name__} for {type(w).__name__}"
         raise KernelContractError(
             "x", expected, f"{type(x).__name__} (quantise the activations in the weights' format)"
         )
@@ -124,8 +121,6 @@ def _check(
 def _scales(x: Activations, w: Weights) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[int, int, int, int]]:
     """Both scale tensors and the strides (x row, w expert, w part, w column); unused strides are 0."""
     match x, w:
-        case Unscaled(), ChannelWeights():
-            return None, w.scale, (0, w.scale.shape[1], w.scale.shape[1] // 2, 1)
         case TokenScaled(), ChannelWeights():
             return x.scale, w.scale, (1, w.scale.shape[1], w.scale.shape[1] // 2, 1)
         case StaticScaled(), TensorWeights():
@@ -155,33 +150,24 @@ def _launch(
     programs = max_tiles(slots, dims["E"], tile.rows) * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
-    encode = isinstance(x, Unscaled) and isinstance(w, ChannelWeights)
     x_tiles: TensorDescriptor | None = None
-    w_tiles: TensorDescriptor | None = None
+    weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
-        w_tiles = _descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
-        x_tiles = None if gated or encode else _descriptor("x.data", x.data, tile.rows, step)
+        weights = _descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols)
+        x_tiles = None if gated else _descriptor("x.data", x.data, tile.rows)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x_scale, w.data, w_tiles, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
+        x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        ENCODE=encode, EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols,
-        LINES=_prefetched_lines(tile, gated, slots, dims["E"]),
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
 
 
-def _prefetched_lines(tile: Tile, gated: bool, slots: int, experts: int) -> int:
-    """Lines of 128 bytes of each matrix that a program asks for early: few rows wait for weights, many for products."""
-    if tile.rows > 32 or (gated and slots < 2 * experts):
-        return 0
-    return 256 if gated else 512
-
-
-def _descriptor(argument: str, matrix: torch.Tensor, height: int, step: int) -> TensorDescriptor:
-    """For bulk tensor copies of (height, `step`) of `matrix` (R, K)."""
+def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:
+    """For bulk tensor copies of (height, one K step) of `matrix` (R, K)."""
     check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
     past = matrix.shape[1] * matrix.element_size() % 16
     check_range(f"bytes of a row of {argument} past a multiple of 16", past, 0, 0, "use a tile without tma")
-    return TensorDescriptor.from_tensor(matrix, [height, step])
+    return TensorDescriptor.from_tensor(matrix, [height, STEP[matrix.dtype]])

@@ -10,18 +10,12 @@ from octavo.kernels.grouped_gemm.tile import Tile
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tiles of both grouped GEMMs of a layer; they share the plan, so their `rows` are equal.
-
-    With `encode` the second product quantises its rows as it reads them, which saves a launch and repeats the work in every
-    program; only for weights scaled per channel.
-    """
+    """The tiles of both grouped GEMMs of a layer; they share the plan, so their `rows` are equal."""
 
     gate_up: Tile
     down: Tile
-    encode: bool = False
 
 
-_ENCODED_ROWS = 32
 _SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
 """Rows to columns of the gated and the plain product, and warps."""
 
@@ -34,11 +28,7 @@ def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     if kind == "BlockWeights" and rows == 128:
         warps = 8  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
-    return _tiles(shape, Tile(rows, gated, warps, 3, aligned), Tile(rows, plain, warps, 3, aligned))
-
-
-def _tiles(shape: tuple[str, int, int, int], gate_up: Tile, down: Tile) -> Tiles:
-    return Tiles(gate_up, down, encode=shape[0] == "ChannelWeights" and down.rows <= _ENCODED_ROWS)
+    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, plain, warps, 3, aligned))
 
 
 def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
@@ -48,5 +38,5 @@ def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     """
     for most, gate_up, down in TABLE.get(shape, []):
         if slots <= most:
-            return _tiles(shape, gate_up, down)
+            return Tiles(gate_up, down)
     return _safe(shape, slots)

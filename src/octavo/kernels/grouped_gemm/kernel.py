@@ -9,8 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.codes import encode, magnitude, scale_of
-from octavo.kernels.device import follow, prefetch, silu
+from octavo.kernels.device import follow, silu
 
 
 @triton.jit
@@ -22,25 +21,12 @@ def _block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
 
 
 @triton.jit
-def _row_scales(x, source, live, K, ROWS: tl.constexpr):
-    """(ROWS,) f32: the scale of each row of x (R, K) bf16, read whole."""
-    WIDTH: tl.constexpr = 8192 // ROWS
-    top = tl.zeros((ROWS,), tl.int32)
-    for start in range(0, K, WIDTH):
-        column = start + tl.arange(0, WIDTH)
-        inside = live[:, None] & (column < K)[None, :]
-        value = tl.load(x + source[:, None] * K + column[None, :], mask=inside, other=0.0)
-        top = tl.maximum(top, tl.max(magnitude(value.to(tl.float32)), 1))
-    return scale_of(top)
-
-
-@triton.jit
 def _product(
-    x, x_tiles, x_scale, w, w_tiles, w_scale, y, order,
+    x, x_tiles, x_scale, w, w_scale, y, order,
     expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, ENCODE: tl.constexpr,
-    EVEN_K: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Up to ROWS sorted rows from first_row on by COLS columns, of one expert."""
     column = first_column + tl.arange(0, COLS)
@@ -63,14 +49,11 @@ def _product(
     w_row = expert * parts * N + first_column
     if x_tiles is None:
         x_at = x + source[:, None] * K + k[None, :]
-    if w_tiles is None:
+    if not TMA:
         w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
         up_at = w_at + N.to(tl.int64) * K
     if SCALED:
-        if ENCODE:
-            token_scale = _row_scales(x, source, live, K, ROWS)
-        else:
-            token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
+        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
         w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
         channel_scale = tl.load(w_scale)
         if GATED:
@@ -92,16 +75,14 @@ def _product(
             x_at += STEP
         else:
             a = x_tiles.load([first_row, step * STEP])
-        if ENCODE:
-            a = encode(a.to(tl.float32), token_scale)
-        if w_tiles is not None:
-            b = w_tiles.load([w_row, step * STEP])
+        if TMA:
+            b = w.load([w_row, step * STEP])
         else:
             b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
             w_at += STEP
         if GATED:
-            if w_tiles is not None:
-                b_up = w_tiles.load([w_row + N, step * STEP])
+            if TMA:
+                b_up = w.load([w_row + N, step * STEP])
             else:
                 b_up = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
                 up_at += STEP
@@ -129,49 +110,25 @@ def _product(
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
 
 
-@triton.jit
-def _prefetch_weights(w, tiles, tile, first_column, experts, N, K, GATED: tl.constexpr, LINES: tl.constexpr):
-    """Ask for the first lines of this program's weights before the kernel before has finished.
-
-    The plan of the first product may not be made yet: where experts have a tile each, it is the tile's number. The plan of
-    the second was made before the first ran. A wrong guess costs time and nothing else: addresses are held inside w.
-    """
-    parts: tl.constexpr = 2 if GATED else 1
-    expert = tile
-    if not GATED:
-        expert = tl.load(tiles + tile.to(tl.int64) * 3)
-    expert = tl.minimum(tl.maximum(expert, 0), experts - 1)
-    size: tl.constexpr = w.dtype.element_ty.primitive_bitwidth // 8
-    last = experts.to(tl.int64) * parts * N * K * size - 1
-    first = (expert.to(tl.int64) * parts * N + first_column) * K * size
-    prefetch(w.to(tl.pointer_type(tl.uint8)), first, last, LINES)
-    if GATED:
-        prefetch(w.to(tl.pointer_type(tl.uint8)), first + N.to(tl.int64) * K * size, last, LINES)
-
-
 @triton.jit(do_not_specialize=["slots", "x_rows"])
 def grouped_gemm_kernel(
-    x, x_tiles, x_scale, w, w_tiles, w_scale, y, order, tiles, num_tiles,
+    x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
     slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, ENCODE: tl.constexpr,
-    EVEN_K: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr,
-    LINES: tl.constexpr, PDL: tl.constexpr,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
 
     GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
-    w_tiles: a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), or None. x_tiles: one of x with blocks of
-    (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded, always from
-    inside the tensors, and are multiplied into nothing but themselves.
-    ENCODE: x is bf16, and a row is quantised as it is read, once per program.
+    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
+    x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
+    always from inside the tensors, and are multiplied into nothing but themselves.
     LEAST: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
+    follow(PDL)
     tile = tl.program_id(0) // tl.cdiv(N, COLS)
     first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
-    if PDL and LINES > 0:
-        _prefetch_weights(w, tiles, tile, first_column, experts, N, K, GATED, LINES)
-    follow(PDL)
     # the entry is loaded before it is known to be in use: two loads at once, not one after the other
     used = tl.load(num_tiles)
     entry = tiles + tile.to(tl.int64) * 3
@@ -182,22 +139,22 @@ def grouped_gemm_kernel(
         return
     if LEAST == ROWS or rows > ROWS // 2:
         _product(
-            x, x_tiles, x_scale, w, w_tiles, w_scale, y, order,
+            x, x_tiles, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, ENCODE, EVEN_K, STEP, ROWS, COLS,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
         )  # fmt: skip
     elif LEAST == ROWS // 2 or rows > ROWS // 4:
         _product(
-            x, None, x_scale, w, w_tiles, w_scale, y, order,
+            x, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, ENCODE, EVEN_K, STEP, ROWS // 2, COLS,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
         )  # fmt: skip
     else:
         _product(
-            x, None, x_scale, w, w_tiles, w_scale, y, order,
+            x, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, ENCODE, EVEN_K, STEP, ROWS // 4, COLS,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from octavo.kernels.contract import Dims, check_range
 from octavo.kernels.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.kernels.moe.workspace import MoeWorkspace, moe_workspace
 from octavo.kernels.permute import permute
-from octavo.kernels.scaled import Activations, Unscaled, Weights
+from octavo.kernels.scaled import Weights
 
 __all__ = ["MoeWorkspace", "moe", "moe_workspace"]
 
@@ -67,8 +67,6 @@ def moe(
     grouped_gemm_swiglu(
         inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
     )
-    hidden: Activations = Unscaled(workspace.hidden[:slots])
-    if not tiles.encode:
-        hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.num_rows)
+    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.num_rows)
     grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
     return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, num_tokens=num_tokens)

@@ -140,10 +140,11 @@ def permute(
         scan_kernel[(bins // _SCAN_WIDTH,)](
             out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
         )
+    everything = max(block, triton.next_power_of_2(slots)) if few else 0
     place_kernel[grid](
         ids, num_tokens, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, ALL=max(block, triton.next_power_of_2(slots)) if few else 0, CHUNK=_CHUNK, BINS=bins, ROWS=tile_rows,
-        BATCH=_PLAN_BATCH, num_warps=4 if few else 8, **LAUNCH,
+        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows, BATCH=_PLAN_BATCH,
+        num_warps=8, **LAUNCH,
     )  # fmt: skip
     return out

@@ -36,6 +36,11 @@ def _warps(block: int) -> int:
     return max(1, min(8, block // 1024))
 
 
+def _warps_without_sum(elements: int) -> int:
+    """Where the bits do not depend on it: 16 values a thread, so that many warps wait for memory at once."""
+    return max(1, min(8, elements // 512))
+
+
 def _rows_per_program(rows: int, block: int) -> int:
     """Few rows spread over the device; of many, small ones share a program, as each costs a launch of its own."""
     return 1 if rows <= _FEW_ROWS else max(1, _PROGRAM_ELEMENTS // block)
@@ -74,7 +79,7 @@ def quantize(
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize", -(-rows // per_program))](
             x, out.data, out.scale, num_rows, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, BESIDE=beside,
-            num_warps=_warps(per_program * block), **LAUNCH,
+            num_warps=_warps_without_sum(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -105,7 +110,7 @@ def quantize_groups(
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
             x, out.data, out.scale, num_rows, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
-            BESIDE=beside, num_warps=_warps(per_program * block), **LAUNCH,
+            BESIDE=beside, num_warps=_warps_without_sum(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -141,7 +146,7 @@ def quantize_static(
         per_program = _rows_per_program(rows, block)
         quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
             x, out.data, scale, num_rows, rows, width, ROWS=per_program, BLOCK=block, BESIDE=beside,
-            num_warps=_warps(per_program * block), **LAUNCH,
+            num_warps=_warps_without_sum(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
