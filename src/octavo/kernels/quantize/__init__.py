@@ -28,17 +28,12 @@ MAX_WIDTH = 32768
 
 
 _FEW_ROWS = 2048
-_PROGRAM_ELEMENTS = 4096
+_PROGRAM_ELEMENTS = 2048
 
 
 def _warps(block: int) -> int:
     """A function of the row width alone where a sum's tree depends on it."""
     return max(1, min(8, block // 1024))
-
-
-def _warps_without_sum(elements: int) -> int:
-    """Where the bits do not depend on it: 16 values a thread, so that many warps wait for memory at once."""
-    return max(1, min(8, elements // 512))
 
 
 def _rows_per_program(rows: int, block: int) -> int:
@@ -79,7 +74,7 @@ def quantize(
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize", -(-rows // per_program))](
             x, out.data, out.scale, num_rows, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, BESIDE=beside,
-            num_warps=_warps_without_sum(per_program * block), **LAUNCH,
+            num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -110,7 +105,7 @@ def quantize_groups(
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
             x, out.data, out.scale, num_rows, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
-            BESIDE=beside, num_warps=_warps_without_sum(per_program * block), **LAUNCH,
+            BESIDE=beside, num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -146,7 +141,7 @@ def quantize_static(
         per_program = _rows_per_program(rows, block)
         quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
             x, out.data, scale, num_rows, rows, width, ROWS=per_program, BLOCK=block, BESIDE=beside,
-            num_warps=_warps_without_sum(per_program * block), **LAUNCH,
+            num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
