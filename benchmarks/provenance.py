@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,12 +21,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, machine, versions and command of this run. No host name, no path of this machine."""
+    """Commit, machine, versions and command of this run. No host name, no path of this machine.
+
+    OCTAVO_COMMIT in the environment names the commit of a tree that was copied without its history.
+    """
     env = collect()
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": _git("rev-parse", "HEAD")
-        + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "commit": os.environ.get("OCTAVO_COMMIT") or _commit(),
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": env["system"]["python"],
         "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",
@@ -66,6 +69,11 @@ def write_result(
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     benchmark_tables.PAGE.write_text(benchmark_tables.page(), encoding="utf-8")
     return path
+
+
+def _commit() -> str:
+    changes = "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    return _git("rev-parse", "HEAD") + changes
 
 
 def _git(*words: str) -> str:

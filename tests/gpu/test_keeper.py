@@ -57,7 +57,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerConfig:
         max_num_seqs=64,
         max_num_batched_tokens=512,
         block_size=16,
-        gpu_memory_utilization=0.5,
+        gpu_memory_utilization=0.15,
         seed=3,
     )
 
@@ -173,7 +173,7 @@ def test_the_standby_takes_no_device_memory(supply: KeptSupply) -> None:
 def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: KeptSupply) -> None:
     worker = supply.start(None)
     expected, keeper = answers(worker), supply.ensure_keeper().pid
-    worker.send(StepPlan(9, [], [], [], [Fault(FaultKind.OUT_OF_BOUNDS, [])]))
+    worker.send(msgspec.structs.replace(PLANS[0], step=9, faults=[Fault(FaultKind.OUT_OF_BOUNDS, [])]))
     with pytest.raises(WorkerDiedError, match="illegal memory access"):
         worker.receive(60)
     began = time.monotonic()

@@ -25,8 +25,8 @@ def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     kind, experts, hidden, intermediate = shape
     rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
     gated, plain, warps = _SAFE[rows]
-    if kind == "BlockWeights" and rows == 128:
-        warps = 8  # products of one K step and sums are separate registers
+    if kind == "BlockWeights":
+        plain = 64  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
     return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, plain, warps, 3, aligned))
 
