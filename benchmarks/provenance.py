@@ -23,12 +23,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 def provenance() -> dict[str, Any]:
     """Commit, machine, versions and command of this run. No host name, no path of this machine.
 
-    OCTAVO_COMMIT in the environment names the commit of a tree that was copied without its history.
+    BENCHMARK_COMMIT in the environment names the commit of a tree that was copied without its history.
     """
     env = collect()
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": os.environ.get("OCTAVO_COMMIT") or _commit(),
+        "commit": os.environ.get("BENCHMARK_COMMIT") or _commit(),
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": env["system"]["python"],
         "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",

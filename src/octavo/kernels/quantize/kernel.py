@@ -169,7 +169,7 @@ def rms_norm_quantize_kernel(
     column = tl.arange(0, BLOCK)
     inside = column < width
     value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.div_rn(tl.sum(value * value, 0), width.to(tl.float32))
+    mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
     value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,))).to(tl.bfloat16).to(tl.float32)
     value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     value = value.to(tl.bfloat16)
