@@ -57,6 +57,12 @@ def repair() -> None:
             result.data = result.data.astype(np.bool_)
         return result
 
+    def fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+        # one rounding, as on the device: a product of two float32 is exact in float64
+        total = x.data.astype(np.float64) * y.data.astype(np.float64) + z.data.astype(np.float64)
+        return handle(total.astype(z.data.dtype), z.dtype.scalar)
+
+    builder.create_fma = fma
     builder.create_splat = splat
     builder.cast_impl = cast
     builder.create_fp_to_fp = lambda self, src, dst_type, rounding_mode: cast(self, src, dst_type)
