@@ -1,7 +1,8 @@
 """Repairs of Triton's interpreter, so that a kernel computes on the CPU what it computes on the device.
 
 As shipped (3.6 to 3.9) it truncates float32 to bf16, rounds halves and subnormals of FP8 wrongly, and multiplies the bit
-patterns of bf16 matrices, and a broadcast bool becomes an int32, which is no mask. PyTorch's casts round to nearest even, as the device does.
+patterns of bf16 matrices, and a broadcast bool becomes an int32, which is no mask; up to 3.7 its multiply-add rounds twice.
+PyTorch's casts round to nearest even, as the device does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _to_numpy(tensor: torch.Tensor, dtype: tl.dtype) -> np.ndarray:
 
 
 def repair() -> None:
-    """Replace the interpreter's float casts and its matrix product."""
+    """Replace the interpreter's float casts, its matrix product, its multiply-add and its splat of a bool."""
     builder: Any = interpreter.InterpreterBuilder
     shipped_cast = builder.cast_impl
     handle = interpreter.TensorHandle
