@@ -259,3 +259,17 @@ def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
     case.w = ChannelWeights(case.w.data, case.w.scale[:, :1].contiguous())
     with pytest.raises(KernelContractError, match=r"w\.scale"):
         run_gate_up(case, TILES[0], Guard(device))
+
+
+@pytest.mark.parametrize(
+    ("tile", "match"),
+    [
+        pytest.param(Tile(16, 64, 4, 4, halvings=1), "halvings", id="below-16-rows"),
+        pytest.param(Tile(128, 64, 4, 3, halvings=3), "halvings", id="an-eighth"),
+        pytest.param(Tile(16, 256, 8, 2), r"tile\.cols", id="two-blocks-of-weights"),
+    ],
+)
+def test_tiles_that_cannot_run_are_refused(tile: Tile, match: str, device: torch.device) -> None:
+    case = down_case(BlockWeights, SMALL[1], 3, "uniform", device)
+    with pytest.raises(KernelContractError, match=match):
+        run_down(case, tile, Guard(device))
