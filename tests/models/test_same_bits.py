@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 from typing import Any
 
@@ -110,6 +112,29 @@ def test_threads_change_nothing(loaded: LoadedModel) -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("tails", [(1, 1, 1), (3, 1, 40), (130, 1, 1), (130, 1, 70)], ids=str)
+def test_rows_that_are_not_wanted_change_no_other(loaded: LoadedModel, tails: tuple[int, ...]) -> None:
+    """The last rows of each chunk, and the cache, are those of a step that wants all rows."""
+    ids = [tokens(7 + i, 200) for i in range(3)]
+    blocks = [list(range(13 * i, 13 * i + 13)) for i in range(3)]
+    past, now = (((0, 30), (0, 64), (0, 9)), ((30, 130), (64, 1), (9, 70)))
+    results, caches = [], []
+    for wanted in (None, tails):
+        cache = allocate_cache(loaded.config, num_blocks=39, block_size=16)
+        for layer in cache.layers:
+            layer.zero_()
+        for step in (past, now):
+            chunks = [(ids[i], start, count, blocks[i]) for i, (start, count) in enumerate(step)]
+            batch = make_batch(chunks, block_size=16, columns=13)
+            batch = dataclasses.replace(batch, tails=wanted if step is now else None)
+            hidden = loaded.model.forward(batch, cache)
+        results.append(hidden.split([end - begin for begin, end in itertools.pairwise(batch.tail_starts)]))
+        caches.append(cache.layers)
+    for whole, some, tail in zip(*results, tails, strict=True):
+        assert torch.equal(whole[-tail:], some)
+    assert all(torch.equal(a, b) for a, b in zip(*caches, strict=True))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=["nan", "inf"])

@@ -92,10 +92,11 @@ class Swapped(ThreadedModel):
         return super().forward(dataclasses.replace(batch, block_tables=batch.block_tables.roll(1, dims=0)), kv_cache)
 
 
-def test_rows_have_the_bits_of_the_whole_batch() -> None:
+@pytest.mark.parametrize("tails", [None, (1, 128, 5, 1)], ids=["all rows", "some rows"])
+def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None) -> None:
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     past = batch_of([(0, 96), (0, 200), (0, 33), (0, 7)], 0)
-    now = batch_of([(96, 300), (200, 128), (33, 190), (7, 1)], 1)
+    now = dataclasses.replace(batch_of([(96, 300), (200, 128), (33, 190), (7, 1)], 1), tails=tails)
     assert len(share_out(now.chunk_starts, 2)) == 3
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, 2), Swapped(loaded.model, 2)):

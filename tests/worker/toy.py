@@ -16,7 +16,7 @@ from octavo.worker.runner import Runner
 VOCAB = 61
 HIDDEN = 8
 POISON = 60
-"""A token whose hidden state is NaN."""
+"""A token whose value in the cache is NaN."""
 
 _generator = torch.Generator().manual_seed(5)
 EMBEDDING = torch.randint(-4, 5, (VOCAB, HIDDEN), generator=_generator).double()
@@ -24,12 +24,13 @@ HEAD = torch.randint(-3, 4, (HIDDEN, VOCAB), generator=_generator).double() / 8
 
 
 class ToyModel:
-    """hidden[p] = the sum over q <= p of (q % 3 + 1) * embedding[token q], wrapped to -8..7."""
+    """hidden[p] = the sum over q <= p of (q % 3 + 1) * embedding[token q], wrapped to -8..7; NaN from a POISON on."""
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         values = kv_cache.layers[0][1].view(-1, HIDDEN)
         weight = (batch.positions % 3 + 1).double()[:, None]
-        values[batch.slot_mapping] = (weight * EMBEDDING[batch.token_ids]).to(torch.bfloat16)
+        value = torch.where(batch.token_ids[:, None] == POISON, torch.nan, weight * EMBEDDING[batch.token_ids])
+        values[batch.slot_mapping] = value.to(torch.bfloat16)
         hidden = torch.empty((len(batch.token_ids), HIDDEN), dtype=torch.float64)
         for s, length in enumerate(batch.context_lens):
             first, last = batch.chunk_starts[s], batch.chunk_starts[s + 1]
@@ -38,8 +39,8 @@ class ToyModel:
             context = values[blocks * kv_cache.block_size + positions % kv_cache.block_size].double()
             hidden[first:last] = context.cumsum(0)[length - (last - first) :]
         hidden = (hidden + 8).remainder(16) - 8
-        hidden[batch.token_ids == POISON] = torch.nan
-        return hidden.to(torch.bfloat16)
+        kept = batch.tail_rows()
+        return (hidden if kept is None else hidden[kept]).to(torch.bfloat16)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return (hidden.double() @ HEAD).float()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import mmap
 
+import numpy as np
 import torch
 
 
@@ -28,6 +30,24 @@ class ForwardBatch:
     """(S + 1) host integers: rows chunk_starts[s] .. chunk_starts[s + 1] - 1 belong to chunk s."""
     context_lens: tuple[int, ...]
     """(S) host integers: tokens of request s up to and including its last row here."""
+    tails: tuple[int, ...] | None = None
+    """(S) host integers, at least 1: how many of the last rows of chunk s have hidden states that are wanted; None: all.
+
+    Keys and values are needed of every row, but of the last layer nothing else is.
+    """
+
+    @property
+    def tail_starts(self) -> tuple[int, ...]:
+        """(S + 1) host integers: the wanted rows of chunk s are tail_starts[s] .. tail_starts[s + 1] - 1 of all wanted."""
+        return self.chunk_starts if self.tails is None else tuple(itertools.accumulate(self.tails, initial=0))
+
+    def tail_rows(self) -> torch.Tensor | None:
+        """(R,) int64 on the model's device: the wanted rows; None if they are all."""
+        if self.tails is None or self.tail_starts[-1] == self.chunk_starts[-1]:
+            return None
+        ends = zip(self.chunk_starts[1:], self.tails, strict=True)
+        rows = np.concatenate([np.arange(end - tail, end) for end, tail in ends])
+        return torch.from_numpy(rows).to(self.token_ids.device)
 
 
 class KVCache:

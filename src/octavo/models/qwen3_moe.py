@@ -5,6 +5,7 @@ The computation follows Hugging Face's `modeling_qwen3_moe.py`; what is rounded 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import torch
@@ -49,7 +50,10 @@ class Sparse:
 
 
 class Attention:
-    """Queries, keys and values, normed and rotated; attention over the cache; the output projection."""
+    """Queries, keys and values, normed and rotated; attention over the cache; the output projection.
+
+    `kept` (R,) int64: the rows that attend, which `plan` is of; None: all.
+    """
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
@@ -59,15 +63,21 @@ class Attention:
         self._operations = operations
 
     def __call__(
-        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
+        self,
+        x: torch.Tensor,
+        rows: RotaryTable,
+        batch: ForwardBatch,
+        cache: torch.Tensor,
+        plan: Plan,
+        kept: torch.Tensor | None,
     ) -> torch.Tensor:
         qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
         queries = self._operations.attention_input(qkv, self._norms, rows, cache, batch.slot_mapping)
-        return self._out(self._operations.attention(queries, cache, plan).flatten(1))
+        return self._out(self._operations.attention(_keep(queries, kept), cache, plan).flatten(1))
 
 
 class Layer:
-    """x + attention(norm(x)), then the same with the MLP."""
+    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (T, H), or (R, H) if only R rows are kept."""
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
         self._attention = Attention(parameters, config, operations)
@@ -81,10 +91,21 @@ class Layer:
         self._eps, self._norm = config.rms_norm_eps, operations.norm
 
     def __call__(
-        self, x: torch.Tensor, rows: RotaryTable, batch: ForwardBatch, cache: torch.Tensor, plan: Plan
+        self,
+        x: torch.Tensor,
+        rows: RotaryTable,
+        batch: ForwardBatch,
+        cache: torch.Tensor,
+        plan: Plan,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = x + self._attention(self._norm(x, self._norms[0], self._eps), rows, batch, cache, plan)
+        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, batch, cache, plan, kept)
+        x = _keep(x, kept) + attended
         return x + self._mlp(self._norm(x, self._norms[1], self._eps))
+
+
+def _keep(rows: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+    return rows if kept is None else rows.index_select(0, kept)
 
 
 class Qwen3Moe:
@@ -109,21 +130,31 @@ class Qwen3Moe:
             kv_cache: written at `batch.slot_mapping`, read through `batch.block_tables`.
 
         Returns:
-            (T, H) bf16, new. A row's bits depend on its request's tokens up to it alone, but with `CudaOperations`.
+            (R, H) bf16 of the R rows that `batch.tails` wants, new. A row's bits depend on its request's tokens up to it
+            alone, but with `CudaOperations`.
 
         Raises:
             KernelContractError: a tensor of the batch or the cache has another dtype or size.
         """
-        plan = self._operations.plan_attention(
+        plan = self._plan(batch, kv_cache)
+        rows = self._rotary.at(batch.positions)
+        x = self._embedding.index_select(0, batch.token_ids)
+        *before, last = zip(self._layers, kv_cache.layers, strict=True)
+        for layer, cache in before:
+            x = layer(x, rows, batch, cache, plan)
+        layer, cache = last
+        kept = batch.tail_rows()
+        if kept is not None:
+            plan = self._plan(dataclasses.replace(batch, chunk_starts=batch.tail_starts), kv_cache)
+        x = layer(x, rows, batch, cache, plan, kept)
+        return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
+
+    def _plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan:
+        return self._operations.plan_attention(
             batch,
             block_size=kv_cache.block_size,
             heads_per_kv_head=self._config.num_attention_heads // self._config.num_key_value_heads,
         )
-        rows = self._rotary.at(batch.positions)
-        x = self._embedding.index_select(0, batch.token_ids)
-        for layer, cache in zip(self._layers, kv_cache.layers, strict=True):
-            x = layer(x, rows, batch, cache, plan)
-        return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,14 @@ from octavo.models.interface import ForwardBatch
 from octavo.worker.slots import Slots
 
 
-def make_batch(chunks: Sequence[Chunk], slots: Slots, *, block_size: int, device: torch.device) -> ForwardBatch:
+def make_batch(
+    chunks: Sequence[Chunk],
+    slots: Slots,
+    *,
+    block_size: int,
+    device: torch.device,
+    tails: tuple[int, ...] | None = None,
+) -> ForwardBatch:
     """All chunks as one batch, in the order of the plan.
 
     Args:
@@ -20,6 +27,7 @@ def make_batch(chunks: Sequence[Chunk], slots: Slots, *, block_size: int, device
         slots: their histories and block tables.
         block_size: tokens per KV block.
         device: where the tensors go.
+        tails: see `ForwardBatch`.
 
     Returns:
         A batch of new tensors that nothing else holds.
@@ -41,4 +49,5 @@ def make_batch(chunks: Sequence[Chunk], slots: Slots, *, block_size: int, device
         block_tables=torch.from_numpy(slots.tables[indices]).to(device),
         chunk_starts=tuple(chunk_starts.tolist()),
         context_lens=tuple((starts + counts).tolist()),
+        tails=tails,
     )

@@ -32,7 +32,9 @@ class Model(Protocol):
     """What a runner needs of a model. Each row of both results depends on the tokens of its own request only."""
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
-        """(T, H) bf16 hidden states after the last norm; keys and values are written to `kv_cache`."""
+        """(R, H) bf16 hidden states after the last norm, of the rows that `batch.tails` wants; keys and values of all
+        rows are written to `kv_cache`.
+        """
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -92,9 +94,15 @@ class Runner:
         self, chunks: Sequence[Chunk], spoiled: Collection[int]
     ) -> tuple[list[Outcome], list[Outcome], set[int]]:
         """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite, as of `spoiled` ones."""
-        batch = make_batch(chunks, self._slots, block_size=self._kv_cache.block_size, device=self._device)
+        batch = make_batch(
+            chunks,
+            self._slots,
+            block_size=self._kv_cache.block_size,
+            device=self._device,
+            tails=tuple(self._tail(chunk) for chunk in chunks),
+        )
         hidden = self._model.forward(batch, self._kv_cache)
-        rows = batch.chunk_starts
+        rows = batch.tail_starts
         for i, chunk in enumerate(chunks):
             if chunk.slot in spoiled:
                 hidden[rows[i] : rows[i + 1]] = torch.nan
@@ -109,6 +117,14 @@ class Runner:
         bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
         num_sampled = sum(len(piece.targets) for piece in sampled)
         return outcomes[:num_sampled], outcomes[num_sampled:], bad
+
+    def _tail(self, chunk: Chunk) -> int:
+        """How many last rows of `chunk` are wanted: all where prompt tokens are scored, else one.
+
+        That one even where nothing is sampled: it attends to all rows before it, so it is not finite if any key or value
+        that the chunk has written is not.
+        """
+        return 1 if self._slots[chunk.slot].sampling.prompt_logprobs is None else chunk.count
 
     def _sample_targets(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Target]:
         """The last row of every chunk that ends its history."""

@@ -81,4 +81,5 @@ def take(batch: ForwardBatch, begin: int, end: int) -> ForwardBatch:
         block_tables=batch.block_tables[begin:end],
         chunk_starts=tuple(start - first for start in batch.chunk_starts[begin : end + 1]),
         context_lens=batch.context_lens[begin:end],
+        tails=None if batch.tails is None else batch.tails[begin:end],
     )
