@@ -125,6 +125,30 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
     assert left < 64 * MIB, f"{left / MIB:.0f} MiB are not free again"
 
 
+@pytest.mark.parametrize("config", [{}], ids=["tiny"], indirect=True)
+def test_fifty_kills_leave_no_device_memory(supply: KeptSupply) -> None:
+    """Of the worker each time, of the keeper as well every tenth time."""
+    before = used_bytes()
+    worker = supply.start(None)
+    full = used_bytes()
+    expected, drifts = answers(worker), []
+    for number in range(50):
+        victims = [worker.ready.pid, *([supply.ensure_keeper().pid] if number % 10 == 5 else [])]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDiedError, match="signal 9"):
+            worker.receive(None)
+        worker.close()
+        worker = supply.start(worker.ready.num_blocks)
+        drifts.append(used_bytes() - full)
+    assert answers(worker) == expected
+    supply.close()
+    left = used_bytes() - before
+    report("fifty kills", least=min(drifts) / MIB, most=max(drifts) / MIB, last=drifts[-1] / MIB, left=left / MIB)
+    assert max(map(abs, drifts)) < 16 * MIB
+    assert left < 16 * MIB
+
+
 def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
     """30 GB of weights, the largest step of 8192 tokens, and the KV cache that `octavo serve` would take."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | LAYERS_OF_QWEN | {"num_hidden_layers": 48}))
