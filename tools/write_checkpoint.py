@@ -47,7 +47,7 @@ def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, shard_bytes:
         shard_bytes: a shard ends with the tensor that reaches it.
     """
     shards = list(_split(tensors, shard_bytes))
-    index = {}
+    index: dict[str, str] = {}
     for number, shard in enumerate(tqdm(shards, desc="Writing", unit="shard"), 1):
         path = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file({name: torch.empty_like(tensor, device="cpu").copy_(tensor) for name, tensor in shard.items()}, path)
