@@ -126,23 +126,27 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
 
 
 @pytest.mark.parametrize("config", [{}], ids=["tiny"], indirect=True)
-def test_fifty_kills_leave_no_device_memory(supply: KeptSupply) -> None:
-    """Of the worker each time, of the keeper as well every tenth time."""
+def test_fifty_kills_leave_no_device_memory(config: WorkerConfig) -> None:
+    """Of four workers in turn, so that their standbys import meanwhile; of the keeper as well every tenth time."""
     before = used_bytes()
-    worker = supply.start(None)
-    full = used_bytes()
-    expected, drifts = answers(worker), []
-    for number in range(50):
-        victims = [worker.ready.pid, *([supply.ensure_keeper().pid] if number % 10 == 5 else [])]
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        with pytest.raises(WorkerDiedError, match="signal 9"):
-            worker.receive(None)
-        worker.close()
-        worker = supply.start(worker.ready.num_blocks)
-        drifts.append(used_bytes() - full)
-    assert answers(worker) == expected
-    supply.close()
+    supplies = [KeptSupply(config, START_S) for _ in range(4)]
+    try:
+        workers = [supply.start(None) for supply in supplies]
+        full, expected, drifts = used_bytes(), answers(workers[0]), []
+        for number in range(50):
+            which = number % len(supplies)
+            worker, supply = workers[which], supplies[which]
+            for pid in (worker.ready.pid, *([supply.ensure_keeper().pid] if number % 10 == 5 else [])):
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(WorkerDiedError, match="signal 9"):
+                worker.receive(None)
+            worker.close()
+            workers[which] = supply.start(worker.ready.num_blocks)
+            drifts.append(used_bytes() - full)
+        assert all(answers(worker) == expected for worker in workers)
+    finally:
+        for supply in supplies:
+            supply.close()
     left = used_bytes() - before
     report("fifty kills", least=min(drifts) / MIB, most=max(drifts) / MIB, last=drifts[-1] / MIB, left=left / MIB)
     assert max(map(abs, drifts)) < 16 * MIB

@@ -10,6 +10,7 @@ import torch
 import octavo.kernels
 from octavo.errors import KernelContractError
 from octavo.kernels.contract import GRID_LIMIT, Dims, check_grid
+from octavo.kernels.dense_gemm import choose_tile
 from octavo.kernels.grouped_gemm.choice import choose_tiles
 from octavo.kernels.grouped_gemm.table import TABLE
 from octavo.kernels.grouped_gemm.tile import Tile
@@ -86,6 +87,17 @@ def test_every_tile_of_the_table_is_legal_and_the_slots_ascend() -> None:
             assert gate_up.rows == down.rows
             gate_up.check(gated=True, step_bytes=128)
             down.check(gated=False, step_bytes=128)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 6, 8])
+@pytest.mark.parametrize("shape", [*TABLE, ("ChannelWeights", 60, 2048, 1408)], ids=str)
+def test_no_tile_is_chosen_only_between_two_powers_of_two(shape: tuple[str, int, int, int], top_k: int) -> None:
+    """The worker loads its kernels at these numbers of tokens; a tile that none of them takes would be compiled later."""
+    loaded = {(choose_tiles(shape, top_k << i), choose_tile(1 << i, tma=True)) for i in range(15)}
+    sparse, dense = ({tiles[i] for tiles in loaded} for i in range(2))
+    for tokens in range(1, 1 << 14):
+        assert choose_tiles(shape, tokens * top_k) in sparse
+        assert choose_tile(tokens, tma=True) in dense
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -13,7 +13,7 @@ from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks
-from octavo.worker.warm_up import blocks_of_widest, divided_plan, warm_up, widest_plan
+from octavo.worker.warm_up import blocks_of_widest, divided_plan, load_kernels, warm_up, widest_plan
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
 MODEL = ModelConfig.from_json(
@@ -111,6 +111,14 @@ def test_warm_up_runs_the_budget_divided_and_on_a_gpu_in_long_contexts(name: str
     warm_up(model, cache, config, vocab_size=VOCAB)
     assert model.sizes == ([divided] if device == "cpu" else [divided, widest])
     assert all(torch.isfinite(layer).all() for layer in cache.layers)
+
+
+@pytest.mark.parametrize(("budget", "sizes"), [(1, []), (2, [1]), (9, [1, 2, 4, 8]), (64, [1, 2, 4, 8, 16, 32])])
+def test_kernels_are_loaded_at_every_power_of_two_below_the_budget(budget: int, sizes: list[int]) -> None:
+    config = toy_config(device="cuda", max_num_batched_tokens=budget)
+    model = Witness()
+    load_kernels(model, toy_cache(config), config, vocab_size=VOCAB)
+    assert [tokens for tokens, _, _ in model.sizes] == [size for size in sizes for _ in range(2)]
 
 
 @settings(max_examples=100)

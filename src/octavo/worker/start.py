@@ -19,7 +19,7 @@ from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
 from octavo.worker.runner import Model, Runner
 from octavo.worker.threads import ThreadedModel
-from octavo.worker.warm_up import blocks_of_widest, warm_up
+from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
 from octavo.worker.weights import map_weights
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
@@ -124,13 +124,14 @@ def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
 
 
 def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
-    """Bytes that torch's allocator reserves for the largest steps, measured on a KV cache that is then dropped."""
+    """Bytes that torch's allocator reserves for steps of all sizes, measured on a KV cache that is then dropped."""
     block_bytes = loaded.config.kv_bytes_per_token * config.block_size
     num_blocks = min(blocks_of_widest(config), max(1, available_bytes(config, 0) // 2 // block_bytes))
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
-    warm_up(loaded.model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+    for run in (load_kernels, warm_up):
+        run(loaded.model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_reserved() - before
 

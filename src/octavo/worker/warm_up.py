@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.interface import KVCache
@@ -34,6 +35,19 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
         plans = [divided_plan(config, num_blocks)]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+def load_kernels(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+    """Run steps of 1, 2, 4, ... tokens, so that no request waits for a kernel to be compiled; shows a progress bar.
+
+    Tiles change with the number of tokens, and none is chosen only between two powers of two. Arguments as `warm_up`.
+    """
+    num_blocks = kv_cache.layers[0].shape[1]
+    sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
+    for tokens in tqdm(sizes, desc="Loading kernels", unit="step"):
+        step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)
+        for plan in (divided_plan(step, num_blocks), widest_plan(step, num_blocks)):
+            Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 
 
 def blocks_of_widest(config: WorkerConfig) -> int:
