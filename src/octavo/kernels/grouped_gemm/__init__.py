@@ -30,6 +30,9 @@ __all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 """Columns of K per step, by weight dtype: part of the order of summation, so never a choice of the tile."""
 
+BAND = 4
+"""Row tiles whose programs run next to each other."""
+
 _PAIRS: dict[type, type] = {
     ChannelWeights: TokenScaled,
     TensorWeights: StaticScaled,
@@ -147,7 +150,8 @@ def _launch(
     if slots == 0 or dims["R"] == 0:
         return out
     columns = out.shape[1]
-    programs = max_tiles(slots, dims["E"], tile.rows) * -(-columns // tile.cols)
+    bands = -(-max_tiles(slots, dims["E"], tile.rows) // BAND)
+    programs = bands * BAND * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
     x_tiles: TensorDescriptor | None = None
@@ -159,7 +163,7 @@ def _launch(
         x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, TMA=tile.tma,
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, BAND=BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

@@ -115,9 +115,11 @@ def grouped_gemm_kernel(
     x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
     slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (max_tiles x ceil(N / COLS),): programs past the tiles in use leave at once.
+    """Grid (max_tiles rounded up to BAND x ceil(N / COLS),): programs past the tiles in use leave at once.
+
+    Programs that run at the same time share a BAND of tiles, mostly of one expert, and with it the weights they read.
 
     GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
@@ -127,8 +129,9 @@ def grouped_gemm_kernel(
     LEAST: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
     follow(PDL)
-    tile = tl.program_id(0) // tl.cdiv(N, COLS)
-    first_column = (tl.program_id(0) % tl.cdiv(N, COLS)) * COLS
+    band = BAND * tl.cdiv(N, COLS)
+    tile = tl.program_id(0) // band * BAND + tl.program_id(0) % BAND
+    first_column = tl.program_id(0) % band // BAND * COLS
     # the entry is loaded before it is known to be in use: two loads at once, not one after the other
     used = tl.load(num_tiles)
     entry = tiles + tile.to(tl.int64) * 3
