@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 
 PIECE_ROWS = 1024
@@ -32,7 +33,7 @@ def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Ro
     Returns:
         ids (T, K) int64 and weights (T, K) float32, new.
     """
-    fine = logits.isfinite().all(-1, keepdim=True)
+    fine = logits.abs().amax(-1, keepdim=True) < torch.inf
     safe = torch.where(fine, logits, 0.0)
     ids = _largest(safe, top_k)
     weights = safe.softmax(-1).gather(1, ids)
@@ -51,7 +52,15 @@ def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
     experts = logits.shape[1]
     keys = ordered + torch.arange(experts - 1, -1, -1, device=logits.device)
-    return experts - 1 - (keys.topk(top_k, dim=-1).values & 0xFFFFFFFF)
+    return experts - 1 - (_top(keys, top_k) & 0xFFFFFFFF)
+
+
+def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(T, K) int64: the largest of (T, E) int64 first. On a CPU NumPy sorts a whole row before PyTorch finds its top."""
+    if keys.is_cuda:
+        return keys.topk(top_k, dim=-1).values
+    ordered = np.sort(keys.numpy(), axis=-1)
+    return torch.from_numpy(ordered[:, ::-1][:, :top_k].copy())
 
 
 def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -56,8 +56,7 @@ class TiledFp8Linear:
     """
 
     def __init__(self, weight: Fp8Weight) -> None:
-        self._weight = widen(weight.data).t().contiguous()
-        self._scale = weight.scale
+        self._weight = (widen(weight.data) * weight.scale[:, None]).t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,6 +77,6 @@ class TiledFp8Linear:
         out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
         for piece, target in zip(torch.split(x, PIECE_ROWS), torch.split(out, PIECE_ROWS), strict=True):
             rounded, scale = round_tokens(piece)
-            product = tiled_matmul(rounded, self._weight).mul_(scale).mul_(self._scale)
+            product = tiled_matmul(rounded.mul_(scale), self._weight)
             target.copy_(product if self._bias is None else product.add_(self._bias))
         return out
