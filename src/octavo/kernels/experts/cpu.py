@@ -10,9 +10,10 @@ import torch.nn.functional as F
 
 from octavo.kernels.expect import expect
 from octavo.kernels.experts.layer import ExpertWeights
-from octavo.kernels.experts.routing import choose_experts, swiglu
+from octavo.kernels.experts.routing import Routing, choose_experts, swiglu
 from octavo.kernels.linear import Fp8Weight, LinearWeight, round_tokens, widen
 from octavo.kernels.linear.cpu import TILE_ROWS
+from octavo.kernels.pieces import pieces
 
 GROUP_TILES = 64
 """Tiles after which a group of experts ends: its operands stay in the cache."""
@@ -48,7 +49,7 @@ class CpuExperts:
         """
         expect("x", x, (None, self._hidden_size), torch.bfloat16)
         expect("logits", logits, (x.shape[0], self._experts), torch.float32)
-        routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
+        routing = self._choose(logits)
         slots, places, groups = _tile_slots(routing.ids.view(-1).numpy(), self._experts)
         inputs, sources = self._gate_up.prepare(x), slots // self._top_k
         shares = routing.weights.view(-1, 1).index_select(0, slots)
@@ -57,6 +58,12 @@ class CpuExperts:
             hidden = swiglu(self._gate_up.product(inputs.index_select(0, sources[group.rows]), group))
             rows[group.rows] = self._down.product(self._down.prepare(hidden, shares[group.rows]), group)
         return F.embedding_bag(places.view(-1, self._top_k), rows, mode="sum")
+
+    def _choose(self, logits: torch.Tensor) -> Routing:
+        parts = [
+            choose_experts(logits[piece], self._top_k, renormalize=self._renormalize) for piece in pieces(len(logits))
+        ]
+        return Routing(torch.cat([part.ids for part in parts]), torch.cat([part.weights for part in parts]))
 
 
 class _Stack:

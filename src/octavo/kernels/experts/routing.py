@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-PIECE_ROWS = 1024
-"""Rows combined at a time: their float32 sums stay in the cache."""
+from octavo.kernels.pieces import pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +68,12 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> 
     rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
     """
     out = rows.new_empty((len(places), rows.shape[1]))
-    pieces = (torch.split(side, PIECE_ROWS) for side in (places, weights, out))
-    for at, shares, target in zip(*pieces, strict=True):
-        total = torch.zeros(target.shape, dtype=torch.float32, device=rows.device)
+    for piece in pieces(len(places)):
+        at, shares = places[piece], weights[piece]
+        total = torch.zeros(out[piece].shape, dtype=torch.float32, device=rows.device)
         for k in range(places.shape[1]):
             total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
-        target.copy_(total)
+        out[piece] = total
     return out
 
 
