@@ -11,8 +11,8 @@ from octavo.kernels.attention.attend import all_below
 from octavo.kernels.attention.plan import Plan
 from octavo.kernels.expect import expect
 
-BAND = 128
-"""Positions whose queries are given the same keys: all up to the end of their band of 128."""
+BAND = 64
+"""Positions whose queries are given the same keys: all up to the end of their band of 64."""
 BLOCK_ROWS = 32
 """Rows of a query block of PyTorch's kernel where a call has fewer than 192; its key blocks begin at multiples of 512."""
 CALL_ROWS = 160
@@ -99,7 +99,7 @@ def plan_cpu_attention(
             seen = torch.from_numpy(np.arange(width) < ends[some, None])
             mask = torch.where(seen, 0.0, -torch.inf)[:, None, None]
             singles.append(_Singles(torch.from_numpy(starts[some]), slots(some, width), mask))
-    tokens = max(1, 1 << min(7, (CALL_ROWS // heads_per_kv_head).bit_length() - 1))
+    tokens = max(1, 1 << min(6, (CALL_ROWS // heads_per_kv_head).bit_length() - 1))
     causal = _causal(tokens, heads_per_kv_head, int(padded[several].max(initial=0)))
     return CpuAttentionPlan(chunks, tuple(singles), tokens, causal)
 
