@@ -7,6 +7,7 @@ import itertools
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,21 +18,30 @@ from octavo.config import ModelConfig
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.models.load import load_model
 from octavo.models.operations import CpuOperations
-from octavo.worker.threads import LEAST_ROWS, ThreadedModel, share_out, take
+from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, share_out, take
 
 CPU = torch.device("cpu")
 TINY = Path(octavo.__file__).parent / "assets/octavo-tiny"
 BLOCK = 16
 
 
-@given(st.integers(0, 20_000), st.integers(2, 8))
-def test_shares_are_even_and_not_small(rows: int, threads: int) -> None:
-    bounds = share_out(rows, threads)
-    assert (bounds[0], bounds[-1]) == (0, rows)
-    assert len(bounds) - 1 <= threads
-    sizes = [after - before for before, after in itertools.pairwise(bounds)]
-    assert max(sizes) - min(sizes) <= 1
-    assert len(sizes) == 1 or min(sizes) >= LEAST_ROWS
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 3000)), min_size=1, max_size=20), st.integers(2, 8))
+def test_shares_cost_about_the_same(chunks: list[tuple[int, int]], threads: int) -> None:
+    """(start, count) of each chunk: the parts differ by less than two of the dearest rows."""
+    positions = np.concatenate([np.arange(start, start + count) for start, count in chunks])
+    bounds = share_out(positions, threads)
+    assert bounds == sorted(set(bounds))
+    assert (bounds[0], bounds[-1]) == (0, len(positions))
+    assert len(bounds) - 1 == max(1, min(threads, len(positions) // LEAST_ROWS))
+    cost = EVEN_KEYS + positions
+    parts = [cost[before:after].sum() for before, after in itertools.pairwise(bounds)]
+    assert max(parts) - min(parts) < 2 * cost.max()
+
+
+def test_shares_are_even() -> None:
+    assert share_out(np.tile(np.arange(1001), 8), 2) == [0, 4004, 8008]
+    assert share_out(np.full(4000, 511), 4) == [0, 1000, 2000, 3000, 4000]
+    assert share_out(np.arange(2 * LEAST_ROWS - 1), 2) == [0, 2 * LEAST_ROWS - 1]
 
 
 @given(
@@ -113,7 +123,7 @@ def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None, th
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     past = batch_of([(0, 96), (0, 90), (0, 33), (0, 7)], 0)
     now = dataclasses.replace(batch_of([(96, 400), (90, 228), (33, 190), (7, 1)], 1), tails=tails)
-    assert len(share_out(now.chunk_starts[-1], threads)) == threads + 1
+    assert len(share_out(now.positions.numpy(), threads)) == threads + 1
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, threads), Swapped(loaded.model, threads)):
         cache = cache_of(loaded.config)
@@ -166,10 +176,11 @@ def test_a_part_reads_a_layer_when_all_before_it_have_written() -> None:
     batch = batch_of([(0, 3 * LEAST_ROWS)], 3, 3 * LEAST_ROWS // BLOCK)
     ThreadedModel(model, 3).forward(batch, KVCache([]))
     torch.set_num_threads(1)
-    firsts = [0, LEAST_ROWS, 2 * LEAST_ROWS]
+    firsts = sorted({first for _, _, first in model.events})
+    assert len(firsts) == 3
     for layer, (before, after) in itertools.product(range(3), itertools.combinations(firsts, 2)):
         assert model.events.index(("writes", layer, before)) < model.events.index(("reads", layer, after))
-    assert model.events.index(("writes", 0, LEAST_ROWS)) < model.events.index(("writes", 0, 0))
+    assert model.events.index(("writes", 0, firsts[1])) < model.events.index(("writes", 0, 0))
 
 
 def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
@@ -183,7 +194,7 @@ def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
 def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     now = batch_of([(0, 150), (0, 40), (0, 1)], 2)
-    assert share_out(now.chunk_starts[-1], 2) == [0, 191]
+    assert share_out(now.positions.numpy(), 2) == [0, 191]
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, 2)):
         cache = cache_of(loaded.config)

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Semaphore
 
+import numpy as np
 import torch
 
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.runner import Model
 
 LEAST_ROWS = 256
-"""Rows of a part. Chosen, not tuned."""
+"""Rows of a part, in the mean. Chosen, not tuned."""
+EVEN_KEYS = 750
+"""Keys that cost a row of octavo-tiny as much in attention as everything else does."""
 MANY = 10_000
 """More than a model has layers."""
 
@@ -39,7 +42,7 @@ class ThreadedModel:
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         """See `Model`."""
-        bounds = share_out(batch.chunk_starts[-1], self._threads)
+        bounds = share_out(batch.positions.numpy(), self._threads)
         parts = len(bounds) - 1
         threads_each = self._threads // parts
         # A part that begins within a chunk reads what the one before it writes: layer by layer, it has to be there.
@@ -72,10 +75,16 @@ def _relay(before: Semaphore | None, own: Semaphore) -> None:
     own.release()
 
 
-def share_out(rows: int, most: int) -> list[int]:
-    """Bounds of as many parts as go: at most `most`, of equal and enough rows; [0, rows] if none do."""
+def share_out(positions: np.ndarray, most: int) -> list[int]:
+    """Bounds of as many parts as go: at most `most`, of enough rows and about equal cost; [0, T] if none do.
+
+    positions: (T,) int64, each row's in its request.
+    """
+    rows = len(positions)
     parts = max(1, min(most, rows // LEAST_ROWS))
-    return [rows * part // parts for part in range(parts + 1)]
+    cost = np.cumsum(EVEN_KEYS + positions)
+    inner = [int(np.searchsorted(cost, cost[-1] * part // parts)) + 1 for part in range(1, parts)]
+    return sorted({0, *inner, rows})
 
 
 def take(batch: ForwardBatch, first: int, last: int, written: Callable[[], None] | None = None) -> ForwardBatch:

@@ -72,7 +72,8 @@ class _Stack:
     def __init__(self, weight: LinearWeight) -> None:
         self._rounded = isinstance(weight, Fp8Weight)
         wide = widen(weight.data) * weight.scale[..., None] if isinstance(weight, Fp8Weight) else weight.data.float()
-        self._matrices = wide.transpose(1, 2).contiguous().unbind()
+        self._stack = wide.transpose(1, 2).contiguous()
+        self._matrices = self._stack.unbind()
 
     def prepare(self, x: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
         """x (T, K) bf16 as this matrix takes it, times `shares` (T, 1) float32: (T, K) float32, new."""
@@ -83,12 +84,16 @@ class _Stack:
 
     def product(self, rows: torch.Tensor, group: _Group) -> torch.Tensor:
         """x W[e]^T for each expert e of the group: (P, K) -> (P, N) float32."""
-        width = self._matrices[0].shape[1]
-        out = rows.new_empty((len(rows), width))
-        sides = (torch.split(side.view(-1, TILE_ROWS, side.shape[1]), group.tiles) for side in (rows, out))
-        for expert, tiles, target in zip(group.experts, *sides, strict=True):
-            torch.bmm(tiles, self._matrices[expert].expand(len(tiles), -1, -1), out=target)
-        return out
+        tiles = rows.view(-1, TILE_ROWS, rows.shape[1])
+        out = rows.new_empty((len(tiles), TILE_ROWS, self._stack.shape[2]))
+        if len(tiles) == len(group.experts):  # PyTorch's threads share out one product, but not many of one tile
+            experts = torch.tensor(group.experts, dtype=torch.int64)
+            torch.bmm(tiles, self._stack.index_select(0, experts), out=out)
+        else:
+            sides = (torch.split(side, group.tiles) for side in (tiles, out))
+            for expert, some, target in zip(group.experts, *sides, strict=True):
+                torch.bmm(some, self._matrices[expert].expand(len(some), -1, -1), out=target)
+        return out.flatten(0, 1)
 
 
 def _tile_slots(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tensor, list[_Group]]:
