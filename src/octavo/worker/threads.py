@@ -50,7 +50,8 @@ class ThreadedModel:
 
         def run(part: int) -> torch.Tensor:
             torch.set_num_threads(threads_each)
-            relay = functools.partial(_relay, written[part] if part else None, written[part + 1])
+            before = None if bounds[part] in batch.chunk_starts else written[part]
+            relay = functools.partial(_relay, before, written[part + 1])
             try:
                 return self._model.forward(take(batch, bounds[part], bounds[part + 1], relay), kv_cache)
             except BaseException:
