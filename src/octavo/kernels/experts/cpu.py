@@ -104,20 +104,23 @@ def _tile_slots(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tens
         experts: E
 
     Returns:
-        (P,) int64 slot of each padded row, slot 0 in padding; (T * K,) int64 row of each slot; runs of experts.
+        (P,) int64 slot of each padded row, slot 0 in padding; (T * K,) int64 row of each slot; the groups in order.
     """
     order = np.argsort(ids.astype(np.int16), kind="stable")
     counts = np.bincount(ids, minlength=experts)
     tiles = -(-counts // TILE_ROWS)
-    ends = tiles.cumsum()
-    rows = np.arange(len(ids)) + np.repeat((ends - tiles) * TILE_ROWS - (counts.cumsum() - counts), counts)
-    slots, places = np.zeros(ends[-1] * TILE_ROWS, dtype=np.int64), np.empty_like(rows)
-    slots[rows], places[order] = order, rows
     used = np.flatnonzero(counts)
-    cuts = np.flatnonzero(np.diff(ends[used] // GROUP_TILES)) + 1
-    groups, begin = [], 0
+    used = used[np.argsort(tiles[used], kind="stable")]  # those of one tile first
+    ends = tiles[used].cumsum()
+    begins = np.zeros_like(counts)
+    begins[used] = TILE_ROWS * (ends - tiles[used])
+    rows = np.arange(len(ids)) + np.repeat(begins - (counts.cumsum() - counts), counts)
+    slots, places = np.zeros(TILE_ROWS * tiles.sum(), dtype=np.int64), np.empty_like(rows)
+    slots[rows], places[order] = order, rows
+    cuts = np.flatnonzero(np.diff(ends // GROUP_TILES) | np.diff(tiles[used] > 1)) + 1
+    groups: list[_Group] = []
     for members in np.split(used, cuts):
-        end = begin + TILE_ROWS * int(tiles[members].sum())
-        groups.append(_Group(members.tolist(), tiles[members].tolist(), slice(begin, end)))
-        begin = end
+        begin = groups[-1].rows.stop if groups else 0
+        rows_of = slice(begin, begin + TILE_ROWS * int(tiles[members].sum()))
+        groups.append(_Group(members.tolist(), tiles[members].tolist(), rows_of))
     return torch.from_numpy(slots), torch.from_numpy(places), groups
