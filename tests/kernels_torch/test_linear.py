@@ -22,8 +22,9 @@ from octavo.kernels.linear import (
     round_tokens,
     widen,
 )
-from octavo.kernels.linear.cpu import PIECE_ROWS, TILE_ROWS
+from octavo.kernels.linear.cpu import TILE_ROWS
 from octavo.kernels.linear.reference import linear_reference
+from octavo.kernels.pieces import PIECE_ROWS
 
 KINDS = ["bf16", "fp8"]
 

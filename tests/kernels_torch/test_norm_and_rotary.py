@@ -44,6 +44,13 @@ def test_norm_of_a_view_is_that_of_its_copy() -> None:
     assert torch.equal(rms_norm(x[:, 2:5], weight, 1e-6), rms_norm(x[:, 2:5].contiguous(), weight, 1e-6))
 
 
+def test_norm_with_a_weight_for_each_head() -> None:
+    x, weight = noise(9, 8, 32), noise(3, 32, seed=2)
+    together = rms_norm(x[:, 2:5], weight, 1e-6)
+    for head in range(3):
+        assert torch.equal(together[:, head], rms_norm(x[:, 2 + head], weight[head], 1e-6))
+
+
 @pytest.mark.parametrize("head_dim", [2, 16, 24, 128])
 def test_rotary_against_float64(head_dim: int) -> None:
     positions = torch.tensor([0, 1, 2, 77, 511])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,47 +18,69 @@ from octavo.config import ModelConfig
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.models.load import load_model
 from octavo.models.operations import CpuOperations
-from octavo.worker.threads import LEAST_ROWS, UNEVEN, ThreadedModel, share_out, take
+from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, share_out, take
 
 CPU = torch.device("cpu")
 TINY = Path(octavo.__file__).parent / "assets/octavo-tiny"
 BLOCK = 16
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40), st.integers(2, 8))
-def test_shares_are_whole_chunks_of_about_equal_rows(counts: list[int], threads: int) -> None:
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    bounds = share_out(starts, threads)
-    assert (bounds[0], bounds[-1]) == (0, len(counts))
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 3000)), min_size=1, max_size=20), st.integers(2, 8))
+def test_shares_cost_about_the_same(chunks: list[tuple[int, int]], threads: int) -> None:
+    """(start, count) of each chunk: the parts differ by less than two of the dearest rows."""
+    positions = np.concatenate([np.arange(start, start + count) for start, count in chunks])
+    bounds = share_out(positions, threads)
     assert bounds == sorted(set(bounds))
-    assert len(bounds) - 1 <= threads
-    if len(bounds) > 2:
-        rows = [starts[b] - starts[a] for a, b in itertools.pairwise(bounds)]
-        assert min(rows) >= LEAST_ROWS
-        assert max(rows) <= UNEVEN * starts[-1] / len(rows)
+    assert (bounds[0], bounds[-1]) == (0, len(positions))
+    assert len(bounds) - 1 == max(1, min(threads, len(positions) // LEAST_ROWS))
+    cost = EVEN_KEYS + positions
+    parts = [cost[before:after].sum() for before, after in itertools.pairwise(bounds)]
+    assert max(parts) - min(parts) < 2 * cost.max()
 
 
-def test_equal_chunks_are_shared_out_evenly() -> None:
-    assert share_out(range(0, 9009, 1001), 2) == [0, 4, 8]
-    assert share_out(range(0, 9009, 1001), 4) == [0, 2, 4, 6, 8]
+def test_shares_are_even() -> None:
+    assert share_out(np.tile(np.arange(1001), 8), 2) == [0, 4004, 8008]
+    assert share_out(np.full(4000, 511), 4) == [0, 1000, 2000, 3000, 4000]
+    assert share_out(np.arange(2 * LEAST_ROWS - 1), 2) == [0, 2 * LEAST_ROWS - 1]
 
 
-@pytest.mark.parametrize("counts", [[2000], [4000, 100], [1] * 200], ids=["one chunk", "uneven", "few rows"])
-def test_what_cannot_be_shared_stays_whole(counts: list[int]) -> None:
-    starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
-    assert share_out(starts, 2) == [0, len(counts)]
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12),
+    st.data(),
+)
+def test_parts_are_the_batch(chunks: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """(start, count, tail) of each chunk: a part says of its rows what the batch says of them."""
+    whole = dataclasses.replace(
+        batch_of([(start, count) for start, count, _ in chunks], 0),
+        tails=tuple(min(tail, count) for _, count, tail in chunks),
+    )
+    rows = whole.chunk_starts[-1]
+    cut = data.draw(st.integers(0, rows))
+    parts = [take(whole, first, last) for first, last in ((0, cut), (cut, rows)) if first < last]
+    assert [told for part in parts for told in tell(part)] == tell(whole)
+
+
+def tell(batch: ForwardBatch) -> list[tuple[int, int, int, bool]]:
+    """Position, first block, slot and whether it is wanted, of every row; contexts end with the last row."""
+    told = []
+    wanted = batch.tail_rows()
+    kept = set(range(batch.chunk_starts[-1])) if wanted is None else set(wanted.tolist())
+    for chunk, (begin, end) in enumerate(itertools.pairwise(batch.chunk_starts)):
+        for row in range(begin, end):
+            position = int(batch.positions[row])
+            assert position == batch.context_lens[chunk] - (end - row)
+            told.append((position, int(batch.block_tables[chunk, 0]), int(batch.slot_mapping[row]), row in kept))
+    return told
 
 
 WIDTH = 32
 """Blocks of each request."""
 
 
-def batch_of(contexts: list[tuple[int, int]], seed: int) -> ForwardBatch:
+def batch_of(contexts: list[tuple[int, int]], seed: int, width: int = WIDTH) -> ForwardBatch:
     """Chunks (start, count) of requests of their own; block tables one after the other."""
     generator = torch.Generator().manual_seed(seed)
-    tables = torch.arange(len(contexts) * WIDTH, dtype=torch.int32).view(-1, WIDTH)
+    tables = torch.arange(len(contexts) * width, dtype=torch.int32).view(-1, width)
     positions = torch.cat([torch.arange(start, start + count) for start, count in contexts])
     owners = torch.repeat_interleave(torch.arange(len(contexts)), torch.tensor([count for _, count in contexts]))
     blocks = tables[owners, positions // BLOCK].long()
@@ -73,11 +97,11 @@ def batch_of(contexts: list[tuple[int, int]], seed: int) -> ForwardBatch:
     )
 
 
-def cache_of(config: ModelConfig) -> KVCache:
+def cache_of(config: ModelConfig, width: int = WIDTH) -> KVCache:
     """Blocks for four requests."""
     return KVCache.allocate(
         num_layers=config.num_hidden_layers,
-        num_blocks=4 * WIDTH,
+        num_blocks=4 * width,
         block_size=BLOCK,
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
@@ -92,14 +116,16 @@ class Swapped(ThreadedModel):
         return super().forward(dataclasses.replace(batch, block_tables=batch.block_tables.roll(1, dims=0)), kv_cache)
 
 
-@pytest.mark.parametrize("tails", [None, (1, 128, 5, 1)], ids=["all rows", "some rows"])
-def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("tails", [None, (1, 128, 5, 1), (300, 1, 190, 1)], ids=["all rows", "few rows", "some chunks"])
+def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None, threads: int) -> None:
+    """Whose first chunk, or first two, are cut."""
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
-    past = batch_of([(0, 96), (0, 200), (0, 33), (0, 7)], 0)
-    now = dataclasses.replace(batch_of([(96, 300), (200, 128), (33, 190), (7, 1)], 1), tails=tails)
-    assert len(share_out(now.chunk_starts, 2)) == 3
+    past = batch_of([(0, 96), (0, 90), (0, 33), (0, 7)], 0)
+    now = dataclasses.replace(batch_of([(96, 400), (90, 228), (33, 190), (7, 1)], 1), tails=tails)
+    assert len(share_out(now.positions.numpy(), threads)) == threads + 1
     results = []
-    for model in (loaded.model, ThreadedModel(loaded.model, 2), Swapped(loaded.model, 2)):
+    for model in (loaded.model, ThreadedModel(loaded.model, threads), Swapped(loaded.model, threads)):
         cache = cache_of(loaded.config)
         loaded.model.forward(past, cache)
         results.append(model.forward(now, cache))
@@ -109,10 +135,66 @@ def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None) ->
     assert not torch.equal(whole, swapped)
 
 
+def test_one_prompt_on_three_threads_has_the_same_bits() -> None:
+    loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
+    width = 3 * LEAST_ROWS // BLOCK
+    now = dataclasses.replace(batch_of([(0, 3 * LEAST_ROWS)], 3, width), tails=(1,))
+    results = []
+    for model in (loaded.model, ThreadedModel(loaded.model, 3)):
+        results.append(model.forward(now, cache_of(loaded.config, width)))
+    torch.set_num_threads(1)
+    assert torch.equal(*results)
+
+
+class Slow:
+    """A model of three layers, whose first part is the last to write each of them, or fails to."""
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+        self.events: list[tuple[str, int, int]] = []
+        """(what, layer, first position of the part)"""
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        assert batch.written is not None
+        first = int(batch.positions[0])
+        for layer in range(3):
+            if not first:
+                time.sleep(0.02)
+                if self._fails:
+                    raise ZeroDivisionError
+            self.events.append(("writes", layer, first))
+            batch.written()
+            self.events.append(("reads", layer, first))
+        return torch.zeros(len(batch.positions), 1)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+
+def test_a_part_reads_a_layer_when_all_before_it_have_written() -> None:
+    model = Slow(fails=False)
+    batch = batch_of([(0, 3 * LEAST_ROWS)], 3, 3 * LEAST_ROWS // BLOCK)
+    ThreadedModel(model, 3).forward(batch, KVCache([]))
+    torch.set_num_threads(1)
+    firsts = sorted({first for _, _, first in model.events})
+    assert len(firsts) == 3
+    for layer, (before, after) in itertools.product(range(3), itertools.combinations(firsts, 2)):
+        assert model.events.index(("writes", layer, before)) < model.events.index(("reads", layer, after))
+    assert model.events.index(("writes", 0, firsts[1])) < model.events.index(("writes", 0, 0))
+
+
+def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
+    """Nobody waits for the part that failed."""
+    batch = batch_of([(0, 3 * LEAST_ROWS)], 3, 3 * LEAST_ROWS // BLOCK)
+    with pytest.raises(ZeroDivisionError):
+        ThreadedModel(Slow(fails=True), 3).forward(batch, KVCache([]))
+    torch.set_num_threads(1)
+
+
 def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     now = batch_of([(0, 150), (0, 40), (0, 1)], 2)
-    assert share_out(now.chunk_starts, 2) == [0, 3]
+    assert share_out(now.positions.numpy(), 2) == [0, 191]
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, 2)):
         cache = cache_of(loaded.config)
@@ -124,8 +206,8 @@ def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
 
 def test_take_gives_views() -> None:
     batch = batch_of([(0, 20), (5, 30), (16, 1)], 0)
-    part = take(batch, 1, 3)
-    assert part.chunk_starts == (0, 30, 31)
+    part = take(batch, 24, 51)
+    assert part.chunk_starts == (0, 26, 27)
     assert part.context_lens == (35, 17)
-    assert torch.equal(part.positions, batch.positions[20:])
-    assert part.token_ids.data_ptr() == batch.token_ids[20:].data_ptr()
+    assert torch.equal(part.positions, batch.positions[24:])
+    assert part.token_ids.data_ptr() == batch.token_ids[24:].data_ptr()

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import mmap
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,10 +32,13 @@ class ForwardBatch:
     context_lens: tuple[int, ...]
     """(S) host integers: tokens of request s up to and including its last row here."""
     tails: tuple[int, ...] | None = None
-    """(S) host integers, at least 1: how many of the last rows of chunk s have hidden states that are wanted; None: all.
+    """(S) host integers: how many of the last rows of chunk s have hidden states that are wanted; None: all.
 
     Keys and values are needed of every row, but of the last layer nothing else is.
     """
+    written: Callable[[], None] | None = None
+    """Called in every layer between the writing of keys and values and the reading: returns when all that is to be read
+    and is not of this batch has been written too."""
 
     @property
     def tail_starts(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from octavo.kernels.linear import (
     TiledFp8Linear,
     TiledLinear,
 )
+from octavo.kernels.pieces import pieces
 from octavo.kernels.rms_norm import rms_norm
 from octavo.kernels.rotary import RotaryTable, rotary
 from octavo.models.interface import ForwardBatch
@@ -137,6 +138,20 @@ class CpuOperations(TorchAttention):
             block_size=block_size,
             heads_per_kv_head=heads_per_kv_head,
         )
+
+    def attention_input(
+        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Operations`; queries and keys go together."""
+        kv_heads = cache.shape[3]
+        heads = qkv.shape[1] - 2 * kv_heads
+        weight = torch.cat((norms.queries.expand(heads, -1), norms.keys.expand(kv_heads, -1)))
+        turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
+        for piece in pieces(len(qkv)):
+            normed = rms_norm(qkv[piece, :-kv_heads], weight, norms.eps)
+            turned[piece] = rotary(normed, rows.piece(piece))
+        write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
+        return turned[:, :heads]
 
 
 class CudaOperations(TorchAttention):

@@ -73,6 +73,8 @@ class Attention:
     ) -> torch.Tensor:
         qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
         queries = self._operations.attention_input(qkv, self._norms, rows, cache, batch.slot_mapping)
+        if batch.written is not None:
+            batch.written()
         return self._out(self._operations.attention(_keep(queries, kept), cache, plan).flatten(1))
 
 

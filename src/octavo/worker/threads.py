@@ -1,24 +1,30 @@
-"""A step's chunks on several CPU threads, each with its own part of the batch."""
+"""A step's rows on several CPU threads, each with its own part of the batch."""
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 
+import numpy as np
 import torch
 
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.runner import Model
 
 LEAST_ROWS = 256
-"""Rows of a part. Chosen, not tuned."""
-UNEVEN = 1.5
-"""A part of more than so many times its share would keep the others waiting."""
+"""Rows of a part, in the mean. Chosen, not tuned."""
+EVEN_KEYS = 750
+"""Keys that cost a row of octavo-tiny as much in attention as everything else does."""
+MANY = 10_000
+"""More than a model has layers."""
 
 
 class ThreadedModel:
-    """`model` with the chunks of large steps shared out among threads, which wait for each other once a step.
+    """`model` with the rows of large steps shared out among threads, which run almost without waiting for each other.
 
     PyTorch's own threads meet in every operation, and a step has thousands: on two quiet cores 8 prompts of 1001 tokens
     take 676 ms with them, 533 ms shared out and 961 ms on one thread; with busy cores they are slower than one thread. A
@@ -36,17 +42,25 @@ class ThreadedModel:
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         """See `Model`."""
-        bounds = share_out(batch.chunk_starts, self._threads)
-        threads_each = self._threads // (len(bounds) - 1)
+        bounds = share_out(batch.positions.numpy(), self._threads)
+        parts = len(bounds) - 1
+        threads_each = self._threads // parts
+        # A part that begins within a chunk reads what the one before it writes: layer by layer, it has to be there.
+        written = [Semaphore(0) for _ in bounds]
 
-        def run(part: ForwardBatch) -> torch.Tensor:
+        def run(part: int) -> torch.Tensor:
             torch.set_num_threads(threads_each)
-            return self._model.forward(part, kv_cache)
+            before = None if bounds[part] in batch.chunk_starts else written[part]
+            relay = functools.partial(_relay, before, written[part + 1])
+            try:
+                return self._model.forward(take(batch, bounds[part], bounds[part + 1], relay), kv_cache)
+            except BaseException:
+                written[part + 1].release(MANY)  # so that nobody waits for what will not come
+                raise
 
-        if len(bounds) == 2:
-            return run(batch)
-        parts = [take(batch, *pair) for pair in itertools.pairwise(bounds)]
-        hidden = torch.cat(list(self._pool.map(run, parts)))
+        if parts == 1:
+            return run(0)
+        hidden = torch.cat(list(self._pool.map(run, range(parts))))
         torch.set_num_threads(self._threads)
         return hidden
 
@@ -55,31 +69,43 @@ class ThreadedModel:
         return self._model.logits(hidden)
 
 
-def share_out(chunk_starts: Sequence[int], most: int) -> list[int]:
-    """Bounds of as many runs of chunks as go: at most `most`, of about equal and enough rows; [0, S] if none do.
+def _relay(before: Semaphore | None, own: Semaphore) -> None:
+    """Wait for a layer of the part before, and of all before it; then say so of this part."""
+    if before is not None:
+        before.acquire()
+    own.release()
 
-    chunk_starts: see `ForwardBatch`.
+
+def share_out(positions: np.ndarray, most: int) -> list[int]:
+    """Bounds of as many parts as go: at most `most`, of enough rows and about equal cost; [0, T] if none do.
+
+    positions: (T,) int64, each row's in its request.
     """
-    chunks, rows = len(chunk_starts) - 1, chunk_starts[-1]
-    for count in range(min(most, chunks, rows // LEAST_ROWS), 1, -1):
-        share = rows / count
-        inner = [min(range(chunks + 1), key=lambda at: abs(chunk_starts[at] - share * i)) for i in range(1, count)]
-        bounds = [0, *inner, chunks]
-        sizes = [chunk_starts[end] - chunk_starts[begin] for begin, end in itertools.pairwise(bounds)]
-        if min(sizes) >= LEAST_ROWS and max(sizes) <= UNEVEN * share:
-            return bounds
-    return [0, chunks]
+    rows = len(positions)
+    parts = max(1, min(most, rows // LEAST_ROWS))
+    cost = np.cumsum(EVEN_KEYS + positions)
+    inner = [int(np.searchsorted(cost, cost[-1] * part // parts)) + 1 for part in range(1, parts)]
+    return sorted({0, *inner, rows})
 
 
-def take(batch: ForwardBatch, begin: int, end: int) -> ForwardBatch:
-    """Chunks `begin` .. `end` - 1 of `batch`, as views of its tensors."""
-    first, last = batch.chunk_starts[begin], batch.chunk_starts[end]
+def take(batch: ForwardBatch, first: int, last: int, written: Callable[[], None] | None = None) -> ForwardBatch:
+    """Rows `first` .. `last` - 1 of `batch`, as views of its tensors; the first and last chunk may be cut."""
+    starts = batch.chunk_starts
+    begin, end = bisect.bisect_right(starts, first) - 1, bisect.bisect_left(starts, last)
+    bounds = [min(max(start, first), last) for start in starts[begin : end + 1]]
+    later = [start - bound for start, bound in zip(starts[begin + 1 : end + 1], bounds[1:], strict=True)]
+    counts = [after - before for before, after in itertools.pairwise(bounds)]
+    tails = None
+    if batch.tails is not None:
+        wanted = zip(batch.tails[begin:end], later, counts, strict=True)
+        tails = tuple(min(max(tail - behind, 0), count) for tail, behind, count in wanted)
     return ForwardBatch(
         token_ids=batch.token_ids[first:last],
         positions=batch.positions[first:last],
         slot_mapping=batch.slot_mapping[first:last],
         block_tables=batch.block_tables[begin:end],
-        chunk_starts=tuple(start - first for start in batch.chunk_starts[begin : end + 1]),
-        context_lens=batch.context_lens[begin:end],
-        tails=None if batch.tails is None else batch.tails[begin:end],
+        chunk_starts=tuple(bound - first for bound in bounds),
+        context_lens=tuple(n - behind for n, behind in zip(batch.context_lens[begin:end], later, strict=True)),
+        tails=tails,
+        written=written,
     )

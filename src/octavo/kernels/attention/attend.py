@@ -26,10 +26,17 @@ def write_kv(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slot
     expect("keys", keys, (None, heads, width), torch.bfloat16)
     expect("values", values, (keys.shape[0], heads, width), torch.bfloat16)
     expect("slot_mapping", slot_mapping, (keys.shape[0],), torch.int64)
-    keys = torch.where(values.isfinite().all(-1, keepdim=True), keys, torch.nan)
+    # On a device the answer would have to be waited for.
+    if values.is_cuda or not all_below(values, torch.inf):
+        keys = torch.where(values.isfinite().all(-1, keepdim=True), keys, torch.nan)
     slots = cache.view(2, -1, heads, width)
     slots[0].index_copy_(0, slot_mapping, keys)
     slots[1].index_copy_(0, slot_mapping, values)
+
+
+def all_below(x: torch.Tensor, limit: float) -> bool:
+    """Whether every |x| < limit; NaN is not. Any shape and float dtype."""
+    return not x.numel() or bool(x.abs().max() < limit)
 
 
 def attention(queries: torch.Tensor, cache: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:

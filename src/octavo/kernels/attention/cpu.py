@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import torch
 
+from octavo.kernels.attention.attend import all_below
 from octavo.kernels.attention.plan import Plan
 from octavo.kernels.expect import expect
 
-BAND = 128
-"""Positions whose queries are given the same keys: all up to the end of their band of 128."""
+BAND = 64
+"""Positions whose queries are given the same keys: all up to the end of their band of 64."""
 BLOCK_ROWS = 32
 """Rows of a query block of PyTorch's kernel where a call has fewer than 192; its key blocks begin at multiples of 512."""
 CALL_ROWS = 160
@@ -98,7 +99,7 @@ def plan_cpu_attention(
             seen = torch.from_numpy(np.arange(width) < ends[some, None])
             mask = torch.where(seen, 0.0, -torch.inf)[:, None, None]
             singles.append(_Singles(torch.from_numpy(starts[some]), slots(some, width), mask))
-    tokens = max(1, 1 << min(7, (CALL_ROWS // heads_per_kv_head).bit_length() - 1))
+    tokens = max(1, 1 << min(6, (CALL_ROWS // heads_per_kv_head).bit_length() - 1))
     causal = _causal(tokens, heads_per_kv_head, int(padded[several].max(initial=0)))
     return CpuAttentionPlan(chunks, tuple(singles), tokens, causal)
 
@@ -135,7 +136,7 @@ def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttention
     expect("cache", cache, (2, None, None, None, None), torch.bfloat16)
     kv_heads, width = cache.shape[3:]
     expect("queries", queries, (None, None, width), torch.bfloat16)
-    if not _usable(queries, HUGE):
+    if not all_below(queries, HUGE):
         queries = torch.where(queries.abs() < HUGE, queries, torch.nan)
     grouped = queries.view(len(queries), kv_heads, queries.shape[1] // kv_heads, width)
     out = torch.empty_like(grouped)
@@ -210,15 +211,7 @@ def _read(slots: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torc
         side.index_select(0, wanted.view(-1)).float().view(*wanted.shape, *slots.shape[2:]).transpose(1, 2)
         for side in (slots[0], slots[1])
     )
-    if _usable(keys, HUGE):
+    if all_below(keys, HUGE):
         return keys, values, None
     bad = ~(keys.abs() < HUGE).all(-1)
     return keys.masked_fill(bad[..., None], 0.0), values.masked_fill(bad[..., None], 0.0), bad
-
-
-def _usable(x: torch.Tensor, limit: float) -> bool:
-    """Whether no number is NaN or as large as `limit`."""
-    if not x.numel():
-        return True
-    least, largest = x.aminmax()
-    return bool((least > -limit) & (largest < limit))

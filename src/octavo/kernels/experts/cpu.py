@@ -6,35 +6,32 @@ import dataclasses
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from octavo.kernels.expect import expect
 from octavo.kernels.experts.layer import ExpertWeights
-from octavo.kernels.experts.routing import choose_experts, combine, swiglu
+from octavo.kernels.experts.routing import Routing, choose_experts, swiglu
 from octavo.kernels.linear import Fp8Weight, LinearWeight, round_tokens, widen
 from octavo.kernels.linear.cpu import TILE_ROWS
+from octavo.kernels.pieces import pieces
 
-GROUP_ROWS = 2048
-"""Rows of one group of experts: its operands stay in the cache."""
-PIECE_ROWS = 1024
+GROUP_TILES = 64
+"""Tiles after which a group of experts ends: its operands stay in the cache."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _ExpertGroup:
-    """Experts computed together, each on `height` rows, some of them padding."""
+class _Group:
+    """Experts computed together, each on whole tiles."""
 
-    experts: torch.Tensor
-    """(n,) int64"""
-    height: int
-    slots: torch.Tensor
-    """(n * height,) int64 slots (token * K + k), tile by tile of each expert in turn; padding repeats some slot."""
-    members: np.ndarray
-    """(m,) the slots in it, each once"""
-    at: np.ndarray
-    """(m,) their places in `slots`"""
+    experts: list[int]
+    tiles: list[int]
+    """Of each expert."""
+    rows: slice
+    """Of all padded rows."""
 
 
 class CpuExperts:
-    """Experts with about as many rows go through one batched product of 32-row tiles, in float32.
+    """Each expert's rows go through products of 32-row tiles, in float32.
 
     The weights are widened once. A row's bits depend on that row and the weights alone.
     """
@@ -45,106 +42,85 @@ class CpuExperts:
         self._top_k, self._renormalize = top_k, renormalize
 
     def __call__(self, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """See `Experts`.
+        """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties away from zero.
 
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
         expect("x", x, (None, self._hidden_size), torch.bfloat16)
         expect("logits", logits, (x.shape[0], self._experts), torch.float32)
-        routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
-        groups = _group_slots(routing.ids.view(-1).numpy(), self._experts)
-        rows = x.new_empty((sum(len(group.slots) for group in groups), self._hidden_size))
-        places = np.empty(routing.ids.numel(), dtype=np.int64)
-        begin = 0
-        inputs = self._gate_up.prepare(x)
+        routing = self._choose(logits)
+        slots, places, groups = _tile_slots(routing.ids.view(-1).numpy(), self._experts)
+        inputs, sources = self._gate_up.prepare(x), slots // self._top_k
+        shares = routing.weights.view(-1, 1).index_select(0, slots)
+        rows = x.new_empty((len(slots), self._hidden_size))
         for group in groups:
-            places[group.members] = begin + group.at
-            end = begin + len(group.slots)
-            hidden = swiglu(self._gate_up.product(inputs.take(group.slots // self._top_k), group))
-            rows[begin:end].copy_(self._down.product(self._down.prepare(hidden), group))
-            begin = end
-        return combine(rows, torch.from_numpy(places).view(routing.ids.shape), routing.weights)
+            hidden = swiglu(self._gate_up.product(inputs.index_select(0, sources[group.rows]), group))
+            rows[group.rows] = self._down.product(self._down.prepare(hidden, shares[group.rows]), group)
+        return F.embedding_bag(places.view(-1, self._top_k), rows, mode="sum")
 
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Inputs of a product in float32: FP8 numbers with a scale per row, or bf16 numbers without."""
-
-    data: torch.Tensor
-    scale: torch.Tensor | None
-
-    def take(self, rows: torch.Tensor) -> _Rows:
-        scale = None if self.scale is None else self.scale.index_select(0, rows)
-        return _Rows(self.data.index_select(0, rows), scale)
+    def _choose(self, logits: torch.Tensor) -> Routing:
+        parts = [
+            choose_experts(logits[piece], self._top_k, renormalize=self._renormalize) for piece in pieces(len(logits))
+        ]
+        return Routing(torch.cat([part.ids for part in parts]), torch.cat([part.weights for part in parts]))
 
 
 class _Stack:
     """The same matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._scale = weight.scale if isinstance(weight, Fp8Weight) else None
-        wide = widen(weight.data) if isinstance(weight, Fp8Weight) else weight.data.float()
-        self._data = wide.transpose(1, 2).contiguous()
+        self._rounded = isinstance(weight, Fp8Weight)
+        wide = widen(weight.data) * weight.scale[..., None] if isinstance(weight, Fp8Weight) else weight.data.float()
+        self._stack = wide.transpose(1, 2).contiguous()
+        self._matrices = self._stack.unbind()
 
-    def prepare(self, x: torch.Tensor) -> _Rows:
-        """x (T, K) bf16 as this matrix takes it."""
-        if self._scale is None:
-            return _Rows(x.float(), None)
-        data, scale = x.new_empty(x.shape, dtype=torch.float32), x.new_empty((len(x), 1), dtype=torch.float32)
-        for begin in range(0, len(x), PIECE_ROWS):
-            piece = slice(begin, begin + PIECE_ROWS)
-            data[piece], scale[piece] = round_tokens(x[piece])
-        return _Rows(data, scale)
+    def prepare(self, x: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
+        """x (T, K) bf16 as this matrix takes it, times `shares` (T, 1) float32: (T, K) float32, new."""
+        if not self._rounded:
+            return x.float() if shares is None else x.float().mul_(shares)
+        rounded, scale = round_tokens(x)
+        return rounded.mul_(scale if shares is None else scale.mul_(shares))
 
-    def product(self, rows: _Rows, group: _ExpertGroup) -> torch.Tensor:
-        """x W[e]^T for each expert e of the group: (n * height, K) -> (n * height, N) float32."""
-        experts, width = len(group.experts), rows.data.shape[1]
-        weights = self._data.index_select(0, group.experts)
-        tiles = rows.data.view(-1, experts, TILE_ROWS, width)
-        out = tiles.new_empty((*tiles.shape[:3], weights.shape[2]))
-        for tile, target in zip(tiles, out, strict=True):
-            torch.bmm(tile, weights, out=target)
-        if rows.scale is not None and self._scale is not None:
-            scale = self._scale.index_select(0, group.experts)[:, None]
-            out.mul_(rows.scale.view(*tiles.shape[:3], 1)).mul_(scale)
-        return out.view(-1, weights.shape[2])
+    def product(self, rows: torch.Tensor, group: _Group) -> torch.Tensor:
+        """x W[e]^T for each expert e of the group: (P, K) -> (P, N) float32."""
+        tiles = rows.view(-1, TILE_ROWS, rows.shape[1])
+        out = rows.new_empty((len(tiles), TILE_ROWS, self._stack.shape[2]))
+        if len(tiles) == len(group.experts):  # PyTorch's threads share out one product, but not many of one tile
+            experts = torch.tensor(group.experts, dtype=torch.int64)
+            torch.bmm(tiles, self._stack.index_select(0, experts), out=out)
+        else:
+            sides = (torch.split(side, group.tiles) for side in (tiles, out))
+            for expert, some, target in zip(group.experts, *sides, strict=True):
+                torch.bmm(some, self._matrices[expert].expand(len(some), -1, -1), out=target)
+        return out.flatten(0, 1)
 
 
-def _group_slots(ids: np.ndarray, experts: int) -> list[_ExpertGroup]:
-    """Groups of experts of like row counts.
+def _tile_slots(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tensor, list[_Group]]:
+    """Slots (token * K + k) by expert, each expert's padded to whole tiles.
 
-    ids: (T * K,) expert of each slot.
+    Args:
+        ids: (T * K,) expert of each slot.
+        experts: E
+
+    Returns:
+        (P,) int64 slot of each padded row, slot 0 in padding; (T * K,) int64 row of each slot; the groups in order.
     """
     order = np.argsort(ids.astype(np.int16), kind="stable")
     counts = np.bincount(ids, minlength=experts)
-    offsets = np.cumsum(counts) - counts
-    heights = np.array([_height(count) for count in counts.tolist()])
+    tiles = -(-counts // TILE_ROWS)
     used = np.flatnonzero(counts)
-    used = used[np.argsort(heights[used], kind="stable")]
-    groups, start = [], 0
-    while start < len(used):
-        height = int(heights[used[start]])
-        most = start + max(1, GROUP_ROWS // height)
-        end = start + int(np.searchsorted(heights[used[start:most]], height, side="right"))
-        members = used[start:end]
-        column = np.arange(height)
-        filled = column < counts[members, None]
-        slots = order[np.where(filled, offsets[members, None] + column, 0)]
-        flat = _by_tile(slots)
-        at = np.flatnonzero(_by_tile(filled))
-        groups.append(_ExpertGroup(torch.from_numpy(members), height, torch.from_numpy(flat), flat[at], at))
-        start = end
-    return groups
-
-
-def _by_tile(rows: np.ndarray) -> np.ndarray:
-    """(n, height) -> (n * height,): the first tile of each of the n, then the second of each, and so on."""
-    return np.ascontiguousarray(rows.reshape(len(rows), -1, TILE_ROWS).swapaxes(0, 1)).reshape(-1)
-
-
-def _height(count: int) -> int:
-    """`count` rounded up to tiles and, above 8 of them, to an eighth of the power of two below: few heights, few rows."""
-    tiles = -(-count // TILE_ROWS)
-    unit = max(1, 1 << max(0, (tiles - 1).bit_length() - 4))
-    return TILE_ROWS * unit * -(-tiles // unit)
+    used = used[np.argsort(tiles[used], kind="stable")]  # those of one tile first
+    ends = tiles[used].cumsum()
+    begins = np.zeros_like(counts)
+    begins[used] = TILE_ROWS * (ends - tiles[used])
+    rows = np.arange(len(ids)) + np.repeat(begins - (counts.cumsum() - counts), counts)
+    slots, places = np.zeros(TILE_ROWS * tiles.sum(), dtype=np.int64), np.empty_like(rows)
+    slots[rows], places[order] = order, rows
+    cuts = np.flatnonzero(np.diff(ends // GROUP_TILES) | np.diff(tiles[used] > 1)) + 1
+    groups: list[_Group] = []
+    for members in np.split(used, cuts):
+        begin = groups[-1].rows.stop if groups else 0
+        rows_of = slice(begin, begin + TILE_ROWS * int(tiles[members].sum()))
+        groups.append(_Group(members.tolist(), tiles[members].tolist(), rows_of))
+    return torch.from_numpy(slots), torch.from_numpy(places), groups

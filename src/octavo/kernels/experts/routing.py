@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 
-PIECE_ROWS = 1024
-"""Rows combined at a time: their float32 sums stay in the cache."""
+from octavo.kernels.pieces import pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Ro
     Returns:
         ids (T, K) int64 and weights (T, K) float32, new.
     """
-    fine = logits.isfinite().all(-1, keepdim=True)
+    fine = logits.abs().amax(-1, keepdim=True) < torch.inf
     safe = torch.where(fine, logits, 0.0)
     ids = _largest(safe, top_k)
     weights = safe.softmax(-1).gather(1, ids)
@@ -51,7 +51,15 @@ def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
     experts = logits.shape[1]
     keys = ordered + torch.arange(experts - 1, -1, -1, device=logits.device)
-    return experts - 1 - (keys.topk(top_k, dim=-1).values & 0xFFFFFFFF)
+    return experts - 1 - (_top(keys, top_k) & 0xFFFFFFFF)
+
+
+def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(T, K) int64: the largest of (T, E) int64 first. On a CPU NumPy sorts a whole row before PyTorch finds its top."""
+    if keys.is_cuda:
+        return keys.topk(top_k, dim=-1).values
+    ordered = np.sort(keys.numpy(), axis=-1)
+    return torch.from_numpy(ordered[:, ::-1][:, :top_k].copy())
 
 
 def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -60,12 +68,12 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> 
     rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
     """
     out = rows.new_empty((len(places), rows.shape[1]))
-    pieces = (torch.split(side, PIECE_ROWS) for side in (places, weights, out))
-    for at, shares, target in zip(*pieces, strict=True):
-        total = torch.zeros(target.shape, dtype=torch.float32, device=rows.device)
+    for piece in pieces(len(places)):
+        at, shares = places[piece], weights[piece]
+        total = torch.zeros(out[piece].shape, dtype=torch.float32, device=rows.device)
         for k in range(places.shape[1]):
             total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
-        target.copy_(total)
+        out[piece] = total
     return out
 
 

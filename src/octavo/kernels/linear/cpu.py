@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from octavo.kernels.expect import expect
 from octavo.kernels.linear.quantize import round_tokens, widen
 from octavo.kernels.linear.weight import Bf16Weight, Fp8Weight
+from octavo.kernels.pieces import pieces
 
 TILE_ROWS = 32
 """A BLAS picks its order of summation by the shape, so the shape is always the same: 32 rows."""
-PIECE_ROWS = 1024
 
 
 def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -56,8 +56,7 @@ class TiledFp8Linear:
     """
 
     def __init__(self, weight: Fp8Weight) -> None:
-        self._weight = widen(weight.data).t().contiguous()
-        self._scale = weight.scale
+        self._weight = (widen(weight.data) * weight.scale[:, None]).t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,11 +72,10 @@ class TiledFp8Linear:
         return self._into(x, torch.float32)
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """In pieces that stay in the cache."""
         expect("x", x, (None, self._weight.shape[0]), torch.bfloat16)
         out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
-        for piece, target in zip(torch.split(x, PIECE_ROWS), torch.split(out, PIECE_ROWS), strict=True):
-            rounded, scale = round_tokens(piece)
-            product = tiled_matmul(rounded, self._weight).mul_(scale).mul_(self._scale)
-            target.copy_(product if self._bias is None else product.add_(self._bias))
+        for piece in pieces(len(x)):
+            rounded, scale = round_tokens(x[piece])
+            product = tiled_matmul(rounded.mul_(scale), self._weight)
+            out[piece] = product if self._bias is None else product.add_(self._bias)
         return out

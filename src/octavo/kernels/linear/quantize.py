@@ -36,8 +36,8 @@ def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     scaled, scale = _scale_tokens(x)
     power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32)
-    shift = power.clamp_(min=2.0**-6).mul_(1.5 * 2**20)
-    return scaled.add_(shift).sub_(shift), scale
+    power.clamp_(min=2.0**-6)
+    return scaled.add_(power, alpha=1.5 * 2**20).sub_(power, alpha=1.5 * 2**20), scale
 
 
 def widen(data: torch.Tensor) -> torch.Tensor:
@@ -49,4 +49,4 @@ def _scale_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.float()
     scale = x.abs().amax(-1, keepdim=True).div_(FP8_MAX)
     scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale)
-    return (x / scale).clamp_(-FP8_MAX, FP8_MAX), scale
+    return x.div(scale).clamp_(-FP8_MAX, FP8_MAX), scale

@@ -16,7 +16,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
     Args:
         x: (..., D) bf16; read.
-        weight: (D,) bf16; read.
+        weight: (D,) or (heads, D) bf16, the last dimensions of x; read.
         eps: added to the mean square.
 
     Returns:
@@ -25,7 +25,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("weight", weight, (x.shape[-1],), torch.bfloat16)
+    expect("weight", weight, tuple(x.shape[x.ndim - weight.ndim :]), torch.bfloat16)
     expect("x", x, (None,) * x.ndim, torch.bfloat16)
     wide = x.float()
     mean = wide.square().sum(-1, keepdim=True).div_(x.shape[-1])

@@ -32,6 +32,10 @@ class RotaryTable:
         """The rows of `positions` (T,) int64."""
         return RotaryTable(self.cos.index_select(0, positions), self.sin.index_select(0, positions))
 
+    def piece(self, rows: slice) -> RotaryTable:
+        """Views of some rows."""
+        return RotaryTable(self.cos[rows], self.sin[rows])
+
 
 def rotary(x: torch.Tensor, rows: RotaryTable) -> torch.Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin), a and b the halves of a head; in float32, rounded once.
@@ -48,6 +52,10 @@ def rotary(x: torch.Tensor, rows: RotaryTable) -> torch.Tensor:
     """
     expect("x", x, (None, None, 2 * rows.cos.shape[1]), torch.bfloat16)
     expect("rows.cos", rows.cos, (x.shape[0], None), torch.float32)
-    a, b = x.float().chunk(2, dim=-1)
+    wide = x.float()
+    turned = torch.empty_like(wide)
+    (a, b), (low, high) = wide.chunk(2, dim=-1), turned.chunk(2, dim=-1)
     cos, sin = rows.cos[:, None], rows.sin[:, None]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(torch.bfloat16)
+    torch.mul(a, cos, out=low).sub_(b * sin)
+    torch.mul(b, cos, out=high).add_(a * sin)
+    return turned.to(torch.bfloat16)
