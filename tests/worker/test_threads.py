@@ -42,6 +42,7 @@ def test_shares_are_even() -> None:
     assert share_out(np.tile(np.arange(1001), 8), 2) == [0, 4004, 8008]
     assert share_out(np.full(4000, 511), 4) == [0, 1000, 2000, 3000, 4000]
     assert share_out(np.arange(2 * LEAST_ROWS - 1), 2) == [0, 2 * LEAST_ROWS - 1]
+    assert share_out(np.arange(0), 2) == [0, 0]
 
 
 @given(

@@ -26,9 +26,9 @@ MANY = 10_000
 class ThreadedModel:
     """`model` with the rows of large steps shared out among threads, which run almost without waiting for each other.
 
-    PyTorch's own threads meet in every operation, and a step has thousands: on two quiet cores 8 prompts of 1001 tokens
-    take 676 ms with them, 533 ms shared out and 961 ms on one thread; with busy cores they are slower than one thread. A
-    row's bits depend on its own request only, so they are the same in any part. Small steps use PyTorch's threads.
+    PyTorch's own threads meet in every operation, and a step has thousands: with busy cores they are slower than one
+    thread (docs/log.md). A row's bits depend on its own request only, so they are the same in any part. Small steps use
+    PyTorch's threads.
 
     Args:
         model: on a CPU.
@@ -84,8 +84,8 @@ def share_out(positions: np.ndarray, most: int) -> list[int]:
     rows = len(positions)
     parts = max(1, min(most, rows // LEAST_ROWS))
     cost = np.cumsum(EVEN_KEYS + positions)
-    inner = [int(np.searchsorted(cost, cost[-1] * part // parts)) + 1 for part in range(1, parts)]
-    return sorted({0, *inner, rows})
+    inner = {int(np.searchsorted(cost, cost[-1] * part // parts)) + 1 for part in range(1, parts)}
+    return [0, *sorted(inner - {rows}), rows]
 
 
 def take(batch: ForwardBatch, first: int, last: int, written: Callable[[], None] | None = None) -> ForwardBatch:
