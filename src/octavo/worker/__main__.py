@@ -13,10 +13,12 @@ from octavo.worker.start import start
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m octavo.worker", allow_abbrev=False, description=__doc__)
     parser.add_argument("--socket", required=True, help="ZeroMQ address that the engine has bound")
-    parser.add_argument("--device", default="cpu", help="import now what this torch device will need")
+    parser.add_argument("--device", default="cpu", help="import and prepare now what this torch device will need")
     arguments = parser.parse_args()
     if arguments.device != "cpu":
+        # Triton chooses at import between its compiler and its interpreter, and a CPU worker needs neither.
         importlib.import_module("octavo.models.kernel_operations")
+        importlib.import_module("octavo.kernels.preload").preload()
     serve(arguments.socket, start)
 
 
