@@ -118,24 +118,27 @@ def test_sigterm_ends_it(worker: ProcessWorker) -> None:
     assert error.value.exit_code == -signal.SIGTERM
 
 
-def test_it_ends_with_its_parent() -> None:
+def test_it_ends_with_its_parent_and_its_socket_goes(tmp_path: Path) -> None:
     program = """
         import os, signal
         from octavo.engine.peer import Peer
         from octavo.engine.process import ProcessWorker
         from worker.toy import toy_config
         worker = ProcessWorker(toy_config(), 60.0, Peer("worker.toy_worker"))
-        print(worker.ready.pid, flush=True)
+        print(worker.ready.pid, *os.listdir(os.environ["TMPDIR"]), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         timeout=START_S,
     )
-    pid = int(done.stdout)
+    told, folder = done.stdout.split()
+    pid = int(told)
+    assert folder.startswith(b"octavo-")
     deadline = time.monotonic() + 5
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the worker outlives its parent"
         time.sleep(0.05)
+    assert not list(tmp_path.glob("octavo-*"))

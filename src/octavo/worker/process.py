@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -51,7 +53,7 @@ def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(address,), daemon=True).start()
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.connect(address)
@@ -70,11 +72,17 @@ def send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
     socket.send(msgspec.msgpack.encode(message))
 
 
-def _exit_with_parent() -> None:
+def _exit_with_parent(address: str) -> None:
     """Exit when standard input ends: the parent holds its other end open as long as it lives.
+
+    The socket and its directory, which the parent could not remove, go too.
 
     PR_SET_PDEATHSIG would fire as soon as the thread that started the worker ends, though the parent lives on.
     """
     while os.read(0, 1024):
         pass
+    socket = Path(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):
+        socket.unlink()
+        socket.parent.rmdir()
     os._exit(ORPHANED)
