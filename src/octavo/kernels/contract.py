@@ -15,8 +15,11 @@ GRID_LIMIT = 2**31 - 1
 INDEX_LIMIT = 2**31 - 1
 """Rows and slots are numbered in int32; their products with strides are int64."""
 
-LAUNCH: dict[str, Any] = {"PDL": False} if triton.knobs.runtime.interpret else {"PDL": True, "launch_pdl": True}
-"""What every launch passes: programmatic dependent launch (see `device.follow`), which the interpreter does not know."""
+LAUNCH: dict[str, Any] = (
+    {"PDL": False} if triton.knobs.runtime.interpret else {"PDL": True, "launch_pdl": True, "enable_fp_fusion": True}
+)
+"""What every launch passes and the interpreter does not know: programmatic dependent launch (see `device.follow`), and that
+a product and a sum may be fused, said here because Triton's default changes with 3.10 and bits with it."""
 
 
 class Dims:
