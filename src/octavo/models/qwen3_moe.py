@@ -49,11 +49,24 @@ class Sparse:
         return self._experts(x, self._router.float32(x))
 
 
-class Attention:
-    """Queries, keys and values, normed and rotated; attention over the cache; the output projection.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a layer needs to know of a step's T rows, besides their hidden states."""
 
-    `kept` (R,) int64: the rows that attend, which `plan` is of; None: all.
-    """
+    batch: ForwardBatch
+    angles: RotaryTable
+    kept: torch.Tensor | None
+    """(R,) int64: the rows that attend and go on; None: all."""
+    plan: Plan
+    """Of the rows that attend."""
+
+    def keep(self, x: torch.Tensor) -> torch.Tensor:
+        """Those of x (T, ...) that attend: (R, ...)."""
+        return x if self.kept is None else x.index_select(0, self.kept)
+
+
+class Attention:
+    """Queries, keys and values, normed and rotated; attention over the cache; the output projection."""
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
@@ -62,20 +75,12 @@ class Attention:
         self._head_dim = config.head_dim
         self._operations = operations
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        rows: RotaryTable,
-        batch: ForwardBatch,
-        cache: torch.Tensor,
-        plan: Plan,
-        kept: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
         qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
-        queries = self._operations.attention_input(qkv, self._norms, rows, cache, batch.slot_mapping)
-        if batch.written is not None:
-            batch.written()
-        return self._out(self._operations.attention(_keep(queries, kept), cache, plan).flatten(1))
+        queries = self._operations.attention_input(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
+        if rows.batch.written is not None:
+            rows.batch.written()
+        return self._out(self._operations.attention(rows.keep(queries), cache, rows.plan).flatten(1))
 
 
 class Layer:
@@ -92,22 +97,10 @@ class Layer:
         self._norms = (parameters.input_norm, parameters.post_norm)
         self._eps, self._norm = config.rms_norm_eps, operations.norm
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        rows: RotaryTable,
-        batch: ForwardBatch,
-        cache: torch.Tensor,
-        plan: Plan,
-        kept: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, batch, cache, plan, kept)
-        x = _keep(x, kept) + attended
+    def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
+        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
+        x = rows.keep(x) + attended
         return x + self._mlp(self._norm(x, self._norms[1], self._eps))
-
-
-def _keep(rows: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    return rows if kept is None else rows.index_select(0, kept)
 
 
 class Qwen3Moe:
@@ -138,18 +131,22 @@ class Qwen3Moe:
         Raises:
             KernelContractError: a tensor of the batch or the cache has another dtype or size.
         """
-        plan = self._plan(batch, kv_cache)
-        rows = self._rotary.at(batch.positions)
+        rows = Rows(batch, self._rotary.at(batch.positions), None, self._plan(batch, kv_cache))
         x = self._embedding.index_select(0, batch.token_ids)
         *before, last = zip(self._layers, kv_cache.layers, strict=True)
         for layer, cache in before:
-            x = layer(x, rows, batch, cache, plan)
+            x = layer(x, rows, cache)
         layer, cache = last
-        kept = batch.tail_rows()
-        if kept is not None:
-            plan = self._plan(dataclasses.replace(batch, chunk_starts=batch.tail_starts), kv_cache)
-        x = layer(x, rows, batch, cache, plan, kept)
+        x = layer(x, self._wanted(rows, kv_cache), cache)
         return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
+
+    def _wanted(self, rows: Rows, kv_cache: KVCache) -> Rows:
+        """`rows`, of which only those attend that `batch.tails` wants."""
+        kept = rows.batch.tail_rows()
+        if kept is None:
+            return rows
+        tails = dataclasses.replace(rows.batch, chunk_starts=rows.batch.tail_starts)
+        return dataclasses.replace(rows, kept=kept, plan=self._plan(tails, kv_cache))
 
     def _plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan:
         return self._operations.plan_attention(
