@@ -99,7 +99,7 @@ def plan_cpu_attention(
             seen = torch.from_numpy(np.arange(width) < ends[some, None])
             mask = torch.where(seen, 0.0, -torch.inf)[:, None, None]
             singles.append(_Singles(torch.from_numpy(starts[some]), slots(some, width), mask))
-    tokens = max(1, 1 << min(6, (CALL_ROWS // heads_per_kv_head).bit_length() - 1))
+    tokens = max(1, 1 << min(BAND.bit_length(), (CALL_ROWS // heads_per_kv_head).bit_length()) - 1)
     causal = _causal(tokens, heads_per_kv_head, int(padded[several].max(initial=0)))
     return CpuAttentionPlan(chunks, tuple(singles), tokens, causal)
 
