@@ -1,4 +1,4 @@
-"""A process that waits to become a worker on CUDA has Triton ready, and no device open."""
+"""A process that waits to become a worker on CUDA has Triton ready; with a GPU it also shows that no device is open."""
 
 from __future__ import annotations
 
