@@ -17,7 +17,14 @@ from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.kernels.dense_gemm import dense_gemm
 from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
-from octavo.kernels.paged_attention import STAGES, PagedPlan, Partials, paged_attention, plan_paged_attention
+from octavo.kernels.paged_attention import (
+    MAX_PARTIALS,
+    STAGES,
+    PagedPlan,
+    Partials,
+    paged_attention,
+    plan_paged_attention,
+)
 from octavo.kernels.quantize import quantize
 from octavo.kernels.scaled import Unscaled
 
@@ -110,9 +117,20 @@ def check(
         assert float(error) < 1e-2, f"head {head} differs by {float(error):.3g}"
 
 
-def measure_attention(name: str, chunks: list[tuple[int, int]], partials: Partials, stages: int) -> Measurement:
+def fixed(plan: PagedPlan) -> PagedPlan:
+    """`plan` as a graph has it: more lines than are in use, whose number only the device knows."""
+    work = torch.cat((plan.work, plan.work.new_full((MAX_PARTIALS, 7), -1)))
+    folds = torch.cat((plan.folds, plan.folds.new_full((64, 4), -1)))
+    live = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=CUDA)
+    return dataclasses.replace(plan, work=work, folds=folds, live=live)
+
+
+def measure_attention(
+    name: str, chunks: list[tuple[int, int]], partials: Partials, stages: int, *, as_graph: bool
+) -> Measurement:
     """Time one kind of batch."""
     made, num_blocks = plans(chunks)
+    made = [fixed(plan) for plan in made] if as_graph else made
     cache = torch.empty((2, num_blocks, BLOCK_SIZE, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
     queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
     out = torch.empty_like(queries)
@@ -155,13 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
     parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[STAGES])
+    parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
     args = parser.parse_args()
     torch.manual_seed(0)
     copy = copy_rate()
     partials = Partials.allocate(HEADS, WIDTH, CUDA)
     found = []
     for (name, chunks), stages in itertools.product(CHUNKS.items(), args.stages):
-        found.append(measure_attention(name, chunks, partials, stages))
+        found.append(measure_attention(name, chunks, partials, stages, as_graph=args.fixed))
         print(*found[-1].row(), sep="\t", flush=True)
     for name, sizes in ROWS.items():
         for rows in sizes:

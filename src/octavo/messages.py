@@ -76,6 +76,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of dummy weights."""
     weights: KeptWeights | None = None
     """Weights to map; None: load them."""
+    enforce_eager: bool = False
+    """No CUDA graphs."""
     proven: bool = False
     """A worker with these settings and as many blocks has run before: the largest steps fit."""
 

@@ -208,6 +208,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         block_size=settings.block_size,
         num_blocks=settings.num_gpu_blocks_override,
         gpu_memory_utilization=settings.gpu_memory_utilization,
+        enforce_eager=settings.enforce_eager,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         threads=settings.cpu_threads,
         seed=settings.seed,

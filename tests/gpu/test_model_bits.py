@@ -16,6 +16,7 @@ from octavo.models.interface import KVCache
 from octavo.models.kernel_operations import KernelOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
+from octavo.worker.graphs import CudaCapture, GraphedModel, graph_sizes
 
 pytestmark = pytest.mark.gpu
 VOCAB = 4096
@@ -33,6 +34,8 @@ CONFIG = raw_config(
 )
 """Two layers of Qwen3-30B-A3B's shape with a small vocabulary."""
 MAX_TOKENS = 8192
+COLUMNS = 150
+"""Of the block tables that graphs read; 2050 tokens take 129 blocks of 16."""
 LENGTHS = [1, 2, 63, 64, 65, 127, 300, 511, 512, 513, 700, 1001, 1025, 1600, 2050]
 
 
@@ -75,13 +78,27 @@ def cache_of(loaded: LoadedModel, num_blocks: int, block_size: int) -> KVCache:
 Chunks = list[tuple[list[int], int, int, list[int]]]
 
 
-def forward(loaded: LoadedModel, cache: KVCache, chunks: Chunks) -> list[torch.Tensor]:
-    """Hidden states of each chunk (tokens of the request, first position, count, block ids)."""
-    columns = max(len(blocks) for *_, blocks in chunks) + 1
+def forward(
+    loaded: LoadedModel, cache: KVCache, chunks: Chunks, graphed: GraphedModel | None = None
+) -> list[torch.Tensor]:
+    """Hidden states of each chunk (tokens of the request, first position, count, block ids), in a graph or without."""
+    columns = COLUMNS if graphed else max(len(blocks) for *_, blocks in chunks) + 1
     batch = make_batch(chunks, block_size=cache.block_size, columns=columns)
-    moved = {name: getattr(batch, name).to(CUDA) for name in ("token_ids", "positions", "slot_mapping", "block_tables")}
-    hidden = loaded.model.forward(type(batch)(**(vars(batch) | moved)), cache)
+    hidden = graphed.forward(batch, cache) if graphed else loaded.model.forward(batch.to(CUDA), cache)
     return list(hidden.split([count for _, _, count, _ in chunks]))
+
+
+def graphs_of(loaded: LoadedModel, cache: KVCache, most: int = 4096) -> GraphedModel:
+    """The model with graphs of steps on `cache`."""
+    return GraphedModel(
+        loaded.model,
+        cache,
+        hidden_size=loaded.config.hidden_size,
+        max_chunks=256,
+        columns=COLUMNS,
+        sizes=graph_sizes(most),
+        capture=CudaCapture(),
+    )
 
 
 def alone(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
@@ -99,7 +116,9 @@ def expected(loaded: LoadedModel) -> list[torch.Tensor]:
     return rows
 
 
-def different_rows(loaded: LoadedModel, expected: list[torch.Tensor], block_size: int, seed: int) -> int:
+def different_rows(
+    loaded: LoadedModel, expected: list[torch.Tensor], block_size: int, seed: int, *, graphs: bool = False
+) -> int:
     """Rows with other bits than alone, over a drawn schedule that moves every request to its end."""
     pick = random.Random(1000 * seed + block_size)
     requests = [tokens(i, length) for i, length in enumerate(LENGTHS)]
@@ -108,27 +127,63 @@ def different_rows(loaded: LoadedModel, expected: list[torch.Tensor], block_size
     pick.shuffle(free)
     tables = [[free.pop() for _ in range(count)] for count in per_request]
     cache = cache_of(loaded, sum(per_request) + 5, block_size)
+    graphed = graphs_of(loaded, cache) if graphs else None
     done, wrong = [0] * len(LENGTHS), 0
     while left := [i for i, length in enumerate(LENGTHS) if done[i] < length]:
         chosen = pick.sample(left, pick.randint(1, len(left)))
         counts = [min(pick.choice([1, 1, 1, 2, 9, 40, 184, 522, 1001]), LENGTHS[i] - done[i]) for i in chosen]
         chunks = [(requests[i], done[i], count, tables[i]) for i, count in zip(chosen, counts, strict=True)]
-        for i, count, rows in zip(chosen, counts, forward(loaded, cache, chunks), strict=True):
+        for i, count, rows in zip(chosen, counts, forward(loaded, cache, chunks, graphed), strict=True):
             wrong += int((rows != expected[i][done[i] : done[i] + count]).any(-1).sum())
             done[i] += count
     return wrong
 
 
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "graphs"])
 @pytest.mark.parametrize("block_size", [16, 64])
 @pytest.mark.parametrize("seed", range(4), ids=lambda seed: f"draw{seed}")
 def test_any_chunks_blocks_and_neighbours(
-    loaded: LoadedModel, expected: list[torch.Tensor], block_size: int, seed: int
+    loaded: LoadedModel, expected: list[torch.Tensor], block_size: int, seed: int, graphs: bool
 ) -> None:
-    assert different_rows(loaded, expected, block_size, seed) == 0
+    assert different_rows(loaded, expected, block_size, seed, graphs=graphs) == 0
 
 
+def test_all_graphs_are_recorded_without_a_step(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
+    """`prepare` leaves every slot of the cache as it was; then each size gives the bits of rows alone."""
+    cache = cache_of(loaded, 300, 16)
+    graphed = graphs_of(loaded, cache, most=512)
+    graphed.prepare()
+    assert all(layer.isnan().all() for layer in cache.layers)
+    which = LENGTHS.index(513)
+    ids = tokens(which, 513)
+    for count in (1, 2, 3, 5, 9, 63, 64, 65, 127, 500, 511, 512):
+        chunks: Chunks = [(ids, 0, count, list(range(40)))]
+        assert torch.equal(forward(loaded, cache, chunks, graphed)[0], expected[which][:count]), count
+
+
+def test_graphs_among_bad_rows(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
+    """What a step left in the memory of a graph, NaN everywhere, does not reach the next, shorter one."""
+    cache = cache_of(loaded, 300, 16)
+    graphed = graphs_of(loaded, cache, most=64)
+    embedding = vars(loaded.model)["_embedding"]
+    kept = embedding[0].clone()
+    which = LENGTHS.index(63)
+    try:
+        embedding[0] = torch.nan
+        bad = forward(loaded, cache, [([0] * 64, 0, 64, [100, 101, 102, 103])], graphed)[0]
+        assert bad.isnan().all()
+    finally:
+        embedding[0] = kept
+    for count in (63, 57):
+        chunks: Chunks = [(tokens(which, 63), 0, count, list(range(4)))]
+        assert torch.equal(forward(loaded, cache, chunks, graphed)[0], expected[which][:count])
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "graphs"])
 @pytest.mark.parametrize("count", [1, 3, 8, 17, 64, 200])
-def test_the_last_token_as_a_decode_among_others(loaded: LoadedModel, expected: list[torch.Tensor], count: int) -> None:
+def test_the_last_token_as_a_decode_among_others(
+    loaded: LoadedModel, expected: list[torch.Tensor], count: int, graphs: bool
+) -> None:
     """The end of every request by itself, in batches of `count` decodes."""
     requests = [tokens(i, length) for i, length in enumerate(LENGTHS)]
     tables, used = [], 0
@@ -140,7 +195,8 @@ def test_the_last_token_as_a_decode_among_others(loaded: LoadedModel, expected: 
         forward(loaded, cache, [(ids, 0, len(ids), table)])
     which = [i % len(LENGTHS) for i in range(count)]
     chunks = [(requests[i], LENGTHS[i] - 1, 1, tables[i]) for i in which]
-    for i, rows in zip(which, forward(loaded, cache, chunks), strict=True):
+    graphed = graphs_of(loaded, cache) if graphs else None
+    for i, rows in zip(which, forward(loaded, cache, chunks, graphed), strict=True):
         assert torch.equal(rows[0], expected[i][-1]), LENGTHS[i]
 
 
@@ -208,3 +264,14 @@ def test_the_check_sees_a_batch_dependent_layer(folder: Path) -> None:
     mutant = load(folder, Mutant(max_tokens=MAX_TOKENS))
     rows = [alone(mutant, tokens(i, length)) for i, length in enumerate(LENGTHS)]
     assert different_rows(mutant, rows, 16, 0) > 0
+
+
+def test_the_check_sees_a_row_that_should_not_be(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
+    """The twin of graphs: rows past a step's own that write to a slot."""
+    cache = cache_of(loaded, 300, 16)
+    graphed = graphs_of(loaded, cache, most=64)
+    inputs = vars(graphed)["_inputs"]
+    which = LENGTHS.index(63)
+    chunks: Chunks = [(tokens(which, 63), 0, 57, list(range(4)))]
+    vars(vars(inputs)["_slot_mapping"])["_filler"] = 3
+    assert not torch.equal(forward(loaded, cache, chunks, graphed)[0], expected[which][:57])

@@ -146,9 +146,7 @@ def test_a_batch_is_the_plan_as_tensors() -> None:
     slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
     chunks = [chunk(2, 4, 5, [9, 3, 7]), chunk(0, 0, 1, [29])]
     admissions = [admit(2, range(20, 30)), admit(0, [60])]
-    batch = make_batch(
-        slots.apply(StepPlan(1, [], admissions, chunks)), slots, block_size=4, device=torch.device("cpu")
-    )
+    batch = make_batch(slots.apply(StepPlan(1, [], admissions, chunks)), slots, block_size=4)
     assert batch.token_ids.tolist() == [24, 25, 26, 27, 28, 60]
     assert batch.positions.tolist() == [4, 5, 6, 7, 8, 0]
     assert batch.slot_mapping.tolist() == [12, 13, 14, 15, 28, 116]
@@ -162,14 +160,12 @@ def test_slot_mapping_is_64_bit_arithmetic() -> None:
     config = toy_config(block_size=2**20, max_model_len=2**21)
     slots = Slots(config, num_blocks=2**12, vocab_size=VOCAB)
     plan = StepPlan(1, [], [admit(0, [1])], [chunk(0, 0, 1, [4095])])
-    batch = make_batch(slots.apply(plan), slots, block_size=2**20, device=torch.device("cpu"))
+    batch = make_batch(slots.apply(plan), slots, block_size=2**20)
     assert batch.slot_mapping.tolist() == [4095 * 2**20]
 
 
 def test_a_batch_holds_no_view_of_the_tables() -> None:
     slots = running_slots()
-    batch = make_batch(
-        slots.apply(StepPlan(2, [], [], [chunk(1, 4, 1, [2])])), slots, block_size=4, device=torch.device("cpu")
-    )
+    batch = make_batch(slots.apply(StepPlan(2, [], [], [chunk(1, 4, 1, [2])])), slots, block_size=4)
     slots.tables[:] = np.int32(-7)
     assert batch.block_tables[0, :3].tolist() == [20, 2, -1]

@@ -31,6 +31,9 @@ class ForwardBatch:
     """(S + 1) host integers: rows chunk_starts[s] .. chunk_starts[s + 1] - 1 belong to chunk s."""
     context_lens: tuple[int, ...]
     """(S) host integers: tokens of request s up to and including its last row here."""
+    live: torch.Tensor | None = None
+    """(1,) int32: how many first rows are in use, where only the device knows; None: all T. Other rows have slot -1, and
+    their hidden states have no meaning."""
     tails: tuple[int, ...] | None = None
     """(S) host integers: how many of the last rows of chunk s have hidden states that are wanted; None: all.
 
@@ -39,6 +42,11 @@ class ForwardBatch:
     written: Callable[[], None] | None = None
     """Called in every layer between the writing of keys and values and the reading: returns when all that is to be read
     and is not of this batch has been written too."""
+
+    def to(self, device: torch.device) -> ForwardBatch:
+        """The same with its tensors on `device`."""
+        names = ("token_ids", "positions", "slot_mapping", "block_tables")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
     def tail_starts(self) -> tuple[int, ...]:

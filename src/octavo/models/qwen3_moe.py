@@ -20,9 +20,9 @@ from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, Spar
 
 
 class Mlp(Protocol):
-    """The second half of a layer: (T, H) bf16 -> (T, H) bf16."""
+    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `live` as in `ForwardBatch`."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor: ...
 
 
 class Dense:
@@ -32,7 +32,7 @@ class Dense:
         self._gate_up = operations.linear(parameters.gate_up)
         self._down = operations.linear(parameters.down)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
         return self._down(swiglu(self._gate_up.float32(x)))
 
 
@@ -45,8 +45,8 @@ class Sparse:
             parameters.experts, top_k=config.num_experts_per_tok, renormalize=config.norm_topk_prob
         )
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._experts(x, self._router.float32(x))
+    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
+        return self._experts(x, self._router.float32(x), live)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Layer:
     def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
         attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
         x = rows.keep(x) + attended
-        return x + self._mlp(self._norm(x, self._norms[1], self._eps))
+        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows.batch.live)
 
 
 class Qwen3Moe:
@@ -131,13 +131,35 @@ class Qwen3Moe:
         Raises:
             KernelContractError: a tensor of the batch or the cache has another dtype or size.
         """
-        rows = Rows(batch, self._rotary.at(batch.positions), None, self._plan(batch, kv_cache))
-        x = self._embedding.index_select(0, batch.token_ids)
+        rows = Rows(batch, self._rotary.at(batch.positions), None, self.plan(batch, kv_cache))
+        return self._run(rows, self._wanted(rows, kv_cache), kv_cache)
+
+    @torch.inference_mode()
+    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache) -> torch.Tensor:
+        """`forward` of all rows by a plan of the batch: nothing but launches, so that a graph can record it.
+
+        Returns:
+            (T, H) bf16, new; `batch.tails` changes nothing.
+        """
+        rows = Rows(batch, self._rotary.at(batch.positions), None, plan)
+        return self._run(rows, rows, kv_cache)
+
+    def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan:
+        """Of the attention of all rows, its tensors where those of `batch` are."""
+        return self._operations.plan_attention(
+            batch,
+            block_size=kv_cache.block_size,
+            heads_per_kv_head=self._config.num_attention_heads // self._config.num_key_value_heads,
+        )
+
+    def _run(self, rows: Rows, last_rows: Rows, kv_cache: KVCache) -> torch.Tensor:
+        """All layers, the last for its own rows."""
+        x = self._embedding.index_select(0, rows.batch.token_ids)
         *before, last = zip(self._layers, kv_cache.layers, strict=True)
         for layer, cache in before:
             x = layer(x, rows, cache)
         layer, cache = last
-        x = layer(x, self._wanted(rows, kv_cache), cache)
+        x = layer(x, last_rows, cache)
         return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
 
     def _wanted(self, rows: Rows, kv_cache: KVCache) -> Rows:
@@ -146,14 +168,7 @@ class Qwen3Moe:
         if kept is None:
             return rows
         tails = dataclasses.replace(rows.batch, chunk_starts=rows.batch.tail_starts)
-        return dataclasses.replace(rows, kept=kept, plan=self._plan(tails, kv_cache))
-
-    def _plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan:
-        return self._operations.plan_attention(
-            batch,
-            block_size=kv_cache.block_size,
-            heads_per_kv_head=self._config.num_attention_heads // self._config.num_key_value_heads,
-        )
+        return dataclasses.replace(rows, kept=kept, plan=self.plan(tails, kv_cache))
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

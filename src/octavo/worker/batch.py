@@ -1,4 +1,4 @@
-"""From a checked plan to the tensors of one forward pass."""
+"""From a checked plan to the tensors of one forward pass, on the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def make_batch(
     slots: Slots,
     *,
     block_size: int,
-    device: torch.device,
     tails: tuple[int, ...] | None = None,
 ) -> ForwardBatch:
     """All chunks as one batch, in the order of the plan.
@@ -26,11 +25,10 @@ def make_batch(
         chunks: at least one, checked by `Slots.apply`.
         slots: their histories and block tables.
         block_size: tokens per KV block.
-        device: where the tensors go.
         tails: see `ForwardBatch`.
 
     Returns:
-        A batch of new tensors that nothing else holds.
+        A batch of new tensors on the host that nothing else holds.
     """
     token_ids: list[int] = []
     for chunk in chunks:
@@ -43,10 +41,10 @@ def make_batch(
     blocks = slots.tables[np.repeat(indices, counts), positions // block_size].astype(np.int64)
     assert blocks.min() >= 0, "Slots.apply checks that every position has a block"
     return ForwardBatch(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        positions=torch.from_numpy(positions).to(device),
-        slot_mapping=torch.from_numpy(blocks * block_size + positions % block_size).to(device),
-        block_tables=torch.from_numpy(slots.tables[indices]).to(device),
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        positions=torch.from_numpy(positions),
+        slot_mapping=torch.from_numpy(blocks * block_size + positions % block_size),
+        block_tables=torch.from_numpy(slots.tables[indices]),
         chunk_starts=tuple(chunk_starts.tolist()),
         context_lens=tuple((starts + counts).tolist()),
         tails=tails,

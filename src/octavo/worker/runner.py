@@ -32,8 +32,8 @@ class Model(Protocol):
     """What a runner needs of a model. Each row of both results depends on the tokens of its own request only."""
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
-        """(R, H) bf16 hidden states after the last norm, of the rows that `batch.tails` wants; keys and values of all
-        rows are written to `kv_cache`.
+        """(R, H) bf16 hidden states after the last norm, of the rows that `batch.tails` wants, until the next call; keys and
+        values of all rows are written to `kv_cache`. The tensors of `batch` are on the host.
         """
         ...
 
@@ -98,7 +98,6 @@ class Runner:
             chunks,
             self._slots,
             block_size=self._kv_cache.block_size,
-            device=self._device,
             tails=tuple(self._tail(chunk) for chunk in chunks),
         )
         hidden = self._model.forward(batch, self._kv_cache)

@@ -49,7 +49,7 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     allocate_s = watch.lap()
     vocab_size = loaded.config.vocab_size
-    model = _threaded(loaded.model, device)
+    model = prepare_model(loaded, kv_cache, config, record=measure)
     warm_up(model, kv_cache, config, vocab_size=vocab_size)
     kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
     print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
@@ -93,10 +93,29 @@ def _load(config: WorkerConfig, device: torch.device, operations: Operations) ->
     )
 
 
-def _threaded(model: Model, device: torch.device) -> Model:
-    """On a CPU with several threads: the model with its steps shared out among them."""
-    threads = torch.get_num_threads()
-    return ThreadedModel(model, threads) if device.type == "cpu" and threads > 1 else model
+def prepare_model(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool) -> Model:
+    """The model as a runner takes it: with graphs, or with its steps shared out among the threads of a CPU.
+
+    `record` makes all graphs at once; else each is made when it is first needed.
+    """
+    if config.device == "cpu":
+        threads = torch.get_num_threads()
+        return ThreadedModel(loaded.model, threads) if threads > 1 else loaded.model
+    # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
+    from octavo.worker.graphs import MOST_TOKENS, CudaCapture, GraphedModel, graph_sizes
+
+    model = GraphedModel(
+        loaded.model,
+        kv_cache,
+        hidden_size=loaded.config.hidden_size,
+        max_chunks=config.max_num_seqs,
+        columns=-(-config.max_model_len // config.block_size),
+        sizes=graph_sizes(0 if config.enforce_eager else min(MOST_TOKENS, config.max_num_batched_tokens)),
+        capture=CudaCapture(),
+    )
+    if record:
+        model.prepare()
+    return model
 
 
 def open_device(config: WorkerConfig) -> torch.device:
@@ -117,21 +136,22 @@ def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
     """Octavo's kernels on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
     if device.type != "cuda":
         return operations_for(device)
-    # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
     from octavo.models.kernel_operations import KernelOperations
 
     return KernelOperations(max_tokens=config.max_num_batched_tokens)
 
 
 def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
-    """Bytes that torch's allocator reserves for steps of all sizes, measured on a KV cache that is then dropped."""
+    """Bytes that torch's allocator reserves for steps of all sizes, and for graphs of some, measured on a KV cache that is
+    then dropped."""
     block_bytes = loaded.config.kv_bytes_per_token * config.block_size
     num_blocks = min(blocks_of_widest(config), max(1, available_bytes(config, 0) // 2 // block_bytes))
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
+    model = prepare_model(loaded, kv_cache, config, record=False)
     for run in (load_kernels, warm_up):
-        run(loaded.model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+        run(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_reserved() - before
 

@@ -32,6 +32,8 @@ __all__ = [
 
 STAGES = 3
 """A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
+RESIDENT, RESIDENT_FOLDS = 264, 2112
+"""Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
 def _columns(width: int) -> int:
@@ -73,7 +75,7 @@ def paged_attention(
     Args:
         queries: (T, H, D) bf16; read.
         cache: (2, blocks, block size, G, D) bf16, written by `attention_input` for these tokens too; read. Its values are finite.
-        plan: of this batch; H = G times its `shared`.
+        plan: of this batch; H = G times its `shared`; T at least its rows.
         partials: room for the plan's `num_partials`; overwritten.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads; any, the bits are the same.
@@ -100,15 +102,17 @@ def paged_attention(
     if not dims["N"]:
         return out
     scale = math.log2(math.e) / math.sqrt(width)
-    attend_kernel[check_grid("paged_attention", dims["N"] * kv_heads)](
-        queries, cache, plan.tables, plan.work, out, partials.stats, partials.mixed,
-        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], kv_heads, cache.stride(0), scale,
+    attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
+        queries, cache, plan.tables, plan.work, plan.live, out,
+        partials.stats, partials.mixed,
+        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
         ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
     if dims["F"]:
-        fold_kernel[check_grid("paged_attention", dims["F"] * heads)](
-            partials.stats, partials.mixed, plan.folds, out, dims["T"], dims["P"], heads, scale,
+        fold_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_FOLDS))](
+            partials.stats, partials.mixed, plan.folds, None if plan.live is None else plan.live[1:], out,
+            dims["T"], dims["P"], dims["F"], heads, scale,
             WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
         )  # fmt: skip
     return out

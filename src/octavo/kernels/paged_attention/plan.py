@@ -39,6 +39,12 @@ class PagedPlan(Plan):
     block_size: int
     shared: int
     """Query heads per KV head."""
+    live: torch.Tensor | None = None
+    """(2,) int32: how many first lines of `work` and of `folds` there are; None: all."""
+
+    def programs(self, items: int, resident: int) -> int:
+        """One for each item; or, where the device may find fewer, as many as run at a time."""
+        return items if self.live is None else min(items, resident)
 
 
 def plan_paged_attention(

@@ -1,0 +1,213 @@
+"""Steps as CUDA graphs: the launches of a size are recorded once, and replayed on other numbers."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from tqdm import tqdm
+
+from octavo.kernels.attention import Plan
+from octavo.kernels.paged_attention import MAX_PARTIALS, PagedPlan
+from octavo.models.interface import ForwardBatch, KVCache
+from octavo.worker.runner import Model
+
+MOST_TOKENS = 4096
+"""Of a graph. A larger step keeps the device busy for longer than its launches take, and needs none."""
+
+Replay = Callable[[], object]
+Capture = Callable[[Replay], Replay]
+"""From what launches to what launches the same again, on the same memory."""
+
+
+class PlannedModel(Model, Protocol):
+    """A model whose step is a plan, made of host numbers, and launches that read only device memory; see `Qwen3Moe`."""
+
+    def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan: ...
+
+    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache) -> torch.Tensor: ...
+
+
+def graph_sizes(most: int) -> list[int]:
+    """Numbers of tokens that get a graph: 1, 2, 4, 8, then four for each doubling, all up to `most`.
+
+    A step takes the next larger one. What that adds are rows that do nothing in attention and experts.
+    """
+    sizes = [1, 2, 4, 8, 16, 24, 32]
+    while sizes[-1] < most:
+        sizes += [sizes[-1] + quarter * sizes[-1] // 4 for quarter in (1, 2, 3, 4)]
+    return [size for size in sizes if size < most] + [most] * (most > 0)
+
+
+class CudaCapture:
+    """Records graphs that share one pool of memory, as only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, launch: Replay) -> Replay:
+        """A graph of what `launch` launches; it is not run. What it allocates is reused by the next."""
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                launch()
+            finally:
+                graph.capture_end()
+        return graph.replay
+
+
+class GraphedModel:
+    """`model` on CUDA; steps of up to the largest of `sizes` tokens are graphs, larger ones launch as they go.
+
+    Both run the same kernels on the same rows, so a row's bits are the same. A size is recorded when it is first needed
+    or by `prepare`.
+
+    Args:
+        model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
+        kv_cache: the only one that it will be called with; written.
+        hidden_size: H.
+        max_chunks: most requests in a step.
+        columns: of the block tables.
+        sizes: numbers of tokens, ascending.
+        capture: what makes graphs.
+    """
+
+    def __init__(
+        self,
+        model: PlannedModel,
+        kv_cache: KVCache,
+        *,
+        hidden_size: int,
+        max_chunks: int,
+        columns: int,
+        sizes: Sequence[int],
+        capture: Capture,
+    ) -> None:
+        self._model, self._kv_cache = model, kv_cache
+        self._device = kv_cache.layers[0].device
+        self._sizes, self._capture = list(sizes), capture
+        self._graphs: dict[int, Replay] = {}
+        most = max(sizes, default=0)
+        self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
+        self._hidden = torch.empty((most, hidden_size), dtype=torch.bfloat16, device=self._device)
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        """See `Model`."""
+        assert kv_cache is self._kv_cache, "graphs are bound to one cache"
+        count = len(batch.token_ids)
+        where = bisect.bisect_left(self._sizes, count)
+        if where == len(self._sizes):
+            return self._model.forward(batch.to(self._device), kv_cache)
+        size = self._sizes[where]
+        self._fill(batch, size)
+        if size not in self._graphs:
+            self._record(size)
+        self._graphs[size]()
+        wanted = batch.tail_rows()
+        return self._hidden[:count] if wanted is None else self._hidden.index_select(0, wanted.to(self._device))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `Model`."""
+        return self._model.logits(hidden)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Record all sizes, the largest first, whose memory serves the others; shows a progress bar."""
+        nothing = torch.empty(0, dtype=torch.int64)
+        tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
+        empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
+        for size in tqdm(self._sizes[::-1], desc="Capturing graphs", unit="graph"):
+            if size not in self._graphs:
+                self._fill(empty, size)
+                self._record(size)
+
+    def _fill(self, batch: ForwardBatch, size: int) -> None:
+        plan = self._model.plan(batch, self._kv_cache)
+        assert isinstance(plan, PagedPlan), "other plans do not fit in memory of a fixed size"
+        self._inputs.fill(batch, plan, size)
+
+    def _record(self, size: int) -> None:
+        """Run the step once, so that its kernels are loaded, and record it."""
+        batch, plan = self._inputs.of(size)
+
+        def launch() -> None:
+            self._hidden[:size].copy_(self._model.compute(batch, plan, self._kv_cache))
+
+        launch()
+        self._graphs[size] = self._capture(launch)
+
+
+class Inputs:
+    """The device memory that graphs read: a step of up to `rows` tokens in up to `chunks` chunks."""
+
+    def __init__(self, rows: int, chunks: int, columns: int, device: torch.device) -> None:
+        self.columns = columns
+        self._token_ids, self._positions, self._slot_mapping = (
+            _Field((rows,), torch.int64, device, filler) for filler in (0, 0, -1)
+        )
+        self._tables = _Field((chunks, columns), torch.int32, device, -1)
+        self._work = _Field((rows + MAX_PARTIALS, 7), torch.int32, device, -1)
+        # a row is folded if it has at least two partials
+        self._folds = _Field((min(rows, MAX_PARTIALS // 2), 4), torch.int32, device, -1)
+        self._live = _Field((3,), torch.int32, device, 0)
+        self._plan: PagedPlan | None = None
+
+    def fill(self, batch: ForwardBatch, plan: PagedPlan, size: int) -> None:
+        """Put a step, its tensors on the host, in the memory of a graph of `size` tokens."""
+        self._token_ids.fill(batch.token_ids, size)
+        self._positions.fill(batch.positions, size)
+        # a row without a token must not write to anybody's slot
+        self._slot_mapping.fill(batch.slot_mapping, size)
+        self._tables.fill(batch.block_tables, len(batch.block_tables))
+        self._work.fill(plan.work, len(plan.work))
+        self._folds.fill(plan.folds, len(plan.folds))
+        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.folds)]), 3)
+        self._plan = plan
+
+    def of(self, size: int) -> tuple[ForwardBatch, PagedPlan]:
+        """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
+        assert self._plan is not None, "fill comes first"
+        live = self._live.device
+        batch = ForwardBatch(
+            token_ids=self._token_ids.device[:size],
+            positions=self._positions.device[:size],
+            slot_mapping=self._slot_mapping.device[:size],
+            block_tables=self._tables.device,
+            chunk_starts=(0, size),
+            context_lens=(size,),
+            live=live[:1],
+        )
+        plan = dataclasses.replace(
+            self._plan,
+            tables=self._tables.device,
+            work=self._work.device[: size + MAX_PARTIALS],
+            folds=self._folds.device[:size],
+            num_partials=0,
+            rows=size,
+            live=live[1:],
+        )
+        return batch, plan
+
+
+class _Field:
+    """A tensor on the device, and as much memory on the host that it is copied from.
+
+    The next `fill` must not come before the device has taken the last: a runner waits for every step's tokens.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, filler: int) -> None:
+        self.device = torch.full(shape, filler, dtype=dtype, device=device)
+        self._host = torch.full(shape, filler, dtype=dtype, pin_memory=device.type == "cuda")
+        self._filler = filler
+
+    def fill(self, values: torch.Tensor, count: int) -> None:
+        """Set the first `count` rows: to `values`, and where those end to the filler."""
+        self._host[: len(values)] = values
+        self._host[len(values) : count] = self._filler
+        self.device[:count].copy_(self._host[:count], non_blocking=True)
