@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -164,6 +165,34 @@ def test_no_tokens(device: torch.device) -> None:
     plan = plan_paged_attention(tables, (0,), (), block_size=16, heads_per_kv_head=2)
     empty = torch.empty((0, 2, 16), dtype=torch.bfloat16, device=device)
     assert paged_attention(empty, cache, plan, Partials.allocate(2, 16, device)).shape == (0, 2, 16)
+
+
+def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
+    monkeypatch.setattr("octavo.kernels.paged_attention.RESIDENT", 3)
+    monkeypatch.setattr("octavo.kernels.paged_attention.RESIDENT_FOLDS", 3)
+    request = Request.draw(SPLIT + 40, NARROW, seed=9)
+    blocks = list(range(40))
+    cache = poisoned(40, 16, NARROW, device)
+    write(Chunk(request, 0, len(request), blocks), cache)
+    queries = request.queries[-34:].to(device)
+    tables = torch.tensor([blocks], dtype=torch.int32, device=device)
+    plan = plan_paged_attention(tables, (0, 34), (len(request),), block_size=16, heads_per_kv_head=2)
+    partials = Partials.allocate(2, 16, device)
+    expected = paged_attention(queries, cache, plan, partials)
+    assert len(plan.work) == 4
+    assert len(plan.folds) == 34
+    stray_work = torch.tensor([[0, 0, 20, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device)
+    stray_folds = torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device)
+    for wrong in (0, 1):
+        fixed = dataclasses.replace(
+            plan,
+            work=torch.cat((plan.work, stray_work)),
+            folds=torch.cat((plan.folds, stray_folds)),
+            live=torch.tensor([len(plan.work) + 9 * wrong, 34 + 34 * wrong], dtype=torch.int32, device=device),
+        )
+        # The twin: with the lines counted that should not be.
+        assert torch.equal(paged_attention(queries, cache, fixed, partials), expected) is not bool(wrong)
 
 
 @pytest.mark.parametrize("seed", range(20), ids=lambda seed: f"draw{seed}")
