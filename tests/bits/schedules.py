@@ -76,6 +76,8 @@ class House:
     num_blocks: int = 64
     threshold: int = 0
     prefix_caching: bool = True
+    ahead: int = 1
+    """Steps launched before the result of the first is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ def make_engine(machine: Machine, house: House, seen: Counter[str]) -> Engine:
         seen["mixed steps"] += bool(record.chunks) and record.decode_tokens > 0
         seen["chunks"] += len(record.chunks)
 
-    return Engine(config, InProcessWorker(worker_config, machine.start), observe)
+    return Engine(config, InProcessWorker(worker_config, machine.start, ahead=house.ahead), observe)
 
 
 def run_schedule(engine: Engine, jobs: Sequence[Job], seen: Counter[str]) -> dict[str, Answer]:
@@ -260,4 +262,5 @@ def houses(draw: st.DrawFn) -> House:
         num_blocks=longest + draw(st.one_of(st.just(0), st.integers(0, 6), st.integers(0, 200))),
         threshold=draw(st.one_of(st.just(0), st.integers(1, 9))),
         prefix_caching=draw(st.sampled_from([True, True, True, False])),
+        ahead=draw(st.sampled_from([1, 2])),
     )

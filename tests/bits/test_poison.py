@@ -13,7 +13,7 @@ from octavo.errors import RequestFailedError
 from octavo.sampling import SamplingParams
 
 POISON = 59
-HOUSE = House(budget=64, seats=32, block_size=4, num_blocks=130)
+HOUSE = House(budget=64, seats=32, block_size=4, num_blocks=130, ahead=2)
 
 
 def clean(i: int, arrival: int = 0) -> Job:

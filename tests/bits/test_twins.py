@@ -12,7 +12,7 @@ import torch
 
 from bits.schedules import HEADS, House, Job, Machine, Solo, make_engine, run_schedule
 from bits.tiny import HIDDEN, tiny_machine
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.interface import ForwardBatch, KVCache, LateTokens
 from octavo.sampling import SamplingParams
 from octavo.worker import runner
 from octavo.worker.adjust import Row
@@ -76,15 +76,16 @@ class SplitByBatch:
         return total
 
 
-def differences(machine: Machine, seen: Counter[str] | None = None) -> list[str]:
+def differences(machine: Machine, seen: Counter[str] | None = None, *, ahead: int = 1) -> list[str]:
     seen = Counter() if seen is None else seen
-    answers = run_schedule(make_engine(machine, HOUSE, seen), JOBS, seen)
+    answers = run_schedule(make_engine(machine, dataclasses.replace(HOUSE, ahead=ahead), seen), JOBS, seen)
     return Solo(machine).differences(JOBS, answers)
 
 
-def test_the_real_model_differs_nowhere() -> None:
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_the_real_model_differs_nowhere(ahead: int) -> None:
     seen: Counter[str] = Counter()
-    assert differences(tiny_machine(), seen) == []
+    assert differences(tiny_machine(), seen, ahead=ahead) == []
     assert min(seen["preemptions"], seen["cached"], seen["mixed steps"]) > 0, seen
 
 
@@ -97,6 +98,13 @@ def test_a_gemm_that_looks_at_the_batch_is_seen() -> None:
     machine = tiny_machine()
     weight = torch.randn((machine.vocab_size, HIDDEN), generator=torch.Generator().manual_seed(1))
     assert differences(dataclasses.replace(machine, model=SplitByBatch(machine.model, weight))) != []
+
+
+def test_a_token_of_a_step_before_the_last_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step launched ahead that takes tokens which have not been replaced yet."""
+    monkeypatch.setattr(LateTokens, "put_in", lambda late, token_ids: None)
+    assert differences(tiny_machine()) == []
+    assert differences(tiny_machine(), ahead=2) != []
 
 
 def test_random_numbers_by_row_of_the_batch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

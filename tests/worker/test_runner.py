@@ -129,6 +129,52 @@ def test_a_request_with_nan_is_bad_alone_and_stays_bad(sample: bool) -> None:
     assert [token.token_id for token in third.sampled] == greedy_tokens([4, 5], 1)
 
 
+def test_a_step_launched_ahead_takes_the_token_that_only_the_device_knows() -> None:
+    runner = toy_runner()
+    steps = [runner.launch(StepPlan(1, [], [admit(2)], [Chunk(2, 0, 10, [7, 3, 11], True)]))]
+    for number in range(2, 8):
+        steps.append(
+            runner.launch(StepPlan(number, [], [], [Chunk(2, 8 + number, 1, [12] if number == 4 else [], True)]))
+        )
+        steps[-2].result()
+    tokens = [step.result().sampled[0].token_id for step in steps]
+    assert tokens == greedy_tokens(PROMPT, 7)
+    assert steps[0].result() is steps[0].result()
+
+
+def test_penalties_of_a_step_launched_ahead_count_every_token() -> None:
+    sampling = SamplingParams(temperature=0.0, presence_penalty=2.0, frequency_penalty=1.5, max_tokens=None)
+
+    def tokens(*, ahead: bool) -> list[int]:
+        runner, found, before = toy_runner(), [], None
+        for number in range(1, 9):
+            admissions = [admit(0, PROMPT, sampling)] if number == 1 else []
+            chunk = Chunk(0, 0, 10, [1, 2, 3, 4, 5], True) if number == 1 else Chunk(0, 8 + number, 1, [], True)
+            step = runner.launch(StepPlan(number, [], admissions, [chunk]))
+            found.append(step)
+            (before or step).result() if ahead else step.result()
+            before = step
+        return [step.result().sampled[0].token_id for step in found]
+
+    assert tokens(ahead=True) == tokens(ahead=False) != greedy_tokens(PROMPT, 8)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, GREEDY.replace(presence_penalty=1.0)], ids=["plain", "penalised"])
+def test_a_bad_request_of_a_step_launched_ahead_stays_bad(sampling: SamplingParams) -> None:
+    """And the next request in its slot, admitted before its last result is read, does not take its place."""
+    runner = toy_runner()
+    chunks = [Chunk(0, 0, 10, [0, 1, 2], True), Chunk(1, 0, 3, [3, 4], True)]
+    first = runner.launch(StepPlan(1, [], [admit(0), admit(1, [1, POISON, 2], sampling)], chunks))
+    second = runner.launch(StepPlan(2, [], [], [Chunk(1, 3, 1, [], True), Chunk(0, 10, 1, [], True)]))
+    assert first.result().bad_slots == [1]
+    third = runner.launch(StepPlan(3, [1], [admit(1, [4, 5])], [Chunk(1, 0, 2, [3], True), Chunk(0, 11, 1, [], True)]))
+    assert second.result().bad_slots == [1]
+    assert third.result().bad_slots == []
+    assert [t.token_id for t in third.result().sampled if t.slot == 1] == greedy_tokens([4, 5], 1)
+    mine = [t.token_id for step in (first, second, third) for t in step.result().sampled if t.slot == 0]
+    assert mine == greedy_tokens(PROMPT, 3)
+
+
 class Overflowing(ToyModel):
     """Finite hidden states, infinite logits in row 0."""
 

@@ -11,16 +11,32 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from octavo.kernels.upload import upload
+
+
+@dataclasses.dataclass(frozen=True)
+class LateTokens:
+    """Tokens that a step before has sampled and the host does not know yet."""
+
+    rows: torch.Tensor
+    """(P,) int64 on the host: their rows in the batch, ascending."""
+    token_ids: torch.Tensor
+    """(P,) int64 on the model's device."""
+
+    def put_in(self, token_ids: torch.Tensor) -> None:
+        """Write them to their rows of `token_ids` (T,) int64 on the model's device."""
+        token_ids.index_copy_(0, upload(self.rows, token_ids.device), self.token_ids)
+
 
 @dataclasses.dataclass(frozen=True)
 class ForwardBatch:
-    """One step as tensors on the model's device; nothing here is written by the model.
+    """One step as tensors, on the model's device or still on the host; nothing here is written by the model.
 
     T tokens in S chunks (one chunk per request), W = ceil(max_model_len / block_size) block-table columns.
     """
 
     token_ids: torch.Tensor
-    """(T,) int64"""
+    """(T,) int64; what is in the rows of `late` has no meaning."""
     positions: torch.Tensor
     """(T,) int64, position of each token in its request."""
     slot_mapping: torch.Tensor
@@ -39,14 +55,25 @@ class ForwardBatch:
 
     Keys and values are needed of every row, but of the last layer nothing else is.
     """
+    late: LateTokens | None = None
+    """Tokens that are not yet in `token_ids`; only in a batch on the host."""
     written: Callable[[], None] | None = None
     """Called in every layer between the writing of keys and values and the reading: returns when all that is to be read
     and is not of this batch has been written too."""
 
     def to(self, device: torch.device) -> ForwardBatch:
-        """The same with its tensors on `device`."""
-        names = ("token_ids", "positions", "slot_mapping", "block_tables")
-        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
+        """The same with its tensors on `device`, the late tokens among the others."""
+        token_ids = upload(self.token_ids, device)
+        if self.late is not None:
+            self.late.put_in(token_ids)
+        return dataclasses.replace(
+            self,
+            token_ids=token_ids,
+            positions=upload(self.positions, device),
+            slot_mapping=upload(self.slot_mapping, device),
+            block_tables=upload(self.block_tables, device),
+            late=None,
+        )
 
     @property
     def tail_starts(self) -> tuple[int, ...]:
@@ -59,7 +86,7 @@ class ForwardBatch:
             return None
         ends = zip(self.chunk_starts[1:], self.tails, strict=True)
         rows = np.concatenate([np.arange(end - tail, end) for end, tail in ends])
-        return torch.from_numpy(rows).to(self.token_ids.device)
+        return upload(torch.from_numpy(rows), self.token_ids.device)
 
 
 class KVCache:

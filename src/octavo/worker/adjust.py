@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from octavo.kernels.upload import upload
 from octavo.sampling import SamplingParams
 from octavo.worker.counts import TokenCounts
 
@@ -44,7 +45,7 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[Row]) -> None:
     _apply_penalties(logits, rows)
     pairs = [(index, token_id) for index, row in enumerate(rows) for token_id in row.masked_ids]
     if pairs:
-        where = torch.tensor(pairs, device=logits.device).T
+        where = upload(torch.tensor(pairs), logits.device).T
         logits[where[0], where[1]] = -torch.inf
 
 
@@ -52,8 +53,8 @@ def _add_biases(logits: torch.Tensor, rows: Sequence[Row]) -> None:
     pairs = [(index, token_id) for index, row in enumerate(rows) for token_id in row.sampling.logit_bias]
     if pairs:
         biases = [bias for row in rows for bias in row.sampling.logit_bias.values()]
-        where = torch.tensor(pairs, device=logits.device).T
-        logits[where[0], where[1]] += torch.tensor(biases, dtype=torch.float32, device=logits.device)
+        where = upload(torch.tensor(pairs), logits.device).T
+        logits[where[0], where[1]] += upload(torch.tensor(biases, dtype=torch.float32), logits.device)
 
 
 def _apply_penalties(logits: torch.Tensor, rows: Sequence[Row]) -> None:
@@ -70,8 +71,8 @@ def _apply_penalties(logits: torch.Tensor, rows: Sequence[Row]) -> None:
             np.concatenate([counts.made for _, _, counts in penalised]),
         ]
     )
-    row, token_id, made = torch.from_numpy(where).to(device)
-    factors = torch.from_numpy(np.repeat(np.array(settings, dtype=np.float64), sizes, axis=0)).to(device)
+    row, token_id, made = upload(torch.from_numpy(where), device)
+    factors = upload(torch.from_numpy(np.repeat(np.array(settings, dtype=np.float64), sizes, axis=0)), device)
     repetition, frequency, presence = factors.T
     # In float64, where no factor that a request may set makes NaN; back in float32 the ends are clamped, not infinite.
     value = logits[row, token_id].double()

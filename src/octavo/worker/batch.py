@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from octavo.kernels.upload import upload
 from octavo.messages import Chunk
-from octavo.models.interface import ForwardBatch
-from octavo.worker.slots import Slots
+from octavo.models.interface import ForwardBatch, LateTokens
+from octavo.worker.slots import UNKNOWN, Slots
 
 
 def make_batch(
@@ -17,6 +18,7 @@ def make_batch(
     slots: Slots,
     *,
     block_size: int,
+    sampled: torch.Tensor | None = None,
     tails: tuple[int, ...] | None = None,
 ) -> ForwardBatch:
     """All chunks as one batch, in the order of the plan.
@@ -25,14 +27,19 @@ def make_batch(
         chunks: at least one, checked by `Slots.apply`.
         slots: their histories and block tables.
         block_size: tokens per KV block.
+        sampled: (slots,) int64 on the model's device, the last token sampled for each; needed if a history has a token
+            that the host does not know.
         tails: see `ForwardBatch`.
 
     Returns:
         A batch of new tensors on the host that nothing else holds.
     """
     token_ids: list[int] = []
+    late: list[tuple[int, int]] = []
     for chunk in chunks:
         token_ids += slots[chunk.slot].tokens[chunk.start : chunk.start + chunk.count]
+        if token_ids[-1] == UNKNOWN:
+            late.append((len(token_ids) - 1, chunk.slot))
     indices = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     counts = np.array([chunk.count for chunk in chunks], dtype=np.int64)
@@ -41,11 +48,19 @@ def make_batch(
     blocks = slots.tables[np.repeat(indices, counts), positions // block_size].astype(np.int64)
     assert blocks.min() >= 0, "Slots.apply checks that every position has a block"
     return ForwardBatch(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        token_ids=torch.tensor(token_ids, dtype=torch.int64).clamp_(min=0),
         positions=torch.from_numpy(positions),
         slot_mapping=torch.from_numpy(blocks * block_size + positions % block_size),
         block_tables=torch.from_numpy(slots.tables[indices]),
         chunk_starts=tuple(chunk_starts.tolist()),
         context_lens=tuple((starts + counts).tolist()),
         tails=tails,
+        late=_late_tokens(late, sampled) if late else None,
     )
+
+
+def _late_tokens(late: Sequence[tuple[int, int]], sampled: torch.Tensor | None) -> LateTokens:
+    """Those of (row, slot), from the last `sampled` ones."""
+    assert sampled is not None
+    rows, slots = torch.tensor(late).T.contiguous()
+    return LateTokens(rows, sampled.index_select(0, upload(slots, sampled.device)))

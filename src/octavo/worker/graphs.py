@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from octavo.kernels.attention import Plan
 from octavo.kernels.paged_attention import MAX_PARTIALS, PagedPlan
+from octavo.kernels.upload import upload
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.runner import Model
 
@@ -110,7 +111,7 @@ class GraphedModel:
             self._record(size)
         self._graphs[size]()
         wanted = batch.tail_rows()
-        return self._hidden[:count] if wanted is None else self._hidden.index_select(0, wanted.to(self._device))
+        return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `Model`."""
@@ -161,13 +162,15 @@ class Inputs:
     def fill(self, batch: ForwardBatch, plan: PagedPlan, size: int) -> None:
         """Put a step, its tensors on the host, in the memory of a graph of `size` tokens."""
         self._token_ids.fill(batch.token_ids, size)
+        if batch.late is not None:
+            batch.late.put_in(self._token_ids.device)
         self._positions.fill(batch.positions, size)
         # a row without a token must not write to anybody's slot
         self._slot_mapping.fill(batch.slot_mapping, size)
         self._tables.fill(batch.block_tables, len(batch.block_tables))
         self._work.fill(plan.work, len(plan.work))
         self._folds.fill(plan.folds, len(plan.folds))
-        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.folds)]), 3)
+        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.folds)], dtype=torch.int32), 3)
         self._plan = plan
 
     def of(self, size: int) -> tuple[ForwardBatch, PagedPlan]:
@@ -196,18 +199,16 @@ class Inputs:
 
 
 class _Field:
-    """A tensor on the device, and as much memory on the host that it is copied from.
-
-    The next `fill` must not come before the device has taken the last: a runner waits for every step's tokens.
-    """
+    """A tensor on the device, and what its unused rows hold."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, filler: int) -> None:
         self.device = torch.full(shape, filler, dtype=dtype, device=device)
-        self._host = torch.full(shape, filler, dtype=dtype, pin_memory=device.type == "cuda")
         self._filler = filler
 
     def fill(self, values: torch.Tensor, count: int) -> None:
-        """Set the first `count` rows: to `values`, and where those end to the filler."""
-        self._host[: len(values)] = values
-        self._host[len(values) : count] = self._filler
-        self.device[:count].copy_(self._host[:count], non_blocking=True)
+        """Set the first `count` rows, behind what the device has still to do: to `values`, and where those end to the
+        filler."""
+        if len(values) < count:
+            rest = values.new_full((count - len(values), *values.shape[1:]), self._filler)
+            values = torch.cat((values, rest))
+        self.device[:count].copy_(upload(values, self.device.device), non_blocking=True)

@@ -9,7 +9,7 @@ import msgspec
 
 from octavo.errors import OctavoError, WorkerDiedError
 from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerReady
-from octavo.worker.runner import Runner
+from octavo.worker.runner import Launched, Runner
 from octavo.worker.start import start
 
 
@@ -44,17 +44,24 @@ class InProcessWorker:
     Args:
         config: what to load.
         start: makes the runner; the default also sets torch's thread count, for the whole process.
+        ahead: plans that are launched, if they have been sent, before the result of the first of them is read.
 
     Raises:
         ConfigError, CheckpointError: as `start`.
     """
 
     def __init__(
-        self, config: WorkerConfig, start: Callable[[WorkerConfig], tuple[Runner, WorkerReady]] = start
+        self,
+        config: WorkerConfig,
+        start: Callable[[WorkerConfig], tuple[Runner, WorkerReady]] = start,
+        *,
+        ahead: int = 1,
     ) -> None:
         runner, self._ready = start(config)
         self._runner: Runner | None = runner
         self._plans: deque[StepPlan] = deque()
+        self._steps: deque[Launched] = deque()
+        self._ahead = ahead
 
     @property
     def ready(self) -> WorkerReady:
@@ -67,10 +74,12 @@ class InProcessWorker:
     def receive(self, timeout_s: float | None) -> StepResult | None:
         """The next result; None at once, whatever `timeout_s`, if no plan waits."""
         runner = self._live()
-        if not self._plans:
+        if not self._plans and not self._steps:
             return None
         try:
-            return runner.run(self._plans.popleft())
+            while self._plans and len(self._steps) < self._ahead:
+                self._steps.append(runner.launch(self._plans.popleft()))
+            return self._steps.popleft().result()
         except Exception as exc:
             self.close()
             raise WorkerDiedError(f"the worker met a fault: {exc}") from exc
@@ -81,6 +90,7 @@ class InProcessWorker:
     def close(self) -> None:
         self._runner = None
         self._plans.clear()
+        self._steps.clear()
 
     def _live(self) -> Runner:
         if self._runner is None:

@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +19,7 @@ import msgspec
 import zmq
 
 from octavo.messages import StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
-from octavo.worker.runner import Runner
+from octavo.worker.runner import Launched, Runner
 
 Start = Callable[[WorkerConfig], tuple[Runner, WorkerReady]]
 
@@ -25,6 +27,10 @@ FAULT = 1
 """Exit code after a fault was reported."""
 ORPHANED = 3
 """Exit code of a worker whose parent is gone."""
+MOST_LAUNCHED = 2
+"""Steps that the device has been given: it goes on with the second while the host reads the first."""
+PAUSE_S = 5e-5
+"""Between two looks for a plan or the end of a step: short beside a step, which takes milliseconds."""
 LINGER_MS = 1000
 """How long a fault may take to reach the parent."""
 
@@ -37,10 +43,23 @@ def serve(address: str, start: Start) -> NoReturn:
         runner, ready = start(config)
         send(socket, ready)
         decode = msgspec.msgpack.Decoder(StepPlan).decode
+        steps: deque[Launched] = deque()
         while True:
-            send(socket, runner.run(decode(socket.recv())))
+            if not steps or (len(steps) < MOST_LAUNCHED and _plan_comes_first(socket, steps[-1])):
+                steps.append(runner.launch(decode(socket.recv())))
+            else:
+                send(socket, steps.popleft().result())
 
     live(address, work)
+
+
+def _plan_comes_first(socket: zmq.Socket[bytes], step: Launched) -> bool:
+    """Wait for the next plan or the end of `step`; whether it is the plan."""
+    while not step.done:
+        if socket.poll(0):
+            return True
+        time.sleep(PAUSE_S)
+    return False
 
 
 def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:

@@ -1,15 +1,17 @@
-"""One step: plan in, tokens out."""
+"""Steps: a plan in, tokens out, one step launched while the one before still runs."""
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 
 from octavo.errors import ConfigError
+from octavo.kernels.upload import upload
 from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.adjust import Row
@@ -20,8 +22,8 @@ from octavo.worker.mass import MAX_VOCAB
 from octavo.worker.outcome import Outcome, Piece, Target, read_outcomes
 from octavo.worker.sampler import sample
 from octavo.worker.scores import score
-from octavo.worker.slots import Slots
-from octavo.worker.transfer import to_host
+from octavo.worker.slots import Slot, Slots
+from octavo.worker.transfer import Download
 
 PIECE_ELEMENTS = 2**24
 """Most logits at once (64 MiB in float32): bounds the memory of sampling and scoring, whatever is asked."""
@@ -40,6 +42,66 @@ class Model(Protocol):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(R, V) float32 from (R, H) bf16."""
         ...
+
+
+class Launched:
+    """A step that the device has been given; `result` waits for it."""
+
+    def __init__(self, plan: StepPlan, slots: dict[int, Slot], began_s: float) -> None:
+        self.plan = plan
+        self.slots = slots
+        """Those that the step computes. Others may be in their places before its result is asked for."""
+        self.began_s = began_s
+        self.sampled: list[Piece] = []
+        self.prompts: list[Piece] = []
+        self.rows: list[int] = []
+        """(S + 1) of the hidden states: those of the chunk of each slot."""
+        self.expected: dict[int, int] = {}
+        """Slot -> position of the token that it samples."""
+        self.download: Download | None = None
+        self._result: StepResult | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` will not wait for the device."""
+        return self._result is not None or self.download is None or self.download.arrived
+
+    def result(self) -> StepResult:
+        """What the step gave, booked in its slots the first time. Of several steps the oldest is asked first."""
+        if self._result is None:
+            self._result = self._read()
+        return self._result
+
+    def _read(self) -> StepResult:
+        sampled, prompts, bad = self._outcomes()
+        bad |= {chunk.slot for chunk in self.plan.chunks if chunk.slot not in self.slots}
+        # The step before may have found a slot bad after this one was launched.
+        bad |= {index for index, slot in self.slots.items() if slot.bad}
+        for index in bad & self.slots.keys():
+            self.slots[index].bad = True
+        tokens = [SampledToken(o.target.slot, o.token_id, o.score) for o in sampled if o.target.slot not in bad]
+        for token in tokens:
+            self.slots[token.slot].learn(self.expected[token.slot], token.token_id)
+        return StepResult(
+            step=self.plan.step,
+            sampled=tokens,
+            prompt_scores=list(_by_slot(o for o in prompts if o.target.slot not in bad)),
+            bad_slots=[chunk.slot for chunk in self.plan.chunks if chunk.slot in bad],
+            elapsed_s=time.perf_counter() - self.began_s,
+        )
+
+    def _outcomes(self) -> tuple[list[Outcome], list[Outcome], set[int]]:
+        """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite."""
+        if self.download is None:
+            return [], [], set()
+        host = iter(self.download.tensors())
+        fine = next(host).tolist()
+        bounds = itertools.pairwise(self.rows)
+        bad = {index for index, (first, end) in zip(self.slots, bounds, strict=True) if not all(fine[first:end])}
+        outcomes = list(read_outcomes([*self.sampled, *self.prompts], host))
+        bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
+        num_sampled = sum(len(piece.targets) for piece in self.sampled)
+        return outcomes[:num_sampled], outcomes[num_sampled:], bad
 
 
 class Runner:
@@ -64,58 +126,71 @@ class Runner:
         self._vocab_size = vocab_size
         self._device = kv_cache.layers[0].device
         self._piece_rows = max(1, min(PIECE_ROWS, PIECE_ELEMENTS // vocab_size))
+        self._last_sampled = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self._device)
+        """(slots,) for the step after, which need not wait until the host knows them."""
+        self._launched: deque[Launched] = deque()
+        """The last two steps: the host may not have read their results."""
 
-    @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Execute `plan`; what it samples is appended to the slots and comes to the host in one copy.
 
         Raises:
             PlanError: the plan breaks the contract.
         """
-        began = time.perf_counter()
-        spoiled = commit(plan.faults, self._device)
-        chunks = self._slots.apply(plan)
-        sampled, prompts, bad = self._compute(chunks, spoiled) if chunks else ([], [], set())
-        bad |= {chunk.slot for chunk in plan.chunks} - {chunk.slot for chunk in chunks}
-        for slot in bad:
-            self._slots[slot].bad = True
-        tokens = [SampledToken(o.target.slot, o.token_id, o.score) for o in sampled if o.target.slot not in bad]
-        for token in tokens:
-            self._slots[token.slot].append(token.token_id)
-        return StepResult(
-            step=plan.step,
-            sampled=tokens,
-            prompt_scores=list(_by_slot(o for o in prompts if o.target.slot not in bad)),
-            bad_slots=[chunk.slot for chunk in plan.chunks if chunk.slot in bad],
-            elapsed_s=time.perf_counter() - began,
-        )
+        return self.launch(plan).result()
 
-    def _compute(
-        self, chunks: Sequence[Chunk], spoiled: Collection[int]
-    ) -> tuple[list[Outcome], list[Outcome], set[int]]:
-        """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite, as of `spoiled` ones."""
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> Launched:
+        """Give the device all of `plan`, behind the step before, whose result need not have been read.
+
+        That of the one before it is read here, and where the host must know all tokens that of the step before too.
+
+        Raises:
+            PlanError: the plan breaks the contract.
+        """
+        began_s = time.perf_counter()
+        spoiled = commit(plan.faults, self._device)
+        self._read_but(1)
+        chunks = self._slots.apply(plan)
+        if any(self._slots[chunk.slot].counts is not None for chunk in chunks):
+            self._read_but(0)
+            chunks = [chunk for chunk in chunks if not self._slots[chunk.slot].bad]
+        step = Launched(plan, {chunk.slot: self._slots[chunk.slot] for chunk in chunks}, began_s)
+        if chunks:
+            self._compute(step, chunks, spoiled)
+        self._launched.append(step)
+        return step
+
+    def _read_but(self, count: int) -> None:
+        """Read the results of all steps but the last `count`."""
+        while len(self._launched) > count:
+            self._launched.popleft().result()
+
+    def _compute(self, step: Launched, chunks: Sequence[Chunk], spoiled: Collection[int]) -> None:
+        """Launch all that `chunks` need; the numbers of `spoiled` slots become NaN."""
         batch = make_batch(
             chunks,
             self._slots,
             block_size=self._kv_cache.block_size,
+            sampled=self._last_sampled,
             tails=tuple(self._tail(chunk) for chunk in chunks),
         )
+        if self._device.type == "cpu":
+            batch = batch.to(self._device)
         hidden = self._model.forward(batch, self._kv_cache)
         rows = batch.tail_starts
         for i, chunk in enumerate(chunks):
             if chunk.slot in spoiled:
                 hidden[rows[i] : rows[i + 1]] = torch.nan
-        sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
-        prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
-        finite = finite_rows(hidden)
-        pieces = [*sampled, *prompts]
-        host = iter(to_host([finite, *(tensor for piece in pieces for tensor in piece.tensors)]))
-        fine = next(host).tolist()
-        bad = {chunk.slot for i, chunk in enumerate(chunks) if not all(fine[rows[i] : rows[i + 1]])}
-        outcomes = list(read_outcomes(pieces, host))
-        bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
-        num_sampled = sum(len(piece.targets) for piece in sampled)
-        return outcomes[:num_sampled], outcomes[num_sampled:], bad
+        step.rows = list(rows)
+        step.sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
+        step.prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
+        for piece in step.sampled:
+            places = torch.tensor([target.slot for target in piece.targets])
+            self._last_sampled.index_copy_(0, upload(places, self._device), piece.token_ids)
+        step.expected = {chunk.slot: self._slots[chunk.slot].expect() for chunk in chunks if chunk.sample}
+        pieces = [*step.sampled, *step.prompts]
+        step.download = Download([finite_rows(hidden), *(tensor for piece in pieces for tensor in piece.tensors)])
 
     def _tail(self, chunk: Chunk) -> int:
         """How many last rows of `chunk` are wanted: all where prompt tokens are scored, else one.
@@ -158,22 +233,22 @@ class Runner:
         pieces = []
         for start in range(0, len(targets), self._piece_rows):
             part = targets[start : start + self._piece_rows]
-            rows = torch.tensor([target.row for target in part], device=self._device)
-            pieces.append(answer(part, self._model.logits(hidden[rows])))
+            rows = upload(torch.tensor([target.row for target in part]), self._device)
+            pieces.append(answer(part, self._model.logits(hidden.index_select(0, rows))))
         return pieces
 
     def _choose(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
         """Sample the tokens of `targets`, and score them where asked."""
         choice = sample(logits, [self._row(target) for target in targets])
         wanted = [index for index, target in enumerate(targets) if target.num_top is not None]
-        where = torch.tensor(wanted, dtype=torch.int64, device=self._device)
+        where = upload(torch.tensor(wanted, dtype=torch.int64), self._device)
         scores = score(logits[where], choice.token_ids[where], self._most_top(targets))
         return Piece(targets, choice.token_ids, choice.ok, scores)
 
     def _recall(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
         """Score the known tokens of `targets`."""
         known = [self._slots[target.slot].tokens[target.position] for target in targets]
-        token_ids = torch.tensor(known, device=self._device)
+        token_ids = upload(torch.tensor(known), self._device)
         return Piece(targets, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(targets)))
 
     def _row(self, target: Target) -> Row:

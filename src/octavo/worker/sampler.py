@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from octavo.kernels.upload import upload
 from octavo.worker.adjust import Row, adjust_logits
 from octavo.worker.finite import finite_rows
 from octavo.worker.mass import UNIT, below_max, masses
@@ -44,7 +45,7 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     for belongs, draw in ((_is_plain, _draw_plain), (_is_truncated, _draw_truncated)):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
         if indices:
-            where = torch.tensor(indices, device=logits.device)
+            where = upload(torch.tensor(indices), logits.device)
             token_ids[where] = draw(adjusted[where], [rows[index] for index in indices])
     return Choice(token_ids, ok)
 
@@ -90,11 +91,11 @@ def _invert(mass: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     cumulative = mass.cumsum(-1)
     total = cumulative[:, -1:]
     seeds = [row.sampling.seed or 0 for row in rows]
-    numbers = torch.from_numpy(uniform(seeds, [row.position for row in rows])).to(mass.device)
+    numbers = upload(torch.from_numpy(uniform(seeds, [row.position for row in rows])), mass.device)
     target = torch.minimum((numbers[:, None] * total).long(), total - 1)
     return (cumulative <= target).sum(-1).clamp_(0, mass.shape[1] - 1)
 
 
 def _column(rows: Sequence[Row], device: torch.device, value: Callable[[Row], float]) -> torch.Tensor:
     """(R, 1) float64"""
-    return torch.tensor([[value(row)] for row in rows], dtype=torch.float64, device=device)
+    return upload(torch.tensor([[value(row)] for row in rows], dtype=torch.float64), device)

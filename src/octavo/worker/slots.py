@@ -15,6 +15,10 @@ from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 from octavo.worker.counts import TokenCounts
 
+UNKNOWN = -1
+"""In a history: a token that a step has sampled and whose result is not on the host yet. When a step begins, only the last
+can be."""
+
 
 class PlanError(OctavoError):
     """A step plan breaks the contract of `messages.py`: a bug in the engine. Names step, slot and field."""
@@ -27,7 +31,7 @@ class Slot:
 
     def __init__(self, admission: Admission) -> None:
         self.tokens = list(admission.token_ids)
-        """The whole history: prompt, then made tokens."""
+        """The whole history: prompt, then made tokens; the last may be UNKNOWN."""
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.sampling: SamplingParams = admission.sampling
         self.stop_ids = list(admission.stop_token_ids)
@@ -41,9 +45,15 @@ class Slot:
         if self._penalised:
             self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
 
-    def append(self, token_id: int) -> None:
-        """Take in a sampled token."""
-        self.tokens.append(token_id)
+    def expect(self) -> int:
+        """Make room for a token that has been sampled; its position."""
+        self.tokens.append(UNKNOWN)
+        return len(self.tokens) - 1
+
+    def learn(self, position: int, token_id: int) -> None:
+        """Take in the token of a position that was expected."""
+        assert self.tokens[position] == UNKNOWN
+        self.tokens[position] = token_id
         if self.counts is not None:
             self.counts.add_made(token_id)
 

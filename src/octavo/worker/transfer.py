@@ -7,25 +7,40 @@ from collections.abc import Sequence
 import torch
 
 
-def to_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors on the CPU, brought there together: one copy, one wait.
+class Download:
+    """The tensors on their way to the host: one copy, behind what the device has still to do.
 
     Args:
         tensors: bool, int64 or float32, any shape, all on one device.
-
-    Returns:
-        In the same order, with the same shapes, dtypes and bits.
     """
-    if not tensors:
-        return []
-    packed = torch.cat([_to_int64(tensor).flatten() for tensor in tensors]).cpu()
-    parts = torch.split(packed, [tensor.numel() for tensor in tensors])
-    return [_from_int64(part, like).view(like.shape) for part, like in zip(parts, tensors, strict=True)]
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._like = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        packed = torch.cat([_to_int64(tensor).flatten() for tensor in tensors])
+        self._arrived: torch.cuda.Event | None = None
+        self._packed = packed
+        if packed.is_cuda:
+            self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            self._packed.copy_(packed, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether `tensors` will not wait."""
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """On the CPU, in the same order, with the same shapes, dtypes and bits; waits for the copy."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        parts = torch.split(self._packed, [shape.numel() for shape, _ in self._like])
+        return [_from_int64(part, dtype).view(shape) for part, (shape, dtype) in zip(parts, self._like, strict=True)]
 
 
 def _to_int64(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.contiguous().view(torch.int32) if tensor.dtype == torch.float32 else tensor).long()
 
 
-def _from_int64(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.int().view(torch.float32) if like.dtype == torch.float32 else values.to(like.dtype)
+def _from_int64(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return values.int().view(torch.float32) if dtype == torch.float32 else values.to(dtype)

@@ -9,6 +9,7 @@ import torch
 
 from octavo.kernels.attention import Plan
 from octavo.kernels.contract import INDEX_LIMIT, check_range
+from octavo.kernels.upload import upload
 
 ROWS = 64
 """Rows of a query tile (tokens times the query heads that share a KV head): what one warp group multiplies at a time."""
@@ -81,8 +82,8 @@ def plan_paged_attention(
     order = np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")
     return PagedPlan(
         tables=block_tables,
-        work=torch.from_numpy(work[order].astype(np.int32)).to(block_tables.device),
-        folds=torch.from_numpy(folds.astype(np.int32)).to(block_tables.device),
+        work=upload(torch.from_numpy(work[order].astype(np.int32)), block_tables.device),
+        folds=upload(torch.from_numpy(folds.astype(np.int32)), block_tables.device),
         num_partials=num_partials,
         rows=chunk_starts[-1],
         block_size=block_size,
