@@ -81,9 +81,13 @@ def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
         except Exception as exc:
             message = f"{type(exc).__name__}: {exc}"
             send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
-    # Not through the interpreter's end: it takes half a second with torch, or for ever on a device that hangs.
-    sys.stderr.flush()
-    os._exit(FAULT)
+            # Here, where the exception still holds what its frames held: on a device that has failed torch aborts the
+            # process when a tensor is freed. And not through the interpreter's end, which takes half a second with torch.
+            socket.close()
+            context.term()
+            sys.stderr.flush()
+            os._exit(FAULT)
+    raise AssertionError("work does not return")
 
 
 def send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
