@@ -25,7 +25,9 @@ from octavo.engine.statistics import StepRecord
 from octavo.sampling import SamplingParams
 from octavo.startup import start, with_keeper
 
-COLUMNS = ("workload", "tok/s", "lowest and highest", "step, ms", "of which worker, ms", "vLLM 0.26.0", "ratio")
+COLUMNS = ("workload", "tok/s", "lowest and highest", "step, ms", "vLLM 0.26.0", "ratio")
+OURS = 4
+"""Columns that need no peer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,8 @@ def main() -> None:
         conditions=f"random weights, greedy, all requests of a workload at once, budget 8192, 256 requests at a time, prefix "
         f"caching on, {graphs}, offline; prompts of 1000 tokens and one made (prompt tok/s), or of 128 and 256 made (made "
         f"tok/s); medians of {args.repeats}; SHA-256 of all tokens {sha256[:16]}",
-        columns=COLUMNS,
-        rows=rows,
+        columns=COLUMNS if peer else COLUMNS[:OURS],
+        rows=rows if peer else [row[:OURS] for row in rows],
         raw={"start_s": start_s, "start_phases": dict(runtime.phases), "sha256": sha256},
     )
 
@@ -152,13 +154,11 @@ def row_of(workload: Workload, measured: Measured, peer: dict[str, float]) -> li
     rates = sorted(workload.counted / seconds for seconds in measured.seconds)
     rate, theirs = statistics.median(rates), peer.get(workload.name)
     step_ms = 1e3 * statistics.median(measured.seconds) / len(measured.steps)
-    worker_ms = 1e3 * statistics.median(step.elapsed_s for step in measured.steps)
     return [
         workload.name,
         round(rate),
         f"{rates[0]:.0f} to {rates[-1]:.0f}",
         f"{step_ms:.2f}",
-        f"{worker_ms:.2f}",
         "" if theirs is None else round(theirs),
         "" if theirs is None else f"{rate / theirs:.2f}",
     ]

@@ -218,7 +218,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     bad_slots: list[int] = []
     """Slots whose numbers were not finite in this step; nothing was sampled for them."""
     elapsed_s: float = 0.0
-    """From taking up the plan to having the tokens on the host."""
+    """From taking up the plan to having the tokens on the host; on CUDA the end of the step before is part of it."""
 
 
 WorkerMessage = WorkerReady | WorkerFault | StepResult | KeeperReady
