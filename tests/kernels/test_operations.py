@@ -65,3 +65,25 @@ def test_layers_of_a_shape_share_their_workspace(device: torch.device) -> None:
     operations = KernelOperations(max_tokens=4)
     first, second = (operations.experts(weights, top_k=TOP_K, renormalize=False) for _ in range(2))
     assert vars(first)["_workspace"] is vars(second)["_workspace"]
+
+
+@pytest.mark.parametrize("live", [0, 1, 3])
+def test_rows_past_those_in_use_are_not_computed(live: int, device: torch.device) -> None:
+    """They come out as zero, whatever they hold; those in use have the bits that they have without them."""
+    generator = torch.Generator().manual_seed(23)
+    weights = moved(
+        ExpertWeights(
+            gate_up=weight(Fp8Weight, 2 * INTERMEDIATE, HIDDEN, generator),
+            down=weight(Fp8Weight, HIDDEN, INTERMEDIATE, generator),
+        ),
+        device,
+    )
+    experts = KernelOperations(max_tokens=4).experts(weights, top_k=TOP_K, renormalize=True)
+    x = torch.randn((4, HIDDEN), generator=generator).bfloat16().to(device)
+    logits = torch.randn((4, EXPERTS), generator=generator).to(device)
+    every = experts(x, logits)
+    assert every.any(-1).all()
+    x[live:] = torch.nan
+    out = experts(x, logits, torch.tensor([live], dtype=torch.int32, device=device))
+    assert torch.equal(out[:live], every[:live])
+    assert not out[live:].any()

@@ -22,6 +22,7 @@ from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
+from octavo.worker.process import _plan_comes_first
 from worker.toy import VOCAB, toy_config, toy_runner
 
 TESTS = Path(__file__).parents[1]
@@ -142,3 +143,35 @@ def test_it_ends_with_its_parent_and_its_socket_goes(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "the worker outlives its parent"
         time.sleep(0.05)
     assert not list(tmp_path.glob("octavo-*"))
+
+
+class SlowStep:
+    """A step that is done after `looks` looks."""
+
+    def __init__(self, looks: int) -> None:
+        self._left = looks
+
+    @property
+    def done(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+class Mailbox:
+    """A socket at which a plan arrives after `looks` looks."""
+
+    def __init__(self, looks: int) -> None:
+        self._left = looks
+
+    def poll(self, timeout_ms: int) -> int:
+        assert timeout_ms == 0
+        self._left -= 1
+        return int(self._left < 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "plan", "expected"), [(0, 0, False), (3, 0, True), (3, 2, True), (3, 3, False), (3, 99, False)]
+)
+def test_a_plan_is_taken_while_the_step_before_runs(step: int, plan: int, expected: bool) -> None:
+    """A result that is ready goes out first."""
+    assert _plan_comes_first(Mailbox(plan), SlowStep(step)) is expected
