@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import NoReturn
 
 import msgspec
 import torch
 
-from octavo.messages import WorkerConfig, WorkerReady
+from octavo.messages import WorkerConfig
 from octavo.models.operations import CudaOperations
-from octavo.worker.process import serve
-from octavo.worker.runner import Runner
-from octavo.worker.start import start
+from octavo.worker.process import Start, serve
+from octavo.worker.start import prepare
 
 
 def torch_operations(config: WorkerConfig, device: torch.device) -> CudaOperations:
@@ -20,15 +18,13 @@ def torch_operations(config: WorkerConfig, device: torch.device) -> CudaOperatio
     return CudaOperations()
 
 
-def start_eager(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
+def prepare_eager(config: WorkerConfig) -> Start:
     """Without graphs: the shapes of these operations depend on the batch."""
-    return start(msgspec.structs.replace(config, enforce_eager=True), torch_operations)
+    return prepare(msgspec.structs.replace(config, enforce_eager=True), torch_operations)
 
 
 def main() -> NoReturn:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--socket", required=True)
-    serve(parser.parse_args().socket, start_eager)
+    serve(prepare_eager)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     OctavoError
     ├── ConfigError            a setting is wrong                 the process does not start (exit code 2)
     ├── CheckpointError        a model folder is wrong            the process does not start (exit code 2)
+    │   └── ChangedWeightsError    no longer what it was at the start
     ├── KernelContractError    a tensor breaks a kernel contract  a bug in the caller: 500
     ├── RequestError           a request is wrong                 400
     │   ├── AuthenticationError                                   401
@@ -17,6 +18,7 @@ Each class says its status and OpenAI type once; `server/errors.py` turns them i
 from __future__ import annotations
 
 import enum
+import signal
 from typing import ClassVar
 
 
@@ -49,6 +51,10 @@ class CheckpointError(OctavoError):
         super().__init__(f"{where}: {message}" if where else message)
         self.file = file
         self.tensor = tensor
+
+
+class ChangedWeightsError(CheckpointError):
+    """The weights are no longer those of the first start, so answers would change in their middle."""
 
 
 class KernelContractError(OctavoError):
@@ -114,6 +120,20 @@ class DeathCause(enum.Enum):
     """It did not become ready."""
 
 
+FROM_INSIDE = frozenset(
+    {
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGABRT,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+    }
+)
+"""Signals that a process brings upon itself; all others are sent to it."""
+
+
 class WorkerDiedError(OctavoError):
     """The worker process ended; `exit_code` is what the system says (negative: the signal)."""
 
@@ -125,6 +145,20 @@ class WorkerDiedError(OctavoError):
         self.exit_code = exit_code
         self.traceback = traceback
         self.cause = cause or _cause(exit_code)
+
+    @property
+    def killer(self) -> signal.Signals | None:
+        """The signal by which somebody outside ended the process, such as the kernel for want of memory.
+
+        None if the worker ended from inside: by itself, by an error, or by a signal that only its own code raises.
+        """
+        if self.exit_code is None or self.exit_code >= 0 or self.cause not in (DeathCause.SIGNAL, DeathCause.START):
+            return None
+        try:
+            killer = signal.Signals(-self.exit_code)
+        except ValueError:  # a real-time signal: nothing in a worker raises one
+            return signal.SIGKILL
+        return None if killer in FROM_INSIDE else killer
 
     @property
     def headline(self) -> str:

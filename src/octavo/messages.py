@@ -1,7 +1,8 @@
 """What the engine and the worker say to each other: plain data, encoded as MessagePack, never pickles.
 
     engine                                   worker
-      | -- WorkerConfig --------------------> |   once, at start
+      | -- WorkerConfig --------------------> |   once; a standby gets it long before it is needed
+      | -- Begin ---------------------------> |
       | <-------------------- WorkerReady --- |   or WorkerFault
       | -- StepPlan n ----------------------> |
       | -- StepPlan n+1 --------------------> |   made while step n runs
@@ -82,6 +83,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A worker with these settings and as many blocks has run before: the largest steps fit."""
 
 
+class Begin(msgspec.Struct, frozen=True, array_like=True):
+    """Become the worker: the one before is gone, and its memory is free."""
+
+    num_blocks: int | None
+    """As in `WorkerConfig`, instead of what that said."""
+    proven: bool
+
+
 class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
     """The weights are loaded and can be mapped."""
 
@@ -152,6 +161,9 @@ class FaultKind(enum.Enum):
 
     EXIT = "exit"
     KILL = "kill"
+    """As from outside."""
+    SEGFAULT = "segfault"
+    """As if it had touched memory that is not its own."""
     HANG = "hang"
     RAISE = "raise"
     NAN = "nan"
@@ -222,4 +234,4 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
 
 
 WorkerMessage = WorkerReady | WorkerFault | StepResult | KeeperReady
-EngineMessage = WorkerConfig | StepPlan
+EngineMessage = WorkerConfig | Begin | StepPlan

@@ -81,6 +81,7 @@ class Runtime:
             supervisor=supervisor,
             injector=self.injector,
             crashes=self.crashes,
+            deaths_before_blame=self.settings.deaths_before_blame,
         )
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -10,9 +9,9 @@ import threading
 import time
 
 import msgspec
-import zmq
 
-from octavo.messages import SampledToken, StepPlan, StepResult, WorkerConfig, WorkerFault, WorkerReady
+from octavo.messages import Begin, SampledToken, StepPlan, StepResult, WorkerConfig, WorkerFault, WorkerReady
+from octavo.wire import Wire, standard_input
 
 READY = WorkerReady(
     pid=os.getpid(),
@@ -28,27 +27,24 @@ READY = WorkerReady(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--socket", required=True)
-    address = parser.parse_args().socket
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    context = zmq.Context()
-    socket = context.socket(zmq.PAIR)
-    socket.connect(address)
+    wire = standard_input()
+    threading.Thread(target=end_with_parent, args=(wire,), daemon=True).start()
+    config = msgspec.msgpack.decode(wire.read(), type=WorkerConfig)
+    msgspec.msgpack.decode(wire.read(), type=Begin)
     try:
-        behave(msgspec.msgpack.decode(socket.recv(), type=WorkerConfig).model, socket)
-    finally:
-        context.destroy(linger=1000)
+        behave(config.model, wire)
+    except EOFError:
+        sys.exit(3)
 
 
-def end_with_parent() -> None:
-    os.read(0, 1)
+def end_with_parent(wire: Wire) -> None:
+    wire.await_end()
     os._exit(3)
 
 
-def behave(how: str, socket: zmq.Socket[bytes]) -> None:
+def behave(how: str, wire: Wire) -> None:
     if how == "fault":
-        say(socket, WorkerFault(message="no such model", traceback="Traceback: somewhere"))
+        say(wire, WorkerFault(message="no such model", traceback="Traceback: somewhere"))
         return
     if how == "exit":
         print("the disk is on fire", file=sys.stderr)
@@ -56,33 +52,34 @@ def behave(how: str, socket: zmq.Socket[bytes]) -> None:
     if how == "silent":
         time.sleep(60)
     if how == "garbage":
-        socket.send(b"\xc1")
+        wire.send(b"\xc1")
         time.sleep(60)
     if how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    say(socket, READY)
+    say(wire, READY)
     while True:
-        plan = msgspec.msgpack.decode(socket.recv(), type=StepPlan)
-        answer(how, plan, socket)
+        plan = msgspec.msgpack.decode(wire.read(), type=StepPlan)
+        answer(how, plan, wire)
 
 
-def answer(how: str, plan: StepPlan, socket: zmq.Socket[bytes]) -> None:
+def answer(how: str, plan: StepPlan, wire: Wire) -> None:
     if how == "hang":
         time.sleep(60)
     if how == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if how == "late-fault":
-        say(socket, WorkerFault(message="illegal memory access", traceback="Traceback: a kernel"))
+        say(wire, WorkerFault(message="illegal memory access", traceback="Traceback: a kernel"))
         sys.exit(1)
     sampled = [SampledToken(chunk.slot, 5, None) for chunk in plan.chunks if chunk.sample]
-    say(socket, StepResult(step=plan.step, sampled=sampled))
+    say(wire, StepResult(step=plan.step, sampled=sampled))
     if how == "dies-after-answering":
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def say(socket: zmq.Socket[bytes], message: WorkerReady | WorkerFault | StepResult) -> None:
-    socket.send(msgspec.msgpack.encode(message))
+def say(wire: Wire, message: WorkerReady | WorkerFault | StepResult) -> None:
+    wire.send(msgspec.msgpack.encode(message))
+    wire.flush()
 
 
 if __name__ == "__main__":

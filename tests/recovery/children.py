@@ -13,34 +13,46 @@ import threading
 import time
 
 import msgspec
-import zmq
 
-from octavo.messages import HostBlock, KeeperReady, KeptWeights, StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.messages import (
+    Begin,
+    HostBlock,
+    KeeperReady,
+    KeptWeights,
+    StepPlan,
+    StepResult,
+    WorkerConfig,
+    WorkerMessage,
+    WorkerReady,
+)
+from octavo.wire import Wire, standard_input
 
 SIZE = 2**16
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--socket", required=True)
     parser.add_argument("--device")
-    arguments = parser.parse_args()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
-        socket.connect(arguments.socket)
-        config = msgspec.msgpack.decode(socket.recv(), type=WorkerConfig)
-        if arguments.device is None:
-            keep(socket, config.model)
+    device = parser.parse_args().device
+    wire = standard_input()
+    threading.Thread(target=end_with_parent, args=(wire,), daemon=True).start()
+    try:
+        config = msgspec.msgpack.decode(wire.read(), type=WorkerConfig)
+        if device is None:
+            keep(wire, config.model)
         else:
-            work(socket, config)
+            begin = msgspec.msgpack.decode(wire.read(), type=Begin)
+            work(wire, msgspec.structs.replace(config, num_blocks=begin.num_blocks, proven=begin.proven))
+    except EOFError:
+        os._exit(3)
 
 
-def end_with_parent() -> None:
-    os.read(0, 1)
+def end_with_parent(wire: Wire) -> None:
+    wire.await_end()
     os._exit(3)
 
 
-def keep(socket: zmq.Socket[bytes], how: str) -> None:
+def keep(wire: Wire, how: str) -> None:
     if how == "keeper dies":
         sys.exit(7)
     if how == "keeper waits":
@@ -53,11 +65,11 @@ def keep(socket: zmq.Socket[bytes], how: str) -> None:
         model=b"{}",
         checksum=os.getpid() if how == "weights change" else 0,
     )
-    socket.send(msgspec.msgpack.encode(KeeperReady(pid=os.getpid(), weights=weights, load_s=0.0)))
+    say(wire, KeeperReady(pid=os.getpid(), weights=weights, load_s=0.0))
     time.sleep(3600)
 
 
-def work(socket: zmq.Socket[bytes], config: WorkerConfig) -> None:
+def work(wire: Wire, config: WorkerConfig) -> None:
     if config.model == "worker dies":
         sys.exit(5)
     if config.model == "second hangs" and config.proven:
@@ -77,10 +89,15 @@ def work(socket: zmq.Socket[bytes], config: WorkerConfig) -> None:
         load_s=0.0,
         warm_up_s=0.0,
     )
-    socket.send(msgspec.msgpack.encode(ready))
+    say(wire, ready)
     while True:
-        plan = msgspec.msgpack.decode(socket.recv(), type=StepPlan)
-        socket.send(msgspec.msgpack.encode(StepResult(step=plan.step, sampled=[])))
+        plan = msgspec.msgpack.decode(wire.read(), type=StepPlan)
+        say(wire, StepResult(step=plan.step, sampled=[]))
+
+
+def say(wire: Wire, message: WorkerMessage) -> None:
+    wire.send(msgspec.msgpack.encode(message))
+    wire.flush()
 
 
 if __name__ == "__main__":

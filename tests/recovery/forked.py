@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection
@@ -21,9 +22,9 @@ CONTEXT.set_forkserver_preload(
 class ForkedPopen:
     """Stands in for `subprocess.Popen` where it runs `python -m MODULE ...` with pipes."""
 
-    def __init__(self, command: list[str], **_options: object) -> None:
+    def __init__(self, command: list[str], *, stdin: socket.socket, **_options: object) -> None:
         module, *arguments = command[command.index("-m") + 1 :]
-        input_end, self.stdin = CONTEXT.Pipe(duplex=False)
+        input_end = Connection(os.dup(stdin.fileno()))
         self._output, output_end = CONTEXT.Pipe(duplex=False)
         self._process = CONTEXT.Process(target=_run, args=(module, arguments, input_end, output_end), daemon=True)
         self._process.start()

@@ -256,7 +256,7 @@ def test_a_crash_file_that_cannot_be_written_is_one_line_and_no_trouble(
     folder = tmp_path / "crashes"
     trouble(monkeypatch, folder)  # type: ignore[operator]
     limits, asked = config(), load(8)
-    engine = logged(limits, CrashLog(folder, worker_config(limits)), "kill@step:3", "kill@request:r5")
+    engine = logged(limits, CrashLog(folder, worker_config(limits)), "kill@step:3", "segfault@request:r5")
     for each in asked:
         engine.add(each)
     with caplog.at_level(logging.WARNING):
@@ -283,7 +283,7 @@ def test_the_request_that_kills_and_the_recovery_name_the_crash_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits, asked = config(), load(8)
-    engine = logged(limits, CrashLog(tmp_path, worker_config(limits)), "kill@request:r5")
+    engine = logged(limits, CrashLog(tmp_path, worker_config(limits)), "segfault@request:r5")
     for each in asked:
         engine.add(each)
     with caplog.at_level(logging.WARNING):
@@ -324,7 +324,7 @@ def test_a_worker_that_cannot_start_is_written_down_too(tmp_path: Path) -> None:
 
 def test_the_answer_to_a_client_names_the_folder_and_no_path(tmp_path: Path) -> None:
     limits = config()
-    engine = logged(limits, CrashLog(tmp_path, worker_config(limits)), "kill@request:r0")
+    engine = logged(limits, CrashLog(tmp_path, worker_config(limits)), "segfault@request:r0")
     engine.add(request("r0", range(20)))
     error = finish(engine, {})["r0"].error
     assert error is not None

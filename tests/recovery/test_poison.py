@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Collection
 
 import pytest
@@ -107,44 +108,44 @@ def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConf
 @pytest.mark.parametrize("limits", [{}, {"max_num_batched_tokens": 40}, {"max_num_seqs": 8, "num_blocks": 40}], ids=str)
 def test_one_poison_request_fails_alone(poison: str, limits: dict[str, int]) -> None:
     config_ = config(**limits)
-    engine, supply = loaded(config_, f"kill@request:{poison}")
+    engine, supply = loaded(config_, f"segfault@request:{poison}")
     asked = load(32)
     outcomes = run(engine, asked)
     check(outcomes, asked, config_, [poison])
     message = outcomes[poison].error.message  # type: ignore[union-attr]
     assert "with it alone" in message
-    assert len(supply.workers) - 1 <= 2 + 5 + 1
+    assert len(supply.workers) - 1 <= 2 + 5 + 2
     assert engine.status().finished["error"] == 1
 
 
 def test_a_late_poison_request_does_no_harm_to_those_before() -> None:
     limits = config()
-    engine, _supply = loaded(limits, "kill@request:r30")
+    engine, _supply = loaded(limits, "segfault@request:r30")
     asked = load(32)
     check(run(engine, asked, head_start=4), asked, limits, ["r30"])
 
 
 def test_two_poison_requests_at_once() -> None:
     limits = config()
-    engine, supply = loaded(limits, "kill@request:r3", "exit@request:r20")
+    engine, supply = loaded(limits, "segfault@request:r3", "exit@request:r20")
     asked = load(32)
     check(run(engine, asked), asked, limits, ["r3", "r20"])
-    assert len(supply.workers) - 1 <= 2 * (2 + 5 + 1)
+    assert len(supply.workers) - 1 <= 2 * (2 + 5 + 2)
 
 
 def test_a_pair_that_kills_together_fails_and_no_one_else() -> None:
     limits = config()
-    engine, supply = loaded(limits, "kill@request:r3+r20")
+    engine, supply = loaded(limits, "segfault@request:r3+r20")
     asked = load(32)
     outcomes = run(engine, asked)
     check(outcomes, asked, limits, ["r3", "r20"])
     assert "with it and 1 other" in outcomes["r3"].error.message  # type: ignore[union-attr]
-    assert len(supply.workers) - 1 <= 2 + 2 * (5 + 1)
+    assert len(supply.workers) - 1 <= 2 + 2 * (5 + 2)
 
 
 def test_poison_after_poison_does_not_spend_the_budget() -> None:
     limits = config()
-    engine, supply = loaded(limits, *(f"kill@request:r{i}" for i in range(0, 24, 2)), restarts=3)
+    engine, supply = loaded(limits, *(f"segfault@request:r{i}" for i in range(0, 24, 2)), restarts=3)
     asked = load(32)
     check(run(engine, asked), asked, limits, [f"r{i}" for i in range(0, 24, 2)])
     assert len(supply.workers) > 12
@@ -172,7 +173,7 @@ class DecodeKiller(MockWorker):
     def send(self, plan: StepPlan) -> None:
         seeds = {slot: held.sampling.seed for slot, held in self._slots.items()}
         if any(chunk.count == 1 and seeds.get(chunk.slot) == self.SEED for chunk in plan.chunks):
-            self.die("the decode kernel wrote out of bounds")
+            self.die("the decode kernel wrote out of bounds", exit_code=-signal.SIGSEGV)
         super().send(plan)
 
 
@@ -185,14 +186,14 @@ def test_a_request_that_kills_in_decode_only_is_found_before_the_budget_is_spent
     killer = request("killer", [3, 4, 5, 6], temperature=1.0, seed=DecodeKiller.SEED, max_tokens=90, ignore_eos=True)
     asked = [*load(20), killer, *load(31)[20:]]
     check(run(engine, asked), asked, limits, ["killer"])
-    assert len(supply.workers) - 1 <= restarts + 5 + 1
+    assert len(supply.workers) - 1 <= restarts + 5 + 2
     assert not engine.step(0)
     assert not supervisor.on_last_restart, "its deaths are not counted"
 
 
 def test_those_that_come_and_go_during_the_search() -> None:
     limits = config()
-    engine, _supply = loaded(limits, "kill@request:r9")
+    engine, _supply = loaded(limits, "segfault@request:r9")
     asked = load(32)
     outcomes: dict[str, Outcome] = {}
     for each in asked[:16]:

@@ -1,14 +1,19 @@
-"""`python -m worker.toy_worker --socket ipc://PATH`: the worker process with the toy model."""
+"""`python -m worker.toy_worker`: the worker process with the toy model."""
 
 from __future__ import annotations
 
 import os
-import sys
+
+import msgspec
 
 from octavo.messages import WorkerConfig, WorkerReady
-from octavo.worker.process import serve
+from octavo.worker.process import Start, serve
 from octavo.worker.runner import Runner
 from worker.toy import HIDDEN, VOCAB, ToyModel, toy_cache
+
+
+def prepare(config: WorkerConfig) -> Start:
+    return lambda begin: start(msgspec.structs.replace(config, num_blocks=begin.num_blocks))
 
 
 def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
@@ -28,4 +33,4 @@ def start(config: WorkerConfig) -> tuple[Runner, WorkerReady]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[2], start)
+    serve(prepare)

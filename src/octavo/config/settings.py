@@ -145,6 +145,12 @@ class Settings:
         "Worker",
         minimum=0,
     )
+    deaths_before_blame: int = setting(
+        2,
+        "Workers that must die of themselves with a request alone, others living in between, before it is failed",
+        "Worker",
+        minimum=1,
+    )
     worker_restart_window: float = setting(600.0, "Seconds that max_worker_restarts counts over", "Worker", minimum=1)
     crash_dir: str | None = setting(
         "~/.local/state/octavo/crashes",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import IO
 
 STDERR = 2
@@ -21,35 +24,50 @@ KEPT_LINES = 30
 
 
 class Child:
-    """A process with its output passed on to our standard error, the last lines kept."""
+    """A process with its output passed on to our standard error, the last lines kept.
 
-    def __init__(self, command: list[str]) -> None:
+    Args:
+        command: the program and its arguments.
+        standard_input: what it gets as that; stays open here.
+
+    Raises:
+        OSError, RuntimeError, MemoryError: the system has no room for another process, or for a thread beside it.
+    """
+
+    def __init__(self, command: list[str], standard_input: socket.socket) -> None:
         # A session of its own: Ctrl-C in the terminal reaches the parent, which drains before it ends the child.
         # OpenMP threads that spin while they wait make a worker on a CPU ten times as slow when anybody else, such as this
         # process, needs a core, and threads that sleep at once three times as slow when nobody does: they spin for
         # microseconds (a setting of libgomp), then sleep, unless the user says otherwise.
         self._process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
+            stdin=standard_input,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={"GOMP_SPINCOUNT": "5000", **os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         assert self._process.stdout is not None
+        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._reader = threading.Thread(target=self._pass_on, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except BaseException:
+            self._reap()
+            self._process.stdout.close()
+            raise
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @property
-    def output(self) -> int:
-        """File descriptor of our end of the pipe that it prints to."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
+    def stopped(self) -> bool:
+        """Somebody has sent it SIGSTOP, or debugs it."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except OSError:
+            return False
 
     def exit_code(self, timeout_s: float) -> int | None:
         """What the system says (negative: the signal), or None if it still runs after `timeout_s` seconds."""
@@ -82,21 +100,23 @@ class Child:
         self._process.kill()
 
     def end(self, grace_s: float = 0.0) -> None:
-        """End its standard input, kill it if it still runs after `grace_s` seconds, and wait."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        """Kill it if it still runs after `grace_s` seconds, and wait."""
         self.exit_code(grace_s)
+        self._reap()
+        self._reader.join(LAST_WORDS_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _reap(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._reader.join(LAST_WORDS_S)
-        self._process.stdout.close()
 
     def _pass_on(self, output: IO[bytes]) -> None:
         """Copy output as it comes: a progress bar is no whole line."""
         rest = b""
         while data := os.read(output.fileno(), 4096):
-            os.write(STDERR, data)
+            with contextlib.suppress(OSError):  # our own standard error may be closed or full
+                os.write(STDERR, data)
             lines = (rest[-4096:] + data).splitlines(keepends=True)
             rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
             self._lines.extend(lines)

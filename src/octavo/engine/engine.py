@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from octavo.engine.crash_log import CrashLog
 from octavo.engine.faults import FaultInjector
 from octavo.engine.ledger import Ledger, copy_of
 from octavo.engine.link import WorkerLink
-from octavo.engine.poison import Hunt, PoisonWatch
+from octavo.engine.poison import KillerSearch, PoisonWatch
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler, Step
 from octavo.engine.sequence import Sequence
@@ -37,7 +38,7 @@ class Engine:
 
     Every accepted request gets exactly one update with a finish reason. When the worker dies, the next one goes on with
     every request from its token history, which is the only state that matters; without a `supervisor`, or if that gives
-    up, every request ends with an error.
+    up, every request ends with an error. `deaths_before_blame`: of workers with a request alone before it is failed.
 
     Raises:
         ConfigError: the worker has fewer KV blocks than the config says.
@@ -52,6 +53,8 @@ class Engine:
         supervisor: Supervisor | None = None,
         injector: FaultInjector | None = None,
         crashes: CrashLog | None = None,
+        *,
+        deaths_before_blame: int = 2,
     ) -> None:
         if config.num_blocks > link.ready.num_blocks:
             raise ConfigError("num_blocks", f"is {config.num_blocks}, but the worker has {link.ready.num_blocks}")
@@ -66,7 +69,7 @@ class Engine:
         self._crashes = crashes
         self._last_crash: Path | None = None
         """The folder of the last death of a worker that was ready, if one was written."""
-        self._watch = PoisonWatch()
+        self._watch = PoisonWatch(deaths_before_blame)
         self._link_is_dead = False
         """The next step starts the next worker."""
         self._in_flight: deque[Step] = deque()
@@ -149,6 +152,7 @@ class Engine:
         """
         if self.death is None:
             try:
+                self._supervisor.tend()
                 if self._link_is_dead:
                     self._resume()
                 else:
@@ -200,7 +204,7 @@ class Engine:
     def check_invariants(self) -> None:
         """Assert that the books are in order; see `Ledger`."""
         self._ledger.check_invariants()
-        assert self._watch.hunt is not None or not self.scheduler.held
+        assert self._watch.search is not None or not self.scheduler.held
         assert len(self._in_flight) <= MAX_IN_FLIGHT
 
     def _go_on(self, timeout_s: float | None) -> None:
@@ -216,7 +220,7 @@ class Engine:
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then wait for the result of the older."""
-        self._go_on_hunting()
+        self._advance_search()
         while len(self._in_flight) < MAX_IN_FLIGHT:
             step = self.scheduler.plan(self._clock())
             if step is None:
@@ -238,8 +242,14 @@ class Engine:
         if result is not None:
             self._take_in(result)
         elif left_s <= 0:
-            message = f"the worker hangs: a step has taken more than {self._deadline.seconds:.3g} s"
-            raise WorkerDiedError(message, cause=DeathCause.HANG)
+            raise self._hang()
+
+    def _hang(self) -> WorkerDiedError:
+        late = f"a step has taken more than {self._deadline.seconds:.3g} s"
+        if self._link.stopped:
+            stopped = f"the worker was stopped from outside, and {late}"
+            return WorkerDiedError(stopped, exit_code=-signal.SIGSTOP, cause=DeathCause.SIGNAL)
+        return WorkerDiedError(f"the worker hangs: {late}", cause=DeathCause.HANG)
 
     def _faults_of(self, step: Step) -> list[Fault]:
         """The faults to inject into the youngest step in flight."""
@@ -285,7 +295,8 @@ class Engine:
         ends: dict[str, int] = {}
         for step in reversed(self._in_flight):
             ends |= _ends(step)
-        tried = self._watch.hunt if ends else None
+        evident = bool(ends) and death.killer is None
+        tried = self._watch.search if evident else None
         self._supervisor.on_death(death, len(running), sum(running), counts=tried is None, crash=self._last_crash)
         self._in_flight.clear()
         if self._injector is not None:
@@ -294,31 +305,34 @@ class Engine:
         self._ledger.counters.requests_replayed += len(running)
         self._ledger.counters.tokens_recomputed += sum(running)
         self._ledger.replay()
-        self._watch.on_death(ends, self.sequences, last_restart=self._supervisor.on_last_restart)
+        if evident:
+            alive = {each: len(sequence.tokens) for each, sequence in self.sequences.items()}
+            self._watch.on_death(ends, alive, last_restart=self._supervisor.on_last_restart)
         if tried is not None:
-            self._answer(tried, death)
-        elif self._watch.hunt is not None:
-            logger.warning("workers died in a row under the same requests, %d in a step: they run apart", len(ends))
-            self._ledger.restrict(self._watch.hunt.group)
+            self._conclude_trial(tried, died=True)
+        elif self._watch.search is not None:
+            if evident:
+                logger.warning("workers died in a row under the same requests, %d in a step: they run apart", len(ends))
+            self._ledger.restrict(self._watch.search.group)
 
-    def _go_on_hunting(self) -> None:
-        """If the requests that run apart have all got past their place, or ended, let what is in flight end, and go on."""
-        while (hunt := self._watch.hunt) is not None:
-            hunt.pending.intersection_update(self.sequences)
-            if hunt.pending:
+    def _advance_search(self) -> None:
+        """Wait until the requests that run apart have all got past their position, or ended, and nothing is in flight."""
+        while (search := self._watch.search) is not None:
+            search.pending.intersection_update(self.sequences)
+            if search.pending:
                 return
             if self._in_flight:
                 self._ledger.restrict(())
                 return
-            self._answer(hunt, None)
+            self._conclude_trial(search, died=False)
 
-    def _answer(self, hunt: Hunt, death: WorkerDiedError | None) -> None:
-        """The worker has died under the requests that run apart, or not: others are next, or the guilty are known."""
-        killers = hunt.answer(death is not None)
+    def _conclude_trial(self, search: KillerSearch, *, died: bool) -> None:
+        """Record whether the isolated group killed the worker; isolate the next group, or fail those found guilty."""
+        killers = search.record_trial(died=died)
         if killers is None:
-            self._ledger.restrict(hunt.group)
+            self._ledger.restrict(search.group)
             return
-        self._supervisor.forgive(self._watch.end_hunt(killers))
+        self._supervisor.forgive(self._watch.end_search(killers))
         self._ledger.restrict(None)
         alive = [self.sequences[each] for each in killers if each in self.sequences]
         logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")

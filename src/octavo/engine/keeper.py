@@ -11,16 +11,17 @@ class Keeper:
     """Starts loading the weights of `config` when first asked for them, and holds them as long as it lives.
 
     Raises:
-        ConfigError: no socket can be made in the temporary directory.
+        OSError, RuntimeError, MemoryError: the system has no room for another process.
     """
 
     def __init__(self, config: WorkerConfig, module: str) -> None:
         self.peer = Peer(module, name="keeper")
+        self.weights: KeptWeights | None = None
+        """Where they are, once they are loaded."""
         self._config = config
-        self._weights: KeptWeights | None = None
 
-    def weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
-        """Where they are, and the seconds that were spent now on loading them, 0 if they were there.
+    def load(self, deadline_s: float) -> tuple[KeptWeights, float]:
+        """Where the weights are, and the seconds that were spent now on loading them, 0 if they were there.
 
         Args:
             deadline_s: until when to wait, on the monotonic clock.
@@ -28,16 +29,16 @@ class Keeper:
         Raises:
             WorkerDiedError: the keeper has ended, reports a fault, or was not ready in time.
         """
-        if self._weights is None:
+        if self.weights is None:
             ready = self._load(deadline_s)
-            self._weights = ready.weights
+            self.weights = ready.weights
             return ready.weights, ready.load_s
         if (death := self.peer.death()) is not None:
             raise death
-        return self._weights, 0.0
+        return self.weights, 0.0
 
     def _load(self, deadline_s: float) -> KeeperReady:
-        self.peer.send(self._config, deadline_s)
+        self.peer.send(self._config)
         message = self.peer.receive(deadline_s)
         if message is None:
             raise WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")

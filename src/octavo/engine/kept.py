@@ -9,11 +9,13 @@ import msgspec
 from octavo.engine.keeper import Keeper
 from octavo.engine.peer import Peer
 from octavo.engine.process import WORKER, ProcessWorker, Starting
-from octavo.errors import CheckpointError, WorkerDiedError
+from octavo.engine.reserve import DescriptorReserve
+from octavo.engine.standbys import Standbys
+from octavo.errors import ChangedWeightsError, WorkerDiedError
 from octavo.messages import KeptWeights, WorkerConfig
 
 KEEPER = "octavo.worker.keeper"
-PATIENCE = 2
+MAX_START_FAILURES = 2
 """Workers in a row that may fail to start before the kept weights are thought to be the reason."""
 
 RESTART_FLOOR_S = 60.0
@@ -22,11 +24,10 @@ RESTART_FACTOR = 10.0
 
 
 class KeptSupply:
-    """A `WorkerSupply` of three processes: a keeper of the weights, a worker that maps them, and the next worker.
+    """A `WorkerSupply` of a keeper of the weights, a worker that maps them, and standbys for the workers after it.
 
-    The keeper loads the weights once. The standby has imported what a worker needs and waits for its config, without
-    having touched the device; it is started when the worker before it is ready. The weights of a keeper that died are
-    loaded again, and must be the same. Used by one thread at a time, but for `abandon`.
+    The keeper loads the weights once. The weights of a keeper that died are loaded again, and must be the same. Used by
+    one thread at a time, but for `abandon`.
 
     Args:
         config: what keeper and workers are told.
@@ -40,9 +41,10 @@ class KeptSupply:
     ) -> None:
         self._config = config
         self._start_timeout_s = start_timeout_s
-        self._keeper_module, self._worker_module = keeper, worker
+        self._keeper_module = keeper
+        self._reserve = DescriptorReserve()
+        self._standbys = Standbys(worker, config.device, self._reserve)
         self._keeper: Keeper | None = None
-        self._standby: Peer | None = None
         self._worker: ProcessWorker | None = None
         self._first: KeptWeights | None = None
         self._failures = 0
@@ -50,88 +52,108 @@ class KeptSupply:
         self._starting = Starting()
         self._closed = False
 
+    @property
+    def standbys(self) -> list[Peer]:
+        """The processes that wait to become workers, the next one first."""
+        return self._standbys.alive()
+
     def ensure_keeper(self) -> Peer:
         """The process that holds the weights, a new one if there is none alive."""
         if self._keeper is not None and self._keeper.peer.death() is not None:
             self._drop_keeper()
         if self._keeper is None:
-            self._keeper = Keeper(self._config, self._keeper_module)
+            with self._reserve.lent():
+                self._keeper = Keeper(self._config, self._keeper_module)
         return self._keeper.peer
-
-    def ensure_standby(self) -> Peer:
-        """The process that waits to become the next worker, a new one if there is none alive."""
-        if self._standby is not None and self._standby.death() is not None:
-            self._standby.close()
-            self._standby = None
-        if self._standby is None:
-            self._standby = Peer(self._worker_module, "--device", self._config.device)
-        return self._standby
 
     def start(self, num_blocks: int | None) -> ProcessWorker:
         """See `WorkerSupply`.
 
         Raises:
             WorkerDiedError: the keeper or the worker could not start, or the supply is closed.
-            CheckpointError: the weights are no longer those of the first start.
-            ConfigError: no socket can be made in the temporary directory.
+            ChangedWeightsError: the weights are no longer those of the first start.
+            OSError, RuntimeError, MemoryError: the system has no room for another process.
         """
         if self._closed:
             raise WorkerDiedError("the supply of workers is closed")
         deadline_s = time.monotonic() + self._start_timeout_s
         if self._worker is not None:
             self._worker.close()
-        if self._failures >= PATIENCE:
+        if self._failures >= MAX_START_FAILURES:
             self._drop_keeper()
         # Both before either is waited for: they import at the same time.
-        keeper, standby = self.ensure_keeper(), self.ensure_standby()
-        with self._starting.of(keeper, standby):
-            weights, load_s = self._weights(deadline_s)
-            standby.need(keeper)
-            proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
-            config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
-            self._standby = None
-            self._worker = self._begin(standby, config, deadline_s, load_s)
-        self.ensure_standby()
+        keeper, standby = self.ensure_keeper(), self._standbys.take()
+        try:
+            with self._starting.of(keeper, standby.peer):
+                weights, load_s = self._weights(deadline_s)
+                standby.peer.need(keeper)
+                proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
+                config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
+                self._worker = self._begin(standby.peer, config, deadline_s, load_s, configured=standby.configured)
+        except BaseException:
+            standby.peer.close()
+            raise
         return self._worker
+
+    def tend(self) -> None:
+        """See `WorkerSupply`: sees to the standbys."""
+        if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
+            return
+        config = None
+        if self._config.device != "cpu":
+            # On a CPU what a worker makes of the weights is a copy of its own, for which a standby has no use yet.
+            blocks = self._worker.ready.num_blocks
+            config = msgspec.structs.replace(
+                self._config, num_blocks=blocks, weights=self._keeper.weights, proven=True
+            )
+        self._standbys.tend(config, self._keeper.peer)
 
     def abandon(self) -> None:
         """See `WorkerSupply`."""
         self._starting.abandon()
 
     def close(self) -> None:
-        """End all three; safe to call twice."""
+        """End them all; safe to call twice."""
         self._closed = True
         keeper = None if self._keeper is None else self._keeper.peer
-        idle = [peer for peer in (self._standby, keeper) if peer is not None]
+        idle = [*self._standbys.forget(), *([] if keeper is None else [keeper])]
         for peer in idle:
             peer.kill()
         if self._worker is not None:
             self._worker.close()
         for peer in idle:
             peer.close()
+        self._reserve.close()
 
-    def _begin(self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float) -> ProcessWorker:
+    def _begin(
+        self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool
+    ) -> ProcessWorker:
         """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
         began_s = time.monotonic()
         timeout_s = deadline_s - began_s
         if config.proven:
             timeout_s = min(timeout_s, max(RESTART_FLOOR_S, RESTART_FACTOR * self._usual_s))
-        self._failures += 1
-        worker = ProcessWorker(config, timeout_s, standby, load_s)
+        try:
+            worker = ProcessWorker(config, timeout_s, standby, load_s, configured=configured)
+        except WorkerDiedError as death:
+            self._failures += death.killer is None
+            raise
         self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s)
         return worker
 
     def _weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
-        """See `Keeper.weights`; a keeper that does not have them in time is given up."""
+        """See `Keeper.load`; a keeper that does not have them in time is given up."""
         assert self._keeper is not None
         try:
-            weights, load_s = self._keeper.weights(deadline_s)
+            weights, load_s = self._keeper.load(deadline_s)
         except WorkerDiedError:
             self._drop_keeper()
             raise
         self._first = self._first or weights
         if _identity(weights) != _identity(self._first):
-            raise CheckpointError("holds other weights than when the first worker started", file=self._config.model)
+            raise ChangedWeightsError(
+                "holds other weights than when the first worker started", file=self._config.model
+            )
         return weights, load_s
 
     def _drop_keeper(self) -> None:

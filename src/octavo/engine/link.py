@@ -31,6 +31,11 @@ class WorkerLink(Protocol):
         """
         ...
 
+    @property
+    def stopped(self) -> bool:
+        """Somebody outside has stopped the worker's process, as SIGSTOP does: it does not hang by itself."""
+        ...
+
     def last_output(self) -> list[str]:
         """The last lines that the worker printed, and its stack if it still runs; none if it prints where we do.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import struct
 import time
 import zlib
@@ -26,6 +27,10 @@ from octavo.messages import (
     WorkerReady,
 )
 from octavo.sampling import SamplingParams
+
+
+EXIT_CODES = {FaultKind.KILL: -signal.SIGKILL, FaultKind.SEGFAULT: -signal.SIGSEGV}
+"""Of a worker that is told to commit a fault; 1 for all others."""
 
 
 def digest(token_ids: Collection[int], start: int = 0) -> int:
@@ -106,8 +111,11 @@ class MockWorker:
         )
 
     def send(self, plan: StepPlan) -> None:
-        if plan.step == self._die_at_step or any(fault.kind is not FaultKind.NAN for fault in plan.faults):
+        if plan.step == self._die_at_step:
             self.die("the worker was told to die")
+        for fault in plan.faults:
+            if fault.kind is not FaultKind.NAN:
+                self.die("the worker was told to die", exit_code=EXIT_CODES.get(fault.kind, 1))
         self._check_alive()
         self.plans.append(plan)
         result = self._run(plan)
@@ -129,6 +137,10 @@ class MockWorker:
                 return None
         self._results.popleft()
         return result
+
+    @property
+    def stopped(self) -> bool:
+        return False
 
     def last_output(self) -> list[str]:
         return []
@@ -253,6 +265,9 @@ class MockSupply:
         config = self._config if num_blocks is None else dataclasses.replace(self._config, num_blocks=num_blocks)
         self.workers.append(self._make(len(self.workers), config))
         return self.workers[-1]
+
+    def tend(self) -> None:
+        pass
 
     def abandon(self) -> None:
         pass

@@ -1,92 +1,152 @@
 """Finds the requests that kill every worker they run on.
 
-A request in the steps that a worker died with is a suspect until it gets past the place where it was then. If a worker
-dies under a suspect once more, the requests of those steps are run apart, in sets that a search chooses, until a smallest set is
-found that kills: usually one request. A set has survived when each of its requests has got past its place.
+Only deaths from inside are evidence: whoever kills a worker from outside kills it whatever it runs.
 
-A request that kills only in decode gets past its place each time, as it is computed again in prefill. So the last restart
+A request in the steps that a worker died with is a suspect until it gets past the position where it was then. If a worker
+dies under a suspect once more, the requests of those steps are run apart, in groups that a search chooses, until a smallest
+group is found that kills: usually one request. A group has lived when each of its requests has got past its position. Those
+found are blamed once the worker has died with them alone as often as set, each time after others have lived.
+
+A request that kills only in decode gets past its position each time, as it is computed again in prefill. So the last restart
 that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
 
-STRIKES = 2
+DEATHS_AT_POSITION = 2
 """Deaths in a row after which requests are run apart."""
 
 MARGIN = 8
-"""Positions past its place after which a request is no suspect in any way."""
+"""Positions past its own after which a request is no suspect in any way."""
+
+MAX_OTHERS = 8
+"""Requests that are no suspects, run for comparison."""
 
 Search = Generator[list[str], bool, list[str]]
-"""Yields sets of requests to try, is sent whether the worker died, and returns those to blame."""
+"""Yields groups of requests to try, is sent whether the worker died, and returns those to blame."""
 
 
 class _Innocent(Exception):
     """The suspects together do not kill."""
 
 
-def find_killers(suspects: Sequence[str]) -> Search:
-    """A smallest set of `suspects` that kills the worker, each of its members being needed; empty if there is none.
+class _Trials:
+    """What groups of requests have been seen to do."""
 
-    Halves, as in U. Junker, QuickXplain (AAAI 2004): one killer among n costs about log2(n) deaths. What contains a set
-    that killed kills, and what is contained in one that did not, does not; so no such set is tried.
-    """
-    deadly: list[frozenset[str]] = []
-    harmless: list[frozenset[str]] = []
+    def __init__(self) -> None:
+        self.deadly: Counter[frozenset[str]] = Counter()
+        """Group -> deaths with it."""
+        self.harmless: list[frozenset[str]] = []
 
-    def kills(group: list[str]) -> Generator[list[str], bool, bool]:
-        members = frozenset(group)
-        if any(known <= members for known in deadly):
-            return True
-        if any(members <= known for known in harmless):
-            return False
+    def run(self, group: list[str]) -> Generator[list[str], bool, bool]:
+        """Try `group`; whether the worker died."""
         died = yield group
-        (deadly if died else harmless).append(members)
+        if died:
+            self.deadly[frozenset(group)] += 1
+        else:
+            self.harmless.append(frozenset(group))
         return died
 
-    def smallest(background: list[str], grown: bool, rest: list[str]) -> Search:
-        """What of `rest` is needed beside `background`; `grown`: that alone has not been tried yet."""
-        if grown and (yield from kills(background)):
-            return []
-        if len(rest) == 1:
-            if not (yield from kills(background + rest)):
-                raise _Innocent
-            return rest
-        half = len(rest) // 2
-        late = yield from smallest(background + rest[:half], True, rest[half:])
-        early = yield from smallest(background + late, bool(late), rest[:half])
-        return early + late
-
-    try:
-        return (yield from smallest([], False, list(suspects)))
-    except _Innocent:
-        return []
+    def kills(self, group: list[str]) -> Generator[list[str], bool, bool]:
+        """Whether `group` kills. What contains a group that killed does, what is contained in one that lived does not."""
+        members = frozenset(group)
+        if any(known <= members for known in self.deadly):
+            return True
+        if any(members <= known for known in self.harmless):
+            return False
+        return (yield from self.run(group))
 
 
-class Hunt:
-    """Suspects are run apart.
+def find_killers(suspects: Sequence[str], others: Sequence[str] = (), *, deaths: int = 1) -> Search:
+    """A smallest group of `suspects` that kills the worker, each of its members being needed; empty if there is none.
+
+    One killer among n costs at most ceil(log2(n)) + 1 deaths to find, and `deaths` to prove.
 
     Args:
-        places: suspect -> position that it must reach to show that it does not kill.
+        suspects: of which some may kill.
+        others: of which none is thought to.
+        deaths: of workers with that group alone, each after others have lived, before it is blamed.
+    """
+    trials = _Trials()
+    try:
+        found = yield from _smallest(trials, [], False, list(suspects))
+    except _Innocent:
+        return []
+    return (yield from _proven(trials, found, [list(others), list(suspects)], deaths))
+
+
+def _smallest(trials: _Trials, background: list[str], grown: bool, rest: list[str]) -> Search:
+    """What of `rest` is needed beside `background`; `grown`: that alone has not been tried yet.
+
+    Halves, as in U. Junker, QuickXplain (AAAI 2004).
+    """
+    if grown and (yield from trials.kills(background)):
+        return []
+    if len(rest) == 1:
+        if not (yield from trials.kills(background + rest)):
+            raise _Innocent
+        return rest
+    half = len(rest) // 2
+    late = yield from _smallest(trials, background + rest[:half], True, rest[half:])
+    early = yield from _smallest(trials, background + late, bool(late), rest[:half])
+    return early + late
+
+
+def _proven(trials: _Trials, group: list[str], others: list[list[str]], deaths: int) -> Search:
+    """`group` if the worker dies with it alone as often as asked, and not with less of it; else those who kill, if any."""
+    for member in group if len(group) > 1 else []:
+        part = [each for each in group if each != member]
+        if (yield from trials.kills(part)):
+            return (yield from _proven(trials, part, others, deaths))
+    while trials.deadly[frozenset(group)] < deaths:
+        yield from _let_others_live(trials, group, others)
+        if not (yield from trials.run(group)):
+            return []
+    return group
+
+
+def _let_others_live(trials: _Trials, group: list[str], others: list[list[str]]) -> Generator[list[str], bool, None]:
+    """Run requests other than `group`, so that it is known that workers live without it.
+
+    Where nobody else is left who does not kill, the steps that a worker runs as it starts have to do.
+    """
+    lived = sorted(trials.harmless, key=len, reverse=True)
+    for candidates in [*(sorted(known) for known in lived), *others]:
+        control = [each for each in candidates if each not in group]
+        if control and not any(known <= frozenset(control) for known in trials.deadly):
+            died = yield from trials.run(control)
+            if not died:
+                return
+
+
+class KillerSearch:
+    """Suspects are run apart, in one group after the other.
+
+    Args:
+        positions: suspect -> position that it must reach to show that it does not kill.
+        others: the same of requests that are no suspects, for comparison.
+        deaths: see `find_killers`.
     """
 
-    def __init__(self, places: Mapping[str, int]) -> None:
-        self._places = places
-        self._search = find_killers(list(places))
+    def __init__(self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int) -> None:
+        self._positions = {**others, **positions}
+        self._search = find_killers(list(positions), list(others), deaths=deaths)
         self.group = next(self._search)
         """Those that run now."""
         self.pending = set(self.group)
-        """Those of them that have not reached their place."""
+        """Those of them that have not reached their position."""
         self.deaths = 0
         """Of workers, under such groups."""
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
-        self.pending = {each for each in self.pending if ends.get(each, -1) < self._places[each]}
+        self.pending = {each for each in self.pending if ends.get(each, -1) < self._positions[each]}
 
-    def answer(self, died: bool) -> list[str] | None:
+    def record_trial(self, *, died: bool) -> list[str] | None:
         """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
         self.deaths += died
         try:
@@ -100,19 +160,24 @@ class Hunt:
 
 @dataclasses.dataclass
 class _Suspicion:
-    place: int
+    position: int
     """Where its chunk ended in the first of the steps that the last of the workers died with."""
-    strikes: int = 0
-    """Deaths since it got past its place."""
+    deaths_at_position: int = 0
+    """Deaths since it got past its position."""
     deaths: int = 0
-    """Deaths since it got well past its place."""
+    """Deaths since it got well past its position."""
 
 
 class PoisonWatch:
-    """Who was in the steps that killed workers."""
+    """Who was in the steps that killed workers from inside.
 
-    def __init__(self) -> None:
-        self.hunt: Hunt | None = None
+    Args:
+        deaths: of workers with a request alone before it is blamed.
+    """
+
+    def __init__(self, deaths: int) -> None:
+        self.search: KillerSearch | None = None
+        self._deaths = deaths
         self._suspicions: dict[str, _Suspicion] = {}
 
     @property
@@ -120,41 +185,47 @@ class PoisonWatch:
         """`on_step` has something to learn."""
         return bool(self._suspicions)
 
-    def on_death(self, ends: Mapping[str, int], alive: Collection[str], *, last_restart: bool = False) -> None:
-        """A worker died with steps in flight in which requests, of those `alive`, had chunks up to `ends`.
+    def on_death(self, ends: Mapping[str, int], alive: Mapping[str, int], *, last_restart: bool = False) -> None:
+        """A worker died from inside with steps in flight in which requests had chunks up to `ends`.
 
-        May start a hunt; does so if this was the `last_restart` that the budget allows.
+        May start a search; does so if this was the `last_restart` that the budget allows.
+
+        Args:
+            ends: request -> position.
+            alive: every request that has not ended -> its number of tokens.
         """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
         seen = [each for each in ends if each in alive]
         for request_id in seen:
             known = self._suspicions.setdefault(request_id, _Suspicion(0))
-            known.place = max(known.place, ends[request_id])
-            known.strikes += 1
+            known.position = max(known.position, ends[request_id])
+            known.deaths_at_position += 1
             known.deaths += 1
-        if self.hunt is not None:
+        if self.search is not None:
             return
-        again = any(self._suspicions[each].strikes >= STRIKES for each in seen)
-        if again or (last_restart and any(self._suspicions[each].deaths > STRIKES for each in seen)):
+        again = any(self._suspicions[each].deaths_at_position >= DEATHS_AT_POSITION for each in seen)
+        if again or (last_restart and any(self._suspicions[each].deaths > DEATHS_AT_POSITION for each in seen)):
             margin = 0 if again else MARGIN
-            self.hunt = Hunt({each: self._suspicions[each].place + margin for each in seen})
+            positions = {each: self._suspicions[each].position + margin for each in seen}
+            others = [each for each in alive if each not in self._suspicions][:MAX_OTHERS]
+            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths)
 
     def on_step(self, ends: Mapping[str, int]) -> None:
-        """A step gave its result: who got past the place of its suspicion has no strikes any more."""
-        if self.hunt is not None:
-            self.hunt.on_step(ends)
+        """A step gave its result: who got past its position is no suspect of the deaths there any more."""
+        if self.search is not None:
+            self.search.on_step(ends)
         for request_id, end in ends.items():
             known = self._suspicions.get(request_id)
-            if known is None or end < known.place:
+            if known is None or end < known.position:
                 continue
-            known.strikes = 0
-            if end >= known.place + MARGIN:
+            known.deaths_at_position = 0
+            if end >= known.position + MARGIN:
                 del self._suspicions[request_id]
 
-    def end_hunt(self, killers: Collection[str]) -> int:
-        """The hunt is over; if it found nobody, nobody is a suspect any more. Returns the deaths before it that it explains."""
-        assert self.hunt is not None
-        tried, self.hunt = self.hunt.deaths, None
+    def end_search(self, killers: Collection[str]) -> int:
+        """The search is over; if it found nobody, nobody is a suspect any more. Returns the deaths before it that it explains."""
+        assert self.search is not None
+        tried, self.search = self.search.deaths, None
         known = [self._suspicions[each] for each in killers if each in self._suspicions]
         if not killers:
             self._suspicions.clear()

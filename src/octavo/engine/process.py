@@ -1,6 +1,7 @@
-"""The worker as a process of its own, at the other end of a `Peer`'s socket.
+"""The worker as a process of its own, at the other end of a `Peer`'s wire.
 
-The child gets a `WorkerConfig`, and answers `WorkerReady` or `WorkerFault`; then plans go one way and results the other.
+The child gets a `WorkerConfig` and `Begin`, and answers `WorkerReady` or `WorkerFault`; then plans go one way and results
+the other.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ import msgspec
 
 from octavo.engine.peer import Peer
 from octavo.errors import WorkerDiedError
-from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.messages import Begin, StepPlan, StepResult, WorkerConfig, WorkerReady
 
-ROOM_S = 0.5
-"""How long a worker may take to make room for a plan."""
 WORKER = "octavo.worker"
 
 
@@ -30,17 +29,26 @@ class ProcessWorker:
         start_timeout_s: how long it may take to become ready.
         load_s: seconds that loading weights for it took before.
         peer: a process that waits for its config, which is closed with this worker; None: start one.
+        configured: `peer` was sent `config` before, but for its `num_blocks` and `proven`.
 
     Raises:
         WorkerDiedError: the child ended, reported a fault, or was not ready within `start_timeout_s` seconds.
-        ConfigError: no socket can be made in the temporary directory.
+        OSError, RuntimeError, MemoryError: the system has no room for another process.
     """
 
     def __init__(
-        self, config: WorkerConfig, start_timeout_s: float, peer: Peer | None = None, load_s: float = 0.0
+        self,
+        config: WorkerConfig,
+        start_timeout_s: float,
+        peer: Peer | None = None,
+        load_s: float = 0.0,
+        *,
+        configured: bool = False,
     ) -> None:
         self._peer = peer or Peer(WORKER)
         try:
+            if not configured:
+                self._peer.send(config)
             ready = self._start(config, time.monotonic() + start_timeout_s)
         except BaseException:
             self.close()
@@ -52,13 +60,17 @@ class ProcessWorker:
         return self._ready
 
     def send(self, plan: StepPlan) -> None:
-        self._peer.send(plan, time.monotonic() + ROOM_S)
+        self._peer.send(plan)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         message = self._peer.receive(None if timeout_s is None else time.monotonic() + timeout_s)
         if message is None or isinstance(message, StepResult):
             return message
         raise WorkerDiedError(f"the worker sent {type(message).__name__} instead of a result")
+
+    @property
+    def stopped(self) -> bool:
+        return self._peer.stopped
 
     def last_output(self) -> list[str]:
         return self._peer.last_output()
@@ -67,7 +79,7 @@ class ProcessWorker:
         self._peer.close()
 
     def _start(self, config: WorkerConfig, deadline_s: float) -> WorkerReady:
-        self._peer.send(config, deadline_s)
+        self._peer.send(Begin(config.num_blocks, config.proven))
         message = self._peer.receive(deadline_s)
         if message is None:
             raise WorkerDiedError(
@@ -125,6 +137,9 @@ class ProcessSupply:
         with self._starting.of(peer):
             self._worker = ProcessWorker(config, self._start_timeout_s, peer)
         return self._worker
+
+    def tend(self) -> None:
+        pass
 
     def abandon(self) -> None:
         self._starting.abandon()

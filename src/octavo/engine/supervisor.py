@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,9 +15,15 @@ from octavo.engine.deadline import StepDeadline
 from octavo.engine.link import WorkerLink
 from octavo.engine.statistics import RecoveryRecord
 from octavo.engine.supply import WorkerSupply
-from octavo.errors import CheckpointError, ConfigError, DeathCause, WorkerDiedError
+from octavo.errors import ChangedWeightsError, DeathCause, OctavoError, WorkerDiedError
 
 logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+"""Between two starts that failed one after the other: what ails the system may pass."""
+TEND_S = 0.5
+"""How often the supply is tended."""
 
 
 class NoSupply:
@@ -23,6 +31,9 @@ class NoSupply:
 
     def start(self, num_blocks: int | None) -> WorkerLink:
         raise WorkerDiedError("there is no other worker", cause=DeathCause.START)
+
+    def tend(self) -> None:
+        pass
 
     def abandon(self) -> None:
         pass
@@ -105,7 +116,10 @@ class Supervisor:
         self._observe = observe
         self._clock = clock
         self._recovery: _Recovery | None = None
-        self._abandoned = False
+        self._kills: deque[signal.Signals | None] = deque(maxlen=max(1, budget.most))
+        """What killed each of the last workers, as far as the budget paid for them; None: it ended from inside."""
+        self._abandoned = threading.Event()
+        self._tended_s = float("-inf")
 
     @property
     def recovering(self) -> bool:
@@ -141,37 +155,46 @@ class Supervisor:
 
     def abandon(self) -> None:
         """From any thread: wait for no worker any more; one that runs goes on."""
-        self._abandoned = True
+        self._abandoned.set()
         self._supply.abandon()
+
+    def tend(self) -> None:
+        """Let the supply prepare for the next start, every `TEND_S` seconds while nobody waits for a worker."""
+        if self._recovery is None and self._clock() - self._tended_s >= TEND_S:
+            self._tended_s = self._clock()
+            self._supply.tend()
 
     def replace(
         self, link: WorkerLink, num_blocks: int, record: Callable[[WorkerDiedError], object] = lambda death: None
     ) -> WorkerLink:
         """End what is left of `link` and start the next worker, again and again while the budget lasts.
 
-        `record` gets the death of each that could not start.
+        Whatever a start raises is a start that failed, and is tried again after a pause that doubles. `record` gets the
+        death of each.
 
         Raises:
-            WorkerDiedError: the budget is spent, or no worker can start; says why.
+            WorkerDiedError: the budget is spent, or no other worker could go on with the same answers; says why.
             AbandonedError: so it is.
         """
         began_s = self._clock()
         link.close()
         ended_s = self._clock()
+        pause_s = 0.0
         while True:
             try:
                 return self._started(self._supply.start(num_blocks), ended_s - began_s, ended_s)
-            except (ConfigError, CheckpointError) as error:
+            except ChangedWeightsError as error:
                 raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
-            except WorkerDiedError as error:
-                if self._abandoned:
+            except Exception as error:
+                if self._abandoned.is_set():
                     raise AbandonedError from error
-                logger.warning("a worker could not start: %s", error.message)
-                death = WorkerDiedError(
-                    error.message, exit_code=error.exit_code, cause=DeathCause.START, traceback=error.traceback
-                )
+                death = _failed_start(error)
+                logger.warning("a worker could not start: %s", death.message)
                 record(death)
                 self._spend(death)
+            if self._abandoned.wait(pause_s):
+                raise AbandonedError
+            pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
 
     def on_recovered(self) -> None:
         """Results come, or nobody waits for any: if a recovery went on, it ends here, with one line in the log."""
@@ -213,6 +236,8 @@ class Supervisor:
         assert self._recovery is not None
         if counts and not self._budget.spend(self._clock()):
             raise self._last(death)
+        if counts:
+            self._kills.append(death.killer)
         self.restarts[death.cause] += 1
         self._recovery.restarts += 1
 
@@ -222,6 +247,29 @@ class Supervisor:
         if not most:
             return death
         why = f"the worker was started again {most} times within {self._budget.window_s:g} s, which is all that "
-        return WorkerDiedError(
-            f"{why}max_worker_restarts allows; then: {death.message}", exit_code=death.exit_code, cause=death.cause
+        kills = [killer.name for killer in [*self._kills, death.killer] if killer is not None]
+        outside = (
+            f"; {len(kills)} of the workers were killed from outside ({', '.join(sorted(set(kills)))}), as by the system "
+            "when memory runs out, and no request is to blame for that"
         )
+        return WorkerDiedError(
+            f"{why}max_worker_restarts allows{outside if kills else ''}; then: {death.message}",
+            exit_code=death.exit_code,
+            cause=death.cause,
+        )
+
+
+def _failed_start(error: Exception) -> WorkerDiedError:
+    """What kept a worker from starting, whatever it was, as the death of one."""
+    match error:
+        case WorkerDiedError():
+            return WorkerDiedError(
+                error.message, exit_code=error.exit_code, cause=DeathCause.START, traceback=error.traceback
+            )
+        case OctavoError():
+            message = error.message
+        case OSError():
+            message = f"the system refused: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        case _:
+            message = f"{type(error).__name__}: {error}"
+    return WorkerDiedError(message, cause=DeathCause.START)

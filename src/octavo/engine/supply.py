@@ -19,7 +19,12 @@ class WorkerSupply(Protocol):
         Raises:
             WorkerDiedError: it could not start; says why.
             ConfigError, CheckpointError: settings or a model that no worker can start with.
+            OSError, RuntimeError, MemoryError: the system has no room for another process.
         """
+        ...
+
+    def tend(self) -> None:
+        """Now and then, and when nothing is in a hurry: prepare what the next start will need. Raises nothing."""
         ...
 
     def abandon(self) -> None:

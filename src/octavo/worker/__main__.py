@@ -1,4 +1,4 @@
-"""`python -m octavo.worker --socket ipc://PATH`: started by the engine, not by people."""
+"""`python -m octavo.worker`: started by the engine, not by people."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import importlib
 from typing import NoReturn
 
 from octavo.worker.process import serve
-from octavo.worker.start import start
+from octavo.worker.start import prepare
 
 
 def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m octavo.worker", allow_abbrev=False, description=__doc__)
-    parser.add_argument("--socket", required=True, help="ZeroMQ address that the engine has bound")
     parser.add_argument("--device", default="cpu", help="import and prepare now what this torch device will need")
     arguments = parser.parse_args()
     if arguments.device != "cpu":
         # Triton chooses at import between its compiler and its interpreter, and a CPU worker needs neither.
         importlib.import_module("octavo.models.kernel_operations")
         importlib.import_module("octavo.kernels.preload").preload()
-    serve(arguments.socket, start)
+    serve(prepare)
 
 
 if __name__ == "__main__":

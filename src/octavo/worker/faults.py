@@ -46,6 +46,9 @@ def _end(kind: FaultKind, device: torch.device) -> None:
         case FaultKind.KILL:
             time.sleep(SENT_S)
             os.kill(os.getpid(), signal.SIGKILL)
+        case FaultKind.SEGFAULT:
+            time.sleep(SENT_S)
+            os.kill(os.getpid(), signal.SIGSEGV)
         case FaultKind.HANG:
             while True:
                 time.sleep(3600)

@@ -30,6 +30,9 @@ class InProcessSupply:
             raise WorkerDiedError(f"the worker could not start: {exc}") from exc
         return self._worker
 
+    def tend(self) -> None:
+        """Nothing: no worker can be prepared beside the one that runs."""
+
     def abandon(self) -> None:
         """Nothing: a start in this process cannot be cut short."""
 
@@ -83,6 +86,10 @@ class InProcessWorker:
         except Exception as exc:
             self.close()
             raise WorkerDiedError(f"the worker met a fault: {exc}") from exc
+
+    @property
+    def stopped(self) -> bool:
+        return False
 
     def last_output(self) -> list[str]:
         return []

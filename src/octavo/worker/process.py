@@ -1,8 +1,7 @@
-"""The worker as a process: messages from a socket, one step after the other. `engine/process.py` is the other end."""
+"""The worker as a process: messages from a wire, one step after the other. `engine/process.py` is the other end."""
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import os
 import signal
@@ -12,16 +11,18 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-import zmq
 
-from octavo.messages import StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.messages import Begin, StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.wire import Wire, standard_input
 from octavo.worker.runner import Launched, Runner
 
-Start = Callable[[WorkerConfig], tuple[Runner, WorkerReady]]
+Start = Callable[[Begin], tuple[Runner, WorkerReady]]
+"""Takes the device's memory and warms up."""
+Prepare = Callable[[WorkerConfig], Start]
+"""Does all that needs no more memory than the worker before has left; the second part comes when that has ended."""
 
 FAULT = 1
 """Exit code after a fault was reported."""
@@ -31,39 +32,37 @@ MOST_LAUNCHED = 2
 """Steps that the device has been given: it goes on with the second while the host reads the first."""
 PAUSE_S = 5e-5
 """Between two looks for a plan or the end of a step: short beside a step, which takes milliseconds."""
-LINGER_MS = 1000
-"""How long a fault may take to reach the parent."""
 
 
-def serve(address: str, start: Start) -> NoReturn:
+def serve(prepare: Prepare) -> NoReturn:
     """Load what the first message says, then answer plans; see `live`."""
 
-    def work(socket: zmq.Socket[bytes]) -> None:
-        config = msgspec.msgpack.decode(socket.recv(), type=WorkerConfig)
-        runner, ready = start(config)
-        send(socket, ready)
+    def work(wire: Wire) -> None:
+        start = prepare(msgspec.msgpack.decode(wire.read(), type=WorkerConfig))
+        runner, ready = start(msgspec.msgpack.decode(wire.read(), type=Begin))
+        send(wire, ready)
         decode = msgspec.msgpack.Decoder(StepPlan).decode
         steps: deque[Launched] = deque()
         while True:
-            if not steps or (len(steps) < MOST_LAUNCHED and _plan_comes_first(socket, steps[-1])):
-                steps.append(runner.launch(decode(socket.recv())))
+            if not steps or (len(steps) < MOST_LAUNCHED and _plan_comes_first(wire, steps[-1])):
+                steps.append(runner.launch(decode(wire.read())))
             else:
-                send(socket, steps.popleft().result())
+                send(wire, steps.popleft().result())
 
-    live(address, work)
+    live(work)
 
 
-def _plan_comes_first(socket: zmq.Socket[bytes], step: Launched) -> bool:
+def _plan_comes_first(wire: Wire, step: Launched) -> bool:
     """Wait for the next plan or the end of `step`; whether it is the plan."""
     while not step.done:
-        if socket.poll(0):
+        if wire.wait(0):
             return True
         time.sleep(PAUSE_S)
     return False
 
 
-def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
-    """Do `work`, which does not return, on a socket to the engine until killed; after a fault, exit with code 1.
+def live(work: Callable[[Wire], None]) -> NoReturn:
+    """Do `work`, which does not return, on the wire to the engine until killed; after a fault, exit with code 1.
 
     SIGTERM ends the process at once: it holds nothing that is not a cache. SIGINT is the parent's to handle. SIGUSR1
     prints the main thread's stack to standard error, as does a crash such as SIGSEGV.
@@ -72,40 +71,32 @@ def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, args=(address,), daemon=True).start()
-    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.connect(address)
-        try:
-            work(socket)
-        except Exception as exc:
-            message = f"{type(exc).__name__}: {exc}"
-            send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
-            # Here, where the exception still holds what its frames held: on a device that has failed torch aborts the
-            # process when a tensor is freed. And not through the interpreter's end, which takes half a second with torch.
-            socket.close()
-            context.term()
-            sys.stderr.flush()
-            os._exit(FAULT)
+    wire = standard_input()
+    threading.Thread(target=_exit_with_parent, args=(wire,), daemon=True).start()
+    try:
+        work(wire)
+    except EOFError:
+        os._exit(ORPHANED)
+    except Exception as exc:
+        message = f"{type(exc).__name__}: {exc}"
+        send(wire, WorkerFault(message=message, traceback=traceback.format_exc()))
+        # Here, where the exception still holds what its frames held: on a device that has failed torch aborts the
+        # process when a tensor is freed. And not through the interpreter's end, which takes half a second with torch.
+        sys.stderr.flush()
+        os._exit(FAULT)
     raise AssertionError("work does not return")
 
 
-def send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:
-    """Queue `message` for the engine."""
-    socket.send(msgspec.msgpack.encode(message))
+def send(wire: Wire, message: WorkerMessage) -> None:
+    """Write `message` for the engine."""
+    wire.send(msgspec.msgpack.encode(message))
+    wire.flush()
 
 
-def _exit_with_parent(address: str) -> None:
-    """Exit when standard input ends: the parent holds its other end open as long as it lives.
-
-    The socket and its directory, which the parent could not remove, go too.
+def _exit_with_parent(wire: Wire) -> None:
+    """Exit when the engine's end of the wire closes: the parent holds it open as long as it lives.
 
     PR_SET_PDEATHSIG would fire as soon as the thread that started the worker ends, though the parent lives on.
     """
-    while os.read(0, 1024):
-        pass
-    socket = Path(address.removeprefix("ipc://"))
-    with contextlib.suppress(OSError):
-        socket.unlink()
-        socket.parent.rmdir()
+    wire.await_end()
     os._exit(ORPHANED)

@@ -12,11 +12,12 @@ import torch
 
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
-from octavo.messages import WorkerConfig, WorkerReady
+from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
+from octavo.worker.process import Start
 from octavo.worker.runner import Model, Runner
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
@@ -36,11 +37,31 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
         ConfigError: a setting cannot work on this machine.
         CheckpointError: the model folder is wrong.
     """
+    return prepare(config, choose)(Begin(config.num_blocks, config.proven))
+
+
+def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Start:
+    """Open the device and load the model or map its weights; what is returned takes memory for keys and values and warms up.
+
+    Arguments and errors as `start`.
+    """
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
     loaded = _load(config, device, (choose or choose_operations)(config, device))
     load_s = watch.lap()
+
+    def begin(order: Begin) -> tuple[Runner, WorkerReady]:
+        watch.lap()
+        settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
+        return _begin(settled, device, loaded, watch, open_s, load_s)
+
+    return begin
+
+
+def _begin(
+    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, open_s: float, load_s: float
+) -> tuple[Runner, WorkerReady]:
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))

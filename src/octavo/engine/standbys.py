@@ -1,0 +1,112 @@
+"""Processes that wait to become the next workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from octavo.engine.peer import Peer
+from octavo.engine.reserve import DescriptorReserve
+from octavo.messages import WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+COUNT = 2
+"""A second death can come before a new standby has imported what a worker needs, which takes seconds."""
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+"""After a standby that could not be started, or died unused, the next is tried after a pause that doubles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standby:
+    """A process that waits for what it needs to become a worker."""
+
+    peer: Peer
+    configured: bool
+    """It has been told all but when to begin, and prepares what it can."""
+
+
+class Standbys:
+    """Keeps `COUNT` processes, started one at a time and only when asked to.
+
+    Each has imported what a worker needs. On a GPU it has also opened the device, mapped the weights and loaded its
+    kernels, once there is a worker after whose settings it can do so.
+
+    Args:
+        module: what they run.
+        device: what they prepare for.
+        reserve: lends the descriptors that a new one needs.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, module: str, device: str, reserve: DescriptorReserve, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._module = module
+        self._device = device
+        self._reserve = reserve
+        self._clock = clock
+        self._waiting: list[Standby] = []
+        self._pause_s = 0.0
+        self._not_before_s = 0.0
+
+    def alive(self) -> list[Peer]:
+        """Those that wait, the oldest first; the dead are closed."""
+        return [standby.peer for standby in self._living()]
+
+    def take(self) -> Standby:
+        """The oldest that is alive, or a new one.
+
+        Raises:
+            OSError, RuntimeError, MemoryError: there is none, and the system has no room for another process.
+        """
+        living = self._living()
+        if living:
+            self._pause_s = 0.0
+            self._waiting.remove(living[0])
+            return living[0]
+        return Standby(self._new(), configured=False)
+
+    def tend(self, config: WorkerConfig | None, keeper: Peer) -> None:
+        """Start one more if some are missing; with `config` it begins to prepare, and ends if `keeper` does."""
+        before = len(self._waiting)
+        living = self._living()
+        if len(living) < before:
+            self._postpone()
+        if len(living) >= COUNT or self._clock() < self._not_before_s:
+            return
+        try:
+            peer = self._new()
+            if config is not None:
+                peer.need(keeper)
+                peer.send(config)
+        # The worker that runs is well, and whatever ails the system may pass: no request is to end for it.
+        except Exception as exc:
+            self._postpone()
+            logger.warning("no standby could be started, the next try is in %g s: %r", self._pause_s, exc)
+            return
+        self._waiting.append(Standby(peer, configured=config is not None))
+
+    def forget(self) -> list[Peer]:
+        """Give up all of them, and return them to be closed."""
+        waiting, self._waiting = self._waiting, []
+        return [standby.peer for standby in waiting]
+
+    def _living(self) -> list[Standby]:
+        for standby in [*self._waiting]:
+            if (death := standby.peer.death()) is not None:
+                logger.warning("a standby is lost: %s", death.headline)
+                self._waiting.remove(standby)
+                standby.peer.close()
+        return [*self._waiting]
+
+    def _new(self) -> Peer:
+        with self._reserve.lent():
+            return Peer(self._module, "--device", self._device)
+
+    def _postpone(self) -> None:
+        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+        self._not_before_s = self._clock() + self._pause_s
