@@ -1,6 +1,7 @@
 """What the engine and the worker say to each other: plain data, encoded as MessagePack, never pickles.
 
     engine                                   worker
+      | <------------------------ Waiting --- |   once it has imported what it needs, and again once it is configured
       | -- WorkerConfig --------------------> |   once; a standby gets it long before it is needed
       | -- Begin ---------------------------> |
       | <-------------------- WorkerReady --- |   or WorkerFault
@@ -89,6 +90,13 @@ class Begin(msgspec.Struct, frozen=True, array_like=True):
     num_blocks: int | None
     """As in `WorkerConfig`, instead of what that said."""
     proven: bool
+
+
+class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
+    """A process that is to become a worker has done what it can for now."""
+
+    configured: bool
+    """It has had its `WorkerConfig`, and needs but `Begin`."""
 
 
 class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
@@ -233,5 +241,5 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     """From taking up the plan to having the tokens on the host; on CUDA the end of the step before is part of it."""
 
 
-WorkerMessage = WorkerReady | WorkerFault | StepResult | KeeperReady
+WorkerMessage = Waiting | WorkerReady | WorkerFault | StepResult | KeeperReady
 EngineMessage = WorkerConfig | Begin | StepPlan

@@ -21,6 +21,7 @@ from octavo.messages import (
     KeptWeights,
     StepPlan,
     StepResult,
+    Waiting,
     WorkerConfig,
     WorkerMessage,
     WorkerReady,
@@ -36,6 +37,8 @@ def main() -> None:
     device = parser.parse_args().device
     wire = standard_input()
     threading.Thread(target=end_with_parent, args=(wire,), daemon=True).start()
+    if device is not None:
+        say(wire, Waiting(configured=False))
     try:
         config = msgspec.msgpack.decode(wire.read(), type=WorkerConfig)
         if device is None:

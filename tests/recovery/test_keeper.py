@@ -15,12 +15,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-import zmq
 
 from octavo.checkpoints.folder import resolve_folder
 from octavo.engine.kept import KeptSupply
 from octavo.engine.peer import Peer
 from octavo.engine.process import ProcessWorker
+from octavo.engine.standbys import COUNT
 from octavo.engine.statistics import RecoveryRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import CheckpointError, WorkerDiedError
@@ -50,7 +50,7 @@ PLANS = [
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where sockets are made; nothing may be left in it."""
+    """Where temporary files would be made; nothing may be."""
     path = Path(tempfile.mkdtemp(prefix="o", dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
@@ -98,10 +98,10 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: KeptSupply, undistur
     assert (worker.ready.pid, tiny.ensure_keeper().pid) == (standby, keeper)
     assert answers(worker) == undisturbed
 
-    standby = tiny.ensure_standby().pid
-    kill(standby, worker.ready.pid)
+    standbys = [peer.pid for peer in full(tiny)]
+    kill(*standbys, worker.ready.pid)
     worker = tiny.start(num_blocks)
-    assert worker.ready.pid != standby
+    assert worker.ready.pid not in standbys
     assert tiny.ensure_keeper().pid == keeper
     assert answers(worker) == undisturbed
 
@@ -111,7 +111,7 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: KeptSupply, undistur
     assert worker.ready.num_blocks == num_blocks
     assert answers(worker) == undisturbed
 
-    kill(tiny.ensure_keeper().pid, tiny.ensure_standby().pid, worker.ready.pid)
+    kill(tiny.ensure_keeper().pid, *(peer.pid for peer in full(tiny)), worker.ready.pid)
     assert answers(tiny.start(num_blocks)) == undisturbed
 
 
@@ -154,7 +154,7 @@ def test_real_kills_leave_nothing(tiny: KeptSupply, folder: Path) -> None:
     waiting(tiny)
     before = census(folder)
     for victims in ("w", "wsk", "w"):
-        victim_pids = {"w": worker.ready.pid, "s": tiny.ensure_standby().pid, "k": tiny.ensure_keeper().pid}
+        victim_pids = {"w": worker.ready.pid, "s": full(tiny)[0].pid, "k": tiny.ensure_keeper().pid}
         kill(*(victim_pids[name] for name in victims))
         worker = tiny.start(16)
     waiting(tiny)
@@ -168,11 +168,11 @@ def test_fifty_kills_leave_nothing(stand_ins: Callable[..., KeptSupply], folder:
     waiting(supply)
     before = census(folder)
     assert before != empty
-    assert before["children"] == 3
+    assert before["children"] == 4
     assert before["weights"] == 1
     for i in range(50):
         pids = [worker.ready.pid]
-        pids += [supply.ensure_standby().pid] if i % 7 == 3 else []
+        pids += [full(supply)[0].pid] if i % 7 == 3 else []
         pids += [supply.ensure_keeper().pid] if i % 5 == 2 else []
         kill(*pids)
         worker = supply.start(7)
@@ -305,7 +305,7 @@ def test_a_start_is_given_up_from_another_thread(stand_ins: Callable[..., KeptSu
 
 def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., KeptSupply]) -> None:
     supply = stand_ins()
-    pids = [supply.start(None).ready.pid, waiting(supply).pid, supply.ensure_keeper().pid]
+    pids = [supply.start(None).ready.pid, *(peer.pid for peer in full(supply)), supply.ensure_keeper().pid]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -324,7 +324,9 @@ def test_all_end_with_their_parent(folder: Path) -> None:
         from octavo.messages import WorkerConfig
         config = WorkerConfig(model="well", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
         supply = KeptSupply(config, 60.0, keeper={STAND_IN!r}, worker={STAND_IN!r})
-        print(supply.start(None).ready.pid, supply.ensure_standby().pid, supply.ensure_keeper().pid, flush=True)
+        worker = supply.start(None)
+        supply.tend()
+        print(worker.ready.pid, supply.standbys[0].peer.pid, supply.ensure_keeper().pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with tempfile.TemporaryDirectory(dir=folder) as sockets:
@@ -357,11 +359,20 @@ def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
     return [(result.sampled, result.prompt_scores) for result in results if result is not None]
 
 
+def full(supply: KeptSupply) -> list[Peer]:
+    """The standbys, once there are as many as there should be."""
+    while len(supply.standbys) < COUNT:
+        supply._standbys._not_before_s = 0.0
+        supply.tend()
+    return [standby.peer for standby in supply.standbys]
+
+
 def waiting(supply: KeptSupply) -> Peer:
-    """The standby, once it has imported and connected."""
-    standby = supply.ensure_standby()
-    assert standby._socket.poll(int(1000 * START_S), zmq.POLLOUT)
-    return standby
+    """The next standby, once all have imported what they need."""
+    full(supply)
+    while not all(standby.prepared for standby in supply.standbys):
+        time.sleep(0.01)
+    return supply.standbys[0].peer
 
 
 def kill(*pids: int) -> None:

@@ -10,7 +10,7 @@ from octavo.engine.keeper import Keeper
 from octavo.engine.peer import Peer
 from octavo.engine.process import WORKER, ProcessWorker, Starting
 from octavo.engine.reserve import DescriptorReserve
-from octavo.engine.standbys import Standbys
+from octavo.engine.standbys import Standby, Standbys
 from octavo.errors import ChangedWeightsError, WorkerDiedError
 from octavo.messages import KeptWeights, WorkerConfig
 
@@ -53,7 +53,7 @@ class KeptSupply:
         self._closed = False
 
     @property
-    def standbys(self) -> list[Peer]:
+    def standbys(self) -> list[Standby]:
         """The processes that wait to become workers, the next one first."""
         return self._standbys.alive()
 

@@ -14,7 +14,7 @@ import msgspec
 
 from octavo.engine.peer import Peer
 from octavo.errors import WorkerDiedError
-from octavo.messages import Begin, StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.messages import Begin, StepPlan, StepResult, Waiting, WorkerConfig, WorkerReady
 
 WORKER = "octavo.worker"
 
@@ -81,6 +81,8 @@ class ProcessWorker:
     def _start(self, config: WorkerConfig, deadline_s: float) -> WorkerReady:
         self._peer.send(Begin(config.num_blocks, config.proven))
         message = self._peer.receive(deadline_s)
+        while isinstance(message, Waiting):
+            message = self._peer.receive(deadline_s)
         if message is None:
             raise WorkerDiedError(
                 "the worker was not ready in time; worker_start_timeout sets how long the first may take"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from octavo.engine.peer import Peer
 from octavo.engine.reserve import DescriptorReserve
-from octavo.messages import WorkerConfig
+from octavo.errors import WorkerDiedError
+from octavo.messages import Waiting, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +21,24 @@ LONGEST_PAUSE_S = 60.0
 """After a standby that could not be started, or died unused, the next is tried after a pause that doubles."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Standby:
     """A process that waits for what it needs to become a worker."""
 
     peer: Peer
     configured: bool
     """It has been told all but when to begin, and prepares what it can."""
+    prepared: bool = False
+    """It has done all that it can do before."""
+
+    def look(self) -> WorkerDiedError | None:
+        """Note how far it has come; why it has ended, if it has."""
+        try:
+            while (message := self.peer.receive(0)) is not None:
+                self.prepared = isinstance(message, Waiting) and message.configured == self.configured
+        except WorkerDiedError as death:
+            return death
+        return self.peer.death()
 
 
 class Standbys:
@@ -53,9 +65,14 @@ class Standbys:
         self._pause_s = 0.0
         self._not_before_s = 0.0
 
-    def alive(self) -> list[Peer]:
+    def alive(self) -> list[Standby]:
         """Those that wait, the oldest first; the dead are closed."""
-        return [standby.peer for standby in self._living()]
+        for standby in [*self._waiting]:
+            if (death := standby.look()) is not None:
+                logger.warning("a standby is lost: %s", death.headline)
+                self._waiting.remove(standby)
+                standby.peer.close()
+        return [*self._waiting]
 
     def take(self) -> Standby:
         """The oldest that is alive, or a new one.
@@ -63,7 +80,7 @@ class Standbys:
         Raises:
             OSError, RuntimeError, MemoryError: there is none, and the system has no room for another process.
         """
-        living = self._living()
+        living = self.alive()
         if living:
             self._pause_s = 0.0
             self._waiting.remove(living[0])
@@ -73,7 +90,7 @@ class Standbys:
     def tend(self, config: WorkerConfig | None, keeper: Peer) -> None:
         """Start one more if some are missing; with `config` it begins to prepare, and ends if `keeper` does."""
         before = len(self._waiting)
-        living = self._living()
+        living = self.alive()
         if len(living) < before:
             self._postpone()
         if len(living) >= COUNT or self._clock() < self._not_before_s:
@@ -94,14 +111,6 @@ class Standbys:
         """Give up all of them, and return them to be closed."""
         waiting, self._waiting = self._waiting, []
         return [standby.peer for standby in waiting]
-
-    def _living(self) -> list[Standby]:
-        for standby in [*self._waiting]:
-            if (death := standby.peer.death()) is not None:
-                logger.warning("a standby is lost: %s", death.headline)
-                self._waiting.remove(standby)
-                standby.peer.close()
-        return [*self._waiting]
 
     def _new(self) -> Peer:
         with self._reserve.lent():

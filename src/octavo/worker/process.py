@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
-from octavo.messages import Begin, StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.messages import Begin, StepPlan, Waiting, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
 from octavo.wire import Wire, standard_input
 from octavo.worker.runner import Launched, Runner
 
@@ -38,7 +38,9 @@ def serve(prepare: Prepare) -> NoReturn:
     """Load what the first message says, then answer plans; see `live`."""
 
     def work(wire: Wire) -> None:
+        send(wire, Waiting(configured=False))
         start = prepare(msgspec.msgpack.decode(wire.read(), type=WorkerConfig))
+        send(wire, Waiting(configured=True))
         runner, ready = start(msgspec.msgpack.decode(wire.read(), type=Begin))
         send(wire, ready)
         decode = msgspec.msgpack.Decoder(StepPlan).decode
