@@ -69,6 +69,10 @@ class InstantWorker:
         self.now_s += elapsed_s
         return result
 
+    @property
+    def stopped(self) -> bool:
+        return False
+
     def last_output(self) -> list[str]:
         return []
 

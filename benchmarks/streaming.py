@@ -56,6 +56,10 @@ class EmptyWorker:
         time.sleep(max(0.0, min(due_s - time.monotonic(), math.inf if timeout_s is None else timeout_s)))
         return self._results.popleft()[1] if due_s <= time.monotonic() else None
 
+    @property
+    def stopped(self) -> bool:
+        return False
+
     def last_output(self) -> list[str]:
         return []
 
@@ -72,6 +76,9 @@ class EmptySupply:
 
     def start(self, num_blocks: int | None) -> EmptyWorker:
         return EmptyWorker(num_blocks or self._num_blocks, self._step_s)
+
+    def tend(self) -> None:
+        """Nothing is prepared."""
 
     def abandon(self) -> None:
         """Nothing is waited for."""

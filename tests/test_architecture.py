@@ -13,7 +13,7 @@ import pytest
 import octavo
 
 SOURCE = Path(octavo.__file__).parent
-COMMON = {"errors", "version", "config", "sampling", "messages"}
+COMMON = {"errors", "version", "config", "sampling", "messages", "wire"}
 """Plain data that every room may import."""
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "sampling": {"errors"},
     "config": {"errors"},
     "messages": {"errors", "sampling"},
+    "wire": set(),
     "outputs": COMMON,
     "text": COMMON,
     "kernels": COMMON,
@@ -35,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "": {"llm", "outputs", "sampling", "version"},
 }
 """Room -> rooms it may import; the empty name is the package itself, `octavo/__init__.py`."""
-FREE_OF_TORCH = ["errors", "version", "sampling", "config", "messages", "outputs", "text", "engine", "server"]
+FREE_OF_TORCH = ["errors", "version", "sampling", "config", "messages", "wire", "outputs", "text", "engine", "server"]
 DEVICE_LIBRARIES = {"torch", "triton", "transformers"}
 
 

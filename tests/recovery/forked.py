@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from multiprocessing.connection import Connection
@@ -22,9 +21,9 @@ CONTEXT.set_forkserver_preload(
 class ForkedPopen:
     """Stands in for `subprocess.Popen` where it runs `python -m MODULE ...` with pipes."""
 
-    def __init__(self, command: list[str], *, stdin: socket.socket, **_options: object) -> None:
+    def __init__(self, command: list[str], *, stdin: int, **_options: object) -> None:
         module, *arguments = command[command.index("-m") + 1 :]
-        input_end = Connection(os.dup(stdin.fileno()))
+        input_end = Connection(os.dup(stdin))
         self._output, output_end = CONTEXT.Pipe(duplex=False)
         self._process = CONTEXT.Process(target=_run, args=(module, arguments, input_end, output_end), daemon=True)
         self._process.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import signal
@@ -76,7 +77,9 @@ def run(engine: Engine, asked: Sequence[Request], kills: Sequence[signal.Signals
 @settings(max_examples=150, deadline=None)
 def test_whatever_is_killed_from_outside_only_killers_fail_and_all_of_them_soon(data: st.DataObject) -> None:
     limits = config(
-        max_num_batched_tokens=data.draw(st.integers(8, 200)), max_num_seqs=data.draw(st.integers(1, 16)), num_blocks=100
+        max_num_batched_tokens=data.draw(st.integers(8, 200)),
+        max_num_seqs=data.draw(st.integers(1, 16)),
+        num_blocks=100,
     )
     asked = load(data.draw(st.integers(1, 16)))
     names = [each.request_id for each in asked]
@@ -164,7 +167,7 @@ def test_others_live_between_the_deaths_for_which_one_is_blamed() -> None:
     assert trials.pop() == (["a"], None), "the verdict"
     alone_ = [i for i, (group, _died) in enumerate(trials) if group == ["a"]]
     assert len(alone_) == 3
-    for early, late in zip(alone_, alone_[1:], strict=False):
+    for early, late in itertools.pairwise(alone_):
         assert any(not died for _group, died in trials[early + 1 : late])
 
 

@@ -145,7 +145,7 @@ def test_the_sanitizer_runs_the_worker(
     out, err = capfd.readouterr()
     assert "died again (exit, exit code 9)" in out
     assert "called: --tool memcheck --target-processes all" in err
-    assert "-m octavo.worker --socket ipc://" in err
+    assert "-m octavo.worker --device cpu" in err
 
 
 def test_the_sanitizer_may_sum_up(

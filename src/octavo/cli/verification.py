@@ -59,6 +59,10 @@ class SharedLink:
             elapsed_s=result.elapsed_s,
         )
 
+    @property
+    def stopped(self) -> bool:
+        return False
+
     def last_output(self) -> list[str]:
         return self._link.last_output()
 

@@ -41,7 +41,7 @@ class Child:
         # microseconds (a setting of libgomp), then sleep, unless the user says otherwise.
         self._process = subprocess.Popen(
             command,
-            stdin=standard_input,
+            stdin=standard_input.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,

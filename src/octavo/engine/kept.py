@@ -103,9 +103,7 @@ class KeptSupply:
         if self._config.device != "cpu":
             # On a CPU what a worker makes of the weights is a copy of its own, for which a standby has no use yet.
             blocks = self._worker.ready.num_blocks
-            config = msgspec.structs.replace(
-                self._config, num_blocks=blocks, weights=self._keeper.weights, proven=True
-            )
+            config = msgspec.structs.replace(self._config, num_blocks=blocks, weights=self._keeper.weights, proven=True)
         self._standbys.tend(config, self._keeper.peer)
 
     def abandon(self) -> None:
@@ -151,9 +149,7 @@ class KeptSupply:
             raise
         self._first = self._first or weights
         if _identity(weights) != _identity(self._first):
-            raise ChangedWeightsError(
-                "holds other weights than when the first worker started", file=self._config.model
-            )
+            raise ChangedWeightsError("holds other weights than when the first worker started", file=self._config.model)
         return weights, load_s
 
     def _drop_keeper(self) -> None:

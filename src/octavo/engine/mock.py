@@ -28,7 +28,6 @@ from octavo.messages import (
 )
 from octavo.sampling import SamplingParams
 
-
 EXIT_CODES = {FaultKind.KILL: -signal.SIGKILL, FaultKind.SEGFAULT: -signal.SIGSEGV}
 """Of a worker that is told to commit a fault; 1 for all others."""
 

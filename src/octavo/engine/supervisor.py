@@ -269,7 +269,9 @@ def _failed_start(error: Exception) -> WorkerDiedError:
         case OctavoError():
             message = error.message
         case OSError():
-            message = f"the system refused: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+            message = f"the system refused: {error.strerror or error}" + (
+                f" ({error.filename})" if error.filename else ""
+            )
         case _:
             message = f"{type(error).__name__}: {error}"
     return WorkerDiedError(message, cause=DeathCause.START)
