@@ -17,8 +17,11 @@ import msgspec
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 from octavo.engine.engine import Engine
+from octavo.engine.kept import KeptSupply
 from octavo.engine.request import Request
+from octavo.engine.standbys import COUNT
 from octavo.engine.statistics import RecoveryRecord
+from octavo.engine.supply import WorkerSupply
 from octavo.sampling import SamplingParams
 from octavo.startup import start, with_keeper
 
@@ -45,7 +48,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--load-format", default="dummy")
     parser.add_argument("--num-prompts", type=int, default=100)
-    parser.add_argument("--faults", nargs="+", default=["out-of-bounds", "kill"], help="kinds, one after the other")
+    parser.add_argument(
+        "--faults", nargs="+", default=["out-of-bounds", "kill", "out-of-bounds"], help="kinds, a few steps apart"
+    )
     parser.add_argument("--name", default="recovery", help="of the result")
     args = parser.parse_args()
     began = time.monotonic()
@@ -65,7 +70,7 @@ def main() -> None:
         engine = runtime.engine(observe_recovery=records.append)
         requests = draw(args.num_prompts, runtime.config.vocab_size)
         undisturbed = ask(engine, requests, "undisturbed")
-        time.sleep(IMPORT_S)
+        await_standbys(runtime.supply)
         runs = [undisturbed, ask(engine, requests, "disturbed")]
     finally:
         runtime.close()
@@ -99,12 +104,18 @@ def main() -> None:
 
 PROMPT, MADE = 128, 64
 """Tokens of a request."""
-IMPORT_S = 8
-"""What the standby needs to import, as it has long done in a server that has run for a while."""
 APART = 10
 """Steps between one fault and the next."""
 FIRST_FAULT = MADE + 30
 """An engine step of the second run: each takes a step per made token, and a few more."""
+
+
+def await_standbys(supply: WorkerSupply) -> None:
+    """Wait until all have prepared, as they have long done in a server that has run for a while."""
+    assert isinstance(supply, KeptSupply)
+    while len(supply.standbys) < COUNT or not all(standby.prepared for standby in supply.standbys):
+        supply.tend()
+        time.sleep(0.05)
 
 
 def draw(count: int, vocab_size: int) -> list[tuple[list[int], SamplingParams]]:

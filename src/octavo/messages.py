@@ -119,6 +119,8 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     weight_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
+    free_bytes: int = 0
+    """Of the device's memory, once the worker is warm; 0 on a CPU: not asked."""
     open_s: float = 0.0
     """Making the device ready: the CUDA context."""
     load_s: float

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.engine.kept import KeptSupply
+from octavo.engine.kept import MIN_FREE_BYTES, KeptSupply
 from octavo.engine.process import ProcessWorker
+from octavo.engine.standbys import COUNT
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams
@@ -105,9 +106,10 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
     began = time.monotonic()
     worker = supply.start(None)
     tell("first start", began, worker.ready)
+    prepared(supply)
     blocks, full = worker.ready.num_blocks, used_bytes()
     for number in range(1, 6):
-        time.sleep(5)  # what the standby needs to import
+        prepared(supply)
         os.kill(worker.ready.pid, signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(WorkerDiedError, match="signal 9"):
@@ -120,6 +122,7 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
         worker = supply.start(blocks)
         tell(f"restart {number}", ended, worker.ready, detect=detected - began, end=ended - detected)
         assert worker.ready.num_blocks == blocks
+        prepared(supply)
         drift = used_bytes() - full
         assert abs(drift) < 64 * MIB, f"{drift / MIB:.0f} MiB more than before the restart"
     supply.close()
@@ -183,7 +186,7 @@ def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
         tell("first start of 48 layers", began, worker.ready)
         expected = answers(worker)
         for number in range(1, 4):
-            time.sleep(10)  # what the standby needs to import
+            prepared(supply)
             os.kill(worker.ready.pid, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(WorkerDiedError, match="signal 9"):
@@ -200,13 +203,29 @@ def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
         supply.close()
 
 
-def test_the_standby_takes_no_device_memory(supply: KeptSupply) -> None:
+def test_standbys_take_little_device_memory_and_none_of_the_worker_s(supply: KeptSupply) -> None:
     worker = supply.start(None)
-    with_standby_young = used_bytes()
-    time.sleep(8)
-    assert abs(used_bytes() - with_standby_young) < 8 * MIB
-    assert supply.ensure_standby().death() is None
+    alone = used_bytes()
+    prepared(supply)
+    each = (used_bytes() - alone) / COUNT
+    report("a prepared standby", mib=each / MIB)
+    assert each < MIN_FREE_BYTES / COUNT
     assert worker.receive(0) is None
+
+
+def test_without_room_for_them_standbys_only_import(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.engine.kept.MIN_FREE_BYTES", 2**60)
+    supply = KeptSupply(config, START_S)
+    try:
+        worker = supply.start(None)
+        alone = used_bytes()
+        prepared(supply)
+        assert abs(used_bytes() - alone) < 8 * MIB
+        expected = answers(worker)
+        os.kill(worker.ready.pid, signal.SIGKILL)
+        assert answers(supply.start(worker.ready.num_blocks)) == expected
+    finally:
+        supply.close()
 
 
 def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: KeptSupply) -> None:
@@ -227,7 +246,8 @@ def test_weights_that_were_written_to_are_not_used_again(supply: KeptSupply) -> 
     worker = supply.start(None)
     expected, keeper = answers(worker), supply.ensure_keeper().pid
     assert supply._keeper is not None
-    kept, _ = supply._keeper.weights(time.monotonic())
+    kept = supply._keeper.weights
+    assert kept is not None
     program = f"""
 import torch
 from octavo.messages import DeviceBlock
@@ -267,6 +287,15 @@ def answers(worker: ProcessWorker) -> list[object]:
     assert results[0] is not None
     assert results[0].sampled
     return [(result.sampled, result.prompt_scores) for result in results if result is not None]
+
+
+def prepared(supply: KeptSupply) -> None:
+    """Wait until the standbys have done all that they can before they are needed."""
+    end_s = time.monotonic() + START_S
+    while len(supply.standbys) < COUNT or not all(standby.prepared for standby in supply.standbys):
+        assert time.monotonic() < end_s
+        supply.tend()
+        time.sleep(0.02)
 
 
 def used_bytes() -> int:

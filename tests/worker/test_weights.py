@@ -20,12 +20,11 @@ from octavo.config import ModelConfig
 from octavo.errors import CheckpointError
 from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
 from octavo.models.load import fill_parameters
-from octavo.models.operations import operations_for
 from octavo.models.parameters import Parameters, allocate_parameters, place_parameters
 from octavo.sampling import SamplingParams
 from octavo.worker.host_block import map_host_block
 from octavo.worker.inprocess import InProcessWorker
-from octavo.worker.weights import ALIGNMENT, _Layout, block_bytes, checksum, keep_weights, map_weights
+from octavo.worker.weights import ALIGNMENT, MappedWeights, _Layout, block_bytes, checksum, keep_weights
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
@@ -87,7 +86,7 @@ def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights)
     _, parameters = mapped(kept)
     write_into(kept, parameters.layers[-1].mlp.experts.down.data[-1, -1], 0x01)
     with pytest.raises(CheckpointError, match="not what was loaded"):
-        map_weights(kept, CPU, operations_for(CPU))
+        MappedWeights(kept, CPU).verify()
 
 
 def test_a_config_that_changes_on_the_disk_changes_nothing(config: WorkerConfig, kept: KeptWeights) -> None:
@@ -117,7 +116,7 @@ def test_a_write_into_mapped_weights_is_a_segmentation_fault(config: WorkerConfi
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
     assert done.returncode == -signal.SIGSEGV
-    map_weights(kept, CPU, operations_for(CPU))
+    MappedWeights(kept, CPU).verify()
 
 
 def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
@@ -125,13 +124,13 @@ def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerCo
     gone.wait()
     away = msgspec.structs.replace(kept, block=HostBlock(f"/proc/{gone.pid}/fd/5"))
     with pytest.raises(FileNotFoundError):
-        map_weights(away, CPU, operations_for(CPU))
+        MappedWeights(away, CPU)
 
 
 def test_a_block_that_is_too_small_is_refused(kept: KeptWeights) -> None:
     longer = msgspec.structs.replace(kept, num_bytes=kept.num_bytes + 4096)
     with pytest.raises(ValueError, match="mmap length is greater than file size"):
-        map_weights(longer, CPU, operations_for(CPU))
+        MappedWeights(longer, CPU)
 
 
 @pytest.mark.parametrize("at", [0, 1001, 8191], ids=["first", "inner", "last"])

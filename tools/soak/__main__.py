@@ -138,8 +138,12 @@ async def _watch(session: aiohttp.ClientSession, url: str, memory: Memory, end_s
 
 
 async def _tell(traffic: Traffic, killer: Killer, end_s: float) -> None:
+    told = 0
     while (left_s := end_s - time.monotonic()) > 0:
         asked, kills = sum(traffic.counts.values()), sum(killer.kills.values())
+        for trouble in traffic.troubles[told:]:
+            print(trouble, flush=True)
+        told = len(traffic.troubles)
         print(
             f"{left_s / 60:6.1f} min left, {asked} asked, {kills} kills, {len(traffic.troubles)} failures", flush=True
         )

@@ -12,12 +12,14 @@ from octavo.engine.process import WORKER, ProcessWorker, Starting
 from octavo.engine.reserve import DescriptorReserve
 from octavo.engine.standbys import Standby, Standbys
 from octavo.errors import ChangedWeightsError, WorkerDiedError
-from octavo.messages import KeptWeights, WorkerConfig
+from octavo.messages import KeptWeights, WorkerConfig, WorkerReady
 
 KEEPER = "octavo.worker.keeper"
 MAX_START_FAILURES = 2
 """Workers in a row that may fail to start before the kept weights are thought to be the reason."""
 
+MIN_FREE_BYTES = 4 * 2**30
+"""Of a GPU's memory beside the worker, for standbys to prepare in."""
 RESTART_FLOOR_S = 60.0
 RESTART_FACTOR = 10.0
 """A worker that starts as one before it did may take as many times as long, or RESTART_FLOOR_S if that is longer."""
@@ -99,12 +101,7 @@ class KeptSupply:
         """See `WorkerSupply`: sees to the standbys."""
         if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
             return
-        config = None
-        if self._config.device != "cpu":
-            # On a CPU what a worker makes of the weights is a copy of its own, for which a standby has no use yet.
-            blocks = self._worker.ready.num_blocks
-            config = msgspec.structs.replace(self._config, num_blocks=blocks, weights=self._keeper.weights, proven=True)
-        self._standbys.tend(config, self._keeper.peer)
+        self._standbys.tend(self._advance_config(self._worker.ready, self._keeper.weights), self._keeper.peer)
 
     def abandon(self) -> None:
         """See `WorkerSupply`."""
@@ -122,6 +119,16 @@ class KeptSupply:
         for peer in idle:
             peer.close()
         self._reserve.close()
+
+    def _advance_config(self, ready: WorkerReady, weights: KeptWeights) -> WorkerConfig | None:
+        """What a standby is told before it is needed; None: nothing, it is not to take memory yet.
+
+        On a CPU a worker makes a copy of its own of the weights. On a GPU it maps them, but its context, workspace and
+        kernels take memory beside the worker that runs.
+        """
+        if self._config.device == "cpu" or ready.free_bytes < MIN_FREE_BYTES:
+            return None
+        return msgspec.structs.replace(self._config, num_blocks=ready.num_blocks, weights=weights, proven=True)
 
     def _begin(
         self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool

@@ -117,16 +117,23 @@ class GraphedModel:
         """See `Model`."""
         return self._model.logits(hidden)
 
-    @torch.inference_mode()
     def prepare(self) -> None:
         """Record all sizes, the largest first, whose memory serves the others; shows a progress bar."""
+        missing = len(self._sizes) - len(self._graphs)
+        for _ in tqdm(range(missing), desc="Capturing graphs", unit="graph"):
+            self.prepare_next()
+
+    @torch.inference_mode()
+    def prepare_next(self) -> bool:
+        """Record the largest size that is not recorded yet; False if there is none."""
+        size = next((size for size in reversed(self._sizes) if size not in self._graphs), None)
+        if size is None:
+            return False
         nothing = torch.empty(0, dtype=torch.int64)
         tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
-        empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
-        for size in tqdm(self._sizes[::-1], desc="Capturing graphs", unit="graph"):
-            if size not in self._graphs:
-                self._fill(empty, size)
-                self._record(size)
+        self._fill(ForwardBatch(nothing, nothing, nothing, tables, (0,), ()), size)
+        self._record(size)
+        return True
 
     def _fill(self, batch: ForwardBatch, size: int) -> None:
         plan = self._model.plan(batch, self._kv_cache)

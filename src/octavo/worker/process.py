@@ -30,6 +30,8 @@ ORPHANED = 3
 """Exit code of a worker whose parent is gone."""
 MOST_LAUNCHED = 2
 """Steps that the device has been given: it goes on with the second while the host reads the first."""
+IDLE_S = 0.5
+"""Without a plan for as long, the worker does what makes later steps faster, a fraction of a second at a time."""
 PAUSE_S = 5e-5
 """Between two looks for a plan or the end of a step: short beside a step, which takes milliseconds."""
 
@@ -45,7 +47,11 @@ def serve(prepare: Prepare) -> NoReturn:
         send(wire, ready)
         decode = msgspec.msgpack.Decoder(StepPlan).decode
         steps: deque[Launched] = deque()
+        idle: float | None = IDLE_S
         while True:
+            if not steps and not wire.wait(idle):
+                idle = IDLE_S if runner.idle_work() else None
+                continue
             if not steps or (len(steps) < MOST_LAUNCHED and _plan_comes_first(wire, steps[-1])):
                 steps.append(runner.launch(decode(wire.read())))
             else:

@@ -30,6 +30,14 @@ PIECE_ELEMENTS = 2**24
 PIECE_ROWS = 512
 
 
+IdleWork = Callable[[], bool]
+"""What makes later steps faster, a part of a second at a time, for when nothing else is to be done; False: it is done."""
+
+
+def no_work() -> bool:
+    return False
+
+
 class Model(Protocol):
     """What a runner needs of a model. Each row of both results depends on the tokens of its own request only."""
 
@@ -112,14 +120,24 @@ class Runner:
         kv_cache: on the device that the model is on; written.
         config: limits.
         vocab_size: V, at most 2^20.
+        idle_work: see `IdleWork`.
 
     Raises:
         ConfigError: the vocabulary is too large for the sampler.
     """
 
-    def __init__(self, model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        kv_cache: KVCache,
+        config: WorkerConfig,
+        *,
+        vocab_size: int,
+        idle_work: IdleWork = no_work,
+    ) -> None:
         if vocab_size > MAX_VOCAB:
             raise ConfigError("model", f"has {vocab_size} token ids; the sampler takes up to {MAX_VOCAB}")
+        self.idle_work = idle_work
         self._model = model
         self._kv_cache = kv_cache
         self._slots = Slots(config, num_blocks=kv_cache.layers[0].shape[1], vocab_size=vocab_size)

@@ -19,10 +19,10 @@ from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
 from octavo.worker.process import Start
-from octavo.worker.runner import Model, Runner
+from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import map_weights
+from octavo.worker.weights import MappedWeights
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -44,24 +44,35 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
 def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Start:
     """Open the device and load the model or map its weights; what is returned takes memory for keys and values and warms up.
 
+    Where `config` says that a worker like it has run, kernels are loaded too, as far as there is memory beside that worker.
     Arguments and errors as `start`.
     """
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    loaded = _load(config, device, (choose or choose_operations)(config, device))
+    weights = None if config.weights is None else MappedWeights(config.weights, device)
+    operations = (choose or choose_operations)(config, device)
+    loaded = _load(config, device, operations) if weights is None else weights.build(operations)
     load_s = watch.lap()
+    ahead = config.proven and device.type == "cuda"
+    if ahead:
+        _load_kernels_ahead(loaded, config, device)
+        open_s = load_s = 0.0  # nobody has waited for it
 
     def begin(order: Begin) -> tuple[Runner, WorkerReady]:
         watch.lap()
+        if weights is not None:
+            weights.verify()
+        verify_s = watch.lap()
         settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
-        return _begin(settled, device, loaded, watch, open_s, load_s)
+        runner, ready = _begin(settled, device, loaded, watch, ahead)
+        return runner, msgspec.structs.replace(ready, open_s=open_s, load_s=load_s + verify_s)
 
     return begin
 
 
 def _begin(
-    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, open_s: float, load_s: float
+    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, ahead: bool
 ) -> tuple[Runner, WorkerReady]:
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
@@ -71,8 +82,8 @@ def _begin(
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     allocate_s = watch.lap()
     vocab_size = loaded.config.vocab_size
-    model = prepare_model(loaded, kv_cache, config, record=measure)
-    warm_up(model, kv_cache, config, vocab_size=vocab_size)
+    model, idle_work = prepare_model(loaded, kv_cache, config, record=measure)
+    warm_up(model, kv_cache, config, vocab_size=vocab_size, briefly=config.proven and (ahead or device.type == "cpu"))
     kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
     print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
     ready = WorkerReady(
@@ -83,12 +94,28 @@ def _begin(
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=kv_bytes,
         workspace_bytes=workspace,
-        open_s=open_s,
-        load_s=load_s,
+        free_bytes=torch.cuda.mem_get_info()[0] if device.type == "cuda" else 0,
+        load_s=0.0,
         allocate_s=allocate_s,
         warm_up_s=watch.lap(),
     )
-    return Runner(model, kv_cache, config, vocab_size=vocab_size), ready
+    return Runner(model, kv_cache, config, vocab_size=vocab_size, idle_work=idle_work), ready
+
+
+def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> None:
+    """Run steps of all sizes on keys and values that are then dropped, so that the worker's first step waits for no kernel.
+
+    A device without the memory for it is no error: kernels are then loaded when they are needed.
+    """
+    before = torch.cuda.mem_get_info()[0]
+    num_blocks = min(blocks_of_widest(config), -(-config.max_num_batched_tokens // config.block_size))
+    try:
+        _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
+    except torch.OutOfMemoryError as exc:
+        print(f"no room beside the worker to load kernels ahead: {exc}", file=sys.stderr, flush=True)
+    torch.cuda.empty_cache()
+    kept = before - torch.cuda.mem_get_info()[0]
+    print(f"a standby is prepared: kernels and workspace take {kept / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
 
 
 class _Watch:
@@ -103,9 +130,7 @@ class _Watch:
 
 
 def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
-    """The model on weights of its own or on kept ones."""
-    if config.weights is not None:
-        return map_weights(config.weights, device, operations)
+    """The model on weights of its own."""
     return load_model(
         Path(config.model),
         load_format=config.load_format,
@@ -115,14 +140,16 @@ def _load(config: WorkerConfig, device: torch.device, operations: Operations) ->
     )
 
 
-def prepare_model(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool) -> Model:
+def prepare_model(
+    loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool
+) -> tuple[Model, IdleWork]:
     """The model as a runner takes it: with graphs, or with its steps shared out among the threads of a CPU.
 
-    `record` makes all graphs at once; else each is made when it is first needed.
+    `record` makes all graphs at once; else each is made when it is first needed, or when nothing else is to be done.
     """
     if config.device == "cpu":
         threads = torch.get_num_threads()
-        return ThreadedModel(loaded.model, threads) if threads > 1 else loaded.model
+        return (ThreadedModel(loaded.model, threads) if threads > 1 else loaded.model), no_work
     # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
     from octavo.worker.graphs import MOST_TOKENS, CudaCapture, GraphedModel, graph_sizes
 
@@ -137,7 +164,7 @@ def prepare_model(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, 
     )
     if record:
         model.prepare()
-    return model
+    return model, model.prepare_next
 
 
 def open_device(config: WorkerConfig) -> torch.device:
@@ -168,14 +195,22 @@ def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.
     then dropped."""
     block_bytes = loaded.config.kv_bytes_per_token * config.block_size
     num_blocks = min(blocks_of_widest(config), max(1, available_bytes(config, 0) // 2 // block_bytes))
-    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    kv_bytes = num_blocks * block_bytes
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
-    model = prepare_model(loaded, kv_cache, config, record=False)
-    for run in (load_kernels, warm_up):
-        run(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+    _run_all_sizes(loaded, config, num_blocks, device)
+    return torch.cuda.max_memory_reserved() - before - kv_bytes
+
+
+def _run_all_sizes(
+    loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device, *, quiet: bool = False
+) -> None:
+    """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
+    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
+    load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
+    warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_reserved() - before
 
 
 def _allocate(model: ModelConfig, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:

@@ -15,36 +15,40 @@ EVERYTHING = SamplingParams(
 )
 """Settings that take the sampler through all it can do."""
 BRIEF_TOKENS = 64
-"""Of the step on a CPU where nothing is to be proven."""
+"""Of the step where nothing is to be proven."""
 
 
-def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
-    """Run steps on slots that are then dropped: of the whole token budget, unless a worker has proven that they fit.
+def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int, briefly: bool = False) -> None:
+    """Run steps of the whole token budget on slots that are then dropped.
 
-    In as many requests as possible; and on a GPU, whose memory has an end that only the longest contexts reach, in as
-    few as possible too. A GPU runs them in any case: they load the kernels. Leaves finite numbers in `kv_cache`; no
-    request reads a position before it has written it.
+    They hold as many requests as possible; on a GPU, whose memory has an end that only the longest contexts reach, others
+    hold as few as possible. Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
+
+    Args:
+        briefly: a step of `BRIEF_TOKENS` will do: a worker has shown that the largest fit, and the kernels are loaded.
     """
     num_blocks = kv_cache.layers[0].shape[1]
-    if config.device != "cpu":
-        plans = [divided_plan(config, num_blocks), widest_plan(config, num_blocks)]
-    elif config.proven:
+    if briefly:
         brief = min(BRIEF_TOKENS, config.max_num_batched_tokens)
         plans = [divided_plan(msgspec.structs.replace(config, max_num_batched_tokens=brief), num_blocks)]
+    elif config.device != "cpu":
+        plans = [divided_plan(config, num_blocks), widest_plan(config, num_blocks)]
     else:
         plans = [divided_plan(config, num_blocks)]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 
 
-def load_kernels(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+def load_kernels(
+    model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int, quiet: bool = False
+) -> None:
     """Run steps of 1, 2, 4, ... tokens, so that no request waits for a kernel to be compiled; shows a progress bar.
 
     Tiles change with the number of tokens, and none is chosen only between two powers of two. Arguments as `warm_up`.
     """
     num_blocks = kv_cache.layers[0].shape[1]
     sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
-    for tokens in tqdm(sizes, desc="Loading kernels", unit="step"):
+    for tokens in tqdm(sizes, desc="Loading kernels", unit="step", disable=quiet):
         step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)
         for plan in (divided_plan(step, num_blocks), widest_plan(step, num_blocks)):
             Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)

@@ -53,23 +53,38 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     return KeptWeights(block=block, num_bytes=num_bytes, model=msgspec.json.encode(model), checksum=checksum(data))
 
 
-def map_weights(kept: KeptWeights, device: torch.device, operations: Operations) -> LoadedModel:
-    """The model on a keeper's weights, which are not copied.
+class MappedWeights:
+    """A keeper's weights, which are not copied.
+
+    Args:
+        kept: where they are.
+        device: where they are to be used.
 
     Raises:
-        CheckpointError: the weights are not what they were when they were loaded.
         OSError, ValueError, RuntimeError: the keeper's memory cannot be mapped.
     """
-    match kept.block:
-        case HostBlock() as block:
-            data = map_host_block(block, kept.num_bytes)
-        case block:
-            data = map_device_block(block, kept.num_bytes, device)
-    # A kernel that wrote out of bounds may have hit the weights before it hit nothing.
-    if checksum(data) != kept.checksum:
-        raise CheckpointError("the weights in memory are not what was loaded")
-    model = msgspec.json.decode(kept.model, type=ModelConfig)
-    return build_model(model, place_parameters(model, _Layout(data)), operations)
+
+    def __init__(self, kept: KeptWeights, device: torch.device) -> None:
+        self._kept = kept
+        match kept.block:
+            case HostBlock() as block:
+                self._data = map_host_block(block, kept.num_bytes)
+            case block:
+                self._data = map_device_block(block, kept.num_bytes, device)
+
+    def verify(self) -> None:
+        """Compare their checksum: a kernel that wrote out of bounds may have hit them before it hit nothing.
+
+        Raises:
+            CheckpointError: the weights are not what they were when they were loaded.
+        """
+        if checksum(self._data) != self._kept.checksum:
+            raise CheckpointError("the weights in memory are not what was loaded")
+
+    def build(self, operations: Operations) -> LoadedModel:
+        """The model on them."""
+        model = msgspec.json.decode(self._kept.model, type=ModelConfig)
+        return build_model(model, place_parameters(model, _Layout(self._data)), operations)
 
 
 def block_bytes(model: ModelConfig) -> int:
