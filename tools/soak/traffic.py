@@ -176,7 +176,6 @@ BAD: list[tuple[str, bytes, str]] = [
     (COMPLETIONS, b'{"prompt": "a", "model": "another"}', JSON),
     (COMPLETIONS, b"\xff\xfe\x00", JSON),
     (CHAT, b'{"messages": []}', JSON),
-    (CHAT, b'{"messages": [{"role": "king", "content": "x"}]}', JSON),
     (CHAT, b'{"messages": "hello"}', JSON),
     (CHAT, json.dumps({"messages": [{"role": "user", "content": "x" * 3_000_000}]}).encode(), JSON),
     ("/tokenize", b'{"prompt": 5}', JSON),
