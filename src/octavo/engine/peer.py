@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from octavo.engine.child import LAST_WORDS_S, Child
+from octavo.engine.child import Child
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.messages import EngineMessage, WorkerFault, WorkerMessage
 from octavo.wire import Wire
 
 LOOK_S = 0.1
 """While waiting for a message: how often to look whether the child, and what it needs, are alive."""
+END_S = 10.0
+"""How long a child that has closed its end of the wire may take to end; how it ended says who is to blame."""
 EXIT_S = 0.5
 """How long a child may take to exit after a fault."""
 
@@ -93,7 +95,8 @@ class Peer:
         self._check_open()
         while (message := self._next()) is None:
             if self._wire.ended:
-                self._child.exit_code(LAST_WORDS_S)
+                # Its files are closed before the system is done with it: a GPU takes a moment to let a process go.
+                self._child.exit_code(END_S)
             if (death := self.death()) is not None:
                 if self._late:
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -113,6 +114,7 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
         _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
     except torch.OutOfMemoryError as exc:
         print(f"no room beside the worker to load kernels ahead: {exc}", file=sys.stderr, flush=True)
+    gc.collect()
     torch.cuda.empty_cache()
     kept = before - torch.cuda.mem_get_info()[0]
     print(f"a standby is prepared: kernels and workspace take {kept / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
