@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from octavo.checkpoints.files import find_files
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.crash_log import CrashLog
@@ -22,7 +23,7 @@ from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.engine.supply import WorkerSupply
 from octavo.errors import ConfigError
-from octavo.messages import FaultKind, WorkerConfig
+from octavo.messages import FaultKind, WorkerConfig, WorkerReady
 from octavo.text import (
     ChatTemplate,
     DefaultSampling,
@@ -31,6 +32,7 @@ from octavo.text import (
     load_default_sampling,
     load_tokenizer,
 )
+from octavo.worker.host_memory import free_host_bytes, require_room
 
 if TYPE_CHECKING:
     from octavo.server.context import ServerContext
@@ -101,6 +103,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     began = time.monotonic()
     model = load_model(settings)
     config = worker_config(settings, model)
+    require_files_and_memory(config, model)
     injector = fault_injector(settings, config.device)
     crashes = crash_log(settings, config)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
@@ -112,15 +115,20 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     except BaseException:
         supply.close()
         raise
-    ready = link.ready
-    process_s = max(0.0, time.monotonic() - read - ready.load_s - ready.warm_up_s)
-    phases = {
-        "files": read - began,
-        "worker process": process_s,
+    phases = {"files": read - began, **_phases(link.ready, time.monotonic() - read)}
+    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
+
+
+def _phases(ready: WorkerReady, start_s: float) -> dict[str, float]:
+    """Parts of the `start_s` seconds until a worker was ready, by name; what it did not time itself is its process."""
+    parts = {
+        "device": ready.open_s,
         "weights": ready.load_s,
+        "kernels": ready.measure_s,
+        "KV cache": ready.allocate_s,
         "largest step": ready.warm_up_s,
     }
-    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
+    return {"worker process": max(0.0, start_s - sum(parts.values())), **parts}
 
 
 def server_context(runtime: Runtime) -> ServerContext:
@@ -213,6 +221,25 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         threads=settings.cpu_threads,
         seed=settings.seed,
     )
+
+
+def require_files_and_memory(config: WorkerConfig, model: Model) -> None:
+    """Notice before anything is loaded that the model has no weights, or that a KV cache as told cannot fit in memory.
+
+    Raises:
+        CheckpointError: files of weights are missing.
+        ConfigError: the machine has too little memory.
+    """
+    if config.load_format == "auto":
+        find_files(model.folder)
+    if config.device != "cpu":
+        return
+    told = {
+        "kv_cache_memory_bytes": config.kv_cache_memory_bytes or 0,
+        "num_gpu_blocks_override": (config.num_blocks or 0) * config.block_size * model.config.kv_bytes_per_token,
+    }
+    for setting, num_bytes in told.items():
+        require_room(num_bytes, free_host_bytes(), setting, "keys and values as told take")
 
 
 def changed_worker_config(

@@ -20,7 +20,7 @@ import zmq
 
 from octavo.engine.child import LAST_WORDS_S, Child
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
-from octavo.messages import EngineMessage, WorkerFault, WorkerMessage
+from octavo.messages import CheckpointRefusal, ConfigRefusal, EngineMessage, WorkerFault, WorkerMessage
 
 LOOK_S = 0.1
 """While waiting for a message: how often to look whether the child is alive."""
@@ -95,6 +95,7 @@ class Peer:
 
         Raises:
             WorkerDiedError: the child has ended, reports a fault, or says what cannot be read.
+            ConfigError, CheckpointError: the child cannot work with what it was told.
         """
         self._check_open()
         while not self._late and not self._arrived(deadline_s):
@@ -106,6 +107,8 @@ class Peer:
         message = self._late.popleft() if self._late else self._take()
         if isinstance(message, WorkerFault):
             raise self._fault(message, self._child.exit_code(EXIT_S))
+        if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
+            raise message.error()
         return message
 
     def death(self) -> WorkerDiedError | None:

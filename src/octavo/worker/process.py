@@ -18,7 +18,16 @@ from typing import NoReturn
 import msgspec
 import zmq
 
-from octavo.messages import StepPlan, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.errors import CheckpointError, ConfigError
+from octavo.messages import (
+    CheckpointRefusal,
+    ConfigRefusal,
+    StepPlan,
+    WorkerConfig,
+    WorkerFault,
+    WorkerMessage,
+    WorkerReady,
+)
 from octavo.worker.runner import Launched, Runner
 
 Start = Callable[[WorkerConfig], tuple[Runner, WorkerReady]]
@@ -79,8 +88,7 @@ def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
         try:
             work(socket)
         except Exception as exc:
-            message = f"{type(exc).__name__}: {exc}"
-            send(socket, WorkerFault(message=message, traceback=traceback.format_exc()))
+            send(socket, _report(exc))
             # Here, where the exception still holds what its frames held: on a device that has failed torch aborts the
             # process when a tensor is freed. And not through the interpreter's end, which takes half a second with torch.
             socket.close()
@@ -88,6 +96,16 @@ def live(address: str, work: Callable[[zmq.Socket[bytes]], None]) -> NoReturn:
             sys.stderr.flush()
             os._exit(FAULT)
     raise AssertionError("work does not return")
+
+
+def _report(error: Exception) -> WorkerMessage:
+    """What the parent is told of the error that ends this process."""
+    match error:
+        case ConfigError():
+            return ConfigRefusal(error.setting, error.reason)
+        case CheckpointError():
+            return CheckpointRefusal(error.reason, error.file, error.tensor)
+    return WorkerFault(message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
 def send(socket: zmq.Socket[bytes], message: WorkerMessage) -> None:

@@ -16,11 +16,11 @@ from octavo.messages import WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
-from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
+from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks, kv_cache_source
 from octavo.worker.runner import Model, Runner
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import map_weights
+from octavo.worker.weights import map_weights, require_weight_room
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -43,6 +43,7 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
     load_s = watch.lap()
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
+    measure_s = watch.lap()
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
     if config.proven and device.type == "cuda":
         await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
@@ -60,9 +61,11 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
         num_blocks=num_blocks,
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=kv_bytes,
+        kv_cache_source=kv_cache_source(config),
         workspace_bytes=workspace,
         open_s=open_s,
         load_s=load_s,
+        measure_s=measure_s,
         allocate_s=allocate_s,
         warm_up_s=watch.lap(),
     )
@@ -84,6 +87,7 @@ def _load(config: WorkerConfig, device: torch.device, operations: Operations) ->
     """The model on weights of its own or on kept ones."""
     if config.weights is not None:
         return map_weights(config.weights, device, operations)
+    require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
     return load_model(
         Path(config.model),
         load_format=config.load_format,
