@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.engine.supply import WorkerSupply
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import FaultKind, WorkerConfig, WorkerReady
 from octavo.text import (
     ChatTemplate,
@@ -36,6 +37,8 @@ from octavo.worker.host_memory import free_host_bytes, require_room
 
 if TYPE_CHECKING:
     from octavo.server.context import ServerContext
+
+log = logging.getLogger(__name__)
 
 OpenSupply = Callable[[WorkerConfig, Settings], WorkerSupply]
 """Opens what workers come from; starts none yet."""
@@ -70,13 +73,15 @@ class Runtime:
     crashes: CrashLog | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
+    engines: list[Engine] = dataclasses.field(default_factory=list)
+    """Those that were made."""
 
     def engine(self, observe: Observer | None = None, observe_recovery: RecoveryObserver | None = None) -> Engine:
         """The engine; `observe` gets the record of every step, beside the step log."""
         budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
         step_timeout_s = self.settings.worker_step_timeout
         supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
-        return Engine(
+        engine = Engine(
             self.config,
             self.link,
             _both(observe, self.step_log),
@@ -84,9 +89,13 @@ class Runtime:
             injector=self.injector,
             crashes=self.crashes,
         )
+        self.engines.append(engine)
+        return engine
 
     def close(self) -> None:
-        """End the workers; safe to call twice."""
+        """End the workers, for which no engine looks for others; safe to call twice."""
+        for engine in self.engines:
+            engine.abandon()
         self.supply.close()
         if self.step_log is not None:
             self.step_log.close()
@@ -112,8 +121,10 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     try:
         link = supply.start(config.num_blocks)
         engine = engine_config(settings, model, link.ready.num_blocks)
-    except BaseException:
+    except BaseException as exc:
         supply.close()
+        if isinstance(exc, (OSError, RuntimeError, MemoryError)):
+            raise WorkerDiedError(f"the worker could not start: {exc}", cause=DeathCause.START) from exc
         raise
     phases = {"files": read - began, **_phases(link.ready, time.monotonic() - read)}
     return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
@@ -290,16 +301,19 @@ def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
 
 
 def crash_log(settings: Settings, config: WorkerConfig) -> CrashLog | None:
-    """What writes crash files, unless the settings want none.
+    """What writes crash files, unless the settings want none, or the default is in the home folder of a user without one.
 
     Raises:
-        ConfigError: the folder is in the home folder of a user who has none.
+        ConfigError: the folder asked for is in the home folder of a user who has none.
     """
     if settings.crash_dir is None:
         return None
     try:
         folder = Path(settings.crash_dir).expanduser().absolute()
     except RuntimeError:
+        if settings.crash_dir == Settings.crash_dir:
+            log.warning("deaths of workers are not written down: this user has no home folder; --crash-dir names one")
+            return None
         message = f"{settings.crash_dir}: this user has no home folder; name another folder, or none to write nothing"
         raise ConfigError("crash_dir", message) from None
     keep = settings.crash_keep_prompts
