@@ -93,8 +93,10 @@ def test_a_model_folder_that_is_not_there_is_named(config: WorkerConfig) -> None
     missing = msgspec.structs.replace(config, model="no-such-model")
     with pytest.raises(CheckpointError, match="no-such-model"):
         InProcessWorker(missing)
-    with pytest.raises(WorkerDiedError, match="CheckpointError: file no-such-model"):
+    with pytest.raises(CheckpointError) as error:
         ProcessWorker(missing, START_S)
+    assert error.value.file == "no-such-model/config.json"
+    assert "Traceback" not in str(error.value)
 
 
 def test_cuda_without_a_device_names_the_remedy(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:

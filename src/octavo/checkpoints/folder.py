@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +28,7 @@ def resolve_folder(model: str, revision: str | None) -> Path:
     """
     if re.fullmatch(r"[\w.-]+", model) and (ASSETS / model / "config.json").exists():
         return ASSETS / model
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # without a home folder, ~ is a name like any other
     if path.is_dir():
         return path
     if path.exists():

@@ -16,7 +16,7 @@ import msgspec
 
 from octavo.engine.child import Child
 from octavo.errors import DeathCause, WorkerDiedError
-from octavo.messages import EngineMessage, WorkerFault, WorkerMessage
+from octavo.messages import CheckpointRefusal, ConfigRefusal, EngineMessage, WorkerFault, WorkerMessage
 from octavo.wire import Wire
 
 LOOK_S = 0.1
@@ -91,6 +91,7 @@ class Peer:
 
         Raises:
             WorkerDiedError: the child has ended, reports a fault, or says what cannot be read.
+            ConfigError, CheckpointError: the child cannot work with what it was told.
         """
         self._check_open()
         while (message := self._next()) is None:
@@ -109,6 +110,8 @@ class Peer:
             self._wire.wait(min(left_s, LOOK_S))
         if isinstance(message, WorkerFault):
             raise self._fault(message, self._child.exit_code(EXIT_S))
+        if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
+            raise message.error()
         return message
 
     def death(self) -> WorkerDiedError | None:

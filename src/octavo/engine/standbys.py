@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from octavo.engine.peer import Peer
 from octavo.engine.reserve import DescriptorReserve
-from octavo.errors import WorkerDiedError
+from octavo.errors import OctavoError
 from octavo.messages import Waiting, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ class Standby:
     prepared: bool = False
     """It has done all that it can do before."""
 
-    def look(self) -> WorkerDiedError | None:
+    def look(self) -> OctavoError | None:
         """Note how far it has come; why it has ended, if it has."""
         try:
             while (message := self.peer.receive(0)) is not None:
                 self.prepared = isinstance(message, Waiting) and message.configured == self.configured
-        except WorkerDiedError as death:
-            return death
+        except OctavoError as error:
+            return error
         return self.peer.death()
 
 
@@ -69,7 +69,7 @@ class Standbys:
         """Those that wait, the oldest first; the dead are closed."""
         for standby in [*self._waiting]:
             if (death := standby.look()) is not None:
-                logger.warning("a standby is lost: %s", death.headline)
+                logger.warning("a standby is lost: %s", death.message.partition("\n")[0])
                 self._waiting.remove(standby)
                 standby.peer.close()
         return [*self._waiting]

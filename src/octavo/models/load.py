@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import ConfigError
 from octavo.models.operations import Operations, operations_for
-from octavo.models.parameters import Parameters, allocate_parameters
+from octavo.models.parameters import Parameters, allocate_parameters, is_needless
 from octavo.models.qwen3_moe import Qwen3Moe
 
 FORMATS: dict[WeightFormat, Format] = {
@@ -72,7 +73,8 @@ def fill_parameters(
     if load_format == "dummy":
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
-        fill_from_folder(folder, parameters.sources, FORMATS[config.weight_format], progress=progress)
+        stored, needless = FORMATS[config.weight_format], partial(is_needless, config)
+        fill_from_folder(folder, parameters.sources, stored, needless=needless, progress=progress)
 
 
 def build_model(config: ModelConfig, parameters: Parameters, operations: Operations) -> LoadedModel:

@@ -18,12 +18,12 @@ from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations, operations_for
-from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
+from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks, kv_cache_source
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import MappedWeights
+from octavo.worker.weights import MappedWeights, require_weight_room
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -77,6 +77,7 @@ def _begin(
 ) -> tuple[Runner, WorkerReady]:
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
+    measure_s = watch.lap()
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
     if config.proven and device.type == "cuda":
         await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
@@ -94,9 +95,11 @@ def _begin(
         num_blocks=num_blocks,
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=kv_bytes,
+        kv_cache_source=kv_cache_source(config),
         workspace_bytes=workspace,
         free_bytes=torch.cuda.mem_get_info()[0] if device.type == "cuda" else 0,
         load_s=0.0,
+        measure_s=measure_s,
         allocate_s=allocate_s,
         warm_up_s=watch.lap(),
     )
@@ -133,6 +136,7 @@ class _Watch:
 
 def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
     """The model on weights of its own."""
+    require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
     return load_model(
         Path(config.model),
         load_format=config.load_format,

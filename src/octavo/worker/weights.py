@@ -9,13 +9,14 @@ import msgspec
 import torch
 
 from octavo.config import ModelConfig
-from octavo.errors import CheckpointError
 from octavo.messages import HostBlock, KeptWeights, WorkerConfig
 from octavo.models.load import LoadedModel, build_model, fill_parameters
 from octavo.models.operations import Operations
 from octavo.models.parameters import place_parameters
 from octavo.worker.device_block import create_device_block, map_device_block
 from octavo.worker.host_block import create_host_block, map_host_block
+from octavo.worker.host_memory import require_room
+from octavo.worker.memory import await_memory, free_bytes
 
 ALIGNMENT = 512
 """Bytes: what torch's own allocator gives on CUDA."""
@@ -39,10 +40,11 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     """Load the weights into a block of memory that lasts as long as this process.
 
     Raises:
-        CheckpointError, ConfigError: as `load_model`; or the weights do not fit on the device.
+        CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
     """
     folder = Path(config.model)
     model = ModelConfig.from_folder(folder)
+    require_weight_room(model, device)
     num_bytes = block_bytes(model)
     data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
     parameters = place_parameters(model, _Layout(data))
@@ -76,10 +78,10 @@ class MappedWeights:
         """Compare their checksum: a kernel that wrote out of bounds may have hit them before it hit nothing.
 
         Raises:
-            CheckpointError: the weights are not what they were when they were loaded.
+            RuntimeError: the weights are not what they were when they were loaded.
         """
         if checksum(self._data) != self._kept.checksum:
-            raise CheckpointError("the weights in memory are not what was loaded")
+            raise RuntimeError("the weights in memory are not what was loaded")
 
     def build(self, operations: Operations) -> LoadedModel:
         """The model on them."""
@@ -92,6 +94,29 @@ def block_bytes(model: ModelConfig) -> int:
     counted = _Layout(torch.empty(2**62, dtype=torch.uint8, device="meta"))
     place_parameters(model, counted)
     return counted.num_bytes
+
+
+def require_weight_room(model: ModelConfig, device: torch.device) -> None:
+    """Refuse weights that do not fit on `device`, before memory is taken for them.
+
+    Raises:
+        ConfigError: says how much they take and how much is free.
+    """
+    num_bytes, what = block_bytes(model), "its weights take"
+    if device.type == "cpu":
+        num_bytes += copy_bytes(model)
+        what = "its weights, with the float32 copies that a CPU computes with, take"
+    else:
+        await_memory(num_bytes)
+    require_room(num_bytes, free_bytes(device), "model", what)
+
+
+def copy_bytes(model: ModelConfig) -> int:
+    """Bytes of the float32 copies of all matrices that a CPU makes products with."""
+    parameters = place_parameters(model, lambda shape, dtype: torch.empty(shape, dtype=dtype, device="meta"))
+    matrices = (view for name, view in parameters.sources.items() if view.ndim == 2 and not name.endswith("_scale"))
+    looked_up = 0 if model.tie_word_embeddings else parameters.embedding.numel()
+    return 4 * (sum(view.numel() for view in matrices) - looked_up)
 
 
 def checksum(block: torch.Tensor) -> int:
