@@ -58,7 +58,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """Folder with config.json, safetensors and tokenizer files."""
     load_format: str = "auto"
-    """`auto` reads safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
+    """`auto` and `safetensors` read safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
     device: str = "cpu"
     """A torch device: `cpu` or `cuda`."""
     max_model_len: int

@@ -18,7 +18,7 @@ from octavo.engine.statistics import EngineStatus
 from octavo.errors import NotFoundError, OverloadedError
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
+from octavo.server.answer import Answer, Prompt
 from octavo.server.dispatch import Dispatcher
 from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
@@ -96,6 +96,12 @@ class Server:
         for prompt, sampling in zip(prompts, samplings, strict=True):
             text = repr(prompt.text if prompt.text is not None else prompt.token_ids)[: settings.max_log_len]
             log.info("request %s: %d tokens, %s, prompt %s", request_id, len(prompt.token_ids), sampling, text)
+
+    def log_answer(self, answer: Answer, reason: str) -> None:
+        """Log how `answer` ended and what it was, if the settings say so; cut to max_log_len characters."""
+        if self.context.settings.enable_log_outputs:
+            text = answer.text[: self.context.settings.max_log_len]
+            log.info("answer %s: %d tokens, %s, text %r", answer.request_id, answer.num_tokens, reason, text)
 
     async def offload(self, size: int, work: Callable[[], T]) -> T:
         """Do `work` on a text of `size` characters: at once if it is small, in a thread if not."""

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
-KEEP_ALIVE_S = 75
-"""Longer than the idle time after which clients drop a connection, so that none is closed in their hands."""
 LAST_WORDS_S = 3
 """Time for the answers to requests that draining did not wait for."""
 
@@ -52,7 +50,7 @@ def run_server(context: ServerContext) -> int:
         log_level="warning",
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=context.settings.http_timeout_keep_alive,
         timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + LAST_WORDS_S,
     )
     try:
