@@ -190,7 +190,10 @@ def load_model(settings: Settings) -> Model:
         config=config,
         tokenizer=load_tokenizer(texts),
         chat_template=load_chat_template(
-            texts, override=settings.chat_template, default_kwargs=settings.default_chat_template_kwargs
+            texts,
+            override=settings.chat_template,
+            default_kwargs=settings.default_chat_template_kwargs,
+            content_format=settings.chat_template_content_format,
         ),
         default_sampling=load_default_sampling(sampling_folder, settings.override_generation_config),
     )

@@ -20,6 +20,7 @@ from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import chat_logprobs, prompt_logprobs
 from octavo.server.telling import STREAMED, Teller
 from octavo.text import Tokenizer
+from octavo.text.messages import size_of
 
 
 def chat_routes(server: Server) -> APIRouter:
@@ -52,8 +53,9 @@ async def chat_prompt(server: Server, body: ChatFields, *, add_special_tokens: b
         RequestError: the template refuses the messages, or there is none.
     """
     messages = body.plain_messages()
-    size = sum(len(message["content"]) for message in messages)
-    return await server.offload(size, functools.partial(_render, server, body, messages, add_special_tokens))
+    return await server.offload(
+        size_of(messages), functools.partial(_render, server, body, messages, add_special_tokens)
+    )
 
 
 def _render(server: Server, body: ChatFields, messages: list[Json], add_special_tokens: bool) -> Prompt:
