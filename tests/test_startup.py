@@ -12,7 +12,8 @@ import pytest
 from octavo.checkpoints.folder import ASSETS
 from octavo.config import Settings, WeightFormat
 from octavo.errors import ConfigError
-from octavo.startup import check_dtype, engine_config, load_model
+from octavo.server.context import fingerprint
+from octavo.startup import check_dtype, engine_config, in_this_process, load_model, server_context, start
 
 TINY = ASSETS / "octavo-tiny"
 
@@ -68,3 +69,23 @@ def test_logprobs_of_the_whole_vocabulary() -> None:
     model = load_model(Settings())
     assert engine_config(Settings(max_logprobs=-1), model, 8).max_logprobs == model.config.vocab_size
     assert engine_config(Settings(max_logprobs=7), model, 8).max_logprobs == 7
+
+
+def test_the_fingerprint_is_that_of_the_files_and_not_of_their_folder(tmp_path: Path) -> None:
+    def told(folder: Path, **settings: Any) -> str:
+        runtime = start(
+            Settings(model=str(folder), cpu_threads=1, max_num_batched_tokens=64, **settings), in_this_process
+        )
+        try:
+            return fingerprint(server_context(runtime))
+        finally:
+            runtime.close()
+
+    equal, changed = tmp_path / "equal", tmp_path / "changed"
+    for folder in (equal, changed):
+        shutil.copytree(TINY, folder)
+    weights = bytearray((changed / "model.safetensors").read_bytes())
+    weights[-1] ^= 0x40
+    (changed / "model.safetensors").write_bytes(weights)
+    assert told(equal) == told(TINY)
+    assert told(changed) != told(TINY)

@@ -49,7 +49,7 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
     """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
     checksum: int
-    """Sum of the block's 64-bit words, modulo 2^64 as a signed number."""
+    """Of the block's bytes and their places; `worker/weights.py` says how."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +100,8 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Such as `compressed-tensors FP8 (channel/token)` or `bf16`."""
     num_blocks: int
     weight_bytes: int
+    weights_checksum: int = 0
+    """Of the weights as loaded; equal for kept weights and a worker's own."""
     kv_cache_bytes: int
     workspace_bytes: int
     open_s: float = 0.0

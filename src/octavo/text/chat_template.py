@@ -7,6 +7,7 @@ name, `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% gene
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,13 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as exc:
             raise ConfigError("chat_template", f"is not a Jinja template: line {exc.lineno}: {exc.message}") from exc
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for templates that make the same of all messages."""
+        form = self._content_form.value if self._content_form is not None else None
+        parts = [self.source, self._special_tokens, self._default_kwargs, form]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def render(
         self,

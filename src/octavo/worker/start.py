@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -14,13 +13,13 @@ from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
-from octavo.models.load import LoadedModel, load_model
+from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
 from octavo.worker.runner import Model, Runner
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import map_weights
+from octavo.worker.weights import load_weights, map_weights
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -39,7 +38,7 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    loaded = _load(config, device, (choose or choose_operations)(config, device))
+    loaded, weights_checksum = _load(config, device, (choose or choose_operations)(config, device))
     load_s = watch.lap()
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
@@ -59,6 +58,7 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
         weights_format=loaded.config.weight_format.value,
         num_blocks=num_blocks,
         weight_bytes=loaded.weight_bytes,
+        weights_checksum=weights_checksum,
         kv_cache_bytes=kv_bytes,
         workspace_bytes=workspace,
         open_s=open_s,
@@ -80,17 +80,11 @@ class _Watch:
         return self._last - before
 
 
-def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
-    """The model on weights of its own or on kept ones."""
+def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> tuple[LoadedModel, int]:
+    """The model on weights of its own or on kept ones, and their checksum."""
     if config.weights is not None:
-        return map_weights(config.weights, device, operations)
-    return load_model(
-        Path(config.model),
-        load_format=config.load_format,
-        device=device,
-        seed=config.seed,
-        operations=operations,
-    )
+        return map_weights(config.weights, device, operations), config.weights.checksum
+    return load_weights(config, device, operations)
 
 
 def prepare_model(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool) -> Model:
