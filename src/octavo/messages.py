@@ -52,7 +52,7 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
     """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
     checksum: int
-    """Sum of the block's 64-bit words, modulo 2^64 as a signed number."""
+    """Of the block's bytes and their places; `worker/weights.py` says how."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """Folder with config.json, safetensors and tokenizer files."""
     load_format: str = "auto"
-    """`auto` reads safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
+    """`auto` and `safetensors` read safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
     device: str = "cpu"
     """A torch device: `cpu` or `cuda`."""
     max_model_len: int
@@ -118,6 +118,8 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Such as `compressed-tensors FP8 (channel/token)` or `bf16`."""
     num_blocks: int
     weight_bytes: int
+    weights_checksum: int = 0
+    """Of the weights as loaded; equal for kept weights and a worker's own."""
     kv_cache_bytes: int
     kv_cache_source: str = ""
     """What the size of the KV cache follows from, such as `--gpu-memory-utilization 0.92`."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octavo.checkpoints.files import find_files
-from octavo.checkpoints.folder import resolve_folder
-from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
+from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.crash_log import CrashLog
 from octavo.engine.engine import Engine
 from octavo.engine.faults import FaultInjector, parse_fault
@@ -193,18 +193,40 @@ def load_model(settings: Settings) -> Model:
     Raises:
         ConfigError, CheckpointError: as `start`.
     """
-    folder = resolve_folder(settings.model, settings.revision)
-    texts = resolve_folder(settings.tokenizer, None) if settings.tokenizer is not None else folder
+    hub = Hub(settings.download_dir, settings.hf_token)
+    folder = resolve_folder(settings.model, settings.revision, hub)
+    texts = folder
+    if settings.tokenizer is not None or settings.tokenizer_revision is not None:
+        name = settings.tokenizer or settings.model
+        texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
+    config = ModelConfig.from_folder(folder)
+    check_dtype(settings.dtype, config.weight_format)
     return Model(
         folder=folder,
-        config=ModelConfig.from_folder(folder),
+        config=config,
         tokenizer=load_tokenizer(texts),
         chat_template=load_chat_template(
-            texts, override=settings.chat_template, default_kwargs=settings.default_chat_template_kwargs
+            texts,
+            override=settings.chat_template,
+            default_kwargs=settings.default_chat_template_kwargs,
+            content_format=settings.chat_template_content_format,
         ),
         default_sampling=load_default_sampling(sampling_folder, settings.override_generation_config),
     )
+
+
+def check_dtype(dtype: str, weights: WeightFormat) -> None:
+    """Say that float16 is not what an FP8 model is computed in, which it was not made for either.
+
+    Raises:
+        ConfigError: a bfloat16 model was to be computed in float16.
+    """
+    if dtype not in ("float16", "half"):
+        return
+    if weights is WeightFormat.BF16:
+        raise ConfigError("dtype", f"is {dtype}, but models are computed in bfloat16, which these weights are in")
+    log.warning("--dtype %s has no effect: models are computed in bfloat16, between products in FP8", dtype)
 
 
 def worker_config(settings: Settings, model: Model) -> WorkerConfig:
@@ -284,7 +306,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
-        max_logprobs=settings.max_logprobs,
+        max_logprobs=model.config.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         seed=settings.seed,
     )
 

@@ -171,8 +171,10 @@ CASES = [
     chat("empty messages", "messages", "at least 1", messages=[]),
     chat("messages as a text", "messages", "messages", messages="hi"),
     chat("no role", "messages", "messages.0.role", messages=[{"content": "x"}]),
-    chat("no content", "messages", "messages.0.content", messages=[{"role": "user"}]),
-    chat("an image", "messages", "text part", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+    chat("no content", "messages[0].content", "missing", messages=[{"role": "user"}]),
+    chat(
+        "an image", "messages[0].content", "text part", messages=[{"role": "user", "content": [{"type": "image_url"}]}]
+    ),
     chat("tool calls", "messages", "tool_calls", messages=[{"role": "assistant", "tool_calls": [{"id": "1"}]}]),
     chat("a role the template refuses", "messages", "no such role", messages=[{"role": "forbidden", "content": ""}]),
     chat("a reserved template argument", "chat_template_kwargs", "messages", chat_template_kwargs={"messages": []}),

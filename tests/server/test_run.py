@@ -66,6 +66,15 @@ def test_a_signal_lets_running_requests_finish(number: signal.Signals) -> None:
     assert answers[0].json()["usage"]["completion_tokens"] == 100
 
 
+def test_an_idle_connection_is_closed_when_the_settings_say() -> None:
+    with process({}, http_timeout_keep_alive=1) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert received.startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
     answers: list[httpx.Response] = []

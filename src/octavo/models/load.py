@@ -48,7 +48,7 @@ def load_model(
 
     Args:
         folder: a Hugging Face model folder.
-        load_format: `auto` reads the safetensors files; `dummy` makes random weights from config.json alone.
+        load_format: `auto` and `safetensors` read the safetensors files; `dummy` makes random weights from config.json alone.
         device: where the parameters live and the model runs.
         seed: of dummy weights.
         operations: what the model is computed with; None for PyTorch's on `device`.
@@ -56,7 +56,7 @@ def load_model(
 
     Raises:
         CheckpointError: a file is missing or does not hold what the config asks for; names tensor, file and shapes.
-        ConfigError: `load_format` is neither.
+        ConfigError: `load_format` is none of these.
     """
     config = ModelConfig.from_folder(folder)
     parameters = allocate_parameters(config, device)
@@ -68,8 +68,8 @@ def fill_parameters(
     parameters: Parameters, config: ModelConfig, folder: Path, *, load_format: str, seed: int, progress: bool = True
 ) -> None:
     """Write the weights of `folder`, or random ones, into `parameters`; arguments and Raises as `load_model`."""
-    if load_format not in ("auto", "dummy"):
-        raise ConfigError("load_format", f"must be auto or dummy, is {load_format!r}")
+    if load_format not in ("auto", "safetensors", "dummy"):
+        raise ConfigError("load_format", f"must be auto, safetensors or dummy, is {load_format!r}")
     if load_format == "dummy":
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:

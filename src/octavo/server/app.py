@@ -43,6 +43,7 @@ def create_app(context: ServerContext) -> FastAPI:
     app = FastAPI(
         title="Octavo",
         version=__version__,
+        openapi_url=None if context.settings.disable_fastapi_docs else "/openapi.json",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -57,8 +58,9 @@ def create_app(context: ServerContext) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=context.settings.allowed_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
+        allow_methods=context.settings.allowed_methods,
+        allow_headers=context.settings.allowed_headers,
+        allow_credentials=context.settings.allow_credentials,
         expose_headers=["X-Request-Id", "Retry-After"],
     )
     app.openapi = _openapi(app)  # type: ignore[method-assign]

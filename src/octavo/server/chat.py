@@ -20,6 +20,7 @@ from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import chat_logprobs, prompt_logprobs
 from octavo.server.telling import STREAMED, Teller
 from octavo.text import Tokenizer
+from octavo.text.messages import size_of
 
 
 def chat_routes(server: Server) -> APIRouter:
@@ -39,7 +40,7 @@ def chat_routes(server: Server) -> APIRouter:
         request_id = request.state.request_id
         generation = Generation(server, [prompt], samplings, request_id)
         server.log_request(request_id, [prompt], samplings)
-        shape = ChatShape(server.context.tokenizer, body)
+        shape = ChatShape(server.context.tokenizer, body, server.context.settings.response_role)
         return await Teller(server, body, shape, generation, request_id).answer(request)
 
     return router
@@ -52,8 +53,9 @@ async def chat_prompt(server: Server, body: ChatFields, *, add_special_tokens: b
         RequestError: the template refuses the messages, or there is none.
     """
     messages = body.plain_messages()
-    size = sum(len(message["content"]) for message in messages)
-    return await server.offload(size, functools.partial(_render, server, body, messages, add_special_tokens))
+    return await server.offload(
+        size_of(messages), functools.partial(_render, server, body, messages, add_special_tokens)
+    )
 
 
 def _render(server: Server, body: ChatFields, messages: list[Json], add_special_tokens: bool) -> Prompt:
@@ -81,19 +83,20 @@ class ChatShape:
     object: ClassVar[str] = "chat.completion"
     chunk_object: ClassVar[str] = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, body: ChatRequest) -> None:
+    def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._role = role if body.add_generation_prompt else body.messages[-1].role
 
     def opening(self, answer: Answer) -> dict[str, Any] | None:
-        delta = {"role": "assistant", "content": ""}
+        delta = {"role": self._role, "content": ""}
         return {"index": answer.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
         return self._choice(answer, part, {"delta": {"content": part.text}})
 
     def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
-        return self._choice(answer, part, {"message": {"role": "assistant", "content": part.text}})
+        return self._choice(answer, part, {"message": {"role": self._role, "content": part.text}})
 
     def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
         fields: dict[str, Any] = {}

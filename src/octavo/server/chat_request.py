@@ -28,31 +28,16 @@ class Message(BaseModel):
     content: str | list[ContentPart] | None = None
 
     def plain(self, where: str) -> Json:
-        """The message with its text in one piece, as templates expect it.
+        """The message as `ChatTemplate.render` takes it.
 
         Raises:
-            RequestError: it holds something that is not text.
+            RequestError: it calls tools.
         """
         extra = self.model_extra or {}
         if extra.get("tool_calls") or extra.get("function_call"):
             raise RequestError(f"{where}.tool_calls: tool calls are not supported yet", param="messages")
-        return {**extra, "role": self.role, "content": self._text(where)}
-
-    def _text(self, where: str) -> str:
-        if self.content is None:
-            if self.role != "assistant":
-                raise RequestError(f"{where}.content is missing", param="messages")
-            return ""
-        if isinstance(self.content, str):
-            return self.content
-        texts = []
-        for number, part in enumerate(self.content):
-            if part.type != "text" or part.text is None:
-                raise RequestError(
-                    f"{where}.content.{number} must be a text part, got type {part.type[:40]!r}", param="messages"
-                )
-            texts.append(part.text)
-        return "\n".join(texts)
+        parts = [part.model_dump() for part in self.content] if isinstance(self.content, list) else self.content
+        return {**extra, "role": self.role, "content": parts}
 
 
 class ChatFields(BaseModel):

@@ -7,9 +7,13 @@ import dataclasses
 import hashlib
 import json
 import logging
+import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 from octavo.config import EngineConfig, ModelConfig, Settings
@@ -18,7 +22,7 @@ from octavo.engine.statistics import EngineStatus
 from octavo.errors import NotFoundError, OverloadedError
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
+from octavo.server.answer import Answer, Prompt
 from octavo.server.dispatch import Dispatcher
 from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
@@ -31,6 +35,8 @@ T = TypeVar("T")
 
 SMALL_CHARS = 2048
 """Texts up to this long are tokenized on the event loop: a thread would take longer to wake."""
+LIBRARIES = ("torch", "triton")
+"""What computes: another version may round otherwise."""
 STALL_S = 60.0
 """With work waiting: seconds without a finished step after which the worker counts as hung, unless its largest step
 is known to be slow."""
@@ -97,6 +103,12 @@ class Server:
             text = repr(prompt.text if prompt.text is not None else prompt.token_ids)[: settings.max_log_len]
             log.info("request %s: %d tokens, %s, prompt %s", request_id, len(prompt.token_ids), sampling, text)
 
+    def log_answer(self, answer: Answer, reason: str) -> None:
+        """Log how `answer` ended and what it was, if the settings say so; cut to max_log_len characters."""
+        if self.context.settings.enable_log_outputs:
+            text = answer.text[: self.context.settings.max_log_len]
+            log.info("answer %s: %d tokens, %s, text %r", answer.request_id, answer.num_tokens, reason, text)
+
     async def offload(self, size: int, work: Callable[[], T]) -> T:
         """Do `work` on a text of `size` characters: at once if it is small, in a thread if not."""
         if size <= SMALL_CHARS:
@@ -122,19 +134,40 @@ class Server:
 
 
 def fingerprint(context: ServerContext) -> str:
-    """`octavo-<version>-<8 hex digits>`: equal for servers that give the same bits to the same request.
+    """`octavo-<version>-<8 hex digits>`: equal for servers that give the same answer, bit by bit, to the same request.
 
-    Limits and budgets are left out: they change no bit.
+    All that can change an answer is in it, by what it holds and not by where it lies. Limits and budgets are left out:
+    they change no bit.
     """
+    template, ready = context.chat_template, context.worker_ready
     parts = {
         "model": dataclasses.asdict(context.model_config) | {"weight_format": context.model_config.weight_format.value},
-        "weights": [context.settings.model, context.settings.revision, context.settings.load_format],
-        "seed": context.settings.seed,
-        "device": [context.worker_ready.device, context.worker_ready.weights_format],
+        "weights": ready.weights_checksum,
+        "format": ready.weights_format,
+        "tokenizer": context.tokenizer.fingerprint,
+        "template": template.fingerprint if template is not None else None,
         "defaults": dataclasses.asdict(context.default_sampling),
+        "stops": context.engine_config.eos_token_ids,
+        "seed": context.settings.seed,
+        "device": _processor() if ready.device.startswith("CPU") else ready.device,
+        "libraries": [_version(name) for name in LIBRARIES],
     }
     text = json.dumps(parts, sort_keys=True, default=_plain)
     return f"octavo-{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _processor() -> str:
+    """The model of this machine's CPU: its instructions decide how sums are cut; the number of threads does not."""
+    path = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
+    return match[1] if match else platform.machine()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -165,6 +165,7 @@ class Generation:
 
     def _end(self, answer: Answer, reason: str) -> None:
         self._server.context.metrics.on_end(answer, reason, self._arrival_s, time.monotonic())
+        self._server.log_answer(answer, reason)
 
 
 def _alone(sampling: SamplingParams, number: int) -> SamplingParams:

@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
-KEEP_ALIVE_S = 75
-"""Longer than the idle time after which clients drop a connection, so that none is closed in their hands."""
 INTERRUPTED = 130
 """Exit code of what Ctrl-C has cut short: 128 and the number of SIGINT, as shells have it."""
 HURRY_LOOK_S = 0.1
@@ -62,7 +60,7 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
         log_level="warning",
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=context.settings.http_timeout_keep_alive,
         timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + 3 * LAST_WORDS_S,
     )
     server = _DrainingServer(config, app.state.server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,11 @@ class Tokenizer(Protocol):
     @property
     def info(self) -> dict[str, Any]:
         """tokenizer_config.json, as `/tokenizer_info` shows it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers from equal files, wherever these lie."""
         ...
 
     @property
@@ -111,6 +117,7 @@ class FileTokenizer:
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
         self.context_free = isinstance(backend.decoder, decoders.ByteLevel)
         # Byte-level vocabularies have no unknown token; a normalizer may join up to three characters in one.
         self.longest_token = 3 * max(map(len, vocabulary), default=1) if self.context_free else None
@@ -152,6 +159,7 @@ class NoTokenizer:
     special_ids: frozenset[int] = frozenset()
     special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol has it per instance
     info: dict[str, Any] = {}  # noqa: RUF012
+    fingerprint = ""
     context_free = True
     longest_token = None
 

@@ -16,14 +16,14 @@ from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
-from octavo.models.load import LoadedModel, load_model
+from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks, kv_cache_source
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import MappedWeights, require_weight_room
+from octavo.worker.weights import MappedWeights, load_weights, require_weight_room
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -51,9 +51,14 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    weights = None if config.weights is None else MappedWeights(config.weights, device)
     operations = (choose or choose_operations)(config, device)
-    loaded = _load(config, device, operations) if weights is None else weights.build(operations)
+    if config.weights is not None:
+        weights = MappedWeights(config.weights, device)
+        loaded, weights_checksum = weights.build(operations), config.weights.checksum
+    else:
+        weights = None
+        require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
+        loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     ahead = config.proven and device.type == "cuda"
     if ahead:
@@ -67,7 +72,8 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         verify_s = watch.lap()
         settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
         runner, ready = _begin(settled, device, loaded, watch, ahead)
-        return runner, msgspec.structs.replace(ready, open_s=open_s, load_s=load_s + verify_s)
+        told = {"weights_checksum": weights_checksum, "open_s": open_s, "load_s": load_s + verify_s}
+        return runner, msgspec.structs.replace(ready, **told)
 
     return begin
 
@@ -132,18 +138,6 @@ class _Watch:
     def lap(self) -> float:
         before, self._last = self._last, time.perf_counter()
         return self._last - before
-
-
-def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
-    """The model on weights of its own."""
-    require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
-    return load_model(
-        Path(config.model),
-        load_format=config.load_format,
-        device=device,
-        seed=config.seed,
-        operations=operations,
-    )
 
 
 def prepare_model(

@@ -22,6 +22,12 @@ ALIGNMENT = 512
 """Bytes: what torch's own allocator gives on CUDA."""
 
 
+WORDS = ALIGNMENT // 8
+"""64-bit words of a row of a checksum."""
+ROWS = 2**20
+"""Rows that are summed at a time: 512 MiB, whose sums take 8 MiB."""
+
+
 class _Layout:
     """Tensors one after the other in `block` (n,) uint8, which may be longer than needed."""
 
@@ -34,6 +40,40 @@ class _Layout:
         end = begin + math.prod(shape) * dtype.itemsize
         self.num_bytes = -(-end // ALIGNMENT) * ALIGNMENT
         return self._block[begin:end].view(dtype).view(shape)
+
+
+class _Heap:
+    """Tensors each in memory of its own on `device`, and the checksum of a block that holds them as `_Layout` does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._tensors: list[torch.Tensor] = []
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        self._tensors.append(tensor)
+        return tensor
+
+    def checksum(self) -> int:
+        total, first_row = 0, 0
+        for tensor in self._tensors:
+            data = tensor.view(-1).view(torch.uint8)
+            total += checksum(data, first_row)
+            first_row += -(-len(data) // ALIGNMENT)
+        return _signed(total)
+
+
+def load_weights(config: WorkerConfig, device: torch.device, operations: Operations) -> tuple[LoadedModel, int]:
+    """The model on weights of its own, and their checksum, as that of a keeper's block.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_model`.
+    """
+    folder = Path(config.model)
+    model, heap = ModelConfig.from_folder(folder), _Heap(device)
+    parameters = place_parameters(model, heap)
+    fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
+    return build_model(model, parameters, operations), heap.checksum()
 
 
 def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
@@ -119,6 +159,25 @@ def copy_bytes(model: ModelConfig) -> int:
     return 4 * (sum(view.numel() for view in matrices) - looked_up)
 
 
-def checksum(block: torch.Tensor) -> int:
-    """Sum of the 64-bit words of `block` (n,) uint8, modulo 2^64: any one changed word shows."""
-    return int(block.view(torch.int64).sum())
+def checksum(data: torch.Tensor, first_row: int = 0) -> int:
+    """The rows of 512 bytes of `data` (n,) uint8, each the sum of its 64-bit words, times the odd numbers from
+    2 `first_row` + 1, all modulo 2^64 and as a signed number. Any one changed word shows, and rows that changed places;
+    the last row counts as filled up with zeros. Reads `data` once, where it lies."""
+    whole = len(data) // ALIGNMENT * ALIGNMENT
+    rows = data[:whole].view(torch.int64).view(-1, WORDS)
+    total = sum(_weighted(rows[at : at + ROWS], first_row + at) for at in range(0, len(rows), ROWS))
+    if whole < len(data):
+        last = torch.zeros(ALIGNMENT, dtype=torch.uint8, device=data.device)
+        last[: len(data) - whole] = data[whole:]
+        total += _weighted(last.view(torch.int64).view(1, WORDS), first_row + len(rows))
+    return _signed(total)
+
+
+def _weighted(rows: torch.Tensor, first_row: int) -> int:
+    odd = torch.arange(first_row, first_row + len(rows), device=rows.device) * 2 + 1
+    return int((rows.sum(1) * odd).sum())
+
+
+def _signed(number: int) -> int:
+    """`number` modulo 2^64, as a signed 64-bit integer."""
+    return (number + 2**63) % 2**64 - 2**63
