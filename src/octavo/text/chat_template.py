@@ -7,13 +7,14 @@ name, `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% gene
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -49,6 +50,19 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as exc:
             raise ConfigError("chat_template", f"is not a Jinja template: line {exc.lineno}: {exc.message}") from exc
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads and does not set."""
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what Jinja compiled, which no other process can be sent."""
+        return {name: value for name, value in vars(self).items() if name != "_template"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._template = _environment().from_string(self.source)
 
     def render(
         self,
