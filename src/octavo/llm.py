@@ -241,7 +241,7 @@ class _Job:
         return RequestOutput(
             request_id=self._request_id,
             prompt=self._prompt.text,
-            prompt_token_ids=self._prompt.token_ids,
+            prompt_token_ids=list(self._prompt.token_ids),
             prompt_logprobs=None if scores is None else [None, *map(self._logprobs, scores)],
             outputs=[self._output(answer) for answer in answers],
             finished=self.finished,

@@ -17,7 +17,7 @@ class Prompt:
 
     index: int
     """Its place among the prompts of the call."""
-    token_ids: list[int]
+    token_ids: Sequence[int]
     text: str | None
     """As the client sent it, or the template made it; None if it came as token ids."""
 

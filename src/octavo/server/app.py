@@ -24,7 +24,8 @@ from octavo.server.gate import Gate
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
 from octavo.server.stats import keep_logging, watch_worker
-from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
+from octavo.server.token_request import DetokenizeRequest, TokenizeRequest
+from octavo.server.tokens import token_routes
 from octavo.version import __version__
 
 RECOVERING_S = 1.0
@@ -79,7 +80,7 @@ def _lifespan(server: Server) -> Any:
         yield
         for task in tasks:
             task.cancel()
-        server.texts.shutdown(wait=False, cancel_futures=True)
+        server.bodies.close()
 
     return lifespan
 
@@ -129,7 +130,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def _openapi(app: FastAPI) -> Any:
-    """FastAPI's description, with the bodies that `read_body` reads."""
+    """FastAPI's description, with the bodies that `Server.read` reads."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

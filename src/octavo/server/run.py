@@ -20,6 +20,7 @@ from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import public_cause
+from octavo.server.http_protocol import HttpProtocol
 from octavo.server.screen import start_screen
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -7,6 +7,7 @@ name, `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% gene
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -51,7 +52,7 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self._content_form = content_form
-        self._probe = TemplateProbe(lambda messages, kwargs: self._render(messages, False, kwargs))
+        self._probe = self._make_probe()
         self._special_tokens = dict(special_tokens)
         self._default_kwargs = dict(default_kwargs or {})
         try:
@@ -65,6 +66,23 @@ class ChatTemplate:
         form = self._content_form.value if self._content_form is not None else None
         parts = [self.source, self._special_tokens, self._default_kwargs, form]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads and does not set."""
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what Jinja compiled and what renders with it, which no other process can be sent."""
+        return {name: value for name, value in vars(self).items() if name not in ("_template", "_probe")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._template = _environment().from_string(self.source)
+        self._probe = self._make_probe()
+
+    def _make_probe(self) -> TemplateProbe:
+        return TemplateProbe(lambda messages, kwargs: self._render(messages, False, kwargs))
 
     def render(
         self,
