@@ -52,11 +52,19 @@ class BodyProcess:
         return None if self._child is None else self._child.pid
 
     def read(self, model: type[Preparable[T]], raw: bytes) -> Reading[T]:
-        """As `BodyReader.read`.
+        """As `BodyReader.read`. If the process is killed meanwhile, another one reads the body again, once.
 
         Raises:
-            OverloadedError: the process has ended, or cannot be started; the next body gets another one.
+            OverloadedError: that ended too, or cannot be started; the next body gets another one.
         """
+        try:
+            return self._read(model, raw)
+        except OverloadedError:
+            if self._closed:
+                raise
+            return self._read(model, raw)
+
+    def _read(self, model: type[Preparable[T]], raw: bytes) -> Reading[T]:
         try:
             connection = self._connection or self._start()
             connection.send(model)
