@@ -89,7 +89,7 @@ class EmptySupply:
 
 def serve(port: int, streams: int, step_s: float) -> None:
     """Run the server in this process until SIGTERM."""
-    from octavo.server.run import run_server
+    from octavo.server.run import bind, run_server
     from octavo.startup import server_context, start
 
     settings = Settings(
@@ -97,7 +97,7 @@ def serve(port: int, streams: int, step_s: float) -> None:
     )
     context = server_context(start(settings, lambda *_: EmptySupply(64 * streams, step_s)))
     context.loop.start()
-    run_server(context)
+    run_server(context, bind(settings.host, settings.port))
 
 
 async def stream(session: aiohttp.ClientSession, url: str, tokens: int) -> int:

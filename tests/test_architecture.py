@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
     "llm": COMMON | {"outputs", "startup", "server", "engine", "text"},
     "cli": COMMON | {"outputs", "llm", "startup", "server", "engine", "text"},
+    "__main__": {"cli"},
     "": {"llm", "outputs", "sampling", "version"},
 }
 """Room -> rooms it may import; the empty name is the package itself, `octavo/__init__.py`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from octavo.config.foreign import FOREIGN_FLAGS, ForeignFlag
+from octavo.config.foreign import Foreign
 from octavo.config.settings import ENV_PREFIX, Settings, flag_name
 from octavo.config.values import kinds
+from octavo.config.vllm_flags import FOREIGN_FLAGS
+from octavo.config.vllm_variables import VARIABLES, Honoured
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -18,9 +20,21 @@ HEAD = f"""# Configuration
 Every setting has one name. It is a flag (`--max-num-seqs 64`), a key of the YAML file that `--config` names
 (`max-num-seqs: 64`), an environment variable (`{ENV_PREFIX}MAX_NUM_SEQS=64`) and an argument of
 `LLM(max_num_seqs=64)`. Flags win over the file, the file over the environment, and all of them over the default.
+Keys of a JSON object may be flags of their own: `--default-chat-template-kwargs.enable_thinking false`.
 An unknown name stops the start and says the nearest known one. Switches have a twin that turns them off
 (`--no-enable-prefix-caching`). Small letters count in thousands and capital letters in 1024s: `32k` is 32000, `32K` is
 32768. Names and meanings are vLLM's where it has them.
+"""
+
+FLAGS = """## Flags of `vllm serve` that set nothing here
+
+So that copied commands start. A value that asks for what Octavo does anyway is taken in silence; any other gets a line
+in the log, or stops the start where the user would not get what was asked for.
+"""
+ENVIRONMENT = """## Variables of vLLM
+
+Read by the command `octavo`, below all other sources. Unknown ones that begin with `VLLM_` are named in one line of the
+log, but for those that Kubernetes sets beside a service named `vllm`.
 """
 
 KINDS = {bool: "switch", int: "number", float: "number", str: "text", tuple: "texts", dict: "JSON object"}
@@ -37,28 +51,8 @@ def page() -> str:
                 [f"## {group}", "", "| Flag | Value | Default | Meaning |", "| --- | --- | --- | --- |", *rows, ""]
             )
         )
-    accepted = [flag for flag in FOREIGN_FLAGS.values() if flag.allowed is None]
-    limited = [flag for flag in FOREIGN_FLAGS.values() if flag.allowed is not None]
-    parts.append(
-        "\n".join(
-            [
-                "## Flags of `vllm serve` that set nothing here",
-                "",
-                "Accepted with one line of warning, so that copied commands start:",
-                "",
-                "| Flag | Why it is not needed |",
-                "| --- | --- |",
-                *(f"| `--{flag.name}` | {flag.reason} |" for flag in accepted),
-                "",
-                "Accepted only with a value that asks for what Octavo does anyway, and refused otherwise:",
-                "",
-                "| Flag | Accepted | Else |",
-                "| --- | --- | --- |",
-                *(f"| `--{flag.name}` | {_allowed(flag)} | {flag.reason} |" for flag in limited),
-                "",
-            ]
-        )
-    )
+    parts.append(_table(FLAGS, [_foreign(f"--{flag.name}", flag.answer) for flag in FOREIGN_FLAGS.values()]))
+    parts.append(_table(ENVIRONMENT, [_variable(name, known) for name, known in VARIABLES.items()]))
     return "\n".join(parts)
 
 
@@ -77,9 +71,26 @@ def _default(value: object) -> str:
     return f"`{' '.join(value) if isinstance(value, tuple) else value}`"
 
 
-def _allowed(flag: ForeignFlag) -> str:
-    words = [word for word in flag.allowed or () if word not in ("none", "null", "false")]
-    return ", ".join(f"`{word}`" for word in words) or "off"
+def _table(head: str, rows: list[str]) -> str:
+    columns = ["| Name | In silence | Else | Why, and what to do instead |", "| --- | --- | --- | --- |"]
+    return "\n".join([head, *columns, *rows, ""])
+
+
+def _foreign(name: str, known: Foreign) -> str:
+    same = ", ".join(f"`{_switch(word)}`" for word in known.same)
+    return f"| `{name}` | {same} | {known.else_} | {known.reason} |"
+
+
+def _variable(name: str, known: Honoured | Foreign) -> str:
+    match known:
+        case Honoured(setting):
+            return f"| `{name}` | any value | | sets `{flag_name(setting)}` |"
+        case other:
+            return _foreign(name, other)
+
+
+def _switch(word: str) -> str:
+    return {"true": "on", "false": "off"}.get(word, word)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What only a GPU can show of the expert layer: kernel tests on the device, tiles, times, sweeps, compute-sanitizer.
-#     tools/gpu_check.sh LOGS [step ...]        steps: kernels tune bench profile sweeps sanitize; all by default
+#     tools/gpu_check.sh LOGS [step ...]        steps: kernels tune bench profile sweeps guard sanitize; all by default
 set -uo pipefail
 cd "$(dirname "$0")/.."
 logs=${1:?usage: tools/gpu_check.sh LOGS [step ...]}
 shift
-steps=${*:-kernels tune bench profile sweeps sanitize}
+steps=${*:-kernels tune bench profile sweeps guard sanitize}
 mkdir -p "$logs"
 export PYTHONPATH=src:.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
@@ -25,11 +25,6 @@ step() {
     fi
 }
 
-sanitize() {
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$1" timeout 200 \
-        compute-sanitizer --tool "$1" --error-exitcode 1 "$python" -m tools.sanitize_moe
-}
-
 for name in $steps; do
     case $name in
     kernels) step kernels "${pytest[@]}" -n 14 tests/kernels || failed=1 ;;
@@ -42,14 +37,8 @@ for name in $steps; do
         ;;
     profile) step profile timeout 60 "$python" -m tools.profile_moe || failed=1 ;;
     sweeps) step sweeps "${pytest[@]}" -n 3 --dist loadscope tests/gpu/test_any_batch.py tests/gpu/test_same_bits.py || failed=1 ;;
-    sanitize)
-        pids=()
-        for tool in memcheck racecheck initcheck; do
-            sanitize "$tool" &
-            pids+=($!)
-        done
-        for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-        ;;
+    guard) step guard "${pytest[@]}" tests/gpu/test_guard_pages.py || failed=1 ;;
+    sanitize) step sanitize timeout 200 "$python" -m tools.sanitize_moe || failed=1 ;;
     esac
 done
 exit $failed

@@ -50,7 +50,8 @@ What holds for every call:
 
 - **Any batch.** Every T from 0 to the workspace's size, any ids, any values. Indices from device memory are compared with
   both bounds where they are used; offsets of rows are 64-bit; sizes that cannot run are refused on the host with a
-  `KernelContractError` that names the argument and the remedy.
+  `KernelContractError` that names the argument and the remedy. Where an address is not a multiple of 16 bytes nothing is
+  copied in bulk; a tile that says it should be is refused.
 - **Same bits.** A row's output depends on the row, its routing and the weights. Tiles, batch, position, neighbours, padding
   and graph replay do not change it: the order of summation is fixed by the weights' format (`src/octavo/kernels/grouped_gemm/kernel.py`).
 - **Contained.** A row with NaN or infinity comes back flagged and changes no other row.

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from octavo.checkpoints.dummy import fill_dummy
+from octavo.checkpoints.files import INDEX
 from octavo.checkpoints.folder import resolve_folder
-from octavo.checkpoints.safetensors import INDEX
 from octavo.config import ModelConfig
 from octavo.models.parameters import allocate_parameters
 

@@ -40,12 +40,14 @@ class ConfigError(OctavoError):
     def __init__(self, setting: str, message: str) -> None:
         super().__init__(f"{setting}: {message}")
         self.setting = setting
+        self.reason = message
 
 
 class CheckpointError(OctavoError):
     """A model folder lacks something or holds something unexpected; names file and tensor."""
 
     def __init__(self, message: str, *, file: str | None = None, tensor: str | None = None) -> None:
+        self.reason = message
         where = " ".join(
             part for part in (f"file {file}" if file else "", f"tensor {tensor}" if tensor else "") if part
         )

@@ -157,6 +157,7 @@ class LLM(ModelHandle):
             self._prompts.read_chat(
                 conversation,
                 template=chat_template,
+                content_format=chat_template_content_format,
                 arguments=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,

@@ -4,7 +4,7 @@
       | <------------------------ Waiting --- |   once it has imported what it needs, and again once it is configured
       | -- WorkerConfig --------------------> |   once; a standby gets it long before it is needed
       | -- Begin ---------------------------> |
-      | <-------------------- WorkerReady --- |   or WorkerFault
+      | <-------------------- WorkerReady --- |   or WorkerFault, or a refusal of what it was told
       | -- StepPlan n ----------------------> |
       | -- StepPlan n+1 --------------------> |   made while step n runs
       | <---------------------- StepResult n  |   or WorkerFault
@@ -23,6 +23,7 @@ import enum
 
 import msgspec
 
+from octavo.errors import CheckpointError, ConfigError
 from octavo.sampling import SamplingParams
 
 
@@ -51,7 +52,7 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
     """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
     checksum: int
-    """Sum of the block's 64-bit words, modulo 2^64 as a signed number."""
+    """Of the block's bytes and their places; `worker/weights.py` says how."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """Folder with config.json, safetensors and tokenizer files."""
     load_format: str = "auto"
-    """`auto` reads safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
+    """`auto` and `safetensors` read safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
     device: str = "cpu"
     """A torch device: `cpu` or `cuda`."""
     max_model_len: int
@@ -117,7 +118,11 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Such as `compressed-tensors FP8 (channel/token)` or `bf16`."""
     num_blocks: int
     weight_bytes: int
+    weights_checksum: int = 0
+    """Of the weights as loaded; equal for kept weights and a worker's own."""
     kv_cache_bytes: int
+    kv_cache_source: str = ""
+    """What the size of the KV cache follows from, such as `--gpu-memory-utilization 0.92`."""
     workspace_bytes: int
     free_bytes: int = 0
     """Of the device's memory, once the worker is warm; 0 on a CPU: not asked."""
@@ -125,8 +130,10 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Making the device ready: the CUDA context."""
     load_s: float
     """Loading the weights, or mapping kept ones, and building the model on them."""
+    measure_s: float = 0.0
+    """Compiling kernels and measuring what the largest steps need; next to nothing where another worker has done so."""
     allocate_s: float = 0.0
-    """Measuring what steps need, and allocating the KV cache."""
+    """Allocating the KV cache."""
     warm_up_s: float
 
 
@@ -135,6 +142,29 @@ class WorkerFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):
 
     message: str
     traceback: str
+
+
+class ConfigRefusal(msgspec.Struct, frozen=True, tag="config refusal"):
+    """A setting is wrong, so that no worker can start; it exits after sending this."""
+
+    setting: str
+    reason: str
+
+    def error(self) -> ConfigError:
+        """The error as it was raised in the worker."""
+        return ConfigError(self.setting, self.reason)
+
+
+class CheckpointRefusal(msgspec.Struct, frozen=True, tag="checkpoint refusal"):
+    """The model folder is wrong, so that no worker can start; it exits after sending this."""
+
+    reason: str
+    file: str | None
+    tensor: str | None
+
+    def error(self) -> CheckpointError:
+        """The error as it was raised in the worker."""
+        return CheckpointError(self.reason, file=self.file, tensor=self.tensor)
 
 
 class Admission(msgspec.Struct, frozen=True, array_like=True):
@@ -243,5 +273,5 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     """From taking up the plan to having the tokens on the host; on CUDA the end of the step before is part of it."""
 
 
-WorkerMessage = Waiting | WorkerReady | WorkerFault | StepResult | KeeperReady
+WorkerMessage = Waiting | WorkerReady | WorkerFault | ConfigRefusal | CheckpointRefusal | StepResult | KeeperReady
 EngineMessage = WorkerConfig | Begin | StepPlan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from octavo.checkpoints.folder import resolve_folder
-from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.checkpoints.files import find_files
+from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
+from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.crash_log import CrashLog
 from octavo.engine.engine import Engine
 from octavo.engine.faults import FaultInjector, parse_fault
@@ -21,8 +23,8 @@ from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.engine.supply import WorkerSupply
-from octavo.errors import ConfigError
-from octavo.messages import FaultKind, WorkerConfig
+from octavo.errors import ConfigError, DeathCause, WorkerDiedError
+from octavo.messages import FaultKind, WorkerConfig, WorkerReady
 from octavo.text import (
     ChatTemplate,
     DefaultSampling,
@@ -31,9 +33,12 @@ from octavo.text import (
     load_default_sampling,
     load_tokenizer,
 )
+from octavo.worker.host_memory import free_host_bytes, require_room
 
 if TYPE_CHECKING:
     from octavo.server.context import ServerContext
+
+log = logging.getLogger(__name__)
 
 OpenSupply = Callable[[WorkerConfig, Settings], WorkerSupply]
 """Opens what workers come from; starts none yet."""
@@ -68,13 +73,15 @@ class Runtime:
     crashes: CrashLog | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
+    engines: list[Engine] = dataclasses.field(default_factory=list)
+    """Those that were made."""
 
     def engine(self, observe: Observer | None = None, observe_recovery: RecoveryObserver | None = None) -> Engine:
         """The engine; `observe` gets the record of every step, beside the step log."""
         budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
         step_timeout_s = self.settings.worker_step_timeout
         supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
-        return Engine(
+        engine = Engine(
             self.config,
             self.link,
             _both(observe, self.step_log),
@@ -83,9 +90,13 @@ class Runtime:
             crashes=self.crashes,
             deaths_before_blame=self.settings.deaths_before_blame,
         )
+        self.engines.append(engine)
+        return engine
 
     def close(self) -> None:
-        """End the workers; safe to call twice."""
+        """End the workers, for which no engine looks for others; safe to call twice."""
+        for engine in self.engines:
+            engine.abandon()
         self.supply.close()
         if self.step_log is not None:
             self.step_log.close()
@@ -102,6 +113,7 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     began = time.monotonic()
     model = load_model(settings)
     config = worker_config(settings, model)
+    require_files_and_memory(config, model)
     injector = fault_injector(settings, config.device)
     crashes = crash_log(settings, config)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
@@ -110,18 +122,25 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     try:
         link = supply.start(config.num_blocks)
         engine = engine_config(settings, model, link.ready.num_blocks)
-    except BaseException:
+    except BaseException as exc:
         supply.close()
+        if isinstance(exc, (OSError, RuntimeError, MemoryError)):
+            raise WorkerDiedError(f"the worker could not start: {exc}", cause=DeathCause.START) from exc
         raise
-    ready = link.ready
-    process_s = max(0.0, time.monotonic() - read - ready.load_s - ready.warm_up_s)
-    phases = {
-        "files": read - began,
-        "worker process": process_s,
+    phases = {"files": read - began, **_phases(link.ready, time.monotonic() - read)}
+    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
+
+
+def _phases(ready: WorkerReady, start_s: float) -> dict[str, float]:
+    """Parts of the `start_s` seconds until a worker was ready, by name; what it did not time itself is its process."""
+    parts = {
+        "device": ready.open_s,
         "weights": ready.load_s,
+        "kernels": ready.measure_s,
+        "KV cache": ready.allocate_s,
         "largest step": ready.warm_up_s,
     }
-    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
+    return {"worker process": max(0.0, start_s - sum(parts.values())), **parts}
 
 
 def server_context(runtime: Runtime) -> ServerContext:
@@ -174,18 +193,40 @@ def load_model(settings: Settings) -> Model:
     Raises:
         ConfigError, CheckpointError: as `start`.
     """
-    folder = resolve_folder(settings.model, settings.revision)
-    texts = resolve_folder(settings.tokenizer, None) if settings.tokenizer is not None else folder
+    hub = Hub(settings.download_dir, settings.hf_token)
+    folder = resolve_folder(settings.model, settings.revision, hub)
+    texts = folder
+    if settings.tokenizer is not None or settings.tokenizer_revision is not None:
+        name = settings.tokenizer or settings.model
+        texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
+    config = ModelConfig.from_folder(folder)
+    check_dtype(settings.dtype, config.weight_format)
     return Model(
         folder=folder,
-        config=ModelConfig.from_folder(folder),
+        config=config,
         tokenizer=load_tokenizer(texts),
         chat_template=load_chat_template(
-            texts, override=settings.chat_template, default_kwargs=settings.default_chat_template_kwargs
+            texts,
+            override=settings.chat_template,
+            default_kwargs=settings.default_chat_template_kwargs,
+            content_format=settings.chat_template_content_format,
         ),
         default_sampling=load_default_sampling(sampling_folder, settings.override_generation_config),
     )
+
+
+def check_dtype(dtype: str, weights: WeightFormat) -> None:
+    """Say that float16 is not what an FP8 model is computed in, which it was not made for either.
+
+    Raises:
+        ConfigError: a bfloat16 model was to be computed in float16.
+    """
+    if dtype not in ("float16", "half"):
+        return
+    if weights is WeightFormat.BF16:
+        raise ConfigError("dtype", f"is {dtype}, but models are computed in bfloat16, which these weights are in")
+    log.warning("--dtype %s has no effect: models are computed in bfloat16, between products in FP8", dtype)
 
 
 def worker_config(settings: Settings, model: Model) -> WorkerConfig:
@@ -214,6 +255,25 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         threads=settings.cpu_threads,
         seed=settings.seed,
     )
+
+
+def require_files_and_memory(config: WorkerConfig, model: Model) -> None:
+    """Notice before anything is loaded that the model has no weights, or that a KV cache as told cannot fit in memory.
+
+    Raises:
+        CheckpointError: files of weights are missing.
+        ConfigError: the machine has too little memory.
+    """
+    if config.load_format == "auto":
+        find_files(model.folder)
+    if config.device != "cpu":
+        return
+    told = {
+        "kv_cache_memory_bytes": config.kv_cache_memory_bytes or 0,
+        "num_gpu_blocks_override": (config.num_blocks or 0) * config.block_size * model.config.kv_bytes_per_token,
+    }
+    for setting, num_bytes in told.items():
+        require_room(num_bytes, free_host_bytes(), setting, "keys and values as told take")
 
 
 def changed_worker_config(
@@ -246,7 +306,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
-        max_logprobs=settings.max_logprobs,
+        max_logprobs=model.config.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         seed=settings.seed,
     )
 
@@ -264,16 +324,19 @@ def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
 
 
 def crash_log(settings: Settings, config: WorkerConfig) -> CrashLog | None:
-    """What writes crash files, unless the settings want none.
+    """What writes crash files, unless the settings want none, or the default is in the home folder of a user without one.
 
     Raises:
-        ConfigError: the folder is in the home folder of a user who has none.
+        ConfigError: the folder asked for is in the home folder of a user who has none.
     """
     if settings.crash_dir is None:
         return None
     try:
         folder = Path(settings.crash_dir).expanduser().absolute()
     except RuntimeError:
+        if settings.crash_dir == Settings.crash_dir:
+            log.warning("deaths of workers are not written down: this user has no home folder; --crash-dir names one")
+            return None
         message = f"{settings.crash_dir}: this user has no home folder; name another folder, or none to write nothing"
         raise ConfigError("crash_dir", message) from None
     keep = settings.crash_keep_prompts

@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from octavo.checkpoints.folder import PATTERNS, resolve_folder
+from octavo.checkpoints.folder import PATTERNS, TEXT_PATTERNS, Hub, resolve_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import CheckpointError, ConfigError
 
@@ -52,8 +52,23 @@ def test_a_repo_is_downloaded_without_pickles_and_code(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert resolve_folder("some/model", "main") == tmp_path
-    assert calls == [{"repo": "some/model", "revision": "main", "allow_patterns": PATTERNS}]
+    usual = {"repo": "some/model", "revision": "main", "allow_patterns": PATTERNS, "cache_dir": None, "token": None}
+    assert calls.pop() == usual
+    resolve_folder("some/model", "main", Hub("models", "hf_x"), patterns=TEXT_PATTERNS)
+    own = {"allow_patterns": TEXT_PATTERNS, "cache_dir": Path("models"), "token": "hf_x"}
+    assert calls.pop() == {**usual, **own}
+    resolve_folder("some/model", "main", Hub(token="true"))
+    assert calls.pop() == {**usual, "token": True}
     assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in PATTERNS if pattern != "tokenizer*")
+
+
+def test_a_revision_of_a_folder_on_this_machine_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (str(tmp_path), "octavo-tiny"):
+        resolve_folder(name, None)
+        assert not caplog.records
+        resolve_folder(name, "v2")
+        assert "revision v2 has no effect" in caplog.text
+        caplog.clear()
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,36 @@ def change(folder: Path, edit: Any) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+FREQUENCIES = ("model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq")
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_the_model_computes_without_is_left_out_and_named_once(
+    shards: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tied head stored a second time, and the frequencies of rotary embeddings, which old writers stored."""
+    raw = raw_config(tie_word_embeddings=True)
+    tensors = random_tensors(ModelConfig.from_json(raw), 1)
+    assert "lm_head.weight" not in tensors
+    write_checkpoint(tmp_path / "plain", raw, tensors)
+    surplus = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    surplus |= {name: torch.ones(8) for name in FREQUENCIES}
+    write_checkpoint(tmp_path / "surplus", raw, tensors | surplus, shards=shards)
+    plain = load(tmp_path / "plain")
+    assert caplog.records == []
+    assert torch.equal(hidden_of(load(tmp_path / "surplus")), hidden_of(plain))
+    assert [record.getMessage().count("lm_head.weight and 2 more") for record in caplog.records] == [1]
+
+
+def test_a_head_that_is_not_tied_is_not_left_out(tmp_path: Path) -> None:
+    tensors = write(tmp_path)
+    load(tmp_path)
+    write_checkpoint(tmp_path, raw_config(), {n: t for n, t in tensors.items() if n != "lm_head.weight"})
+    with pytest.raises(CheckpointError) as info:
+        load(tmp_path)
+    assert info.value.tensor == "lm_head.weight"
+
+
 def misshape(tensors: dict[str, torch.Tensor]) -> None:
     tensors[EXPERT] = tensors[EXPERT][:-1].contiguous()
 
@@ -176,7 +206,7 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pytorch_model.bin, a pickle.*convert it"):
         load(tmp_path)
     (tmp_path / "pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match="use load-format dummy"):
+    with pytest.raises(CheckpointError, match="--load-format dummy"):
         load(tmp_path)
 
 

@@ -64,7 +64,15 @@ def test_copied_vllm_command_starts() -> None:
     ("words", "says"),
     [
         (["--max-num-seq", "3"], "unknown flag; did you mean --max-num-seqs?"),
-        (["--xyzzy"], "--xyzzy: unknown flag"),
+        (["--xyzzy"], "--xyzzy: unknown flag\n"),
+        (["--modality"], "--modality: unknown flag\n"),
+        (["--nodes", "1"], "did you mean --nnodes?"),
+        (["--nnodes", "2"], "--nnodes 2: one GPU per server"),
+        (["--default-chat-template-kwargs.x"], "needs a value"),
+        (["--default-chat-template-kwargs", "{}", "--default-chat-template-kwargs.x=1"], "one way"),
+        (["--default-chat-template-kwargs.x=1", "--default-chat-template-kwargs.x.y=1"], "value of its own"),
+        (["--default-chat-template-kwargs.x=1", "--default-chat-template-kwargs.x=2"], "twice"),
+        (["--port.x", "1"], "--port: must be a whole number"),
         (["-tp", "2"], "--tensor-parallel-size 2: one GPU per server"),
         (["--enable-lora"], "--enable-lora: LoRA adapters are not served"),
         (["--port", "x"], "--port: must be a whole number"),
@@ -76,6 +84,62 @@ def test_copied_vllm_command_starts() -> None:
 def test_wrong_words_are_refused(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_keys_of_json_objects_may_be_flags() -> None:
+    settings = parsed(
+        "--default-chat-template-kwargs.enable_thinking",
+        "false",
+        "--port",
+        "1",
+        "--default_chat_template_kwargs.a.b_c=x=y",
+        "--default-chat-template-kwargs.a.d",
+        "False",
+        "--override-generation-config.temperature",
+        "0.5",
+        "-cc.mode",
+        "3",
+    )
+    assert settings == Settings(
+        port=1,
+        default_chat_template_kwargs={"enable_thinking": False, "a": {"b_c": "x=y", "d": False}},
+        override_generation_config={"temperature": 0.5},
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--load-format safetensors",
+        "--max-logprobs -1",
+        "--allowed-methods GET POST",
+        '--allowed-headers ["X-A"]',
+        "--allow-credentials",
+        "--disable-fastapi-docs",
+        "--response-role model",
+        "--model-impl auto",
+        "--convert none",
+        "--nnodes 1",
+        "--hf-token hf_x",
+        "--hf-token",
+        "--enable-log-requests --enable-log-outputs",
+        "--prefix-caching-hash-algo sha256_cbor",
+        "--disable-cascade-attn",
+        "--dtype half",
+        "--download-dir models",
+        "--tokenizer-revision main",
+        "--no-enable-chunked-prefill",
+        "--no-disable-log-requests",
+    ],
+)
+def test_flags_of_copied_commands_are_taken(words: str) -> None:
+    parsed(*words.split())
+
+
+def test_a_token_may_be_left_out() -> None:
+    assert parsed("--hf-token").hf_token == "true"
+    assert parsed("--hf-token", "x").hf_token == "x"
+    assert parsed().hf_token is None
 
 
 def test_model_twice_is_fine_if_equal() -> None:
@@ -111,7 +175,8 @@ def test_help_and_import_load_no_torch_and_no_server() -> None:
 def test_collect_env_tells_versions_and_no_secrets(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OCTAVO_API_KEY", "sesame")
+    for name in ("OCTAVO_API_KEY", "VLLM_API_KEY", "OCTAVO_HF_TOKEN"):
+        monkeypatch.setenv(name, "sesame")
     assert main(["collect-env"]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed

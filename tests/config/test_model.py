@@ -99,7 +99,7 @@ UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
     "gptq": ({"quant_method": "gptq"}, "quant_method 'gptq'"),
     "fine-grained-fp8": ({"quant_method": "fp8"}, "quant_method 'fp8'"),
     "packed": ({"format": "pack-quantized"}, "format 'pack-quantized'"),
-    "frozen": ({"quantization_status": "frozen"}, "quantization_status 'frozen'"),
+    "uncalibrated": ({"quantization_status": "initialized"}, "quantization_status 'initialized'"),
     "fp8-kv": ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
     "sparse": ({"sparsity_config": {"format": "sparse-24"}}, "sparsity_config"),
     "no-groups": ({"config_groups": {}}, "config_groups must hold one group"),
@@ -119,6 +119,52 @@ def test_other_quantization_is_refused_with_what_is_served(changes: dict[str, An
     with pytest.raises(CheckpointError, match=message) as info:
         ModelConfig.from_json(raw_config(quantization_config=quantization(**changes)))
     assert "FP8-dynamic" in str(info.value)
+
+
+OPTIONAL = {
+    "architectures",
+    "model_type",
+    "hidden_act",
+    "attention_bias",
+    "rms_norm_eps",
+    "rope_theta",
+    "tie_word_embeddings",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "quantization_config",
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_null_is_absent(name: str) -> None:
+    raw = raw_config()
+    raw.pop(name, None)
+    assert ModelConfig.from_json({**raw, name: None}) == ModelConfig.from_json(raw)
+
+
+LEFT_OVER: dict[str, dict[str, Any]] = {
+    "dense": {
+        "sparsity_config": {
+            "format": "dense",
+            "global_sparsity": 0.14,
+            "ignore": ["lm_head"],
+            "registry_requires_subclass": False,
+            "sparsity_structure": "unstructured",
+            "targets": [],
+        }
+    },
+    "frozen": {"quantization_status": "frozen"},
+    "no-status": {"quantization_status": None},
+    "empty": {"sparsity_config": {}, "kv_cache_scheme": {}, "transform_config": {}},
+    "nulls-within": {"weights__dynamic": None, "weights__symmetric": None, "sparsity_config": {"format": None}},
+}
+
+
+@pytest.mark.parametrize("changes", LEFT_OVER.values(), ids=LEFT_OVER)
+def test_what_changes_no_weight_is_no_reason_to_refuse(changes: dict[str, Any]) -> None:
+    plain = ModelConfig.from_json(raw_config())
+    assert ModelConfig.from_json(raw_config(quantization_config=quantization(**changes))) == plain
 
 
 def test_ignore_takes_names_and_patterns() -> None:

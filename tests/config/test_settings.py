@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from octavo.config.foreign import FOREIGN_FLAGS
 from octavo.config.settings import Settings
+from octavo.config.vllm_flags import FOREIGN_FLAGS, Shape
 from octavo.errors import ConfigError
 
 
@@ -42,6 +42,10 @@ def test_sources_win_in_order_command_line_yaml_environment_default(tmp_path: Pa
         ("default_chat_template_kwargs", '{"enable_thinking": false}', {"enable_thinking": False}),
         ("max_num_queued_reqs", None, None),
         ("model", "somewhere/model", "somewhere/model"),
+        ("logging_level", "WARNING", "warning"),
+        ("load_format", "safetensors", "safetensors"),
+        ("max_logprobs", "-1", -1),
+        ("api_key", '["a,b", "c"]', ("a,b", "c")),
     ],
     ids=repr,
 )
@@ -97,8 +101,13 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
         Settings.from_sources({}, config=config)
     with pytest.raises(ConfigError, match="did you mean OCTAVO_MAX_NUM_SEQS"):
         Settings.from_sources({}, environ={"OCTAVO_MAX_NUM_SEQ": "1"})
+    for name in ("xyzzy", "modality", "parsing"):
+        with pytest.raises(ConfigError, match=r"unknown setting$"):
+            Settings.from_sources({name: 1})
+    with pytest.raises(ConfigError, match="did you mean --nnodes"):
+        Settings.from_sources({"nnode": 1})
     with pytest.raises(ConfigError, match=r"unknown setting$"):
-        Settings.from_values({"xyzzy": 1})
+        Settings.from_sources({}, environ={"OCTAVO_SECRET": "1"})
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", None], ids=["list", "broken", "missing"])
@@ -126,7 +135,7 @@ def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> Non
     [
         ("tensor_parallel_size", 2),
         ("tp", "2"),
-        ("dtype", "float16"),
+        ("dtype", "float32"),
         ("quantization", "awq"),
         ("kv_cache_dtype", "fp8"),
         ("enable_lora", True),
@@ -135,6 +144,21 @@ def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> Non
         ("enable_expert_parallel", True),
         ("logprobs_mode", "processed_logprobs"),
         ("scheduling_policy", "priority"),
+        ("load_format", "pt"),
+        ("model_impl", "transformers"),
+        ("convert", "embed"),
+        ("nnodes", 2),
+        ("node_rank", 1),
+        ("enable_auto_tool_choice", True),
+        ("tool_call_parser", "hermes"),
+        ("reasoning_parser", "qwen3"),
+        ("otlp_traces_endpoint", "http://x"),
+        ("cpu_offload_gb", 4),
+        ("tokenizer_mode", "slow"),
+        ("max_logprobs", -2),
+        ("api_key", [""]),
+        ("enable_log_outputs", True),
+        ("enable_lora", "perhaps"),
     ],
     ids=repr,
 )
@@ -145,7 +169,21 @@ def test_what_cannot_be_honoured_is_refused(name: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tp", "1"), ("dtype", "auto"), ("quantization", None), ("enable_lora", False), ("task", "generate")],
+    [
+        ("tp", "1"),
+        ("quantization", None),
+        ("enable_lora", False),
+        ("task", "generate"),
+        ("model_impl", "auto"),
+        ("convert", "none"),
+        ("nnodes", "1"),
+        ("disable_cascade_attn", True),
+        ("enable_chunked_prefill", True),
+        ("async_scheduling", "yes"),
+        ("reasoning_parser", ""),
+        ("trust_remote_code", False),
+        ("cpu_offload_gb", 0),
+    ],
     ids=repr,
 )
 def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,12 +191,36 @@ def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog
     assert not caplog.records
 
 
-def test_what_is_not_needed_is_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("trust_remote_code", True, "--trust-remote-code has no effect: code from a model folder is never run"),
+        ("enable_chunked_prefill", False, "--no-enable-chunked-prefill has no effect: prompts longer"),
+        ("async_scheduling", False, "--no-async-scheduling has no effect: the next step is always planned"),
+        ("disable_cascade_attn", False, "--no-disable-cascade-attn has no effect"),
+        (
+            "prefix_caching_hash_algo",
+            "sha256",
+            "--prefix-caching-hash-algo sha256 has no effect: prefixes are found by",
+        ),
+        ("structured_outputs_config", '{"backend": "xgrammar"}', "structured outputs are not served yet"),
+    ],
+    ids=repr,
+)
+def test_what_costs_the_user_nothing_is_accepted_with_one_line(
+    name: str, value: object, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        assert Settings.from_values({"trust_remote_code": True}) == Settings()
-    assert [record.getMessage() for record in caplog.records] == [
-        "--trust-remote-code is not needed here and has no effect: code from a model folder is never run"
-    ]
+        assert Settings.from_values({name: value}) == Settings()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert says in line
+
+
+def test_a_refused_switch_that_is_turned_off_asks_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    switches = [name for name, flag in FOREIGN_FLAGS.items() if flag.shape is Shape.SWITCH]
+    for name in switches:
+        Settings.from_values({name: None})
+    assert not caplog.records
 
 
 def test_no_flag_is_both_a_setting_and_foreign() -> None:
@@ -167,6 +229,6 @@ def test_no_flag_is_both_a_setting_and_foreign() -> None:
 
 
 def test_secrets_are_hidden() -> None:
-    settings = Settings.from_values({"api_key": ["sesame"]})
-    assert settings.public()["api_key"] == "***"
+    settings = Settings.from_values({"api_key": ["sesame"], "hf_token": "hf_sesame"})
+    assert settings.public()["api_key"] == settings.public()["hf_token"] == "***"
     assert "sesame" not in repr(settings)

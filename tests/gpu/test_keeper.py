@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.engine.kept import MIN_FREE_BYTES, KeptSupply
+from octavo.engine.kept import STANDBY_BYTES, KeptSupply
 from octavo.engine.process import ProcessWorker
 from octavo.engine.standbys import COUNT
 from octavo.errors import WorkerDiedError
@@ -209,12 +209,12 @@ def test_standbys_take_little_device_memory_and_none_of_the_worker_s(supply: Kep
     prepared(supply)
     each = (used_bytes() - alone) / COUNT
     report("a prepared standby", mib=each / MIB)
-    assert each < MIN_FREE_BYTES / COUNT
+    assert each < STANDBY_BYTES
     assert worker.receive(0) is None
 
 
 def test_without_room_for_them_standbys_only_import(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.engine.kept.MIN_FREE_BYTES", 2**60)
+    monkeypatch.setattr("octavo.engine.kept.STANDBY_BYTES", 2**60)
     supply = KeptSupply(config, START_S)
     try:
         worker = supply.start(None)

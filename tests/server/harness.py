@@ -26,6 +26,7 @@ from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
 from octavo.server.dispatch import Dispatcher
+from octavo.server.http_protocol import HttpProtocol
 from octavo.server.metrics import Metrics
 from octavo.server.run import bind
 from octavo.text import ChatTemplate, DefaultSampling
@@ -212,7 +213,7 @@ def _serving(app: FastAPI) -> Iterator[str]:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

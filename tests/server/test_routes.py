@@ -108,15 +108,6 @@ def test_server_info(server: Running) -> None:
     assert info["system_fingerprint"].startswith(f"octavo-{__version__}-")
 
 
-def test_the_fingerprint_changes_with_what_changes_bits_alone() -> None:
-    def fingerprint(**settings: Any) -> str:
-        with running(**settings) as server:
-            return str(get(server, "/server_info")["system_fingerprint"])
-
-    assert fingerprint() == fingerprint(engine={"max_num_batched_tokens": 64}, max_log_len=3)
-    assert fingerprint() != fingerprint(seed=1)
-
-
 def test_models(server: Running) -> None:
     body = get(server, "/v1/models")
     assert body["object"] == "list"
@@ -226,6 +217,66 @@ def test_tokens_that_come_together_are_counted_each() -> None:
 def test_length_buckets() -> None:
     assert one_two_five(100) == [1, 2, 5, 10, 20, 50, 100]
     assert one_two_five(512) == [1, 2, 5, 10, 20, 50, 100, 200, 500]
+
+
+def test_cors_as_the_settings_say() -> None:
+    asks = {
+        "Origin": "https://a.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "X-A",
+    }
+    with running(allow_credentials=True, allowed_headers=("X-A",)) as server:
+        answer = server.http.options("/v1/models", headers=asks)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-credentials"] == "true"
+    with running(allowed_methods=("GET",)) as server:
+        assert server.http.options("/v1/models", headers=asks).status_code == 400
+    with running(allowed_headers=("X-B",)) as server:
+        answer = server.http.options("/v1/models", headers=asks)
+        assert answer.status_code == 400
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_the_description_can_be_turned_off() -> None:
+    with running() as server:
+        assert server.http.get("/openapi.json").status_code == 200
+    with running(disable_fastapi_docs=True) as server:
+        assert server.http.get("/openapi.json").status_code == 404
+
+
+def test_the_role_of_answers() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "narrator", "content": "and"}]
+
+    def roles(server: Running, **fields: Any) -> set[str]:
+        body = {"messages": messages, "max_tokens": 2, **fields}
+        whole = server.http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["role"]
+        events = server.http.post("/v1/chat/completions", json={**body, "stream": True}).text.splitlines()
+        first = json.loads(events[0].removeprefix("data: "))
+        return {whole, first["choices"][0]["delta"]["role"]}
+
+    with running() as server:
+        assert roles(server) == {"assistant"}
+    with running(response_role="model") as server:
+        assert roles(server) == {"model"}
+        assert roles(server, add_generation_prompt=False, continue_final_message=True) == {"narrator"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_answers_are_logged_if_asked_for(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    body = {"prompt": "x", "max_tokens": 3, "stream": stream}
+
+    def logged(**settings: Any) -> list[str]:
+        caplog.clear()
+        with running(script=b"abc", **settings) as server, caplog.at_level(logging.INFO):
+            server.http.post("/v1/completions", json=body).raise_for_status()
+            server.wait_idle()
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("answer ")]
+
+    assert logged(enable_log_requests=True) == []
+    (line,) = logged(enable_log_requests=True, enable_log_outputs=True)
+    assert "3 tokens, length, text 'abc'" in line
+    (line,) = logged(enable_log_requests=True, enable_log_outputs=True, max_log_len=2)
+    assert "text 'ab'" in line
 
 
 def test_cors() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import httpx
 import pytest
 
 from octavo.errors import ConfigError
-from octavo.server.run import bind
+from octavo.server.run import INTERRUPTED, bind
 
 SCRIPT = Path(__file__).with_name("serve_mock.py")
 COMPLETIONS = "/v1/completions"
@@ -65,6 +66,15 @@ def test_a_signal_lets_running_requests_finish(number: signal.Signals) -> None:
     assert answers[0].json()["usage"]["completion_tokens"] == 100
 
 
+def test_an_idle_connection_is_closed_when_the_settings_say() -> None:
+    with process({}, http_timeout_keep_alive=1) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert received.startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
     answers: list[httpx.Response] = []
@@ -79,6 +89,44 @@ def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
     assert answers[0].status_code == (200 if stream else 503)
     if stream:
         assert answers[0].text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_ctrl_c_while_it_drains_ends_what_runs(stream: bool) -> None:
+    """With an error for the client, the exit code of an interrupt, and no traceback."""
+    answers: list[httpx.Response] = []
+    with process({"delay_s": 0.1}, shutdown_timeout=250) as (child, url):
+        assert child.stderr is not None
+        thread = ask(url, answers, max_tokens=400, stream=stream)
+        child.send_signal(signal.SIGINT)
+        said = []
+        while "running requests have" not in "".join(said):
+            said.append(child.stderr.readline())
+        child.send_signal(signal.SIGINT)
+        thread.join()
+        assert child.wait(timeout=60) == INTERRUPTED
+        assert "Traceback" not in "".join(said) + child.stderr.read()
+    assert "shutting down" in answers[0].text
+    assert answers[0].status_code == (200 if stream else 503)
+
+
+def test_a_client_that_does_not_read_holds_up_no_end() -> None:
+    """Its connection is full, so its answer cannot be told: it is dropped, without a traceback."""
+    with process({"delay_s": 0.0}, shutdown_timeout=0.1) as (child, url):
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps(
+            {"prompt": [1] * 400, "max_tokens": 100, "ignore_eos": True, "stream": True, "n": 32}
+        ).encode()
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            deaf.connect((host, int(port)))
+            deaf.sendall(head + body)
+            deaf.recv(1)
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=60) == 0
+        assert child.stderr is not None
+        assert "Traceback" not in child.stderr.read()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -99,3 +147,25 @@ def test_an_address_in_use_is_a_clear_error() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port: cannot listen on 127.0.0.1:{port}.*--port"):
             bind("127.0.0.1", port)
+
+
+def test_an_address_is_ours_before_we_listen_and_refuses_until_then() -> None:
+    """So neither a second server nor a load balancer takes it for one that answers."""
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="--port"):
+            bind("127.0.0.1", port)
+        with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+            client.connect(("127.0.0.1", port))
+
+
+def test_the_connections_of_the_server_before_are_not_in_the_way() -> None:
+    """It has closed them first, so the system keeps its port from others for a minute."""
+    with process({}, shutdown_timeout=5) as (child, url):
+        port = int(url.rsplit(":", 1)[1])
+        with httpx.Client(base_url=url) as client:
+            assert client.get("/health").status_code == 200
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=60) == 0
+    with process({}, port=port) as (_, again):
+        assert again == url

@@ -161,4 +161,4 @@ def test_long_texts_are_tokenized_beside_the_event_loop(server: Running, monkeyp
     monkeypatch.setattr(server.context.tokenizer, "encode", spy)
     for text in ("short", "long " * 1000):
         server.http.post("/tokenize", json={"prompt": text})
-    assert [name.startswith("text") for name in seen] == [False, True]
+    assert [name.startswith("body") for name in seen] == [False, True]

@@ -39,12 +39,12 @@ def test_messages_and_generation_prompt() -> None:
     ids=["special token", "tojson", "tojson indented", "generation", "break", "blocks", "strftime_now", "tools"],
 )
 def test_conventions(source: str, expected: str) -> None:
-    assert template(source).render(USER) == expected
+    assert template(source + "{{ messages[0].content }}").render(USER) == expected + "hi"
 
 
 def test_arguments_of_request_over_defaults() -> None:
-    chat = template("{{ a }}{{ b }}", default_kwargs={"a": 1, "b": 2})
-    assert chat.render(USER, kwargs={"b": 3}) == "13"
+    chat = template("{{ a }}{{ b }}{{ messages[0].content }}", default_kwargs={"a": 1, "b": 2})
+    assert chat.render(USER, kwargs={"b": 3}) == "13hi"
     with pytest.raises(RequestError, match="messages") as caught:
         chat.render(USER, kwargs={"messages": []})
     assert caught.value.param == "chat_template_kwargs"
@@ -62,8 +62,9 @@ def test_continue_final_message(content: str) -> None:
 def test_continue_final_message_that_cannot_be() -> None:
     with pytest.raises(RequestError, match="add_generation_prompt"):
         template(TEMPLATE).render(USER, continue_final_message=True)
+    messages = [{"role": "assistant", "content": ""}]
     with pytest.raises(RequestError, match="does not show the final message"):
-        template("nothing").render(USER, add_generation_prompt=False, continue_final_message=True)
+        template("nothing").render(messages, add_generation_prompt=False, continue_final_message=True)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +111,4 @@ def test_a_wrong_setting_is_named(tmp_path: Path, override: str) -> None:
 def _rendered(folder: Path, override: str | None = None) -> str:
     chat = load_chat_template(folder, override=override)
     assert chat is not None
-    return chat.render(USER)
+    return chat.render([{"role": "assistant", "content": None}])

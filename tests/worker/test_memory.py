@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.models.interface import ForwardBatch, KVCache
-from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks
+from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks, kv_cache_source
 from octavo.worker.warm_up import blocks_of_widest, divided_plan, load_kernels, warm_up, widest_plan
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
@@ -48,8 +49,32 @@ def test_blocks_fill_what_is_free() -> None:
     assert count_blocks(toy_config(num_blocks=None), MODEL, 5 * BLOCK_BYTES) == 5
 
 
-def test_no_more_blocks_than_all_slots_at_full_length() -> None:
+def test_on_a_cpu_no_more_blocks_than_all_slots_at_full_length() -> None:
     assert count_blocks(toy_config(num_blocks=None), MODEL, 2**40) == 4 * 10
+
+
+def test_on_a_gpu_cached_prefixes_get_what_running_requests_leave() -> None:
+    config = toy_config(device="cuda", num_blocks=None)
+    assert count_blocks(config, MODEL, 2**40) == 2**40 // BLOCK_BYTES
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_size_that_is_told_is_taken_whole(device: str) -> None:
+    config = toy_config(device=device, num_blocks=None, kv_cache_memory_bytes=1000 * BLOCK_BYTES)
+    assert count_blocks(config, MODEL, 0) == 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_blocks": 7}, "--num-gpu-blocks-override"),
+        ({"kv_cache_memory_bytes": 2**20}, "--kv-cache-memory-bytes"),
+        ({"device": "cuda", "gpu_memory_utilization": 0.5}, "--gpu-memory-utilization 0.5"),
+        ({}, "at most 1 GiB; --kv-cache-memory-bytes gives more"),
+    ],
+)
+def test_the_size_of_the_cache_is_explained(changes: dict[str, Any], words: str) -> None:
+    assert words in kv_cache_source(toy_config(**{"num_blocks": None, **changes}))
 
 
 @pytest.mark.parametrize(

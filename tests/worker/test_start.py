@@ -93,8 +93,10 @@ def test_a_model_folder_that_is_not_there_is_named(config: WorkerConfig) -> None
     missing = msgspec.structs.replace(config, model="no-such-model")
     with pytest.raises(CheckpointError, match="no-such-model"):
         InProcessWorker(missing)
-    with pytest.raises(WorkerDiedError, match="CheckpointError: file no-such-model"):
+    with pytest.raises(CheckpointError) as error:
         ProcessWorker(missing, START_S)
+    assert error.value.file == "no-such-model/config.json"
+    assert "Traceback" not in str(error.value)
 
 
 def test_cuda_without_a_device_names_the_remedy(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,6 @@ def test_what_a_worker_has_proven_the_next_does_not_try_again(config: WorkerConf
     cache = KVCache.allocate(
         num_layers=2, num_blocks=24, block_size=4, num_kv_heads=2, head_dim=8, device=torch.device("cpu")
     )
-    for proven in (False, True):
-        again = msgspec.structs.replace(whole, proven=proven)
-        warm_up(Counted(loaded.model), cache, again, vocab_size=loaded.config.vocab_size)
+    for briefly in (False, True):
+        warm_up(Counted(loaded.model), cache, whole, vocab_size=loaded.config.vocab_size, briefly=briefly)
     assert steps == [90, 64]

@@ -17,7 +17,6 @@ import torch
 
 from bits.tiny import CONFIG
 from octavo.config import ModelConfig
-from octavo.errors import CheckpointError
 from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
 from octavo.models.load import fill_parameters
 from octavo.models.parameters import Parameters, allocate_parameters, place_parameters
@@ -85,7 +84,7 @@ def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) 
 def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
     _, parameters = mapped(kept)
     write_into(kept, parameters.layers[-1].mlp.experts.down.data[-1, -1], 0x01)
-    with pytest.raises(CheckpointError, match="not what was loaded"):
+    with pytest.raises(RuntimeError, match="not what was loaded"):
         MappedWeights(kept, CPU).verify()
 
 
@@ -139,6 +138,33 @@ def test_the_checksum_sees_one_byte(at: int) -> None:
     before = checksum(data)
     data[at] ^= 0x80
     assert checksum(data) != before
+
+
+@pytest.mark.parametrize("size", [512, 8192, 8190, 700, 3], ids=str)
+@pytest.mark.parametrize("rows_at_a_time", [1, 7, 100], ids=str)
+def test_the_checksum_sees_rows_that_changed_places(
+    size: int, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against plain Python, which has no 64-bit words to overflow."""
+    monkeypatch.setattr("octavo.worker.weights.ROWS", rows_at_a_time)
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8)
+    filled = bytes(data.tolist()) + bytes(-size % ALIGNMENT)
+    rows = [filled[at : at + ALIGNMENT] for at in range(0, len(filled), ALIGNMENT)]
+    words = [sum(int.from_bytes(row[at : at + 8], "little") for at in range(0, ALIGNMENT, 8)) for row in rows]
+    assert checksum(data) % 2**64 == sum(word * (2 * number + 1) for number, word in enumerate(words)) % 2**64
+    assert checksum(data, 5) % 2**64 == sum(word * (2 * number + 1) for number, word in enumerate(words, 5)) % 2**64
+    if len(rows) > 1:
+        assert checksum(torch.cat([data[ALIGNMENT:], data[:ALIGNMENT]])) != checksum(data)
+
+
+def test_a_worker_tells_the_same_checksum_whoever_holds_the_weights(config: WorkerConfig, kept: KeptWeights) -> None:
+    def told(config: WorkerConfig) -> int:
+        worker = InProcessWorker(config)
+        worker.close()
+        return worker.ready.weights_checksum
+
+    assert told(config) == told(msgspec.structs.replace(config, weights=kept)) == kept.checksum
+    assert told(msgspec.structs.replace(config, seed=4)) != kept.checksum
 
 
 def run(config: WorkerConfig) -> list[object]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -11,11 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
+from octavo.checkpoints.files import INDEX, find_files
 from octavo.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+log = logging.getLogger(__name__)
 
 
 class Format(Protocol):
@@ -31,25 +30,34 @@ class Format(Protocol):
 
 
 def fill_from_folder(
-    folder: Path, parameters: Mapping[str, torch.Tensor], stored: Format, *, progress: bool = True
+    folder: Path,
+    parameters: Mapping[str, torch.Tensor],
+    stored: Format,
+    *,
+    needless: Callable[[str], bool] = lambda name: False,
+    progress: bool = True,
 ) -> None:
     """Fill every parameter from the folder's safetensors files, mapped into memory and copied tensor by tensor.
+
+    One line in the log says which tensors were left out.
 
     Args:
         folder: with `model.safetensors`, or shards and their index.
         parameters: name of each expected tensor -> what it fills, in the tensor's shape; written.
         stored: the format of the files.
+        needless: whether files may hold the tensor of a name although the model computes without it.
         progress: whether to show a bar on standard error.
 
     Raises:
         CheckpointError: a file or tensor is missing, or a tensor is not expected, is misshapen, or is of a type that
             does not fit; names tensor, file and both shapes.
     """
-    files = _find_files(folder)
-    missing = set(parameters)
+    files = find_files(folder)
+    missing, left_out = set(parameters), list[str]()
     with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
         for path, claimed in files.items():
-            names = _fill_from_file(path, parameters, missing, stored, bar)
+            names = _fill_from_file(path, parameters, missing, stored, needless, bar)
+            left_out += sorted(names.difference(parameters))
             if absent := claimed - names:
                 raise CheckpointError(
                     "the index names this file, but it is not in it", file=str(path), tensor=_first(absent)
@@ -61,16 +69,25 @@ def fill_from_folder(
             file=str(folder / INDEX if (folder / INDEX).exists() else next(iter(files))),
             tensor=name,
         )
+    if left_out:
+        log.warning("left out of %s, as the model computes without: %s", folder, _list(left_out))
 
 
 def _fill_from_file(
-    path: Path, parameters: Mapping[str, torch.Tensor], missing: set[str], stored: Format, bar: tqdm[NoReturn]
+    path: Path,
+    parameters: Mapping[str, torch.Tensor],
+    missing: set[str],
+    stored: Format,
+    needless: Callable[[str], bool],
+    bar: tqdm[NoReturn],
 ) -> set[str]:
     """Fill the parameters that `path` holds, take them out of `missing`, and return the names in it."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
             for name in sorted(names):
+                if name not in parameters and needless(name):
+                    continue
                 if name not in missing:
                     raise CheckpointError(
                         _why_surplus(name, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
@@ -111,39 +128,9 @@ def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch
     return f"shape {tuple(shape)}, is not expected; config.json describes a model without it"
 
 
-def _find_files(folder: Path) -> dict[Path, set[str]]:
-    """The safetensors files, and the tensors that the index says are in each."""
-    if (folder / INDEX).exists():
-        return _read_index(folder)
-    if (folder / SINGLE).exists():
-        return {folder / SINGLE: set()}
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder.is_dir() else []
-    if pickles:
-        raise CheckpointError(
-            f"holds {pickles[0]}, a pickle, which can run any code when read; only safetensors are: convert it with "
-            "transformers' save_pretrained (its default is safetensors)",
-            file=str(folder),
-        )
-    raise CheckpointError(
-        f"has neither {SINGLE} nor {INDEX}; use load-format dummy for random weights", file=str(folder)
-    )
-
-
-def _read_index(folder: Path) -> dict[Path, set[str]]:
-    path = folder / INDEX
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        items = list(weight_map.items())
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
-        raise CheckpointError("is not a safetensors index: it needs an object weight_map", file=str(path)) from exc
-    files: dict[Path, set[str]] = {}
-    for name, file in items:
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(
-                f"names {file!r}, which is not a safetensors file of its folder", file=str(path), tensor=name
-            )
-        files.setdefault(folder / file, set()).add(name)
-    return files
+def _list(names: list[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _first(names: set[str]) -> str:

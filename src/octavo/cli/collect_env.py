@@ -52,11 +52,11 @@ def collect() -> dict[str, dict[str, Any]]:
 
 
 def _settings() -> dict[str, str]:
-    """Octavo's environment variables; keys are only said to be there."""
+    """Environment variables that set something; keys and tokens are only said to be there."""
     return {
-        name: "***" if "KEY" in name else value
+        name: "***" if "KEY" in name or "TOKEN" in name else value
         for name, value in sorted(os.environ.items())
-        if name.startswith("OCTAVO_") or name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "VLLM_BATCH_INVARIANT")
+        if name.startswith(("OCTAVO_", "VLLM_")) or name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     }
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from octavo.config.foreign import ALIASES, FOREIGN_FLAGS, Shape
+from octavo.cli.dotted import joined
 from octavo.config.settings import Settings, flag_name
 from octavo.config.values import kinds
+from octavo.config.vllm_flags import ALIASES, FOREIGN_FLAGS, Shape
 from octavo.errors import ConfigError
 
 _FOREIGN_NARGS: dict[Shape, Any] = {Shape.VALUE: None, Shape.LIST: "*"}
@@ -43,17 +44,25 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def normalized(argv: Sequence[str]) -> list[str]:
-    """`argv` with `--max_num_seqs` written `--max-num-seqs`, and vLLM's `-tp`, `-O3` ... in their long form."""
-    return [_normalized(word) for word in argv]
+    """`argv` with `--max_num_seqs` written `--max-num-seqs`, vLLM's `-tp`, `-O3` ... in their long form, and
+    `--flag.key value` as JSON.
+
+    Raises:
+        ConfigError: see `joined`.
+    """
+    return joined([_normalized(word) for word in argv])
 
 
 def _normalized(word: str) -> str:
     name, equals, value = word.partition("=")
-    if name.startswith("--"):
-        return name.replace("_", "-") + equals + value
+    flag, dot, key = name.partition(".")
+    if flag.startswith("--"):
+        return flag.replace("_", "-") + dot + key + equals + value
     if word[:2] == "-O" and word[2:].isdigit():
         return f"--optimization-level={word[2:]}"
-    return f"--{ALIASES[name[1:]]}{equals}{value}" if name[:1] == "-" and name[1:] in ALIASES else word
+    if flag[:1] == "-" and flag[1:] in ALIASES:
+        return f"--{ALIASES[flag[1:]]}{dot}{key}{equals}{value}"
+    return word
 
 
 def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
@@ -64,7 +73,8 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) ->
     else:
         choices = field.metadata.get("choices")
         options["metavar"] = "|".join(choices) if choices else _METAVAR[kind.base]
-        options["nargs"] = "+" if kind.base is tuple else None
+        options["nargs"] = "+" if kind.base is tuple else "?" if "bare" in field.metadata else None
+        options["const"] = field.metadata.get("bare")
     text = f"{field.metadata['help']} ({_default(field)})".replace("%", "%%")
     group.add_argument(flag_name(field.name), help=text, **options)
 
@@ -98,7 +108,7 @@ def _add_foreign(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(foreign={})
     for name, flag in FOREIGN_FLAGS.items():
         switch = flag.shape is Shape.SWITCH
-        spellings = [f"--{name}", f"--no-{name}"] if switch and not name.startswith("disable-") else [f"--{name}"]
+        spellings = [f"--{name}", f"--no-{name}"] if switch else [f"--{name}"]
         parser.add_argument(
             *spellings,
             action=_TakeForeign,

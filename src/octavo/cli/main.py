@@ -32,12 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 if it did what was asked, 1 if not, 2 if it was asked wrongly."""
-    words = normalized(sys.argv[1:] if argv is None else argv)
     try:
+        words = normalized(sys.argv[1:] if argv is None else argv)
         args, unknown = build_parser().parse_known_args(words)
         if unknown:
-            flags = [name for name in args.parser._option_string_actions if name.startswith("--")]
-            raise ConfigError(unknown[0], "unknown flag" + nearest(unknown[0].partition("=")[0], flags))
+            flags = {name[2:]: name for name in args.parser._option_string_actions if name.startswith("--")}
+            raise ConfigError(unknown[0], "unknown flag" + nearest(unknown[0].partition("=")[0].lstrip("-"), flags))
         return int(args.run(args))
     except OctavoError as exc:
         cause, *details = exc.message.splitlines() or [type(exc).__name__]

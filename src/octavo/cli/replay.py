@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="crash folder; the server's log names it")
     parser.add_argument("--model", metavar="TEXT", help="model folder or repo id (default: as recorded)")
-    parser.add_argument("--load-format", choices=("auto", "dummy"), help="default: as recorded")
+    parser.add_argument("--load-format", choices=("auto", "safetensors", "dummy"), help="default: as recorded")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: as recorded")
     parser.add_argument("--seed", type=int, default=0, help="of random tokens, where none were kept (default: 0)")
     parser.add_argument("--no-faults", action="store_true", help="leave out faults that were injected")

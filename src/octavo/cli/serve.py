@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(settings: Settings, workers: OpenSupply | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 1 if the worker died, else 0. `workers`: where they come from, if not as set."""
-    from octavo.server.run import run_server
+    """Serve until told to stop; see `run_server`. `workers`: where they come from, if not as set.
+
+    The port is ours before anything is loaded, and the engine has stopped before its workers are ended.
+    """
+    from octavo.server.run import bind, run_server
     from octavo.startup import in_processes, server_context, start, with_keeper
 
     logging.getLogger().setLevel(settings.logging_level.upper())
-    runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
-    try:
-        context = server_context(runtime)
-        context.loop.start()
-        return run_server(context)
-    finally:
-        runtime.close()
+    with bind(settings.host, settings.port) as listener:
+        runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
+        with contextlib.closing(runtime):
+            context = server_context(runtime)
+            context.loop.start()
+            try:
+                return run_server(context, listener)
+            finally:
+                context.loop.stop()

@@ -78,18 +78,18 @@ class ModelConfig:
         generation = folder / "generation_config.json"
         if not generation.exists():
             return config
-        fields = _Fields(_read_object(generation), str(generation))
+        fields = _Fields(_stated(_read_object(generation)), str(generation))
         ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
         return dataclasses.replace(config, eos_token_ids=tuple(ids))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], *, file: str = "config.json") -> ModelConfig:
-        """Build from the parsed `config.json`; defaults are those of Hugging Face's `Qwen3MoeConfig`.
+        """Build from the parsed `config.json`; defaults are those of Hugging Face's `Qwen3MoeConfig`, for nulls too.
 
         Raises:
             CheckpointError: a field is missing, of the wrong type, out of range, or states something not served.
         """
-        fields = _Fields(raw, file)
+        fields = _Fields(_stated(raw), file)
         _require_served(fields)
         hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
         vocab = fields.count("vocab_size")
@@ -136,6 +136,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _stated(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` without what is null, in objects within it too: writers of configs write null for what is not set."""
+    return {
+        name: _stated(value) if isinstance(value, dict) else value for name, value in raw.items() if value is not None
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class _Fields:
     """Typed access to a JSON object; a missing field or a wrong type is a CheckpointError that names it."""
@@ -147,8 +154,7 @@ class _Fields:
         return CheckpointError(message, file=self.file)
 
     def count(self, name: str, default: Any = None, *, least: int = 1) -> int:
-        value = self.raw.get(name)
-        value = default if value is None else value
+        value = self.raw.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.refuse(f"{name} must be an integer of at least {least}, is {value!r}")
         return value
@@ -217,6 +223,8 @@ _SERVED_FORMATS = (
     "served are plain bfloat16 (no quantization_config) and compressed-tensors float-quantized with 8-bit float "
     "weights per channel, symmetric, and dynamic 8-bit float activations per token (FP8-dynamic)"
 )
+_STATUSES = ("compressed", "frozen")
+"""Of how the weights came to be; how they are stored, `format` says, and each tensor's type is checked."""
 _DEFAULTS = {"symmetric": True, "dynamic": False}
 _WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
 _ACTIVATIONS = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
@@ -239,9 +247,9 @@ def _read_quantization(fields: _Fields) -> tuple[WeightFormat, tuple[str, ...]]:
 
     require("quant_method", quantization.get("quant_method"), ("compressed-tensors",))
     require("format", quantization.get("format"), ("float-quantized",))
-    require("quantization_status", quantization.get("quantization_status", "compressed"), ("compressed",))
+    require("quantization_status", quantization.get("quantization_status", "compressed"), _STATUSES)
     for name in ("kv_cache_scheme", "sparsity_config", "transform_config"):
-        require(name, quantization.get(name) or None, (None,))
+        require(name, None if _changes_nothing(name, quantization.get(name)) else quantization[name], (None,))
     groups = quantization.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(group := next(iter(groups.values())), dict):
         raise fields.refuse(f"quantization_config: config_groups must hold one group; {_SERVED_FORMATS}")
@@ -260,6 +268,11 @@ def _read_quantization(fields: _Fields) -> tuple[WeightFormat, tuple[str, ...]]:
     for pattern in ignore:
         _check_pattern(pattern, fields)
     return WeightFormat.FP8_DYNAMIC, tuple(ignore)
+
+
+def _changes_nothing(name: str, part: Any) -> bool:
+    """Whether a part of a quantization_config leaves weights as they are: empty, or a sparsity that leaves nothing out."""
+    return not part or (name == "sparsity_config" and isinstance(part, dict) and part.get("format") == "dense")
 
 
 def _check_pattern(pattern: str, fields: _Fields) -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from octavo.config.foreign import ALIASES, FOREIGN_FLAGS
 from octavo.config.values import kinds
+from octavo.config.vllm_flags import ALIASES, FOREIGN_FLAGS
+from octavo.config.vllm_variables import from_vllm, is_of_kubernetes
 from octavo.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 ENV_PREFIX = "OCTAVO_"
-
-_KUBERNETES = re.compile(r"SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP)\w*")
-"""Variables that Kubernetes sets in every pod beside a service named `octavo`."""
+CLOSE = 0.8
+"""How alike names must be for a hint, as difflib counts: a wrong hint leads further astray than none."""
 
 
 def setting(default: Any, help: str, group: str, **extra: Any) -> Any:
@@ -29,7 +28,7 @@ def setting(default: Any, help: str, group: str, **extra: Any) -> Any:
 
     Args:
         extra: `choices` (allowed values), `minimum` (smallest allowed number), `none_words` (words that mean None),
-            `secret` (never shown).
+            `bare` (what the flag alone means), `secret` (never shown).
     """
     return dataclasses.field(
         default=default, repr=not extra.get("secret", False), metadata={"help": help, "group": group, **extra}
@@ -49,8 +48,30 @@ class Settings:
     served_model_name: tuple[str, ...] = setting((), "Names in the API; the first is the one answered with", "Model")
     tokenizer: str | None = setting(None, "Folder or repo id of the tokenizer, if not the model's", "Model")
     revision: str | None = setting(None, "Branch, tag or commit of the repo", "Model")
+    tokenizer_revision: str | None = setting(
+        None,
+        "Branch, tag or commit of the tokenizer's repo; the model's revision if not set and it is one repo",
+        "Model",
+    )
+    download_dir: str | None = setting(None, "Folder for downloaded models, if not that of HF_HOME", "Model")
+    hf_token: str | None = setting(
+        None,
+        "Token for Hugging Face; the flag alone: the one stored on this machine",
+        "Model",
+        secret=True,
+        bare="true",
+    )
     load_format: str = setting(
-        "auto", "auto: safetensors; dummy: random weights from config.json", "Model", choices=("auto", "dummy")
+        "auto",
+        "auto: safetensors; dummy: random weights from config.json",
+        "Model",
+        choices=("auto", "safetensors", "dummy"),
+    )
+    dtype: str = setting(
+        "auto",
+        "Type that models are computed in: bfloat16. float16 (half) is taken for FP8 models, with a word of warning",
+        "Model",
+        choices=("auto", "bfloat16", "float16", "half"),
     )
     max_model_len: int | None = setting(
         None,
@@ -64,6 +85,12 @@ class Settings:
     chat_template: str | None = setting(None, "File or text of a Jinja chat template", "Model")
     default_chat_template_kwargs: dict[str, Any] | None = setting(
         None, "JSON: arguments for the chat template", "Model"
+    )
+    chat_template_content_format: str = setting(
+        "auto",
+        "Content of messages as the template gets it: string, openai (a list of parts), or what it can show",
+        "Model",
+        choices=("auto", "string", "openai"),
     )
     generation_config: str = setting(
         "auto", "Where default sampling comes from: auto (model folder), vllm (none) or a folder", "Model"
@@ -99,23 +126,37 @@ class Settings:
     port: int = setting(8000, "Port to bind", "Server", minimum=0)
     api_key: tuple[str, ...] = setting((), "Keys that clients must send as Bearer token", "Server", secret=True)
     allowed_origins: tuple[str, ...] = setting(("*",), "JSON list of CORS origins", "Server")
+    allowed_methods: tuple[str, ...] = setting(("*",), "JSON list of CORS methods", "Server")
+    allowed_headers: tuple[str, ...] = setting(("*",), "JSON list of CORS headers", "Server")
+    allow_credentials: bool = setting(False, "Let browsers of other origins send cookies", "Server")
+    disable_fastapi_docs: bool = setting(False, "No /openapi.json, and no pages made from it", "Server")
+    http_timeout_keep_alive: int = setting(
+        75, "Seconds an idle connection stays open; longer than clients keep theirs", "Server", minimum=1
+    )
     shutdown_timeout: float = setting(30.0, "Seconds to let running requests finish at SIGTERM", "Server", minimum=0)
     sse_keep_alive_interval: float = setting(
         15.0, "Seconds of silence before an SSE comment line; 0: none", "Server", minimum=0
     )
     stream_interval: int = setting(1, "Tokens per streamed chunk", "Server", minimum=1)
-    max_logprobs: int = setting(20, "Most logprobs per token a request may ask for", "Server", minimum=0)
+    max_logprobs: int = setting(
+        20, "Most logprobs per token a request may ask for; -1: the whole vocabulary", "Server", minimum=-1
+    )
+    response_role: str = setting("assistant", "Role of chat answers, unless they continue the last message", "Server")
     enable_force_include_usage: bool = setting(False, "Usage in every stream", "Server")
     enable_request_id_headers: bool = setting(True, "Answer with X-Request-Id", "Server")
 
     # Logs
     logging_level: str = setting(
-        "info", "debug, info, warning or error", "Logs", choices=("debug", "info", "warning", "error")
+        "info",
+        "debug, info, warning, error or critical",
+        "Logs",
+        choices=("debug", "info", "warning", "error", "critical"),
     )
     log_stats_interval: float = setting(10.0, "Seconds between statistics lines", "Logs", minimum=0.1)
     disable_log_stats: bool = setting(False, "No periodic statistics line", "Logs")
     enable_log_requests: bool = setting(False, "Log each request", "Logs")
-    max_log_len: int | None = setting(None, "Most prompt characters in the request log", "Logs", minimum=0)
+    enable_log_outputs: bool = setting(False, "Log each answer too; needs enable_log_requests", "Logs")
+    max_log_len: int | None = setting(None, "Most characters of a prompt or an answer in the log", "Logs", minimum=0)
     disable_uvicorn_access_log: bool = setting(False, "No access log", "Logs")
     disable_access_log_for_endpoints: tuple[str, ...] = setting((), "Paths kept out of the access log", "Logs")
     step_log: str | None = setting(None, "File that gets one JSON line per step: tokens, requests, KV use", "Logs")
@@ -169,6 +210,10 @@ class Settings:
             raise ConfigError("gpu_memory_utilization", f"must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.port > 65535:
             raise ConfigError("port", f"must be at most 65535, got {self.port}")
+        if "" in self.api_key:
+            raise ConfigError("api_key", "holds an empty key, which everybody has; leave it out to ask for none")
+        if self.enable_log_outputs and not self.enable_log_requests:
+            raise ConfigError("enable_log_outputs", "needs enable_log_requests, which says what was answered")
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -185,7 +230,7 @@ class Settings:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from Python values or text; also takes the vLLM names of `config/foreign.py`.
+        """Settings from Python values or text; also takes the vLLM names of `config/vllm_flags.py`.
 
         Raises:
             ConfigError: an unknown name (says the nearest) or a wrong value.
@@ -196,12 +241,17 @@ class Settings:
     def from_sources(
         cls, flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
     ) -> Settings:
-        """Settings from the command line, else the YAML file `config`, else `OCTAVO_<NAME>`, else the defaults.
+        """Settings from the command line, else the YAML file `config`, else `OCTAVO_<NAME>`, else vLLM's
+        variables that mean the same, else the defaults.
 
         Raises:
             ConfigError: an unknown name (says the nearest) or a wrong value; names the source as the user knows it.
         """
-        layers = [_Layer(_from_environ(environ or {}), lambda name: ENV_PREFIX + name.upper())]
+        honoured = from_vllm(environ or {})
+        layers = [
+            _Layer({name: said.value for name, said in honoured.items()}, lambda name: honoured[name].variable),
+            _Layer(_from_environ(environ or {}), lambda name: ENV_PREFIX + name.upper()),
+        ]
         if config is not None:
             layers.append(_Layer(_from_yaml(config), lambda name: f"{name.replace('_', '-')} in {config}"))
         layers.append(_Layer(flags, flag_name))
@@ -221,15 +271,17 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """A hint such as ` (did you mean --max-num-seqs?)`, or nothing if no name is near."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+def nearest(name: str, labels: Mapping[str, str]) -> str:
+    """A hint such as `; did you mean --max-num-seqs?`, or nothing if no name is near; `labels`: name to how it is
+    written."""
+    close = difflib.get_close_matches(name, labels, n=1, cutoff=CLOSE)
+    return f"; did you mean {labels[close[0]]}?" if close else ""
 
 
 def _build(layers: list[_Layer]) -> Settings:
     """Read every value with the kind of its field; later layers win."""
     known = kinds(Settings)
+    with_choices = {field.name for field in dataclasses.fields(Settings) if "choices" in field.metadata}
     values: dict[str, Any] = {}
     labels: dict[str, str] = {}
     for layer in layers:
@@ -242,10 +294,13 @@ def _build(layers: list[_Layer]) -> Settings:
                 except ValueError as exc:
                     raise ConfigError(label, str(exc)) from None
                 labels[name] = label
+                if name in with_choices:
+                    values[name] = values[name].lower()
             elif foreign is not None:
                 foreign.take(raw)
             else:
-                raise ConfigError(label, "unknown setting" + nearest(label, [layer.label(name) for name in known]))
+                names = [*known, *(flag.replace("-", "_") for flag in FOREIGN_FLAGS)]
+                raise ConfigError(label, "unknown setting" + nearest(name, {one: layer.label(one) for one in names}))
     try:
         return Settings(**values)
     except ConfigError as exc:
@@ -263,11 +318,7 @@ def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
     values = {name.removeprefix(ENV_PREFIX): raw for name, raw in environ.items() if name.startswith(ENV_PREFIX)}
-    return {
-        name.lower(): raw
-        for name, raw in values.items()
-        if not _KUBERNETES.fullmatch(name) and not raw.startswith(("tcp://", "udp://"))
-    }
+    return {name.lower(): raw for name, raw in values.items() if not is_of_kubernetes(name, raw)}
 
 
 def _from_yaml(path: Path) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def read_str(raw: object) -> str:
 def read_list(raw: object) -> tuple[str, ...]:
     """Texts from a list, a JSON list, or words separated by commas."""
     if isinstance(raw, str) and raw.lstrip().startswith("["):
-        raw = _json(raw)
+        items: Any = _json(raw)  # text that begins so and is JSON is a list
+        return tuple(read_str(item) for item in items)
     if isinstance(raw, str):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
     if not isinstance(raw, (list, tuple)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Items
 
 import msgspec
 
@@ -25,7 +26,7 @@ def accept(request: Request, config: EngineConfig) -> Sequence:
     Raises:
         RequestError: it can never be served; `param` names the field.
     """
-    prompt = _token_ids(request.prompt_token_ids, config, "prompt")
+    prompt = checked_prompt(request.prompt_token_ids, config)
     room = _room(len(prompt), config)
     sampling = _checked(request.sampling, config)
     max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
@@ -75,6 +76,16 @@ def draw_seed(base: int, request_id: str) -> int:
     """A signed 64-bit seed that depends on nothing but its arguments, so that a replay draws it again."""
     digest = hashlib.blake2b(f"{base}/{request_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def checked_prompt(ids: Items[int], config: EngineConfig) -> array[int]:
+    """`ids` as the engine keeps a prompt; too many are refused unread.
+
+    Raises:
+        RequestError: none, too many, or not ids of the vocabulary.
+    """
+    _room(len(ids), config)
+    return _token_ids(ids, config, "prompt")
 
 
 def _room(num_prompt_tokens: int, config: EngineConfig) -> int:

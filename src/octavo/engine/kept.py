@@ -12,14 +12,16 @@ from octavo.engine.process import WORKER, ProcessWorker, Starting
 from octavo.engine.reserve import DescriptorReserve
 from octavo.engine.standbys import Standby, Standbys
 from octavo.errors import ChangedWeightsError, WorkerDiedError
-from octavo.messages import KeptWeights, WorkerConfig, WorkerReady
+from octavo.messages import KeptWeights, WorkerConfig
 
 KEEPER = "octavo.worker.keeper"
 MAX_START_FAILURES = 2
 """Workers in a row that may fail to start before the kept weights are thought to be the reason."""
 
-MIN_FREE_BYTES = 4 * 2**30
-"""Of a GPU's memory beside the worker, for standbys to prepare in."""
+STANDBY_BYTES = 2 * 2**30
+"""Of a GPU's memory for a standby to prepare in, beside the worker that runs: its context, workspace, kernels and first steps.
+
+On a CPU standbys prepare nothing: what a worker makes of the weights there is a copy of its own."""
 RESTART_FLOOR_S = 60.0
 RESTART_FACTOR = 10.0
 """A worker that starts as one before it did may take as many times as long, or RESTART_FLOOR_S if that is longer."""
@@ -51,6 +53,8 @@ class KeptSupply:
         self._first: KeptWeights | None = None
         self._failures = 0
         self._usual_s = 0.0
+        self._free_bytes = 0
+        """Of the device's memory when the first worker was ready, and there were no standbys."""
         self._starting = Starting()
         self._closed = False
 
@@ -95,13 +99,17 @@ class KeptSupply:
         except BaseException:
             standby.peer.close()
             raise
+        self._free_bytes = self._free_bytes or self._worker.ready.free_bytes
         return self._worker
 
     def tend(self) -> None:
         """See `WorkerSupply`: sees to the standbys."""
         if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
             return
-        self._standbys.tend(self._advance_config(self._worker.ready, self._keeper.weights), self._keeper.peer)
+        config = msgspec.structs.replace(
+            self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, proven=True
+        )
+        self._standbys.tend(config, self._keeper.peer, self._free_bytes // STANDBY_BYTES)
 
     def abandon(self) -> None:
         """See `WorkerSupply`."""
@@ -119,16 +127,6 @@ class KeptSupply:
         for peer in idle:
             peer.close()
         self._reserve.close()
-
-    def _advance_config(self, ready: WorkerReady, weights: KeptWeights) -> WorkerConfig | None:
-        """What a standby is told before it is needed; None: nothing, it is not to take memory yet.
-
-        On a CPU a worker makes a copy of its own of the weights. On a GPU it maps them, but its context, workspace and
-        kernels take memory beside the worker that runs.
-        """
-        if self._config.device == "cpu" or ready.free_bytes < MIN_FREE_BYTES:
-            return None
-        return msgspec.structs.replace(self._config, num_blocks=ready.num_blocks, weights=weights, proven=True)
 
     def _begin(
         self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool

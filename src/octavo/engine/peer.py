@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from octavo.engine.child import LAST_WORDS_S, Child
+from octavo.engine.child import Child
 from octavo.errors import DeathCause, WorkerDiedError
-from octavo.messages import EngineMessage, WorkerFault, WorkerMessage
+from octavo.messages import CheckpointRefusal, ConfigRefusal, EngineMessage, WorkerFault, WorkerMessage
 from octavo.wire import Wire
 
 LOOK_S = 0.1
 """While waiting for a message: how often to look whether the child, and what it needs, are alive."""
+END_S = 10.0
+"""How long a child that has closed its end of the wire may take to end; how it ended says who is to blame."""
 EXIT_S = 0.5
 """How long a child may take to exit after a fault."""
 
@@ -89,11 +91,13 @@ class Peer:
 
         Raises:
             WorkerDiedError: the child has ended, reports a fault, or says what cannot be read.
+            ConfigError, CheckpointError: the child cannot work with what it was told.
         """
         self._check_open()
         while (message := self._next()) is None:
             if self._wire.ended:
-                self._child.exit_code(LAST_WORDS_S)
+                # Its files are closed before the system is done with it: a GPU takes a moment to let a process go.
+                self._child.exit_code(END_S)
             if (death := self.death()) is not None:
                 if self._late:
                     continue
@@ -106,6 +110,8 @@ class Peer:
             self._wire.wait(min(left_s, LOOK_S))
         if isinstance(message, WorkerFault):
             raise self._fault(message, self._child.exit_code(EXIT_S))
+        if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
+            raise message.error()
         return message
 
     def death(self) -> WorkerDiedError | None:

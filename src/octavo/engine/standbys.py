@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from octavo.engine.peer import Peer
 from octavo.engine.reserve import DescriptorReserve
-from octavo.errors import WorkerDiedError
+from octavo.errors import OctavoError
 from octavo.messages import Waiting, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
-COUNT = 2
-"""A second death can come before a new standby has imported what a worker needs, which takes seconds."""
+COUNT = 3
+"""A second and a third death can come before a new standby has imported what a worker needs, which takes seconds."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """After a standby that could not be started, or died unused, the next is tried after a pause that doubles."""
@@ -31,13 +31,13 @@ class Standby:
     prepared: bool = False
     """It has done all that it can do before."""
 
-    def look(self) -> WorkerDiedError | None:
+    def look(self) -> OctavoError | None:
         """Note how far it has come; why it has ended, if it has."""
         try:
             while (message := self.peer.receive(0)) is not None:
                 self.prepared = isinstance(message, Waiting) and message.configured == self.configured
-        except WorkerDiedError as death:
-            return death
+        except OctavoError as error:
+            return error
         return self.peer.death()
 
 
@@ -69,7 +69,7 @@ class Standbys:
         """Those that wait, the oldest first; the dead are closed."""
         for standby in [*self._waiting]:
             if (death := standby.look()) is not None:
-                logger.warning("a standby is lost: %s", death.headline)
+                logger.warning("a standby is lost: %s", death.message.partition("\n")[0])
                 self._waiting.remove(standby)
                 standby.peer.close()
         return [*self._waiting]
@@ -87,8 +87,14 @@ class Standbys:
             return living[0]
         return Standby(self._new(), configured=False)
 
-    def tend(self, config: WorkerConfig | None, keeper: Peer) -> None:
-        """Start one more if some are missing; with `config` it begins to prepare, and ends if `keeper` does."""
+    def tend(self, config: WorkerConfig, keeper: Peer, most_configured: int) -> None:
+        """Start one more if some are missing.
+
+        Args:
+            config: with it a standby begins to prepare.
+            keeper: with whose end that standby ends too.
+            most_configured: as many may have `config`; the others only import.
+        """
         before = len(self._waiting)
         living = self.alive()
         if len(living) < before:
@@ -97,7 +103,8 @@ class Standbys:
             return
         try:
             peer = self._new()
-            if config is not None:
+            configured = sum(standby.configured for standby in living) < most_configured
+            if configured:
                 peer.need(keeper)
                 peer.send(config)
         # The worker that runs is well, and whatever ails the system may pass: no request is to end for it.
@@ -105,7 +112,7 @@ class Standbys:
             self._postpone()
             logger.warning("no standby could be started, the next try is in %g s: %r", self._pause_s, exc)
             return
-        self._waiting.append(Standby(peer, configured=config is not None))
+        self._waiting.append(Standby(peer, configured=configured))
 
     def forget(self) -> list[Peer]:
         """Give up all of them, and return them to be closed."""

@@ -227,7 +227,8 @@ class Supervisor:
         """Note what the start of `link` was made of."""
         assert self._recovery is not None
         ready = link.ready
-        parts = {"open": ready.open_s, "load": ready.load_s, "allocate": ready.allocate_s, "warm up": ready.warm_up_s}
+        allocate_s = ready.measure_s + ready.allocate_s
+        parts = {"open": ready.open_s, "load": ready.load_s, "allocate": allocate_s, "warm up": ready.warm_up_s}
         process_s = max(0.0, self._clock() - ended_s - sum(parts.values()))
         self._recovery.phases = {"end": end_s, "process": process_s, **parts}
         return link

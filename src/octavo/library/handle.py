@@ -27,7 +27,7 @@ class ModelHandle:
         runtime = start(settings, workers)
         self._config = runtime.config
         self._model = runtime.model
-        self._prompts = PromptReader(runtime.model, settings.default_chat_template_kwargs)
+        self._prompts = PromptReader(runtime.model, settings)
         self._tokenizer = LLMTokenizer(runtime.model.tokenizer, self._prompts, runtime.model.folder)
         return runtime
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.library import unserved
 from octavo.server.answer import Prompt
 from octavo.startup import Model
 from octavo.text import ChatTemplate
+from octavo.text.messages import ContentForm
 
 GivenPrompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
@@ -17,15 +19,17 @@ GivenPrompt = str | Sequence[int] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: mappings with `role` and `content`."""
 
+AUTO = "auto"
+"""The format of contents that is told from the template."""
 FORMS = "a prompt is a text, a list of token ids, {'prompt': text} or {'prompt_token_ids': ids}"
 
 
 class PromptReader:
-    """Reads prompts for `model`, whose templates get `template_arguments` unless a call says otherwise."""
+    """Reads prompts for `model`, with what `settings` say of chat templates unless a call says otherwise."""
 
-    def __init__(self, model: Model, template_arguments: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: Model, settings: Settings) -> None:
         self._model = model
-        self._template_arguments = template_arguments
+        self._settings = settings
 
     def read(self, prompt: GivenPrompt, tokenization: Mapping[str, Any] | None = None) -> Prompt:
         """The prompt with its token ids; `tokenization` may hold `add_special_tokens`.
@@ -46,6 +50,7 @@ class PromptReader:
         messages: Messages,
         *,
         template: str | None = None,
+        content_format: str = AUTO,
         arguments: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -56,7 +61,7 @@ class PromptReader:
             RequestError: there is no template, or it refuses the messages.
             ConfigError: `template` is no Jinja template.
         """
-        text = self.template(template).render(
+        text = self.template(template, content_format).render(
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
@@ -64,19 +69,30 @@ class PromptReader:
         )
         return self._encode(text, add_special_tokens=False)  # the template writes the special tokens itself
 
-    def template(self, source: str | None = None) -> ChatTemplate:
-        """The model's template, or one made of `source`.
+    def template(self, source: str | None = None, content_format: str = AUTO) -> ChatTemplate:
+        """The model's template, or one made of `source`; `content_format`: as the setting of that name.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is none, or no such format.
             ConfigError: `source` is no Jinja template.
         """
-        if source is not None:
-            special_tokens = self._model.tokenizer.special_tokens
-            return ChatTemplate(source, special_tokens=special_tokens, default_kwargs=self._template_arguments)
-        if self._model.chat_template is None:
+        own = self._model.chat_template
+        if source is None and own is None:
             raise RequestError("the model has no chat template; give one with chat_template", param="messages")
-        return self._model.chat_template
+        if own is not None and source in (None, own.source) and content_format == AUTO:
+            return own
+        form = self._settings.chat_template_content_format if content_format == AUTO else content_format
+        if form not in (AUTO, ContentForm.TEXT.value, ContentForm.PARTS.value):
+            raise RequestError(
+                f"chat_template_content_format must be auto, string or openai, got {form!r}",
+                param="chat_template_content_format",
+            )
+        return ChatTemplate(
+            own.source if source is None and own is not None else source or "",
+            special_tokens=self._model.tokenizer.special_tokens,
+            default_kwargs=self._settings.default_chat_template_kwargs,
+            content_form=None if form == AUTO else ContentForm(form),
+        )
 
     def _read_mapping(self, prompt: Mapping[str, Any], tokenization: Mapping[str, Any] | None) -> Prompt:
         served = {"prompt", "prompt_token_ids"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import ConfigError
 from octavo.models.operations import Operations, operations_for
-from octavo.models.parameters import Parameters, allocate_parameters
+from octavo.models.parameters import Parameters, allocate_parameters, is_needless
 from octavo.models.qwen3_moe import Qwen3Moe
 
 FORMATS: dict[WeightFormat, Format] = {
@@ -47,7 +48,7 @@ def load_model(
 
     Args:
         folder: a Hugging Face model folder.
-        load_format: `auto` reads the safetensors files; `dummy` makes random weights from config.json alone.
+        load_format: `auto` and `safetensors` read the safetensors files; `dummy` makes random weights from config.json alone.
         device: where the parameters live and the model runs.
         seed: of dummy weights.
         operations: what the model is computed with; None for PyTorch's on `device`.
@@ -55,7 +56,7 @@ def load_model(
 
     Raises:
         CheckpointError: a file is missing or does not hold what the config asks for; names tensor, file and shapes.
-        ConfigError: `load_format` is neither.
+        ConfigError: `load_format` is none of these.
     """
     config = ModelConfig.from_folder(folder)
     parameters = allocate_parameters(config, device)
@@ -67,12 +68,13 @@ def fill_parameters(
     parameters: Parameters, config: ModelConfig, folder: Path, *, load_format: str, seed: int, progress: bool = True
 ) -> None:
     """Write the weights of `folder`, or random ones, into `parameters`; arguments and Raises as `load_model`."""
-    if load_format not in ("auto", "dummy"):
-        raise ConfigError("load_format", f"must be auto or dummy, is {load_format!r}")
+    if load_format not in ("auto", "safetensors", "dummy"):
+        raise ConfigError("load_format", f"must be auto, safetensors or dummy, is {load_format!r}")
     if load_format == "dummy":
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
-        fill_from_folder(folder, parameters.sources, FORMATS[config.weight_format], progress=progress)
+        stored, needless = FORMATS[config.weight_format], partial(is_needless, config)
+        fill_from_folder(folder, parameters.sources, stored, needless=needless, progress=progress)
 
 
 def build_model(config: ModelConfig, parameters: Parameters, operations: Operations) -> LoadedModel:

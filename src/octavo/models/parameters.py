@@ -167,6 +167,14 @@ def place_parameters(config: ModelConfig, place: Place) -> Parameters:
     return Parameters(embedding, layers, norm, head, make.sources)
 
 
+def is_needless(config: ModelConfig, name: str) -> bool:
+    """Whether a checkpoint may hold the tensor `name` although the model computes without it.
+
+    Old writers store what follows from the config (frequencies of rotary embeddings), others a tied head a second time.
+    """
+    return name.endswith("rotary_emb.inv_freq") or (config.tie_word_embeddings and name == "lm_head.weight")
+
+
 def _layer(make: _Allocator, config: ModelConfig, layer: int) -> LayerParameters:
     name = f"model.layers.{layer}"
     hidden, width = config.hidden_size, config.head_dim

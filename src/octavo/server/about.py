@@ -9,8 +9,8 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
-from octavo.server.body import json
 from octavo.server.context import Server
+from octavo.server.pieces import json
 from octavo.version import __version__
 
 

@@ -17,7 +17,7 @@ class Prompt:
 
     index: int
     """Its place among the prompts of the call."""
-    token_ids: list[int]
+    token_ids: Sequence[int]
     text: str | None
     """As the client sent it, or the template made it; None if it came as token ids."""
 
@@ -43,6 +43,7 @@ class Answer:
         self.prompt = prompt
         self.part = Part()
         self.parts_taken = 0
+        self._told: list[str] = []
         self.num_tokens = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
@@ -54,6 +55,11 @@ class Answer:
         self.last_s = 0.0
         self.queue_s = 0.0
         self._detokenizer = detokenizer
+
+    @property
+    def text(self) -> str:
+        """All of it, told or not."""
+        return "".join([*self._told, self.part.text])
 
     def feed(self, update: Update, now_s: float) -> None:
         """Take in news from the engine.
@@ -83,6 +89,7 @@ class Answer:
         """What is new, once."""
         part, self.part = self.part, Part()
         self.parts_taken += 1
+        self._told.append(part.text)
         return part
 
     def _take_first(self, update: Update, now_s: float) -> None:

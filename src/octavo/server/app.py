@@ -24,7 +24,8 @@ from octavo.server.gate import Gate
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
 from octavo.server.stats import keep_logging, watch_worker
-from octavo.server.tokens import DetokenizeRequest, TokenizeRequest, token_routes
+from octavo.server.token_request import DetokenizeRequest, TokenizeRequest
+from octavo.server.tokens import token_routes
 from octavo.version import __version__
 
 RECOVERING_S = 1.0
@@ -43,6 +44,7 @@ def create_app(context: ServerContext) -> FastAPI:
     app = FastAPI(
         title="Octavo",
         version=__version__,
+        openapi_url=None if context.settings.disable_fastapi_docs else "/openapi.json",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -57,8 +59,9 @@ def create_app(context: ServerContext) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=context.settings.allowed_origins,
-        allow_methods=["*"],
-        allow_headers=["*"],
+        allow_methods=context.settings.allowed_methods,
+        allow_headers=context.settings.allowed_headers,
+        allow_credentials=context.settings.allow_credentials,
         expose_headers=["X-Request-Id", "Retry-After"],
     )
     app.openapi = _openapi(app)  # type: ignore[method-assign]
@@ -77,7 +80,7 @@ def _lifespan(server: Server) -> Any:
         yield
         for task in tasks:
             task.cancel()
-        server.texts.shutdown(wait=False, cancel_futures=True)
+        server.bodies.close()
 
     return lifespan
 
@@ -127,7 +130,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def _openapi(app: FastAPI) -> Any:
-    """FastAPI's description, with the bodies that `read_body` reads."""
+    """FastAPI's description, with the bodies that `Server.read` reads."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import dataclasses
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.server.body import Body, BodyReader
+from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64, Json
-from octavo.text.generation_config import DefaultSampling
+
+MAX_MESSAGES = 1 << 18
+"""Each takes several tokens: no model here reads more."""
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ContentPart(BaseModel):
@@ -28,74 +37,104 @@ class Message(BaseModel):
     content: str | list[ContentPart] | None = None
 
     def plain(self, where: str) -> Json:
-        """The message with its text in one piece, as templates expect it.
+        """The message as `ChatTemplate.render` takes it.
 
         Raises:
-            RequestError: it holds something that is not text.
+            RequestError: it calls tools.
         """
         extra = self.model_extra or {}
         if extra.get("tool_calls") or extra.get("function_call"):
             raise RequestError(f"{where}.tool_calls: tool calls are not supported yet", param="messages")
-        return {**extra, "role": self.role, "content": self._text(where)}
-
-    def _text(self, where: str) -> str:
-        if self.content is None:
-            if self.role != "assistant":
-                raise RequestError(f"{where}.content is missing", param="messages")
-            return ""
-        if isinstance(self.content, str):
-            return self.content
-        texts = []
-        for number, part in enumerate(self.content):
-            if part.type != "text" or part.text is None:
-                raise RequestError(
-                    f"{where}.content.{number} must be a text part, got type {part.type[:40]!r}", param="messages"
-                )
-            texts.append(part.text)
-        return "\n".join(texts)
+        parts = [part.model_dump() for part in self.content] if isinstance(self.content, list) else self.content
+        return {**extra, "role": self.role, "content": parts}
 
 
-class ChatFields(BaseModel):
+class ChatFields(Body):
     """What makes a prompt out of messages."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: Json | None = None
+    reasoning_effort: Effort | None = None
 
-    def plain_messages(self) -> list[Json]:
-        """Raises RequestError as `Message.plain`."""
-        return [message.plain(f"messages.{number}") for number, message in enumerate(self.messages)]
+    def render(self, reader: BodyReader, *, add_special_tokens: bool) -> Prompt:
+        """The prompt that the model's template makes of the messages.
+
+        Raises:
+            RequestError: the template refuses the messages, or there is none; or they cannot fit.
+        """
+        template = reader.chat_template
+        if template is None:
+            raise RequestError(
+                "the model has no chat template: give one with --chat-template, or use /v1/completions",
+                param="messages",
+            )
+        text = template.render(
+            [message.plain(f"messages.{number}") for number, message in enumerate(self.messages)],
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            kwargs=self._effort(template.variables) | (self.chat_template_kwargs or {}),
+        )
+        return Prompt(0, tokenize(reader, text, add_special_tokens=add_special_tokens, param="messages"), text)
+
+    def _effort(self, variables: frozenset[str]) -> Json:
+        """`reasoning_effort` in the words of the template, as vLLM tells it: its level, and whether to think at all."""
+        if self.reasoning_effort is None:
+            return {}
+        told = {"reasoning_effort": self.reasoning_effort, "enable_thinking": self.reasoning_effort != "none"}
+        known = {name: value for name, value in told.items() if name in variables}
+        if not known:
+            raise RequestError(
+                "reasoning_effort is not known to the model's chat template; leave it out", param="reasoning_effort"
+            )
+        return known
 
 
 class ChatRequest(ChatFields, GenerationFields):
     """Answer a conversation."""
-
-    prompt_field: ClassVar[str] = "messages"
 
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Int64 | None = None
     echo: bool = False
     add_special_tokens: bool = False
+    _continued_role: str | None = PrivateAttr(None)
 
     @property
-    def answer_tokens(self) -> tuple[str, int | None]:
+    def continued_role(self) -> str | None:
+        """The role of the last message where the answer goes on with it."""
+        return self._continued_role
+
+    def prepare(self, reader: BodyReader) -> Call[ChatRequest]:
+        self.check_combinations()
+        sampling = self._sampling(reader)
+        prompt = self.render(reader, add_special_tokens=self.add_special_tokens)
+        prompt = dataclasses.replace(prompt, token_ids=checked_prompt(prompt.token_ids, reader.engine_config))
+        samplings = [bounded(reader, sampling, prompt, self._answer_tokens)]
+        if not self.add_generation_prompt:
+            self._continued_role = self.messages[-1].role
+        self.settle()
+        self.messages = []
+        return Call.checked(self, [prompt], samplings)
+
+    @property
+    def _answer_tokens(self) -> tuple[str, int | None]:
         """The name and value of the field that bounds the answer."""
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
-    def to_sampling(self, defaults: DefaultSampling) -> SamplingParams:
+    def _sampling(self, reader: BodyReader) -> SamplingParams:
         """Raises as `GenerationFields.sampling`."""
         if self.echo:
             raise RequestError("echo is not supported on chat; continue_final_message may be meant", param="echo")
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
-        name, most = self.answer_tokens
+        name, most = self._answer_tokens
         if most is not None and most < 1:
             raise RequestError(f"{name} must be at least 1, got {most}", param=name)
         own: dict[str, Any] = {"max_tokens": most, "prompt_logprobs": self.prompt_logprobs}
         if self.logprobs:
             own["logprobs"] = self.top_logprobs or 0
-        return self.sampling(defaults, **own)
+        return self.sampling(reader, **own)

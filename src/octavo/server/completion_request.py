@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field, StrictInt, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.server.body import BodyReader
+from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64
-from octavo.text.generation_config import DefaultSampling
 
 MAX_PROMPTS = 1024
 """Most prompts of a call (vLLM's VLLM_MAX_COMPLETION_PROMPTS)."""
@@ -29,7 +32,7 @@ def _one_message(value: Any, inner: Callable[[Any], Any]) -> Any:
         ) from None
 
 
-Prompt = Annotated[
+PromptField = Annotated[
     str | TokenIds | Annotated[list[str], Field(fail_fast=True)] | Annotated[list[TokenIds], Field(fail_fast=True)],
     Field(union_mode="left_to_right"),
     WrapValidator(_one_message),
@@ -39,15 +42,27 @@ Prompt = Annotated[
 class CompletionRequest(GenerationFields):
     """Continue each prompt."""
 
-    prompt_field: ClassVar[str] = "prompt"
-
-    prompt: Prompt
+    prompt: PromptField
     echo: bool = False
     logprobs: Int64 | None = None
     add_special_tokens: bool = True
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def only_scores(self) -> bool:
+        """Nothing is to be made: the prompt is wanted back, with its logprobs."""
+        return self.echo and self.max_tokens == 0
+
+    def prepare(self, reader: BodyReader) -> Call[CompletionRequest]:
+        self.check_combinations()
+        sampling = self._sampling(reader)
+        prompts = [self._read(reader, index, source) for index, source in enumerate(self._sources())]
+        asked = ("max_tokens", sampling.max_tokens if self.max_tokens is not None else None)
+        samplings = [bounded(reader, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS) for prompt in prompts]
+        self.settle()
+        self.prompt = ""
+        return Call.checked(self, prompts, samplings)
+
+    def _sources(self) -> list[str | list[int]]:
         """The prompts, one or more.
 
         Raises:
@@ -56,25 +71,26 @@ class CompletionRequest(GenerationFields):
         prompt: Any = self.prompt
         if not prompt:
             raise RequestError("prompt is empty: at least one token is needed", param="prompt")
-        prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+        prompts: list[str | list[int]] = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         if len(prompts) > MAX_PROMPTS:
             raise RequestError(
                 f"prompt holds {len(prompts)} prompts, at most {MAX_PROMPTS} go in a call", param="prompt"
             )
         return prompts
 
-    @property
-    def only_scores(self) -> bool:
-        """Nothing is to be made: the prompt is wanted back, with its logprobs."""
-        return self.echo and self.max_tokens == 0
+    def _read(self, reader: BodyReader, index: int, source: str | list[int]) -> Prompt:
+        if not isinstance(source, str):
+            return Prompt(index, checked_prompt(source, reader.engine_config), None)
+        ids = tokenize(reader, source, add_special_tokens=self.add_special_tokens)
+        return Prompt(index, checked_prompt(ids, reader.engine_config), source)
 
-    def to_sampling(self, defaults: DefaultSampling) -> SamplingParams:
+    def _sampling(self, reader: BodyReader) -> SamplingParams:
         """Raises as `GenerationFields.sampling`; `max_tokens` is left to the prompt's length if not set."""
         prompt_logprobs = self.prompt_logprobs
         if prompt_logprobs is None and self.echo:
             prompt_logprobs = self.logprobs
         return self.sampling(
-            defaults,
+            reader,
             max_tokens=1 if self.only_scores else self.max_tokens,
             logprobs=self.logprobs,
             prompt_logprobs=prompt_logprobs,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from octavo.sampling import SamplingParams
-from octavo.server.answer import Answer, Part, Prompt
+from octavo.server.answer import Answer, Part
 from octavo.server.body import body_schema
-from octavo.server.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.prompts import bounded, receive, tokenize
 from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
 from octavo.server.telling import STREAMED, Teller
 from octavo.text import Tokenizer
@@ -31,40 +28,15 @@ def completion_routes(server: Server) -> APIRouter:
         responses=STREAMED,
     )
     async def completions(request: Request) -> Response:
-        body = await receive(server, request, CompletionRequest)
-        sampling = body.to_sampling(server.context.default_sampling)
-        prompts = await _prompts(server, body)
-        samplings = [_bounded(server, body, sampling, prompt) for prompt in prompts]
+        server.check_accepting()
+        call = await server.read(request, CompletionRequest)
         request_id = request.state.request_id
-        generation = Generation(server, prompts, samplings, request_id)
-        server.log_request(request_id, prompts, samplings)
-        shape = CompletionShape(server.context.tokenizer, body)
-        return await Teller(server, body, shape, generation, request_id).answer(request)
+        generation = Generation(server, call.prompts, call.samplings, request_id)
+        server.log_request(request_id, call.prompts, call.samplings)
+        shape = CompletionShape(server.context.tokenizer, call.body)
+        return await Teller(server, call.body, shape, generation, request_id).answer(request)
 
     return router
-
-
-async def _prompts(server: Server, body: CompletionRequest) -> list[Prompt]:
-    """Tokenize what came as text."""
-    sources = body.prompts
-    size = sum(len(source) for source in sources if isinstance(source, str))
-    work = functools.partial(_tokenize_all, server, sources, body.add_special_tokens)
-    return await server.offload(size, work)
-
-
-def _tokenize_all(server: Server, sources: Sequence[str | list[int]], add_special_tokens: bool) -> list[Prompt]:
-    tokenizer, limit = server.context.tokenizer, server.most_tokens
-    return [
-        Prompt(index, tokenize(tokenizer, source, limit, add_special_tokens=add_special_tokens), source)
-        if isinstance(source, str)
-        else Prompt(index, source, None)
-        for index, source in enumerate(sources)
-    ]
-
-
-def _bounded(server: Server, body: CompletionRequest, sampling: SamplingParams, prompt: Prompt) -> SamplingParams:
-    asked = ("max_tokens", sampling.max_tokens if body.max_tokens is not None else None)
-    return bounded(server, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS)
 
 
 class CompletionShape:
@@ -98,7 +70,7 @@ class CompletionShape:
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids
             if first:
-                choice["prompt_token_ids"] = answer.prompt.token_ids
+                choice["prompt_token_ids"] = list(answer.prompt.token_ids)
         return choice
 
     def whole(self, answer: Answer, part: Part) -> dict[str, Any]:

@@ -7,21 +7,29 @@ import dataclasses
 import hashlib
 import json
 import logging
+import platform
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
+
+from starlette.requests import Request
 
 from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
-from octavo.errors import NotFoundError, OverloadedError
+from octavo.errors import OverloadedError
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
-from octavo.server.dispatch import Dispatcher
+from octavo.server.answer import Answer, Prompt
+from octavo.server.body import BodyReader, Preparable, receive_body
+from octavo.server.body_pool import BodyPool
+from octavo.server.dispatch import ClientGone, Dispatcher
 from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
+from octavo.server.unserved import warn_unknown
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 from octavo.version import __version__
 
@@ -29,8 +37,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SMALL_CHARS = 2048
-"""Texts up to this long are tokenized on the event loop: a thread would take longer to wake."""
+SMALL_BYTES = 4 << 10
+"""Bodies up to here are read on the event loop: a thread would take longer to wake."""
+LIBRARIES = ("torch", "triton")
+"""What computes: another version may round otherwise."""
 STALL_S = 60.0
 """With work waiting: seconds without a finished step after which the worker counts as hung, unless its largest step
 is known to be slow."""
@@ -66,8 +76,14 @@ class Server:
         self.fingerprint = fingerprint(context)
         self.started_s = int(time.time())
         self.draining = False
-        self.texts = ThreadPoolExecutor(2, thread_name_prefix="text")
-        """Threads for long texts: the tokenizer works without the interpreter's lock."""
+        self.reader = BodyReader(
+            tokenizer=context.tokenizer,
+            chat_template=context.chat_template,
+            default_sampling=context.default_sampling,
+            engine_config=context.engine_config,
+            model_names=self.model_names,
+        )
+        self.bodies = BodyPool(self.reader)
         self._stall_s = max(STALL_S, STALL_STEPS * context.worker_ready.warm_up_s)
 
     @property
@@ -75,18 +91,25 @@ class Server:
         """Tokens that a request may have, prompt and answer together."""
         return self.context.engine_config.max_request_tokens
 
-    def check_model(self, name: str | None) -> str:
-        """The name to answer with.
+    async def read(self, request: Request, model: type[Preparable[T]]) -> T:
+        """Take in the body of `request` and prepare it. A `request_id` in it becomes the request's id.
 
         Raises:
-            NotFoundError: the model is not served here.
+            OctavoError: the request cannot be served.
+            ClientGone: the client left before it had sent everything, or while its body waited to be read.
         """
-        if name is None:
-            return self.model_names[0]
-        if name not in self.model_names:
-            served = ", ".join(self.model_names)
-            raise NotFoundError(f"the model {name[:200]!r} is not served here; served: {served}", param="model")
-        return name
+        raw = await receive_body(request)
+        if len(raw) <= SMALL_BYTES:
+            reading = self.reader.read(model, raw)
+        else:
+            reading = await _while_there(request, self.bodies.read(model, raw))
+        if reading.request_id is not None:
+            request.state.request_id = reading.request_id
+        warn_unknown(reading.unknown)
+        if reading.error is not None:
+            raise reading.error
+        assert reading.result is not None
+        return reading.result
 
     def log_request(self, request_id: str, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams]) -> None:
         """Log what was asked, if the settings say so; prompts are cut to max_log_len characters."""
@@ -94,14 +117,15 @@ class Server:
         if not settings.enable_log_requests:
             return
         for prompt, sampling in zip(prompts, samplings, strict=True):
-            text = repr(prompt.text if prompt.text is not None else prompt.token_ids)[: settings.max_log_len]
+            shown = prompt.text if prompt.text is not None else prompt.token_ids
+            text = repr(shown[: settings.max_log_len])[: settings.max_log_len]
             log.info("request %s: %d tokens, %s, prompt %s", request_id, len(prompt.token_ids), sampling, text)
 
-    async def offload(self, size: int, work: Callable[[], T]) -> T:
-        """Do `work` on a text of `size` characters: at once if it is small, in a thread if not."""
-        if size <= SMALL_CHARS:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self.texts, work)
+    def log_answer(self, answer: Answer, reason: str) -> None:
+        """Log how `answer` ended and what it was, if the settings say so; cut to max_log_len characters."""
+        if self.context.settings.enable_log_outputs:
+            text = answer.text[: self.context.settings.max_log_len]
+            log.info("answer %s: %d tokens, %s, text %r", answer.request_id, answer.num_tokens, reason, text)
 
     def trouble(self, status: EngineStatus) -> str | None:
         """Why requests would not be answered now; None if they would."""
@@ -121,20 +145,63 @@ class Server:
             raise OverloadedError("the server is shutting down and takes no new requests", retry_after_s=5)
 
 
-def fingerprint(context: ServerContext) -> str:
-    """`octavo-<version>-<8 hex digits>`: equal for servers that give the same bits to the same request.
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """`work`, given up when the client leaves.
 
-    Limits and budgets are left out: they change no bit.
+    Raises:
+        ClientGone: it has left.
     """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    job, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait([job, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            raise ClientGone
+        return job.result()
+    finally:
+        leaving.cancel()
+        job.cancel()
+
+
+def fingerprint(context: ServerContext) -> str:
+    """`octavo-<version>-<8 hex digits>`: equal for servers that give the same answer, bit by bit, to the same request.
+
+    All that can change an answer is in it, by what it holds and not by where it lies. Limits and budgets are left out:
+    they change no bit.
+    """
+    template, ready = context.chat_template, context.worker_ready
     parts = {
         "model": dataclasses.asdict(context.model_config) | {"weight_format": context.model_config.weight_format.value},
-        "weights": [context.settings.model, context.settings.revision, context.settings.load_format],
-        "seed": context.settings.seed,
-        "device": [context.worker_ready.device, context.worker_ready.weights_format],
+        "weights": ready.weights_checksum,
+        "format": ready.weights_format,
+        "tokenizer": context.tokenizer.fingerprint,
+        "template": template.fingerprint if template is not None else None,
         "defaults": dataclasses.asdict(context.default_sampling),
+        "stops": context.engine_config.eos_token_ids,
+        "seed": context.settings.seed,
+        "device": _processor() if ready.device.startswith("CPU") else ready.device,
+        "libraries": [_version(name) for name in LIBRARIES],
     }
     text = json.dumps(parts, sort_keys=True, default=_plain)
     return f"octavo-{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _processor() -> str:
+    """The model of this machine's CPU: its instructions decide how sums are cut; the number of threads does not."""
+    path = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.exists() else None
+    return match[1] if match else platform.machine()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _plain(value: Any) -> Any:

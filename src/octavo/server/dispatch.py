@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from octavo.engine.loop import EngineLoop
 from octavo.engine.request import Request
 from octavo.engine.update import Update
 
-SUBMITS_PER_TURN = 32
-"""Requests submitted before other coroutines get a turn."""
+TURN_IDS = 1 << 15
+"""Ids submitted before other coroutines get a turn: of prompts, biases and stops."""
+REQUEST_IDS = 1 << 10
+"""A request counts as many more."""
+TURN_UPDATES = 256
+"""Updates taken before other coroutines get a turn."""
 
 
 class ClientGone(Exception):
@@ -31,6 +36,11 @@ class Dispatcher:
     def num_streams(self) -> int:
         """Engine requests somebody waits for."""
         return len(self._streams)
+
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The one that coroutines run on, once it is known."""
+        return self._loop
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say which event loop the coroutines run on; before the first request."""
@@ -52,12 +62,16 @@ class Dispatcher:
         stream = Stream(self, engine)
         if not self._streams:
             self.busy_since_s = time.monotonic()
+        ids = 0
         try:
-            for number, request in enumerate(requests, start=1):
+            for request in requests:
                 self._streams[request.request_id] = stream
                 stream.alive.add(request.request_id)
                 engine.submit(request)
-                if number % SUBMITS_PER_TURN == 0:
+                ids += REQUEST_IDS + len(request.prompt_token_ids)
+                ids += len(request.sampling.logit_bias) + len(request.sampling.stop_token_ids)
+                if ids >= TURN_IDS:
+                    ids = 0
                     await asyncio.sleep(0)
         except BaseException:
             stream.close()
@@ -94,10 +108,12 @@ class Stream:
         """When something was last taken."""
         self._dispatcher = dispatcher
         self._engine = engine
-        self._updates: list[Update] = []
+        self._updates: deque[Update] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._poked = False
         self._gone = False
+        self._crowded = False
+        """More was there than the last call took."""
 
     def put(self, update: Update) -> None:
         self._updates.append(update)
@@ -117,7 +133,7 @@ class Stream:
         self._release()
 
     async def take(self) -> list[Update]:
-        """All updates since the last call; empty after `wake`.
+        """The next updates, at most TURN_UPDATES; empty after `wake`.
 
         Raises:
             ClientGone: the client closed its connection.
@@ -128,12 +144,14 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+        elif self._crowded:
+            await asyncio.sleep(0)
         if self._gone:
             raise ClientGone
         self._poked = False
         self.last_s = time.monotonic()
-        updates, self._updates = self._updates, []
-        return updates
+        self._crowded = len(self._updates) > TURN_UPDATES
+        return [self._updates.popleft() for _ in range(min(TURN_UPDATES, len(self._updates)))]
 
     def stop(self, request_id: str) -> None:
         """End one request; its further updates are dropped."""

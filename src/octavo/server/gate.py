@@ -44,6 +44,9 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # it is answered as a GET; whoever wrote the other scope sends no body
         visit = Visit(scope, send, self._server.context.settings.enable_request_id_headers)
         try:
             visit.read_id()
@@ -58,13 +61,13 @@ class Gate:
             log.exception("request %s failed", visit.request_id)
             await visit.answer(InternalError(), receive)
         finally:
-            self._note(visit, scope)
+            self._note(visit, scope, method)
 
-    def _note(self, visit: Visit, scope: Scope) -> None:
+    def _note(self, visit: Visit, scope: Scope, method: str) -> None:
         seconds = time.monotonic() - visit.start_s
         route = scope.get("route")
         handler = getattr(route, "path", "none")
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        method = method if method in METHODS else "OTHER"
         self._server.context.metrics.on_http(handler, method, visit.status, seconds)
         if self._logs and scope["path"] not in self._quiet:
             host, port = scope.get("client") or ("", 0)

@@ -17,11 +17,6 @@ from octavo.server.dispatch import Stream
 from octavo.server.errors import not_accepted
 from octavo.text import Detokenizer, StopStrings
 
-MAX_ANSWERS = 16384
-"""Most answers of one call, over all its prompts."""
-MAX_CALL_TOKENS = 1 << 23
-"""Most prompt tokens of one call, each prompt counted once for each of its answers: about 300 MB in the engine."""
-
 _serials = itertools.count(1)
 
 
@@ -29,7 +24,7 @@ class Generation:
     """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
 
     Raises:
-        RequestError: too many answers, or stop strings beyond the limits.
+        RequestError: stop strings without a tokenizer.
     """
 
     def __init__(
@@ -121,16 +116,6 @@ class Generation:
 
     def _build(self, base_id: str) -> None:
         """Make the engine requests and the answers that wait for them."""
-        count = sum(sampling.n for sampling in self._samplings)
-        if count > MAX_ANSWERS:
-            raise RequestError(
-                f"n asks for {count} answers over all prompts, at most {MAX_ANSWERS} in a call", param="n"
-            )
-        tokens = sum(s.n * len(p.token_ids) for p, s in zip(self.prompts, self._samplings, strict=True))
-        if tokens > MAX_CALL_TOKENS:
-            raise RequestError(
-                f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
-            )
         stops = StopStrings(self._samplings[0].stop)
         if stops and self._server.context.tokenizer.vocab_size == 0:
             raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
@@ -165,6 +150,7 @@ class Generation:
 
     def _end(self, answer: Answer, reason: str) -> None:
         self._server.context.metrics.on_end(answer, reason, self._arrival_s, time.monotonic())
+        self._server.log_answer(answer, reason)
 
 
 def _alone(sampling: SamplingParams, number: int) -> SamplingParams:

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from octavo.server.body import json
 from octavo.server.context import Server
+from octavo.server.pieces import json
 
 
 def model_routes(server: Server) -> APIRouter:
@@ -20,7 +20,7 @@ def model_routes(server: Server) -> APIRouter:
 
     @router.get("/v1/models/{model_id:path}", summary="One model")
     async def model(model_id: str) -> Response:
-        return json(_card(server, server.check_model(model_id)))
+        return json(_card(server, server.reader.check_model(model_id)))
 
     return router
 

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
-from octavo.server.body import json
 from octavo.server.context import Server
 from octavo.server.generation import Generation
+from octavo.server.pieces import json
 
 PROBE_S = 30.0
 """How long /health_generate waits for its token."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,33 +20,40 @@ from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import public_cause
+from octavo.server.http_protocol import HttpProtocol
 from octavo.server.screen import start_screen
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
-KEEP_ALIVE_S = 75
-"""Longer than the idle time after which clients drop a connection, so that none is closed in their hands."""
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has cut short: 128 and the number of SIGINT, as shells have it."""
+HURRY_LOOK_S = 0.1
+"""While draining: how often to look whether to hurry."""
 LAST_WORDS_S = 3
 """Time for the answers to requests that draining did not wait for."""
 
 
-def run_server(context: ServerContext) -> int:
+def run_server(context: ServerContext, listener: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT, or until no worker is left; `context.loop` must be started. Returns the process's exit code.
 
-    Then: no new connections, no new requests; running ones get `shutdown_timeout` seconds, the rest an error.
-    The engine loop is stopped at the end. The code is 1 if the worker died, else 0.
+    Then: no new connections, no new requests; running ones get `shutdown_timeout` seconds, the rest an error. A second
+    SIGINT (Ctrl-C) takes the rest of that time away. The engine loop is stopped at the end. The code is 1 if the worker
+    died, 130 after a second SIGINT, else 0.
+
+    Args:
+        context: what to serve.
+        listener: as `bind` made it; it is closed at the end.
 
     Raises:
-        ConfigError: the address cannot be bound.
+        ConfigError: somebody else listens on the address by now.
     """
     app = create_app(context)
-    listener = bind(context.settings.host, context.settings.port)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -52,12 +61,14 @@ def run_server(context: ServerContext) -> int:
         log_level="warning",
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + LAST_WORDS_S,
+        timeout_keep_alive=context.settings.http_timeout_keep_alive,
+        timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + 3 * LAST_WORDS_S,
     )
+    server = _DrainingServer(config, app.state.server)
     try:
         with _signals_ignored_after():
-            _DrainingServer(config, app.state.server).run(sockets=[listener])
+            _listen(listener)
+            server.run(sockets=[listener])
     finally:
         listener.close()
         context.loop.stop()
@@ -65,26 +76,55 @@ def run_server(context: ServerContext) -> int:
     if death is not None:
         log.error("exit code 1: the worker died: %s", public_cause(death))
         return 1
-    return 0
+    return INTERRUPTED if server.hurried else 0
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port` (0: any free one).
+    """Make a socket that has `host` and `port` (0: any free one) for itself, and refuses connections until it listens.
+
+    So a port that is taken is noticed before a model is loaded, and a load balancer sees nobody before one is.
 
     Raises:
         ConfigError: the address is taken or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        _claim(listener, (host, port))
     except OSError as exc:
         listener.close()
-        reason = exc.strerror or str(exc)
-        raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}; choose another with --port") from exc
+        raise _cannot_listen((host, port), exc) from exc
     listener.set_inheritable(False)
     return listener
+
+
+def _claim(listener: socket.socket, address: tuple[str, int]) -> None:
+    """Bind so that nobody else can.
+
+    With SO_REUSEADDR two may bind as long as neither listens. Without it, connections that a server before us has just
+    closed are in the way: only then it is set.
+    """
+    try:
+        listener.bind(address)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+
+
+def _listen(listener: socket.socket) -> None:
+    """Let connections in. They inherit SO_REUSEADDR, without which they would keep the next server from its port."""
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        raise _cannot_listen(listener.getsockname(), exc) from exc
+
+
+def _cannot_listen(address: tuple[str, int], error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    return ConfigError("port", f"cannot listen on {address[0]}:{address[1]}: {reason}; choose another with --port")
 
 
 class _DrainingServer(uvicorn.Server):
@@ -93,6 +133,17 @@ class _DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
         self._octavo = server
+        self.hurried = False
+        """Somebody was not willing to wait for running requests."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, hurry at Ctrl-C after it.
+
+        uvicorn's own way to hurry leaves its tasks to be cancelled by the end of the event loop, each with a traceback.
+        """
+        if self.should_exit and sig == signal.SIGINT:
+            self.hurried = True
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -113,10 +164,26 @@ class _DrainingServer(uvicorn.Server):
         """Wait for the engine's requests; then stop it, so that those left get an error while they can still hear it."""
         self._octavo.draining = True
         loop, timeout_s = self._octavo.context.loop, self._octavo.context.settings.shutdown_timeout
-        log.info("shutting down: running requests have %g s", timeout_s)
-        if not await asyncio.to_thread(loop.drain, timeout_s):
-            log.warning("requests still running after %g s end with an error", timeout_s)
+        log.info("shutting down: running requests have %g s; Ctrl-C ends them now", timeout_s)
+        end_s = time.monotonic() + timeout_s
+        while not (drained := await asyncio.to_thread(loop.drain, min(HURRY_LOOK_S, timeout_s))):
+            if self.hurried or time.monotonic() >= end_s:
+                break
+        if not drained:
+            log.warning(
+                "requests still running %s end with an error", "now" if self.hurried else f"after {timeout_s:g} s"
+            )
         await asyncio.to_thread(loop.stop)
+        await self._part()
+
+    async def _part(self) -> None:
+        """Give clients LAST_WORDS_S to read their answers, then drop those who do not read."""
+        for _ in range(int(LAST_WORDS_S / HURRY_LOOK_S)):
+            if not self.server_state.connections:
+                return
+            await asyncio.sleep(HURRY_LOOK_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 @contextmanager

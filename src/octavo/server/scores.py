@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import Raw
+
 from octavo.messages import TokenScore
 from octavo.server.answer import Part
+from octavo.server.pieces import raw_list
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer, token_text
 
@@ -14,45 +18,42 @@ LEAST_LOGPROB = -9999.0
 """Stands for -infinity, which JSON lacks (vLLM's convention)."""
 
 
-def legacy_logprobs(tokenizer: Tokenizer, part: Part, start: int) -> dict[str, list[Any]]:
+def legacy_logprobs(tokenizer: Tokenizer, part: Part, start: int) -> dict[str, Raw]:
     """The object of /v1/completions; `start` is where the answer begins in the text of the choice."""
-    tokens, token_logprobs, tops = [], [], []
-    for token_id, score in zip(part.token_ids, part.scores, strict=True):
-        tokens.append(token_text(tokenizer, token_id))
-        token_logprobs.append(None if score is None else _finite(score.logprob))
-        tops.append(None if score is None else _by_text(tokenizer, score))
     return {
-        "text_offset": [start + offset for offset in part.offsets],
-        "token_logprobs": token_logprobs,
-        "tokens": tokens,
-        "top_logprobs": tops,
+        "text_offset": raw_list(start + offset for offset in part.offsets),
+        "token_logprobs": raw_list(None if score is None else _finite(score.logprob) for score in part.scores),
+        "tokens": raw_list(token_text(tokenizer, token_id) for token_id in part.token_ids),
+        "top_logprobs": raw_list(None if score is None else _by_text(tokenizer, score) for score in part.scores),
     }
 
 
-def chat_logprobs(tokenizer: Tokenizer, part: Part) -> dict[str, list[dict[str, Any]]]:
+def chat_logprobs(tokenizer: Tokenizer, part: Part) -> dict[str, Raw]:
     """The object of /v1/chat/completions."""
-    content = []
-    for score in part.scores:
-        assert score is not None
-        top = [_named(tokenizer, token_id, logprob) for token_id, logprob in score.top]
-        content.append({**_named(tokenizer, score.token_id, score.logprob), "top_logprobs": top})
-    return {"content": content}
+    return {"content": raw_list(_content(tokenizer, score) for score in part.scores)}
 
 
-def prompt_logprobs(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> list[dict[str, Any] | None]:
+def prompt_logprobs(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> Raw:
     """One entry for each prompt token, by id; the first token has none."""
-    return [None, *(_by_id(tokenizer, score) for score in scores)]
+    return raw_list(itertools.chain([None], (_by_id(tokenizer, score) for score in scores)))
 
 
 def prompt_part(tokenizer: Tokenizer, token_ids: Sequence[int], scores: Sequence[TokenScore] | None) -> Part:
     """The prompt as if it had been made, for `echo`."""
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
     part = Part(token_ids=list(token_ids), scores=[None] * len(token_ids) if scores is None else [None, *scores])
+    texts = []
     for token_id in token_ids:
-        part.text += detokenizer.push(token_id)
+        texts.append(detokenizer.push(token_id))
         part.offsets.append(detokenizer.offset)
-    part.text += detokenizer.finish()
+    part.text = "".join([*texts, detokenizer.finish()])
     return part
+
+
+def _content(tokenizer: Tokenizer, score: TokenScore | None) -> dict[str, Any]:
+    assert score is not None
+    top = [_named(tokenizer, token_id, logprob) for token_id, logprob in score.top]
+    return {**_named(tokenizer, score.token_id, score.logprob), "top_logprobs": top}
 
 
 def _by_text(tokenizer: Tokenizer, score: TokenScore) -> dict[str, float]:

@@ -14,13 +14,14 @@ def start_screen(server: Server, host: str, port: int) -> str:
     """Address, a line to try, model, device, memory, limits, seconds of the start."""
     context = server.context
     ready, config = context.worker_ready, context.engine_config
+    source = f": {ready.kv_cache_source}" if ready.kv_cache_source else ""
     address = f"http://{_reachable(host)}:{port}"
     rows = {
         "model": f"{', '.join(server.model_names)} ({ready.weights_format}, {ready.weight_bytes / MIB:,.0f} MiB)",
         "device": f"{ready.device} (worker {ready.pid})",
         "KV cache": (
             f"{config.num_blocks:,} blocks of {config.block_size} tokens = {config.pool_tokens:,} tokens "
-            f"({ready.kv_cache_bytes / MIB:,.0f} MiB), prefix caching {'on' if config.prefix_caching else 'off'}"
+            f"({ready.kv_cache_bytes / MIB:,.0f} MiB{source}), prefix caching {'on' if config.prefix_caching else 'off'}"
         ),
         "limits": (
             f"{server.most_tokens:,} tokens per request, {config.max_num_seqs} requests at once, "

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
-import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,6 +20,7 @@ from octavo.server.dispatch import ClientGone, Stream
 from octavo.server.errors import InternalError, error_object
 from octavo.server.fields import GenerationFields
 from octavo.server.generation import Generation
+from octavo.server.pieces import JsonPieces, Pieces, encode, joined
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,10 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 """What /openapi.json adds to a route that may stream."""
 
-_encode = msgspec.json.Encoder().encode
+SHORT_TOKENS = 2048
+"""Answers and prompts up to here are written on the event loop: a thread would take longer to wake."""
+
+T = TypeVar("T")
 
 
 class Shape(Protocol):
@@ -78,7 +81,7 @@ class Teller:
             "id": f"{shape.id_prefix}-{request_id}",
             "object": shape.chunk_object if body.stream else shape.object,
             "created": int(time.time()),
-            "model": server.check_model(body.model),
+            "model": server.reader.check_model(body.model),
             "system_fingerprint": server.fingerprint,
         }
 
@@ -94,17 +97,31 @@ class Teller:
             return EventStream(self._events(), self._generation)
         try:
             async with leaving(request.receive, self._generation.stream):
-                return Response(await self._whole(), media_type="application/json")
+                return JsonPieces(await self._whole())
         finally:
             self._generation.close()
 
-    async def _whole(self) -> bytes:
+    async def _whole(self) -> Pieces:
         generation = self._generation
         while generation.running:
             await generation.advance()
         answers = list(generation.answers.values())
-        choices = [self._shape.whole(answer, answer.take_part()) for answer in answers]
-        return _encode({**self._head, "choices": choices, "usage": generation.usage(), **self._shape.beside(answers)})
+        return await self._write(answers, self._pieces)
+
+    def _pieces(self, answers: Sequence[Answer]) -> Pieces:
+        """One object, with a piece for each choice."""
+        choices = [encode(self._shape.whole(answer, answer.take_part())) for answer in answers]
+        head = encode({**self._head, "choices": []}).removesuffix(b"]}")
+        rest = encode({"usage": self._generation.usage(), **self._shape.beside(answers)}).removeprefix(b"{")
+        return joined([head, choices[0], *(part for choice in choices[1:] for part in (b",", choice)), b"],", rest])
+
+    async def _write(self, answers: Sequence[Answer], write: Callable[[Sequence[Answer]], T]) -> T:
+        """`write(answers)`: beside the event loop if they are long."""
+        tokens = sum(len(answer.part.token_ids) for answer in answers)
+        tokens += sum(len(answer.prompt.token_ids) for answer in answers if answer.parts_taken == 0)
+        if tokens <= SHORT_TOKENS:
+            return write(answers)
+        return await self._server.bodies.in_thread(lambda: write(answers))
 
     async def _events(self) -> AsyncIterator[bytes]:
         """Events as they come; an error is told in an event of its own."""
@@ -112,7 +129,7 @@ class Teller:
         try:
             while generation.running:
                 touched = await generation.advance()
-                events = b"".join([event for answer in touched for event in self._tell(answer)])
+                events = await self._write(touched, self._tell_all)
                 if events or not touched:
                     yield events or self._comment
             if self._wants_usage:
@@ -134,6 +151,9 @@ class Teller:
     @property
     def _wants_usage(self) -> bool:
         return self._body.wants_usage_chunk or self._server.context.settings.enable_force_include_usage
+
+    def _tell_all(self, answers: Sequence[Answer]) -> bytes:
+        return b"".join([event for answer in answers for event in self._tell(answer)])
 
     def _tell(self, answer: Answer) -> list[bytes]:
         """Events for what is new in `answer`; none while there is too little to tell."""
@@ -206,4 +226,4 @@ async def leaving(receive: Receive, stream: Stream) -> AsyncIterator[None]:
 
 
 def _data(value: dict[str, Any]) -> bytes:
-    return b"data: " + _encode(value) + b"\n\n"
+    return b"data: " + encode(value) + b"\n\n"

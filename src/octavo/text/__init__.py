@@ -3,7 +3,7 @@
 from octavo.text.chat_template import ChatTemplate, load_chat_template
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.generation_config import DefaultSampling, load_default_sampling
-from octavo.text.stop import StopStrings
+from octavo.text.stop import StopStrings, check_stops
 from octavo.text.tokenizer import NoTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "NoTokenizer",
     "StopStrings",
     "Tokenizer",
+    "check_stops",
     "load_chat_template",
     "load_default_sampling",
     "load_tokenizer",

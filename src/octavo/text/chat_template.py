@@ -7,22 +7,23 @@ name, `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% gene
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from octavo.errors import CheckpointError, ConfigError, RequestError
+from octavo.text.messages import ContentForm, Message, followed, in_form, read_message, refusal, text_of
+from octavo.text.template_probe import TemplateProbe
 from octavo.text.tokenizer import read_tokenizer_config
-
-Message = Mapping[str, Any]
-"""At least `role` and `content`."""
 
 RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 """Names that template arguments of a request may not take."""
@@ -30,6 +31,12 @@ RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"}
 
 class ChatTemplate:
     """A compiled template.
+
+    Args:
+        source: the template's text.
+        special_tokens: name to text, for the template.
+        default_kwargs: arguments that requests may override.
+        content_form: how messages are given to the template; None: as it can show them.
 
     Raises:
         ConfigError: the source is not a Jinja template.
@@ -41,14 +48,41 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str],
         default_kwargs: Mapping[str, Any] | None = None,
+        content_form: ContentForm | None = None,
     ) -> None:
         self.source = source
+        self._content_form = content_form
+        self._probe = self._make_probe()
         self._special_tokens = dict(special_tokens)
         self._default_kwargs = dict(default_kwargs or {})
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as exc:
             raise ConfigError("chat_template", f"is not a Jinja template: line {exc.lineno}: {exc.message}") from exc
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for templates that make the same of all messages."""
+        form = self._content_form.value if self._content_form is not None else None
+        parts = [self.source, self._special_tokens, self._default_kwargs, form]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the template reads and does not set."""
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what Jinja compiled and what renders with it, which no other process can be sent."""
+        return {name: value for name, value in vars(self).items() if name not in ("_template", "_probe")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._template = _environment().from_string(self.source)
+        self._probe = self._make_probe()
+
+    def _make_probe(self) -> TemplateProbe:
+        return TemplateProbe(lambda messages, kwargs: self._render(messages, False, kwargs))
 
     def render(
         self,
@@ -60,14 +94,22 @@ class ChatTemplate:
     ) -> str:
         """The prompt for `messages`; `kwargs` go to the template (such as `enable_thinking`).
 
+        Contents come to the template in the form that it can show. A developer is a system to templates that do not
+        know developers.
+
         Raises:
-            RequestError: the template refuses the messages, or cannot show what was asked.
+            RequestError: the template refuses the messages, or would not show one of them; or they are none.
         """
         reserved = RESERVED.intersection(kwargs or ())
         if reserved:
             raise RequestError(
                 f"chat_template_kwargs must not set {', '.join(sorted(reserved))}", param="chat_template_kwargs"
             )
+        given, messages = messages, self._fitted(messages)
+        hidden = self._probe.first_hidden(messages, kwargs)
+        if hidden is not None:
+            why = f"is {given[hidden]['role'][:64]!r}, which the chat template would leave out at this place"
+            raise refusal(hidden, "role", why)
         if not continue_final_message:
             return self._render(messages, add_generation_prompt, kwargs)
         if add_generation_prompt:
@@ -75,13 +117,27 @@ class ChatTemplate:
                 "continue_final_message needs add_generation_prompt to be false", param="continue_final_message"
             )
         marker = _unused_marker(messages)
-        final = {**messages[-1], "content": f"{messages[-1]['content']}{marker}"}
+        final = {**messages[-1], "content": followed(messages[-1]["content"], marker)}
         text, found, _ = self._render([*messages[:-1], final], False, kwargs).partition(marker)
         if not found:
             raise RequestError(
                 "the chat template does not show the final message, so it cannot be continued", param="messages"
             )
         return text
+
+    def _fitted(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with roles that the template knows, where it knows one as good, and contents in its form."""
+        if not messages:
+            raise RequestError("messages must hold at least one", param="messages")
+        return [self._fit(read_message(message, number)) for number, message in enumerate(messages)]
+
+    def _fit(self, message: Message) -> Message:
+        role = message["role"]
+        if role == "developer" and not self._probe.knows_developers:
+            role = "system"
+            message = {**message, "role": role}
+        content = in_form(message["content"], self._content_form or self._probe.form(role))
+        return message if content is message["content"] else {**message, "content": content}
 
     def _render(
         self, messages: Sequence[Message], add_generation_prompt: bool, kwargs: Mapping[str, Any] | None
@@ -110,9 +166,10 @@ def load_chat_template(
     *,
     override: str | None = None,
     default_kwargs: Mapping[str, Any] | None = None,
+    content_format: str = "auto",
 ) -> ChatTemplate | None:
     """The template of a model folder: `override` (a file or the text itself), chat_template.jinja, or the
-    `chat_template` of tokenizer_config.json; None if there is none.
+    `chat_template` of tokenizer_config.json; None if there is none. `content_format`: string, openai or auto.
 
     Raises:
         CheckpointError: a file of the folder cannot be read.
@@ -127,7 +184,8 @@ def load_chat_template(
         for name, value in config.items()
         if name.endswith("_token") and isinstance(value, str | dict)
     }
-    return ChatTemplate(source, special_tokens=special, default_kwargs=default_kwargs)
+    form = None if content_format == "auto" else ContentForm(content_format)
+    return ChatTemplate(source, special_tokens=special, default_kwargs=default_kwargs, content_form=form)
 
 
 def _read_override(override: str) -> str:
@@ -158,7 +216,7 @@ def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 def _unused_marker(messages: Sequence[Message]) -> str:
     """A private-use text that no message holds."""
-    texts = [str(message["content"]) for message in messages]
+    texts = [text_of(message["content"]) for message in messages]
     number = 0
     while any(f"\ue000{number}\ue001" in text for text in texts):
         number += 1

@@ -21,9 +21,7 @@ class StopStrings:
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        if len(strings) > MAX_STOP_STRINGS or sum(map(len, strings)) > MAX_STOP_CHARS:
-            rule = f"at most {MAX_STOP_STRINGS} strings with at most {MAX_STOP_CHARS} characters in all"
-            raise RequestError(f"stop must hold {rule}, got {len(strings)} strings", param="stop")
+        check_stops(strings)
         self._next: list[dict[str, int]] = [{}]
         self._fallback = [0]
         self.depth = [0]
@@ -63,6 +61,17 @@ class StopStrings:
                 self._fallback[child] = self.step(self._fallback[state], char)
                 self.match[child] = self.match[child] or self.match[self._fallback[child]]
                 queue.append(child)
+
+
+def check_stops(strings: Sequence[str]) -> None:
+    """Check that an automaton of `strings` is small.
+
+    Raises:
+        RequestError: more than 1024 strings, or more than 16384 characters in all.
+    """
+    if len(strings) > MAX_STOP_STRINGS or sum(map(len, strings)) > MAX_STOP_CHARS:
+        rule = f"at most {MAX_STOP_STRINGS} strings with at most {MAX_STOP_CHARS} characters in all"
+        raise RequestError(f"stop must hold {rule}, got {len(strings)} strings", param="stop")
 
 
 class StopScanner:

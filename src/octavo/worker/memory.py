@@ -10,6 +10,7 @@ import torch
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig
+from octavo.worker.host_memory import free_host_bytes
 
 CPU_KV_BYTES = 2**30
 """Most keys and values on a CPU unless told otherwise."""
@@ -38,7 +39,10 @@ def blocks_wanted(config: WorkerConfig) -> int:
 
 
 def count_blocks(config: WorkerConfig, model: ModelConfig, available_bytes: int) -> int:
-    """KV blocks to allocate: `num_blocks` if set, else what fits in kv_cache_memory_bytes or `available_bytes`.
+    """KV blocks to allocate: as many as told, else all that fit in kv_cache_memory_bytes or `available_bytes`.
+
+    On a CPU, whose memory others use too, no more than all running requests can fill unless told; on a GPU all there is:
+    what running requests leave holds the prefixes of those that come.
 
     Raises:
         ConfigError: not one block fits.
@@ -47,7 +51,7 @@ def count_blocks(config: WorkerConfig, model: ModelConfig, available_bytes: int)
         return config.num_blocks
     given = config.kv_cache_memory_bytes
     block_bytes = model.kv_bytes_per_token * config.block_size
-    count = min((available_bytes if given is None else given) // block_bytes, blocks_wanted(config))
+    count = (available_bytes if given is None else given) // block_bytes
     if count < 1:
         setting = "gpu_memory_utilization" if given is None else "kv_cache_memory_bytes"
         room = max(0, available_bytes) if given is None else given
@@ -56,7 +60,28 @@ def count_blocks(config: WorkerConfig, model: ModelConfig, available_bytes: int)
             f"leaves {room} bytes for keys and values, one block of {config.block_size} tokens takes {block_bytes}; "
             "raise it, or lower max_num_batched_tokens",
         )
-    return count
+    return min(count, blocks_wanted(config)) if given is None and config.device == "cpu" else count
+
+
+def kv_cache_source(config: WorkerConfig) -> str:
+    """Why there are as many KV blocks as there are, in words for the user."""
+    if config.num_blocks is not None:
+        return "--num-gpu-blocks-override"
+    if config.kv_cache_memory_bytes is not None:
+        return "--kv-cache-memory-bytes"
+    if config.device == "cpu":
+        return (
+            f"what all running requests can fill, at most {CPU_KV_BYTES >> 30} GiB; --kv-cache-memory-bytes gives more"
+        )
+    return f"--gpu-memory-utilization {config.gpu_memory_utilization:g}"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that new tensors on `device` may take."""
+    if device.type == "cpu":
+        return free_host_bytes()
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def available_bytes(config: WorkerConfig, workspace_bytes: int) -> int:

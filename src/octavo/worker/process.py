@@ -15,7 +15,18 @@ from typing import NoReturn
 
 import msgspec
 
-from octavo.messages import Begin, StepPlan, Waiting, WorkerConfig, WorkerFault, WorkerMessage, WorkerReady
+from octavo.errors import CheckpointError, ConfigError
+from octavo.messages import (
+    Begin,
+    CheckpointRefusal,
+    ConfigRefusal,
+    StepPlan,
+    Waiting,
+    WorkerConfig,
+    WorkerFault,
+    WorkerMessage,
+    WorkerReady,
+)
 from octavo.wire import Wire, standard_input
 from octavo.worker.runner import Launched, Runner
 
@@ -86,13 +97,22 @@ def live(work: Callable[[Wire], None]) -> NoReturn:
     except EOFError:
         os._exit(ORPHANED)
     except Exception as exc:
-        message = f"{type(exc).__name__}: {exc}"
-        send(wire, WorkerFault(message=message, traceback=traceback.format_exc()))
+        send(wire, _report(exc))
         # Here, where the exception still holds what its frames held: on a device that has failed torch aborts the
         # process when a tensor is freed. And not through the interpreter's end, which takes half a second with torch.
         sys.stderr.flush()
         os._exit(FAULT)
     raise AssertionError("work does not return")
+
+
+def _report(error: Exception) -> WorkerMessage:
+    """What the parent is told of the error that ends this process."""
+    match error:
+        case ConfigError():
+            return ConfigRefusal(error.setting, error.reason)
+        case CheckpointError():
+            return CheckpointRefusal(error.reason, error.file, error.tensor)
+    return WorkerFault(message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
 def send(wire: Wire, message: WorkerMessage) -> None:

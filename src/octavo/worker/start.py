@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -15,14 +16,14 @@ from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
-from octavo.models.load import LoadedModel, load_model
+from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
-from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks
+from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks, kv_cache_source
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import MappedWeights
+from octavo.worker.weights import MappedWeights, load_weights, require_weight_room
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -50,9 +51,14 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    weights = None if config.weights is None else MappedWeights(config.weights, device)
     operations = (choose or choose_operations)(config, device)
-    loaded = _load(config, device, operations) if weights is None else weights.build(operations)
+    if config.weights is not None:
+        weights = MappedWeights(config.weights, device)
+        loaded, weights_checksum = weights.build(operations), config.weights.checksum
+    else:
+        weights = None
+        require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
+        loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     ahead = config.proven and device.type == "cuda"
     if ahead:
@@ -66,7 +72,8 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         verify_s = watch.lap()
         settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
         runner, ready = _begin(settled, device, loaded, watch, ahead)
-        return runner, msgspec.structs.replace(ready, open_s=open_s, load_s=load_s + verify_s)
+        told = {"weights_checksum": weights_checksum, "open_s": open_s, "load_s": load_s + verify_s}
+        return runner, msgspec.structs.replace(ready, **told)
 
     return begin
 
@@ -76,6 +83,7 @@ def _begin(
 ) -> tuple[Runner, WorkerReady]:
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
+    measure_s = watch.lap()
     num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
     if config.proven and device.type == "cuda":
         await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
@@ -93,9 +101,11 @@ def _begin(
         num_blocks=num_blocks,
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=kv_bytes,
+        kv_cache_source=kv_cache_source(config),
         workspace_bytes=workspace,
         free_bytes=torch.cuda.mem_get_info()[0] if device.type == "cuda" else 0,
         load_s=0.0,
+        measure_s=measure_s,
         allocate_s=allocate_s,
         warm_up_s=watch.lap(),
     )
@@ -113,6 +123,7 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
         _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
     except torch.OutOfMemoryError as exc:
         print(f"no room beside the worker to load kernels ahead: {exc}", file=sys.stderr, flush=True)
+    gc.collect()
     torch.cuda.empty_cache()
     kept = before - torch.cuda.mem_get_info()[0]
     print(f"a standby is prepared: kernels and workspace take {kept / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
@@ -127,17 +138,6 @@ class _Watch:
     def lap(self) -> float:
         before, self._last = self._last, time.perf_counter()
         return self._last - before
-
-
-def _load(config: WorkerConfig, device: torch.device, operations: Operations) -> LoadedModel:
-    """The model on weights of its own."""
-    return load_model(
-        Path(config.model),
-        load_format=config.load_format,
-        device=device,
-        seed=config.seed,
-        operations=operations,
-    )
 
 
 def prepare_model(

@@ -6,6 +6,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
+from octavo.kernels.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.dense_gemm.choice import choose_tile
 from octavo.kernels.dense_gemm.kernel import dense_gemm_kernel
@@ -43,13 +44,12 @@ def dense_gemm(
     if not rows:
         return out
     step = STEP[w.data.dtype]
-    # bulk copies need rows of whole 16 bytes, and here of a whole step
-    tile = tile or choose_tile(rows, tma=width >= step and width * w.data.element_size() % 16 == 0)
+    tile = tile or _choose(x, w, rows, step)
     tile.check(gated=False, step_bytes=step * w.data.element_size())
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
     if tile.tma:
-        weights, inputs = _descriptor("w", w.data, tile.cols, step), _descriptor("x", x.data, tile.rows, step)
+        weights, inputs = descriptor("w.data", w.data, tile.cols, step), descriptor("x.data", x.data, tile.rows, step)
     dense_gemm_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.cols))](
         inputs,
         x.scale if isinstance(x, TokenScaled) else None,
@@ -61,6 +61,13 @@ def dense_gemm(
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
+
+
+def _choose(x: TokenScaled | Unscaled, w: LinearWeight, rows: int, step: int) -> Tile:
+    """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
+    width = w.data.shape[1]
+    whole = width >= step and width * w.data.element_size() % ALIGNMENT == 0
+    return choose_tile(rows, tma=whole and takes_bulk_copies(x.data, w.data))
 
 
 def _check(x: TokenScaled | Unscaled, w: LinearWeight, out: torch.Tensor) -> Dims:
@@ -82,10 +89,3 @@ def _check(x: TokenScaled | Unscaled, w: LinearWeight, out: torch.Tensor) -> Dim
     check_range("x.data.shape[0]", dims["T"], 0, INDEX_LIMIT // 256 * 128, "pass fewer rows in one call")
     check_range("w.data.shape[0]", dims["N"], 1, INDEX_LIMIT // 2, "split the weight")
     return dims
-
-
-def _descriptor(argument: str, matrix: torch.Tensor, height: int, step: int) -> TensorDescriptor:
-    """For bulk tensor copies of (height, one K step) of `matrix` (R, K)."""
-    past = matrix.shape[1] * matrix.element_size() % 16
-    check_range(f"bytes of a row of {argument} past a multiple of 16", past, 0, 0, "use a tile without tma")
-    return TensorDescriptor.from_tensor(matrix, [height, step])

@@ -6,6 +6,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
+from octavo.kernels.bulk_copy import descriptor
 from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.kernels.grouped_gemm.kernel import grouped_gemm_kernel
@@ -157,21 +158,13 @@ def _launch(
     x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
-        weights = _descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols)
-        x_tiles = None if gated else _descriptor("x.data", x.data, tile.rows)
+        weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
+        x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
         x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], columns, dims["K"], fan_out, *strides,
+        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], fan_out, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, BAND=BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
-
-
-def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:
-    """For bulk tensor copies of (height, one K step) of `matrix` (R, K)."""
-    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
-    past = matrix.shape[1] * matrix.element_size() % 16
-    check_range(f"bytes of a row of {argument} past a multiple of 16", past, 0, 0, "use a tile without tma")
-    return TensorDescriptor.from_tensor(matrix, [height, STEP[matrix.dtype]])

@@ -110,10 +110,10 @@ def _product(
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
 
 
-@triton.jit(do_not_specialize=["slots", "x_rows"])
+@triton.jit(do_not_specialize=["slots", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
     x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
-    slots, x_rows, experts, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    slots, x_rows, experts, most_tiles, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -132,9 +132,10 @@ def grouped_gemm_kernel(
     band = BAND * tl.cdiv(N, COLS)
     tile = tl.program_id(0) // band * BAND + tl.program_id(0) % BAND
     first_column = tl.program_id(0) % band // BAND * COLS
-    # the entry is loaded before it is known to be in use: two loads at once, not one after the other
+    # the entry is loaded before it is known to be in use: two loads at once, not one after the other. The grid goes past
+    # the entries there are, so that the last of them is loaded instead
     used = tl.load(num_tiles)
-    entry = tiles + tile.to(tl.int64) * 3
+    entry = tiles + tl.minimum(tile, most_tiles - 1).to(tl.int64) * 3
     expert = tl.load(entry)
     first_row = tl.load(entry + 1)
     rows = tl.load(entry + 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
+from octavo.kernels.bulk_copy import takes_bulk_copies
 from octavo.kernels.combine import combine
 from octavo.kernels.contract import Dims, check_range
 from octavo.kernels.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
@@ -56,11 +59,10 @@ def moe(
     dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
     dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)
     dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
-    tokens, experts, hidden_size = dims["T"], dims["E"], dims["H"]
+    tokens, experts = dims["T"], dims["E"]
     check_range("x.shape[0]", tokens, 0, workspace.max_tokens, "allocate the workspace for more tokens")
     slots = tokens * workspace.top_k
-    shape = (type(gate_up).__name__, experts, hidden_size, down.data.shape[-1])
-    tiles = tiles or choose_tiles(shape, slots)
+    tiles = tiles or _choose(gate_up, down, workspace, slots)
 
     plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, num_tokens=num_tokens, out=workspace.plan)
     inputs = workspace.input.quantize(x, gate_up, num_tokens, beside=True)
@@ -70,3 +72,13 @@ def moe(
     hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.num_rows)
     grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
     return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, num_tokens=num_tokens)
+
+
+def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:
+    """Those of the layer's shape; without bulk copies where they cannot read what they would have to."""
+    experts, hidden_size, intermediate = down.data.shape
+    tiles = choose_tiles((type(gate_up).__name__, experts, hidden_size, intermediate), slots)
+    # an input that is not quantized is `workspace.hidden` itself
+    if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
+        return tiles
+    return Tiles(dataclasses.replace(tiles.gate_up, tma=False), dataclasses.replace(tiles.down, tma=False))

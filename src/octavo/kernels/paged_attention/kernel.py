@@ -59,7 +59,8 @@ def _attend(
     first_split = tl.load(entry + 4)
     end_split = tl.load(entry + 5)
     partial = tl.load(entry + 6)
-    sound = (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_position >= 0) & (first_split >= 0)
+    sound = (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_row < rows)
+    sound = sound & (first_position >= 0) & (first_split >= 0)
     if sound:
         live_row = (token < tokens) & (first_row + token < rows)
         position = first_position + token
@@ -110,7 +111,7 @@ def _attend(
                 out + at, tl.div_rn(mixed, tl.broadcast_to(total[:, None], mixed.shape)).to(tl.bfloat16), mask=mask
             )
         else:
-            kept = (partial + token).to(tl.int64)
+            kept = partial.to(tl.int64) + token
             live_row &= kept < num_partials
             stat = partial_stats + (kept * heads + head) * 2
             tl.store(stat, best, mask=live_row)
@@ -168,9 +169,9 @@ def fold_kernel(
             total = tl.zeros((1,), tl.float32)
             mixed = tl.zeros((1, HEAD), tl.float32)
             for index in range(count):
-                slot = (first + index * step).to(tl.int64)
+                slot = first.to(tl.int64) + index * step.to(tl.int64)
                 at = slot * heads + head + one
-                known = (slot + one) < num_partials
+                known = (slot + one >= 0) & (slot + one < num_partials)
                 split_best = tl.load(partial_stats + at * 2, mask=known, other=float("nan"))
                 split_total = tl.load(partial_stats + at * 2 + 1, mask=known, other=float("nan"))
                 split_mixed = tl.load(

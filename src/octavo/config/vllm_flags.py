@@ -1,0 +1,172 @@
+"""Flags of `vllm serve` that copied commands carry and Octavo has no setting for."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+from octavo.config.foreign import Explained, Foreign, Refused
+from octavo.config.values import read_bool
+from octavo.errors import ConfigError
+
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
+
+
+class Shape(enum.Enum):
+    """What follows a flag on the command line."""
+
+    SWITCH = "nothing"
+    VALUE = "one value"
+    LIST = "values"
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignFlag:
+    """A flag that is understood but sets nothing."""
+
+    name: str
+    """As vLLM writes it, without dashes."""
+    shape: Shape
+    answer: Foreign
+
+    def take(self, value: object) -> None:
+        """Take `value`, a bool for a switch; see `Foreign.take`.
+
+        Raises:
+            ConfigError: the value asks for something that cannot be honoured.
+        """
+        if self.shape is Shape.SWITCH and value is not None:
+            try:
+                value = read_bool(value)
+            except ValueError as exc:
+                raise ConfigError(f"--{self.name}", str(exc)) from None
+        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        words = [str(item) for item in items]
+        self.answer.take(self._said(words), words)
+
+    def _said(self, words: Sequence[str]) -> str:
+        if self.shape is Shape.SWITCH:
+            return f"--no-{self.name}" if words[0].lower() == "false" else f"--{self.name}"
+        return f"--{self.name} {' '.join(words)}"[: LONGEST_SHOWN + len(self.name)]
+
+
+def _values(answer: Foreign, *names: str) -> list[ForeignFlag]:
+    return [ForeignFlag(name, Shape.VALUE, answer) for name in names]
+
+
+def _lists(answer: Foreign, *names: str) -> list[ForeignFlag]:
+    return [ForeignFlag(name, Shape.LIST, answer) for name in names]
+
+
+def _switches(answer: Foreign, *names: str) -> list[ForeignFlag]:
+    return [ForeignFlag(name, Shape.SWITCH, answer) for name in names]
+
+
+_OFF, _ON = ("false",), ("true",)
+_BUCKETS = Explained("the captured sizes follow from the promise of equal bits; --enforce-eager turns capturing off")
+_KERNELS = Explained("there is one proved kernel for each job", ("auto",))
+_NO_TOOLS = "tool calls are not served yet; without it, requests with tools get a 400 that says so"
+_THINKING = "thinking is not split off yet: it comes as part of the text; leave the flag out to have that"
+_TEXT = "text is the only modality"
+_ONE_GPU, _ONE_NODE = "one GPU per server", "one GPU per server, so one node"
+_NO_LORA = "LoRA adapters are not served"
+_TLS = "put a proxy that speaks TLS in front"
+
+FOREIGN_FLAGS: dict[str, ForeignFlag] = {
+    flag.name: flag
+    for flag in [
+        *_switches(Explained("code from a model folder is never run", _OFF), "trust-remote-code"),
+        *_values(Refused("there is one kind of tokenizer, the fast one", ("auto", "hf")), "tokenizer-mode"),
+        *_values(Explained("there is no compile step"), "compilation-config", "optimization-level"),
+        *_values(_BUCKETS, "max-cudagraph-capture-size"),
+        *_lists(_BUCKETS, "cudagraph-capture-sizes"),
+        *_values(_KERNELS, "attention-backend", "moe-backend"),
+        *_values(
+            Explained("there is one worker, in a process of its own", ("mp", "uni")), "distributed-executor-backend"
+        ),
+        *_switches(
+            Explained("prompts longer than the token budget are always split; answers do not depend on it", _ON),
+            "enable-chunked-prefill",
+        ),
+        *_switches(
+            Explained("the next step is always planned while one runs; answers do not depend on it", _ON),
+            "async-scheduling",
+        ),
+        *_switches(Explained("attention never shares a prefix between requests", _ON), "disable-cascade-attn"),
+        *_values(
+            Explained("prefixes are found by their whole token ids, so that no two can be taken for each other"),
+            "prefix-caching-hash-algo",
+        ),
+        *_switches(Explained("cached tokens are always in the usage", _ON), "enable-prompt-tokens-details"),
+        *_switches(Explained("the load is always counted", _ON), "enable-server-load-tracking"),
+        *_switches(Explained("/tokenizer_info is always there", _ON), "enable-tokenizer-info-endpoint"),
+        *_switches(Explained("requests are logged with --enable-log-requests", _ON), "disable-log-requests"),
+        *_switches(Refused(_NO_TOOLS, _OFF), "enable-auto-tool-choice"),
+        *_values(Refused(_NO_TOOLS), "tool-call-parser", "tool-parser-plugin", "tool-server"),
+        *_values(Refused(_THINKING), "reasoning-parser"),
+        *_switches(Refused(_THINKING, _OFF), "enable-reasoning"),
+        *_values(
+            Explained("structured outputs are not served yet; requests for them get a 400 that says so"),
+            "structured-outputs-config",
+            "guided-decoding-backend",
+        ),
+        *_values(Explained("--logging-level sets the level of all logs"), "uvicorn-log-level"),
+        *_values(Refused("traces are not served yet; /metrics is"), "otlp-traces-endpoint"),
+        *_values(Explained("no metric is hidden"), "show-hidden-metrics-for-version"),
+        *_values(Explained("preempted requests are computed again, not swapped", ("0",)), "swap-space"),
+        *_values(Refused("weights stay on the device", ("0", "0.0")), "cpu-offload-gb"),
+        *_values(Explained("there is one front process", ("1",)), "api-server-count"),
+        *_values(Explained("routes have no prefix: let the proxy take it off"), "root-path"),
+        *_values(Explained(_TEXT), "limit-mm-per-prompt", "mm-processor-kwargs"),
+        *_switches(Explained(_TEXT, _ON), "language-model-only"),
+        *_switches(Explained("it concerns several GPUs", _ON), "disable-custom-all-reduce"),
+        *_switches(Refused("the device is never put to sleep", _OFF), "enable-sleep-mode"),
+        *_values(Refused("keys and values are kept in bfloat16", ("auto", "bfloat16")), "kv-cache-dtype"),
+        *_values(
+            Refused(
+                "the format is read from config.json: compressed-tensors FP8-dynamic or bf16", ("compressed-tensors",)
+            ),
+            "quantization",
+        ),
+        *_values(Refused("requests run first come, first served", ("fcfs",)), "scheduling-policy"),
+        *_values(Refused("logprobs are those of the raw distribution", ("raw_logprobs",)), "logprobs-mode"),
+        *_values(Refused("generating text is the only task", ("auto", "generate")), "task", "runner"),
+        *_values(Refused("generating text is the only task", ("auto",)), "convert"),
+        *_values(Refused("models are implemented in Octavo itself", ("auto", "vllm")), "model-impl"),
+        *_values(
+            Refused(_ONE_GPU, ("1",)),
+            "tensor-parallel-size",
+            "pipeline-parallel-size",
+            "data-parallel-size",
+            "decode-context-parallel-size",
+            "data-parallel-size-local",
+        ),
+        *_values(Refused(_ONE_NODE, ("1",)), "nnodes"),
+        *_values(Refused(_ONE_NODE, ("0",)), "node-rank"),
+        *_values(Explained(_ONE_NODE), "master-addr", "master-port"),
+        *_switches(Refused(_ONE_GPU, _OFF), "enable-expert-parallel"),
+        *_switches(Refused(_NO_LORA, _OFF), "enable-lora"),
+        *_lists(Refused(_NO_LORA), "lora-modules"),
+        *_values(Refused(_NO_LORA), "max-loras", "max-lora-rank"),
+        *_values(Refused("speculative decoding is not served"), "speculative-config"),
+        *_values(Refused("prefill and decode share one process"), "kv-transfer-config"),
+        *_values(Refused("keys and values stay on the device", ("0", "0.0")), "kv-offloading-size"),
+        *_values(Refused(_TLS), "ssl-keyfile", "ssl-certfile", "ssl-ca-certs"),
+        *_values(Refused("bind --host and --port"), "uds"),
+        *_values(Refused("config.json says what the model is", ("{}",)), "hf-overrides"),
+    ]
+}
+
+ALIASES = {
+    "tp": "tensor-parallel-size",
+    "pp": "pipeline-parallel-size",
+    "dp": "data-parallel-size",
+    "q": "quantization",
+    "O": "optimization-level",
+    "cc": "compilation-config",
+    "sc": "speculative-config",
+    "asc": "api-server-count",
+}
+"""vLLM's short spellings."""

@@ -1,0 +1,102 @@
+"""What a generation route is asked for, once its body is read: prompts as token ids, with the settings of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from octavo.errors import RequestError
+from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.server.body import BodyReader
+
+if TYPE_CHECKING:
+    from octavo.server.fields import GenerationFields
+
+B = TypeVar("B", bound="GenerationFields")
+
+MAX_ANSWERS = 16384
+"""Most answers of one call, over all its prompts."""
+MAX_CALL_TOKENS = 1 << 23
+"""Most prompt tokens of one call, each prompt counted once for each of its answers: about 300 MB in the engine."""
+MAX_CALL_IDS = 1 << 20
+"""The same for entries of `logit_bias` and `stop_token_ids`: about 100 MB in the engine."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call(Generic[B]):
+    """`n` answers to each prompt."""
+
+    body: B
+    """Without what has become prompts and settings."""
+    prompts: list[Prompt]
+    samplings: list[SamplingParams]
+    """One for each prompt."""
+
+    @classmethod
+    def checked(cls, body: B, prompts: list[Prompt], samplings: list[SamplingParams]) -> Call[B]:
+        """Raises RequestError if it is too much for one call."""
+        count = sum(sampling.n for sampling in samplings)
+        if count > MAX_ANSWERS:
+            raise RequestError(
+                f"n asks for {count} answers over all prompts, at most {MAX_ANSWERS} in a call", param="n"
+            )
+        tokens = sum(s.n * len(p.token_ids) for p, s in zip(prompts, samplings, strict=True))
+        if tokens > MAX_CALL_TOKENS:
+            raise RequestError(
+                f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
+            )
+        ids = sum(s.n * (len(s.logit_bias) + len(s.stop_token_ids)) for s in samplings)
+        if ids > MAX_CALL_IDS:
+            raise RequestError(
+                f"logit_bias and stop_token_ids have {ids} entries over all answers, at most {MAX_CALL_IDS} in a call",
+                param="logit_bias",
+            )
+        return cls(body, prompts, samplings)
+
+
+def tokenize(reader: BodyReader, text: str, *, add_special_tokens: bool, param: str = "prompt") -> Sequence[int]:
+    """Token ids of `text`; a text that cannot fit is refused unread.
+
+    Raises:
+        RequestError: too long, or not text.
+    """
+    longest, limit = reader.tokenizer.longest_token, reader.most_tokens
+    if longest is not None and len(text) > limit * longest:
+        raise RequestError(
+            f"{param} has {len(text)} characters, more than {limit} tokens can hold: at most {limit} tokens fit",
+            param=param,
+        )
+    return reader.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def bounded(
+    reader: BodyReader,
+    sampling: SamplingParams,
+    prompt: Prompt,
+    asked: tuple[str, int | None],
+    *,
+    default: int | None = None,
+) -> SamplingParams:
+    """`sampling` with the max_tokens that `prompt` leaves room for; `asked` is the client's field and value.
+
+    Raises:
+        RequestError: the client asked for more than fits; the message has both numbers.
+    """
+    name, wanted = asked
+    length, limit = len(prompt.token_ids), reader.most_tokens
+    if wanted is not None and length < limit < length + wanted:
+        raise RequestError(
+            f"{name} is {wanted} and the prompt has {length} tokens, together {length + wanted}, but a request may have "
+            f"at most {limit} tokens",
+            param=name,
+        )
+    bound = reader.default_sampling.max_tokens
+    most = [value for value in (default if wanted is None else wanted, bound) if value is not None]
+    max_tokens = min(most, default=None)
+    if max_tokens is None or max_tokens == sampling.max_tokens:
+        return sampling
+    if max_tokens < sampling.min_tokens and wanted is None:
+        max_tokens = sampling.min_tokens
+    return sampling.replace(max_tokens=max_tokens)

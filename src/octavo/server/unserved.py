@@ -1,0 +1,130 @@
+"""Request fields of OpenAI, vLLM and others that no model of a body has: which change nothing here, which are refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from octavo.errors import RequestError
+
+log = logging.getLogger(__name__)
+
+WITHOUT_EFFECT = frozenset(
+    [
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "parallel_tool_calls",
+        "prediction",
+        "media_io_kwargs",
+        "tool_stream",
+    ]
+)
+"""Fields that clients send and that change no answer."""
+
+_TOOLS = "tool calls are not supported yet"
+_STRUCTURED = "structured outputs are not supported yet; ask for the form in the prompt"
+_BEAMS = "beam search is not supported; use n with a temperature"
+_TEXT = "prompts and answers are text"
+_ONE_ENGINE = "there is one engine; leave it out"
+_LOGPROBS = "use logprobs"
+
+REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "suffix": ((None, ""), "insertion is not supported"),
+    "use_beam_search": ((None, False), _BEAMS),
+    "length_penalty": ((None, 1, 1.0), _BEAMS),
+    "early_stopping": ((None, False), _BEAMS),
+    "tools": ((None, []), _TOOLS),
+    "tool_choice": ((None, "none", "auto"), _TOOLS),
+    "functions": ((None, []), _TOOLS),
+    "function_call": ((None, "none", "auto"), _TOOLS),
+    "web_search_options": ((None,), "the server searches nothing; put what is to be known into the messages"),
+    "structured_outputs": ((None,), _STRUCTURED),
+    "guided_json": ((None,), _STRUCTURED),
+    "guided_regex": ((None,), _STRUCTURED),
+    "guided_choice": ((None, []), _STRUCTURED),
+    "guided_grammar": ((None,), _STRUCTURED),
+    "guided_decoding_backend": ((None,), _STRUCTURED),
+    "guided_whitespace_pattern": ((None,), _STRUCTURED),
+    "structural_tag": ((None,), _STRUCTURED),
+    "json_schema": ((None,), _STRUCTURED),
+    "regex": ((None,), _STRUCTURED),
+    "ebnf": ((None,), _STRUCTURED),
+    "grammar": ((None, ""), _STRUCTURED),
+    "reasoning": ((None,), "use reasoning_effort on chat, or chat_template_kwargs"),
+    "reasoning_effort": ((None,), "it belongs to chat; write the prompt so that the model thinks or does not"),
+    "include_reasoning": ((None, True), "answers come as the model writes them, its reasoning with them"),
+    "separate_reasoning": ((None, False), "answers come as the model writes them, its reasoning with them"),
+    "thinking_token_budget": ((None, -1), "thinking has no bound of its own; use max_tokens"),
+    "enable_thinking": ((None,), 'use chat_template_kwargs: {"enable_thinking": ...}'),
+    "verbosity": ((None, "medium"), "say in the messages how long the answer is to be; max_tokens bounds it"),
+    "moderation": ((None,), "answers are not moderated"),
+    "prompt_embeds": ((None,), "prompts are texts or token ids"),
+    "input_ids": ((None,), "use prompt, which may be token ids"),
+    "truncate_prompt_tokens": ((None,), "prompts are never cut; send a shorter one"),
+    "truncation_side": ((None,), "prompts are never cut; send a shorter one"),
+    "logprob_token_ids": ((None, []), "choose the tokens with logprobs"),
+    "return_logprob": ((None, False), _LOGPROBS),
+    "top_logprobs_num": ((None, 0), _LOGPROBS),
+    "return_tokens_as_token_ids": ((None, False), "use return_token_ids"),
+    "return_token_offsets": ((None, False), "the text_offset of logprobs says where tokens begin"),
+    "return_prompt_text": ((None, False), "POST /tokenize shows what becomes of messages; echo shows a prompt"),
+    "return_assistant_tokens_mask": ((None, False), "it belongs to training"),
+    "return_hidden_states": ((None, False), "answers are text"),
+    "return_routed_experts": ((None, False), "answers are text"),
+    "allowed_token_ids": ((None, []), "use logit_bias"),
+    "bad_words": ((None, []), "use logit_bias"),
+    "no_stop_trim": ((None, False), "use include_stop_str_in_output"),
+    "stop_regex": ((None, [], ""), "use stop"),
+    "min_new_tokens": ((None, 0), "use min_tokens"),
+    "max_new_tokens": ((None,), "use max_tokens"),
+    "typical_p": ((None, 1, 1.0), "use top_p or min_p"),
+    "top_a": ((None, 0), "use top_p or min_p"),
+    "mirostat": ((None, 0), "use temperature and top_p"),
+    "repetition_detection": ((None,), "use repetition_penalty, or max_tokens"),
+    "no_repeat_ngram_size": ((None, 0), "use repetition_penalty"),
+    "custom_logit_processor": ((None,), "code from the network is never run"),
+    "logits_processors": ((None, []), "code from the network is never run"),
+    "priority": ((None, 0), "requests are served first come, first served"),
+    "cache_salt": ((None, ""), "the prefix cache is one for all"),
+    "kv_transfer_params": ((None,), _ONE_ENGINE),
+    "ec_transfer_params": ((None,), _ONE_ENGINE),
+    "vllm_xargs": ((None, {}), "there are no extensions that read it"),
+    "lora_path": ((None, ""), "adapters are not supported"),
+    "documents": ((None, []), "put them into the messages"),
+    "chat_template": ((None,), "templates come from the model or from --chat-template, never from a request"),
+    "modalities": ((None, ["text"]), _TEXT),
+    "audio": ((None,), _TEXT),
+    "mm_processor_kwargs": ((None, {}), _TEXT),
+}
+"""Fields that would change the answer, the values that ask for nothing, and what to do instead."""
+
+_seen_unknown: set[frozenset[str]] = set()
+_MOST_WARNINGS = 1000
+
+
+def check_unserved(extra: Mapping[str, Any]) -> None:
+    """Raises RequestError for the first of the fields that would change the answer."""
+    for name, value in extra.items():
+        harmless, remedy = REFUSED.get(name, ((value,), ""))
+        if value not in harmless:
+            raise RequestError(f"{name} cannot be served here: {remedy}", param=name)
+
+
+def unknown_names(extra: Iterable[str]) -> frozenset[str]:
+    """Those that nothing here knows; long ones shortened, and not more than a line shows."""
+    unknown = [name for name in extra if name not in WITHOUT_EFFECT and name not in REFUSED]
+    return frozenset(name[:64] for name in sorted(unknown)[:20])
+
+
+def warn_unknown(unknown: frozenset[str]) -> None:
+    """Name fields that nothing reads in one line of the log, once for each set of names."""
+    if unknown and unknown not in _seen_unknown and len(_seen_unknown) < _MOST_WARNINGS:
+        _seen_unknown.add(unknown)
+        log.warning("ignored unknown request fields: %s", ascii(", ".join(sorted(unknown))))

@@ -1,0 +1,173 @@
+"""Calls of attention and of a whole model, to be placed at the edges of mappings."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from cases import QWEN3_30B_HEADS, SMALL_HEADS, HeadShape
+from guard_pages import Scenario, owned
+from kernels.test_attention_input import Case as AttentionInput
+from models.toy import make_batch, raw_config
+from octavo.kernels.attention_input import attention_input
+from octavo.kernels.paged_attention import Partials, paged_attention, plan_paged_attention
+from octavo.models.interface import KVCache
+from octavo.models.kernel_operations import KernelOperations
+from octavo.models.load import load_model
+from octavo.worker.graphs import CudaCapture, GraphedModel
+from paged import Chunk, Request, poisoned, write
+
+
+def attention_inputs(device: torch.device) -> Iterator[Scenario]:
+    """Norm, rotation and writes to the cache."""
+    for shape in SMALL_HEADS if device.type == "cpu" else [*SMALL_HEADS, QWEN3_30B_HEADS]:
+        for tokens in (5,) if device.type == "cpu" else (1, 5):
+            case = AttentionInput.draw(tokens, shape, seed=1)
+            table = dataclasses.replace(case.rows, cos=case.rows.cos.to(device), sin=case.rows.sin.to(device))
+            slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
+            parts = [part.to(device) for part in (case.qkv, case.q_weight, case.k_weight)]
+            cache = poisoned(2, 4, shape, device)
+            yield Scenario(f"attention_input {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
+
+
+SHORT: list[tuple[int, int]] = [(40, 3), (65, 1)]
+SPREAD = [(530, 2), (17, 17)]
+LONG = [(1600, 1), (1537, 9), (64, 64), (300, 300)]
+DECODES = [(511, 1)] * 17
+"""(context, tokens) of each chunk."""
+
+
+def _attention(
+    shape: HeadShape, chunks: list[tuple[int, int]], block_size: int, device: torch.device, *, fixed: bool
+) -> Scenario:
+    inputs = _paged_inputs(shape, chunks, block_size, device)
+    label = f"{shape.name} {chunks[:4]} blocks of {block_size} fixed={fixed}"
+    return Scenario(f"paged_attention {label}", (*inputs, fixed), _paged_attention)
+
+
+def attention(device: torch.device) -> Iterator[Scenario]:
+    """Queries over contexts of less than a tile to several splits, with plans that fit and plans of a fixed size."""
+    odd = SMALL_HEADS[1]
+    yield _attention(odd, SHORT, 16, device, fixed=False)
+    yield _attention(odd, SHORT, 7, device, fixed=True)
+    yield _attention(odd, SPREAD, 16, device, fixed=False)
+    yield _attention(odd, SPREAD, 16, device, fixed=True)
+    *inputs, plan, partials = _paged_inputs(odd, SPREAD, 16, device)
+    yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), partials, False), _paged_attention)
+    if device.type == "cuda":
+        yield _attention(odd, LONG, 7, device, fixed=True)
+        for shape in SMALL_HEADS:
+            yield _attention(shape, SPREAD, 16, device, fixed=False)
+
+
+def real_attention(device: torch.device) -> Iterator[Scenario]:
+    """The same with the heads of Qwen3-30B-A3B."""
+    for chunks, fixed in itertools.product((SPREAD, LONG, DECODES), (False, True)):
+        yield _attention(QWEN3_30B_HEADS, chunks, 16, device, fixed=fixed)
+
+
+def _corrupt(plan: Any) -> Any:
+    """Numbers that leave int32 when a token is added to them, and partials before the first: none is to be followed."""
+    work, folds = plan.work.clone(), plan.folds.clone()
+    spread, whole = ((work[:, 6] >= 0) & (work[:, 2] > 1)).nonzero(), (work[:, 6] < 0).nonzero()
+    work[spread[0], 6] = 2**31 - 1
+    work[whole[0], 1] = 2**31 - 3
+    folds[0, 2] = -(2**30)
+    return dataclasses.replace(plan, work=work, folds=folds)
+
+
+def _attention_input(*args: Any) -> list[torch.Tensor]:
+    qkv, q_weight, k_weight, table, cache, slots = args
+    return [attention_input(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
+
+
+def _paged_inputs(
+    shape: HeadShape, chunks: list[tuple[int, int]], block_size: int, device: torch.device
+) -> tuple[Any, ...]:
+    """Queries, cache, plan and partials of chunks (context, tokens); all blocks are used, the last ones first."""
+    per_chunk = [-(-context // block_size) for context, _ in chunks]
+    free = list(range(sum(per_chunk)))
+    cache = poisoned(len(free), block_size, shape, device)
+    tables = torch.full((len(chunks), max(per_chunk)), -1, dtype=torch.int32)
+    queries, starts = [], [0]
+    for row, (context, tokens) in enumerate(chunks):
+        request = Request.draw(context, shape, seed=row)
+        blocks = [free.pop() for _ in range(per_chunk[row])]
+        write(Chunk(request, 0, context, blocks), cache)
+        tables[row, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+        queries.append(request.queries[context - tokens :])
+        starts.append(starts[-1] + tokens)
+    plan = plan_paged_attention(
+        tables.to(device), tuple(starts), tuple(context for context, _ in chunks),
+        block_size=block_size, heads_per_kv_head=shape.heads // shape.kv_heads,
+    )  # fmt: skip
+    partials = Partials.allocate(shape.heads, shape.width, device, count=max(1, plan.num_partials))
+    return torch.cat(queries).to(device), cache, plan, partials
+
+
+def _paged_attention(queries: Any, cache: Any, plan: Any, partials: Any, fixed: bool) -> list[torch.Tensor]:
+    if fixed:
+        counts = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=queries.device)
+        plan = dataclasses.replace(plan, live=counts)
+    return [paged_attention(queries, cache, plan, partials)]
+
+
+def model(device: torch.device, *, graphs: bool, fp8: bool = True) -> Iterator[Scenario]:
+    """A small model: launched, or in graphs with the memory that they read."""
+    yield Scenario(f"model graphs={graphs} fp8={fp8}", (device, graphs, fp8), _model)
+
+
+class Operations(KernelOperations):
+    """Those of a model; on a CPU the plan is NumPy's memory until it is copied."""
+
+    def plan_attention(self, batch: Any, **sizes: Any) -> Any:
+        plan = super().plan_attention(batch, **sizes)
+        return owned(plan) if batch.block_tables.device.type == "cpu" else plan
+
+
+def _model(device: torch.device, graphs: bool, fp8: bool) -> list[torch.Tensor]:
+    cpu = device.type == "cpu"
+    changes: dict[str, Any] = {} if fp8 else {"quantization_config": None}
+    small = {"num_experts": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    wide = {"num_experts": 60, "hidden_size": 128, "moe_intermediate_size": 80, "max_position_embeddings": 1024}
+    sizes = small if cpu else wide
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        (path / "config.json").write_text(json.dumps(raw_config(**sizes, **changes)))
+        loaded = load_model(
+            path, load_format="dummy", device=device, seed=7, operations=Operations(max_tokens=40), progress=False
+        )
+    config = loaded.config
+    cache = KVCache.allocate(
+        num_layers=config.num_hidden_layers, num_blocks=40, block_size=16, num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim, device=device,
+    )  # fmt: skip
+    cache = KVCache([owned(layer) for layer in cache.layers])
+    run: Any = loaded.model
+    if graphs:
+        capture = (lambda launch: launch) if cpu else CudaCapture()
+        run = GraphedModel(
+            loaded.model, cache, hidden_size=config.hidden_size, max_chunks=3, columns=35,
+            sizes=[4] if cpu else [1, 4, 8, 32], capture=capture,
+        )  # fmt: skip
+    ids = torch.randint(97, (540,), generator=torch.Generator().manual_seed(5)).tolist()
+    first, second = list(range(39, 4, -1)), [2, 4]
+    steps = [[(ids, 0, 2, first), (ids, 0, 1, second)]]
+    if not cpu:
+        steps += [[(ids, 2, 1, first)], [(ids, 3, 1, first), (ids, 1, 3, second)]]
+        steps += [[(ids, at, min(40, 530 - at), first)] for at in range(4, 530, 40)]
+        steps += [[(ids, 530, 1, first), (ids, 4, 7, second)], [(ids, 531, 1, first)]]
+    outs = []
+    with torch.inference_mode():
+        for step in steps:
+            batch = make_batch(step, block_size=16, columns=35)
+            hidden = run.forward(batch if graphs else batch.to(device), cache).clone()
+            outs += [hidden, run.logits(hidden)]
+    return outs

@@ -1,0 +1,269 @@
+"""Calls of every operation, small enough to be made many times: what is placed at the edges of mappings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
+from guard_pages import Scenario
+from kernels.test_attention_input import Case as AttentionInput
+from kernels.test_dense_gemm import Case as Product
+from kernels.test_grouped_gemm import down_case, gate_up_case
+from octavo.kernels.combine import combine
+from octavo.kernels.dense_gemm import dense_gemm
+from octavo.kernels.dense_gemm.layer import KernelLinear
+from octavo.kernels.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.kernels.linear import Bf16Weight, Fp8Weight
+from octavo.kernels.moe import moe, moe_workspace
+from octavo.kernels.moe.experts import KernelExperts
+from octavo.kernels.permute import Permutation, permute
+from octavo.kernels.quantize import (
+    quantize,
+    quantize_groups,
+    quantize_static,
+    rms_norm_quantize,
+    swiglu_quantize,
+)
+from octavo.kernels.rms_norm import rms_norm
+from octavo.kernels.rms_norm.cuda import cuda_rms_norm
+from octavo.kernels.rotary import rotary
+from octavo.kernels.route import route
+from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
+from placed_model import attention, attention_inputs, model, real_attention
+
+FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+ODD = LayerShape("odd", 3, 2, 37, 19)
+"""No size is a multiple of anything: no bulk copies, no vectors."""
+MANY_TILES = LayerShape("many-tiles", 8, 2, 256, 96)
+"""Of the plan of 8 tokens there are 9 entries: no multiple of the tiles whose programs run next to each other."""
+NARROW_TILES = LayerShape("narrow-tiles", 8, 2, 128, 32)
+"""The same for the interpreter."""
+
+
+def _noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def _count(number: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor([number], dtype=torch.int32, device=device)
+
+
+def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:
+    """How many rows are in use, and the tensor that says so: all of them without one, and all but one."""
+    return [(rows, None), (rows - 1, _count(rows - 1, device))]
+
+
+def rows(device: torch.device) -> Iterator[Scenario]:
+    """Norm, quantization and rotation: operations on rows."""
+    sizes = [(2, 301)]
+    if device.type == "cuda":
+        sizes += [(3, 37), (33, 2048), (7, 4001), (2049, 37)]
+    for tokens, width in sizes:
+        x, weight = (_noise(*shape).bfloat16().to(device) for shape in ((tokens, width), (width,)))
+        gate_up, scale = _noise(tokens, 2 * width).bfloat16().to(device), torch.tensor([0.03], device=device)
+        label = f"{tokens}x{width}"
+        yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
+        for number, used in _counts(tokens, device):
+            yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)
+            yield Scenario(f"rms_norm_quantize {label} {number}", (x, weight, used), _rms_norm_quantize)
+            yield Scenario(f"swiglu_quantize {label} {number}", (gate_up, used), _swiglu_quantize)
+    for shape in SMALL_HEADS:
+        case = AttentionInput.draw(5, shape, seed=1)
+        turned = (
+            case.qkv.to(device),
+            dataclasses.replace(case.rows, cos=case.rows.cos.to(device), sin=case.rows.sin.to(device)),
+        )
+        yield Scenario(f"rotary {shape.name}", turned, lambda x, table: [rotary(x, table)])
+
+
+def _quantize(x: torch.Tensor, scale: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
+    parts = quantize(x, num_rows=used), quantize_groups(x, num_rows=used), quantize_static(x, scale, num_rows=used)
+    return [tensor for part in parts for tensor in (part.data, part.scale)]
+
+
+def _rms_norm_quantize(x: torch.Tensor, weight: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
+    normed, scaled = rms_norm_quantize(x, weight, 1e-6, num_rows=used)
+    return [normed, scaled.data, scaled.scale]
+
+
+def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
+    scaled = swiglu_quantize(gate_up, num_rows=used)
+    return [scaled.data, scaled.scale]
+
+
+def _routings(device: torch.device) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """A name, how many experts there are, and ids (T, K) of some of them and of others."""
+    sizes = [(5, 8, 2), (3, 60, 4), (513, 8, 2)]
+    sizes += [(1, 1, 1), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
+    for tokens, experts, top_k in sizes:
+        drawn = torch.Generator().manual_seed(tokens)
+        ids = ROUTINGS["sentinels"](tokens, experts, top_k, drawn).to(device)
+        yield f"{tokens}x{experts} top-{top_k}", experts, ids
+
+
+def routing(device: torch.device) -> Iterator[Scenario]:
+    """The router and the weighted sum: a program for each row."""
+    for label, experts, ids in _routings(device):
+        tokens, top_k = ids.shape
+        if device.type == "cpu" and tokens > 100:
+            continue
+        logits, weights = _noise(tokens, experts).to(device), _noise(tokens, top_k).to(device)
+        y = _noise(tokens * top_k, 37).bfloat16().to(device)
+        for number, used in _counts(tokens, device):
+            yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
+            yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
+
+
+def sorting(device: torch.device) -> Iterator[Scenario]:
+    """The plan of the experts' products, of few slots and of many, in memory of just its size and in more."""
+    for label, experts, ids in _routings(device):
+        for (number, used), slack in zip(_counts(len(ids), device), (0, 7), strict=True):
+            yield Scenario(f"permute {label} {number} slack {slack}", (ids, experts, slack, used), _permute)
+            if used is not None:
+                yield Scenario(f"permute {label} {number}", (ids, experts, 0, used), _permute)
+
+
+def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    outs = [route(x, top_k, renormalize=True, num_tokens=used) for x in (logits, logits.bfloat16())]
+    return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
+
+
+def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    plan = Permutation.allocate(ids.numel() + slack, experts, ids.device)
+    permute(ids, experts, tile_rows=16, num_tokens=used, out=plan)
+    return [plan.order, plan.offsets, plan.tiles, plan.num_tiles]
+
+
+def _combine(
+    y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, experts: int, used: torch.Tensor | None
+) -> list[torch.Tensor]:
+    out, flags = y.new_empty((len(ids), y.shape[1])), torch.empty(len(ids), dtype=torch.bool, device=y.device)
+    return [combine(y, ids, weights, experts, out=out, flags=flags, num_tokens=used), flags]
+
+
+def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
+    """Both grouped products of a format."""
+    calls: list[tuple[LayerShape, int, Tile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
+    if device.type == "cpu" and kind is ChannelWeights:
+        calls += [(NARROW_TILES, 8, Tile(16, 64, 4, 3)), (NARROW_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
+    elif device.type == "cuda":
+        calls += [(MANY_TILES, 8, Tile(16, 64, 4, 3)), (MANY_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
+        calls += [(shape, 17, Tile(16, 64, 4, 3)) for shape in SMALL]
+        calls += [(ODD, 21, Tile(32, 64, 4, 3, halvings=1)), (MANY_TILES, 301, Tile(64, 64, 4, 3, True, 2))]
+    for shape, tokens, tile in calls:
+        label = f"{kind.__name__} {shape.name} T={tokens} {tile}"
+        up, down = (make(kind, shape, tokens, "uniform", device) for make in (gate_up_case, down_case))
+        yield Scenario(f"grouped_gemm_swiglu {label}", (up.x, up.w, up.ids, tile), _gate_up)
+        yield Scenario(f"grouped_gemm {label}", (down.x, down.w, down.ids, tile), _down)
+
+
+def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
+    experts, rows, _ = w.data.shape
+    plan = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
+    out = torch.empty((ids.numel(), rows // 2), dtype=torch.bfloat16, device=ids.device)
+    return [grouped_gemm_swiglu(x, w, plan, top_k=ids.shape[1], tile=tile, out=out, slots=ids.numel())]
+
+
+def _down(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
+    experts, rows, _ = w.data.shape
+    plan = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
+    out = torch.empty((ids.numel(), rows), dtype=torch.bfloat16, device=ids.device)
+    return [grouped_gemm(x, w, plan, tile=tile, out=out, slots=ids.numel())]
+
+
+def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
+    """Linear layers of a format, and the same as a model calls them."""
+    sizes = [(1, 80, 128), (5, 70, 19)]
+    if device.type == "cuda":
+        sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
+    for rows, columns, width in sizes:
+        case = Product.draw(kind, rows, columns, width, device, bias=True)
+        for tile in (None, Tile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
+            label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
+            yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
+        x = _noise(rows, width).bfloat16().to(device)
+        yield Scenario(f"linear {kind.__name__} {rows}x{columns}x{width}", (x, case.w), _linear)
+
+
+def _dense(x: Any, w: Any, tile: Tile | None) -> list[torch.Tensor]:
+    shape, device = (len(x.data), len(w.data)), w.data.device
+    kinds = (torch.bfloat16, torch.float32)
+    return [dense_gemm(x, w, out=torch.empty(shape, dtype=kind, device=device), tile=tile) for kind in kinds]
+
+
+def _linear(x: torch.Tensor, w: Any) -> list[torch.Tensor]:
+    layer = KernelLinear(w)
+    return [layer(x), layer.float32(x)]
+
+
+def experts(device: torch.device, kind: type) -> Iterator[Scenario]:
+    """The expert layer as a whole, in a workspace of just its size and in a larger one."""
+    calls = [(ODD, 3)]
+    if device.type == "cuda":
+        calls += [(MANY_TILES, 8), (SMALL[3], 17)]
+    if device.type == "cuda" and kind is ChannelWeights:
+        calls += [(SMALL[2], 17), (SMALL[5], 17), (MANY_TILES, 129), (MANY_TILES, 1025)]
+    for shape, tokens in calls:
+        up, down = (make(kind, shape, 1, "uniform", device).w for make in (gate_up_case, down_case))
+        x = (_noise(tokens, shape.hidden) / 4).bfloat16().to(device)
+        label = f"{kind.__name__} {shape.name} T={tokens}"
+        for routing, slack, used in (("uniform", 0, None), ("sentinels", 3, _count(tokens, device))):
+            drawn = torch.Generator().manual_seed(tokens)
+            ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, drawn).to(device)
+            weights = torch.rand((tokens, shape.top_k), generator=drawn).to(device)
+            if device.type == "cuda" or slack == 0:
+                yield Scenario(f"moe {label} {routing}", (x, ids, weights, up, down, slack, used), _moe)
+        if kind in (ChannelWeights, PlainWeights):
+            logits = _noise(tokens, shape.experts).to(device)
+            yield Scenario(f"experts {label}", (x, logits, up, down, shape), _experts)
+
+
+def real_experts(device: torch.device) -> Iterator[Scenario]:
+    """The expert layer of Qwen3-30B-A3B, with the tiles of its table."""
+    from layer import GpuLayer, Rows  # for a GPU alone
+
+    layer = GpuLayer.make(ChannelWeights, QWEN3_30B, 1)
+    for tokens in (1, 3, 33, 300, 2049):
+        drawn = Rows.draw(QWEN3_30B, tokens)
+        args = (drawn.x, drawn.ids, drawn.weights, layer.gate_up, layer.down, 0, None)
+        yield Scenario(f"moe {QWEN3_30B.name} T={tokens}", args, _moe)
+
+
+def _moe(
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, up: Any, down: Any, slack: int, used: Any
+) -> list[torch.Tensor]:
+    workspace = moe_workspace(len(x) + slack, ids.shape[1], up, down)
+    out, flags = torch.empty_like(x), torch.empty(len(x), dtype=torch.bool, device=x.device)
+    moe(x, ids, weights, up, down, workspace=workspace, out=out, flags=flags, num_tokens=used)
+    return [out, flags]
+
+
+def _experts(x: torch.Tensor, logits: torch.Tensor, up: Any, down: Any, shape: LayerShape) -> list[torch.Tensor]:
+    workspace = moe_workspace(len(x), shape.top_k, up, down)
+    return [KernelExperts(up, down, top_k=shape.top_k, renormalize=True, workspace=workspace)(x, logits)]
+
+
+Group = Callable[[torch.device], Iterator[Scenario]]
+GROUPS: dict[str, Group] = {
+    "rows": rows,
+    "routing": routing,
+    "sorting": sorting,
+    "attention-inputs": attention_inputs,
+    "attention": attention,
+    "model-in-graphs": functools.partial(model, graphs=True),
+    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Weight, Bf16Weight)},
+    **{f"grouped-{kind.__name__}": functools.partial(grouped, kind=kind) for kind in FORMATS},
+    **{f"experts-{kind.__name__}": functools.partial(experts, kind=kind) for kind in FORMATS},
+}
+GPU_GROUPS: dict[str, Group] = GROUPS | {
+    "attention-of-Qwen3-30B-A3B": real_attention,
+    "experts-of-Qwen3-30B-A3B": real_experts,
+    "model-launched": functools.partial(model, graphs=False),
+    "model-without-FP8": functools.partial(model, graphs=True, fp8=False),
+}
+"""Those of both, and those that are too much for the interpreter."""

@@ -1,0 +1,166 @@
+"""The protocol itself: HEAD, HTTP/1.0, null, and fields that are known but not served."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from octavo.server.app import BODIES, create_app
+from octavo.server.body import Body
+from octavo.server.unserved import REFUSED
+from server.harness import Running, mock_context, running
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+PATHS = dict(zip((body.__name__ for body in BODIES), (COMPLETIONS, CHAT, "/tokenize", "/detokenize"), strict=True))
+LEAST: dict[str, Any] = {
+    "CompletionRequest": {"prompt": "x", "max_tokens": 1},
+    "ChatRequest": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "TokenizeRequest": {"prompt": "x"},
+    "DetokenizeRequest": {"tokens": [1]},
+}
+GETS = [
+    path.replace("{model_id}", "mock")
+    for path, operations in create_app(mock_context()[0]).openapi()["paths"].items()
+    if "get" in operations
+]
+
+
+def test_there_are_routes_to_get() -> None:
+    assert {"/health", "/ready", "/v1/models", "/v1/models/mock", "/metrics"} <= set(GETS)
+
+
+@pytest.mark.parametrize("path", [*GETS, "/openapi.json", "/nothing", "/v1/models/nothing"])
+def test_head_is_get_without_a_body(server: Running, path: str) -> None:
+    got, head = server.http.get(path), server.http.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert server.http.get("/health").status_code == 200, "the connection is still in order"
+
+
+def test_head_of_what_cannot_be_got(server: Running) -> None:
+    assert server.http.head(COMPLETIONS).status_code == 405
+
+
+def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[str, bytes]:
+    """Head and body of the answer to an HTTP/1.0 request; read until the server closes."""
+    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=30) as connection:
+        connection.sendall(f"{request} HTTP/1.0\r\nContent-Length: {len(body)}\r\n".encode())
+        connection.sendall(b"Content-Type: application/json\r\n\r\n" + body)
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    return head.decode().lower(), rest
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_a_stream_for_http_1_0_ends_with_the_connection(server: Running, tokens: int) -> None:
+    body = json.dumps({"prompt": "x", "max_tokens": tokens, "stream": True, "seed": 1, "ignore_eos": True}).encode()
+    head, rest = one_point_zero(server, f"POST {COMPLETIONS}", body)
+    assert "200" in head.splitlines()[0]
+    assert "transfer-encoding" not in head
+    assert "content-length" not in head
+    events = rest.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all(event.startswith(("data: ", ":")) for event in events[:-1])
+
+
+def test_other_answers_to_http_1_0_have_a_length(server: Running) -> None:
+    for request, body, status in (
+        ("GET /health", b"", "200"),
+        (f"POST {COMPLETIONS}", b'{"prompt": "x", "max_tokens": 1}', "200"),
+        (f"POST {COMPLETIONS}", b"{", "400"),
+        ("GET /nothing", b"", "404"),
+        ("POST /tokenize", json.dumps({"prompt": "x" * 10_000}).encode(), "200"),
+    ):
+        head, rest = one_point_zero(server, request, body)
+        assert status in head.splitlines()[0]
+        assert "transfer-encoding" not in head
+        assert f"content-length: {len(rest)}" in head
+        json.loads(rest)
+    head, rest = one_point_zero(server, "HEAD /health")
+    assert ("200" in head.splitlines()[0], rest) == (True, b"")
+
+
+FIELDS = [(body, name, field) for body in BODIES for name, field in body.model_fields.items()]
+
+
+@pytest.mark.parametrize(("body", "name", "field"), FIELDS, ids=[f"{body.__name__}.{name}" for body, name, _ in FIELDS])
+def test_null_is_not_set(server: Running, body: type[Body], name: str, field: Any) -> None:
+    least = {**LEAST[body.__name__], "seed": 1} if "seed" in body.model_fields else LEAST[body.__name__]
+    path = PATHS[body.__name__]
+    answer = server.http.post(path, json={**least, name: None})
+    if field.is_required():
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+        return
+    if body.__name__ == "TokenizeRequest" and name == "prompt":
+        assert answer.status_code == 400, "neither prompt nor messages"
+        return
+    assert answer.status_code == 200, answer.text
+    without = server.http.post(path, json={key: value for key, value in least.items() if key != name}).json()
+    if name != "seed":
+        assert answer.json().get("choices") == without.get("choices")
+
+
+def test_null_options_of_a_stream_are_not_set(server: Running) -> None:
+    options = {"include_usage": None, "continuous_usage_stats": None}
+    answer = server.http.post(COMPLETIONS, json={"prompt": "x", "stream": True, "stream_options": options})
+    assert answer.status_code == 200
+    assert '"usage"' not in answer.text
+
+
+def test_null_is_described(server: Running) -> None:
+    schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
+    for body in BODIES:
+        for name, field in body.model_fields.items():
+            described = schemas[body.__name__]["properties"][name]
+            assert ({"type": "null"} in described.get("anyOf", [])) != field.is_required(), (body.__name__, name)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize"])
+def test_a_field_that_is_not_served_is_refused(server: Running, path: str, name: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
+    if path != "/tokenize":
+        body["max_tokens"] = 1
+    if name == "reasoning_effort" and path != COMPLETIONS:
+        return  # a field of its own there
+    answer = server.http.post(path, json={**body, name: "something"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    for value in REFUSED[name][0]:
+        assert server.http.post(path, json={**body, name: value}).status_code == 200, value
+
+
+THINKING = "{%- if enable_thinking is defined and not enable_thinking %}quiet{% else %}think{% endif %}{{ messages[0].content }}"
+LEVELS = "{{ messages[0].content }} {{ reasoning_effort or 'medium' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "text"),
+    [
+        (THINKING, {}, "thinkx"),
+        (THINKING, {"reasoning_effort": None}, "thinkx"),
+        (THINKING, {"reasoning_effort": "none"}, "quietx"),
+        (THINKING, {"reasoning_effort": "high"}, "thinkx"),
+        (THINKING, {"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, "quietx"),
+        (LEVELS, {"reasoning_effort": "low"}, "x low"),
+        (LEVELS, {}, "x medium"),
+    ],
+)
+def test_reasoning_effort_is_told_to_the_template(template: str, fields: dict[str, Any], text: str) -> None:
+    with running(template=template) as server:
+        body = {"messages": [{"role": "user", "content": "x"}], **fields}
+        tokens = server.http.post("/tokenize", json=body).json()["tokens"]
+        assert server.http.post("/detokenize", json={"tokens": tokens}).json() == {"prompt": text}
+        answer = server.http.post(CHAT, json={**body, "max_tokens": 1, "return_token_ids": True}).json()
+        assert answer["prompt_token_ids"] == tokens
+
+
+def test_reasoning_effort_that_no_template_knows_is_refused(server: Running) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    for effort in ("none", "low", "huge"):
+        answer = server.http.post(CHAT, json={**body, "reasoning_effort": effort})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "reasoning_effort")
