@@ -10,6 +10,7 @@
     │   └── NotFoundError      unknown model or route             404
     ├── OverloadedError        the queue is full or recovering    503 with Retry-After
     ├── RequestFailedError     this one request failed            500
+    ├── ClosedError            an LLM is used after its end       a bug in the caller: 500
     └── WorkerDiedError        the worker process is gone         500 (503 for requests not yet accepted)
 
 Each class says its status and OpenAI type once; `server/errors.py` turns them into bodies.
@@ -105,6 +106,10 @@ class OverloadedError(OctavoError):
 
 class RequestFailedError(OctavoError):
     """This request failed inside the engine; no other request is touched."""
+
+
+class ClosedError(OctavoError):
+    """An `LLM` or `AsyncLLM` is used that was closed, or that belongs to another process."""
 
 
 class DeathCause(enum.Enum):

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
 from octavo.config import Settings
-from octavo.engine.request import Request
-from octavo.engine.update import Update
+from octavo.engine.engine import Engine
+from octavo.engine.supervisor import AbandonedError
 from octavo.errors import RequestError
-from octavo.messages import TokenScore
-from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
-from octavo.sampling import SamplingParams, answer_seed
-from octavo.server.answer import Answer
-from octavo.server.answer import Prompt as TokenPrompt
-from octavo.startup import OpenSupply, in_processes, start
-from octavo.text import Detokenizer, StopStrings, Tokenizer
-from octavo.text.tokenizer import token_text
+from octavo.library import unserved
+from octavo.library.engine_args import EngineArgs, read_settings
+from octavo.library.handle import ModelHandle
+from octavo.library.job import Job
+from octavo.library.lifetime import Lifetime
+from octavo.library.prompts import GivenPrompt, Messages, several
+from octavo.library.tokenizer import LLMTokenizer
+from octavo.outputs import RequestOutput
+from octavo.sampling import SamplingParams
+from octavo.server.answer import Prompt
+from octavo.startup import OpenSupply, Runtime, in_processes
 
-Prompt = str | Mapping[str, Any]
-"""A text, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+LOOK_S = 0.1
+"""With a step in flight: how often to look whether another thread has closed the LLM."""
 
-Messages = Sequence[Mapping[str, Any]]
-"""A conversation: mappings with `role` and `content`."""
+GivenSampling = SamplingParams | Sequence[SamplingParams] | None
+"""Settings of all requests, or of each; None: `get_default_sampling_params()`."""
+Progress = bool | Callable[..., Any]
+"""Whether to show progress, or what to make the bar with instead of `tqdm`."""
 
 
-class LLM:
-    """A model ready to answer; names are those of vLLM's `LLM`. Close it, or use it in a `with`.
+class LLM(ModelHandle):
+    """A model ready to answer; names are those of vLLM's `LLM`. Close it, use it in a `with`, or let it go.
+
+    Threads take turns: while one generates, the next waits.
 
     Args:
         model: folder, Hugging Face repo id, or `octavo-tiny`.
         workers: where the model runs; in processes of its own unless told otherwise.
-        settings: any of `Settings`, as Python values or text.
+        settings: any of `Settings`, as Python values or text, or of vLLM's names for them.
 
     Raises:
         ConfigError, CheckpointError, WorkerDiedError: as `start`.
@@ -47,10 +55,18 @@ class LLM:
     """
 
     def __init__(self, model: str = "octavo-tiny", *, workers: OpenSupply = in_processes, **settings: Any) -> None:
-        self.settings = Settings.from_values({"model": model, **settings})
-        self._runtime = start(self.settings, workers)
-        self._engine = self._runtime.engine()
-        self._numbers = itertools.count()
+        self._begin(read_settings(model, settings), workers)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, *, workers: OpenSupply = in_processes) -> Self:
+        """Open what `engine_args` say.
+
+        Raises:
+            CheckpointError, WorkerDiedError: as the class.
+        """
+        llm = cls.__new__(cls)
+        llm._begin(engine_args.settings, workers)
+        return llm
 
     def __enter__(self) -> Self:
         return self
@@ -61,123 +77,147 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """End the worker; safe to call twice."""
-        self._runtime.close()
+        """End the worker; safe to call twice, and from any thread: one that generates gets a ClosedError."""
+        self._lifetime.end()
 
-    def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer: `encode` and `decode`."""
-        return self._runtime.model.tokenizer
+    def get_tokenizer(self) -> LLMTokenizer:
+        """The model's tokenizer, with the names of Hugging Face's."""
+        return self._tokenizer
 
-    @property
-    def vocab_size(self) -> int:
-        """Token ids go from 0 to one less."""
-        return self._runtime.model.config.vocab_size
+    def reset_prefix_cache(self) -> bool:
+        """Forget what prompts have left in the KV cache; False if another thread generates.
 
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What `generate` uses if it is given none: the model's generation_config.json over vLLM's defaults."""
-        defaults = self._runtime.model.default_sampling
-        sampling = SamplingParams(**defaults.values)
-        return sampling if defaults.max_tokens is None else sampling.replace(max_tokens=defaults.max_tokens)
+        Raises:
+            ClosedError: the LLM was closed.
+        """
+        self._lifetime.check()
+        return self._engine.reset_prefix_cache()
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        prompts: GivenPrompt | Sequence[GivenPrompt] | None = None,
+        sampling_params: GivenSampling = None,
+        use_tqdm: Progress = True,
+        lora_request: Any = None,
+        priority: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
         *,
-        use_tqdm: bool = True,
+        prompt_token_ids: GivenPrompt | Sequence[GivenPrompt] | None = None,
     ) -> list[RequestOutput]:
         """Answer every prompt; the outputs come in the order of the prompts.
 
         Args:
-            prompts: one or more texts, `{"prompt": text}` or `{"prompt_token_ids": ids}`.
+            prompts: one or more texts, lists of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`.
             sampling_params: one for all, or one per prompt; None: `get_default_sampling_params()`.
-            use_tqdm: show progress.
+            use_tqdm: show progress; or what makes the bar.
+            tokenization_kwargs: may hold `add_special_tokens`.
+            prompt_token_ids: as older scripts give lists of token ids, instead of `prompts`.
 
         Raises:
             RequestError: a prompt or its settings can never be served; nothing is left running.
             RequestFailedError, WorkerDiedError: the engine could not finish.
+            ClosedError: the LLM was closed.
         """
-        several = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
-        return self._run([self._read(prompt) for prompt in several], sampling_params, use_tqdm)
+        self._lifetime.check()
+        unserved.refuse(lora_request=lora_request, priority=priority)
+        if (prompts is None) == (prompt_token_ids is None):
+            raise RequestError("give either prompts or prompt_token_ids", param="prompts")
+        given = several(prompts if prompts is not None else prompt_token_ids)
+        return self._run([self._prompts.read(each, tokenization_kwargs) for each in given], sampling_params, use_tqdm)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        use_tqdm: bool = True,
+        sampling_params: GivenSampling = None,
+        use_tqdm: Progress = True,
+        lora_request: Any = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Any = None,
     ) -> list[RequestOutput]:
         """Answer one or more conversations; see `generate`.
 
+        Args:
+            chat_template: Jinja's text instead of the model's template.
+            chat_template_kwargs: arguments for the template, such as `enable_thinking`.
+
         Raises:
             RequestError: the model has no chat template, or it refuses the messages; else as `generate`.
+            ConfigError: `chat_template` is no Jinja template.
         """
-        template = self._runtime.model.chat_template
-        if template is None:
-            raise RequestError("the model has no chat template; give one with chat_template", param="messages")
+        self._lifetime.check()
+        unserved.refuse(lora_request=lora_request, tools=tools, mm_processor_kwargs=mm_processor_kwargs)
         conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        texts = [
-            template.render(
+        prompts = [
+            self._prompts.read_chat(
                 conversation,
+                template=chat_template,
+                content_format=chat_template_content_format,
+                arguments=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                kwargs=chat_template_kwargs,
             )
             for conversation in conversations
         ]
-        # the template writes the special tokens itself
-        prompts = [(text, self.get_tokenizer().encode(text, add_special_tokens=False)) for text in texts]
         return self._run(prompts, sampling_params, use_tqdm)
 
-    def _read(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        """Text (if it came as one) and token ids of a prompt."""
-        if isinstance(prompt, str):
-            return prompt, self.get_tokenizer().encode(prompt)
-        if "prompt_token_ids" in prompt:
-            return prompt.get("prompt"), list(prompt["prompt_token_ids"])
-        if isinstance(prompt.get("prompt"), str):
-            return prompt["prompt"], self.get_tokenizer().encode(prompt["prompt"])
-        raise RequestError("a prompt is a text, {'prompt': text} or {'prompt_token_ids': ids}", param="prompt")
+    def _begin(self, settings: Settings, workers: OpenSupply) -> None:
+        runtime = self._open(settings, workers)
+        self._engine = engine = runtime.engine()
+        self._numbers = itertools.count()
+        self._turn = turn = threading.RLock()
+        self._lifetime = Lifetime(self, lambda: _end(engine, runtime, turn))
 
     def _run(
-        self,
-        prompts: Sequence[tuple[str | None, list[int]]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        use_tqdm: bool,
+        self, prompts: Sequence[Prompt], sampling_params: GivenSampling, use_tqdm: Progress
     ) -> list[RequestOutput]:
-        if sampling_params is None:
-            sampling_params = self.get_default_sampling_params()
-        if isinstance(sampling_params, SamplingParams):
-            sampling_params = [sampling_params] * len(prompts)
-        if len(sampling_params) != len(prompts):
-            raise RequestError(
-                f"sampling_params has {len(sampling_params)} entries for {len(prompts)} prompts",
-                param="sampling_params",
-            )
+        samplings = self._samplings(sampling_params, len(prompts))
+        tokenizer = self._model.tokenizer
         jobs = [
-            _Job(str(next(self._numbers)), text, ids, sampling, self.get_tokenizer())
-            for (text, ids), sampling in zip(prompts, sampling_params, strict=True)
+            Job(str(next(self._numbers)), prompt, sampling, tokenizer)
+            for prompt, sampling in zip(prompts, samplings, strict=True)
         ]
         answers = {request_id: job for job in jobs for request_id in job.answers}
-        try:
-            for request in itertools.chain.from_iterable(job.requests() for job in jobs):
-                self._engine.add(request)
-            self._finish(answers, len(jobs), use_tqdm)
-        except BaseException:
-            self._abort(answers)
-            raise
+        with self._turn:
+            try:
+                self._lifetime.check()
+                for request in itertools.chain.from_iterable(job.requests() for job in jobs):
+                    self._engine.add(request)
+                self._finish(answers, len(jobs), use_tqdm)
+            except BaseException as error:
+                self._abort(answers)
+                if isinstance(error, AbandonedError):
+                    self._lifetime.check()
+                raise
         return [job.output() for job in jobs]
 
-    def _finish(self, jobs: Mapping[str, _Job], count: int, use_tqdm: bool) -> None:
+    def _samplings(self, given: GivenSampling, count: int) -> Sequence[SamplingParams]:
+        """One for each of `count` prompts."""
+        if given is None:
+            given = self.get_default_sampling_params()
+        if isinstance(given, SamplingParams):
+            return [given] * count
+        if not isinstance(given, Sequence) or not all(isinstance(each, SamplingParams) for each in given):
+            raise RequestError("sampling_params must be SamplingParams, or a list of them", param="sampling_params")
+        if len(given) != count:
+            raise RequestError(f"sampling_params has {len(given)} entries for {count} prompts", param="sampling_params")
+        return given
+
+    def _finish(self, jobs: Mapping[str, Job], count: int, use_tqdm: Progress) -> None:
         """Step the engine until every answer has ended."""
         engine = self._engine
         open_answers = set(jobs)
-        with tqdm(total=count, desc="Processed prompts", unit="prompt", disable=not use_tqdm) as bar:
+        make_bar = use_tqdm if callable(use_tqdm) else tqdm
+        with make_bar(total=count, desc="Processed prompts", unit="prompt", disable=not use_tqdm) as bar:
             while open_answers:
-                for update in engine.step():
+                updates = engine.step(LOOK_S)
+                self._lifetime.check()
+                for update in updates:
                     job = jobs.get(update.request_id)
                     if job is None or update.request_id not in open_answers:
                         continue  # the end of an answer that a stop string ended, or of an earlier call
@@ -195,84 +235,8 @@ class LLM:
         self._engine.take_updates()
 
 
-class _Job:
-    """A prompt and the n requests that answer it."""
-
-    def __init__(
-        self, request_id: str, text: str | None, ids: list[int], sampling: SamplingParams, tokenizer: Tokenizer
-    ) -> None:
-        self._request_id = request_id
-        self._prompt = TokenPrompt(0, ids, text)
-        self._sampling = sampling
-        self._tokenizer = tokenizer
-        stop = StopStrings(sampling.stop)
-        names = [f"{request_id}-{index}" if sampling.n > 1 else request_id for index in range(sampling.n)]
-        self.answers = {name: self._answer(index, name, stop) for index, name in enumerate(names)}
-        self._metrics = RequestMetrics(time.monotonic())
-
-    @property
-    def finished(self) -> bool:
-        return all(answer.finish_reason is not None for answer in self.answers.values())
-
-    def requests(self) -> Iterable[Request]:
-        """One request per answer."""
-        for index, request_id in enumerate(self.answers):
-            seed = None if self._sampling.seed is None else answer_seed(self._sampling.seed, index)
-            yield Request(request_id, self._prompt.token_ids, self._sampling.replace(n=1, seed=seed))
-
-    def take(self, update: Update) -> bool:
-        """Add news; True if the answer has ended.
-
-        Raises:
-            RequestFailedError, WorkerDiedError: it ended with an error.
-        """
-        now = time.monotonic()
-        answer = self.answers[update.request_id]
-        answer.feed(update, now)
-        if self._metrics.first_token_time is None:
-            self._metrics.first_token_time = now
-        if self.finished:
-            self._metrics.finished_time = now
-        return answer.finish_reason is not None
-
-    def output(self) -> RequestOutput:
-        answers = list(self.answers.values())
-        scores = answers[0].prompt_scores
-        return RequestOutput(
-            request_id=self._request_id,
-            prompt=self._prompt.text,
-            prompt_token_ids=list(self._prompt.token_ids),
-            prompt_logprobs=None if scores is None else [None, *map(self._logprobs, scores)],
-            outputs=[self._output(answer) for answer in answers],
-            finished=self.finished,
-            metrics=self._metrics,
-            num_cached_tokens=answers[0].num_cached_tokens,
-        )
-
-    def _answer(self, index: int, request_id: str, stop: StopStrings) -> Answer:
-        sampling = self._sampling
-        detokenizer = Detokenizer(
-            self._tokenizer,
-            stop=stop,
-            include_stop_str_in_output=sampling.include_stop_str_in_output,
-            skip_special_tokens=sampling.skip_special_tokens,
-            min_tokens=sampling.min_tokens,
-            context=self._prompt.token_ids,
-        )
-        return Answer(index, request_id, self._prompt, detokenizer)
-
-    def _output(self, answer: Answer) -> CompletionOutput:
-        scores = [score for score in answer.part.scores if score is not None]
-        asked = self._sampling.logprobs is not None
-        return CompletionOutput(
-            index=answer.index,
-            text=answer.part.text,
-            token_ids=answer.part.token_ids,
-            cumulative_logprob=sum(score.logprob for score in scores) if asked else None,
-            logprobs=[self._logprobs(score) for score in scores] if asked else None,
-            finish_reason=answer.finish_reason,
-            stop_reason=answer.stop_reason,
-        )
-
-    def _logprobs(self, score: TokenScore) -> Logprobs:
-        return to_logprobs(score, lambda token_id: token_text(self._tokenizer, token_id))
+def _end(engine: Engine, runtime: Runtime, turn: AbstractContextManager[bool]) -> None:
+    """End the workers, after whoever generates has noticed and left."""
+    engine.abandon()
+    with turn:
+        runtime.close()

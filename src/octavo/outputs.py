@@ -1,4 +1,4 @@
-"""What `LLM.generate` returns; names and fields are those of vLLM's users."""
+"""What `LLM.generate` returns and `AsyncLLM.generate` yields; names and fields are those of vLLM's users."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None
+    """Of the whole answer so far, also where the rest is only what is new."""
     logprobs: list[Logprobs] | None
     finish_reason: str | None = None
-    """`stop` or `length`."""
+    """`stop`, `length`, or `abort` of a stream that `AsyncLLM.abort` has ended; None: there is more to come."""
     stop_reason: int | str | None = None
     """The stop id or stop string that ended it; None for EOS."""
+    lora_request: None = None
+
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
 
 
 @dataclasses.dataclass
@@ -43,7 +49,13 @@ class RequestMetrics:
 
     arrival_time: float
     first_token_time: float | None = None
+    last_token_time: float | None = None
     finished_time: float | None = None
+
+    @property
+    def first_token_latency(self) -> float | None:
+        """Seconds from arrival to the first token."""
+        return None if self.first_token_time is None else self.first_token_time - self.arrival_time
 
 
 @dataclasses.dataclass
@@ -59,9 +71,11 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics
     num_cached_tokens: int
+    """Tokens of the prompt that were not computed, as another request had them."""
+    lora_request: None = None
 
 
-def to_logprobs(score: TokenScore, text_of: Callable[[int], str]) -> Logprobs:
+def to_logprobs(score: TokenScore, text_of: Callable[[int], str | None]) -> Logprobs:
     """`score` as vLLM's mapping."""
     entries = [(score.token_id, score.logprob, score.rank)]
     entries += [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(score.top, start=1)]

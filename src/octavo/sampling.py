@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,69 +16,192 @@ MAX_N = 16384
 """Most answers to one prompt (vLLM's VLLM_MAX_N_SEQUENCES)."""
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Sampling settings of one request; names and defaults are those of vLLM's `SamplingParams`.
+class RequestOutputKind(enum.Enum):
+    """What each output of a stream holds."""
+
+    CUMULATIVE = 0
+    """All of the answers so far."""
+    DELTA = 1
+    """What is new since the output before."""
+    FINAL_ONLY = 2
+    """The whole answers, once."""
+
+
+class UnservedParams(msgspec.Struct, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
+    """Fields of vLLM's `SamplingParams` that are taken only with values that ask for nothing."""
+
+    best_of: Any = None
+    use_beam_search: Any = None
+    length_penalty: Any = None
+    early_stopping: Any = None
+    bad_words: Any = None
+    allowed_token_ids: Any = None
+    logits_processors: Any = None
+    structured_outputs: Any = None
+    guided_decoding: Any = None
+    logprob_token_ids: Any = None
+    prompt_logprob_token_ids: Any = None
+    prompt_logprob_start: Any = None
+    flat_logprobs: Any = None
+    truncate_prompt_tokens: Any = None
+    thinking_token_budget: Any = None
+    repetition_detection: Any = None
+    skip_reading_prefix_cache: Any = None
+    extra_args: Any = None
+
+
+_ONE_ANSWER = "ask for n answers and choose the one with the highest cumulative_logprob"
+_NO_STRUCTURE = "structured outputs are not served yet; say in the prompt what form the answer must have"
+_SOME_SCORES = "ask for logprobs and read those of the tokens you want"
+UNSERVED = {
+    "best_of": _ONE_ANSWER,
+    "use_beam_search": _ONE_ANSWER,
+    "length_penalty": "it belongs to beam search, which is not served",
+    "early_stopping": "it belongs to beam search, which is not served",
+    "bad_words": "forbid single tokens with logit_bias {id: -100}",
+    "allowed_token_ids": "favour tokens with logit_bias {id: 100}",
+    "logits_processors": "code of requests is never run; logit_bias adds to the logits of tokens",
+    "structured_outputs": _NO_STRUCTURE,
+    "guided_decoding": _NO_STRUCTURE,
+    "logprob_token_ids": _SOME_SCORES,
+    "prompt_logprob_token_ids": _SOME_SCORES,
+    "prompt_logprob_start": "prompt_logprobs scores the whole prompt; drop what you do not need",
+    "flat_logprobs": "logprobs come as one mapping for each token",
+    "truncate_prompt_tokens": "prompts are never cut; cut the token ids, and send those",
+    "thinking_token_budget": "thinking is part of the text, so max_tokens bounds both",
+    "repetition_detection": "bound answers with max_tokens, or set repetition_penalty",
+    "skip_reading_prefix_cache": "cached prefixes change no answer; start with enable_prefix_caching=False to have none",
+    "extra_args": "nothing in Octavo reads them",
+}
+"""Field of `UnservedParams` to what to do instead."""
+NOTHING: dict[str, tuple[Any, ...]] = {"length_penalty": (1.0,), "thinking_token_budget": (-1,)}
+"""Values that ask for nothing, besides None, False and what is empty."""
+
+
+class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True):
+    """Sampling settings of one request; names, order and defaults are those of vLLM's `SamplingParams`.
+
+    Fields may be set: an engine that has taken a request does not see it, and checks what it is given next.
 
     Raises:
-        RequestError: a value is out of range; `param` names the field.
+        RequestError: a value is out of range, or not served; `param` names the field.
     """
 
     n: int = 1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     """Keep the k most likely tokens; 0 or -1 keeps all."""
     min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = {}
     seed: int | None = None
     """Key of the random numbers, with the position; None lets the engine draw one at admission."""
     stop: list[str] = []
-    include_stop_str_in_output: bool = False
+    """Also taken as one text, or None."""
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
     max_tokens: int | None = 16
     """Most tokens to make; None means up to the model's limit."""
     min_tokens: int = 0
     logprobs: int | None = None
-    """Log-probabilities of this many likeliest tokens per made token, besides the chosen one; None: none."""
+    """Log-probabilities of this many likeliest tokens per made token, besides the chosen one; -1: all; None: none."""
     prompt_logprobs: int | None = None
+    detokenize: bool = True
+    """Answers have a text; read by `LLM` and `AsyncLLM`."""
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    """Read by `AsyncLLM`."""
+    stream_interval: int | None = None
+    """Least tokens between two outputs of a stream, if more than the setting of that name; read by `AsyncLLM`."""
+    logit_bias: dict[int, float] = {}
+
+    if TYPE_CHECKING:  # what is taken is wider than what the fields hold then
+
+        def __init__(
+            self,
+            n: int = 1,
+            presence_penalty: float = 0.0,
+            frequency_penalty: float = 0.0,
+            repetition_penalty: float = 1.0,
+            temperature: float = 1.0,
+            top_p: float = 1.0,
+            top_k: int = 0,
+            min_p: float = 0.0,
+            seed: int | None = None,
+            stop: str | Iterable[str] | None = None,
+            stop_token_ids: Iterable[int] | None = None,
+            ignore_eos: bool = False,
+            max_tokens: int | None = 16,
+            min_tokens: int = 0,
+            logprobs: int | None = None,
+            prompt_logprobs: int | None = None,
+            detokenize: bool = True,
+            skip_special_tokens: bool = True,
+            spaces_between_special_tokens: bool = True,
+            include_stop_str_in_output: bool = False,
+            output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
+            stream_interval: int | None = None,
+            logit_bias: Mapping[int, float] | None = None,
+            **unserved: Any,
+        ) -> None: ...
+
+    @classmethod
+    def from_optional(cls, **values: Any) -> SamplingParams:
+        """Settings from values of which those that are None are defaults, but for `max_tokens`.
+
+        Ids in `logit_bias` may be texts, and biases are cut to -100..100.
+
+        Raises:
+            RequestError: as the class.
+        """
+        given = {name: value for name, value in values.items() if value is not None or name == "max_tokens"}
+        if "logit_bias" in given:
+            given["logit_bias"] = _read_bias(given["logit_bias"])
+        return cls(**given)
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
     def __post_init__(self) -> None:
-        def check(ok: bool, param: str, rule: str) -> None:
-            if not ok:
-                raise RequestError(f"{param} must be {rule}, got {getattr(self, param)!r}", param=param)
-
-        check(1 <= self.n <= MAX_N, "n", f"in 1..{MAX_N}")
-        check(math.isfinite(self.temperature) and 0 <= self.temperature <= 2, "temperature", "in 0..2")
-        check(0 < self.top_p <= 1, "top_p", "in (0, 1]")
-        check(-1 <= self.top_k < 2**31, "top_k", "-1 (off), 0 (off) or a positive number")
-        check(0 <= self.min_p <= 1, "min_p", "in 0..1")
-        check(-2 <= self.presence_penalty <= 2, "presence_penalty", "in -2..2")
-        check(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in -2..2")
-        check(math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty", "above 0")
-        check(all(-100 <= bias <= 100 for bias in self.logit_bias.values()), "logit_bias", "token id -> -100..100")
-        check(self.seed is None or -(2**63) <= self.seed < 2**63, "seed", "a 64-bit integer")
-        check(all(self.stop), "stop", "free of empty strings")
-        check(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
-        check(self.min_tokens >= 0, "min_tokens", "at least 0")
+        _refuse_unserved(self)
+        stop: Any = self.stop
+        self.stop = [stop] if isinstance(stop, str) else _listed(stop, "stop")
+        self.stop_token_ids = _listed(self.stop_token_ids, "stop_token_ids")
+        bias: Any = self.logit_bias
+        self.logit_bias = {} if bias is None else bias
+        for name in ("logprobs", "prompt_logprobs"):
+            if isinstance(asked := getattr(self, name), bool):
+                setattr(self, name, 1 if asked else None)
+        for param, (fits, rule) in _RULES.items():
+            _check(self, fits, param, rule)
         limit = self.max_tokens
-        check(limit is None or self.min_tokens <= limit, "min_tokens", f"at most max_tokens ({limit})")
-        check(self.logprobs is None or self.logprobs >= 0, "logprobs", "at least 0")
-        check(self.prompt_logprobs is None or self.prompt_logprobs >= 0, "prompt_logprobs", "at least 0")
-        check(self.n == 1 or not self.greedy, "n", "1 when temperature is 0: every answer would be the same")
+        _check(self, lambda least: limit is None or least <= limit, "min_tokens", f"at most max_tokens ({limit})")
+        if self.greedy:
+            _check(self, lambda n: n == 1, "n", "1 when temperature is 0: every answer would be the same")
+        if not self.detokenize:
+            _check(
+                self, lambda stop: not stop, "stop", "empty when detokenize is False: there is no text to find it in"
+            )
 
     def replace(self, **changes: Any) -> SamplingParams:
         """A copy with `changes`, checked again."""
         return msgspec.structs.replace(self, **changes)
+
+    def clone(self) -> SamplingParams:
+        """A copy, checked again, that shares nothing with this one.
+
+        Raises:
+            RequestError: as the class: a field was set to what cannot be.
+        """
+        copy = self.replace()
+        copy.stop, copy.stop_token_ids = list(copy.stop), list(copy.stop_token_ids)
+        copy.logit_bias = dict(copy.logit_bias)
+        return copy
 
 
 def answer_seed(seed: int, index: int) -> int:
@@ -89,3 +214,75 @@ def answer_seed(seed: int, index: int) -> int:
         return seed
     digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def _within(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: low <= value <= high
+
+
+def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _whole(low: int, high: int = 2**63 - 1) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and low <= value <= high
+
+
+_SCORES = _optional(_whole(-1))
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n": (_whole(1, MAX_N), f"in 1..{MAX_N}"),
+    "temperature": (_within(0, 2), "in 0..2"),
+    "top_p": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "top_k": (_whole(-1, 2**31 - 1), "-1 (off), 0 (off) or a positive number"),
+    "min_p": (_within(0, 1), "in 0..1"),
+    "presence_penalty": (_within(-2, 2), "in -2..2"),
+    "frequency_penalty": (_within(-2, 2), "in -2..2"),
+    "repetition_penalty": (lambda value: math.isfinite(value) and value > 0, "above 0"),
+    "logit_bias": (lambda value: all(-100 <= bias <= 100 for bias in value.values()), "token id -> -100..100"),
+    "seed": (_optional(_whole(-(2**63))), "a 64-bit integer"),
+    "stop": (lambda value: all(isinstance(text, str) and text for text in value), "texts, none of them empty"),
+    "max_tokens": (_optional(_whole(1)), "at least 1"),
+    "min_tokens": (_whole(0), "at least 0"),
+    "logprobs": (_SCORES, "at least 0, or -1 for all"),
+    "prompt_logprobs": (_SCORES, "at least 0, or -1 for all"),
+    "output_kind": (lambda value: isinstance(value, RequestOutputKind), "a RequestOutputKind"),
+    "stream_interval": (_optional(_whole(1)), "at least 1"),
+}
+
+
+def _check(params: SamplingParams, fits: Callable[[Any], bool], param: str, rule: str) -> None:
+    value = getattr(params, param)
+    try:
+        if fits(value):
+            return
+    except (TypeError, AttributeError):  # a value of a type that cannot be compared so
+        pass
+    raise RequestError(f"{param} must be {rule}, got {value!r}"[:500], param=param)
+
+
+def _listed(values: Sequence[Any] | None, param: str) -> list[Any]:
+    if isinstance(values, list):
+        return values
+    try:
+        return list(values or ())
+    except TypeError:
+        raise RequestError(f"{param} must be a list, got {values!r}"[:500], param=param) from None
+
+
+def _refuse_unserved(params: SamplingParams) -> None:
+    """Refuse what asks for something that is not served; what asks for nothing becomes None."""
+    for name in UNSERVED:
+        value = getattr(params, name)
+        if value is None:
+            continue
+        nothing = (False, *NOTHING.get(name, ()), *([params.n] if name == "best_of" else []))
+        if value not in nothing and not (hasattr(value, "__len__") and len(value) == 0):
+            raise RequestError(f"{name} is not served: {UNSERVED[name]}", param=name)
+        setattr(params, name, None)
+
+
+def _read_bias(bias: Mapping[Any, float]) -> dict[int, float]:
+    try:
+        return {int(token): min(100.0, max(-100.0, value)) for token, value in bias.items()}
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise RequestError(f"logit_bias must be token id -> -100..100: {exc}", param="logit_bias") from exc

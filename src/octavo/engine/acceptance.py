@@ -131,6 +131,9 @@ def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
     _token_ids(sampling.logit_bias, config, "logit_bias")
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
+        if asked == -1:
+            asked = config.vocab_size
+            sampling = sampling.replace(**{name: asked})
         if asked is not None and asked > config.max_logprobs:
             raise RequestError(f"{name} is {asked}, but at most {config.max_logprobs} are given", param=name)
     return sampling

@@ -45,6 +45,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token, as the tokenizer's file writes it, to its id."""
+        ...
+
+    @property
     def context_free(self) -> bool:
         """The bytes of a text are the joined `piece` of its ids; else `decode` needs the neighbours."""
         ...
@@ -149,6 +154,11 @@ class FileTokenizer:
             piece = self._pieces[token_id] = self._find_piece(token_id)
         return piece
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def _find_piece(self, token_id: int) -> bytes:
         token = self._backend.id_to_token(token_id)
         if token is None:
@@ -169,6 +179,7 @@ class NoTokenizer:
     special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol has it per instance
     info: dict[str, Any] = {}  # noqa: RUF012
     fingerprint = ""
+    vocabulary: dict[str, int] = {}  # noqa: RUF012
     context_free = True
     longest_token = None
 

@@ -1,0 +1,143 @@
+"""Prompts as Python's users write them, as texts with token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from octavo.config import Settings
+from octavo.errors import RequestError
+from octavo.library import unserved
+from octavo.server.answer import Prompt
+from octavo.startup import Model
+from octavo.text import ChatTemplate
+from octavo.text.messages import ContentForm
+
+GivenPrompt = str | Sequence[int] | Mapping[str, Any]
+"""A text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: mappings with `role` and `content`."""
+
+AUTO = "auto"
+"""The format of contents that is told from the template."""
+FORMS = "a prompt is a text, a list of token ids, {'prompt': text} or {'prompt_token_ids': ids}"
+
+
+class PromptReader:
+    """Reads prompts for `model`, with what `settings` say of chat templates unless a call says otherwise."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+
+    def read(self, prompt: GivenPrompt, tokenization: Mapping[str, Any] | None = None) -> Prompt:
+        """The prompt with its token ids; `tokenization` may hold `add_special_tokens`.
+
+        Raises:
+            RequestError: it has no form that is served, or holds what is not.
+        """
+        if isinstance(prompt, str):
+            return self._encode(prompt, **_arguments(tokenization))
+        if isinstance(prompt, Mapping):
+            return self._read_mapping(prompt, tokenization)
+        if is_token_ids(prompt):
+            return Prompt(0, list(prompt), None)
+        raise RequestError(f"{FORMS}, not {type(prompt).__name__}", param="prompt")
+
+    def read_chat(
+        self,
+        messages: Messages,
+        *,
+        template: str | None = None,
+        content_format: str = AUTO,
+        arguments: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> Prompt:
+        """The prompt that the chat template makes of `messages`.
+
+        Raises:
+            RequestError: there is no template, or it refuses the messages.
+            ConfigError: `template` is no Jinja template.
+        """
+        text = self.template(template, content_format).render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            kwargs=arguments,
+        )
+        return self._encode(text, add_special_tokens=False)  # the template writes the special tokens itself
+
+    def template(self, source: str | None = None, content_format: str = AUTO) -> ChatTemplate:
+        """The model's template, or one made of `source`; `content_format`: as the setting of that name.
+
+        Raises:
+            RequestError: there is none, or no such format.
+            ConfigError: `source` is no Jinja template.
+        """
+        own = self._model.chat_template
+        if source is None and own is None:
+            raise RequestError("the model has no chat template; give one with chat_template", param="messages")
+        if own is not None and source in (None, own.source) and content_format == AUTO:
+            return own
+        form = self._settings.chat_template_content_format if content_format == AUTO else content_format
+        if form not in (AUTO, ContentForm.TEXT.value, ContentForm.PARTS.value):
+            raise RequestError(
+                f"chat_template_content_format must be auto, string or openai, got {form!r}",
+                param="chat_template_content_format",
+            )
+        return ChatTemplate(
+            own.source if source is None and own is not None else source or "",
+            special_tokens=self._model.tokenizer.special_tokens,
+            default_kwargs=self._settings.default_chat_template_kwargs,
+            content_form=None if form == AUTO else ContentForm(form),
+        )
+
+    def _read_mapping(self, prompt: Mapping[str, Any], tokenization: Mapping[str, Any] | None) -> Prompt:
+        served = {"prompt", "prompt_token_ids"}
+        unserved.refuse(**{name: value for name, value in prompt.items() if name in unserved.ARGUMENTS})
+        for name in prompt:
+            if name not in served and name not in unserved.ARGUMENTS:
+                raise RequestError(f"{FORMS}; {str(name)[:40]!r} is not known", param=str(name)[:40])
+        ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
+        if ids is not None:
+            if not is_token_ids(ids):
+                raise RequestError("prompt_token_ids must be a list of token ids", param="prompt_token_ids")
+            return Prompt(0, list(ids), text)
+        if not isinstance(text, str):
+            raise RequestError(FORMS, param="prompt")
+        return self._encode(text, **_arguments(tokenization))
+
+    def _encode(self, text: str, *, add_special_tokens: bool = True) -> Prompt:
+        return Prompt(0, self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens), text)
+
+
+def several(prompts: Any) -> list[GivenPrompt]:
+    """`prompts`, one or a sequence of them, as a list; a list of numbers is one prompt.
+
+    Raises:
+        RequestError: they are neither.
+    """
+    if isinstance(prompts, str | Mapping) or (is_token_ids(prompts) and len(prompts)):
+        return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise RequestError(f"prompts must be one or a list of them: {FORMS}", param="prompts")
+    return list(prompts)
+
+
+def is_token_ids(prompt: Any) -> bool:
+    """Whether it looks like token ids; admission checks them all."""
+    if isinstance(prompt, str | bytes | Mapping) or not hasattr(prompt, "__len__"):
+        return False
+    return not len(prompt) or hasattr(prompt[0], "__index__")
+
+
+def _arguments(tokenization: Mapping[str, Any] | None) -> dict[str, bool]:
+    given = dict(tokenization or {})
+    unserved.refuse(truncate_prompt_tokens=given.pop("truncate_prompt_tokens", None))
+    known = {name: bool(given.pop(name)) for name in ("add_special_tokens",) if name in given}
+    if given:
+        name = str(next(iter(given)))[:40]
+        raise RequestError(f"tokenization_kwargs knows add_special_tokens, not {name}", param="tokenization_kwargs")
+    return known
