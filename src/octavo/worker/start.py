@@ -125,7 +125,9 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
     gc.collect()
     torch.cuda.empty_cache()
     kept = torch.cuda.memory_reserved() / 2**20
-    print(f"a standby is prepared: it holds {kept:,.0f} MiB of the device beside its context", file=sys.stderr, flush=True)
+    print(
+        f"a standby is prepared: it holds {kept:,.0f} MiB of the device beside its context", file=sys.stderr, flush=True
+    )
 
 
 class _Watch:
