@@ -31,10 +31,14 @@ ARROWS: dict[str, set[str]] = {
     "engine": COMMON,
     "server": COMMON | {"engine", "text"},
     "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
-    "llm": COMMON | {"outputs", "startup", "server", "engine", "text"},
+    "inputs": set(),
+    "sampling_params": {"sampling"},
+    "library": COMMON | {"outputs", "startup", "server", "engine", "text"},
+    "llm": COMMON | {"outputs", "library", "startup", "server", "engine", "text"},
+    "async_llm": COMMON | {"outputs", "library", "startup", "server", "engine", "text"},
     "cli": COMMON | {"outputs", "llm", "startup", "server", "engine", "text"},
     "__main__": {"cli"},
-    "": {"llm", "outputs", "sampling", "version"},
+    "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "version"},
 }
 """Room -> rooms it may import; the empty name is the package itself, `octavo/__init__.py`."""
 FREE_OF_TORCH = ["errors", "version", "sampling", "config", "messages", "wire", "outputs", "text", "engine", "server"]
@@ -126,7 +130,7 @@ print(*sorted({"torch", "triton", "transformers"} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("room", [*FREE_OF_TORCH, "startup", "llm", "cli"])
+@pytest.mark.parametrize("room", [*FREE_OF_TORCH, "startup", "library", "llm", "async_llm", "cli"])
 def test_importing_a_room_does_not_import_torch(room: str) -> None:
     """Whole rooms, module by module; `octavo --help` must answer at once."""
     run = subprocess.run([sys.executable, "-c", IMPORT_ALL, f"octavo.{room}"], capture_output=True, text=True)

@@ -70,7 +70,7 @@ def test_outputs_have_vllms_fields(llm: LLM) -> None:
     assert isinstance(answer, CompletionOutput)
     assert (answer.index, answer.finish_reason, answer.stop_reason) == (0, "length", None)
     assert len(answer.token_ids) == 4
-    assert answer.text == llm.get_tokenizer().decode(answer.token_ids)
+    assert answer.text == llm.get_tokenizer().decode(answer.token_ids, skip_special_tokens=True)
     assert answer.logprobs is not None
     assert [next(iter(entry)) for entry in answer.logprobs] == answer.token_ids, "the chosen token comes first"
     assert all(2 <= len(entry) <= 3 for entry in answer.logprobs)
@@ -133,7 +133,7 @@ def test_a_stop_id_ends_the_answer_and_is_not_in_its_text(llm: LLM) -> None:
     place = free.token_ids.index(stop_id)
     stopped = llm.generate("abc", GREEDY.replace(stop_token_ids=[stop_id]), use_tqdm=False)[0].outputs[0]
     assert stopped.token_ids == free.token_ids[: place + 1]
-    assert stopped.text == llm.get_tokenizer().decode(free.token_ids[:place])
+    assert stopped.text == llm.get_tokenizer().decode(free.token_ids[:place], skip_special_tokens=True)
     assert (stopped.finish_reason, stopped.stop_reason) == ("stop", stop_id)
 
 

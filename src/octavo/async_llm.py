@@ -214,10 +214,10 @@ class AsyncLLM(ModelHandle):
             if job.aborted:
                 self._lifetime.check()
             made = job.num_tokens
-            if not job.finished and (kind is RequestOutputKind.FINAL_ONLY or (told and made < told + interval)):
-                continue
-            told = made
-            yield job.news() if kind is RequestOutputKind.DELTA else job.output()
+            due = made > told if told == 0 else made >= told + interval
+            if job.finished or (due and kind is not RequestOutputKind.FINAL_ONLY):
+                told = made
+                yield job.news() if kind is RequestOutputKind.DELTA else job.output()
 
 
 def _end(engine: EngineLoop, runtime: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -212,8 +213,7 @@ class LLM(ModelHandle):
         """Step the engine until every answer has ended."""
         engine = self._engine
         open_answers = set(jobs)
-        make_bar = use_tqdm if callable(use_tqdm) else tqdm
-        with make_bar(total=count, desc="Processed prompts", unit="prompt", disable=not use_tqdm) as bar:
+        with _bar(use_tqdm, count) as bar:
             while open_answers:
                 updates = engine.step(LOOK_S)
                 self._lifetime.check()
@@ -226,13 +226,23 @@ class LLM(ModelHandle):
                     open_answers.discard(update.request_id)
                     if update.finish_reason is None:
                         engine.abort(update.request_id)
-                    bar.update(job.finished)
+                    if bar is not None:
+                        bar.update(job.finished)
 
     def _abort(self, request_ids: Iterable[str]) -> None:
         """End what is still running and drop its news."""
         for request_id in request_ids:
             self._engine.abort(request_id)
         self._engine.take_updates()
+
+
+def _bar(use_tqdm: Progress, count: int) -> AbstractContextManager[Any]:
+    """What shows progress; gives None if nobody wants to see it."""
+    if not use_tqdm:
+        return contextlib.nullcontext()  # a bar of tqdm starts a thread even if it is not shown
+    make_bar = use_tqdm if callable(use_tqdm) else tqdm
+    bar: AbstractContextManager[Any] = make_bar(total=count, desc="Processed prompts", unit="prompt")
+    return bar
 
 
 def _end(engine: Engine, runtime: Runtime, turn: AbstractContextManager[bool]) -> None:

@@ -6,9 +6,11 @@ that as MessagePack. When the engine's end closes, the parent is gone, and the c
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 
@@ -25,6 +27,10 @@ END_S = 10.0
 """How long a child that has closed its end of the wire may take to end; how it ended says who is to blame."""
 EXIT_S = 0.5
 """How long a child may take to exit after a fault."""
+
+
+_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+"""Those of this process."""
 
 
 class Peer:
@@ -62,6 +68,7 @@ class Peer:
             raise
         finally:
             theirs.close()
+        _peers.add(self)
 
     @property
     def pid(self) -> int:
@@ -148,6 +155,11 @@ class Peer:
             self._wire.close()
             self._child.end(self._grace_s)
 
+    def forget(self) -> None:
+        """In a process that was forked off: close its copy of the wire, and leave the child to the one it belongs to."""
+        self._closed = True
+        self._wire.close()
+
     def _next(self) -> WorkerMessage | None:
         return self._late.popleft() if self._late else self._take()
 
@@ -182,3 +194,12 @@ def _reason(code: int) -> str:
         return f"exit code {code}"
     memory = "; the system kills so when memory runs out" if code == -9 else ""
     return f"signal {-code}{memory}"
+
+
+def _forget_all() -> None:
+    for peer in list(_peers):
+        peer.forget()
+
+
+# A copy of the wire in a forked process would keep the child alive after its parent, and closing it would kill the child.
+os.register_at_fork(after_in_child=_forget_all)

@@ -77,10 +77,12 @@ class PromptReader:
             ConfigError: `source` is no Jinja template.
         """
         own = self._model.chat_template
-        if source is None and own is None:
+        if own is not None and source in (None, own.source):
+            if content_format == AUTO:
+                return own
+            source = own.source
+        if source is None:
             raise RequestError("the model has no chat template; give one with chat_template", param="messages")
-        if own is not None and source in (None, own.source) and content_format == AUTO:
-            return own
         form = self._settings.chat_template_content_format if content_format == AUTO else content_format
         if form not in (AUTO, ContentForm.TEXT.value, ContentForm.PARTS.value):
             raise RequestError(
@@ -88,7 +90,7 @@ class PromptReader:
                 param="chat_template_content_format",
             )
         return ChatTemplate(
-            own.source if source is None and own is not None else source or "",
+            source,
             special_tokens=self._model.tokenizer.special_tokens,
             default_kwargs=self._settings.default_chat_template_kwargs,
             content_form=None if form == AUTO else ContentForm(form),
