@@ -179,7 +179,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
 
 def test_against_a_server(served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = tmp_path / "recovery.json"
-    load = "--num-prompts 12 --input-len 10 --output-len 200 --kills 2 --kill-interval 0.1".split()
+    load = ["--num-prompts", "12", "--input-len", "10", "--output-len", "200", "--kills", "2", "--kill-interval", "0.1"]
     assert main(["bench", "recovery", "--base-url", served.url, *load, "--json", str(numbers)]) == 0
     printed = capsys.readouterr().out
     assert "failed 0 in both runs" in printed
@@ -193,7 +193,20 @@ def test_against_a_server(served: Served, tmp_path: Path, capsys: pytest.Capture
 
 def test_random_kills_against_a_server(served: Served, tmp_path: Path) -> None:
     numbers = tmp_path / "recovery.json"
-    load = "--num-prompts 30 --concurrency 20 --input-len 20 --output-len 60 --kill-interval 0.3 --seed 4".split()
+    load = [
+        "--num-prompts",
+        "30",
+        "--concurrency",
+        "20",
+        "--input-len",
+        "20",
+        "--output-len",
+        "60",
+        "--kill-interval",
+        "0.3",
+        "--seed",
+        "4",
+    ]
     load += ["--random-kills", "14", "--load-processes", "1", "--json", str(numbers)]
     code = main(["bench", "recovery", "--base-url", served.url, *load])
     result = json.loads(numbers.read_text())
@@ -207,7 +220,18 @@ def test_random_kills_against_a_server(served: Served, tmp_path: Path) -> None:
 
 def test_a_server_that_gives_up_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     served = Served("--max-worker-restarts", "1")
-    load = "--num-prompts 5 --input-len 5 --output-len 30 --random-kills 1000 --kill-interval 0.01".split()
+    load = [
+        "--num-prompts",
+        "5",
+        "--input-len",
+        "5",
+        "--output-len",
+        "30",
+        "--random-kills",
+        "1000",
+        "--kill-interval",
+        "0.01",
+    ]
     try:
         assert main(["bench", "recovery", "--base-url", served.url, *load]) == 1
         assert served.process.wait(60) == 1

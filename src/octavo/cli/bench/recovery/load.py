@@ -52,7 +52,9 @@ class Load:
     def differing(self, plain: Load) -> int:
         """Count the answers that are not those of `plain`, one run of the same requests; failed ones do not count."""
         expected = itertools.cycle(plain.outcomes)
-        return sum(mine.success and mine.answer != other.answer for mine, other in zip(self.outcomes, expected))
+        return sum(
+            mine.success and mine.answer != other.answer for mine, other in zip(self.outcomes, expected, strict=False)
+        )
 
     def recoveries_s(self) -> list[float]:
         """For each death of worker or keeper: the longest time after it in which no client got anything.
