@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 
 from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.quantize import rms_norm_quantize, swiglu_quantize
+from octavo.kernels.quantize import swiglu_quantize
+from octavo.kernels.rms_norm.cuda import add_norm
 from octavo.kernels.route import route
 from octavo.kernels.scaled import FP8, ChannelWeights
 
@@ -39,7 +40,7 @@ def main() -> None:
         out = torch.empty_like(x)
         flags = torch.empty((tokens,), dtype=torch.bool).cuda()
         moe(x, routing.ids, routing.weights, gate_up, down, workspace=workspace, out=out, flags=flags)
-        rms_norm_quantize(x, norm, 1e-6)
+        add_norm(x, out, norm, 1e-6, bf16=True, fp8=True)
         swiglu_quantize(x)
         torch.cuda.synchronize()
         print(tokens, bool(out.isfinite().all().cpu()), flush=True)
