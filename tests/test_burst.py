@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from octavo import LLM, SamplingParams
 from octavo.cli.bench.prompts import random_prompts
+from octavo.messages import StepResult
 from octavo.startup import in_this_process
+from octavo.worker.inprocess import InProcessWorker
 
 SETTINGS: dict[str, Any] = {
     "workers": in_this_process,
@@ -71,9 +74,29 @@ def test_tiny_budgets_give_the_same_bits(budget: int, tmp_path: Path) -> None:
     assert max(map(sum, chunks)) == budget
 
 
-def test_the_comparison_sees_a_single_bit(alone: tuple[list[list[int]], Bits]) -> None:
-    _, expected = alone
-    token, logprobs = expected[0]
-    last = list(logprobs)[-1]
-    changed = [(token, {**logprobs, last: math.nextafter(logprobs[last], 0)}), *expected[1:]]
-    assert changed != expected
+def test_the_comparison_sees_a_single_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The twin: the worker tells one logprob one bit of a float32 off, and the answers must show it."""
+    prompts = random_prompts(count=3, length=40, vocab_size=256, seed=1)
+    expected, _ = burst(prompts, 8192, tmp_path / "right.jsonl")
+    receive, damaged = InProcessWorker.receive, []
+
+    def off_by_a_bit(self: InProcessWorker, timeout_s: float | None) -> StepResult | None:
+        result = receive(self, timeout_s)
+        if result is None or not result.sampled or damaged:
+            return result
+        first, *others = result.sampled
+        assert first.score is not None
+        *likelier, (token, logprob) = first.score.top
+        damaged.append((token, logprob, float(np.nextafter(np.float32(logprob), np.float32(0)))))
+        score = msgspec.structs.replace(first.score, top=[*likelier, (token, damaged[0][2])])
+        return msgspec.structs.replace(result, sampled=[msgspec.structs.replace(first, score=score), *others])
+
+    monkeypatch.setattr(InProcessWorker, "receive", off_by_a_bit)
+    bits, _ = burst(prompts, 8192, tmp_path / "wrong.jsonl")
+    assert bits != expected
+    [(token, logprob, wrong)] = damaged
+    differ = [(right, got) for right, got in zip(expected, bits, strict=True) if right != got]
+    [((chosen, before), (chosen_too, after))] = differ
+    assert chosen == chosen_too
+    assert (before.pop(token), after.pop(token)) == (logprob, wrong)
+    assert before == after, "nothing but that bit differs"

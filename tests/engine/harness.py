@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Collection, Iterable
 
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request, Update
 from octavo.engine.acceptance import accept
-from octavo.engine.mock import digest, mock_score, mock_token
+from octavo.engine.mock import MockWorker, digest, mock_score, mock_token
 from octavo.errors import OctavoError
-from octavo.messages import SampledToken, TokenScore
+from octavo.messages import SampledToken, StepResult, TokenScore
 from octavo.sampling import SamplingParams
+
+
+class PacedWorker(MockWorker):
+    """Gives as many more results as `let` allows, which other threads may set; None: all."""
+
+    let: int | None = None
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        while self.let == 0:
+            self._check_alive()
+            time.sleep(0.002)
+            if timeout_s is not None:
+                return None
+        result = super().receive(timeout_s)
+        if result is not None and self.let is not None:
+            self.let -= 1
+        return result
 
 
 def config(**changes: object) -> EngineConfig:

@@ -46,9 +46,11 @@ def repair() -> None:
         return shipped_cast(self, src, dst_type)
 
     def dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-        left = _to_torch(a.data, a.dtype.scalar).float().numpy()
-        right = _to_torch(b.data, b.dtype.scalar).float().numpy()
-        return handle(np.matmul(left, right) + d.data, d.dtype.scalar)
+        # In float64, where the products of these types are exact and their sums nearly always: on some processors BLAS sums a
+        # row in another order when there are more rows, which a tensor core does not.
+        left = _to_torch(a.data, a.dtype.scalar).double().numpy()
+        right = _to_torch(b.data, b.dtype.scalar).double().numpy()
+        return handle((np.matmul(left, right) + d.data).astype(d.data.dtype), d.dtype.scalar)
 
     shipped_splat = builder.create_splat
 

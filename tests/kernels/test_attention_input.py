@@ -6,12 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from cases import SMALL_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.kernels.attention_input import attention_input
+from octavo.kernels.attention_input.kernel import _divide
 from octavo.kernels.attention_input.reference import attention_input_reference
 from octavo.kernels.rotary import RotaryTable
 
@@ -44,13 +47,14 @@ class Case:
             self.qkv, self.q_weight, self.k_weight, EPS, self.rows, self.shape.kv_heads
         )  # fmt: skip
 
-    def run(self, slots: list[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(self, slots: list[int], device: torch.device, **tile: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, and the cache (2, 8 x 4 slots, G, D), NaN where nothing was written."""
         guard = Guard(device)
         cache = guard.empty((2, 8, 4, self.shape.kv_heads, self.shape.width), torch.bfloat16)
         parts = [guard.copy(t) for t in (self.qkv, self.q_weight, self.k_weight)]
         rows = guard.rebuild_copy(self.rows)
-        queries = attention_input(*parts, EPS, rows, cache, torch.tensor(slots, dtype=torch.int64, device=device))
+        places = torch.tensor(slots, dtype=torch.int64, device=device)
+        queries = attention_input(*parts, EPS, rows, cache, places, **tile)
         guard.check()
         return queries.cpu(), cache.cpu().flatten(1, 2)
 
@@ -86,6 +90,64 @@ def test_a_row_alone_and_among_others(device: torch.device) -> None:
         alone, written = one.run([20], device)
         assert torch.equal(alone[0], queries[row])
         assert torch.equal(written[:, 20], cache[:, row])
+
+
+@pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)
+def test_any_tile(shape: HeadShape, device: torch.device) -> None:
+    case = Case.draw(7, shape, seed=7)
+    queries, cache = case.run(list(range(7)), device)
+    for tile_rows in (1, 2, 64):
+        other, written = case.run(list(range(7)), device, tile_rows=tile_rows)
+        assert torch.equal(other, queries)
+        assert torch.equal(written[:, :7], cache[:, :7])
+
+
+@triton.jit
+def _quotients(x, root, out, CORRECTED: tl.constexpr, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)[:, None]
+    a, b = tl.load(x + at), tl.load(root + at)
+    result = _divide(a, b)
+    if not CORRECTED:
+        result = (a * tl.div_rn(tl.full((SIZE, 1), 1.0, tl.float32), b)).to(tl.bfloat16)
+    tl.store(out + at, result)
+
+
+def quotients(x: torch.Tensor, root: torch.Tensor, device: torch.device, *, corrected: bool = True) -> torch.Tensor:
+    """x / root as the kernel has it, in bf16; or without its correction."""
+    size = 1 << 15
+    count = len(x)
+    x, root = (torch.cat((t, t.new_ones(-count % size))).to(device) for t in (x, root))
+    out = torch.empty_like(x, dtype=torch.bfloat16)
+    _quotients[(len(x) // size,)](x, root, out, CORRECTED=corrected, SIZE=size)
+    return out[:count].cpu()
+
+
+def test_a_quotient_is_rounded_as_a_division_is(device: torch.device) -> None:
+    """All mantissas of x, and for each the roots next to where the quotient passes a bf16 or the middle of two.
+
+    Elsewhere a last bit of float32 more or less changes nothing.
+    """
+    mantissas = torch.arange(128, 256, dtype=torch.float64) / 128
+    edges = torch.arange(256, 512, dtype=torch.float64) / 256
+    nearest = (mantissas[:, None, None] / (edges[:, None] * torch.tensor([1.0, 0.5]))).float()
+    steps = torch.arange(-6, 7, dtype=torch.int32)
+    root = (nearest.view(torch.int32)[..., None] + steps).view(torch.float32)
+    x = mantissas.float()[:, None, None, None].expand_as(root)
+    root, x = root.flatten(), x.flatten()
+    expected = (x / root).bfloat16()
+    assert same_bits(quotients(x, root, device), expected)
+    assert same_bits(quotients(-x, root, device), -expected)
+    # the twin
+    assert not same_bits(quotients(x, root, device, corrected=False), expected)
+
+
+def test_a_quotient_of_zeros_and_what_is_not_finite(device: torch.device) -> None:
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([0.0, -0.0, 1.0, -1.0, inf, nan, 0.0])
+    root = torch.tensor([2.0, 2.0, inf, inf, inf, nan, nan])
+    got, expected = quotients(x, root, device), (x / root).bfloat16()
+    assert same_bits(got[:4], expected[:4])
+    assert got[4:].isnan().all()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)

@@ -131,9 +131,10 @@ def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
     _token_ids(sampling.logit_bias, config, "logit_bias")
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
-        if asked == -1:
-            asked = config.vocab_size
-            sampling = sampling.replace(**{name: asked})
-        if asked is not None and asked > config.max_logprobs:
-            raise RequestError(f"{name} is {asked}, but at most {config.max_logprobs} are given", param=name)
+        count = config.vocab_size if asked == -1 else asked
+        if count is not None and count > config.max_logprobs:
+            every = f", for all {count} tokens" if asked == -1 else ""
+            raise RequestError(f"{name} is {asked}{every}, but at most {config.max_logprobs} are given", param=name)
+        if count != asked:
+            sampling = sampling.replace(**{name: count})
     return sampling

@@ -117,7 +117,6 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
 
     A device without the memory for it is no error: kernels are then loaded when they are needed.
     """
-    before = torch.cuda.mem_get_info()[0]
     num_blocks = min(blocks_of_widest(config), -(-config.max_num_batched_tokens // config.block_size))
     try:
         _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
@@ -125,8 +124,10 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
         print(f"no room beside the worker to load kernels ahead: {exc}", file=sys.stderr, flush=True)
     gc.collect()
     torch.cuda.empty_cache()
-    kept = before - torch.cuda.mem_get_info()[0]
-    print(f"a standby is prepared: kernels and workspace take {kept / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
+    kept = torch.cuda.memory_reserved() / 2**20
+    print(
+        f"a standby is prepared: it holds {kept:,.0f} MiB of the device beside its context", file=sys.stderr, flush=True
+    )
 
 
 class _Watch:

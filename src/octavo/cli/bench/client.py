@@ -32,6 +32,16 @@ class Outcome:
     arrivals: list[float] = dataclasses.field(default_factory=list)
     """When each chunk with text or tokens came."""
     ended: float = 0.0
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    """Where the request asked for them."""
+    logprobs: list[tuple[float | None, dict[str, float] | None]] = dataclasses.field(default_factory=list)
+    """Of a completion that asked for them: of each token, and of the likeliest at its place."""
+    finish_reason: str | None = None
+
+    @property
+    def answer(self) -> list[object]:
+        """All that must be equal each time the same request is asked."""
+        return [self.text, self.output_tokens, self.token_ids, self.logprobs, self.finish_reason]
 
     @property
     def ttft_s(self) -> float:
@@ -76,6 +86,14 @@ class BenchClient:
     async def model(self) -> str:
         """The name of the model the server serves."""
         return str((await self.get("/v1/models"))["data"][0]["id"])
+
+    async def is_well(self) -> bool:
+        """Whether `/health` says 200."""
+        try:
+            async with self._session.get(self.base_url + "/health") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
 
     async def wait_until_ready(self, timeout_s: float) -> None:
         """Return when `/health` says 200.
@@ -168,6 +186,11 @@ async def _read_stream(response: aiohttp.ClientResponse, outcome: Outcome) -> No
             if text or (text is not None and "role" not in choice.get("delta", {})):
                 outcome.arrivals.append(time.perf_counter())
                 outcome.text += text
+            outcome.token_ids += choice.get("token_ids") or []
+            outcome.finish_reason = choice.get("finish_reason") or outcome.finish_reason
+            if "text" in choice and (logprobs := choice.get("logprobs")):
+                values = logprobs["token_logprobs"]
+                outcome.logprobs += zip(values, logprobs["top_logprobs"] or [None] * len(values), strict=True)
         if event.get("usage"):
             outcome.output_tokens = int(event["usage"]["completion_tokens"])
             outcome.prompt_tokens = int(event["usage"]["prompt_tokens"])

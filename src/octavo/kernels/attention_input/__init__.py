@@ -7,10 +7,13 @@ import triton
 
 from octavo.errors import KernelContractError
 from octavo.kernels.attention_input.kernel import attention_input_kernel
-from octavo.kernels.contract import LAUNCH, Dims, check_grid
+from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
 from octavo.kernels.rotary import RotaryTable
 
-__all__ = ["attention_input"]
+__all__ = ["TILE_ROWS", "attention_input"]
+
+TILE_ROWS = 16
+"""Heads of one program: with a warp for each four of them a thread reads and writes 16 bytes at a time."""
 
 
 def attention_input(
@@ -21,6 +24,8 @@ def attention_input(
     rows: RotaryTable,
     cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    *,
+    tile_rows: int = TILE_ROWS,
 ) -> torch.Tensor:
     """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
 
@@ -35,6 +40,7 @@ def attention_input(
         rows: (T, D / 2) f32: the table at the position of each token.
         cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
+        tile_rows: heads of one program, a power of two; any, the bits are the same.
 
     Returns:
         (T, H, D) bf16, new.
@@ -52,13 +58,16 @@ def attention_input(
     dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
     tokens, every, kv_heads, width = dims["T"], dims["H + 2G"], dims["G"], dims["D"]
     heads = every - 2 * kv_heads
+    check_range("T x heads", tokens * every, 0, INDEX_LIMIT - tile_rows, "pass fewer tokens in one call")
     if width % 2 or heads < 1:
         raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
     queries = qkv.new_empty((tokens, heads, width))
     if tokens:
-        attention_input_kernel[check_grid("attention_input", tokens * every)](
+        tiles = triton.cdiv(tokens * heads, tile_rows) + triton.cdiv(tokens * kv_heads, tile_rows)
+        attention_input_kernel[check_grid("attention_input", tiles)](
             qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
-            dims["B"] * dims["block size"], cache.stride(0), eps, heads, kv_heads,
-            HALF=width // 2, BLOCK=triton.next_power_of_2(width // 2), num_warps=1, **LAUNCH,
+            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, heads, kv_heads,
+            ROWS=tile_rows, HALF=width // 2, BLOCK=triton.next_power_of_2(width // 2),
+            num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
         )  # fmt: skip
     return queries
