@@ -224,7 +224,7 @@ def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
 
-def _whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+def _whole(low: int, high: int = 2**63 - 1) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and low <= value <= high
 
 
@@ -239,10 +239,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": (_within(-2, 2), "in -2..2"),
     "repetition_penalty": (lambda value: math.isfinite(value) and value > 0, "above 0"),
     "logit_bias": (lambda value: all(-100 <= bias <= 100 for bias in value.values()), "token id -> -100..100"),
-    "seed": (_optional(_whole(-(2**63), 2**63 - 1)), "a 64-bit integer"),
+    "seed": (_optional(_whole(-(2**63))), "a 64-bit integer"),
     "stop": (lambda value: all(isinstance(text, str) and text for text in value), "texts, none of them empty"),
-    "max_tokens": (_optional(_whole(1)), "at least 1"),
-    "min_tokens": (_whole(0), "at least 0"),
+    "max_tokens": (_optional(_whole(1)), "at least 1 and below 2^63"),
+    "min_tokens": (_whole(0), "at least 0 and below 2^63"),
     "logprobs": (_SCORES, "at least 0, or -1 for all"),
     "prompt_logprobs": (_SCORES, "at least 0, or -1 for all"),
     "output_kind": (lambda value: isinstance(value, RequestOutputKind), "a RequestOutputKind"),

@@ -14,6 +14,7 @@ SCHEDULES = 200
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_drawn_schedules_give_what_requests_give_alone() -> None:
     machine = tiny_machine()
     solo = Solo(machine)

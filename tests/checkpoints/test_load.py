@@ -230,7 +230,7 @@ def test_dummy_weights(tmp_path: Path) -> None:
 
 def test_unknown_load_format(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(raw_config()))
-    with pytest.raises(ConfigError, match="load_format: must be auto or dummy, is 'pickle'"):
+    with pytest.raises(ConfigError, match="load_format: must be auto, safetensors or dummy, is 'pickle'"):
         load(tmp_path, "pickle")
 
 

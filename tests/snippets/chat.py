@@ -1,25 +1,13 @@
 from octavo import LLM, SamplingParams
 
-llm = LLM(model="octavo-tiny", trust_remote_code=True, tensor_parallel_size=1)
-sampling_params = llm.get_default_sampling_params()
-sampling_params.temperature = 0.0
-sampling_params.max_tokens = 100
-
+llm = LLM(model="octavo-tiny", trust_remote_code=True, tensor_parallel_size=1, gpu_memory_utilization=0.9)
 conversation = [
-    {"role": "user", "content": "What is 17 + 25?"},
-    {"role": "assistant", "content": "42"},
-    {"role": "user", "content": [{"type": "text", "text": "Who are you?"}]},
+    {"role": "system", "content": "You are a helpful assistant"},
+    {"role": "user", "content": [{"type": "text", "text": "What is 17 + 25?"}]},
 ]
-outputs = llm.chat(conversation, sampling_params=sampling_params, use_tqdm=False)
-print(outputs[0].outputs[0].text, outputs[0].outputs[0].finish_reason)
+outputs = llm.chat(conversation, SamplingParams(temperature=0.0, max_tokens=32), use_tqdm=False)
+print(outputs[0].outputs[0].text)
 
-conversations = [[{"role": "user", "content": f"What is {number} + 25?"}] for number in range(17, 20)]
-outputs = llm.chat(
-    messages=conversations,
-    sampling_params=SamplingParams(temperature=0, max_tokens=100),
-    use_tqdm=False,
-    add_generation_prompt=True,
-    chat_template_kwargs={"enable_thinking": False},
-)
-for output in outputs:
-    print(output.outputs[0].text)
+conversations = [[{"role": "user", "content": f"What is {a} + 30?"}] for a in (12, 41)]
+for output in llm.chat(conversations, SamplingParams(temperature=0.0), add_generation_prompt=True):
+    print(output.outputs[0].text, output.outputs[0].finish_reason)

@@ -1,7 +1,7 @@
 from octavo import LLM, SamplingParams
 
-llm = LLM(model="octavo-tiny", trust_remote_code=True, tensor_parallel_size=1)
-params = [SamplingParams(temperature=1.0, top_p=0.95, max_tokens=24, seed=seed) for seed in (1, 2, 1)]
-first, second, again = (output.outputs[0].text for output in llm.generate(["Once upon a time"] * 3, params, False))
-print(first == again, first != second)
-print(repr(first))
+llm = LLM("octavo-tiny", seed=0, enforce_eager=True, dtype="auto")
+prompts = ["one two three"] * 3
+params = [SamplingParams(temperature=1.0, seed=seed, max_tokens=16, ignore_eos=True) for seed in (7, 7, 8)]
+first, again, other = [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
+print(first == again, first == other)

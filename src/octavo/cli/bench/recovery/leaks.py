@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from octavo.cli.bench.recovery.processes import Kind, family
-from octavo.engine.standbys import COUNT
 
 SETTLE_S = 120.0
 """How long a server may take to end what it no longer needs and to start the standbys it wants."""
@@ -60,6 +59,8 @@ async def left(server: int, before: Census) -> Census:
 
 def _complete(server: int) -> bool:
     """A worker and, if there is a keeper, as many standbys as there should be."""
+    from octavo.engine.standbys import COUNT
+
     found = family(server, None)
     return len(found[Kind.STANDBY]) == (1 + COUNT if found[Kind.KEEPER] else 1)
 
