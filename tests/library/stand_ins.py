@@ -1,0 +1,37 @@
+"""Workers in processes that need no torch, counted."""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.config import Settings
+from octavo.engine.process import ProcessSupply, ProcessWorker
+from octavo.messages import WorkerConfig
+
+
+class StandIns(ProcessSupply):
+    """See `engine/children.py` for `how`."""
+
+    started = 0
+
+    def __init__(self, config: WorkerConfig, how: str) -> None:
+        super().__init__(msgspec.structs.replace(config, model=how), 60.0, module="engine.children")
+
+    def start(self, num_blocks: int | None) -> ProcessWorker:
+        StandIns.started += 1
+        return super().start(num_blocks)
+
+
+def fine(config: WorkerConfig, settings: Settings) -> StandIns:
+    """They answer at once."""
+    return StandIns(config, "fine")
+
+
+def hanging(config: WorkerConfig, settings: Settings) -> StandIns:
+    """They never answer."""
+    return StandIns(config, "hang")
+
+
+def dying(config: WorkerConfig, settings: Settings) -> StandIns:
+    """They die of whatever they are told to do."""
+    return StandIns(config, "segfault")
