@@ -152,6 +152,10 @@ def check(runs: list[Run], records: list[RecoveryRecord], faults: int, requests:
     if any(list(run.ends.values()) != ["length"] * requests for run in runs):
         sys.exit(f"not all requests finished: {undisturbed.ends} {disturbed.ends}")
     differ = [number for number, answer in undisturbed.answers.items() if answer != disturbed.answers[number]]
+    for number in differ[:5]:
+        pairs = enumerate(zip(undisturbed.answers[number], disturbed.answers[number], strict=True))
+        place, (expected, got) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+        print(f"request{number}, token {place}: {got} instead of {expected}")
     if differ:
         sys.exit(f"{len(differ)} of {requests} answers differ from those of the undisturbed run")
     if len(records) != faults:
