@@ -11,6 +11,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from octavo.cli.bench.client import BenchClient, Outcome, add_server_flags, connect
 from octavo.cli.bench.recovery import kills, leaks
 from octavo.cli.bench.recovery.kills import RandomKiller
@@ -52,6 +54,7 @@ def add_parser(kinds: Commands) -> None:
     add("--vocab-size", type=int, metavar="N", help="token ids are drawn below it; default: the server's vocabulary")
     add("--load-processes", type=int, default=0, metavar="N", help="busy processes beside it; default: 0")
     add("--seed", type=int, default=0, metavar="N", help="of prompts, answers and random kills; default: 0")
+    add("--disable-tqdm", action="store_true", help="no progress bar")
     add("--json", type=Path, metavar="FILE", help="write the numbers")
 
 
@@ -84,28 +87,32 @@ async def _run(args: argparse.Namespace) -> Report:
         plain = Load(await ask_all(client, payloads, args.concurrency))
     before = await leaks.settled(server)
     async with connect(args) as client:
-        if args.random_kills is None:
-            killed, asked = await _under_scheduled_kills(args, client, payloads), args.kills
-        else:
-            killed, asked = await _under_random_kills(args, client, server, payloads), args.random_kills
+        asked = args.kills if args.random_kills is None else args.random_kills
+        with tqdm(total=asked, desc="Kills", unit="kill", disable=args.disable_tqdm) as bar:
+            if args.random_kills is None:
+                killed = await _under_scheduled_kills(args, client, payloads, bar)
+            else:
+                killed = await _under_random_kills(args, client, server, payloads, bar)
     async with connect(args) as client:
         gave_up = not await _recovers(client)
     left = {} if gave_up else await leaks.left(server, before)
     return Report(plain, killed, asked, left, gave_up)
 
 
-async def _under_scheduled_kills(args: argparse.Namespace, client: BenchClient, payloads: list[Payload]) -> Load:
+async def _under_scheduled_kills(
+    args: argparse.Namespace, client: BenchClient, payloads: list[Payload], bar: tqdm[Any]
+) -> Load:
     """Ask once, while the worker is killed."""
     asking = asyncio.create_task(ask_all(client, payloads, args.concurrency))
-    killed = await kills.on_schedule(client, args.kills, args.kill_interval, asking)
+    killed = await kills.on_schedule(client, args.kills, args.kill_interval, asking, bar)
     return Load(await asking, killed)
 
 
 async def _under_random_kills(
-    args: argparse.Namespace, client: BenchClient, server: int, payloads: list[Payload]
+    args: argparse.Namespace, client: BenchClient, server: int, payloads: list[Payload], bar: tqdm[Any]
 ) -> Load:
     """Ask again and again, until all kills are done or the server is gone."""
-    killer = RandomKiller(client, server, args.kill_interval, random.Random(args.seed))
+    killer = RandomKiller(client, server, args.kill_interval, random.Random(args.seed), bar)
     killing = asyncio.create_task(killer.kill(args.random_kills))
     outcomes: list[Outcome] = []
     while not killing.done():

@@ -10,6 +10,8 @@ import signal
 import time
 from typing import Any
 
+from tqdm import tqdm
+
 from octavo.cli.bench.client import BenchClient
 from octavo.cli.bench.recovery.processes import Kind, check_worker, family
 from octavo.errors import OctavoError
@@ -36,7 +38,9 @@ class Kill:
     """The server was not well yet when it happened."""
 
 
-async def on_schedule(client: BenchClient, count: int, interval_s: float, asking: asyncio.Task[Any]) -> list[Kill]:
+async def on_schedule(
+    client: BenchClient, count: int, interval_s: float, asking: asyncio.Task[Any], bar: tqdm[Any]
+) -> list[Kill]:
     """Kill the worker `count` times, each after `interval_s` seconds in which it was well, while `asking` goes on."""
     kills: list[Kill] = []
     while len(kills) < count:
@@ -48,6 +52,7 @@ async def on_schedule(client: BenchClient, count: int, interval_s: float, asking
         check_worker(pid)
         os.kill(pid, signal.SIGKILL)
         kills.append(Kill(time.perf_counter()))
+        bar.update()
         await _until_noticed(client, pid)
     return kills
 
@@ -59,13 +64,17 @@ class RandomKiller:
         server: its pid.
         interval_s: between two moments, on average.
         dice: draws moments and victims.
+        bar: shows how many there were.
     """
 
-    def __init__(self, client: BenchClient, server: int, interval_s: float, dice: random.Random) -> None:
+    def __init__(
+        self, client: BenchClient, server: int, interval_s: float, dice: random.Random, bar: tqdm[Any]
+    ) -> None:
         self._client = client
         self._server = server
         self._interval_s = interval_s
         self._dice = dice
+        self._bar = bar
         self.kills: list[Kill] = []
 
     async def kill(self, count: int) -> None:
@@ -102,6 +111,7 @@ class RandomKiller:
         except ProcessLookupError:
             return
         self.kills.append(Kill(time.perf_counter(), kind, recovering=not well))
+        self._bar.update()
 
     async def _worker(self) -> int:
         return int((await self._client.get("/server_info"))["worker"]["pid"])
