@@ -17,11 +17,11 @@ import msgspec
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 from octavo.engine.engine import Engine
-from octavo.engine.kept import KeptSupply
+from octavo.engine.processes.standby_source import StandbySource
+from octavo.engine.processes.standbys import COUNT
+from octavo.engine.processes.worker_source import WorkerSource
 from octavo.engine.request import Request
-from octavo.engine.standbys import COUNT
 from octavo.engine.statistics import RecoveryRecord
-from octavo.engine.supply import WorkerSupply
 from octavo.sampling import SamplingParams
 from octavo.startup import start, with_keeper
 
@@ -70,7 +70,7 @@ def main() -> None:
         engine = runtime.engine(observe_recovery=records.append)
         requests = draw(args.num_prompts, runtime.config.vocab_size)
         undisturbed = ask(engine, requests, "undisturbed")
-        await_standbys(runtime.supply)
+        await_standbys(runtime.source)
         runs = [undisturbed, ask(engine, requests, "disturbed")]
     finally:
         runtime.close()
@@ -110,11 +110,11 @@ FIRST_FAULT = MADE + 30
 """An engine step of the second run: each takes a step per made token, and a few more."""
 
 
-def await_standbys(supply: WorkerSupply) -> None:
+def await_standbys(source: WorkerSource) -> None:
     """Wait until all have prepared, as they have long done in a server that has run for a while."""
-    assert isinstance(supply, KeptSupply)
-    while len(supply.standbys) < COUNT or not all(standby.prepared for standby in supply.standbys):
-        supply.tend()
+    assert isinstance(source, StandbySource)
+    while len(source.standbys) < COUNT or not all(standby.prepared for standby in source.standbys):
+        source.tend()
         time.sleep(0.05)
 
 

@@ -67,8 +67,8 @@ class EmptyWorker:
         self._results.clear()
 
 
-class EmptySupply:
-    """A `WorkerSupply` of empty workers."""
+class EmptySource:
+    """A `WorkerSource` of empty workers."""
 
     def __init__(self, num_blocks: int, step_s: float) -> None:
         self._num_blocks = num_blocks
@@ -95,7 +95,7 @@ def serve(port: int, streams: int, step_s: float) -> None:
     settings = Settings(
         port=port, host="127.0.0.1", max_num_seqs=streams, disable_log_stats=True, disable_uvicorn_access_log=True
     )
-    context = server_context(start(settings, lambda *_: EmptySupply(64 * streams, step_s)))
+    context = server_context(start(settings, lambda *_: EmptySource(64 * streams, step_s)))
     context.loop.start()
     run_server(context, bind(settings.host, settings.port))
 

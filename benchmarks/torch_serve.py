@@ -10,13 +10,13 @@ from benchmarks.provenance import ROOT
 from octavo.cli.flags import add_settings, settings_from
 from octavo.cli.serve import GROUPS, serve
 from octavo.config import Settings
-from octavo.engine.process import ProcessSupply
+from octavo.engine.processes.worker_process import ProcessSource
 from octavo.messages import WorkerConfig
 
 
-def torch_workers(config: WorkerConfig, settings: Settings) -> ProcessSupply:
+def torch_workers(config: WorkerConfig, settings: Settings) -> ProcessSource:
     """Workers that are `benchmarks.torch_worker`."""
-    return ProcessSupply(config, settings.worker_start_timeout, "benchmarks.torch_worker")
+    return ProcessSource(config, settings.worker_start_timeout, "benchmarks.torch_worker")
 
 
 if __name__ == "__main__":

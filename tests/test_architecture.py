@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "models": COMMON | {"kernels", "checkpoints"},
     "worker": COMMON | {"models", "checkpoints", "kernels"},
     "engine": COMMON,
+    "testing": COMMON,
     "server": COMMON | {"engine", "text"},
     "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
     "inputs": set(),
@@ -41,7 +42,19 @@ ARROWS: dict[str, set[str]] = {
     "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "version"},
 }
 """Room -> rooms it may import; the empty name is the package itself, `octavo/__init__.py`."""
-FREE_OF_TORCH = ["errors", "version", "sampling", "config", "messages", "wire", "outputs", "text", "engine", "server"]
+FREE_OF_TORCH = [
+    "errors",
+    "version",
+    "sampling",
+    "config",
+    "messages",
+    "wire",
+    "outputs",
+    "text",
+    "engine",
+    "server",
+    "testing",
+]
 DEVICE_LIBRARIES = {"torch", "triton", "transformers"}
 
 

@@ -10,25 +10,25 @@ import pytest
 
 from octavo import LLM, CompletionOutput, RequestOutput, SamplingParams
 from octavo.config import EngineConfig, Settings
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.supply import WorkerSupply
+from octavo.engine.processes.worker_source import WorkerSource
 from octavo.errors import ConfigError, RequestError, WorkerDiedError
 from octavo.messages import WorkerConfig
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 LETTERS = 264
 """Token ids below it have a text in octavo-tiny."""
 
 
-def mock_workers(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+def mock_workers(config: WorkerConfig, settings: Settings) -> WorkerSource:
     return _mocks(config)
 
 
-def dying_workers(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+def dying_workers(config: WorkerConfig, settings: Settings) -> WorkerSource:
     """The first one dies."""
     return _mocks(config, die_at_step=5)
 
 
-def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSupply:
+def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSource:
     limits = EngineConfig(
         vocab_size=LETTERS,
         eos_token_ids=(),
@@ -38,7 +38,7 @@ def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSupply:
         block_size=config.block_size,
         num_blocks=config.num_blocks or 1000,
     )
-    return MockSupply(limits, lambda number, config: MockWorker(config, die_at_step=None if number else die_at_step))
+    return MockSource(limits, lambda number, config: MockWorker(config, die_at_step=None if number else die_at_step))
 
 
 @pytest.fixture

@@ -18,20 +18,20 @@ from models.toy import raw_config
 from octavo.checkpoints.folder import resolve_folder
 from octavo.cli.serve import serve
 from octavo.config import EngineConfig, Settings
-from octavo.engine.link import WorkerLink
-from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.processes.link import WorkerLink
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import WorkerConfig, WorkerReady
 from octavo.server import run
 from octavo.server.run import bind
-from octavo.startup import OpenSupply, crash_log, load_model, start, worker_config
+from octavo.startup import OpenWorkers, crash_log, load_model, start, worker_config
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 TINY = resolve_folder("octavo-tiny", None)
 START_S = 120.0
 
 
 class NoWorker:
-    """A supply that must not be asked, or raises when it is."""
+    """A source that must not be asked, or raises when it is."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error or AssertionError("a worker was started")
@@ -46,8 +46,8 @@ class NoWorker:
         pass
 
 
-def opens(supply: Any) -> OpenSupply:
-    return lambda config, settings: supply
+def opens(source: Any) -> OpenWorkers:
+    return lambda config, settings: source
 
 
 def settings(**changes: Any) -> Settings:
@@ -98,26 +98,26 @@ def is_refused(port: int) -> bool:
 
 
 class Closing:
-    """A supply of mock workers whose end takes them away, as that of processes does."""
+    """A source of mock workers whose end takes them away, as that of processes does."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = EngineConfig(
             vocab_size=300, eos_token_ids=(), max_model_len=config.max_model_len, num_blocks=999
         )
         self._closed = False
-        self._supply = MockSupply(self._config, lambda *_: MockWorker(self._config))
+        self._source = MockSource(self._config, lambda *_: MockWorker(self._config))
 
     def start(self, num_blocks: int | None) -> WorkerLink:
         if self._closed:
-            raise WorkerDiedError("the supply of workers is closed")
-        return self._supply.start(num_blocks)
+            raise WorkerDiedError("no more workers are started: the engine is closed")
+        return self._source.start(num_blocks)
 
     def abandon(self) -> None:
-        self._supply.abandon()
+        self._source.abandon()
 
     def close(self) -> None:
         self._closed = True
-        self._supply.close()
+        self._source.close()
 
 
 @pytest.mark.parametrize("error", [ConfigError("port", "gone"), RuntimeError("broken"), KeyboardInterrupt()], ids=repr)

@@ -20,7 +20,7 @@ from octavo.library.streams import Stream, Streams
 from octavo.library.tokenizer import LLMTokenizer
 from octavo.outputs import RequestOutput
 from octavo.sampling import RequestOutputKind, SamplingParams
-from octavo.startup import OpenSupply, Runtime, in_processes, with_keeper
+from octavo.startup import OpenWorkers, Runtime, in_processes, with_keeper
 
 SMALL_CHARS = 2048
 """Texts up to this long are tokenized on the event loop: a thread would take longer to wake."""
@@ -42,7 +42,7 @@ class AsyncLLM(ModelHandle):
             print(output.outputs[0].text)
     """
 
-    def __init__(self, model: str = "octavo-tiny", *, workers: OpenSupply | None = None, **settings: Any) -> None:
+    def __init__(self, model: str = "octavo-tiny", *, workers: OpenWorkers | None = None, **settings: Any) -> None:
         self._begin(read_settings(model, settings), workers)
 
     @classmethod
@@ -53,7 +53,7 @@ class AsyncLLM(ModelHandle):
         usage_context: Any = None,
         stat_loggers: Any = None,
         *,
-        workers: OpenSupply | None = None,
+        workers: OpenWorkers | None = None,
     ) -> Self:
         """Open what `engine_args` say. `usage_context` changes nothing in vLLM either.
 
@@ -173,7 +173,7 @@ class AsyncLLM(ModelHandle):
         finally:
             stream.close()
 
-    def _begin(self, settings: Settings, workers: OpenSupply | None) -> None:
+    def _begin(self, settings: Settings, workers: OpenWorkers | None) -> None:
         runtime = self._open(settings, workers or (with_keeper if settings.keep_weights else in_processes))
         self._streams = streams = Streams()
         self._engine = engine = EngineLoop(runtime.engine(), streams.deliver)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from octavo.config import Settings
 from octavo.engine.engine import Engine
-from octavo.engine.supervisor import AbandonedError
+from octavo.engine.recovery.supervisor import AbandonedError
 from octavo.errors import RequestError
 from octavo.library import unserved
 from octavo.library.engine_args import EngineArgs, read_settings
@@ -26,7 +26,7 @@ from octavo.library.tokenizer import LLMTokenizer
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Prompt
-from octavo.startup import OpenSupply, Runtime, in_processes
+from octavo.startup import OpenWorkers, Runtime, in_processes
 
 LOOK_S = 0.1
 """With a step in flight: how often to look whether another thread has closed the LLM."""
@@ -55,11 +55,11 @@ class LLM(ModelHandle):
             print(llm.generate("12 + 30 =")[0].outputs[0].text)
     """
 
-    def __init__(self, model: str = "octavo-tiny", *, workers: OpenSupply = in_processes, **settings: Any) -> None:
+    def __init__(self, model: str = "octavo-tiny", *, workers: OpenWorkers = in_processes, **settings: Any) -> None:
         self._begin(read_settings(model, settings), workers)
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, *, workers: OpenSupply = in_processes) -> Self:
+    def from_engine_args(cls, engine_args: EngineArgs, *, workers: OpenWorkers = in_processes) -> Self:
         """Open what `engine_args` say.
 
         Raises:
@@ -167,7 +167,7 @@ class LLM(ModelHandle):
         ]
         return self._run(prompts, sampling_params, use_tqdm)
 
-    def _begin(self, settings: Settings, workers: OpenSupply) -> None:
+    def _begin(self, settings: Settings, workers: OpenWorkers) -> None:
         runtime = self._open(settings, workers)
         self._engine = engine = runtime.engine()
         self._numbers = itertools.count()

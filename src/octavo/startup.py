@@ -15,14 +15,14 @@ import msgspec
 from octavo.checkpoints.files import find_files
 from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
 from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
-from octavo.engine.crash_log import CrashLog
 from octavo.engine.engine import Engine
-from octavo.engine.faults import FaultInjector, parse_fault
-from octavo.engine.link import WorkerLink
 from octavo.engine.loop import EngineLoop
+from octavo.engine.processes.link import WorkerLink
+from octavo.engine.processes.worker_source import WorkerSource
+from octavo.engine.recovery.crash_log import CrashLog
+from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
-from octavo.engine.supervisor import RestartBudget, Supervisor
-from octavo.engine.supply import WorkerSupply
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import FaultKind, WorkerConfig, WorkerReady
 from octavo.text import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OpenSupply = Callable[[WorkerConfig, Settings], WorkerSupply]
+OpenWorkers = Callable[[WorkerConfig, Settings], WorkerSource]
 """Opens what workers come from; starts none yet."""
 
 Observer = Callable[[StepRecord], None]
@@ -64,7 +64,7 @@ class Runtime:
 
     settings: Settings
     model: Model
-    supply: WorkerSupply
+    source: WorkerSource
     link: WorkerLink
     """The first worker."""
     config: EngineConfig
@@ -80,7 +80,7 @@ class Runtime:
         """The engine; `observe` gets the record of every step, beside the step log."""
         budget = RestartBudget(self.settings.max_worker_restarts, self.settings.worker_restart_window)
         step_timeout_s = self.settings.worker_step_timeout
-        supervisor = Supervisor(self.supply, budget, observe_recovery, step_timeout_s=step_timeout_s)
+        supervisor = Supervisor(self.source, budget, observe_recovery, step_timeout_s=step_timeout_s)
         engine = Engine(
             self.config,
             self.link,
@@ -97,12 +97,12 @@ class Runtime:
         """End the workers, for which no engine looks for others; safe to call twice."""
         for engine in self.engines:
             engine.abandon()
-        self.supply.close()
+        self.source.close()
         if self.step_log is not None:
             self.step_log.close()
 
 
-def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
+def start(settings: Settings, open_workers: OpenWorkers) -> Runtime:
     """Read the model's small files, start a worker, and size the engine by what it has.
 
     Raises:
@@ -118,17 +118,17 @@ def start(settings: Settings, open_supply: OpenSupply) -> Runtime:
     crashes = crash_log(settings, config)
     step_log = StepLog(Path(settings.step_log)) if settings.step_log is not None else None
     read = time.monotonic()
-    supply = open_supply(config, settings)
+    source = open_workers(config, settings)
     try:
-        link = supply.start(config.num_blocks)
+        link = source.start(config.num_blocks)
         engine = engine_config(settings, model, link.ready.num_blocks)
     except BaseException as exc:
-        supply.close()
+        source.close()
         if isinstance(exc, (OSError, RuntimeError, MemoryError)):
             raise WorkerDiedError(f"the worker could not start: {exc}", cause=DeathCause.START) from exc
         raise
     phases = {"files": read - began, **_phases(link.ready, time.monotonic() - read)}
-    return Runtime(settings, model, supply, link, engine, step_log, injector, crashes, phases)
+    return Runtime(settings, model, source, link, engine, step_log, injector, crashes, phases)
 
 
 def _phases(ready: WorkerReady, start_s: float) -> dict[str, float]:
@@ -166,25 +166,25 @@ def server_context(runtime: Runtime) -> ServerContext:
     )
 
 
-def in_processes(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+def in_processes(config: WorkerConfig, settings: Settings) -> WorkerSource:
     """Workers in processes of their own: the death of one is an error here, not the end."""
-    from octavo.engine.process import ProcessSupply
+    from octavo.engine.processes.worker_process import ProcessSource
 
-    return ProcessSupply(config, settings.worker_start_timeout)
+    return ProcessSource(config, settings.worker_start_timeout)
 
 
-def with_keeper(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+def with_keeper(config: WorkerConfig, settings: Settings) -> WorkerSource:
     """As `in_processes`, with a process that holds the weights and one that waits to be the next worker."""
-    from octavo.engine.kept import KeptSupply
+    from octavo.engine.processes.standby_source import StandbySource
 
-    return KeptSupply(config, settings.worker_start_timeout)
+    return StandbySource(config, settings.worker_start_timeout)
 
 
-def in_this_process(config: WorkerConfig, settings: Settings) -> WorkerSupply:
+def in_this_process(config: WorkerConfig, settings: Settings) -> WorkerSource:
     """Workers in this process: they start sooner, but what ends one of them ends us."""
-    from octavo.worker.inprocess import InProcessSupply
+    from octavo.worker.inprocess import InProcessSource
 
-    return InProcessSupply(config)
+    return InProcessSource(config)
 
 
 def load_model(settings: Settings) -> Model:

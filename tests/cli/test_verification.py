@@ -10,8 +10,8 @@ import pytest
 
 from octavo.cli.verification import Verification
 from octavo.config import EngineConfig
-from octavo.engine.mock import MockWorker
 from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore
+from octavo.testing.mock_worker import MockWorker
 
 CONFIG = EngineConfig(
     vocab_size=100,

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request, Update
 from octavo.engine.acceptance import accept
-from octavo.engine.mock import MockWorker, digest, mock_score, mock_token
 from octavo.errors import OctavoError
 from octavo.messages import SampledToken, StepResult, TokenScore
 from octavo.sampling import SamplingParams
+from octavo.testing.mock_worker import MockWorker, digest, mock_score, mock_token
 
 
 class PacedWorker(MockWorker):

@@ -7,9 +7,9 @@ import pytest
 from engine.harness import config, request
 from octavo.engine import Engine, Request
 from octavo.engine.acceptance import accept, draw_seed
-from octavo.engine.mock import MockWorker
 from octavo.errors import OverloadedError, RequestError
 from octavo.sampling import SamplingParams
+from octavo.testing.mock_worker import MockWorker
 
 LIMITS = config(max_model_len=64, block_size=16, num_blocks=3)  # the pool allows 48 tokens
 

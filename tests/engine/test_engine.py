@@ -11,9 +11,9 @@ import pytest
 
 from engine.harness import Outcome, alone, collect, config, finish, request, sampled, serve
 from octavo.engine import Engine, FinishReason, StepLog
-from octavo.engine.mock import MockWorker
 from octavo.errors import ConfigError, RequestFailedError, WorkerDiedError
 from octavo.messages import PromptScores, StepPlan, StepResult, TokenScore
+from octavo.testing.mock_worker import MockWorker
 
 
 class ScriptedWorker(MockWorker):

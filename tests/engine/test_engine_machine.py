@@ -10,12 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.harness import Outcome, alone, collect, finish
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request, StepRecord
-from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord
-from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestError, RequestFailedError, WorkerDiedError
 from octavo.messages import StepResult
 from octavo.sampling import SamplingParams
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 VOCAB = 29
 EOS = 28
@@ -80,11 +80,11 @@ class EngineMachine(RuleBasedStateMachine):
         self.config = config
         self.bad_tokens = bad_tokens
         self.most_restarts = most_restarts
-        self.supply = MockSupply(config, lambda _, config: HesitantWorker(config, bad_tokens=bad_tokens))
+        self.source = MockSource(config, lambda _, config: HesitantWorker(config, bad_tokens=bad_tokens))
         self.records: list[StepRecord] = []
         self.recoveries: list[RecoveryRecord] = []
-        supervisor = Supervisor(self.supply, RestartBudget(most_restarts, 1e9), self.recoveries.append)
-        self.engine = Engine(config, self.supply.start(None), self.records.append, supervisor=supervisor)
+        supervisor = Supervisor(self.source, RestartBudget(most_restarts, 1e9), self.recoveries.append)
+        self.engine = Engine(config, self.source.start(None), self.records.append, supervisor=supervisor)
         self.num_steps = 0
         self.deaths = 0
         self.requests: dict[str, Request] = {}
@@ -93,7 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @property
     def worker(self) -> HesitantWorker:
-        worker = self.supply.workers[-1]
+        worker = self.source.workers[-1]
         assert isinstance(worker, HesitantWorker)
         return worker
 
@@ -169,7 +169,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.compare(outcome, alone(self.requests[request_id], self.config, self.bad_tokens), request_id)
         assert self.dead <= (self.deaths > self.most_restarts)
         status = self.engine.status()
-        assert status.num_restarts == len(self.supply.workers) - 1
+        assert status.num_restarts == len(self.source.workers) - 1
         assert not status.recovering
         if not self.dead:
             assert status.restarts["signal"] == sum(record.restarts for record in self.recoveries) <= self.deaths

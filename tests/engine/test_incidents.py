@@ -13,8 +13,8 @@ import pytest
 from engine.harness import Outcome, alone, collect, config, finish, request, serve
 from octavo.config import EngineConfig
 from octavo.engine import Engine, FinishReason, Request
-from octavo.engine.mock import MockWorker
 from octavo.errors import RequestError, RequestFailedError, WorkerDiedError
+from octavo.testing.mock_worker import MockWorker
 
 
 def engine(limits: EngineConfig, **worker: object) -> Engine:

@@ -10,8 +10,8 @@ import pytest
 
 from engine.harness import Outcome, alone, collect, config, request
 from octavo.engine import Engine, EngineLoop, FinishReason, Request, Update
-from octavo.engine.mock import MockWorker
 from octavo.errors import OverloadedError, RequestError, WorkerDiedError
+from octavo.testing.mock_worker import MockWorker
 
 LIMITS = config(block_size=4)
 

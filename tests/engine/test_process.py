@@ -16,8 +16,8 @@ import pytest
 
 from engine.harness import config, request
 from octavo.engine import Engine
-from octavo.engine.peer import Peer
-from octavo.engine.process import ProcessSupply, ProcessWorker
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.worker_process import ProcessSource, ProcessWorker
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
@@ -38,7 +38,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         limits = WorkerConfig(
             model=how, max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16, num_blocks=4
         )
-        workers.append(ProcessWorker(limits, timeout_s, Peer("engine.children")))
+        workers.append(ProcessWorker(limits, timeout_s, ProcessChannel("engine.children")))
         return workers[-1]
 
     yield begin
@@ -92,7 +92,7 @@ def test_an_exit_while_loading_is_told_with_the_last_output(start: Callable[...,
 def test_a_module_that_cannot_be_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = WorkerConfig(model="", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
     with pytest.raises(WorkerDiedError, match="No module named"):
-        ProcessWorker(limits, 30, Peer("octavo.absent"))
+        ProcessWorker(limits, 30, ProcessChannel("octavo.absent"))
 
 
 def test_a_child_that_is_not_ready_in_time_is_ended(start: Callable[..., ProcessWorker]) -> None:
@@ -205,27 +205,27 @@ def test_what_the_dead_had_answered_is_received_before_their_death(start: Callab
 def test_a_start_is_given_up_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     limits = WorkerConfig(model="silent", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16)
-    supply = ProcessSupply(limits, 30.0, module="engine.children")
-    abandoning = threading.Timer(0.5, supply.abandon)
+    source = ProcessSource(limits, 30.0, module="engine.children")
+    abandoning = threading.Timer(0.5, source.abandon)
     abandoning.start()
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(WorkerDiedError, match="signal 9"):
-            supply.start(None)
+            source.start(None)
         assert time.monotonic() - began < 5
     abandoning.join()
 
 
-def test_a_supply_starts_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_starts_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     limits = WorkerConfig(model="well", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, block_size=16)
-    supply = ProcessSupply(limits, 30.0, module="engine.children")
-    first = supply.start(None)
-    second = supply.start(4)
+    source = ProcessSource(limits, 30.0, module="engine.children")
+    first = source.start(None)
+    second = source.start(4)
     assert not is_running(first.ready.pid)
     assert is_running(second.ready.pid)
-    supply.close()
-    supply.close()
+    source.close()
+    source.close()
     assert not is_running(second.ready.pid)
 
 
@@ -241,11 +241,11 @@ def test_a_folder_for_temporary_files_that_is_gone_is_not_missed(
 def test_the_child_does_not_outlive_a_killed_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import time\n"
-        "from octavo.engine.peer import Peer\n"
-        "from octavo.engine.process import ProcessWorker\n"
+        "from octavo.engine.processes.channel import ProcessChannel\n"
+        "from octavo.engine.processes.worker_process import ProcessWorker\n"
         "from octavo.messages import WorkerConfig\n"
         "limits = WorkerConfig(model='well', max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)\n"
-        "print(ProcessWorker(limits, 30, Peer('engine.children')).ready.pid, flush=True)\n"
+        "print(ProcessWorker(limits, 30, ProcessChannel('engine.children')).ready.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     with tempfile.TemporaryDirectory(prefix="o", dir="/tmp") as folder:

@@ -8,10 +8,10 @@ from engine.harness import Outcome, alone, collect, config, finish, request, ser
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request, StepRecord
 from octavo.engine.acceptance import accept
-from octavo.engine.mock import MockWorker
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Waiting
 from octavo.engine.statistics import Counters
+from octavo.testing.mock_worker import MockWorker
 
 BURST_LIMITS = {"vocab_size": 5000, "eos_token_ids": (4999,), "max_num_seqs": 256, "num_blocks": 7000}
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.engine.kept import STANDBY_BYTES, KeptSupply
-from octavo.engine.process import ProcessWorker
-from octavo.engine.standbys import COUNT
+from octavo.engine.processes.standby_source import STANDBY_BYTES, StandbySource
+from octavo.engine.processes.standbys import COUNT
+from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams
@@ -66,34 +66,34 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> WorkerConfig:
 
 
 @pytest.fixture
-def supply(config: WorkerConfig) -> Iterator[KeptSupply]:
-    supply = KeptSupply(config, START_S)
-    yield supply
-    supply.close()
+def source(config: WorkerConfig) -> Iterator[StandbySource]:
+    source = StandbySource(config, START_S)
+    yield source
+    source.close()
 
 
-def test_kept_weights_give_the_bits_of_loaded_ones(config: WorkerConfig, supply: KeptSupply) -> None:
+def test_kept_weights_give_the_bits_of_loaded_ones(config: WorkerConfig, source: StandbySource) -> None:
     plain = ProcessWorker(config, START_S)
     expected = answers(plain)
     plain.close()
-    worker = supply.start(None)
+    worker = source.start(None)
     assert answers(worker) == expected, "the first worker on kept weights"
     os.kill(worker.ready.pid, signal.SIGKILL)
-    assert answers(supply.start(worker.ready.num_blocks)) == expected, "the second worker on kept weights"
+    assert answers(source.start(worker.ready.num_blocks)) == expected, "the second worker on kept weights"
 
 
-def test_the_bits_would_show_other_weights(config: WorkerConfig, supply: KeptSupply) -> None:
+def test_the_bits_would_show_other_weights(config: WorkerConfig, source: StandbySource) -> None:
     """The twin: weights of another seed."""
-    other = KeptSupply(msgspec.structs.replace(config, seed=4), START_S)
+    other = StandbySource(msgspec.structs.replace(config, seed=4), START_S)
     try:
-        assert answers(other.start(None)) != answers(supply.start(None))
+        assert answers(other.start(None)) != answers(source.start(None))
     finally:
         other.close()
 
 
-def test_there_is_one_copy_of_the_weights(supply: KeptSupply) -> None:
+def test_there_is_one_copy_of_the_weights(source: StandbySource) -> None:
     before = used_bytes()
-    worker = supply.start(None)
+    worker = source.start(None)
     ready, taken = worker.ready, used_bytes() - before
     # Two contexts of some hundred MiB each, and the workspace of the experts.
     beside = taken - ready.weight_bytes - ready.kv_cache_bytes - ready.workspace_bytes
@@ -101,15 +101,15 @@ def test_there_is_one_copy_of_the_weights(supply: KeptSupply) -> None:
     assert beside < 2**31 + ready.weight_bytes / 2
 
 
-def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) -> None:
+def test_a_restart_maps_the_weights_and_memory_comes_back(source: StandbySource) -> None:
     before = used_bytes()
     began = time.monotonic()
-    worker = supply.start(None)
+    worker = source.start(None)
     tell("first start", began, worker.ready)
-    prepared(supply)
+    prepared(source)
     blocks, full = worker.ready.num_blocks, used_bytes()
     for number in range(1, 6):
-        prepared(supply)
+        prepared(source)
         os.kill(worker.ready.pid, signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(WorkerDiedError, match="signal 9"):
@@ -119,13 +119,13 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
         ended = time.monotonic()
         freed = full - used_bytes()
         assert freed >= worker.ready.kv_cache_bytes, f"{freed / MIB:.0f} MiB came back when the worker had ended"
-        worker = supply.start(blocks)
+        worker = source.start(blocks)
         tell(f"restart {number}", ended, worker.ready, detect=detected - began, end=ended - detected)
         assert worker.ready.num_blocks == blocks
-        prepared(supply)
+        prepared(source)
         drift = used_bytes() - full
         assert abs(drift) < 64 * MIB, f"{drift / MIB:.0f} MiB more than before the restart"
-    supply.close()
+    source.close()
     left = used_bytes() - before
     assert left < 64 * MIB, f"{left / MIB:.0f} MiB are not free again"
 
@@ -134,37 +134,37 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(supply: KeptSupply) ->
 def test_fifty_kills_leave_no_device_memory(config: WorkerConfig) -> None:
     """Five workers, killed and replaced ten times over; every fourth time their keepers with them."""
     before = used_bytes()
-    supplies = [KeptSupply(config, START_S) for _ in range(5)]
+    sources = [StandbySource(config, START_S) for _ in range(5)]
     try:
-        with ThreadPoolExecutor(len(supplies)) as pool:
-            workers = list(pool.map(lambda supply: supply.start(None), supplies))
+        with ThreadPoolExecutor(len(sources)) as pool:
+            workers = list(pool.map(lambda source: source.start(None), sources))
             full, expected, drifts = used_bytes(), answers(workers[0]), []
             for number in range(10):
                 replace = functools.partial(replaced, keeper_too=number % 4 == 2)
-                workers = list(pool.map(replace, supplies))
+                workers = list(pool.map(replace, sources))
                 drifts.append(used_bytes() - full)
         assert all(answers(worker) == expected for worker in workers)
     finally:
-        for supply in supplies:
-            supply.close()
+        for source in sources:
+            source.close()
     left = used_bytes() - before
     report("fifty kills", least=min(drifts) / MIB, most=max(drifts) / MIB, last=drifts[-1] / MIB, left=left / MIB)
     assert max(map(abs, drifts)) < 16 * MIB
     assert left < 16 * MIB
 
 
-def replaced(supply: KeptSupply, *, keeper_too: bool) -> ProcessWorker:
+def replaced(source: StandbySource, *, keeper_too: bool) -> ProcessWorker:
     """The worker that comes after a `kill -9`."""
-    worker = supply._worker
+    worker = source._worker
     assert worker is not None
-    for pid in (worker.ready.pid, *([supply.ensure_keeper().pid] if keeper_too else [])):
+    for pid in (worker.ready.pid, *([source.ensure_keeper().pid] if keeper_too else [])):
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDiedError, match="signal 9"):
         worker.receive(None)
     try:
-        return supply.start(worker.ready.num_blocks)
+        return source.start(worker.ready.num_blocks)
     except WorkerDiedError:  # the keeper's end was seen only now; the supervisor starts again too
-        return supply.start(worker.ready.num_blocks)
+        return source.start(worker.ready.num_blocks)
 
 
 def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
@@ -179,14 +179,14 @@ def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
         max_num_batched_tokens=8192,
         block_size=16,
     )
-    supply = KeptSupply(config, START_S)
+    source = StandbySource(config, START_S)
     try:
         began = time.monotonic()
-        worker = supply.start(None)
+        worker = source.start(None)
         tell("first start of 48 layers", began, worker.ready)
         expected = answers(worker)
         for number in range(1, 4):
-            prepared(supply)
+            prepared(source)
             os.kill(worker.ready.pid, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(WorkerDiedError, match="signal 9"):
@@ -194,19 +194,19 @@ def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
             detected = time.monotonic()
             worker.close()
             ended = time.monotonic()
-            worker = supply.start(worker.ready.num_blocks)
+            worker = source.start(worker.ready.num_blocks)
             tell(f"restart {number} of 48 layers", ended, worker.ready, detect=detected - began, end=ended - detected)
             seconds = time.monotonic() - began
             assert answers(worker) == expected
             assert seconds < 5, f"{seconds:.2f} s from the kill until the next worker was ready"
     finally:
-        supply.close()
+        source.close()
 
 
-def test_standbys_take_little_device_memory_and_none_of_the_worker_s(supply: KeptSupply) -> None:
-    worker = supply.start(None)
+def test_standbys_take_little_device_memory_and_none_of_the_worker_s(source: StandbySource) -> None:
+    worker = source.start(None)
     alone = used_bytes()
-    prepared(supply)
+    prepared(source)
     each = (used_bytes() - alone) / COUNT
     report("a prepared standby", mib=each / MIB)
     assert each < STANDBY_BYTES
@@ -214,39 +214,39 @@ def test_standbys_take_little_device_memory_and_none_of_the_worker_s(supply: Kep
 
 
 def test_without_room_for_them_standbys_only_import(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.engine.kept.STANDBY_BYTES", 2**60)
-    supply = KeptSupply(config, START_S)
+    monkeypatch.setattr("octavo.engine.processes.standby_source.STANDBY_BYTES", 2**60)
+    source = StandbySource(config, START_S)
     try:
-        worker = supply.start(None)
+        worker = source.start(None)
         alone = used_bytes()
-        prepared(supply)
+        prepared(source)
         assert abs(used_bytes() - alone) < 8 * MIB
         expected = answers(worker)
         os.kill(worker.ready.pid, signal.SIGKILL)
-        assert answers(supply.start(worker.ready.num_blocks)) == expected
+        assert answers(source.start(worker.ready.num_blocks)) == expected
     finally:
-        supply.close()
+        source.close()
 
 
-def test_the_weights_survive_an_illegal_access(config: WorkerConfig, supply: KeptSupply) -> None:
-    worker = supply.start(None)
-    expected, keeper = answers(worker), supply.ensure_keeper().pid
+def test_the_weights_survive_an_illegal_access(config: WorkerConfig, source: StandbySource) -> None:
+    worker = source.start(None)
+    expected, keeper = answers(worker), source.ensure_keeper().pid
     worker.send(msgspec.structs.replace(PLANS[0], step=9, faults=[Fault(FaultKind.OUT_OF_BOUNDS, [])]))
     with pytest.raises(WorkerDiedError, match="illegal memory access"):
         worker.receive(60)
     began = time.monotonic()
-    worker = supply.start(worker.ready.num_blocks)
+    worker = source.start(worker.ready.num_blocks)
     tell("after an illegal access", began, worker.ready)
-    assert supply.ensure_keeper().pid == keeper
+    assert source.ensure_keeper().pid == keeper
     assert answers(worker) == expected
 
 
-def test_weights_that_were_written_to_are_not_used_again(supply: KeptSupply) -> None:
+def test_weights_that_were_written_to_are_not_used_again(source: StandbySource) -> None:
     """A process maps them, as a worker does, and changes one byte."""
-    worker = supply.start(None)
-    expected, keeper = answers(worker), supply.ensure_keeper().pid
-    assert supply._keeper is not None
-    kept = supply._keeper.weights
+    worker = source.start(None)
+    expected, keeper = answers(worker), source.ensure_keeper().pid
+    assert source._keeper is not None
+    kept = source._keeper.weights
     assert kept is not None
     program = f"""
 import torch
@@ -260,20 +260,20 @@ torch.cuda.synchronize()
     os.kill(worker.ready.pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(WorkerDiedError, match="not what was loaded"):
-            supply.start(worker.ready.num_blocks)
-    assert answers(supply.start(worker.ready.num_blocks)) == expected
-    assert supply.ensure_keeper().pid != keeper
+            source.start(worker.ready.num_blocks)
+    assert answers(source.start(worker.ready.num_blocks)) == expected
+    assert source.ensure_keeper().pid != keeper
 
 
-def test_a_keeper_that_dies_is_replaced(supply: KeptSupply) -> None:
-    worker = supply.start(None)
+def test_a_keeper_that_dies_is_replaced(source: StandbySource) -> None:
+    worker = source.start(None)
     expected = answers(worker)
-    os.kill(supply.ensure_keeper().pid, signal.SIGKILL)
+    os.kill(source.ensure_keeper().pid, signal.SIGKILL)
     with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9"):
         worker.receive(None)
     worker.close()
     began = time.monotonic()
-    worker = supply.start(worker.ready.num_blocks)
+    worker = source.start(worker.ready.num_blocks)
     tell("after the keeper's death", began, worker.ready)
     assert answers(worker) == expected
 
@@ -289,12 +289,12 @@ def answers(worker: ProcessWorker) -> list[object]:
     return [(result.sampled, result.prompt_scores) for result in results if result is not None]
 
 
-def prepared(supply: KeptSupply) -> None:
+def prepared(source: StandbySource) -> None:
     """Wait until the standbys have done all that they can before they are needed."""
     end_s = time.monotonic() + START_S
-    while len(supply.standbys) < COUNT or not all(standby.prepared for standby in supply.standbys):
+    while len(source.standbys) < COUNT or not all(standby.prepared for standby in source.standbys):
         assert time.monotonic() < end_s
-        supply.tend()
+        source.tend()
         time.sleep(0.02)
 
 

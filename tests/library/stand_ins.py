@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from octavo.config import Settings
-from octavo.engine.process import ProcessSupply, ProcessWorker
+from octavo.engine.processes.worker_process import ProcessSource, ProcessWorker
 from octavo.messages import WorkerConfig
 
 
-class StandIns(ProcessSupply):
+class StandIns(ProcessSource):
     """See `engine/children.py` for `how`."""
 
     started = 0

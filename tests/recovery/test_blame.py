@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from engine.harness import Outcome, alone, collect, config, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
-from octavo.engine.faults import FaultInjector, parse_fault
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.poison import DEATHS_AT_POSITION, find_killers
-from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
+from octavo.engine.recovery.poison import DEATHS_AT_POSITION, find_killers
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import DeathCause, RequestFailedError, WorkerDiedError
 from octavo.messages import StepPlan
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 OUTSIDE = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT]
 INSIDE = [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL]
@@ -32,16 +32,16 @@ def bound(count: int, deaths_before_blame: int) -> int:
 
 
 def build(limits: EngineConfig, killers: Collection[str], restarts: int = 10_000, blame: int = 2) -> Engine:
-    supply = MockSupply(limits)
-    supervisor = Supervisor(supply, RestartBudget(restarts, 600.0))
+    source = MockSource(limits)
+    supervisor = Supervisor(source, RestartBudget(restarts, 600.0))
     injector = FaultInjector([parse_fault(f"segfault@request:{name}") for name in killers])
-    engine = Engine(limits, supply.start(None), supervisor=supervisor, injector=injector, deaths_before_blame=blame)
-    engine.supply = supply  # type: ignore[attr-defined]
+    engine = Engine(limits, source.start(None), supervisor=supervisor, injector=injector, deaths_before_blame=blame)
+    engine.source = source  # type: ignore[attr-defined]
     return engine
 
 
 def workers(engine: Engine) -> Sequence[MockWorker]:
-    return engine.supply.workers  # type: ignore[attr-defined, no-any-return]
+    return engine.source.workers  # type: ignore[attr-defined, no-any-return]
 
 
 def load(count: int) -> list[Request]:
@@ -115,8 +115,8 @@ def test_workers_killed_as_soon_as_they_start_cost_nobody_anything(killer: signa
 @pytest.mark.parametrize("killer", INSIDE, ids=lambda each: each.name)
 def test_what_a_worker_brings_upon_itself_is_evidence(killer: signal.Signals) -> None:
     limits = config()
-    supply = MockSupply(limits, lambda _, config: Fragile(config, killer))
-    engine = Engine(limits, supply.start(None), supervisor=Supervisor(supply, RestartBudget(10, 600.0)))
+    source = MockSource(limits, lambda _, config: Fragile(config, killer))
+    engine = Engine(limits, source.start(None), supervisor=Supervisor(source, RestartBudget(10, 600.0)))
     bad = request("bad", [3, 4, 5], temperature=1.0, seed=Fragile.SEED, max_tokens=4)
     for each in [*load(6), bad]:
         engine.add(each)
@@ -218,9 +218,9 @@ class Stopped(MockWorker):
 
 def test_a_worker_that_somebody_stops_does_not_hang_by_itself() -> None:
     limits, now = config(), [0.0]
-    supply = MockSupply(limits, lambda number, config: MockWorker(config) if number else Stopped(config))
-    supervisor = Supervisor(supply, RestartBudget(10, 600.0), clock=lambda: now[0])
-    engine = Engine(limits, supply.start(None), supervisor=supervisor, clock=lambda: now[0])
+    source = MockSource(limits, lambda number, config: MockWorker(config) if number else Stopped(config))
+    supervisor = Supervisor(source, RestartBudget(10, 600.0), clock=lambda: now[0])
+    engine = Engine(limits, source.start(None), supervisor=supervisor, clock=lambda: now[0])
     asked = load(4)
     for each in asked:
         engine.add(each)

@@ -20,19 +20,20 @@ from hypothesis import strategies as st
 
 from engine.harness import Outcome, alone, collect, config, finish, request
 from octavo.config import EngineConfig
-from octavo.engine import Engine, Request, crash_log
+from octavo.engine import Engine, Request
 from octavo.engine.acceptance import accept
-from octavo.engine.crash import Crash, read_crash
-from octavo.engine.crash_log import CrashLog
-from octavo.engine.faults import FaultInjector, parse_fault
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.replay import histories, preparation, recorded
+from octavo.engine.recovery import crash_log
+from octavo.engine.recovery.crash import Crash, read_crash
+from octavo.engine.recovery.crash_log import CrashLog
+from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
+from octavo.engine.recovery.replay import histories, preparation, recorded
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.statistics import Counters
-from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import FaultKind, StepResult, WorkerConfig
 from octavo.server.errors import error_object
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 SECRET = [71, 72, 73, 74]
 """Tokens of a prompt."""
@@ -50,10 +51,10 @@ def worker_config(limits: EngineConfig) -> WorkerConfig:
 
 def logged(limits: EngineConfig, crashes: CrashLog, *faults: str) -> Engine:
     """An engine of mock workers with these faults, whose deaths `crashes` gets."""
-    supply = MockSupply(limits)
-    supervisor = Supervisor(supply, RestartBudget(100, 600.0))
+    source = MockSource(limits)
+    supervisor = Supervisor(source, RestartBudget(100, 600.0))
     injector = FaultInjector([parse_fault(fault) for fault in faults])
-    return Engine(limits, supply.start(None), supervisor=supervisor, injector=injector, crashes=crashes)
+    return Engine(limits, source.start(None), supervisor=supervisor, injector=injector, crashes=crashes)
 
 
 def crash_of(folder: Path, limits: EngineConfig, asked: Sequence[Request], fault: str, *, keep: bool = False) -> Crash:
@@ -299,7 +300,7 @@ def test_the_request_that_kills_and_the_recovery_name_the_crash_file(
 
 
 def test_a_worker_that_cannot_start_is_written_down_too(tmp_path: Path) -> None:
-    class Failing(MockSupply):
+    class Failing(MockSource):
         """Its second start fails."""
 
         starts = 0
@@ -311,11 +312,11 @@ def test_a_worker_that_cannot_start_is_written_down_too(tmp_path: Path) -> None:
             return super().start(num_blocks)
 
     limits = config()
-    supply = Failing(limits)
-    supervisor = Supervisor(supply, RestartBudget(100, 600.0))
+    source = Failing(limits)
+    supervisor = Supervisor(source, RestartBudget(100, 600.0))
     crashes = CrashLog(tmp_path, worker_config(limits))
     injector = FaultInjector([parse_fault("kill@step:2")])
-    engine = Engine(limits, supply.start(None), supervisor=supervisor, injector=injector, crashes=crashes)
+    engine = Engine(limits, source.start(None), supervisor=supervisor, injector=injector, crashes=crashes)
     asked = request("r0", range(20), max_tokens=5)
     engine.add(asked)
     assert finish(engine, {})["r0"] == alone(asked, limits)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from engine.harness import alone, collect, config, finish, request
 from octavo.engine import Engine
-from octavo.engine.deadline import FACTOR, RECENT, StepDeadline
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.engine.recovery.deadline import FACTOR, RECENT, StepDeadline
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.messages import StepResult
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 
 class Clock:
@@ -50,16 +50,16 @@ def test_the_deadline_is_the_floor_or_many_times_the_slowest_step() -> None:
 
 def test_a_hung_worker_is_replaced_at_the_deadline_and_not_before() -> None:
     limits, clock = config(), Clock()
-    supply = MockSupply(limits, lambda _, config: HangingWorker(config, clock))
-    supervisor = Supervisor(supply, RestartBudget(1, 600.0), clock=clock, step_timeout_s=3.0)
-    engine = Engine(limits, supply.start(None), clock=clock, supervisor=supervisor)
+    source = MockSource(limits, lambda _, config: HangingWorker(config, clock))
+    supervisor = Supervisor(source, RestartBudget(1, 600.0), clock=clock, step_timeout_s=3.0)
+    engine = Engine(limits, source.start(None), clock=clock, supervisor=supervisor)
     asked = [request(f"r{i}", range(i, 20), max_tokens=9) for i in range(5)]
     for each in asked:
         engine.add(each)
     outcomes: dict[str, object] = {}
     for _ in range(3):
         collect(outcomes, engine.step())  # type: ignore[arg-type]
-    first = supply.workers[0]
+    first = source.workers[0]
     assert isinstance(first, HangingWorker)
     first.hanging = True
     began_s = clock.now_s
@@ -75,9 +75,9 @@ def test_a_hung_worker_is_replaced_at_the_deadline_and_not_before() -> None:
 
 def test_an_idle_worker_is_no_hung_one() -> None:
     limits, clock = config(), Clock()
-    supply = MockSupply(limits)
-    supervisor = Supervisor(supply, RestartBudget(1, 600.0), clock=clock, step_timeout_s=3.0)
-    engine = Engine(limits, supply.start(None), clock=clock, supervisor=supervisor)
+    source = MockSource(limits)
+    supervisor = Supervisor(source, RestartBudget(1, 600.0), clock=clock, step_timeout_s=3.0)
+    engine = Engine(limits, source.start(None), clock=clock, supervisor=supervisor)
     finish(engine, {})
     for _ in range(2):
         clock.now_s += 1000.0

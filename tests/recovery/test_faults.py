@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from octavo.config import Settings
-from octavo.engine.faults import FORM, AtStep, FaultInjector, InjectedFault, WithRequests, parse_fault
-from octavo.engine.peer import Peer
-from octavo.engine.process import ProcessWorker
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.worker_process import ProcessWorker
+from octavo.engine.recovery.fault_injection import FORM, AtStep, FaultInjector, InjectedFault, WithRequests, parse_fault
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan
 from octavo.sampling import SamplingParams
@@ -80,7 +80,7 @@ def test_a_fault_that_was_not_committed_comes_again() -> None:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    worker = ProcessWorker(toy_config(), 60.0, Peer("worker.toy_worker"))
+    worker = ProcessWorker(toy_config(), 60.0, ProcessChannel("worker.toy_worker"))
     yield worker
     worker.close()
 

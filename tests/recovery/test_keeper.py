@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 from octavo.checkpoints.folder import resolve_folder
-from octavo.engine.kept import KeptSupply
-from octavo.engine.peer import Peer
-from octavo.engine.process import ProcessWorker
-from octavo.engine.standbys import COUNT
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.standby_source import StandbySource
+from octavo.engine.processes.standbys import COUNT
+from octavo.engine.processes.worker_process import ProcessWorker
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord
-from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.errors import CheckpointError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
@@ -60,25 +60,25 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tiny(folder: Path) -> Iterator[KeptSupply]:
-    supply = KeptSupply(TINY, START_S)
-    yield supply
-    supply.close()
-    supply.close()
+def tiny(folder: Path) -> Iterator[StandbySource]:
+    source = StandbySource(TINY, START_S)
+    yield source
+    source.close()
+    source.close()
 
 
 @pytest.fixture
-def stand_ins(folder: Path) -> Iterator[Callable[..., KeptSupply]]:
-    supplies: list[KeptSupply] = []
+def stand_ins(folder: Path) -> Iterator[Callable[..., StandbySource]]:
+    sources: list[StandbySource] = []
 
-    def begin(how: str = "well", timeout_s: float = START_S) -> KeptSupply:
+    def begin(how: str = "well", timeout_s: float = START_S) -> StandbySource:
         config = WorkerConfig(model=how, max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
-        supplies.append(KeptSupply(config, timeout_s, keeper=STAND_IN, worker=STAND_IN))
-        return supplies[-1]
+        sources.append(StandbySource(config, timeout_s, keeper=STAND_IN, worker=STAND_IN))
+        return sources[-1]
 
     yield begin
-    for supply in supplies:
-        supply.close()
+    for source in sources:
+        source.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def undisturbed() -> list[object]:
     return answers(InProcessWorker(TINY))
 
 
-def test_killed_in_every_order_it_gives_the_same_bits(tiny: KeptSupply, undisturbed: list[object]) -> None:
+def test_killed_in_every_order_it_gives_the_same_bits(tiny: StandbySource, undisturbed: list[object]) -> None:
     worker = tiny.start(None)
     num_blocks = worker.ready.num_blocks
     keeper = tiny.ensure_keeper().pid
@@ -115,14 +115,14 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: KeptSupply, undistur
     assert answers(tiny.start(num_blocks)) == undisturbed
 
 
-def test_the_bits_would_show_other_weights(tiny: KeptSupply, undisturbed: list[object]) -> None:
+def test_the_bits_would_show_other_weights(tiny: StandbySource, undisturbed: list[object]) -> None:
     """The twin: random weights instead of the checkpoint's."""
-    other = KeptSupply(WorkerConfig(**{**as_dict(TINY), "load_format": "dummy"}), START_S)
+    other = StandbySource(WorkerConfig(**{**as_dict(TINY), "load_format": "dummy"}), START_S)
     assert answers(other.start(None)) != undisturbed
     other.close()
 
 
-def test_a_worker_killed_while_it_starts_costs_one_start(tiny: KeptSupply, undisturbed: list[object]) -> None:
+def test_a_worker_killed_while_it_starts_costs_one_start(tiny: StandbySource, undisturbed: list[object]) -> None:
     worker = tiny.start(None)
     keeper, standby = tiny.ensure_keeper().pid, waiting(tiny).pid
     os.kill(standby, signal.SIGSTOP)
@@ -136,7 +136,7 @@ def test_a_worker_killed_while_it_starts_costs_one_start(tiny: KeptSupply, undis
     assert tiny.ensure_keeper().pid == keeper
 
 
-def test_weights_are_one_copy_that_no_worker_can_write_and_the_standby_has_none(tiny: KeptSupply) -> None:
+def test_weights_are_one_copy_that_no_worker_can_write_and_the_standby_has_none(tiny: StandbySource) -> None:
     worker = tiny.start(None)
     mapped = [m for m in maps(worker.ready.pid) if "octavo-weights" in m.path]
     assert [m.perms for m in mapped] == ["r--s"]
@@ -149,7 +149,7 @@ def test_weights_are_one_copy_that_no_worker_can_write_and_the_standby_has_none(
     assert standby.cpu_times().user - before < 0.05
 
 
-def test_real_kills_leave_nothing(tiny: KeptSupply, folder: Path) -> None:
+def test_real_kills_leave_nothing(tiny: StandbySource, folder: Path) -> None:
     worker = tiny.start(None)
     waiting(tiny)
     before = census(folder)
@@ -161,28 +161,28 @@ def test_real_kills_leave_nothing(tiny: KeptSupply, folder: Path) -> None:
     assert census(folder) == before
 
 
-def test_fifty_kills_leave_nothing(stand_ins: Callable[..., KeptSupply], folder: Path) -> None:
+def test_fifty_kills_leave_nothing(stand_ins: Callable[..., StandbySource], folder: Path) -> None:
     empty = census(folder)
-    supply = stand_ins()
-    worker = supply.start(7)
-    waiting(supply)
+    source = stand_ins()
+    worker = source.start(7)
+    waiting(source)
     before = census(folder)
     assert before != empty
     assert before["children"] == 2 + COUNT
     assert before["weights"] == 1
     for i in range(50):
         pids = [worker.ready.pid]
-        pids += [full(supply)[0].pid] if i % 7 == 3 else []
-        pids += [supply.ensure_keeper().pid] if i % 5 == 2 else []
+        pids += [full(source)[0].pid] if i % 7 == 3 else []
+        pids += [source.ensure_keeper().pid] if i % 5 == 2 else []
         kill(*pids)
-        worker = supply.start(7)
+        worker = source.start(7)
         worker.send(StepPlan(i + 1, [], [], []))
         result = worker.receive(10)
         assert result is not None
         assert result.step == i + 1
-    waiting(supply)
+    waiting(source)
     assert census(folder) == before
-    supply.close()
+    source.close()
     assert census(folder) == empty
 
 
@@ -208,10 +208,10 @@ def test_the_census_sees_what_is_left(folder: Path) -> None:
     assert census(folder) == before
 
 
-def test_the_death_of_the_keeper_is_the_worker_s(stand_ins: Callable[..., KeptSupply]) -> None:
-    supply = stand_ins()
-    worker = supply.start(None)
-    kill(supply.ensure_keeper().pid)
+def test_the_death_of_the_keeper_is_the_worker_s(stand_ins: Callable[..., StandbySource]) -> None:
+    source = stand_ins()
+    worker = source.start(None)
+    kill(source.ensure_keeper().pid)
     began = time.monotonic()
     with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9") as caught:
         worker.receive(None)
@@ -219,10 +219,10 @@ def test_the_death_of_the_keeper_is_the_worker_s(stand_ins: Callable[..., KeptSu
     with pytest.raises(WorkerDiedError, match="the keeper ended: signal 9"):
         worker.send(StepPlan(1, [], [], []))
     assert time.monotonic() - began < 1
-    supply.start(None).send(StepPlan(1, [], [], []))
+    source.start(None).send(StepPlan(1, [], [], []))
 
 
-def test_a_recovery_says_what_it_was_made_of(tiny: KeptSupply) -> None:
+def test_a_recovery_says_what_it_was_made_of(tiny: StandbySource) -> None:
     records: list[RecoveryRecord] = []
     supervisor = Supervisor(tiny, RestartBudget(3, 60.0), records.append)
     worker = tiny.start(None)
@@ -240,34 +240,34 @@ def test_a_recovery_says_what_it_was_made_of(tiny: KeptSupply) -> None:
     assert 0 < sum(phases.values()) <= records[0].seconds
 
 
-def test_weights_that_are_others_the_second_time_are_refused(stand_ins: Callable[..., KeptSupply]) -> None:
-    supply = stand_ins("weights change")
-    supply.start(None)
-    kill(supply.ensure_keeper().pid)
+def test_weights_that_are_others_the_second_time_are_refused(stand_ins: Callable[..., StandbySource]) -> None:
+    source = stand_ins("weights change")
+    source.start(None)
+    kill(source.ensure_keeper().pid)
     with pytest.raises(CheckpointError, match="holds other weights than when the first worker started"):
-        supply.start(None)
+        source.start(None)
 
 
-def test_a_keeper_with_which_no_worker_starts_is_replaced(stand_ins: Callable[..., KeptSupply]) -> None:
-    supply = stand_ins("worker dies")
+def test_a_keeper_with_which_no_worker_starts_is_replaced(stand_ins: Callable[..., StandbySource]) -> None:
+    source = stand_ins("worker dies")
     keepers = []
     for _ in range(4):
         with pytest.raises(WorkerDiedError, match="exit code 5"):
-            supply.start(None)
-        keepers.append(supply.ensure_keeper().pid)
+            source.start(None)
+        keepers.append(source.ensure_keeper().pid)
     assert keepers[0] == keepers[1] != keepers[2] == keepers[3]
 
 
 def test_a_restart_that_hangs_is_not_waited_for_as_long_as_a_load(
-    stand_ins: Callable[..., KeptSupply], monkeypatch: pytest.MonkeyPatch
+    stand_ins: Callable[..., StandbySource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("octavo.engine.kept.RESTART_FLOOR_S", 0.2)
-    monkeypatch.setattr("octavo.engine.kept.RESTART_FACTOR", 1.5)
-    supply = stand_ins("second hangs")
-    worker = supply.start(None)
+    monkeypatch.setattr("octavo.engine.processes.standby_source.RESTART_FLOOR_S", 0.2)
+    monkeypatch.setattr("octavo.engine.processes.standby_source.RESTART_FACTOR", 1.5)
+    source = stand_ins("second hangs")
+    worker = source.start(None)
     began = time.monotonic()
     with pytest.raises(WorkerDiedError, match="not ready in time"):
-        supply.start(worker.ready.num_blocks)
+        source.start(worker.ready.num_blocks)
     assert time.monotonic() - began < START_S / 4
 
 
@@ -277,56 +277,56 @@ def test_a_restart_that_hangs_is_not_waited_for_as_long_as_a_load(
     ids=["dies", "waits"],
 )
 def test_a_keeper_that_does_not_load_is_told(
-    stand_ins: Callable[..., KeptSupply], how: str, timeout_s: float, words: str
+    stand_ins: Callable[..., StandbySource], how: str, timeout_s: float, words: str
 ) -> None:
-    supply = stand_ins(how, timeout_s)
+    source = stand_ins(how, timeout_s)
     for _ in range(2):
         with pytest.raises(WorkerDiedError, match=words):
-            supply.start(None)
+            source.start(None)
 
 
 @pytest.mark.parametrize(
     "how", ["keeper waits", "second hangs"], ids=["while the keeper loads", "while a worker starts"]
 )
-def test_a_start_is_given_up_from_another_thread(stand_ins: Callable[..., KeptSupply], how: str) -> None:
-    supply = stand_ins(how)
+def test_a_start_is_given_up_from_another_thread(stand_ins: Callable[..., StandbySource], how: str) -> None:
+    source = stand_ins(how)
     if how == "second hangs":
-        supply.start(4)
-    abandoning = threading.Timer(0.5, supply.abandon)
+        source.start(4)
+    abandoning = threading.Timer(0.5, source.abandon)
     abandoning.start()
     began = time.monotonic()
     with pytest.raises(WorkerDiedError, match="signal 9"):
-        supply.start(4)
+        source.start(4)
     assert time.monotonic() - began < START_S / 4
     with pytest.raises(WorkerDiedError, match="signal 9"):
-        supply.start(4)
+        source.start(4)
     abandoning.join()
 
 
-def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., KeptSupply]) -> None:
-    supply = stand_ins()
-    pids = [supply.start(None).ready.pid, *(peer.pid for peer in full(supply)), supply.ensure_keeper().pid]
+def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., StandbySource]) -> None:
+    source = stand_ins()
+    pids = [source.start(None).ready.pid, *(peer.pid for peer in full(source)), source.ensure_keeper().pid]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
-    supply.close()
-    supply.close()
+    source.close()
+    source.close()
     assert time.monotonic() - began < 1
     assert not any(psutil.pid_exists(pid) for pid in pids)
     with pytest.raises(WorkerDiedError, match="closed"):
-        supply.start(None)
+        source.start(None)
 
 
 def test_all_end_with_their_parent(folder: Path) -> None:
     program = f"""
         import os, signal
-        from octavo.engine.kept import KeptSupply
+        from octavo.engine.processes.standby_source import StandbySource
         from octavo.messages import WorkerConfig
         config = WorkerConfig(model="well", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
-        supply = KeptSupply(config, 60.0, keeper={STAND_IN!r}, worker={STAND_IN!r})
-        worker = supply.start(None)
-        supply.tend()
-        print(worker.ready.pid, supply.standbys[0].peer.pid, supply.ensure_keeper().pid, flush=True)
+        source = StandbySource(config, 60.0, keeper={STAND_IN!r}, worker={STAND_IN!r})
+        worker = source.start(None)
+        source.tend()
+        print(worker.ready.pid, source.standbys[0].peer.pid, source.ensure_keeper().pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with tempfile.TemporaryDirectory(dir=folder) as sockets:
@@ -359,20 +359,20 @@ def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
     return [(result.sampled, result.prompt_scores) for result in results if result is not None]
 
 
-def full(supply: KeptSupply) -> list[Peer]:
+def full(source: StandbySource) -> list[ProcessChannel]:
     """The standbys, once there are as many as there should be."""
-    while len(supply.standbys) < COUNT:
-        supply._standbys._not_before_s = 0.0
-        supply.tend()
-    return [standby.peer for standby in supply.standbys]
+    while len(source.standbys) < COUNT:
+        source._standbys._not_before_s = 0.0
+        source.tend()
+    return [standby.peer for standby in source.standbys]
 
 
-def waiting(supply: KeptSupply) -> Peer:
+def waiting(source: StandbySource) -> ProcessChannel:
     """The next standby, once all have imported what they need."""
-    full(supply)
-    while not all(standby.prepared for standby in supply.standbys):
+    full(source)
+    while not all(standby.prepared for standby in source.standbys):
         time.sleep(0.01)
-    return supply.standbys[0].peer
+    return source.standbys[0].peer
 
 
 def kill(*pids: int) -> None:

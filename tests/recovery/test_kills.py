@@ -13,10 +13,10 @@ import pytest
 
 from engine.harness import Outcome, alone, config, request, serve
 from octavo.engine import Engine, EngineLoop, Request, Update
-from octavo.engine.mock import MockSupply, MockWorker
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.sequence import Sequence
-from octavo.engine.supervisor import RestartBudget, Supervisor
 from octavo.startup import Runtime, in_this_process, start, with_keeper
+from octavo.testing.mock_worker import MockSource, MockWorker
 from recovery.forked import SUBPROCESS
 from recovery.load import answers, requests, settings
 
@@ -39,7 +39,7 @@ def undisturbed() -> dict[str, Outcome]:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Runtime]]:
     """Starts an engine's surroundings, with the faults to inject; processes are forked, as there will be many."""
-    monkeypatch.setattr("octavo.engine.child.subprocess", SUBPROCESS)
+    monkeypatch.setattr("octavo.engine.processes.child.subprocess", SUBPROCESS)
     opened: list[Runtime] = []
 
     def begin(*faults: str) -> Runtime:
@@ -172,9 +172,9 @@ def change(sequence: Sequence) -> None:
 def mortal(asked: list[Request]) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
     """What an engine whose worker dies in the middle answers, and what it should."""
     limits = config()
-    supply = MockSupply(limits, lambda number, config: MockWorker(config, die_at_step=None if number else 5))
-    supervisor = Supervisor(supply, RestartBudget(1, 600.0))
-    engine = Engine(limits, supply.start(None), supervisor=supervisor)
+    source = MockSource(limits, lambda number, config: MockWorker(config, die_at_step=None if number else 5))
+    supervisor = Supervisor(source, RestartBudget(1, 600.0))
+    engine = Engine(limits, source.start(None), supervisor=supervisor)
     return serve(engine, asked), {each.request_id: alone(each, limits) for each in asked}
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from engine.harness import Outcome, alone, collect, config, finish, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
-from octavo.engine.faults import FaultInjector, parse_fault
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.poison import find_killers
-from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
+from octavo.engine.recovery.poison import find_killers
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestFailedError
 from octavo.messages import StepPlan
+from octavo.testing.mock_worker import MockSource, MockWorker
 
 
 def search(suspects: Collection[str], deadly: Collection[Collection[str]]) -> tuple[list[str], int, int]:
@@ -64,12 +64,12 @@ def test_the_innocent_are_let_go_after_a_few_trials(count: int) -> None:
     assert trials <= math.ceil(math.log2(count)) + 1
 
 
-def loaded(limits: EngineConfig, *faults: str, restarts: int = 10) -> tuple[Engine, MockSupply]:
+def loaded(limits: EngineConfig, *faults: str, restarts: int = 10) -> tuple[Engine, MockSource]:
     """An engine with these faults."""
-    supply = MockSupply(limits)
-    supervisor = Supervisor(supply, RestartBudget(restarts, 600.0))
+    source = MockSource(limits)
+    supervisor = Supervisor(source, RestartBudget(restarts, 600.0))
     injector = FaultInjector([parse_fault(fault) for fault in faults])
-    return Engine(limits, supply.start(None), supervisor=supervisor, injector=injector), supply
+    return Engine(limits, source.start(None), supervisor=supervisor, injector=injector), source
 
 
 def load(count: int) -> list[Request]:
@@ -108,58 +108,58 @@ def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConf
 @pytest.mark.parametrize("limits", [{}, {"max_num_batched_tokens": 40}, {"max_num_seqs": 8, "num_blocks": 40}], ids=str)
 def test_one_poison_request_fails_alone(poison: str, limits: dict[str, int]) -> None:
     config_ = config(**limits)
-    engine, supply = loaded(config_, f"segfault@request:{poison}")
+    engine, source = loaded(config_, f"segfault@request:{poison}")
     asked = load(32)
     outcomes = run(engine, asked)
     check(outcomes, asked, config_, [poison])
     message = outcomes[poison].error.message  # type: ignore[union-attr]
     assert "with it alone" in message
-    assert len(supply.workers) - 1 <= 2 + 5 + 2
+    assert len(source.workers) - 1 <= 2 + 5 + 2
     assert engine.status().finished["error"] == 1
 
 
 def test_a_late_poison_request_does_no_harm_to_those_before() -> None:
     limits = config()
-    engine, _supply = loaded(limits, "segfault@request:r30")
+    engine, _source = loaded(limits, "segfault@request:r30")
     asked = load(32)
     check(run(engine, asked, head_start=4), asked, limits, ["r30"])
 
 
 def test_two_poison_requests_at_once() -> None:
     limits = config()
-    engine, supply = loaded(limits, "segfault@request:r3", "exit@request:r20")
+    engine, source = loaded(limits, "segfault@request:r3", "exit@request:r20")
     asked = load(32)
     check(run(engine, asked), asked, limits, ["r3", "r20"])
-    assert len(supply.workers) - 1 <= 2 * (2 + 5 + 2)
+    assert len(source.workers) - 1 <= 2 * (2 + 5 + 2)
 
 
 def test_a_pair_that_kills_together_fails_and_no_one_else() -> None:
     limits = config()
-    engine, supply = loaded(limits, "segfault@request:r3+r20")
+    engine, source = loaded(limits, "segfault@request:r3+r20")
     asked = load(32)
     outcomes = run(engine, asked)
     check(outcomes, asked, limits, ["r3", "r20"])
     assert "with it and 1 other" in outcomes["r3"].error.message  # type: ignore[union-attr]
-    assert len(supply.workers) - 1 <= 2 + 2 * (5 + 2)
+    assert len(source.workers) - 1 <= 2 + 2 * (5 + 2)
 
 
 def test_poison_after_poison_does_not_spend_the_budget() -> None:
     limits = config()
-    engine, supply = loaded(limits, *(f"segfault@request:r{i}" for i in range(0, 24, 2)), restarts=3)
+    engine, source = loaded(limits, *(f"segfault@request:r{i}" for i in range(0, 24, 2)), restarts=3)
     asked = load(32)
     check(run(engine, asked), asked, limits, [f"r{i}" for i in range(0, 24, 2)])
-    assert len(supply.workers) > 12
+    assert len(source.workers) > 12
 
 
 def test_deaths_that_no_request_is_to_blame_for_end_in_no_blame() -> None:
     limits = config()
-    engine, supply = loaded(limits)
+    engine, source = loaded(limits)
     asked = load(32)
     outcomes: dict[str, Outcome] = {}
     for each in asked:
         engine.add(each)
     for _ in range(3):
-        supply.workers[-1].die("killed from outside")
+        source.workers[-1].die("killed from outside")
         collect(outcomes, engine.step())
         collect(outcomes, engine.step())
     check(finish(engine, outcomes), asked, limits, [])
@@ -180,20 +180,20 @@ class DecodeKiller(MockWorker):
 @pytest.mark.parametrize("restarts", [4, 10])
 def test_a_request_that_kills_in_decode_only_is_found_before_the_budget_is_spent(restarts: int) -> None:
     limits = config()
-    supply = MockSupply(limits, lambda _, config: DecodeKiller(config))
-    supervisor = Supervisor(supply, RestartBudget(restarts, 600.0))
-    engine = Engine(limits, supply.start(None), supervisor=supervisor)
+    source = MockSource(limits, lambda _, config: DecodeKiller(config))
+    supervisor = Supervisor(source, RestartBudget(restarts, 600.0))
+    engine = Engine(limits, source.start(None), supervisor=supervisor)
     killer = request("killer", [3, 4, 5, 6], temperature=1.0, seed=DecodeKiller.SEED, max_tokens=90, ignore_eos=True)
     asked = [*load(20), killer, *load(31)[20:]]
     check(run(engine, asked), asked, limits, ["killer"])
-    assert len(supply.workers) - 1 <= restarts + 5 + 2
+    assert len(source.workers) - 1 <= restarts + 5 + 2
     assert not engine.step(0)
     assert not supervisor.on_last_restart, "its deaths are not counted"
 
 
 def test_those_that_come_and_go_during_the_search() -> None:
     limits = config()
-    engine, _supply = loaded(limits, "segfault@request:r9")
+    engine, _source = loaded(limits, "segfault@request:r9")
     asked = load(32)
     outcomes: dict[str, Outcome] = {}
     for each in asked[:16]:
@@ -228,14 +228,14 @@ def test_drawn_poison(data: st.DataObject) -> None:
     ]
     names = [each.request_id for each in asked]
     poison = data.draw(st.sets(st.sampled_from(names), max_size=3)) if names else set()
-    engine, _supply = loaded(limits, *(f"exit@request:{name}" for name in poison))
+    engine, _source = loaded(limits, *(f"exit@request:{name}" for name in poison))
     check(run(engine, asked, head_start=data.draw(st.integers(0, 5))), asked, limits, poison)
 
 
 @pytest.mark.parametrize("limits", [{}, {"block_size": 2}], ids=["blocks-of-16", "blocks-of-2"])
 def test_a_request_with_nan_fails_alone_and_its_blocks_are_never_found_again(limits: dict[str, int]) -> None:
     config_ = config(**limits)
-    engine, _supply = loaded(config_, "nan@request:bad")
+    engine, _source = loaded(config_, "nan@request:bad")
     prompt = list(range(90, 40, -1))
     asked = [*load(31), request("bad", prompt, max_tokens=4)]
     outcomes = run(engine, asked)

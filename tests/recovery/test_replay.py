@@ -11,8 +11,8 @@ from engine.harness import finish
 from octavo.cli.main import main
 from octavo.config import Settings
 from octavo.engine import Request
-from octavo.engine.crash import Crash, read_crash
-from octavo.engine.replay import histories, preparation, recorded
+from octavo.engine.recovery.crash import Crash, read_crash
+from octavo.engine.recovery.replay import histories, preparation, recorded
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.sampling import SamplingParams
 from octavo.startup import Runtime, in_processes, in_this_process, start
@@ -111,7 +111,7 @@ def test_kept_tokens_are_computed_again_to_the_same_tokens(tmp_path: Path) -> No
 
 def sampled_again(runtime: Runtime, crash: Crash) -> dict[str, list[int]]:
     """Request -> the tokens that the plans of `crash` sample for it in a fresh worker."""
-    link = runtime.supply.start(crash.worker.num_blocks)
+    link = runtime.source.start(crash.worker.num_blocks)
     history = histories(crash.worker.block_size, runtime.config.vocab_size, 0)
     before = preparation(crash, history)
     assert before

@@ -15,16 +15,16 @@ import pytest
 
 from engine.harness import PacedWorker
 from octavo.config import EngineConfig
-from octavo.engine.mock import MockSupply, MockWorker
 from octavo.errors import WorkerDiedError
 from octavo.messages import StepPlan, StepResult
+from octavo.testing.mock_worker import MockSource, MockWorker
 from server.harness import Running, running
 
 COMPLETIONS = "/v1/completions"
 TEXT = "€😀é"
 
 
-class SlowSupply(MockSupply):
+class SlowSource(MockSource):
     """Starts no worker after the first before it is let."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -42,7 +42,7 @@ class SlowSupply(MockSupply):
         return super().start(num_blocks)
 
 
-class StuckSupply(MockSupply):
+class StuckSource(MockSource):
     """Its second worker does not start until it is given up."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -59,7 +59,7 @@ class StuckSupply(MockSupply):
         self.abandoned.set()
 
 
-class SpellingSupply(MockSupply):
+class SpellingSource(MockSource):
     """Workers that spell `TEXT` byte by byte to a prompt of one token; the first dies when it gets plan `die_at_step`."""
 
     def __init__(self, config: EngineConfig, die_at_step: int) -> None:
@@ -87,9 +87,9 @@ class Spelling(MockWorker):
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with running(supply=SlowSupply, engine={"max_num_queued_reqs": 8}) as server:
+    with running(source=SlowSource, engine={"max_num_queued_reqs": 8}) as server:
         yield server
-        server.supply.let.set()
+        server.source.let.set()
 
 
 def ask(server: Running, number: int, **fields: object) -> httpx.Response:
@@ -134,7 +134,7 @@ def wait(condition: Callable[[], object]) -> None:
 
 
 def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
+    assert isinstance(server.source, SlowSource)
     expected = [choice(ask(server, number)) for number in range(8)]
     pid = server.http.get("/server_info").json()["worker"]["pid"]
     with ThreadPoolExecutor(8) as pool:
@@ -145,7 +145,7 @@ def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
         assert health.json()["status"].startswith("recovering")
         assert server.http.get("/ready").status_code == 503
         assert 'octavo:worker_alive{engine="0",model_name="mock"} 0.0' in server.http.get("/metrics").text
-        server.supply.let.set()
+        server.source.let.set()
         assert [choice(answer.result()) for answer in answers] == expected
     server.wait_idle()
     health = server.http.get("/health")
@@ -163,7 +163,7 @@ def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
 
 
 def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
+    assert isinstance(server.source, SlowSource)
     assert isinstance(server.worker, PacedWorker)
     expected = ask(server, 1, stream=True).text
     server.worker.let = 10
@@ -176,14 +176,14 @@ def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
                 wait(lambda: server.worker.let == 0)
                 die(server)
             if line == ": recovering":
-                server.supply.let.set()
+                server.source.let.set()
     assert ": recovering" in lines
     assert events("\n".join(lines)) == events(expected)
 
 
 @pytest.mark.parametrize("die_at_step", range(2, len(TEXT.encode()) + 1))
 def test_a_death_inside_a_character_does_not_break_it(die_at_step: int) -> None:
-    with running(supply=lambda config: SpellingSupply(config, die_at_step)) as server:
+    with running(source=lambda config: SpellingSource(config, die_at_step)) as server:
         body = {"prompt": [1], "max_tokens": len(TEXT.encode()), "stream": True, "ignore_eos": True, "temperature": 0}
         lines = server.http.post(COMPLETIONS, json=body).text.splitlines()
         parts = [json.loads(line[6:])["choices"][0]["text"] for line in lines if line.startswith("data: {")]
@@ -193,7 +193,7 @@ def test_a_death_inside_a_character_does_not_break_it(die_at_step: int) -> None:
 
 
 def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
+    assert isinstance(server.source, SlowSource)
     with ThreadPoolExecutor(16) as pool:
         running = ask_and_hold(server, pool, 6)
         die(server)
@@ -204,13 +204,13 @@ def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Runni
         refused = ask(server, 99)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "the queue is full" in refused.text
-        server.supply.let.set()
+        server.source.let.set()
         for answer in running + waiting:
             choice(answer.result())
 
 
 def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
+    assert isinstance(server.source, SlowSource)
     assert isinstance(server.worker, PacedWorker)
     server.worker.let = 10
     body = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stream": True}
@@ -218,16 +218,16 @@ def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(server: Running) -
         next(answer.iter_lines())
         die(server)
     wait(lambda: not server.context.dispatcher.num_streams)
-    server.supply.let.set()
+    server.source.let.set()
     server.wait_idle()
     assert server.context.loop.status().finished["abort"] == 1
 
 
 def test_a_worker_that_cannot_start_counts_and_is_tried_again(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
+    assert isinstance(server.source, SlowSource)
     expected = choice(ask(server, 0))
-    server.supply.failures = 3
-    server.supply.let.set()
+    server.source.failures = 3
+    server.source.let.set()
     with ThreadPoolExecutor(1) as pool:
         [answer] = ask_and_hold(server, pool, 1)
         server.worker.die("the worker ended: signal 9", exit_code=-9)
@@ -237,9 +237,9 @@ def test_a_worker_that_cannot_start_counts_and_is_tried_again(server: Running) -
 
 
 def test_a_spent_budget_ends_every_request_and_says_why(server: Running) -> None:
-    assert isinstance(server.supply, SlowSupply)
-    server.supply.failures = 1000
-    server.supply.let.set()
+    assert isinstance(server.source, SlowSource)
+    server.source.failures = 1000
+    server.source.let.set()
     with ThreadPoolExecutor(4) as pool:
         answers = ask_and_hold(server, pool, 4)
         server.worker.die("the worker ended: signal 9", exit_code=-9)
@@ -254,12 +254,12 @@ def test_a_spent_budget_ends_every_request_and_says_why(server: Running) -> None
 
 
 def test_a_server_that_stops_does_not_wait_for_a_worker() -> None:
-    with running(supply=StuckSupply) as server, ThreadPoolExecutor(4) as pool:
+    with running(source=StuckSource) as server, ThreadPoolExecutor(4) as pool:
         answers = ask_and_hold(server, pool, 4)
         die(server)
         assert not server.context.loop.drain(0.2)
         server.context.loop.stop()
-        assert server.supply.abandoned.is_set(), "the start that was waited for was given up"
+        assert server.source.abandoned.is_set(), "the start that was waited for was given up"
         for answer in answers:
             assert answer.result().status_code == 503
             assert "shutting down" in answer.result().text

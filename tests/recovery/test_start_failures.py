@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from octavo.engine.kept import KeptSupply
-from octavo.engine.process import ProcessWorker
-from octavo.engine.reserve import COUNT as RESERVED
-from octavo.engine.reserve import DescriptorReserve
-from octavo.engine.supervisor import AbandonedError, RestartBudget, Supervisor
+from octavo.engine.processes.reserve import COUNT as RESERVED
+from octavo.engine.processes.reserve import DescriptorReserve
+from octavo.engine.processes.standby_source import StandbySource
+from octavo.engine.processes.worker_process import ProcessWorker
+from octavo.engine.recovery.supervisor import AbandonedError, RestartBudget, Supervisor
 from octavo.errors import ChangedWeightsError, CheckpointError, ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import StepPlan, WorkerConfig
 from recovery.test_keeper import STAND_IN, TESTS, full, kill
@@ -30,15 +30,15 @@ CONFIG = WorkerConfig(model="well", max_model_len=1, max_num_seqs=1, max_num_bat
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.engine.supervisor.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("octavo.engine.recovery.supervisor.FIRST_PAUSE_S", 0.001)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture
-def supply() -> Iterator[KeptSupply]:
-    supply = KeptSupply(CONFIG, 60.0, keeper=STAND_IN, worker=STAND_IN)
-    yield supply
-    supply.close()
+def source() -> Iterator[StandbySource]:
+    source = StandbySource(CONFIG, 60.0, keeper=STAND_IN, worker=STAND_IN)
+    yield source
+    source.close()
 
 
 def failing(real: Callable[..., object], error: BaseException, count: int) -> Callable[..., object]:
@@ -82,12 +82,12 @@ SYSTEM_CALLS: list[tuple[object, str, BaseException]] = [
     ("owner", "name", "error"), SYSTEM_CALLS, ids=lambda each: getattr(each, "__name__", repr(each))
 )
 def test_a_start_that_the_system_refuses_is_tried_again(
-    supply: KeptSupply, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException
+    source: StandbySource, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException
 ) -> None:
-    worker = supply.start(4)
-    kill(worker.ready.pid, supply.ensure_keeper().pid)  # no standby was started: nothing is there any more
+    worker = source.start(4)
+    kill(worker.ready.pid, source.ensure_keeper().pid)  # no standby was started: nothing is there any more
     recorded: list[WorkerDiedError] = []
-    supervisor = Supervisor(supply, RestartBudget(10, 600.0))
+    supervisor = Supervisor(source, RestartBudget(10, 600.0))
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 3))
     next_worker = recovered(supervisor, worker, recorded)
     if owner is not os:  # the reserve does without what it does not get
@@ -106,7 +106,7 @@ def recovered(supervisor: Supervisor, worker: ProcessWorker, recorded: list[Work
 
 
 class Refusing:
-    """A supply whose starts raise these, one after the other."""
+    """A source whose starts raise these, one after the other."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -153,8 +153,8 @@ def test_other_weights_end_all_at_once_for_answers_would_change_in_their_middle(
 
 
 def test_a_pause_between_starts_ends_when_the_engine_is_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.engine.supervisor.FIRST_PAUSE_S", 3600.0)
-    monkeypatch.setattr("octavo.engine.supervisor.LONGEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr("octavo.engine.recovery.supervisor.FIRST_PAUSE_S", 3600.0)
+    monkeypatch.setattr("octavo.engine.recovery.supervisor.LONGEST_PAUSE_S", 3600.0)
     supervisor = Supervisor(Refusing(*[OSError(errno.EMFILE, "none left")] * 9), RestartBudget(9, 600.0))
     supervisor.on_death(WorkerDiedError("killed", exit_code=-9), 1, 1)
     stopping = threading.Timer(0.3, supervisor.abandon)
@@ -165,26 +165,26 @@ def test_a_pause_between_starts_ends_when_the_engine_is_to_stop(monkeypatch: pyt
 
 
 def test_a_recovery_needs_no_new_process_while_a_standby_lives(
-    supply: KeptSupply, monkeypatch: pytest.MonkeyPatch
+    source: StandbySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = supply.start(4)
-    full(supply)
+    worker = source.start(4)
+    full(source)
     for owner, name in ((socket, "socketpair"), (subprocess, "Popen")):
         monkeypatch.setattr(owner, name, failing(getattr(owner, name), refused(errno.EMFILE), 10**6))
     for _ in range(2):
         kill(worker.ready.pid)
-        supervisor = Supervisor(supply, RestartBudget(10, 600.0))
+        supervisor = Supervisor(source, RestartBudget(10, 600.0))
         worker = recovered(supervisor, worker, [])
-        supply.tend()  # finds that no standby can be had, and says so
+        source.tend()  # finds that no standby can be had, and says so
         assert supervisor.restarts[DeathCause.START] == 0
     monkeypatch.undo()
 
 
-def test_the_last_descriptors_are_kept_for_a_worker(supply: KeptSupply) -> None:
-    worker = supply.start(4)
-    kill(worker.ready.pid, supply.ensure_keeper().pid)
+def test_the_last_descriptors_are_kept_for_a_worker(source: StandbySource) -> None:
+    worker = source.start(4)
+    kill(worker.ready.pid, source.ensure_keeper().pid)
     with no_descriptors_left():
-        supervisor = Supervisor(supply, RestartBudget(10, 600.0))
+        supervisor = Supervisor(source, RestartBudget(10, 600.0))
         next_worker = recovered(supervisor, worker, [])
         assert supervisor.restarts[DeathCause.START] == 0
         next_worker.send(StepPlan(1, [], [], []))
@@ -221,31 +221,31 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def test_a_folder_for_temporary_files_that_vanishes_is_not_missed(
-    supply: KeptSupply, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    source: StandbySource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.setenv("TMPDIR", str(gone))
     monkeypatch.setattr(tempfile, "tempdir", str(gone))
-    worker = supply.start(4)
+    worker = source.start(4)
     gone.rmdir()
-    kill(worker.ready.pid, supply.ensure_keeper().pid)
-    worker = recovered(Supervisor(supply, RestartBudget(0 + 1, 600.0)), worker, [])
+    kill(worker.ready.pid, source.ensure_keeper().pid)
+    worker = recovered(Supervisor(source, RestartBudget(0 + 1, 600.0)), worker, [])
     worker.send(StepPlan(1, [], [], []))
     assert worker.receive(60) is not None
 
 
-def test_a_standby_that_cannot_live_is_tried_again_less_and_less_often(supply: KeptSupply) -> None:
+def test_a_standby_that_cannot_live_is_tried_again_less_and_less_often(source: StandbySource) -> None:
     """As under a limit of memory that its imports exceed."""
-    worker = supply.start(4)
+    worker = source.start(4)
     now = [0.0]
-    supply._standbys._clock = lambda: now[0]
+    source._standbys._clock = lambda: now[0]
     started: list[float] = []
-    new = supply._standbys._new
-    supply._standbys._new = lambda: (started.append(now[0]), new())[1]  # type: ignore[method-assign]
+    new = source._standbys._new
+    source._standbys._new = lambda: (started.append(now[0]), new())[1]  # type: ignore[method-assign]
     for _ in range(400):
-        supply.tend()
-        for standby in supply.standbys:
+        source.tend()
+        for standby in source.standbys:
             os.kill(standby.peer.pid, signal.SIGKILL)
             while standby.peer.death() is None:
                 pass

@@ -20,8 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
-from octavo.engine.mock import MockSupply, MockWorker
-from octavo.engine.supervisor import RestartBudget, Supervisor
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
@@ -29,6 +28,7 @@ from octavo.server.dispatch import Dispatcher
 from octavo.server.http_protocol import HttpProtocol
 from octavo.server.metrics import Metrics
 from octavo.server.run import bind
+from octavo.testing.mock_worker import MockSource, MockWorker
 from octavo.text import ChatTemplate, DefaultSampling
 from octavo.text.tokenizer import FileTokenizer, Tokenizer
 
@@ -109,13 +109,13 @@ class Running:
     url: str
     context: ServerContext
     server: Server
-    supply: MockSupply
+    source: MockSource
     http: httpx.Client
 
     @property
     def worker(self) -> MockWorker:
         """The latest."""
-        return self.supply.workers[-1]
+        return self.source.workers[-1]
 
     def wait_idle(self) -> None:
         """Wait until no request is alive, then check that every block is free."""
@@ -162,16 +162,16 @@ def mock_context(
     tokenizer: Tokenizer | None = None,
     template: str | None = TEMPLATE,
     defaults: DefaultSampling | None = None,
-    supply: Callable[[EngineConfig], MockSupply] | None = None,
+    source: Callable[[EngineConfig], MockSource] | None = None,
     **settings: Any,
-) -> tuple[ServerContext, MockSupply]:
+) -> tuple[ServerContext, MockSource]:
     """What a server over mock workers is given; `settings` are those of `Settings`. The loop is not started.
 
-    There is one worker, made with the options `worker`, unless `supply` gives others.
+    There is one worker, made with the options `worker`, unless `source` gives others.
     """
     config = dataclasses.replace(ENGINE, **(engine or {}))
-    most = 0 if supply is None else 10
-    workers = MockSupply(config, lambda *_: MockWorker(config, **(worker or {}))) if supply is None else supply(config)
+    most = 0 if source is None else 10
+    workers = MockSource(config, lambda *_: MockWorker(config, **(worker or {}))) if source is None else source(config)
     mock = workers.start(None)
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
@@ -196,12 +196,12 @@ def mock_context(
 @contextlib.contextmanager
 def running(**options: Any) -> Iterator[Running]:
     """Serve `mock_context(**options)` on a free port, in threads of this process."""
-    context, supply = mock_context(**options)
+    context, source = mock_context(**options)
     context.loop.start()
     try:
         app = create_app(context)
         with _serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
-            yield Running(url, context, app.state.server, supply, http)
+            yield Running(url, context, app.state.server, source, http)
     finally:
         context.loop.stop()
 

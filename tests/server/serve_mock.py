@@ -16,10 +16,10 @@ from server.harness import mock_context
 def main() -> int:
     logging.basicConfig(level=logging.INFO)
     options = json.loads(sys.argv[1])
-    context, supply = mock_context(worker=options["worker"], **options["settings"])
+    context, source = mock_context(worker=options["worker"], **options["settings"])
     context.loop.start()
     code = run_server(context, bind(context.settings.host, context.settings.port))
-    supply.close()
+    source.close()
     return code
 
 

@@ -11,7 +11,7 @@ import torch
 
 from models.toy import raw_config
 from octavo.config import ModelConfig, Settings
-from octavo.engine.process import ProcessSupply
+from octavo.engine.processes.worker_process import ProcessSource
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig
 from octavo.models.load import load_model
@@ -115,12 +115,12 @@ def test_dummy_weights_larger_than_memory_are_refused_before_they_are_made(tmp_p
     huge = config(tmp_path, HUGE)
     with pytest.raises(ConfigError, match=r"GiB of memory, but .* GiB are free"):
         keep_weights(huge, CPU)
-    supply = ProcessSupply(huge, 60.0)
+    source = ProcessSource(huge, 60.0)
     try:
         with pytest.raises(ConfigError, match=r"GiB of memory, but .* GiB are free") as error:
-            supply.start(None)
+            source.start(None)
     finally:
-        supply.close()
+        source.close()
     assert error.value.setting == "model"
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
-from octavo.engine.peer import Peer
-from octavo.engine.process import ProcessWorker
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
@@ -39,7 +39,7 @@ PLANS = [
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    process = ProcessWorker(toy_config(), START_S, Peer("worker.toy_worker"))
+    process = ProcessWorker(toy_config(), START_S, ProcessChannel("worker.toy_worker"))
     yield process
     process.close()
 
@@ -122,10 +122,10 @@ def test_sigterm_ends_it(worker: ProcessWorker) -> None:
 def test_it_ends_with_its_parent_and_leaves_no_file(tmp_path: Path) -> None:
     program = """
         import os, signal
-        from octavo.engine.peer import Peer
-        from octavo.engine.process import ProcessWorker
+        from octavo.engine.processes.channel import ProcessChannel
+        from octavo.engine.processes.worker_process import ProcessWorker
         from worker.toy import toy_config
-        worker = ProcessWorker(toy_config(), 60.0, Peer("worker.toy_worker"))
+        worker = ProcessWorker(toy_config(), 60.0, ProcessChannel("worker.toy_worker"))
         print(worker.ready.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.engine.process import ProcessWorker
+from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.interface import ForwardBatch, KVCache

@@ -11,8 +11,8 @@ from octavo.cli.parsers import Commands, add_command
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 
 if TYPE_CHECKING:
-    from octavo.engine.crash import Crash
-    from octavo.engine.process import ProcessWorker
+    from octavo.engine.processes.worker_process import ProcessWorker
+    from octavo.engine.recovery.crash import Crash
     from octavo.messages import StepPlan, WorkerConfig
 
 SANITIZER = "compute-sanitizer"
@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from octavo.engine.crash import read_crash
+    from octavo.engine.recovery.crash import read_crash
     from octavo.startup import changed_worker_config
 
     crash = read_crash(args.folder)
@@ -83,15 +83,15 @@ def _summary(crash: Crash) -> str:
 def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.Namespace) -> WorkerDiedError | None:
     """Start a worker, bring it to where the other one was, and run the plans; why it died, or None."""
     from octavo.config import ModelConfig
-    from octavo.engine.peer import Peer
-    from octavo.engine.process import WORKER, ProcessWorker
-    from octavo.engine.replay import histories, preparation, recorded
+    from octavo.engine.processes.channel import ProcessChannel
+    from octavo.engine.processes.worker_process import WORKER, ProcessWorker
+    from octavo.engine.recovery.replay import histories, preparation, recorded
 
     vocab_size = ModelConfig.from_folder(Path(config.model)).vocab_size
     history = histories(config.block_size, vocab_size, args.seed)
     before = preparation(crash, history)
     plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)
-    peer = Peer(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
+    peer = ProcessChannel(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
     try:
         worker = ProcessWorker(config, args.start_timeout, peer)
     except WorkerDiedError as death:

@@ -12,7 +12,7 @@ from octavo.cli.parsers import Commands, add_command
 from octavo.config import Settings
 
 if TYPE_CHECKING:
-    from octavo.startup import OpenSupply
+    from octavo.startup import OpenWorkers
 
 GROUPS = ("Model", "Memory and schedule", "Server", "Logs", "Worker")
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     return serve(settings_from(args))
 
 
-def serve(settings: Settings, workers: OpenSupply | None = None) -> int:
+def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
     """Serve until told to stop; see `run_server`. `workers`: where they come from, if not as set.
 
     The port is ours before anything is loaded, and the engine has stopped before its workers are ended.

@@ -9,7 +9,7 @@ import numpy as np
 
 from octavo.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.link import WorkerLink
+from octavo.engine.processes.link import WorkerLink
 from octavo.engine.request import Request
 from octavo.engine.statistics import EngineStatus, StepRecord
 from octavo.errors import OctavoError, RequestError

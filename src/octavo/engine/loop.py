@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from functools import partial
 
 from octavo.engine.engine import Engine
+from octavo.engine.recovery.supervisor import AbandonedError
 from octavo.engine.request import Request
 from octavo.engine.sequence import Sequence
 from octavo.engine.statistics import EngineStatus
-from octavo.engine.supervisor import AbandonedError
 from octavo.engine.update import Update
 from octavo.errors import OverloadedError, WorkerDiedError
 

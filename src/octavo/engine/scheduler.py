@@ -63,6 +63,11 @@ class Step:
         prefilling = {running.sequence.request_id: running.slot for running, _count in self.prefills}
         return prefilling | {running.sequence.request_id: slot for slot, running in self.sampling.items()}
 
+    def positions(self) -> dict[str, int]:
+        """Who is in this step: request id -> the position at which its chunk ends."""
+        ends = {chunk.slot: chunk.start + chunk.count for chunk in self.chunks}
+        return {request_id: ends[slot] for request_id, slot in self.slots().items()}
+
     def record(self, number: int, elapsed_s: float) -> StepRecord:
         """What is told of the step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
         chunks = [count for _running, count in self.prefills]

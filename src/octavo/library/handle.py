@@ -9,7 +9,7 @@ from octavo.library import unserved
 from octavo.library.prompts import PromptReader
 from octavo.library.tokenizer import LLMTokenizer
 from octavo.sampling import SamplingParams
-from octavo.startup import OpenSupply, Runtime, start
+from octavo.startup import OpenWorkers, Runtime, start
 
 
 class ModelHandle:
@@ -17,7 +17,7 @@ class ModelHandle:
 
     settings: Settings
 
-    def _open(self, settings: Settings, workers: OpenSupply) -> Runtime:
+    def _open(self, settings: Settings, workers: OpenWorkers) -> Runtime:
         """Start the model.
 
         Raises:

@@ -13,8 +13,8 @@ from octavo.worker.runner import Launched, Runner
 from octavo.worker.start import start
 
 
-class InProcessSupply:
-    """A `WorkerSupply` in the caller's own process: what ends the process ends all, what raises is replaced."""
+class InProcessSource:
+    """A `WorkerSource` in the caller's own process: what ends the process ends all, what raises is replaced."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""The worker as a process: messages from a wire, one step after the other. `engine/process.py` is the other end."""
+"""The worker as a process: messages from a wire, one step after the other. `engine/processes/worker_process.py` is the other end."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def left(server: int, before: Census) -> Census:
 
 def _complete(server: int) -> bool:
     """A worker and, if there is a keeper, as many standbys as there should be."""
-    from octavo.engine.standbys import COUNT
+    from octavo.engine.processes.standbys import COUNT
 
     found = family(server, None)
     return len(found[Kind.STANDBY]) == (1 + COUNT if found[Kind.KEEPER] else 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from octavo.engine.link import WorkerLink
+from octavo.engine.processes.link import WorkerLink
 
 
-class WorkerSupply(Protocol):
+class WorkerSource(Protocol):
     """Starts workers, one at a time: the next only after the last was closed."""
 
     def start(self, num_blocks: int | None) -> WorkerLink:
@@ -32,5 +32,5 @@ class WorkerSupply(Protocol):
         ...
 
     def close(self) -> None:
-        """End every process of the supply; safe to call twice."""
+        """End every process of the source; safe to call twice."""
         ...

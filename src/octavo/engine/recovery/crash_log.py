@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.engine.crash import FILE, Crash, crashed_plans, crashed_requests
-from octavo.engine.link import WorkerLink
+from octavo.engine.processes.link import WorkerLink
+from octavo.engine.recovery.crash import FILE, Crash, crashed_plans, crashed_requests
 from octavo.engine.scheduler import Step
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.messages import WorkerConfig

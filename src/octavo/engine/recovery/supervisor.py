@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from octavo.engine.deadline import StepDeadline
-from octavo.engine.link import WorkerLink
+from octavo.engine.processes.link import WorkerLink
+from octavo.engine.processes.worker_source import WorkerSource
+from octavo.engine.recovery.deadline import StepDeadline
 from octavo.engine.statistics import RecoveryRecord
-from octavo.engine.supply import WorkerSupply
 from octavo.errors import ChangedWeightsError, DeathCause, OctavoError, WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -23,11 +23,11 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
 """Between two starts that failed one after the other: what ails the system may pass."""
 TEND_S = 0.5
-"""How often the supply is tended."""
+"""How often the source is tended."""
 
 
-class NoSupply:
-    """A `WorkerSupply` that has nothing: the death of the only worker is final."""
+class NoSource:
+    """A `WorkerSource` that has nothing: the death of the only worker is final."""
 
     def start(self, num_blocks: int | None) -> WorkerLink:
         raise WorkerDiedError("there is no other worker", cause=DeathCause.START)
@@ -93,7 +93,7 @@ class Supervisor:
     """What an engine asks for its next worker; used by the engine's thread.
 
     Args:
-        supply: where workers come from.
+        source: where workers come from.
         budget: of restarts.
         step_timeout_s: what every step is given before its worker counts as hung; see `StepDeadline`.
         observe: gets the record of every recovery.
@@ -102,7 +102,7 @@ class Supervisor:
 
     def __init__(
         self,
-        supply: WorkerSupply,
+        source: WorkerSource,
         budget: RestartBudget,
         observe: Callable[[RecoveryRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -111,7 +111,7 @@ class Supervisor:
     ) -> None:
         self.deadline = StepDeadline(step_timeout_s)
         self.restarts = dict.fromkeys(DeathCause, 0)
-        self._supply = supply
+        self._source = source
         self._budget = budget
         self._observe = observe
         self._clock = clock
@@ -156,13 +156,13 @@ class Supervisor:
     def abandon(self) -> None:
         """From any thread: wait for no worker any more; one that runs goes on."""
         self._abandoned.set()
-        self._supply.abandon()
+        self._source.abandon()
 
     def tend(self) -> None:
-        """Let the supply prepare for the next start, every `TEND_S` seconds while nobody waits for a worker."""
+        """Let the source prepare for the next start, every `TEND_S` seconds while nobody waits for a worker."""
         if self._recovery is None and self._clock() - self._tended_s >= TEND_S:
             self._tended_s = self._clock()
-            self._supply.tend()
+            self._source.tend()
 
     def replace(
         self, link: WorkerLink, num_blocks: int, record: Callable[[WorkerDiedError], object] = lambda death: None
@@ -182,7 +182,7 @@ class Supervisor:
         pause_s = 0.0
         while True:
             try:
-                return self._started(self._supply.start(num_blocks), ended_s - began_s, ended_s)
+                return self._started(self._source.start(num_blocks), ended_s - began_s, ended_s)
             except ChangedWeightsError as error:
                 raise WorkerDiedError(f"no worker can start: {error.message}", cause=DeathCause.START) from error
             except Exception as error:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from octavo.engine.child import Child
+from octavo.engine.processes.child import ChildProcess
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.messages import CheckpointRefusal, ConfigRefusal, EngineMessage, WorkerFault, WorkerMessage
 from octavo.wire import Wire
@@ -29,11 +29,11 @@ EXIT_S = 0.5
 """How long a child may take to exit after a fault."""
 
 
-_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+_peers: weakref.WeakSet[ProcessChannel] = weakref.WeakSet()
 """Those of this process."""
 
 
-class Peer:
+class ProcessChannel:
     """A process that is spoken to; used by one thread at a time.
 
     Args:
@@ -55,14 +55,14 @@ class Peer:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(WorkerMessage).decode
         self._closed = False
-        self._needed: Peer | None = None
+        self._needed: ProcessChannel | None = None
         self._late: deque[WorkerMessage] = deque()
         """What a child that has ended said before, not yet received."""
         ours, theirs = socket.socketpair()
         self._wire = Wire(ours)
         try:
             # -P: the folder we were started in is nobody's library.
-            self._child = Child([*under, sys.executable, "-P", "-m", module, *arguments], theirs)
+            self._child = ChildProcess([*under, sys.executable, "-P", "-m", module, *arguments], theirs)
         except BaseException:
             self._wire.close()
             raise
@@ -79,7 +79,7 @@ class Peer:
         """Somebody has stopped the child, as SIGSTOP does; it can go on."""
         return self._child.stopped
 
-    def need(self, other: Peer) -> None:
+    def need(self, other: ProcessChannel) -> None:
         """From now on the death of `other` is this one's too."""
         self._needed = other
 

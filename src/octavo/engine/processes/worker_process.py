@@ -1,4 +1,4 @@
-"""The worker as a process of its own, at the other end of a `Peer`'s wire.
+"""The worker as a process of its own, at the other end of a `ProcessChannel`'s wire.
 
 The child gets a `WorkerConfig` and `Begin`, and answers `WorkerReady` or `WorkerFault`; then plans go one way and results
 the other.
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from octavo.engine.peer import Peer
+from octavo.engine.processes.channel import ProcessChannel
 from octavo.errors import WorkerDiedError
 from octavo.messages import Begin, StepPlan, StepResult, Waiting, WorkerConfig, WorkerReady
 
@@ -40,12 +40,12 @@ class ProcessWorker:
         self,
         config: WorkerConfig,
         start_timeout_s: float,
-        peer: Peer | None = None,
+        peer: ProcessChannel | None = None,
         load_s: float = 0.0,
         *,
         configured: bool = False,
     ) -> None:
-        self._peer = peer or Peer(WORKER)
+        self._peer = peer or ProcessChannel(WORKER)
         try:
             if not configured:
                 self._peer.send(config)
@@ -96,11 +96,11 @@ class Starting:
     """The processes that a start waits for, which another thread may kill so that it fails."""
 
     def __init__(self) -> None:
-        self._peers: tuple[Peer, ...] = ()
+        self._peers: tuple[ProcessChannel, ...] = ()
         self._abandoned = False
 
     @contextmanager
-    def of(self, *peers: Peer) -> Iterator[None]:
+    def of(self, *peers: ProcessChannel) -> Iterator[None]:
         """While `peers` are waited for."""
         self._peers = peers
         if self._abandoned:  # before they could be seen
@@ -117,8 +117,8 @@ class Starting:
             peer.kill()
 
 
-class ProcessSupply:
-    """A `WorkerSupply` of processes that each load the model for themselves.
+class ProcessSource:
+    """A `WorkerSource` of processes that each load the model for themselves.
 
     Args:
         config: what every worker is told.
@@ -135,7 +135,7 @@ class ProcessSupply:
     def start(self, num_blocks: int | None) -> ProcessWorker:
         self.close()
         config = msgspec.structs.replace(self._config, num_blocks=num_blocks)
-        peer = Peer(self._module)
+        peer = ProcessChannel(self._module)
         with self._starting.of(peer):
             self._worker = ProcessWorker(config, self._start_timeout_s, peer)
         return self._worker

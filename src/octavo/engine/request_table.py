@@ -14,7 +14,7 @@ from octavo.errors import RequestFailedError, WorkerDiedError
 from octavo.messages import SampledToken, StepResult
 
 
-class Ledger:
+class RequestTable:
     """All that an engine knows of its requests. No worker is needed to go on from it."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -33,12 +33,12 @@ class Ledger:
         self.sequences[sequence.request_id] = sequence
         self.scheduler.enqueue(sequence)
 
-    def end(self, sequence: Sequence, reason: FinishReason, **news: Any) -> None:
+    def end(self, sequence: Sequence, reason: FinishReason, **fields: Any) -> None:
         """Free what `sequence` holds and tell its end."""
         self.scheduler.end(sequence, reason)
         del self.sequences[sequence.request_id]
         self.finished[reason] += 1
-        self._tell(sequence, finish_reason=reason, **news)
+        self._emit(sequence, finish_reason=reason, **fields)
 
     def end_all(self, error: WorkerDiedError) -> None:
         """End every request with `error`, and drop the schedule."""
@@ -51,10 +51,13 @@ class Ledger:
         """Tell the end of a sequence that is in no schedule."""
         sequence.state = Finished(FinishReason.ERROR)
         self.finished[FinishReason.ERROR] += 1
-        self._tell(sequence, finish_reason=FinishReason.ERROR, error=copy_of(error))
+        self._emit(sequence, finish_reason=FinishReason.ERROR, error=copy_of(error))
 
     def replay(self) -> None:
         """The worker is lost: make a new schedule, in which every request waits with nothing computed."""
+        running = self.scheduler.running
+        self.counters.requests_replayed += len(running)
+        self.counters.tokens_recomputed += sum(each.computed for each in running)
         self.scheduler = Scheduler(self.config, self.counters)
         for sequence in self.sequences.values():
             sequence.wait_again()
@@ -64,7 +67,7 @@ class Ledger:
         """Take all requests off the worker, and let only those `chosen` run from now on (None: everybody)."""
         self.scheduler.restrict(self.sequences.values(), chosen)
 
-    def take_in(self, step: Step, result: StepResult) -> None:
+    def apply_result(self, step: Step, result: StepResult) -> None:
         """Book what `step` gave.
 
         Raises:
@@ -159,15 +162,15 @@ class Ledger:
         elif len(sequence.tokens) == sequence.limit:
             self.end(sequence, FinishReason.LENGTH, tokens=(token,), **first)
         else:
-            self._tell(sequence, tokens=(token,), **first)
+            self._emit(sequence, tokens=(token,), **first)
 
-    def _tell(self, sequence: Sequence, **news: Any) -> None:
+    def _emit(self, sequence: Sequence, **fields: Any) -> None:
         self.updates.append(
             Update(
                 request_id=sequence.request_id,
                 num_cached_tokens=sequence.num_cached_tokens,
                 num_preemptions=sequence.num_preemptions,
-                **news,
+                **fields,
             )
         )
 

@@ -6,11 +6,11 @@ import time
 
 import msgspec
 
-from octavo.engine.keeper import Keeper
-from octavo.engine.peer import Peer
-from octavo.engine.process import WORKER, ProcessWorker, Starting
-from octavo.engine.reserve import DescriptorReserve
-from octavo.engine.standbys import Standby, Standbys
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.keeper_process import Keeper
+from octavo.engine.processes.reserve import DescriptorReserve
+from octavo.engine.processes.standbys import Standby, Standbys
+from octavo.engine.processes.worker_process import WORKER, ProcessWorker, Starting
 from octavo.errors import ChangedWeightsError, WorkerDiedError
 from octavo.messages import KeptWeights, WorkerConfig
 
@@ -27,8 +27,8 @@ RESTART_FACTOR = 10.0
 """A worker that starts as one before it did may take as many times as long, or RESTART_FLOOR_S if that is longer."""
 
 
-class KeptSupply:
-    """A `WorkerSupply` of a keeper of the weights, a worker that maps them, and standbys for the workers after it.
+class StandbySource:
+    """A `WorkerSource` of a keeper of the weights, a worker that maps them, and standbys for the workers after it.
 
     The keeper loads the weights once. The weights of a keeper that died are loaded again, and must be the same. Used by
     one thread at a time, but for `abandon`.
@@ -63,7 +63,7 @@ class KeptSupply:
         """The processes that wait to become workers, the next one first."""
         return self._standbys.alive()
 
-    def ensure_keeper(self) -> Peer:
+    def ensure_keeper(self) -> ProcessChannel:
         """The process that holds the weights, a new one if there is none alive."""
         if self._keeper is not None and self._keeper.peer.death() is not None:
             self._drop_keeper()
@@ -73,15 +73,15 @@ class KeptSupply:
         return self._keeper.peer
 
     def start(self, num_blocks: int | None) -> ProcessWorker:
-        """See `WorkerSupply`.
+        """See `WorkerSource`.
 
         Raises:
-            WorkerDiedError: the keeper or the worker could not start, or the supply is closed.
+            WorkerDiedError: the keeper or the worker could not start, or the source is closed.
             ChangedWeightsError: the weights are no longer those of the first start.
             OSError, RuntimeError, MemoryError: the system has no room for another process.
         """
         if self._closed:
-            raise WorkerDiedError("the supply of workers is closed")
+            raise WorkerDiedError("no more workers are started: the engine is closed")
         deadline_s = time.monotonic() + self._start_timeout_s
         if self._worker is not None:
             self._worker.close()
@@ -103,7 +103,7 @@ class KeptSupply:
         return self._worker
 
     def tend(self) -> None:
-        """See `WorkerSupply`: sees to the standbys."""
+        """See `WorkerSource`: sees to the standbys."""
         if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
             return
         config = msgspec.structs.replace(
@@ -112,7 +112,7 @@ class KeptSupply:
         self._standbys.tend(config, self._keeper.peer, self._free_bytes // STANDBY_BYTES)
 
     def abandon(self) -> None:
-        """See `WorkerSupply`."""
+        """See `WorkerSource`."""
         self._starting.abandon()
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class KeptSupply:
         self._reserve.close()
 
     def _begin(
-        self, standby: Peer, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool
+        self, standby: ProcessChannel, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool
     ) -> ProcessWorker:
         """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
         began_s = time.monotonic()

@@ -246,8 +246,8 @@ class MockWorker:
         return PromptScores(chunk.slot, first, scores)
 
 
-class MockSupply:
-    """A `WorkerSupply` of mock workers: `make` is given the number of each, from 0, and its configuration."""
+class MockSource:
+    """A `WorkerSource` of mock workers: `make` is given the number of each, from 0, and its configuration."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo.engine.peer import Peer
+from octavo.engine.processes.channel import ProcessChannel
 from octavo.errors import WorkerDiedError
 from octavo.messages import KeeperReady, KeptWeights, WorkerConfig
 
@@ -15,7 +15,7 @@ class Keeper:
     """
 
     def __init__(self, config: WorkerConfig, module: str) -> None:
-        self.peer = Peer(module, name="keeper")
+        self.peer = ProcessChannel(module, name="keeper")
         self.weights: KeptWeights | None = None
         """Where they are, once they are loaded."""
         self._config = config

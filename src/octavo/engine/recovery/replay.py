@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from octavo.engine.crash import Crash, CrashedPlan, CrashedRequest
+from octavo.engine.recovery.crash import Crash, CrashedPlan, CrashedRequest
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 

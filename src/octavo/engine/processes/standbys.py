@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from octavo.engine.peer import Peer
-from octavo.engine.reserve import DescriptorReserve
+from octavo.engine.processes.channel import ProcessChannel
+from octavo.engine.processes.reserve import DescriptorReserve
 from octavo.errors import OctavoError
 from octavo.messages import Waiting, WorkerConfig
 
@@ -25,7 +25,7 @@ LONGEST_PAUSE_S = 60.0
 class Standby:
     """A process that waits for what it needs to become a worker."""
 
-    peer: Peer
+    peer: ProcessChannel
     configured: bool
     """It has been told all but when to begin, and prepares what it can."""
     prepared: bool = False
@@ -87,7 +87,7 @@ class Standbys:
             return living[0]
         return Standby(self._new(), configured=False)
 
-    def tend(self, config: WorkerConfig, keeper: Peer, most_configured: int) -> None:
+    def tend(self, config: WorkerConfig, keeper: ProcessChannel, most_configured: int) -> None:
         """Start one more if some are missing.
 
         Args:
@@ -114,14 +114,14 @@ class Standbys:
             return
         self._waiting.append(Standby(peer, configured=configured))
 
-    def forget(self) -> list[Peer]:
+    def forget(self) -> list[ProcessChannel]:
         """Give up all of them, and return them to be closed."""
         waiting, self._waiting = self._waiting, []
         return [standby.peer for standby in waiting]
 
-    def _new(self) -> Peer:
+    def _new(self) -> ProcessChannel:
         with self._reserve.lent():
-            return Peer(self._module, "--device", self._device)
+            return ProcessChannel(self._module, "--device", self._device)
 
     def _postpone(self) -> None:
         self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)

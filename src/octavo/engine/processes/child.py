@@ -23,7 +23,7 @@ KEPT_LINES = 30
 """Lines of the child's output kept for the error message."""
 
 
-class Child:
+class ChildProcess:
     """A process with its output passed on to our standard error, the last lines kept.
 
     Args:

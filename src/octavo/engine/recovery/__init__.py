@@ -1,0 +1,1 @@
+"""What follows the death of a worker."""

@@ -1,0 +1,162 @@
+"""Brings the requests of a worker that died to the next one, and finds those that kill every worker they run on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from octavo.engine.processes.link import WorkerLink
+from octavo.engine.recovery.crash_log import CrashLog
+from octavo.engine.recovery.fault_injection import FaultInjector
+from octavo.engine.recovery.poison import KillerSearch, PoisonWatch
+from octavo.engine.recovery.supervisor import Supervisor
+from octavo.engine.request_table import RequestTable
+from octavo.engine.scheduler import Step
+from octavo.engine.update import FinishReason
+from octavo.errors import RequestFailedError, WorkerDiedError
+from octavo.messages import Fault
+
+logger = logging.getLogger(__name__)
+
+
+class Recovery:
+    """What an engine calls when a worker has died, before each step, and after each result.
+
+    Args:
+        requests: those of the engine; after a death all wait again, and while killers are searched for, only some run.
+        supervisor: starts the next worker.
+        injector: hands out faults for tests.
+        crashes: writes down each death.
+        deaths_before_blame: of workers with a request alone before it is failed.
+    """
+
+    def __init__(
+        self,
+        requests: RequestTable,
+        supervisor: Supervisor,
+        injector: FaultInjector | None,
+        crashes: CrashLog | None,
+        deaths_before_blame: int,
+    ) -> None:
+        self.needs_worker = False
+        """A worker has died, and the next one has not been started yet."""
+        self._requests = requests
+        self._supervisor = supervisor
+        self._injector = injector
+        self._crashes = crashes
+        self._last_crash: Path | None = None
+        """The folder of the last death of a worker that was ready, if one was written."""
+        self._watch = PoisonWatch(deaths_before_blame)
+
+    @property
+    def searching(self) -> bool:
+        """Requests run apart, to find those that kill."""
+        return self._watch.search is not None
+
+    def faults_of(self, step: Step, number: int) -> list[Fault]:
+        """The faults to inject into `step`, the engine's step `number`."""
+        return [] if self._injector is None else self._injector.faults_of(number, step.slots())
+
+    def positions_of(self, step: Step) -> Mapping[str, int]:
+        """What `on_result` needs of a step whose result is to be applied: request id -> where its chunk ends."""
+        return step.positions() if self._watch.needs_steps else {}
+
+    def on_result(self, positions: Mapping[str, int]) -> None:
+        """A step gave its result: requests got to `positions`, and no worker is waited for."""
+        self._watch.on_step(positions)
+        self._supervisor.on_recovered()
+
+    def on_death(self, death: WorkerDiedError, link: WorkerLink, in_flight: Sequence[Step]) -> None:
+        """A worker is lost, with all it held: every request waits again, with nothing computed.
+
+        Args:
+            link: to that worker, not yet closed.
+            in_flight: steps without a result, oldest first.
+
+        Raises:
+            WorkerDiedError: the supervisor gives up.
+        """
+        self._last_crash = self._record(death, link, in_flight)
+        computed = [running.computed for running in self._requests.scheduler.running]
+        # A result that was sent may be lost with its worker, so either of the steps in flight may be the one it died in.
+        positions: dict[str, int] = {}
+        for step in reversed(in_flight):
+            positions |= step.positions()
+        evident = bool(positions) and death.killer is None
+        tried = self._watch.search if evident else None
+        self._supervisor.on_death(death, len(computed), sum(computed), counts=tried is None, crash=self._last_crash)
+        if self._injector is not None:
+            self._injector.on_death(self._requests.counters.steps)
+        self.needs_worker = True
+        self._requests.replay()
+        if evident:
+            alive = {each: len(sequence.tokens) for each, sequence in self._requests.sequences.items()}
+            self._watch.on_death(positions, alive, last_restart=self._supervisor.on_last_restart)
+        if tried is not None:
+            self._conclude_trial(tried, died=True)
+        elif self._watch.search is not None:
+            if evident:
+                logger.warning(
+                    "workers died in a row under the same requests, %d in a step: they run apart", len(positions)
+                )
+            self._requests.restrict(self._watch.search.group)
+
+    def next_worker(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
+        """A worker in place of the one at `link`, with at least `num_blocks` KV blocks.
+
+        Raises:
+            WorkerDiedError: there is none.
+            AbandonedError: nobody waits for it any more.
+        """
+        link = self._supervisor.replace(link, num_blocks, lambda death: self._record(death, link, ()))
+        if link.ready.num_blocks < num_blocks:
+            raise WorkerDiedError(f"the next worker has {link.ready.num_blocks} KV blocks, fewer than the last")
+        self.needs_worker = False
+        return link
+
+    def advance_search(self, *, idle: bool) -> None:
+        """Try the next group once all requests that run apart have got past their positions, or ended.
+
+        Args:
+            idle: no step is in flight.
+        """
+        while (search := self._watch.search) is not None:
+            search.pending.intersection_update(self._requests.sequences)
+            if search.pending:
+                return
+            if not idle:
+                self._requests.restrict(())
+                return
+            self._conclude_trial(search, died=False)
+
+    def _conclude_trial(self, search: KillerSearch, *, died: bool) -> None:
+        """Record whether the isolated group killed the worker; isolate the next group, or fail those found guilty."""
+        killers = search.record_trial(died=died)
+        if killers is None:
+            self._requests.restrict(search.group)
+            return
+        self._supervisor.forgive(self._watch.end_search(killers))
+        self._requests.restrict(None)
+        logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
+        sequences = self._requests.sequences
+        for sequence in [sequences[each] for each in killers if each in sequences]:
+            blame = RequestFailedError(_blame(len(killers), self._last_crash))
+            self._requests.end(sequence, FinishReason.ERROR, error=blame)
+
+    def _record(self, death: WorkerDiedError, link: WorkerLink, in_flight: Sequence[Step]) -> Path | None:
+        """Write down what the worker died with; the folder, if one was written."""
+        if self._crashes is None:
+            return None
+        restarts = sum(self._supervisor.restarts.values())
+        number = self._requests.counters.steps + 1
+        return self._crashes.write(death, link, in_flight, number=number, restarts=restarts)
+
+
+def _blame(count: int, crash: Path | None) -> str:
+    company = "it alone" if count == 1 else f"it and {count - 1} other{'s' * (count > 2)}"
+    where = "" if crash is None else f"; crash file {crash.name}"
+    return (
+        f"the worker died each time this request ran, and again with {company}: "
+        f"it cannot be served; others go on{where}"
+    )

@@ -1,0 +1,1 @@
+"""What tests of Octavo, and of what is built on it, put in place of a worker."""
