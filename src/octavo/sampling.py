@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -198,10 +199,21 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
         Raises:
             RequestError: as the class: a field was set to what cannot be.
         """
-        copy = self.replace()
-        copy.stop, copy.stop_token_ids = list(copy.stop), list(copy.stop_token_ids)
-        copy.logit_bias = dict(copy.logit_bias)
-        return copy
+        cloned = self.replace()
+        cloned.stop, cloned.stop_token_ids = list(cloned.stop), list(cloned.stop_token_ids)
+        cloned.logit_bias = dict(cloned.logit_bias)
+        return cloned
+
+
+def each_alone(sampling: SamplingParams) -> Iterator[SamplingParams]:
+    """The settings of each of the `n` answers: the engine makes one answer for a request. They share their lists."""
+    alone = sampling if sampling.n == 1 else sampling.replace(n=1)
+    for index in range(sampling.n):
+        if sampling.seed is not None and index:
+            # not `replace`, which would check `n` times what was checked
+            alone = copy.copy(alone)
+            alone.seed = answer_seed(sampling.seed, index)
+        yield alone
 
 
 def answer_seed(seed: int, index: int) -> int:

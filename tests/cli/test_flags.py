@@ -52,6 +52,11 @@ def test_flags_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+def test_a_list_given_in_parts_is_whole() -> None:
+    words = "--inject-fault kill@step:20 --inject-fault hang@step:40 nan@step:60 --inject-fault=exit@step:80"
+    assert parsed(*words.split()).inject_fault == ("kill@step:20", "hang@step:40", "nan@step:60", "exit@step:80")
+
+
 def test_copied_vllm_command_starts() -> None:
     words = (
         "Qwen/Qwen3-30B-A3B --trust-remote-code -tp 1 -O3 --dtype auto --quantization compressed-tensors --no-async-scheduling"

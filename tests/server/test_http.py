@@ -10,6 +10,7 @@ import pytest
 
 from octavo.server.app import BODIES, create_app
 from octavo.server.body import Body
+from octavo.server.http_protocol import MAX_HEAD_BYTES
 from octavo.server.unserved import REFUSED
 from server.harness import Running, mock_context, running
 
@@ -54,6 +55,56 @@ def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[st
             answer += part
     head, _, rest = answer.partition(b"\r\n\r\n")
     return head.decode().lower(), rest
+
+
+def raw(server: Running, *parts: bytes) -> bytes:
+    """What comes back for `parts`, each sent by itself, until the server closes."""
+    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answer = b""
+        for part in parts:
+            connection.sendall(part)
+        while more := connection.recv(1 << 16):
+            answer += more
+    return answer
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"UPGRADE", b"upgrade"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_an_offer_to_upgrade_is_passed_over(server: Running, name: bytes, size: int) -> None:
+    """Java's client offers HTTP/2 with its first request, body and all; a body may look like the offer."""
+    body = json.dumps({"prompt": "x", "max_tokens": 1, "user": "upgrade: h2c"}, indent=0).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+    head += name + b": h2c\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade-Insecure-Requests: 1\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    whole = head + body
+    answer = raw(server, *(whole[at : at + size] for at in range(0, len(whole), size)))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+def test_two_requests_in_one_segment(server: Running) -> None:
+    """The head that follows a body in the same segment is a head again."""
+    body = b'{"prompt": "x", "max_tokens": 1}'
+    one = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(
+        body
+    )
+    answer = raw(server, one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b"a: " + b"b" * 1000 + b"\r\n", b"b"], ids=["short", "long", "endless"])
+def test_headers_have_an_end(server: Running, line: bytes) -> None:
+    """431 in OpenAI's shape, and nothing more is read; just under the limit they are taken."""
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    fit = (MAX_HEAD_BYTES - len(head) - 20) // len(line)
+    if line.endswith(b"\n"):
+        assert raw(server, head + line * fit + b"\r\n").startswith(b"HTTP/1.1 200 ")
+    try:
+        answer = raw(server, head + line * (2 * MAX_HEAD_BYTES // len(line)))
+    except ConnectionError:
+        return  # closed with bytes that were not read: the answer may be lost on the way
+    assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431
 
 
 @pytest.mark.parametrize("tokens", [1, 20])

@@ -71,6 +71,8 @@ def _add_field(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) ->
     if kind.base is bool:
         options["action"] = argparse.BooleanOptionalAction
     else:
+        if kind.base is tuple:
+            options["action"] = "extend"  # given twice, it means both
         choices = field.metadata.get("choices")
         options["metavar"] = "|".join(choices) if choices else _METAVAR[kind.base]
         options["nargs"] = "+" if kind.base is tuple else "?" if "bare" in field.metadata else None

@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 if it did what was asked, 1 if not, 2 if it was asked wrongly."""
+    _open_standard_streams()
     try:
         words = normalized(sys.argv[1:] if argv is None else argv)
         args, unknown = build_parser().parse_known_args(words)
@@ -49,6 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output has gone; say nothing more to it, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed of descriptors 0 to 2, so that no socket or file gets their numbers, and what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest free number is the one that is missing
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from octavo.engine.update import FinishReason, Update
 from octavo.errors import RequestError
 from octavo.messages import TokenScore
 from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
-from octavo.sampling import RequestOutputKind, SamplingParams, answer_seed
+from octavo.sampling import RequestOutputKind, SamplingParams, each_alone
 from octavo.server.answer import Answer, Part, Prompt
 from octavo.text import Detokenizer, NoTokenizer, StopStrings, Tokenizer
 from octavo.text.tokenizer import token_text
@@ -62,13 +62,9 @@ class Job:
     def requests(self) -> Iterable[Request]:
         """One request per answer."""
         sampling = self.sampling.replace(
-            n=1, detokenize=True, output_kind=RequestOutputKind.CUMULATIVE, stream_interval=None
+            detokenize=True, output_kind=RequestOutputKind.CUMULATIVE, stream_interval=None
         )
-        for index, request_id in enumerate(self.answers):
-            if sampling.seed is None or index == 0:
-                alone = sampling
-            else:
-                alone = sampling.replace(seed=answer_seed(sampling.seed, index))
+        for request_id, alone in zip(self.answers, each_alone(sampling), strict=True):
             yield Request(request_id, self._prompt.token_ids, alone)
 
     def take(self, update: Update) -> bool:

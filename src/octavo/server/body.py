@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from collections.abc import AsyncGenerator
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pydantic
@@ -11,9 +13,9 @@ from pydantic_core import CoreSchema
 from starlette.requests import ClientDisconnect, Request
 
 from octavo.config import EngineConfig
-from octavo.errors import NotFoundError, OctavoError, RequestError
+from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError
 from octavo.server.dispatch import ClientGone
-from octavo.server.errors import TooLargeError, from_validation
+from octavo.server.errors import SlowBodyError, TooLargeError, from_validation
 from octavo.server.unserved import check_unserved, unknown_names
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 
@@ -22,6 +24,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 MAX_BODY_BYTES = 32 << 20
 """Room for a thousand prompts of several thousand token ids."""
+MAX_RECEIVING_BYTES = 512 << 20
+"""Most bytes of bodies that have not arrived whole; one body alone is always taken."""
+BODY_PAUSE_S = 60.0
+"""How long a client may send nothing in the middle of a body."""
 
 
 class Preparable(Protocol[T_co]):
@@ -127,29 +133,56 @@ class BodyReader:
         return name
 
 
-async def receive_body(request: Request) -> bytes:
-    """Raises:
-    TooLargeError: more than MAX_BODY_BYTES.
-    RequestError: it is not said to be JSON.
-    ClientGone: the client left before it had sent everything.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise RequestError(f"Content-Type must be application/json, got {kind[:100]!r}", param="Content-Type")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-        raise _too_large()
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
-                raise _too_large()
-    except ClientDisconnect:
-        raise ClientGone from None
-    return b"".join(chunks)
+class BodyIntake:
+    """Takes in the bodies of requests; what all of them hold at a time is bounded."""
+
+    def __init__(self, most_bytes: int = MAX_RECEIVING_BYTES, pause_s: float = BODY_PAUSE_S) -> None:
+        self._most_bytes, self._pause_s = most_bytes, pause_s
+        self._held = 0
+        """Bytes of bodies that have not arrived whole."""
+
+    async def receive(self, request: Request) -> bytes:
+        """Raises:
+        TooLargeError: more than MAX_BODY_BYTES.
+        RequestError: it is not said to be JSON.
+        SlowBodyError: nothing came for `pause_s` seconds.
+        OverloadedError: too much is being received.
+        ClientGone: the client left before it had sent everything.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise RequestError(f"Content-Type must be application/json, got {kind[:100]!r}", param="Content-Type")
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+            raise _too_large()
+        chunks: list[bytes] = []
+        size = 0
+        stream = request.stream()
+        try:
+            while chunk := await self._next(stream):
+                chunks.append(chunk)
+                size += len(chunk)
+                self._held += len(chunk)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
+                if self._held > self._most_bytes and self._held > size:
+                    raise OverloadedError(f"{self._held} bytes of unfinished bodies are held", retry_after_s=10)
+        except ClientDisconnect:
+            raise ClientGone from None
+        finally:
+            self._held -= size
+        return b"".join(chunks)
+
+    async def _next(self, stream: AsyncGenerator[bytes]) -> bytes:
+        """The next bytes of a body; empty at its end."""
+        try:
+            async with asyncio.timeout(self._pause_s):
+                async for chunk in stream:
+                    if chunk:
+                        return chunk
+        except TimeoutError:
+            raise SlowBodyError(f"no byte of the body came for {self._pause_s:g} s") from None
+        return b""
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

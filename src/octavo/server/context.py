@@ -24,7 +24,7 @@ from octavo.errors import OverloadedError
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
 from octavo.server.answer import Answer, Prompt
-from octavo.server.body import BodyReader, Preparable, receive_body
+from octavo.server.body import BodyIntake, BodyReader, Preparable
 from octavo.server.body_pool import BodyPool
 from octavo.server.dispatch import ClientGone, Dispatcher
 from octavo.server.errors import public_cause
@@ -84,6 +84,7 @@ class Server:
             model_names=self.model_names,
         )
         self.bodies = BodyPool(self.reader)
+        self._intake = BodyIntake()
         self._stall_s = max(STALL_S, STALL_STEPS * context.worker_ready.warm_up_s)
 
     @property
@@ -98,7 +99,7 @@ class Server:
             OctavoError: the request cannot be served.
             ClientGone: the client left before it had sent everything, or while its body waited to be read.
         """
-        raw = await receive_body(request)
+        raw = await self._intake.receive(request)
         if len(raw) <= SMALL_BYTES:
             reading = self.reader.read(model, raw)
         else:

@@ -30,6 +30,20 @@ class TooLargeError(RequestError):
     kind = "RequestTooLargeError"
 
 
+class HeadersTooLargeError(RequestError):
+    """The request line and headers are larger than the server reads."""
+
+    status = 431
+    kind = "RequestTooLargeError"
+
+
+class SlowBodyError(RequestError):
+    """The client stopped sending its body."""
+
+    status = 408
+    kind = "RequestTimeoutError"
+
+
 class InternalError(OctavoError):
     """Something nobody foresaw; the log has the traceback."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from octavo.engine.request import Request
 from octavo.engine.update import Update
 from octavo.errors import OctavoError, OverloadedError, RequestError, WorkerDiedError
-from octavo.sampling import SamplingParams, answer_seed
+from octavo.sampling import SamplingParams, each_alone
 from octavo.server.answer import Answer, Prompt
 from octavo.server.context import Server
 from octavo.server.dispatch import Stream
@@ -18,14 +19,12 @@ from octavo.server.errors import not_accepted
 from octavo.text import Detokenizer, StopStrings
 
 _serials = itertools.count(1)
+TURN = 64
+"""Answers that are made or ended before others have their turn: a fraction of a millisecond."""
 
 
 class Generation:
-    """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
-
-    Raises:
-        RequestError: stop strings without a tokenizer.
-    """
+    """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed."""
 
     def __init__(
         self, server: Server, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams], request_id: str
@@ -39,9 +38,9 @@ class Generation:
         self.requests: list[Request] = []
         self.answers: dict[str, Answer] = {}
         """By id in the engine, in the order of their index."""
-        self._build(f"{request_id}.{next(_serials)}")
-        self.running = len(self.answers)
+        self.running = 0
         """Answers without a finish reason."""
+        self._base_id = f"{request_id}.{next(_serials)}"
 
     @property
     def stream(self) -> Stream:
@@ -56,9 +55,11 @@ class Generation:
         """Hand all requests to the engine.
 
         Raises:
-            RequestError, OverloadedError: it does not take them; nothing is left behind.
+            RequestError, OverloadedError: it does not take them, or there are stop strings without a tokenizer; nothing is
+                left behind.
         """
         context = self._server.context
+        await self._build()
         try:
             self._stream = await context.dispatcher.open(context.loop, self.requests)
         except OverloadedError:
@@ -109,22 +110,23 @@ class Generation:
             return
         self._stream.close()
         self._stream = None
-        for answer in self.answers.values():
-            if answer.finish_reason is None:
-                self._end(answer, "error" if self._failed else "abort")
+        self._end_some(answer for answer in self.answers.values() if answer.finish_reason is None)
         self._server.context.metrics.on_call(max(answer.num_tokens for answer in self.answers.values()))
 
-    def _build(self, base_id: str) -> None:
-        """Make the engine requests and the answers that wait for them."""
+    async def _build(self) -> None:
+        """Make the engine requests and the answers that wait for them, `TURN` in a turn of the event loop."""
         stops = StopStrings(self._samplings[0].stop)
         if stops and self._server.context.tokenizer.vocab_size == 0:
             raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
-            for number in range(sampling.n):
+            for alone in each_alone(sampling):
                 index = len(self.answers)
-                request_id = f"{base_id}.{index}"
-                self.requests.append(Request(request_id, prompt.token_ids, _alone(sampling, number), self._arrival_s))
+                request_id = f"{self._base_id}.{index}"
+                self.requests.append(Request(request_id, prompt.token_ids, alone, self._arrival_s))
                 self.answers[request_id] = Answer(index, request_id, prompt, self._detokenizer(prompt, sampling, stops))
+                if index % TURN == TURN - 1:
+                    await asyncio.sleep(0)
+        self.running = len(self.answers)
 
     def _detokenizer(self, prompt: Prompt, sampling: SamplingParams, stops: StopStrings) -> Detokenizer:
         return Detokenizer(
@@ -148,14 +150,14 @@ class Generation:
             self.running -= 1
             self._end(answer, answer.finish_reason)
 
+    def _end_some(self, left: Iterator[Answer]) -> None:
+        """Tell the ends of those that were not answered, `TURN` in a turn of the event loop."""
+        some = list(itertools.islice(left, TURN))
+        for answer in some:
+            self._end(answer, "error" if self._failed else "abort")
+        if len(some) == TURN:
+            asyncio.get_running_loop().call_soon(self._end_some, left)
+
     def _end(self, answer: Answer, reason: str) -> None:
         self._server.context.metrics.on_end(answer, reason, self._arrival_s, time.monotonic())
         self._server.log_answer(answer, reason)
-
-
-def _alone(sampling: SamplingParams, number: int) -> SamplingParams:
-    """Settings of answer `number` of n: the engine makes one answer for a request."""
-    if sampling.n == 1:
-        return sampling
-    seed = None if sampling.seed is None else answer_seed(sampling.seed, number)
-    return sampling.replace(n=1, seed=seed)

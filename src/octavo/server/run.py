@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -149,7 +150,7 @@ class _DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
-            print(start_screen(self._octavo, host, port), file=sys.stdout, flush=True)
+            _show(start_screen(self._octavo, host, port))
 
     async def on_tick(self, counter: int) -> bool:
         """Stop too when the engine has given up: nothing can be served any more."""
@@ -184,6 +185,16 @@ class _DrainingServer(uvicorn.Server):
             await asyncio.sleep(HURRY_LOOK_S)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _show(text: str) -> None:
+    """Print `text`; a standard output that takes nothing (a full disk, a reader that is gone) is no reason not to serve."""
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        log.warning("the start screen could not be printed: %s", exc)
+        # what is left in the buffer would be an error again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
