@@ -52,6 +52,11 @@ def test_flags_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+def test_the_key_of_vllms_variable_guards_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "x")
+    assert parsed().api_key == ("x",)
+
+
 def test_copied_vllm_command_starts() -> None:
     words = (
         "Qwen/Qwen3-30B-A3B --trust-remote-code -tp 1 -O3 --dtype auto --quantization compressed-tensors --no-async-scheduling"
