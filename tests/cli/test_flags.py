@@ -57,6 +57,11 @@ def test_a_list_given_in_parts_is_whole() -> None:
     assert parsed(*words.split()).inject_fault == ("kill@step:20", "hang@step:40", "nan@step:60", "exit@step:80")
 
 
+def test_the_key_of_vllms_variable_guards_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "x")
+    assert parsed().api_key == ("x",)
+
+
 def test_copied_vllm_command_starts() -> None:
     words = (
         "Qwen/Qwen3-30B-A3B --trust-remote-code -tp 1 -O3 --dtype auto --quantization compressed-tensors --no-async-scheduling"

@@ -49,6 +49,8 @@ def behave(how: str, wire: Wire) -> None:
     if how == "exit":
         print("the disk is on fire", file=sys.stderr)
         sys.exit(7)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if how == "silent":
         time.sleep(60)
     if how == "garbage":

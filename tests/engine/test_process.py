@@ -89,6 +89,12 @@ def test_an_exit_while_loading_is_told_with_the_last_output(start: Callable[...,
     assert caught.value.exit_code == 7
 
 
+def test_a_kill_while_loading_says_that_memory_may_be_the_reason(start: Callable[..., ProcessWorker]) -> None:
+    with pytest.raises(WorkerDiedError, match=r"signal 9.* memory") as caught:
+        start("killed")
+    assert caught.value.killer is signal.SIGKILL
+
+
 def test_a_module_that_cannot_be_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = WorkerConfig(model="", max_model_len=1, max_num_seqs=1, max_num_batched_tokens=1, block_size=1)
     with pytest.raises(WorkerDiedError, match="No module named"):

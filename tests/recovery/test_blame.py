@@ -152,6 +152,7 @@ def test_a_spent_budget_says_that_workers_are_killed_and_by_which_signal_and_bla
     for outcome in outcomes.values():
         assert outcome.error is not None
         assert "killed from outside (SIGKILL, SIGTERM)" in outcome.error.message
+        assert "memory" in outcome.error.message
 
 
 def test_one_request_alone_is_blamed_only_after_it_killed_as_often_as_set() -> None:

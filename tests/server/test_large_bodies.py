@@ -49,9 +49,11 @@ class Holds:
         """What the event loop's thread computes between two turns of this coroutine."""
         last_s = time.thread_time()
         while True:
-            await asyncio.sleep(0.001)
-            now_s = time.thread_time()
-            self.loop_s, last_s = max(self.loop_s, now_s - last_s), now_s
+            try:
+                await asyncio.sleep(0.001)
+            finally:  # the last hold may be that of the turn before this coroutine is cancelled
+                now_s = time.thread_time()
+                self.loop_s, last_s = max(self.loop_s, now_s - last_s), now_s
 
 
 @contextlib.contextmanager
@@ -68,6 +70,7 @@ def watched(server: Running) -> Iterator[Holds]:
         coroutine.cancel()
         end.set()
         thread.join()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # by then the coroutine has ended
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +108,11 @@ HI = {"role": "user", "content": "hi"}
 KINDS: dict[str, tuple[int, Made]] = {
     "text": (200, lambda: other("/tokenize", prompt="word " * (MB // 2))),
     "text with strings": (200, lambda: other("/tokenize", prompt="word " * (MB // 5), return_token_strs=True)),
-    "ids": (200, lambda: other("/detokenize", tokens=[104, 105] * MB)),
+    "ids": (200, lambda: other("/detokenize", tokens=[7, 8] * (8 * MB))),
     "ids beyond the vocabulary": (400, lambda: other("/detokenize", tokens=[104] * (2 * MB) + [300])),
     "messages to tokenize": (400, lambda: other("/tokenize", messages=[HI] * 200_000)),
     "text as prompt": (400, lambda: completion(prompt="word " * MB)),
-    "ids as prompt": (400, lambda: completion(prompt=[104, 105] * (4 * MB))),
+    "ids as prompt": (400, lambda: completion(prompt=[7, 8] * (8 * MB))),
     "many prompts": (400, lambda: completion(prompt=[[1]] * (2 * MB))),
     "many texts": (400, lambda: completion(prompt=["hi"] * (2 * MB))),
     "all the prompts there may be": (200, lambda: completion(prompt=[[7] * 2000 for _ in range(1024)])),
@@ -122,7 +125,7 @@ KINDS: dict[str, tuple[int, Made]] = {
     "messages near the limit": (200, lambda: chat([HI] * 4_000)),
     "one long message": (400, lambda: chat([{"role": "user", "content": "word " * MB}])),
     "template arguments": (200, lambda: chat([HI], chat_template_kwargs={"x": list(range(MB))})),
-    "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(MB)})),
+    "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(2 * MB)})),
     "stop strings": (400, lambda: completion(stop=["stop"] * MB)),
     "stop ids": (400, lambda: completion(stop_token_ids=[1] * (6 * MB))),
     "many answers": (200, lambda: completion(n=8192, stop=[f"stop {i}" for i in range(800)], temperature=1, seed=1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -366,6 +367,15 @@ def test_the_statistics_line_is_logged(caplog: pytest.LogCaptureFixture) -> None
         server.http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 1})
         time.sleep(0.3)
     assert any(record.getMessage().startswith("Engine 000: ") for record in caplog.records)
+
+
+def test_the_start_screen_says_why_the_cache_is_as_large_as_it_is(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = msgspec.structs.replace(server.context.worker_ready, kv_cache_source="as much as there was")
+    monkeypatch.setattr(server.server, "context", dataclasses.replace(server.context, worker_ready=ready))
+    (line,) = [line for line in start_screen(server.server, "::", 1).splitlines() if "KV cache" in line]
+    assert "MiB: as much as there was)" in line
 
 
 def test_the_start_screen(server: Running) -> None:

@@ -54,6 +54,7 @@ def test_ready_says_what_there_is(config: WorkerConfig, capfd: pytest.CaptureFix
     assert ready.weights_format == "compressed-tensors FP8 (per-channel weights, per-token activations)"
     assert ready.num_blocks == 4 * 6
     assert ready.kv_cache_bytes == 24 * 4 * 2 * 2 * 2 * 2 * 8
+    assert "--kv-cache-memory-bytes gives more" in ready.kv_cache_source
     assert ready.weight_bytes > 128 * 3 * 32 * 16 * 2
     assert ready.load_s > 0
     assert ready.warm_up_s > 0

@@ -68,7 +68,7 @@ VARIABLES: dict[str, Honoured | Foreign] = {
     "VLLM_HOST_IP": _NOT_THE_SERVER,
     "VLLM_PORT": _NOT_THE_SERVER,
     "VLLM_LOOPBACK_IP": _NOT_THE_SERVER,
-    "VLLM_RPC_BASE_PATH": Explained("sockets lie in the folder that TMPDIR names"),
+    "VLLM_RPC_BASE_PATH": Explained("server and worker talk by sockets that lie in no folder"),
     "VLLM_USE_V1": Explained("there is one engine, and no other to choose", _ON),
     "VLLM_ENABLE_V1_MULTIPROCESSING": Explained(
         "the worker is a process of its own; LLM(workers=in_this_process) has it in the caller's", _ON

@@ -250,7 +250,7 @@ class Supervisor:
         why = f"the worker was started again {most} times within {self._budget.window_s:g} s, which is all that "
         kills = [killer.name for killer in [*self._kills, death.killer] if killer is not None]
         outside = (
-            f"; {len(kills)} of the workers were killed from outside ({', '.join(sorted(set(kills)))}), as by the system "
+            f"; of the workers, {len(kills)} killed from outside ({', '.join(sorted(set(kills)))}), as by the system "
             "when memory runs out, and no request is to blame for that"
         )
         return WorkerDiedError(
