@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
+MISSING = -(2**62)
+"""In host memory before the copy: no token id, no flag, and no bits of a float32."""
+
 
 class Download:
     """The tensors on their way to the host: one copy, behind what the device has still to do.
 
     Args:
-        tensors: bool, int64 or float32, any shape, all on one device.
+        tensors: bool, int64 (no element is MISSING) or float32, any shape, all on one device.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -20,7 +23,7 @@ class Download:
         self._arrived: torch.cuda.Event | None = None
         self._packed = packed
         if packed.is_cuda:
-            self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            self._packed = torch.full(packed.shape, MISSING, dtype=packed.dtype, pin_memory=True)
             self._packed.copy_(packed, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
@@ -31,11 +34,22 @@ class Download:
         return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
 
     def tensors(self) -> list[torch.Tensor]:
-        """On the CPU, in the same order, with the same shapes, dtypes and bits; waits for the copy."""
+        """On the CPU, in the same order, with the same shapes, dtypes and bits; waits for the copy.
+
+        Raises:
+            RuntimeError: the device says that it has copied them, and has not.
+        """
         if self._arrived is not None:
             self._arrived.synchronize()
-        parts = torch.split(self._packed, [shape.numel() for shape, _ in self._like])
+        parts = torch.split(_whole(self._packed), [shape.numel() for shape, _ in self._like])
         return [_from_int64(part, dtype).view(shape) for part, (shape, dtype) in zip(parts, self._like, strict=True)]
+
+
+def _whole(packed: torch.Tensor) -> torch.Tensor:
+    """`packed`, if the copy has written all of it: the memory may hold the results of an earlier step, which look right."""
+    if bool((packed == MISSING).any()):
+        raise RuntimeError("results of a step did not arrive, though the device says that they were copied")
+    return packed
 
 
 def _to_int64(tensor: torch.Tensor) -> torch.Tensor:
