@@ -6,6 +6,7 @@ import copy
 import enum
 import hashlib
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,8 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
 
     def __post_init__(self) -> None:
         _refuse_unserved(self)
+        for name in _NUMBERS:
+            setattr(self, name, _plain(getattr(self, name)))
         stop: Any = self.stop
         self.stop = [stop] if isinstance(stop, str) else _listed(stop, "stop")
         self.stop_token_ids = _listed(self.stop_token_ids, "stop_token_ids")
@@ -240,6 +243,15 @@ def _whole(low: int, high: int = 2**63 - 1) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and low <= value <= high
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy's, and of whoever else has some, as Python's; what is no number stays."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
 _SCORES = _optional(_whole(-1))
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (_whole(1, MAX_N), f"in 1..{MAX_N}"),
@@ -260,6 +272,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_kind": (lambda value: isinstance(value, RequestOutputKind), "a RequestOutputKind"),
     "stream_interval": (_optional(_whole(1)), "at least 1"),
 }
+_NUMBERS = [name for name in _RULES if name not in ("logit_bias", "stop", "stop_token_ids")]
 
 
 def _check(params: SamplingParams, fits: Callable[[Any], bool], param: str, rule: str) -> None:

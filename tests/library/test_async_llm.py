@@ -227,3 +227,16 @@ def test_it_is_opened_as_vllms_users_do() -> None:
     assert engine.is_stopped
     with pytest.raises(ConfigError):
         AsyncEngineArgs(model="octavo-tiny", max_modellen=3)
+
+
+def test_an_id_is_free_again_at_once(engine: AsyncLLM) -> None:
+    """A client that gives up and asks again under the same name, as after a timeout."""
+
+    async def check() -> None:
+        for _ in range(10):
+            asked = engine.generate("abc", ENDLESS, "again")
+            await anext(asked)
+            await asked.aclose()
+        assert (await outputs(engine, request_id="again"))[-1].finished
+
+    asyncio.run(check())

@@ -7,6 +7,7 @@ import typing
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import octavo.sampling_params
@@ -137,3 +138,9 @@ def test_all_logprobs_are_given_where_they_are_allowed() -> None:
     with LLM(workers=mock_workers, max_model_len=128) as llm, pytest.raises(RequestError) as error:
         llm.generate("abc", params, use_tqdm=False)
     assert error.value.param == "logprobs"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = SamplingParams(max_tokens=np.int64(2), seed=np.uint8(3), temperature=np.float32(0.5), top_k=np.int32(4))
+    assert given == SamplingParams(max_tokens=2, seed=3, temperature=0.5, top_k=4)
+    assert msgspec.msgpack.encode(given)

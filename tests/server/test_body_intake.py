@@ -10,7 +10,7 @@ import pytest
 
 from octavo.errors import OverloadedError
 from octavo.server.body import BodyIntake
-from octavo.server.errors import SlowBodyError
+from octavo.server.errors import SlowRequestError
 
 
 class Sender:
@@ -39,7 +39,7 @@ def test_a_body_comes_whole() -> None:
 
 
 def test_a_client_that_stops_is_told() -> None:
-    with pytest.raises(SlowBodyError, match="no byte"):
+    with pytest.raises(SlowRequestError, match="no byte"):
         asyncio.run(receive(BodyIntake(pause_s=0.01), b"{", None))
 
 

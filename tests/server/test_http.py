@@ -107,6 +107,21 @@ def test_headers_have_an_end(server: Running, line: bytes) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431
 
 
+def test_a_connection_that_sends_no_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep a descriptor from others; one whose answer is on the way is not idle."""
+    monkeypatch.setattr("octavo.server.http_protocol.HEAD_S", 0.1)
+    body = json.dumps({"prompt": "x", "max_tokens": 20, "stream": True, "ignore_eos": True}).encode()
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    )
+    with running(worker={"delay_s": 0.05}) as slow:
+        assert raw(slow) == b""
+        assert raw(slow, b"GET /heal").startswith(b"HTTP/1.1 408 ")
+        answer = raw(slow, head + body, b"GET /he")
+    assert b"data: [DONE]" in answer
+
+
 @pytest.mark.parametrize("tokens", [1, 20])
 def test_a_stream_for_http_1_0_ends_with_the_connection(server: Running, tokens: int) -> None:
     body = json.dumps({"prompt": "x", "max_tokens": tokens, "stream": True, "seed": 1, "ignore_eos": True}).encode()

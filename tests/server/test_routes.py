@@ -391,3 +391,11 @@ def test_the_start_screen(server: Running) -> None:
     line = next(line for line in screen.splitlines() if "curl" in line)
     body = json.loads(line.split(" -d ")[1].strip("'"))
     assert server.http.post("/v1/chat/completions", json={**body, "max_tokens": 1}).status_code == 200
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_token_that_is_not_told_is_not_counted(server: Running, n: int) -> None:
+    """Scores of a prompt alone: `echo`, and `max_tokens` 0."""
+    body = {"prompt": [1, 2, 3], "echo": True, "max_tokens": 0, "logprobs": 1, "n": n, "temperature": 1}
+    usage = server.http.post("/v1/completions", json=body).json()["usage"]
+    assert (usage["completion_tokens"], usage["prompt_tokens"], usage["total_tokens"]) == (0, 3, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 
@@ -14,6 +15,8 @@ from octavo.sampling import RequestOutputKind, SamplingParams, each_alone
 from octavo.server.answer import Answer, Part, Prompt
 from octavo.text import Detokenizer, NoTokenizer, StopStrings, Tokenizer
 from octavo.text.tokenizer import token_text
+
+_serials = itertools.count(1)
 
 
 class Job:
@@ -37,7 +40,9 @@ class Job:
         if sampling.stop and tokenizer.vocab_size == 0:
             raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
         stop = StopStrings(sampling.stop)
-        names = [f"{request_id}-{index}" if sampling.n > 1 else request_id for index in range(sampling.n)]
+        # The engine may still be ending a request of the same name.
+        base = f"{request_id}.{next(_serials)}"
+        names = [f"{base}.{index}" if sampling.n > 1 else base for index in range(sampling.n)]
         self.answers = {name: self._answer(index, name, stop) for index, name in enumerate(names)}
         """By id in the engine."""
         self._told_logprobs = dict.fromkeys(names, 0.0)

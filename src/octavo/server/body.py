@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from octavo.config import EngineConfig
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError
 from octavo.server.dispatch import ClientGone
-from octavo.server.errors import SlowBodyError, TooLargeError, from_validation
+from octavo.server.errors import SlowRequestError, TooLargeError, from_validation
 from octavo.server.unserved import check_unserved, unknown_names
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 
@@ -145,7 +145,7 @@ class BodyIntake:
         """Raises:
         TooLargeError: more than MAX_BODY_BYTES.
         RequestError: it is not said to be JSON.
-        SlowBodyError: nothing came for `pause_s` seconds.
+        SlowRequestError: nothing came for `pause_s` seconds.
         OverloadedError: too much is being received.
         ClientGone: the client left before it had sent everything.
         """
@@ -181,7 +181,7 @@ class BodyIntake:
                     if chunk:
                         return chunk
         except TimeoutError:
-            raise SlowBodyError(f"no byte of the body came for {self._pause_s:g} s") from None
+            raise SlowRequestError(f"no byte of the body came for {self._pause_s:g} s") from None
         return b""
 
 

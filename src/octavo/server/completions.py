@@ -31,7 +31,8 @@ def completion_routes(server: Server) -> APIRouter:
         server.check_accepting()
         call = await server.read(request, CompletionRequest)
         request_id = request.state.request_id
-        generation = Generation(server, call.prompts, call.samplings, request_id)
+        only_scores = call.body.only_scores
+        generation = Generation(server, call.prompts, call.samplings, request_id, only_scores=only_scores)
         server.log_request(request_id, call.prompts, call.samplings)
         shape = CompletionShape(server.context.tokenizer, call.body)
         return await Teller(server, call.body, shape, generation, request_id).answer(request)

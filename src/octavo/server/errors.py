@@ -37,8 +37,8 @@ class HeadersTooLargeError(RequestError):
     kind = "RequestTooLargeError"
 
 
-class SlowBodyError(RequestError):
-    """The client stopped sending its body."""
+class SlowRequestError(RequestError):
+    """The client stopped sending its request."""
 
     status = 408
     kind = "RequestTimeoutError"

@@ -24,16 +24,26 @@ TURN = 64
 
 
 class Generation:
-    """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed."""
+    """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
+
+    `only_scores`: the token that the engine makes for each is not told, and not counted.
+    """
 
     def __init__(
-        self, server: Server, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams], request_id: str
+        self,
+        server: Server,
+        prompts: Sequence[Prompt],
+        samplings: Sequence[SamplingParams],
+        request_id: str,
+        *,
+        only_scores: bool = False,
     ) -> None:
         self._server = server
         self._samplings = samplings
         self._arrival_s = time.monotonic()
         self._stream: Stream | None = None
         self._failed = False
+        self._only_scores = only_scores
         self.prompts = prompts
         self.requests: list[Request] = []
         self.answers: dict[str, Answer] = {}
@@ -94,7 +104,7 @@ class Generation:
     def usage(self) -> dict[str, Any]:
         """Tokens so far; each prompt counts once, whatever n is."""
         prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prompts)
-        made = sum(answer.num_tokens for answer in self.answers.values())
+        made = 0 if self._only_scores else sum(answer.num_tokens for answer in self.answers.values())
         per_prompt = len(self.answers) // len(self.prompts)
         cached = sum(answer.num_cached_tokens for answer in list(self.answers.values())[::per_prompt])
         return {

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import http
+
 import msgspec
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from octavo.server.errors import HeadersTooLargeError, error_object
+from octavo.errors import OctavoError
+from octavo.server.errors import HeadersTooLargeError, SlowRequestError, error_object
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers; what browsers, proxies and clients send is under a tenth of it."""
+HEAD_S = 60.0
+"""How long a connection may take to send them; an idle one after an answer ends sooner, by uvicorn's keep-alive."""
 _UPGRADE = b"upgrade:"
 
 
@@ -27,8 +33,19 @@ class HttpProtocol(HttpToolsProtocol):
     _line_begins = True
     _held = b""
     """The first bytes of what may be the line of an upgrade."""
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._await_head()
         while data and self._in_head and not self.transport.is_closing():
             end = data.find(b"\n") + 1 or len(data)
             self._take_head(data[:end])
@@ -51,16 +68,41 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(piece)
 
     def _refuse_head(self) -> None:
-        error = HeadersTooLargeError(f"the headers have more than {MAX_HEAD_BYTES} bytes")
+        self._end(HeadersTooLargeError(f"the headers have more than {MAX_HEAD_BYTES} bytes"))
+
+    def _end(self, error: OctavoError) -> None:
+        """Tell what is wrong with a head, and close the connection."""
         body = msgspec.json.encode(error_object(error, "none"))
+        phrase = http.HTTPStatus(error.status).phrase.encode()
         self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (error.status, phrase, len(body), body)
         )
         self.transport.close()
 
+    def _await_head(self) -> None:
+        """Begin to count the seconds that a head may take, unless that was begun."""
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self._give_up_head)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up_head(self) -> None:
+        """Close a connection that nobody uses; it would keep a descriptor from others."""
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_head()  # the request before is still answered
+        elif self._head_bytes:
+            self._end(SlowRequestError(f"the headers did not come within {HEAD_S:g} s"))
+        else:
+            self.transport.close()
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._stop_waiting()
         super().on_headers_complete()
         # The cycle's task has not begun yet; uvicorn offers no other way to choose how it writes.
         if self.scope["http_version"] == "1.0" and type(self.cycle) is RequestResponseCycle:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -115,8 +116,10 @@ class ChildProcess:
         """Copy output as it comes: a progress bar is no whole line."""
         rest = b""
         while data := os.read(output.fileno(), 4096):
-            with contextlib.suppress(OSError):  # our own standard error may be closed or full
-                os.write(STDERR, data)
+            # our own standard error may be full, or closed: then its number is that of somebody else's file
+            if sys.__stderr__ is not None:
+                with contextlib.suppress(OSError):
+                    os.write(STDERR, data)
             lines = (rest[-4096:] + data).splitlines(keepends=True)
             rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
             self._lines.extend(lines)
