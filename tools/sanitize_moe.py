@@ -20,7 +20,8 @@ from collections.abc import Sequence
 import torch
 
 from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.quantize import rms_norm_quantize, swiglu_quantize
+from octavo.kernels.quantize import swiglu_quantize
+from octavo.kernels.rms_norm.cuda import add_norm
 from octavo.kernels.route import Routing, route
 from octavo.kernels.scaled import FP8, ChannelWeights
 
@@ -56,7 +57,7 @@ def check(tokens: int, gate_up: ChannelWeights, down: ChannelWeights) -> None:
             workspace=workspace, out=out, flags=flags, num_tokens=used,
         )  # fmt: skip
 
-    rms_norm_quantize(x, norm, 1e-6)
+    add_norm(x, x, norm, 1e-6, bf16=True, fp8=True)
     swiglu_quantize(x)
     layer()
     launched = out.cpu()

@@ -14,6 +14,7 @@ from octavo.errors import KernelContractError
 from octavo.kernels.grouped_gemm import Tile, Tiles
 from octavo.kernels.moe import MoeWorkspace, moe, moe_workspace
 from octavo.kernels.moe.reference import moe_reference
+from octavo.kernels.quantize import quantize
 from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights
 
 FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
@@ -203,3 +204,15 @@ def test_a_call_that_does_not_fit_is_refused(what: str, device: torch.device) ->
     with pytest.raises(KernelContractError) as error:
         it(x, ids, weights)
     assert "(" in str(error.value)
+
+
+def test_rows_that_are_in_fp8_already(device: torch.device) -> None:
+    it = layer(ChannelWeights, SMALL[1], 5, device)
+    x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
+    expected_out, _ = it(x, ids, weights)
+    codes, out, flags = quantize(x), torch.empty_like(x), torch.empty(5, dtype=torch.bool, device=device)
+    moe(codes, ids, weights, it.gate_up, it.down, workspace=it.workspace, out=out, flags=flags)
+    assert torch.equal(out, expected_out)
+    other = layer(BlockWeights, SMALL[1], 5, device)
+    with pytest.raises(KernelContractError, match="x: expected"):
+        moe(codes, ids, weights, other.gate_up, other.down, workspace=other.workspace, out=out, flags=flags)

@@ -57,6 +57,17 @@ def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> No
         assert_routing(got, logits, 4, True)
 
 
+def test_a_spoilt_row_is_routed_by_nan(device: torch.device) -> None:
+    logits = torch.randn((5, 64), generator=torch.Generator().manual_seed(2)).to(device)
+    logits[3, 7] = NAN
+    plain, spoilt = (route(logits, 4, renormalize=True, spoil=spoil) for spoil in (False, True))
+    assert torch.equal(spoilt.ids, plain.ids)
+    assert torch.equal(spoilt.flags, plain.flags)
+    assert spoilt.weights[3].isnan().all()
+    spoilt.weights[3] = plain.weights[3]
+    assert torch.equal(spoilt.weights, plain.weights)
+
+
 BAD_ROWS = {
     "all-nan": [NAN] * 16,
     "one-nan": [0.0] * 7 + [NAN] + [1.0] * 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Protocol
 
@@ -35,12 +36,42 @@ from octavo.models.interface import ForwardBatch
 
 
 @dataclasses.dataclass(frozen=True)
+class Norm:
+    """Weight (H,) bf16 of a root-mean-square norm, and what is added to the mean square."""
+
+    weight: torch.Tensor
+    eps: float
+
+
+@dataclasses.dataclass(frozen=True)
 class HeadNorms:
     """Weights (D,) bf16 of the norms of query and key heads, and what is added to the mean square."""
 
     queries: torch.Tensor
     keys: torch.Tensor
     eps: float
+
+
+class NormedLinear(Protocol):
+    """A sum, and a linear layer of its norm. The sum is what the next layers add to."""
+
+    def __call__(self, x: torch.Tensor, change: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + change and W @ norm(x + change) + b; x, change (T, H) bf16, None for nothing -> (T, H), (T, N) bf16."""
+        ...
+
+    def float32(self, x: torch.Tensor, change: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, the product not rounded to bf16: (T, H) bf16, (T, N) float32."""
+        ...
+
+
+class NormedExperts(Protocol):
+    """A sum, and the experts that a router chooses for its norm."""
+
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, live: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + change and the experts' output for norm(x + change), (T, H) bf16 each; `live` as in `Experts`."""
+        ...
 
 
 class Operations(Protocol):
@@ -58,8 +89,20 @@ class Operations(Protocol):
         """What every layer's attention over `batch` shares."""
         ...
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root-mean-square norm of each row: x (T, H), weight (H,) bf16 -> (T, H) bf16."""
+    def norm(
+        self, x: torch.Tensor, change: torch.Tensor | None, norm: Norm, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """norm(x + change) of each row: x, change (T, H) bf16, None for nothing -> (T, H) bf16, in `out` or new."""
+        ...
+
+    def normed_linear(self, norm: Norm, weight: LinearWeight) -> NormedLinear:
+        """The linear layer of `weight` behind `norm`."""
+        ...
+
+    def normed_experts(
+        self, norm: Norm, router: LinearWeight, weights: ExpertWeights, *, top_k: int, renormalize: bool
+    ) -> NormedExperts:
+        """The expert layer of `weights` behind `norm`, with its router."""
         ...
 
     def attention_input(
@@ -77,8 +120,56 @@ class Operations(Protocol):
         ...
 
 
-class TorchAttention:
-    """Attention of PyTorch's operations, on any device."""
+class SeparateLinear:
+    """A `NormedLinear` of one operation after the other."""
+
+    def __init__(self, norm: Norm, linear: Linear) -> None:
+        self._norm, self._linear = norm, linear
+
+    def __call__(self, x: torch.Tensor, change: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x if change is None else x + change
+        return x, self._linear(rms_norm(x, self._norm.weight, self._norm.eps))
+
+    def float32(self, x: torch.Tensor, change: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x if change is None else x + change
+        return x, self._linear.float32(rms_norm(x, self._norm.weight, self._norm.eps))
+
+
+class SeparateExperts:
+    """A `NormedExperts` of one operation after the other."""
+
+    def __init__(self, norm: Norm, router: Linear, experts: Experts) -> None:
+        self._norm, self._router, self._experts = norm, router, experts
+
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, live: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x if change is None else x + change
+        normed = rms_norm(x, self._norm.weight, self._norm.eps)
+        return x, self._experts(normed, self._router.float32(normed), live)
+
+
+class TorchOperations(abc.ABC):
+    """What is PyTorch's operations on any device."""
+
+    @abc.abstractmethod
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+
+    @abc.abstractmethod
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """See `Operations`."""
+
+    def normed_linear(self, norm: Norm, weight: LinearWeight) -> NormedLinear:
+        """See `Operations`."""
+        return SeparateLinear(norm, self.linear(weight))
+
+    def normed_experts(
+        self, norm: Norm, router: LinearWeight, weights: ExpertWeights, *, top_k: int, renormalize: bool
+    ) -> NormedExperts:
+        """See `Operations`."""
+        experts = self.experts(weights, top_k=top_k, renormalize=renormalize)
+        return SeparateExperts(norm, self.linear(router), experts)
 
     def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
         """See `Operations`."""
@@ -90,9 +181,12 @@ class TorchAttention:
             heads_per_kv_head=heads_per_kv_head,
         )
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def norm(
+        self, x: torch.Tensor, change: torch.Tensor | None, norm: Norm, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See `Operations`."""
-        return rms_norm(x, weight, eps)
+        normed = rms_norm(x if change is None else x + change, norm.weight, norm.eps)
+        return normed if out is None else out.copy_(normed)
 
     def attention_input(
         self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
@@ -114,7 +208,7 @@ class TorchAttention:
         raise TypeError(f"{type(plan).__name__} is a plan of other operations")
 
 
-class CpuOperations(TorchAttention):
+class CpuOperations(TorchOperations):
     """Every row's bits depend on that row and its request alone."""
 
     def linear(self, weight: LinearWeight) -> Linear:
@@ -154,7 +248,7 @@ class CpuOperations(TorchAttention):
         return turned[:, :heads]
 
 
-class CudaOperations(TorchAttention):
+class CudaOperations(TorchOperations):
     """PyTorch's own operations on CUDA; the shapes of products, and so bits, may change with the batch."""
 
     def linear(self, weight: LinearWeight) -> Linear:

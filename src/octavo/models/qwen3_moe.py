@@ -15,38 +15,31 @@ from octavo.kernels.attention import Plan
 from octavo.kernels.experts.routing import swiglu
 from octavo.kernels.rotary import RotaryTable
 from octavo.models.interface import ForwardBatch, KVCache
-from octavo.models.operations import HeadNorms, Operations
+from octavo.models.operations import HeadNorms, Norm, Operations
 from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, SparseMlp
 
 
 class Mlp(Protocol):
-    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `live` as in `ForwardBatch`."""
+    """The second half of a layer: x and what the first half adds to it, (T, H) bf16 each, to their sum and what this half
+    adds to that; `live` as in `ForwardBatch`."""
 
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor: ...
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, live: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Dense:
-    """down (silu(gate x) * (up x))"""
+    """down (silu(gate x) * (up x)) of the normed sum"""
 
-    def __init__(self, parameters: DenseMlp, operations: Operations) -> None:
-        self._gate_up = operations.linear(parameters.gate_up)
+    def __init__(self, norm: Norm, parameters: DenseMlp, operations: Operations) -> None:
+        self._gate_up = operations.normed_linear(norm, parameters.gate_up)
         self._down = operations.linear(parameters.down)
 
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
-        return self._down(swiglu(self._gate_up.float32(x)))
-
-
-class Sparse:
-    """The experts that the router chooses for each row, weighted."""
-
-    def __init__(self, parameters: SparseMlp, config: ModelConfig, operations: Operations) -> None:
-        self._router = operations.linear(parameters.router)
-        self._experts = operations.experts(
-            parameters.experts, top_k=config.num_experts_per_tok, renormalize=config.norm_topk_prob
-        )
-
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
-        return self._experts(x, self._router.float32(x), live)
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, live: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, gate_up = self._gate_up.float32(x, change)
+        return x, self._down(swiglu(gate_up))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,41 +59,51 @@ class Rows:
 
 
 class Attention:
-    """Queries, keys and values, normed and rotated; attention over the cache; the output projection."""
+    """Queries, keys and values of the normed sum, normed and rotated; attention over the cache; the output projection."""
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
-        self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
+        self._qkv = operations.normed_linear(Norm(parameters.input_norm, config.rms_norm_eps), parameters.qkv)
+        self._out = operations.linear(parameters.out)
         self._norms = HeadNorms(parameters.q_norm, parameters.k_norm, config.rms_norm_eps)
         self._heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self._head_dim = config.head_dim
         self._operations = operations
 
-    def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
-        qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, rows: Rows, cache: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, qkv = self._qkv(x, change)
+        qkv = qkv.view(x.shape[0], self._heads, self._head_dim)
         queries = self._operations.attention_input(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
         if rows.batch.written is not None:
             rows.batch.written()
-        return self._out(self._operations.attention(rows.keep(queries), cache, rows.plan).flatten(1))
+        attended = self._operations.attention(rows.keep(queries), cache, rows.plan)
+        return rows.keep(x), self._out(attended.flatten(1))
 
 
 class Layer:
-    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (T, H), or (R, H) if only R rows are kept."""
+    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (T, H), or (R, H) if only R rows are kept.
+
+    Comes and goes as two addends, so that each sum is made with the norm that reads it.
+    """
 
     def __init__(self, parameters: LayerParameters, config: ModelConfig, operations: Operations) -> None:
         self._attention = Attention(parameters, config, operations)
+        norm = Norm(parameters.post_norm, config.rms_norm_eps)
         self._mlp: Mlp
         match parameters.mlp:
             case DenseMlp():
-                self._mlp = Dense(parameters.mlp, operations)
-            case SparseMlp():
-                self._mlp = Sparse(parameters.mlp, config, operations)
-        self._norms = (parameters.input_norm, parameters.post_norm)
-        self._eps, self._norm = config.rms_norm_eps, operations.norm
+                self._mlp = Dense(norm, parameters.mlp, operations)
+            case SparseMlp(router, experts):
+                self._mlp = operations.normed_experts(
+                    norm, router, experts, top_k=config.num_experts_per_tok, renormalize=config.norm_topk_prob
+                )
 
-    def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
-        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
-        x = rows.keep(x) + attended
-        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows.batch.live)
+    def __call__(
+        self, x: torch.Tensor, change: torch.Tensor | None, rows: Rows, cache: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, change = self._attention(x, change, rows, cache)
+        return self._mlp(x, change, rows.batch.live)
 
 
 class Qwen3Moe:
@@ -109,7 +112,7 @@ class Qwen3Moe:
     def __init__(self, config: ModelConfig, parameters: Parameters, operations: Operations) -> None:
         """Bind `parameters` (filled; on the device of `operations`) to layers."""
         self._config, self._operations = config, operations
-        self._embedding, self._norm = parameters.embedding, parameters.norm
+        self._embedding, self._norm = parameters.embedding, Norm(parameters.norm, config.rms_norm_eps)
         self._layers = [Layer(layer, config, operations) for layer in parameters.layers]
         self._head = operations.linear(parameters.head)
         self._rotary = RotaryTable.make(
@@ -135,14 +138,14 @@ class Qwen3Moe:
         return self._run(rows, self._wanted(rows, kv_cache), kv_cache)
 
     @torch.inference_mode()
-    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache) -> torch.Tensor:
+    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache, *, out: torch.Tensor) -> torch.Tensor:
         """`forward` of all rows by a plan of the batch: nothing but launches, so that a graph can record it.
 
         Returns:
-            (T, H) bf16, new; `batch.tails` changes nothing.
+            out, (T, H) bf16, written; `batch.tails` changes nothing.
         """
         rows = Rows(batch, self._rotary.at(batch.positions), None, plan)
-        return self._run(rows, rows, kv_cache)
+        return self._run(rows, rows, kv_cache, out)
 
     def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan:
         """Of the attention of all rows, its tensors where those of `batch` are."""
@@ -152,15 +155,15 @@ class Qwen3Moe:
             heads_per_kv_head=self._config.num_attention_heads // self._config.num_key_value_heads,
         )
 
-    def _run(self, rows: Rows, last_rows: Rows, kv_cache: KVCache) -> torch.Tensor:
+    def _run(self, rows: Rows, last_rows: Rows, kv_cache: KVCache, out: torch.Tensor | None = None) -> torch.Tensor:
         """All layers, the last for its own rows."""
-        x = self._embedding.index_select(0, rows.batch.token_ids)
+        x, change = self._embedding.index_select(0, rows.batch.token_ids), None
         *before, last = zip(self._layers, kv_cache.layers, strict=True)
         for layer, cache in before:
-            x = layer(x, rows, cache)
+            x, change = layer(x, change, rows, cache)
         layer, cache = last
-        x = layer(x, last_rows, cache)
-        return self._operations.norm(x, self._norm, self._config.rms_norm_eps)
+        x, change = layer(x, change, last_rows, cache)
+        return self._operations.norm(x, change, self._norm, out)
 
     def _wanted(self, rows: Rows, kv_cache: KVCache) -> Rows:
         """`rows`, of which only those attend that `batch.tails` wants."""

@@ -29,7 +29,7 @@ class PlannedModel(Model, Protocol):
 
     def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan: ...
 
-    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache) -> torch.Tensor: ...
+    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache, *, out: torch.Tensor) -> torch.Tensor: ...
 
 
 def graph_sizes(most: int) -> list[int]:
@@ -145,7 +145,7 @@ class GraphedModel:
         batch, plan = self._inputs.of(size)
 
         def launch() -> None:
-            self._hidden[:size].copy_(self._model.compute(batch, plan, self._kv_cache))
+            self._model.compute(batch, plan, self._kv_cache, out=self._hidden[:size])
 
         launch()
         self._graphs[size] = self._capture(launch)

@@ -10,6 +10,11 @@ from octavo.kernels.quantize import quantize
 from octavo.kernels.scaled import TokenScaled, Unscaled
 
 
+def product(x: TokenScaled | Unscaled, weight: LinearWeight, dtype: torch.dtype) -> torch.Tensor:
+    """x (T, K) in the format that `weight` asks for -> (T, N) of `dtype`, new."""
+    return dense_gemm(x, weight, out=x.data.new_empty((x.data.shape[0], weight.data.shape[0]), dtype=dtype))
+
+
 class KernelLinear:
     """y = x @ W^T + b; FP8 weights take x rounded to FP8 per row. A row's bits depend on that row and the weight alone."""
 
@@ -29,8 +34,7 @@ class KernelLinear:
         return self._into(x, torch.float32)
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        out = x.new_empty((x.shape[0], self._weight.data.shape[0]), dtype=dtype)
-        return dense_gemm(self._inputs(x), self._weight, out=out)
+        return product(self._inputs(x), self._weight, dtype)
 
     def _inputs(self, x: torch.Tensor) -> TokenScaled | Unscaled:
         match self._weight:

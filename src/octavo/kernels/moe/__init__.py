@@ -12,13 +12,13 @@ from octavo.kernels.contract import Dims, check_range
 from octavo.kernels.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.kernels.moe.workspace import MoeWorkspace, moe_workspace
 from octavo.kernels.permute import permute
-from octavo.kernels.scaled import Weights
+from octavo.kernels.scaled import TokenScaled, Weights
 
 __all__ = ["MoeWorkspace", "moe", "moe_workspace"]
 
 
 def moe(
-    x: torch.Tensor,
+    x: torch.Tensor | TokenScaled,
     ids: torch.Tensor,
     weights: torch.Tensor,
     gate_up: Weights,
@@ -37,7 +37,7 @@ def moe(
     captured. Slots whose id is negative or >= E are dropped. Rows from `num_tokens` on are not read and become zero.
 
     Args:
-        x: (T, H) bf16, T <= workspace.max_tokens; read.
+        x: (T, H) bf16, T <= workspace.max_tokens; or TokenScaled, where gate_up asks for that; read.
         ids: (T, K) int32, any values, K = workspace.top_k; read.
         weights: (T, K) f32; read.
         gate_up: (E, 2I, H), gate rows first; read.
@@ -55,7 +55,10 @@ def moe(
         KernelContractError: an argument has another type, shape, dtype, device or range.
     """
     dims = Dims()
-    dims.check("x", x, ("T", "H"), dtype=torch.bfloat16)
+    if isinstance(x, TokenScaled):
+        x.check("x", dims, "T", "H")
+    else:
+        dims.check("x", x, ("T", "H"), dtype=torch.bfloat16)
     dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
     dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)
     dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
@@ -65,7 +68,7 @@ def moe(
     tiles = tiles or _choose(gate_up, down, workspace, slots)
 
     plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, num_tokens=num_tokens, out=workspace.plan)
-    inputs = workspace.input.quantize(x, gate_up, num_tokens, beside=True)
+    inputs = x if isinstance(x, TokenScaled) else workspace.input.quantize(x, gate_up, num_tokens, beside=True)
     grouped_gemm_swiglu(
         inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
     )

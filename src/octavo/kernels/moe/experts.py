@@ -6,7 +6,7 @@ import torch
 
 from octavo.kernels.moe import MoeWorkspace, moe
 from octavo.kernels.route import route
-from octavo.kernels.scaled import Weights
+from octavo.kernels.scaled import TokenScaled, Weights
 
 
 class KernelExperts:
@@ -19,11 +19,13 @@ class KernelExperts:
         self._top_k, self._renormalize = top_k, renormalize
         self._workspace = workspace
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, live: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor | TokenScaled, logits: torch.Tensor, live: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
         Args:
-            x: (T, H) bf16, T at most the workspace's tokens; read.
+            x: (T, H) bf16, T at most the workspace's tokens, or the same in the format that gate_up asks for; read.
             logits: (T, E) float32 of the router; read.
             live: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
 
@@ -33,10 +35,10 @@ class KernelExperts:
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
-        routing = route(logits, self._top_k, renormalize=self._renormalize)
-        out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
-        moe(
+        routing = route(logits, self._top_k, renormalize=self._renormalize, spoil=True)
+        rows = x.data if isinstance(x, TokenScaled) else x
+        out, flags = torch.empty_like(rows, dtype=torch.bfloat16), torch.empty_like(routing.flags)
+        return moe(
             x, routing.ids, routing.weights, self._gate_up, self._down,
             workspace=self._workspace, out=out, flags=flags, num_tokens=live,
         )  # fmt: skip
-        return out.masked_fill_(routing.flags[:, None], torch.nan)

@@ -1,4 +1,4 @@
-"""bf16 rows to FP8 e4m3, alone or behind RMSNorm or SwiGLU.
+"""bf16 rows to FP8 e4m3, alone or behind SwiGLU (behind RMSNorm: `rms_norm`).
 
 The scale of a row (or of 128 columns of it) is amax / 448, as compressed-tensors computes it
 (`calculate_qparams`, symmetric float: amax over half the range), and a code is x / scale, rounded to nearest even:
@@ -17,12 +17,11 @@ from octavo.kernels.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check
 from octavo.kernels.quantize.kernel import (
     quantize_kernel,
     quantize_static_kernel,
-    rms_norm_quantize_kernel,
     swiglu_quantize_kernel,
 )
 from octavo.kernels.scaled import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
 
-__all__ = ["MAX_WIDTH", "quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"]
+__all__ = ["MAX_WIDTH", "quantize", "quantize_groups", "quantize_static", "swiglu_quantize"]
 
 MAX_WIDTH = 32768
 
@@ -146,45 +145,6 @@ def quantize_static(
     return out
 
 
-def rms_norm_quantize(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    eps: float,
-    *,
-    num_rows: torch.Tensor | None = None,
-    out: tuple[torch.Tensor, TokenScaled] | None = None,
-) -> tuple[torch.Tensor, TokenScaled]:
-    """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight), and y in FP8 per token.
-
-    Args:
-        x: (R, K) bf16, K <= 32768; read.
-        weight: (K,) bf16; read.
-        eps: added to the mean of squares.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
-        out: y (R, K) bf16 and its TokenScaled; written. None allocates.
-
-    Raises:
-        KernelContractError: an argument has another shape, dtype, device or range.
-    """
-    dims = Dims()
-    _bind(x, dims, "K", num_rows)
-    dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
-    rows, width = x.shape
-    if out is None:
-        scale = x.new_empty((rows,), dtype=torch.float32)
-        out = (torch.empty_like(x), TokenScaled(torch.empty_like(x, dtype=FP8), scale))
-    normed, quantized = out
-    dims.check("out[0]", normed, ("R", "K"), dtype=torch.bfloat16)
-    quantized.check("out[1]", dims, "R", "K")
-    if rows:
-        block = triton.next_power_of_2(width)
-        rms_norm_quantize_kernel[check_grid("rms_norm_quantize", rows)](
-            x, weight, normed, quantized.data, quantized.scale, num_rows, eps, rows, width, 1,
-            GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH,
-        )  # fmt: skip
-    return normed, quantized
-
-
 def swiglu_quantize(
     gate_up: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: TokenScaled | None = None
 ) -> TokenScaled:
@@ -215,8 +175,6 @@ def swiglu_quantize(
             num_rows,
             rows,
             width,
-            1,
-            GROUPS=1,
             BLOCK=block,
             num_warps=_warps(block),
             **LAUNCH,
