@@ -23,7 +23,7 @@ import aiohttp
 from benchmarks.provenance import provenance
 
 from tools.soak.processes import WARM_UP_S, Killer, Memory, processes
-from tools.soak.traffic import Traffic, broken_sockets
+from tools.soak.traffic import Traffic, broken_sockets, fill_cache
 
 HOST = "127.0.0.1"
 CLIENTS = 12
@@ -31,6 +31,8 @@ SAMPLE_S = 10.0
 TELL_S = 60.0
 ANSWER_S = 600.0
 """No answer takes as long, whatever is killed meanwhile."""
+PROCESSES = {"server": 1, "worker": 4, "keeper": 1}
+"""What a server at rest has: a worker and three standbys."""
 
 
 def main() -> int:
@@ -61,7 +63,8 @@ def served() -> Iterator[tuple[int, int, Path]]:
         log = Path(folder, "log")
         flags = ["--host", HOST, "--port", str(port), "--cpu-threads", "1", "--max-model-len", "2100"]
         flags += ["--max-worker-restarts", "1000000", "--crash-dir", str(Path(folder, "crashes"))]
-        flags += ["--disable-uvicorn-access-log"]
+        # few enough KV blocks that they run out, and that their index is full before memory is watched
+        flags += ["--disable-uvicorn-access-log", "--num-gpu-blocks-override", "4000"]
         with log.open("wb") as out:
             command = [sys.executable, "-m", "octavo.cli.main", "serve", *flags]
             server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
@@ -83,6 +86,7 @@ async def soak(args: argparse.Namespace, pid: int, port: int) -> dict[str, Any]:
     connector = aiohttp.TCPConnector(limit=0, force_close=False)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=2**22) as session:
         await _ready(session, url)
+        await fill_cache(url, session)
         traffic, killer, memory = Traffic(url, session, dice), Killer(pid, dice), Memory(pid)
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         end_s = time.monotonic() + 3600 * args.hours
@@ -97,7 +101,7 @@ async def soak(args: argparse.Namespace, pid: int, port: int) -> dict[str, Any]:
         status = await _get(session, f"{url}/server_info")
         slopes = memory.slopes(min(WARM_UP_S, 900 * args.hours))
     left = len(os.listdir(f"/proc/{pid}/fd")) - descriptors
-    flat = all(each.flat for kind, each in slopes.items() if kind != "keeper" or each.samples > 9)
+    flat = all(each.flat for each in slopes.values() if each.samples > 9)
     return {
         "hours": args.hours,
         "counts": dict(sorted(traffic.counts.items())),
@@ -161,11 +165,11 @@ async def _ready(session: aiohttp.ClientSession, url: str) -> None:
 
 
 async def _settled(session: aiohttp.ClientSession, url: str, pid: int) -> None:
-    """Wait until no recovery goes on, and both standbys are back."""
+    """Wait until no recovery goes on, and all standbys are back."""
     await _ready(session, url)
     for _ in range(600):
         found = processes(pid)
-        if (len(found["worker"]), len(found["keeper"])) == (3, 1):
+        if all(len(found[kind]) == count for kind, count in PROCESSES.items()):
             return
         await asyncio.sleep(0.1)
 

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import psutil
 
@@ -18,7 +19,7 @@ MIB = 2**20
 
 
 def processes(server: int) -> dict[str, list[int]]:
-    """Kind of process -> pids: `server`, `keeper`, and `worker`, which is one or waits to be one."""
+    """Kind of process -> pids: `server`, `keeper`, `body` (reads large bodies), and `worker`, which is one or waits to be one."""
     found: dict[str, list[int]] = defaultdict(list, server=[server])
     for child in psutil.Process(server).children():
         try:
@@ -27,6 +28,8 @@ def processes(server: int) -> dict[str, list[int]]:
             continue
         if "octavo.worker.keeper" in command:
             found["keeper"].append(child.pid)
+        elif "octavo.server.body_process" in command:
+            found["body"].append(child.pid)
         elif "octavo.worker" in command:
             found["worker"].append(child.pid)
     return found
@@ -90,8 +93,24 @@ def slope(samples: list[tuple[float, float]]) -> Slope:
     return Slope(3600 * rate, 3600 * math.sqrt(left / 6 / free / spread * 6), count)
 
 
+def resident(pid: int) -> int:
+    """Bytes of anonymous and shared memory that a process holds.
+
+    Raises:
+        OSError: it has ended.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    kept = [line.split()[1] for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    if not kept:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return 1024 * sum(map(int, kept))
+
+
 class Memory:
-    """Samples of resident memory by kind of process, a proportional share of what is shared."""
+    """Samples of resident memory by kind of process.
+
+    Pages of files are left out: the kernel takes and brings them back as it likes, and they cannot leak.
+    """
 
     def __init__(self, server: int) -> None:
         self._server = server
@@ -106,8 +125,8 @@ class Memory:
                 if kind == "worker" and pid != worker:
                     continue
                 try:
-                    self.samples[kind].append((now_s, psutil.Process(pid).memory_full_info().pss / MIB))
-                except psutil.Error:
+                    self.samples[kind].append((now_s, resident(pid) / MIB))
+                except OSError:
                     continue
 
     def slopes(self, warm_up_s: float = WARM_UP_S) -> dict[str, Slope]:
