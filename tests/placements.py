@@ -26,11 +26,10 @@ from octavo.kernels.quantize import (
     quantize,
     quantize_groups,
     quantize_static,
-    rms_norm_quantize,
     swiglu_quantize,
 )
 from octavo.kernels.rms_norm import rms_norm
-from octavo.kernels.rms_norm.cuda import cuda_rms_norm
+from octavo.kernels.rms_norm.cuda import add_norm
 from octavo.kernels.rotary import rotary
 from octavo.kernels.route import route
 from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
@@ -67,10 +66,11 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         x, weight = (_noise(*shape).bfloat16().to(device) for shape in ((tokens, width), (width,)))
         gate_up, scale = _noise(tokens, 2 * width).bfloat16().to(device), torch.tensor([0.03], device=device)
         label = f"{tokens}x{width}"
-        yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
+        yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [rms_norm(x, w, 1e-6)])
+        yield Scenario(f"add_norm {label}", (x, None, weight), _add_norm)
+        yield Scenario(f"add_norm of a sum {label}", (x, x.flip(0), weight), _add_norm)
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)
-            yield Scenario(f"rms_norm_quantize {label} {number}", (x, weight, used), _rms_norm_quantize)
             yield Scenario(f"swiglu_quantize {label} {number}", (gate_up, used), _swiglu_quantize)
     for shape in SMALL_HEADS:
         case = AttentionInput.draw(5, shape, seed=1)
@@ -86,9 +86,9 @@ def _quantize(x: torch.Tensor, scale: torch.Tensor, used: torch.Tensor | None) -
     return [tensor for part in parts for tensor in (part.data, part.scale)]
 
 
-def _rms_norm_quantize(x: torch.Tensor, weight: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
-    normed, scaled = rms_norm_quantize(x, weight, 1e-6, num_rows=used)
-    return [normed, scaled.data, scaled.scale]
+def _add_norm(x: torch.Tensor, change: torch.Tensor | None, weight: torch.Tensor) -> list[torch.Tensor]:
+    normed = add_norm(x, change, weight, 1e-6, bf16=True, fp8=True)
+    return [normed.total, normed.in_bf16.data, normed.in_fp8.data, normed.in_fp8.scale]
 
 
 def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
