@@ -120,8 +120,9 @@ def check(
 def fixed(plan: PagedPlan) -> PagedPlan:
     """`plan` as a graph has it: more lines than are in use, whose number only the device knows."""
     work = torch.cat((plan.work, plan.work.new_full((MAX_PARTIALS, 7), -1)))
-    live = torch.tensor([len(plan.work)], dtype=torch.int32, device=CUDA)
-    return dataclasses.replace(plan, work=work, live=live)
+    folds = torch.cat((plan.folds, plan.folds.new_full((64, 4), -1)))
+    live = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=CUDA)
+    return dataclasses.replace(plan, work=work, folds=folds, live=live)
 
 
 def measure_attention(

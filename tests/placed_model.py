@@ -75,12 +75,12 @@ def real_attention(device: torch.device) -> Iterator[Scenario]:
 
 def _corrupt(plan: Any) -> Any:
     """Numbers that leave int32 when a token is added to them, and partials before the first: none is to be followed."""
-    work = plan.work.clone()
+    work, folds = plan.work.clone(), plan.folds.clone()
     spread, whole = ((work[:, 6] >= 0) & (work[:, 2] > 1)).nonzero(), (work[:, 6] < 0).nonzero()
     work[spread[0], 6] = 2**31 - 1
     work[whole[0], 1] = 2**31 - 3
-    work[spread[1], 4] = 2**30
-    return dataclasses.replace(plan, work=work)
+    folds[0, 2] = -(2**30)
+    return dataclasses.replace(plan, work=work, folds=folds)
 
 
 def _attention_input(*args: Any) -> list[torch.Tensor]:
@@ -114,7 +114,7 @@ def _paged_inputs(
 
 def _paged_attention(queries: Any, cache: Any, plan: Any, partials: Any, fixed: bool) -> list[torch.Tensor]:
     if fixed:
-        counts = torch.tensor([len(plan.work)], dtype=torch.int32, device=queries.device)
+        counts = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=queries.device)
         plan = dataclasses.replace(plan, live=counts)
     return [paged_attention(queries, cache, plan, partials)]
 

@@ -170,6 +170,7 @@ def test_no_tokens(device: torch.device) -> None:
 def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
     monkeypatch.setattr("octavo.kernels.paged_attention.RESIDENT", 3)
+    monkeypatch.setattr("octavo.kernels.paged_attention.RESIDENT_FOLDS", 3)
     request = Request.draw(SPLIT + 40, NARROW, seed=9)
     blocks = list(range(40))
     cache = poisoned(40, 16, NARROW, device)
@@ -180,21 +181,23 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
     partials = Partials.allocate(2, 16, device)
     expected = paged_attention(queries, cache, plan, partials)
     assert len(plan.work) == 4
+    assert len(plan.folds) == 34
     stray_work = torch.tensor([[0, 0, 20, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device)
+    stray_folds = torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device)
     for wrong in (0, 1):
         fixed = dataclasses.replace(
             plan,
             work=torch.cat((plan.work, stray_work)),
-            live=torch.tensor([len(plan.work) + 9 * wrong], dtype=torch.int32, device=device),
+            folds=torch.cat((plan.folds, stray_folds)),
+            live=torch.tensor([len(plan.work) + 9 * wrong, 34 + 34 * wrong], dtype=torch.int32, device=device),
         )
         # The twin: with the lines counted that should not be.
         assert torch.equal(paged_attention(queries, cache, fixed, partials), expected) is not bool(wrong)
-        assert not partials.arrived.any()
 
 
 @pytest.mark.parametrize("seed", range(20), ids=lambda seed: f"draw{seed}")
 def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
-    """Each (row, split) of a drawn batch is in one piece of work; the partials of a tile are distinct and in order."""
+    """Each (row, split) of a drawn batch is in one piece of work; partials are distinct and folded in order."""
     pick = random.Random(seed)
     counts = [pick.choice([1, 1, 2, 8, 9, 100, 700]) for _ in range(pick.randint(1, 12))]
     contexts = tuple(count + pick.choice([0, 3, 511, 512, 3000]) for count in counts)
@@ -214,45 +217,14 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
             for split in range(first, end):
                 assert (row + token, split) not in seen
                 seen[row + token, split] = partial + token if partial >= 0 else -1
-    firsts = {
-        row + token: (partial - first * tokens + token, tokens)
-        for _, row, tokens, _, first, _, partial in plan.work.tolist()
-        for token in range(tokens)
-        if partial >= 0
-    }
+    folded = {row: [first + i * step for i in range(count)] for row, first, step, count in plan.folds.tolist()}
     for i, count in enumerate(counts):
         for token in range(count):
             row, splits = starts[i] + token, -(-(contexts[i] - count + token + 1) // SPLIT)
             found = [seen[row, split] for split in range(splits)]
-            begin, step = firsts.get(row, (-1, 0))
-            assert found == [begin + split * step for split in range(splits)]
+            assert found == folded.get(row, [-1] * splits)[:splits]
     partials = [p for p in seen.values() if p >= 0]
     assert len(partials) == len(set(partials)) == plan.num_partials
-
-
-@pytest.mark.parametrize("partial", [-7, 4095, 2**31 - 1])
-def test_class_g_partials_out_of_range_are_nan(partial: int, device: torch.device) -> None:
-    """[G] A split without its room is not written elsewhere, and does not pass for a whole context."""
-    request = Request.draw(SPLIT + 2, NARROW, seed=11)
-    blocks = list(range(-(-len(request) // 16)))
-    cache = poisoned(len(blocks), 16, NARROW, device)
-    write(Chunk(request, 0, len(request), blocks), cache)
-    tables = torch.tensor([blocks], dtype=torch.int32, device=device)
-    plan = plan_paged_attention(tables, (0, 2), (len(request),), block_size=16, heads_per_kv_head=2)
-    partials = Partials.allocate(2, 16, device)
-    queries = request.queries[-2:].to(device)
-    assert paged_attention(queries, cache, plan, partials).isfinite().all()
-    partials.mixed.fill_(5)
-    second = plan.work[:, 4] == 1
-    assert second.sum() == 1
-    plan.work[second, 6] = partial
-    plan.work[~second, 1] = -1
-    out = torch.zeros_like(queries)
-    paged_attention(queries, cache, plan, partials, out=out)
-    # a negative one says that the splits are all of the context
-    assert out.isnan().all() if partial >= 0 else out.isfinite().all()
-    assert (partials.mixed == 5).all()
-    assert not partials.arrived.any()
 
 
 def test_contract(device: torch.device) -> None:

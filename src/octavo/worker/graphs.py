@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from octavo.kernels.attention import Plan
-from octavo.kernels.paged_attention import MAX_PARTIALS, SPLIT, PagedPlan
+from octavo.kernels.paged_attention import MAX_PARTIALS, PagedPlan
 from octavo.kernels.upload import upload
 from octavo.models.interface import ForwardBatch, KVCache
 from octavo.worker.runner import Model
@@ -161,7 +161,9 @@ class Inputs:
         )
         self._tables = _Field((chunks, columns), torch.int32, device, -1)
         self._work = _Field((rows + MAX_PARTIALS, 7), torch.int32, device, -1)
-        self._live = _Field((2,), torch.int32, device, 0)
+        # a row is folded if it has at least two partials
+        self._folds = _Field((min(rows, MAX_PARTIALS // 2), 4), torch.int32, device, -1)
+        self._live = _Field((3,), torch.int32, device, 0)
         self._plan: PagedPlan | None = None
 
     def fill(self, batch: ForwardBatch, plan: PagedPlan, size: int) -> None:
@@ -174,15 +176,14 @@ class Inputs:
         self._slot_mapping.fill(batch.slot_mapping, size)
         self._tables.fill(batch.block_tables, len(batch.block_tables))
         self._work.fill(plan.work, len(plan.work))
-        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work)], dtype=torch.int32), 2)
+        self._folds.fill(plan.folds, len(plan.folds))
+        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.folds)], dtype=torch.int32), 3)
         self._plan = plan
 
     def of(self, size: int) -> tuple[ForwardBatch, PagedPlan]:
         """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
         assert self._plan is not None, "fill comes first"
         live = self._live.device
-        # a row is at most all splits of a context: few rows need few programs
-        splits = -(-self.columns * self._plan.block_size // SPLIT)
         batch = ForwardBatch(
             token_ids=self._token_ids.device[:size],
             positions=self._positions.device[:size],
@@ -195,7 +196,8 @@ class Inputs:
         plan = dataclasses.replace(
             self._plan,
             tables=self._tables.device,
-            work=self._work.device[: size + min(MAX_PARTIALS, size * splits)],
+            work=self._work.device[: size + MAX_PARTIALS],
+            folds=self._folds.device[:size],
             num_partials=0,
             rows=size,
             live=live[1:],

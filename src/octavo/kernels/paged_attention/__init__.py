@@ -8,7 +8,7 @@ import math
 import torch
 
 from octavo.kernels.contract import LAUNCH, Dims, check_grid, check_range
-from octavo.kernels.paged_attention.kernel import attend_kernel
+from octavo.kernels.paged_attention.kernel import attend_kernel, fold_kernel
 from octavo.kernels.paged_attention.plan import (
     KV_TILE,
     MAX_PARTIALS,
@@ -32,8 +32,8 @@ __all__ = [
 
 STAGES = 3
 """A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
-RESIDENT = 264
-"""Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+RESIDENT, RESIDENT_FOLDS = 264, 2112
+"""Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
 def _columns(width: int) -> int:
@@ -43,22 +43,18 @@ def _columns(width: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Partials:
-    """Device memory of `paged_attention` between the programs of a split context; it serves any number of layers, one
-    call at a time."""
+    """Device memory of `paged_attention` between its two kernels; one serves any number of layers, one call at a time."""
 
     stats: torch.Tensor
     """(P, H, 2) f32: the maximum and the sum of each row's split."""
     mixed: torch.Tensor
     """(P, H, D) f32: its weighted values."""
-    arrived: torch.Tensor
-    """(P, H) int32: how many splits of a query tile and KV head are there; zeros between calls."""
 
     @classmethod
     def allocate(cls, heads: int, width: int, device: torch.device, *, count: int = MAX_PARTIALS) -> Partials:
-        """Room for `count` rows times splits of `heads` query heads of `width` numbers."""
+        """Uninitialised room for `count` rows times splits of `heads` query heads of `width` numbers."""
         stats = torch.empty((count, heads, 2), dtype=torch.float32, device=device)
-        mixed = torch.empty((count, heads, width), dtype=torch.float32, device=device)
-        return cls(stats, mixed, torch.zeros((count, heads), dtype=torch.int32, device=device))
+        return cls(stats, torch.empty((count, heads, width), dtype=torch.float32, device=device))
 
 
 def paged_attention(
@@ -97,9 +93,9 @@ def paged_attention(
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
     dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
     dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
+    dims.check("plan.folds", plan.folds, ("F", 4), dtype=torch.int32)
     dims.check("partials.mixed", partials.mixed, ("P", heads, "D"), dtype=torch.float32)
     dims.check("partials.stats", partials.stats, ("P", heads, 2), dtype=torch.float32)
-    dims.check("partials.arrived", partials.arrived, ("P", heads), dtype=torch.int32)
     check_range("plan.num_partials", plan.num_partials, 0, dims["P"], "plan with max_partials of this room")
     out = torch.empty_like(queries) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
@@ -108,9 +104,15 @@ def paged_attention(
     scale = math.log2(math.e) / math.sqrt(width)
     attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
         queries, cache, plan.tables, plan.work, plan.live, out,
-        partials.stats, partials.mixed, partials.arrived,
+        partials.stats, partials.mixed,
         dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
         ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
+    if dims["F"]:
+        fold_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_FOLDS))](
+            partials.stats, partials.mixed, plan.folds, None if plan.live is None else plan.live[1:], out,
+            dims["T"], dims["P"], dims["F"], heads, scale,
+            WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
+        )  # fmt: skip
     return out

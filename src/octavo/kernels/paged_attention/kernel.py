@@ -2,7 +2,7 @@
 
 A row's arithmetic is a function of its position alone. Its products come from tiles of one shape, in which rows are
 independent; the tiles of a split are summed in order; the splits of a row are folded in order by one function, whether one
-program goes through all of them or each has its own and the last to end folds them all. Multiply-adds are written out, so that no compiler fuses them in one
+program goes through all of them or each has its own. Multiply-adds are written out, so that no compiler fuses them in one
 place and not in another. What a row does not see adds exact zeros to its sums and multiplies them by exactly one.
 """
 
@@ -33,43 +33,15 @@ def _fold(best, total, mixed, split_best, split_total, split_mixed, scale):
 
 
 @triton.jit
-def _arrive(counter):
-    """How many programs came to `counter` before this one; what they wrote before is seen after."""
-    # all threads have written before one of them says so
-    tl.debug_barrier()
-    return tl.atomic_add(counter, 1, sem="acq_rel")
-
-
-@triton.jit
-def _fold_all(
-    partial_stats, partial_mixed, first, step, count, heads, head, token, column, mask, scale,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr,
-):  # fmt: skip
-    """The rows (ROWS, HEAD) of a query tile from its `count` splits, in order: the sum (ROWS,) and the weighted values."""
-    best = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    mixed = tl.zeros((ROWS, HEAD), tl.float32)
-    for index in range(count):
-        at = (first + index * step + token) * heads + head
-        split_best = tl.load(partial_stats + at * 2, mask=mask, other=0.0)
-        split_total = tl.load(partial_stats + at * 2 + 1, mask=mask, other=1.0)
-        inside = mask[:, None] & (column < WIDTH)[None, :]
-        split_mixed = tl.load(partial_mixed + at[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
-        best, total, mixed = _fold(best, total, mixed, split_best, split_total, split_mixed, scale)
-    return total, mixed
-
-
-@triton.jit
 def _attend(
-    item, queries, cache, tables, work, out, partial_stats, partial_mixed, arrived,
+    item, queries, cache, tables, work, out, partial_stats, partial_mixed,
     rows, tables_rows, columns, blocks, num_partials, kv_heads, side_stride, scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """One query tile, one KV head, some splits of its context: `item` is the piece of work times kv_heads plus the head.
 
-    A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the partials, from which
-    the last program of the tile and KV head makes it.
+    A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the partials.
     """
     heads = kv_heads * SHARED
     row = tl.arange(0, ROWS)
@@ -131,35 +103,26 @@ def _attend(
                 tile_mixed = tl.dot(weights.to(tl.bfloat16), v, tile_mixed * shrink[:, None])
                 tile_best = highest
             best, total, mixed = _fold(best, total, mixed, tile_best, tile_total, tile_mixed, scale)
-        splits = tl.cdiv(context, SPLIT)
-        first = partial - first_split.to(tl.int64) * tokens
-        fits = (first >= 0) & (first + splits.to(tl.int64) * tokens <= num_partials) & (first_split < splits)
-        apart = (partial >= 0) & fits
-        # a context without its blocks, or a split without its room, is none: better NaN than numbers made of less
-        total = tl.where((tl.max(lost, 0) > 0) | ((partial >= 0) & (fits == 0)), float("nan"), total)
-        finished = apart == 0
-        if apart:
-            kept = (partial + token).to(tl.int64) * heads + head
-            stat = partial_stats + kept * 2
+        # a context without its blocks is no context: better NaN than numbers made of less
+        total = tl.where(tl.max(lost, 0) > 0, float("nan"), total)
+
+        if partial < 0:
+            tl.store(
+                out + at, tl.div_rn(mixed, tl.broadcast_to(total[:, None], mixed.shape)).to(tl.bfloat16), mask=mask
+            )
+        else:
+            kept = partial.to(tl.int64) + token
+            live_row &= kept < num_partials
+            stat = partial_stats + (kept * heads + head) * 2
             tl.store(stat, best, mask=live_row)
             tl.store(stat + 1, total, mask=live_row)
-            tl.store(partial_mixed + kept[:, None] * WIDTH + column[None, :], mixed, mask=mask)
-            counter = arrived + first * kv_heads + group
-            finished = _arrive(counter) == splits - 1
-            if finished:
-                tl.store(counter, 0)
-                total, mixed = _fold_all(
-                    partial_stats, partial_mixed, first, tokens, splits, heads, head, token, column, live_row, scale,
-                    WIDTH, ROWS, HEAD,
-                )  # fmt: skip
-        if finished:
-            share = tl.div_rn(mixed, tl.broadcast_to(total[:, None], mixed.shape))
-            tl.store(out + at, share.to(tl.bfloat16), mask=mask)
+            spot = (kept * heads + head)[:, None] * WIDTH + column[None, :]
+            tl.store(partial_mixed + spot, mixed, mask=live_row[:, None] & inside[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_partials", "pieces"])
 def attend_kernel(
-    queries, cache, tables, work, live, out, partial_stats, partial_mixed, arrived,
+    queries, cache, tables, work, live, out, partial_stats, partial_mixed,
     rows, tables_rows, columns, blocks, num_partials, pieces, kv_heads, side_stride, scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
@@ -171,14 +134,50 @@ def attend_kernel(
     follow(PDL)
     if live is None:
         _attend(
-            tl.program_id(0), queries, cache, tables, work, out, partial_stats, partial_mixed, arrived,
+            tl.program_id(0), queries, cache, tables, work, out, partial_stats, partial_mixed,
             rows, tables_rows, columns, blocks, num_partials, kv_heads, side_stride, scale,
             SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), live_rows(live, pieces) * kv_heads, tl.num_programs(0)):
             _attend(
-                item, queries, cache, tables, work, out, partial_stats, partial_mixed, arrived,
+                item, queries, cache, tables, work, out, partial_stats, partial_mixed,
                 rows, tables_rows, columns, blocks, num_partials, kv_heads, side_stride, scale,
                 SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT,
             )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows", "num_partials", "lines"])
+def fold_kernel(
+    partial_stats, partial_mixed, folds, live, out, rows, num_partials, lines, heads, scale,
+    WIDTH: tl.constexpr, HEAD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Any grid: each (line of `folds`, head) is one program's: the splits of one row and head in order."""
+    follow(PDL)
+    column = tl.arange(0, HEAD)
+    inside = (column < WIDTH)[None, :]
+    one = tl.arange(0, 1)
+    for item in range(tl.program_id(0), live_rows(live, lines) * heads, tl.num_programs(0)):
+        entry = folds + (item // heads).to(tl.int64) * 4
+        head = item % heads
+        row = tl.load(entry)
+        first = tl.load(entry + 1)
+        step = tl.load(entry + 2)
+        count = tl.load(entry + 3)
+        if (row >= 0) & (row < rows) & (first >= 0):
+            best = tl.full((1,), float("-inf"), tl.float32)
+            total = tl.zeros((1,), tl.float32)
+            mixed = tl.zeros((1, HEAD), tl.float32)
+            for index in range(count):
+                slot = first.to(tl.int64) + index * step.to(tl.int64)
+                at = slot * heads + head + one
+                known = (slot + one >= 0) & (slot + one < num_partials)
+                split_best = tl.load(partial_stats + at * 2, mask=known, other=float("nan"))
+                split_total = tl.load(partial_stats + at * 2 + 1, mask=known, other=float("nan"))
+                split_mixed = tl.load(
+                    partial_mixed + at[:, None] * WIDTH + column[None, :], mask=known[:, None] & inside, other=0.0
+                )
+                best, total, mixed = _fold(best, total, mixed, split_best, split_total, split_mixed, scale)
+            out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
+            share = tl.div_rn(mixed, tl.broadcast_to(total[:, None], mixed.shape))
+            tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)

@@ -20,7 +20,7 @@ SPLIT = 512
 FEW_TILES = 32
 """A chunk of no more tiles does not fill the device: its splits run side by side."""
 MAX_PARTIALS = 4096
-"""Rows times splits that are kept until the last of a row is there; chunks past that run their splits one after the other."""
+"""Rows times splits that are kept between two kernels; chunks past that run their splits one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,8 @@ class PagedPlan(Plan):
     work: torch.Tensor
     """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the partial of the
     first token, or -1 where the splits are all of the context. The longest come first."""
+    folds: torch.Tensor
+    """(F, 4) int32, one for each row with partials: row, its first partial, distance to the next, how many."""
     num_partials: int
     rows: int
     """Of the batch: T."""
@@ -39,7 +41,7 @@ class PagedPlan(Plan):
     shared: int
     """Query heads per KV head."""
     live: torch.Tensor | None = None
-    """(1,) int32: how many first lines of `work` there are; None: all."""
+    """(2,) int32: how many first lines of `work` and of `folds` there are; None: all."""
 
     def programs(self, items: int, resident: int) -> int:
         """One for each item; or, where the device may find fewer, as many as run at a time."""
@@ -76,11 +78,12 @@ def plan_paged_attention(
     tiles = _tiles(
         np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), ROWS // heads_per_kv_head
     )
-    work, num_partials = _spread(tiles, max_partials)
+    work, folds, num_partials = _spread(tiles, max_partials)
     order = np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")
     return PagedPlan(
         tables=block_tables,
         work=upload(torch.from_numpy(work[order].astype(np.int32)), block_tables.device),
+        folds=upload(torch.from_numpy(folds.astype(np.int32)), block_tables.device),
         num_partials=num_partials,
         rows=chunk_starts[-1],
         block_size=block_size,
@@ -98,8 +101,8 @@ def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarra
     return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset), axis=1)
 
 
-def _spread(tiles: np.ndarray, max_partials: int) -> tuple[np.ndarray, int]:
-    """Work (N, 7) and the number of partials; chunks of few tiles are spread over programs, short ones first."""
+def _spread(tiles: np.ndarray, max_partials: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Work (N, 7), folds (F, 4) and the number of partials; chunks of few tiles are spread over programs, short ones first."""
     chunk, _, tokens, position = tiles.T
     splits = -(-(position + tokens) // SPLIT)
     room = np.bincount(chunk, weights=splits * tokens, minlength=1).astype(np.int64)
@@ -116,4 +119,7 @@ def _spread(tiles: np.ndarray, max_partials: int) -> tuple[np.ndarray, int]:
     split = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
     partial = first[tile] + split * cut[tile, 2]
     alone = np.hstack((cut[tile], split[:, None], split[:, None] + 1, partial[:, None]))
-    return np.vstack((together, alone)), int(needed.sum())
+    at = np.repeat(np.arange(len(cut)), cut[:, 2])
+    token = np.arange(len(at)) - np.repeat(np.cumsum(cut[:, 2]) - cut[:, 2], cut[:, 2])
+    folds = np.stack((cut[at, 1] + token, first[at] + token, cut[at, 2], parts[at]), axis=1)
+    return np.vstack((together, alone)), folds, int(needed.sum())
