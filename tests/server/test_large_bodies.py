@@ -128,7 +128,6 @@ KINDS: dict[str, tuple[int, Made]] = {
     "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(2 * MB)})),
     "stop strings": (400, lambda: completion(stop=["stop"] * MB)),
     "stop ids": (400, lambda: completion(stop_token_ids=[1] * (6 * MB))),
-    "many answers": (200, lambda: completion(n=8192, stop=[f"stop {i}" for i in range(800)], temperature=1, seed=1)),
     "an unknown field": (200, lambda: completion(unknown=[{"a": [1, 2]}] * 500_000)),
     "deep nesting": (400, lambda: ("/v1/completions", b'{"prompt":"x","user":' + b"[" * MB + b"]" * MB + b"}")),
     "not JSON": (400, lambda: ("/v1/completions", b'{"prompt":"' + b"\\u00e9" * MB)),
