@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.models.interface import ForwardBatch, KVCache
-from octavo.worker.memory import CPU_KV_BYTES, MemoryTable, available_bytes, count_blocks, kv_cache_source
+from octavo.worker.memory import (
+    CPU_KV_BYTES,
+    MemoryTable,
+    available_bytes,
+    count_blocks,
+    kv_cache_source,
+    require_share,
+    taken_bytes,
+)
 from octavo.worker.warm_up import blocks_of_widest, divided_plan, load_kernels, warm_up, widest_plan
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
@@ -88,7 +96,49 @@ def test_no_room_for_a_block_names_the_setting_and_the_remedy(given: int | None,
 
 
 def test_a_cpu_gives_a_gibibyte() -> None:
-    assert available_bytes(toy_config(), 0) == CPU_KV_BYTES == 2**30
+    assert available_bytes(toy_config(), 0, 0) == CPU_KV_BYTES == 2**30
+
+
+GIB = 2**30
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A GPU of 100 GiB, of which as many bytes are free as the fixture says."""
+    memory = {"free": 100 * GIB}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (memory["free"], 100 * GIB))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return memory
+
+
+@pytest.mark.parametrize("others", [0, 10, 60])
+def test_a_share_of_a_gpu_is_this_servers_whatever_others_take(gpu: dict[str, int], others: int) -> None:
+    config = toy_config(device="cuda", gpu_memory_utilization=0.4, num_blocks=None)
+    gpu["free"] -= others * GIB
+    before = taken_bytes(torch.device("cuda"))
+    require_share(config, before)
+    gpu["free"] -= 15 * GIB  # the weights
+    assert available_bytes(config, 5 * GIB, before) == 20 * GIB
+
+
+def test_no_more_than_is_free_is_shared_out(gpu: dict[str, int]) -> None:
+    gpu["free"] = 30 * GIB  # others have grown since
+    assert available_bytes(toy_config(device="cuda", gpu_memory_utilization=1.0), 5 * GIB, GIB // 2) == 25 * GIB
+
+
+def test_a_share_that_others_have_taken_is_refused_before_anything_is_measured(gpu: dict[str, int]) -> None:
+    gpu["free"] = 58 * GIB
+    config = toy_config(device="cuda", gpu_memory_utilization=0.6, num_blocks=None)
+    with pytest.raises(ConfigError, match=r"60\.0 GiB, .* 58\.0 GiB were free") as error:
+        require_share(config, taken_bytes(torch.device("cuda")))
+    assert error.value.setting == "gpu_memory_utilization"
+    for told in ({"num_blocks": 9}, {"kv_cache_memory_bytes": GIB}):
+        require_share(toy_config(device="cuda", gpu_memory_utilization=0.6, **{"num_blocks": None, **told}), 42 * GIB)
+
+
+def test_opening_the_device_takes_nothing_of_the_share(gpu: dict[str, int]) -> None:
+    gpu["free"] -= GIB // 2  # the context of this server's own process
+    require_share(toy_config(device="cuda", gpu_memory_utilization=1.0, num_blocks=None), GIB // 2)
 
 
 def test_the_table_lists_every_use_and_the_sum() -> None:

@@ -98,7 +98,7 @@ class Settings:
     override_generation_config: dict[str, Any] | None = setting(None, "JSON: default sampling settings", "Model")
 
     # Memory and schedule
-    gpu_memory_utilization: float = setting(0.92, "Share of GPU memory to use", "Memory and schedule")
+    gpu_memory_utilization: float = setting(0.92, "Share of the GPU's memory for this server", "Memory and schedule")
     kv_cache_memory_bytes: int | None = setting(
         None, "Exact size of the KV cache (accepts 1g)", "Memory and schedule", minimum=1
     )

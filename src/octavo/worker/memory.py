@@ -15,6 +15,9 @@ from octavo.worker.host_memory import free_host_bytes
 CPU_KV_BYTES = 2**30
 """Most keys and values on a CPU unless told otherwise."""
 
+CONTEXT_BYTES = 2**30
+"""More than what a process takes of a GPU's memory by opening it."""
+
 RETURN_S = 10.0
 """How long the memory of a process that has ended may take to come back."""
 
@@ -84,13 +87,48 @@ def free_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-def available_bytes(config: WorkerConfig, workspace_bytes: int) -> int:
-    """Bytes free for keys and values, weights already loaded and `workspace_bytes` kept for steps."""
+def taken_bytes(device: torch.device) -> int:
+    """Bytes of a GPU's memory in use, by whatever process; 0 on a CPU."""
+    if device.type == "cpu":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free)
+
+
+def require_share(config: WorkerConfig, taken_before: int) -> None:
+    """Refuse to share out more of a GPU than there was when this server started; a cache of a told size shares out nothing.
+
+    Args:
+        config: of the worker.
+        taken_before: `taken_bytes` when this server had opened the device and loaded nothing.
+
+    Raises:
+        ConfigError: other processes leave less than gpu_memory_utilization.
+    """
+    if config.device == "cpu" or config.num_blocks is not None or config.kv_cache_memory_bytes is not None:
+        return
+    total = torch.cuda.mem_get_info()[1]
+    share = config.gpu_memory_utilization * total
+    if share > total - max(0, taken_before - CONTEXT_BYTES):
+        raise ConfigError(
+            "gpu_memory_utilization",
+            f"{config.gpu_memory_utilization:g} of the GPU's memory is {share / 2**30:.1f} GiB, but when this server "
+            f"started {(total - taken_before) / 2**30:.1f} GiB were free: other processes use the GPU; lower it",
+        )
+
+
+def available_bytes(config: WorkerConfig, workspace_bytes: int, taken_before: int) -> int:
+    """Bytes for keys and values, weights already loaded and `workspace_bytes` kept for steps.
+
+    On a GPU the share `gpu_memory_utilization` of its memory is this server's, whatever other processes take, as in vLLM.
+    `taken_before` as in `require_share`.
+    """
     if config.device == "cpu":
         return CPU_KV_BYTES
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
-    return int(free - (1 - config.gpu_memory_utilization) * total) - workspace_bytes
+    taken_since = total - free - taken_before
+    return min(int(config.gpu_memory_utilization * total) - taken_since, free) - workspace_bytes
 
 
 def await_memory(num_bytes: int) -> None:

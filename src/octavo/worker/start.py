@@ -18,7 +18,16 @@ from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.interface import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
-from octavo.worker.memory import MemoryTable, available_bytes, await_memory, count_blocks, kv_cache_source
+from octavo.worker.memory import (
+    MemoryTable,
+    available_bytes,
+    await_memory,
+    count_blocks,
+    free_bytes,
+    kv_cache_source,
+    require_share,
+    taken_bytes,
+)
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.threads import ThreadedModel
@@ -55,8 +64,9 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     if config.weights is not None:
         weights = MappedWeights(config.weights, device)
         loaded, weights_checksum = weights.build(operations), config.weights.checksum
+        taken = config.weights.taken_bytes
     else:
-        weights = None
+        weights, taken = None, taken_bytes(device)
         require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
@@ -71,7 +81,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
             weights.verify()
         verify_s = watch.lap()
         settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
-        runner, ready = _begin(settled, device, loaded, watch, ahead)
+        runner, ready = _begin(settled, device, loaded, watch, ahead, taken)
         told = {"weights_checksum": weights_checksum, "open_s": open_s, "load_s": load_s + verify_s}
         return runner, msgspec.structs.replace(ready, **told)
 
@@ -79,12 +89,13 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
 
 
 def _begin(
-    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, ahead: bool
+    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, ahead: bool, taken: int
 ) -> tuple[Runner, WorkerReady]:
+    require_share(config, taken)
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
     measure_s = watch.lap()
-    num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace))
+    num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace, taken))
     if config.proven and device.type == "cuda":
         await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
@@ -195,7 +206,7 @@ def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.
     """Bytes that torch's allocator reserves for steps of all sizes, and for graphs of some, measured on a KV cache that is
     then dropped."""
     block_bytes = loaded.config.kv_bytes_per_token * config.block_size
-    num_blocks = min(blocks_of_widest(config), max(1, available_bytes(config, 0) // 2 // block_bytes))
+    num_blocks = min(blocks_of_widest(config), max(1, free_bytes(device) // 2 // block_bytes))
     kv_bytes = num_blocks * block_bytes
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()

@@ -16,7 +16,7 @@ from octavo.models.parameters import place_parameters
 from octavo.worker.device_block import create_device_block, map_device_block
 from octavo.worker.host_block import create_host_block, map_host_block
 from octavo.worker.host_memory import require_room
-from octavo.worker.memory import await_memory, free_bytes
+from octavo.worker.memory import await_memory, free_bytes, taken_bytes
 
 ALIGNMENT = 512
 """Bytes: what torch's own allocator gives on CUDA."""
@@ -84,6 +84,7 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     """
     folder = Path(config.model)
     model = ModelConfig.from_folder(folder)
+    taken = taken_bytes(device)
     require_weight_room(model, device)
     num_bytes = block_bytes(model)
     data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
@@ -92,7 +93,8 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
-    return KeptWeights(block=block, num_bytes=num_bytes, model=msgspec.json.encode(model), checksum=checksum(data))
+    encoded = msgspec.json.encode(model)
+    return KeptWeights(block=block, num_bytes=num_bytes, model=encoded, checksum=checksum(data), taken_bytes=taken)
 
 
 class MappedWeights:
