@@ -43,7 +43,7 @@ class Timing:
 
 def timer() -> torch.cuda.Event:
     """An event that records when the device reaches it."""
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)
 
 
 def replay(calls: Sequence[Callable[[], object]], replays: int) -> Timing:

@@ -48,7 +48,7 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, launch: Replay) -> Replay:
         """A graph of what `launch` launches; it is not run. What it allocates is reused by the next."""
