@@ -29,9 +29,12 @@ class ImportGraph:
         for file in self.files:
             for name in _names(file):
                 self._modules.setdefault(name, set()).add(file)
+        self.imports: dict[str, set[str]] = {}
+        """File -> files that it imports."""
         self._importers: dict[str, set[str]] = {}
         for file in self.files:
-            for imported in self._imported(file):
+            self.imports[file] = set(self._imported(file))
+            for imported in self.imports[file]:
                 self._importers.setdefault(imported, set()).add(file)
 
     def tests_near(self, changed: Iterable[str]) -> dict[str, tuple[int, str]]:
