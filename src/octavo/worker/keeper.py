@@ -12,8 +12,8 @@ import msgspec
 from octavo.messages import KeeperReady, WorkerConfig
 from octavo.wire import Wire
 from octavo.worker.process import live, send
+from octavo.worker.shared_weights.weights import keep_weights
 from octavo.worker.start import open_device
-from octavo.worker.weights import keep_weights
 
 
 def keep(wire: Wire) -> None:

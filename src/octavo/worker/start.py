@@ -30,9 +30,9 @@ from octavo.worker.memory import (
 )
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
+from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import MappedWeights, load_weights, require_weight_room
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 

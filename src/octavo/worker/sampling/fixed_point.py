@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-UNIT = 2**42
+ONE = 2**42
 """The mass of a row's likeliest id."""
 MAX_VOCAB = 2**20
 """Most ids whose masses still add up within an int64."""
@@ -29,13 +29,13 @@ def below_max(logits: torch.Tensor) -> torch.Tensor:
     return wide - wide.amax(-1, keepdim=True)
 
 
-def masses(exponents: torch.Tensor) -> torch.Tensor:
-    """round(exp(x) * UNIT).
+def fixed_point_exp(exponents: torch.Tensor) -> torch.Tensor:
+    """round(exp(x) * ONE).
 
     Args:
         exponents: (R, V) float64, at most 0, contiguous; overwritten.
 
     Returns:
-        (R, V) int64 in 0..UNIT.
+        (R, V) int64 in 0..ONE.
     """
-    return exponents.exp_().mul_(UNIT).round_().long()
+    return exponents.exp_().mul_(ONE).round_().long()

@@ -10,7 +10,7 @@ import torch
 
 from octavo.kernels.upload import upload
 from octavo.sampling import SamplingParams
-from octavo.worker.counts import TokenCounts
+from octavo.worker.sampling.counts import TokenCounts
 
 
 @dataclasses.dataclass(frozen=True)

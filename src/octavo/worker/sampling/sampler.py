@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from octavo.kernels.upload import upload
-from octavo.worker.adjust import Row, adjust_logits
-from octavo.worker.finite import finite_rows
-from octavo.worker.mass import UNIT, below_max, masses
-from octavo.worker.noise import uniform
+from octavo.worker.sampling.adjust import Row, adjust_logits
+from octavo.worker.sampling.counter_rng import uniform
+from octavo.worker.sampling.finite import finite_rows
+from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Choice:
     """What was sampled from R rows."""
 
     token_ids: torch.Tensor
-    """(R,) int64 in 0..V-1; without meaning where `ok` is not set."""
-    ok: torch.Tensor
+    """(R,) int64 in 0..V-1; without meaning where `finite` is not set."""
+    finite: torch.Tensor
     """(R,) bool: the logits were finite and left at least one id to choose."""
 
 
@@ -29,7 +29,7 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
 
     Greedy rows take the largest adjusted logit, the lower id among equals. Random rows: with p_i = exp((x_i - max x) / T),
     drop p_i < min_p; keep the top_k likeliest (lower ids first among equals); keep the shortest head of them whose mass
-    reaches top_p; then invert the cumulative mass at the row's one uniform number. Mass is counted in integers (`mass.py`),
+    reaches top_p; then invert the cumulative mass at the row's one uniform number. Mass is counted in integers (`fixed_point.py`),
     so the bits of a row depend on that row alone.
 
     Args:
@@ -41,13 +41,13 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     adjusted = torch.where(finite[:, None], logits, 0.0) + 0.0
     adjust_logits(adjusted, rows)
     token_ids = adjusted.argmax(-1)
-    ok = finite & (adjusted.amax(-1) > -torch.inf)
+    finite = finite & (adjusted.amax(-1) > -torch.inf)
     for belongs, draw in ((_is_plain, _draw_plain), (_is_truncated, _draw_truncated)):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
         if indices:
             where = upload(torch.tensor(indices), logits.device)
             token_ids[where] = draw(adjusted[where], [rows[index] for index in indices])
-    return Choice(token_ids, ok)
+    return Choice(token_ids, finite)
 
 
 def _is_truncated(row: Row) -> bool:
@@ -78,12 +78,12 @@ def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 
 
 def _masses(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """(R, V) int64: exp((x - max x) / T) in units of 1 / UNIT, 0 below min_p."""
+    """(R, V) int64: exp((x - max x) / T) in units of 1 / ONE, 0 below min_p."""
     # The maximum is taken off first, so that no temperature, however small, overflows.
     temperature = _column(rows, logits.device, lambda row: row.sampling.temperature)
-    mass = masses(below_max(logits).div_(temperature))
+    mass = fixed_point_exp(below_max(logits).div_(temperature))
     min_p = _column(rows, logits.device, lambda row: row.sampling.min_p)
-    return mass.masked_fill_(mass < min_p * UNIT, 0)
+    return mass.masked_fill_(mass < min_p * ONE, 0)
 
 
 def _invert(mass: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from octavo.worker.mass import UNIT, below_max, masses
+from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,8 @@ def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int) -> Scores:
     own = shifted.gather(1, column)
     ids = torch.arange(logits.shape[1], device=logits.device)
     ranks = 1 + (shifted > own).sum(-1) + ((shifted == own) & (ids < column)).sum(-1)
-    total = masses(shifted).sum(-1, keepdim=True)
-    log_total = (total.double() / UNIT).log()
+    total = fixed_point_exp(shifted).sum(-1, keepdim=True)
+    log_total = (total.double() / ONE).log()
     return Scores((own - log_total).float()[:, 0], ranks, top_ids, (top - log_total).float())
 
 

@@ -13,10 +13,10 @@ from octavo.messages import HostBlock, KeptWeights, WorkerConfig
 from octavo.models.load import LoadedModel, build_model, fill_parameters
 from octavo.models.operations import Operations
 from octavo.models.parameters import place_parameters
-from octavo.worker.device_block import create_device_block, map_device_block
-from octavo.worker.host_block import create_host_block, map_host_block
 from octavo.worker.host_memory import require_room
 from octavo.worker.memory import await_memory, free_bytes, taken_bytes
+from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
+from octavo.worker.shared_weights.host_block import create_host_block, map_host_block
 
 ALIGNMENT = 512
 """Bytes: what torch's own allocator gives on CUDA."""
