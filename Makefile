@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c $(CONSTRAINTS)
 
-.PHONY: serve test lint docs clean
+.PHONY: serve quick test lint docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Octavo needs Python 3.11 or 3.12 with venv; say which with PYTHON=" >&2; exit 1; }
@@ -33,6 +33,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Under a minute: lint, types, and the tests nearest to what differs from main.
+quick: lint
+	$(BIN)/python -m tools.quick
 
 # Two processes share the cores: threads that spin while they wait would take them from each other.
 test: lint

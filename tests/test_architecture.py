@@ -13,11 +13,12 @@ import pytest
 import octavo
 
 SOURCE = Path(octavo.__file__).parent
-COMMON = {"errors", "version", "config", "sampling", "messages", "wire"}
+COMMON = {"errors", "version", "config", "logs", "sampling", "messages", "wire"}
 """Plain data that every room may import."""
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "logs": set(),
     "sampling": {"errors"},
     "config": {"errors"},
     "messages": {"errors", "sampling"},
@@ -45,6 +46,7 @@ ARROWS: dict[str, set[str]] = {
 FREE_OF_TORCH = [
     "errors",
     "version",
+    "logs",
     "sampling",
     "config",
     "messages",

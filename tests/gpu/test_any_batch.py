@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -176,7 +178,7 @@ def test_the_check_sees_one_wrong_thing(qwen: GpuLayer) -> None:
     expert = int(rows.ids[7, 0])
     assert isinstance(qwen.gate_up, ChannelWeights)
     assert isinstance(qwen.down, ChannelWeights)
-    broken = {
+    broken: dict[str, Callable[[ChannelWeights, ChannelWeights], object]] = {
         "k-block": lambda w1, w2: w1.data.view(torch.uint8)[expert, :, 128:256].zero_(),
         "expert": lambda w1, w2: w2.data.view(torch.uint8)[expert].zero_(),
         "scale": lambda w1, w2: w2.scale[expert, ::64].mul_(2),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -117,7 +118,7 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: StandbySource, undis
 
 def test_the_bits_would_show_other_weights(tiny: StandbySource, undisturbed: list[object]) -> None:
     """The twin: random weights instead of the checkpoint's."""
-    other = StandbySource(WorkerConfig(**{**as_dict(TINY), "load_format": "dummy"}), START_S)
+    other = StandbySource(msgspec.structs.replace(TINY, load_format="dummy"), START_S)
     assert answers(other.start(None)) != undisturbed
     other.close()
 
@@ -342,10 +343,6 @@ def test_all_end_with_their_parent(folder: Path) -> None:
         while alive := [pid for pid in pids if is_running(pid)]:
             assert time.monotonic() < deadline_s, f"{alive} of {pids} outlive their parent"
             time.sleep(0.05)
-
-
-def as_dict(config: WorkerConfig) -> dict[str, object]:
-    return {name: getattr(config, name) for name in config.__struct_fields__}
 
 
 def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:

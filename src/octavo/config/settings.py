@@ -148,7 +148,7 @@ class Settings:
     # Logs
     logging_level: str = setting(
         "info",
-        "debug, info, warning, error or critical",
+        "debug, info, warning, error or critical, of the server and of the processes it starts",
         "Logs",
         choices=("debug", "info", "warning", "error", "critical"),
     )
