@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from octavo.server.answer import Answer, Part
+from octavo.answers import Answer, Part
 from octavo.server.body import body_schema
 from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import Server

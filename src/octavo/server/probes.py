@@ -8,9 +8,9 @@ import time
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from octavo.answers import Prompt
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.pieces import json
@@ -90,7 +90,7 @@ class _GenerateProbe:
         try:
             await generation.begin()
             async with asyncio.timeout(PROBE_S):
-                while generation.running:
+                while generation.answers.running:
                     await generation.advance()
         except TimeoutError:
             return f"no token within {PROBE_S:.0f} s"

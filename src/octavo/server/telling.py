@@ -13,8 +13,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from octavo.answers import Answer, Part
 from octavo.errors import OctavoError
-from octavo.server.answer import Answer, Part
 from octavo.server.context import Server
 from octavo.server.dispatch import ClientGone, Stream
 from octavo.server.errors import InternalError, error_object
@@ -103,9 +103,9 @@ class Teller:
 
     async def _whole(self) -> Pieces:
         generation = self._generation
-        while generation.running:
+        while generation.answers.running:
             await generation.advance()
-        answers = list(generation.answers.values())
+        answers = list(generation.answers)
         return await self._write(answers, self._pieces)
 
     def _pieces(self, answers: Sequence[Answer]) -> Pieces:
@@ -127,7 +127,7 @@ class Teller:
         """Events as they come; an error is told in an event of its own."""
         generation = self._generation
         try:
-            while generation.running:
+            while generation.answers.running:
                 touched = await generation.advance()
                 events = await self._write(touched, self._tell_all)
                 if events or not touched:
@@ -159,14 +159,14 @@ class Teller:
         """Events for what is new in `answer`; none while there is too little to tell."""
         first = answer.parts_taken == 0
         enough = first or len(answer.part.token_ids) >= self._server.context.settings.stream_interval
-        if answer.finish_reason is None and not enough:
+        if not (answer.finished() or enough):
             return []
         events = []
         opening = self._shape.opening(answer) if first else None
         if opening is not None:
             events.append(self._event([opening]))
         part = answer.take_part()
-        if first or part.text or answer.finish_reason is not None or self._shows_tokens:
+        if first or part.text or answer.finished() or self._shows_tokens:
             events.append(self._event([self._shape.piece(answer, part)]))
         return events
 
@@ -179,7 +179,7 @@ class Teller:
         chunk: dict[str, Any] = {**self._head, "choices": choices}
         if not self._told_beside:
             self._told_beside = True
-            chunk.update(self._shape.beside(list(self._generation.answers.values())))
+            chunk.update(self._shape.beside(list(self._generation.answers)))
         if self._body.wants_running_usage:
             usage = self._generation.usage()
         if usage is not None or self._wants_usage:
