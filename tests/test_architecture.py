@@ -33,12 +33,13 @@ ARROWS: dict[str, set[str]] = {
     "answers": COMMON | {"engine", "text"},
     "server": COMMON | {"answers", "engine", "text"},
     "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
+    "verification": COMMON | {"engine"},
     "inputs": set(),
     "sampling_params": {"sampling"},
     "library": COMMON | {"outputs", "startup", "answers", "engine", "text"},
     "llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
     "async_llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
-    "cli": COMMON | {"outputs", "llm", "startup", "server", "engine", "text"},
+    "cli": COMMON | {"verification", "outputs", "llm", "startup", "server", "engine", "text"},
     "__main__": {"cli"},
     "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "version"},
 }
@@ -55,6 +56,7 @@ FREE_OF_TORCH = [
     "engine",
     "answers",
     "server",
+    "verification",
     "testing",
 ]
 DEVICE_LIBRARIES = {"torch", "triton", "transformers"}

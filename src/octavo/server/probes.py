@@ -13,7 +13,7 @@ from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.pieces import json
+from octavo.server.json_pieces import json
 
 PROBE_S = 30.0
 """How long /health_generate waits for its token."""
