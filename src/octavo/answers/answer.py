@@ -5,21 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from octavo.answers.prompt import Prompt
 from octavo.engine.update import FinishReason, Update
-from octavo.errors import OverloadedError, RequestFailedError
+from octavo.errors import RequestFailedError
 from octavo.messages import TokenScore
 from octavo.text.detokenizer import Detokenizer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Prompt:
-    """What an answer continues."""
-
-    index: int
-    """Its place among the prompts of the call."""
-    token_ids: Sequence[int]
-    text: str | None
-    """As the client sent it, or the template made it; None if it came as token ids."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,16 +51,21 @@ class Answer:
         """All of it, told or not."""
         return "".join([*self._told, self.part.text])
 
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
     def feed(self, update: Update, now_s: float) -> None:
         """Take in news from the engine.
 
         Raises:
-            OctavoError: what ended the request instead of an answer.
+            OctavoError: the request ended with it instead of an answer.
         """
         if update.finish_reason is FinishReason.ERROR:
             raise update.error or RequestFailedError("the engine gave no reason")
         if update.finish_reason is FinishReason.ABORT:
-            raise OverloadedError("the server is shutting down before the answer was complete")
+            self.finish_reason = FinishReason.ABORT.value
+            return
         if self.first_s is None:
             self._take_first(update, now_s)
         self.last_s = now_s
