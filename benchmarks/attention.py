@@ -15,9 +15,7 @@ import torch
 
 from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
-from octavo.kernels.dense_gemm import dense_gemm
-from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
-from octavo.kernels.paged_attention import (
+from octavo.ops.attention.cuda import (
     MAX_PARTIALS,
     STAGES,
     PagedPlan,
@@ -25,8 +23,10 @@ from octavo.kernels.paged_attention import (
     paged_attention,
     plan_paged_attention,
 )
-from octavo.kernels.quantize import quantize
-from octavo.kernels.scaled import Unscaled
+from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.quantize.cuda import quantize
+from octavo.ops.scaled import Unscaled
 
 HEADS, KV_HEADS, WIDTH, BLOCK_SIZE = 32, 4, 128, 16
 CHUNKS: dict[str, list[tuple[int, int]]] = {

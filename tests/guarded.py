@@ -82,8 +82,8 @@ def interpret() -> None:
     """Have kernels compute on the host as on the device; what the interpreter allocates is no tensor of ours."""
     from triton.runtime.interpreter import GridExecutor
 
-    from kernels.interpreter import repair
-    from octavo.kernels import paged_attention
+    from octavo.ops.attention import cuda as paged_attention
+    from ops.interpreter import repair
 
     repair()
     # here one program runs at a time, and each goes through several pieces of work

@@ -7,10 +7,10 @@ import dataclasses
 import torch
 
 from cases import ROUTINGS, LayerShape
-from octavo.kernels.grouped_gemm import Tiles
-from octavo.kernels.moe import MoeWorkspace, moe, moe_workspace
-from octavo.kernels.quantize.reference import scale_reference
-from octavo.kernels.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
+from octavo.ops.experts.grouped_gemm import Tiles
+from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
+from octavo.ops.quantize.reference import scale_reference
+from octavo.ops.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
 
 CUDA = torch.device("cuda")
 

@@ -8,8 +8,8 @@ import itertools
 import torch
 
 from cases import HeadShape
-from octavo.kernels.attention.reference import attention_reference
-from octavo.kernels.paged_attention import MAX_PARTIALS, STAGES, Partials, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda import MAX_PARTIALS, STAGES, Partials, paged_attention, plan_paged_attention
+from octavo.ops.attention.reference import attention_reference
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ def poisoned(num_blocks: int, block_size: int, shape: HeadShape, device: torch.d
 
 
 def write(chunk: Chunk, cache: torch.Tensor) -> None:
-    """Keys and values as `attention_input` leaves them: no value that is not finite, but NaN for its key."""
+    """Keys and values as `prepare_qkv` leaves them: no value that is not finite, but NaN for its key."""
     block_size, end = cache.shape[2], chunk.start + chunk.count
     slots = [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, end)]
     keys, values = chunk.request.keys[chunk.start : end], chunk.request.values[chunk.start : end]

@@ -14,14 +14,14 @@ import torch
 
 from cases import QWEN3_30B_HEADS, SMALL_HEADS, HeadShape
 from guard_pages import Scenario, owned
-from kernels.test_attention_input import Case as AttentionInput
 from models.toy import make_batch, raw_config
-from octavo.kernels.attention_input import attention_input
-from octavo.kernels.paged_attention import Partials, paged_attention, plan_paged_attention
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.models.kernel_operations import KernelOperations
 from octavo.models.load import load_model
+from octavo.ops.attention.cuda import Partials, paged_attention, plan_paged_attention
+from octavo.ops.prepare_qkv.cuda import prepare_qkv
 from octavo.worker.graphs import CudaCapture, GraphedModel
+from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from paged import Chunk, Request, poisoned, write
 
 
@@ -34,7 +34,7 @@ def attention_inputs(device: torch.device) -> Iterator[Scenario]:
             slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
             parts = [part.to(device) for part in (case.qkv, case.q_weight, case.k_weight)]
             cache = poisoned(2, 4, shape, device)
-            yield Scenario(f"attention_input {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
+            yield Scenario(f"prepare_qkv {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
 
 
 SHORT: list[tuple[int, int]] = [(40, 3), (65, 1)]
@@ -85,7 +85,7 @@ def _corrupt(plan: Any) -> Any:
 
 def _attention_input(*args: Any) -> list[torch.Tensor]:
     qkv, q_weight, k_weight, table, cache, slots = args
-    return [attention_input(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
+    return [prepare_qkv(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
 
 
 def _paged_inputs(

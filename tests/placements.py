@@ -11,29 +11,29 @@ import torch
 
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
-from kernels.test_attention_input import Case as AttentionInput
-from kernels.test_dense_gemm import Case as Product
-from kernels.test_grouped_gemm import down_case, gate_up_case
-from octavo.kernels.combine import combine
-from octavo.kernels.dense_gemm import dense_gemm
-from octavo.kernels.dense_gemm.layer import KernelLinear
-from octavo.kernels.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
-from octavo.kernels.linear import Bf16Weight, Fp8Weight
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.moe.experts import KernelExperts
-from octavo.kernels.permute import Permutation, permute
-from octavo.kernels.quantize import (
+from octavo.ops.experts.combine import combine
+from octavo.ops.experts.cuda import KernelExperts
+from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.route import route
+from octavo.ops.linear import Bf16Weight, Fp8Weight
+from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.quantize.cuda import (
     quantize,
     quantize_groups,
     quantize_static,
     rms_norm_quantize,
     swiglu_quantize,
 )
-from octavo.kernels.rms_norm import rms_norm
-from octavo.kernels.rms_norm.cuda import cuda_rms_norm
-from octavo.kernels.rotary import rotary
-from octavo.kernels.route import route
-from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
+from octavo.ops.rotary import rotary
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
+from ops.experts.test_grouped_gemm import down_case, gate_up_case
+from ops.linear.test_dense_gemm import Case as Product
+from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from placed_model import attention, attention_inputs, model, real_attention
 
 FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]

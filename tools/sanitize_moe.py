@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 import torch
 
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.quantize import rms_norm_quantize, swiglu_quantize
-from octavo.kernels.route import Routing, route
-from octavo.kernels.scaled import FP8, ChannelWeights
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.experts.route import Routing, route
+from octavo.ops.quantize.cuda import rms_norm_quantize, swiglu_quantize
+from octavo.ops.scaled import FP8, ChannelWeights
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 128, 8, 144, 80
 SIZES = [8191, 8192, 8193]

@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights, replay
 
-from octavo.kernels.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
-from octavo.kernels.grouped_gemm.table import TABLE
-from octavo.kernels.moe import MoeWorkspace, moe_workspace
-from octavo.kernels.moe.workspace import ActivationBuffer
-from octavo.kernels.permute import permute
-from octavo.kernels.scaled import Activations, ChannelWeights, GroupScaled, TokenScaled, Weights
+from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.table import TABLE
+from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
+from octavo.ops.experts.permute import permute
+from octavo.ops.experts.workspace import ActivationBuffer
+from octavo.ops.scaled import Activations, ChannelWeights, GroupScaled, TokenScaled, Weights
 
 SIZES = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
-TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "kernels" / "grouped_gemm" / "table.py"
+TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "ops" / "experts" / "grouped_gemm" / "table.py"
 HEAD = '''"""Tiles by weight shape; written by tools/tune_moe.py from measurements."""
 
 from __future__ import annotations
 
-from octavo.kernels.grouped_gemm.tile import Tile
+from octavo.ops.experts.grouped_gemm.tile import Tile
 
 TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
 '''

@@ -11,7 +11,7 @@ import torch
 from cases import QWEN3_30B_HEADS as SHAPE
 from compare import BF16_ROUNDING, assert_rows
 from layer import CUDA
-from octavo.kernels.paged_attention import SPLIT
+from octavo.ops.attention.cuda import SPLIT
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 pytestmark = pytest.mark.gpu

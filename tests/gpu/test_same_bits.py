@@ -7,9 +7,9 @@ import torch
 
 from cases import QWEN3_30B
 from layer import CUDA, GpuLayer, Rows
-from octavo.kernels.grouped_gemm import Tile, Tiles
-from octavo.kernels.grouped_gemm.table import TABLE
-from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights
+from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.grouped_gemm.table import TABLE
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights
 
 pytestmark = pytest.mark.gpu
 TILES = [

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from octavo.messages import WorkerConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.worker.runner import Runner
 
 VOCAB = 61

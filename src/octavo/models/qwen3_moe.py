@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 
 from octavo.config import ModelConfig
-from octavo.kernels.attention import Plan
-from octavo.kernels.experts.routing import swiglu
-from octavo.kernels.rotary import RotaryTable
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.operations import HeadNorms, Operations
 from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, SparseMlp
+from octavo.ops.attention import Plan
+from octavo.ops.experts.routing import swiglu
+from octavo.ops.rotary import RotaryTable
 
 
 class Mlp(Protocol):
@@ -77,7 +77,7 @@ class Attention:
 
     def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
         qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
-        queries = self._operations.attention_input(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
+        queries = self._operations.prepare_qkv(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
         if rows.batch.written is not None:
             rows.batch.written()
         return self._out(self._operations.attention(rows.keep(queries), cache, rows.plan).flatten(1))

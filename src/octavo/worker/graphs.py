@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from octavo.kernels.attention import Plan
-from octavo.kernels.paged_attention import MAX_PARTIALS, PagedPlan
-from octavo.kernels.upload import upload
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.ops.attention import Plan
+from octavo.ops.attention.cuda import MAX_PARTIALS, PagedPlan
+from octavo.ops.upload import upload
 from octavo.worker.runner import Model
 
 MOST_TOKENS = 4096

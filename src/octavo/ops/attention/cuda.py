@@ -1,0 +1,118 @@
+"""Causal attention over a paged KV cache: one kernel for prefill, chunked prefill and decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from octavo.ops.attention.kernel import attend_kernel, fold_kernel
+from octavo.ops.attention.plan import (
+    KV_TILE,
+    MAX_PARTIALS,
+    ROWS,
+    SPLIT,
+    PagedPlan,
+    plan_paged_attention,
+)
+from octavo.ops.contract import LAUNCH, Dims, check_grid, check_range
+
+__all__ = [
+    "KV_TILE",
+    "MAX_PARTIALS",
+    "ROWS",
+    "SPLIT",
+    "STAGES",
+    "PagedPlan",
+    "Partials",
+    "paged_attention",
+    "plan_paged_attention",
+]
+
+STAGES = 3
+"""A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
+RESIDENT, RESIDENT_FOLDS = 264, 2112
+"""Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+
+
+def _columns(width: int) -> int:
+    """Columns of a tile: a power of two, and no fewer than a warp group multiplies."""
+    return max(64, 1 << (width - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True)
+class Partials:
+    """Device memory of `paged_attention` between its two kernels; one serves any number of layers, one call at a time."""
+
+    stats: torch.Tensor
+    """(P, H, 2) f32: the maximum and the sum of each row's split."""
+    mixed: torch.Tensor
+    """(P, H, D) f32: its weighted values."""
+
+    @classmethod
+    def allocate(cls, heads: int, width: int, device: torch.device, *, count: int = MAX_PARTIALS) -> Partials:
+        """Uninitialised room for `count` rows times splits of `heads` query heads of `width` numbers."""
+        stats = torch.empty((count, heads, 2), dtype=torch.float32, device=device)
+        return cls(stats, torch.empty((count, heads, width), dtype=torch.float32, device=device))
+
+
+def paged_attention(
+    queries: torch.Tensor,
+    cache: torch.Tensor,
+    plan: PagedPlan,
+    partials: Partials,
+    *,
+    out: torch.Tensor | None = None,
+    stages: int = STAGES,
+) -> torch.Tensor:
+    """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
+
+    A row's bits depend on its query and the keys and values it sees: not on the batch, the chunk it came in, the
+    blocks, or what unused slots hold. NaN that a query sees makes its row NaN, and no other; so does a context whose
+    blocks are missing or out of range, for the tokens that share a query tile.
+
+    Args:
+        queries: (T, H, D) bf16; read.
+        cache: (2, blocks, block size, G, D) bf16, written by `prepare_qkv` for these tokens too; read. Its values are finite.
+        plan: of this batch; H = G times its `shared`; T at least its rows.
+        partials: room for the plan's `num_partials`; overwritten.
+        out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
+        stages: depth of the pipeline of loads; any, the bits are the same.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype or device.
+    """
+    dims = Dims()
+    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=torch.bfloat16)
+    kv_heads, width = dims["G"], dims["D"]
+    heads = kv_heads * plan.shared
+    dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
+    dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
+    dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
+    dims.check("plan.folds", plan.folds, ("F", 4), dtype=torch.int32)
+    dims.check("partials.mixed", partials.mixed, ("P", heads, "D"), dtype=torch.float32)
+    dims.check("partials.stats", partials.stats, ("P", heads, 2), dtype=torch.float32)
+    check_range("plan.num_partials", plan.num_partials, 0, dims["P"], "plan with max_partials of this room")
+    out = torch.empty_like(queries) if out is None else out
+    dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
+    if not dims["N"]:
+        return out
+    scale = math.log2(math.e) / math.sqrt(width)
+    attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
+        queries, cache, plan.tables, plan.work, plan.live, out,
+        partials.stats, partials.mixed,
+        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
+        SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
+        ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
+    )  # fmt: skip
+    if dims["F"]:
+        fold_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_FOLDS))](
+            partials.stats, partials.mixed, plan.folds, None if plan.live is None else plan.live[1:], out,
+            dims["T"], dims["P"], dims["F"], heads, scale,
+            WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
+        )  # fmt: skip
+    return out
