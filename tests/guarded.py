@@ -87,7 +87,7 @@ def interpret() -> None:
 
     repair()
     # here one program runs at a time, and each goes through several pieces of work
-    paged_attention.RESIDENT, paged_attention.RESIDENT_FOLDS = 3, 3
+    paged_attention.RESIDENT, paged_attention.RESIDENT_MERGES = 3, 3
     launch = GridExecutor.__call__
 
     def apart(self: GridExecutor, *args: object, **kwargs: object) -> None:

@@ -19,7 +19,7 @@ OPERATIONS = {
     "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
     "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
     "experts.combine": ["combine"],
-    "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "Partials"],
+    "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm"],
     "scaled": ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"],

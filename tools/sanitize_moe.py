@@ -50,10 +50,10 @@ def check(tokens: int, gate_up: ChannelWeights, down: ChannelWeights) -> None:
     out, flags = torch.empty_like(x), torch.empty((tokens,), dtype=torch.bool).cuda()
 
     def layer() -> None:
-        route(logits, TOP_K, renormalize=True, num_tokens=used, out=routing)
+        route(logits, TOP_K, renormalize=True, rows_in_use=used, out=routing)
         moe(
             x, routing.ids, routing.weights, gate_up, down,
-            workspace=workspace, out=out, flags=flags, num_tokens=used,
+            workspace=workspace, out=out, flags=flags, rows_in_use=used,
         )  # fmt: skip
 
     rms_norm_quantize(x, norm, 1e-6)

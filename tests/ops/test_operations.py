@@ -67,8 +67,8 @@ def test_layers_of_a_shape_share_their_workspace(device: torch.device) -> None:
     assert vars(first)["_workspace"] is vars(second)["_workspace"]
 
 
-@pytest.mark.parametrize("live", [0, 1, 3])
-def test_rows_past_those_in_use_are_not_computed(live: int, device: torch.device) -> None:
+@pytest.mark.parametrize("rows_in_use", [0, 1, 3])
+def test_rows_past_those_in_use_are_not_computed(rows_in_use: int, device: torch.device) -> None:
     """They come out as zero, whatever they hold; those in use have the bits that they have without them."""
     generator = torch.Generator().manual_seed(23)
     weights = moved(
@@ -83,7 +83,7 @@ def test_rows_past_those_in_use_are_not_computed(live: int, device: torch.device
     logits = torch.randn((4, EXPERTS), generator=generator).to(device)
     every = experts(x, logits)
     assert every.any(-1).all()
-    x[live:] = torch.nan
-    out = experts(x, logits, torch.tensor([live], dtype=torch.int32, device=device))
-    assert torch.equal(out[:live], every[:live])
-    assert not out[live:].any()
+    x[rows_in_use:] = torch.nan
+    out = experts(x, logits, torch.tensor([rows_in_use], dtype=torch.int32, device=device))
+    assert torch.equal(out[:rows_in_use], every[:rows_in_use])
+    assert not out[rows_in_use:].any()

@@ -47,7 +47,7 @@ class ForwardBatch:
     """(S + 1) host integers: rows chunk_starts[s] .. chunk_starts[s + 1] - 1 belong to chunk s."""
     context_lens: tuple[int, ...]
     """(S) host integers: tokens of request s up to and including its last row here."""
-    live: torch.Tensor | None = None
+    rows_in_use: torch.Tensor | None = None
     """(1,) int32: how many first rows are in use, where only the device knows; None: all T. Other rows have slot -1, and
     their hidden states have no meaning."""
     tails: tuple[int, ...] | None = None

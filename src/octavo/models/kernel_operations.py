@@ -10,7 +10,7 @@ import torch
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.operations import HeadNorms
 from octavo.ops.attention import Plan
-from octavo.ops.attention.cuda import PagedPlan, Partials, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda import PagedPlan, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.experts import Experts, ExpertWeights
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
@@ -32,7 +32,7 @@ class KernelOperations:
     def __init__(self, *, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
-        self._partials: dict[tuple[int, int, torch.device], Partials] = {}
+        self._split_results: dict[tuple[int, int, torch.device], SplitResults] = {}
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
@@ -71,9 +71,9 @@ class KernelOperations:
         assert isinstance(plan, PagedPlan), "plan_attention makes the plan"
         _, heads, width = queries.shape
         shape = (heads, width, queries.device)
-        if shape not in self._partials:
-            self._partials[shape] = Partials.allocate(heads, width, queries.device)
-        return paged_attention(queries, cache, plan, self._partials[shape])
+        if shape not in self._split_results:
+            self._split_results[shape] = SplitResults.allocate(heads, width, queries.device)
+        return paged_attention(queries, cache, plan, self._split_results[shape])
 
 
 def _format(weight: LinearWeight) -> Weights:

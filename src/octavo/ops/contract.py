@@ -18,7 +18,7 @@ INDEX_LIMIT = 2**31 - 1
 LAUNCH: dict[str, Any] = (
     {"PDL": False} if triton.knobs.runtime.interpret else {"PDL": True, "launch_pdl": True, "enable_fp_fusion": True}
 )
-"""What every launch passes and the interpreter does not know: programmatic dependent launch (see `device.follow`), and that
+"""What every launch passes and the interpreter does not know: programmatic dependent launch (see `device.wait_for_previous`), and that
 a product and a sum may be fused, said here because Triton's default changes with 3.10 and bits with it."""
 
 

@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 @triton.jit
-def follow(PDL: tl.constexpr):
+def wait_for_previous(PDL: tl.constexpr):
     """Wait until the kernel before has finished and its writes are seen; then let the next one start its launch.
 
     Nothing may be read or written before this. The launch itself overlaps the end of the kernel before.
@@ -18,10 +18,10 @@ def follow(PDL: tl.constexpr):
 
 
 @triton.jit
-def run_beside(PDL: tl.constexpr):
-    """Let the next kernel start its launch; call `follow` at the end instead of the start.
+def launch_next_early(PDL: tl.constexpr):
+    """Let the next kernel start its launch; call `wait_for_previous` at the end instead of the start.
 
-    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have followed
+    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have waited for
     its own predecessor, so that whatever ran earlier has finished. Every program must reach the wait at the end: the next
     kernel waits for this one only.
     """
@@ -30,11 +30,11 @@ def run_beside(PDL: tl.constexpr):
 
 
 @triton.jit
-def live_rows(count, capacity):
-    """Rows in use: `capacity`, or what device memory says at `count`, held within [0, capacity]."""
+def load_rows_in_use(rows_in_use, capacity):
+    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity]."""
     rows = capacity
-    if count is not None:
-        rows = tl.minimum(tl.maximum(tl.load(count), 0), capacity)
+    if rows_in_use is not None:
+        rows = tl.minimum(tl.maximum(tl.load(rows_in_use), 0), capacity)
     return rows
 
 

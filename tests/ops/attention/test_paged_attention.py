@@ -15,7 +15,7 @@ from octavo.errors import KernelContractError
 from octavo.ops.attention.cuda import (
     KV_TILE,
     SPLIT,
-    Partials,
+    SplitResults,
     paged_attention,
     plan_paged_attention,
 )
@@ -77,11 +77,11 @@ def test_splits_one_after_the_other_and_side_by_side(device: torch.device) -> No
     cache = poisoned(len(blocks), 16, NARROW, device)
     write(Chunk(request, 0, length, blocks), cache)
     for end in (SPLIT + 1, 2 * SPLIT, length):
-        expected = attend([Chunk(request, end - 34, 34, blocks)], cache, max_partials=0)[0]
+        expected = attend([Chunk(request, end - 34, 34, blocks)], cache, max_split_results=0)[0]
         for count in (1, 2):
             for room in (0, 512):
                 chunk = Chunk(request, end - count, count, blocks)
-                assert torch.equal(attend([chunk], cache, max_partials=room)[0], expected[-count:])
+                assert torch.equal(attend([chunk], cache, max_split_results=room)[0], expected[-count:])
 
 
 def test_any_neighbours(device: torch.device) -> None:
@@ -112,10 +112,10 @@ def test_the_check_sees_a_split_that_depends_on_the_batch(
 ) -> None:
     """The twin of the tests above: the same rows with splits at other positions have other bits."""
     request = Request.draw(100, NARROW, seed=5)
-    expected = whole(request, NARROW, device, max_partials=0)
+    expected = whole(request, NARROW, device, max_split_results=0)
     monkeypatch.setattr("octavo.ops.attention.cuda.SPLIT", KV_TILE)
     monkeypatch.setattr("octavo.ops.attention.plan.SPLIT", KV_TILE)
-    mutant = whole(request, NARROW, device, max_partials=0)
+    mutant = whole(request, NARROW, device, max_split_results=0)
     assert torch.equal(mutant[:KV_TILE], expected[:KV_TILE])
     assert not torch.equal(mutant, expected)
 
@@ -151,11 +151,13 @@ def test_class_g_a_context_without_its_blocks_is_nan(device: torch.device) -> No
     for blocks in ([3, -1, 0], [3, 4, 0], [2**31 - 1, 1, 0], [3, -(2**31), 0]):
         tables = torch.tensor([blocks], dtype=torch.int32, device=device)
         plan = plan_paged_attention(tables, (0, 1), (40,), block_size=16, heads_per_kv_head=2)
-        out = paged_attention(request.queries[-1:].to(device), cache, plan, Partials.allocate(2, 16, device))
+        out = paged_attention(request.queries[-1:].to(device), cache, plan, SplitResults.allocate(2, 16, device))
         assert out.isnan().all()
     short = plan_paged_attention(tables[:, :1].contiguous(), (0, 1), (40,), block_size=16, heads_per_kv_head=2)
     assert (
-        paged_attention(request.queries[-1:].to(device), cache, short, Partials.allocate(2, 16, device)).isnan().all()
+        paged_attention(request.queries[-1:].to(device), cache, short, SplitResults.allocate(2, 16, device))
+        .isnan()
+        .all()
     )
 
 
@@ -164,13 +166,13 @@ def test_no_tokens(device: torch.device) -> None:
     tables = torch.empty((0, 4), dtype=torch.int32, device=device)
     plan = plan_paged_attention(tables, (0,), (), block_size=16, heads_per_kv_head=2)
     empty = torch.empty((0, 2, 16), dtype=torch.bfloat16, device=device)
-    assert paged_attention(empty, cache, plan, Partials.allocate(2, 16, device)).shape == (0, 2, 16)
+    assert paged_attention(empty, cache, plan, SplitResults.allocate(2, 16, device)).shape == (0, 2, 16)
 
 
 def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
     monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT", 3)
-    monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT_FOLDS", 3)
+    monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT_MERGES", 3)
     request = Request.draw(SPLIT + 40, NARROW, seed=9)
     blocks = list(range(40))
     cache = poisoned(40, 16, NARROW, device)
@@ -178,26 +180,26 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
     queries = request.queries[-34:].to(device)
     tables = torch.tensor([blocks], dtype=torch.int32, device=device)
     plan = plan_paged_attention(tables, (0, 34), (len(request),), block_size=16, heads_per_kv_head=2)
-    partials = Partials.allocate(2, 16, device)
-    expected = paged_attention(queries, cache, plan, partials)
+    split_results = SplitResults.allocate(2, 16, device)
+    expected = paged_attention(queries, cache, plan, split_results)
     assert len(plan.work) == 4
-    assert len(plan.folds) == 34
+    assert len(plan.merges) == 34
     stray_work = torch.tensor([[0, 0, 20, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device)
-    stray_folds = torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device)
+    stray_merges = torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device)
     for wrong in (0, 1):
         fixed = dataclasses.replace(
             plan,
             work=torch.cat((plan.work, stray_work)),
-            folds=torch.cat((plan.folds, stray_folds)),
-            live=torch.tensor([len(plan.work) + 9 * wrong, 34 + 34 * wrong], dtype=torch.int32, device=device),
+            merges=torch.cat((plan.merges, stray_merges)),
+            lines_in_use=torch.tensor([len(plan.work) + 9 * wrong, 34 + 34 * wrong], dtype=torch.int32, device=device),
         )
         # The twin: with the lines counted that should not be.
-        assert torch.equal(paged_attention(queries, cache, fixed, partials), expected) is not bool(wrong)
+        assert torch.equal(paged_attention(queries, cache, fixed, split_results), expected) is not bool(wrong)
 
 
 @pytest.mark.parametrize("seed", range(20), ids=lambda seed: f"draw{seed}")
 def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
-    """Each (row, split) of a drawn batch is in one piece of work; partials are distinct and folded in order."""
+    """Each (row, split) of a drawn batch is in one piece of work; split results are distinct and merged in order."""
     pick = random.Random(seed)
     counts = [pick.choice([1, 1, 2, 8, 9, 100, 700]) for _ in range(pick.randint(1, 12))]
     contexts = tuple(count + pick.choice([0, 3, 511, 512, 3000]) for count in counts)
@@ -205,9 +207,9 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
     room = pick.choice([0, 50, 4096])
     plan = plan_paged_attention(
         torch.zeros((len(counts), 300), dtype=torch.int32), starts, contexts,
-        block_size=16, heads_per_kv_head=pick.choice([1, 3, 8, 64]), max_partials=room,
+        block_size=16, heads_per_kv_head=pick.choice([1, 3, 8, 64]), max_split_results=room,
     )  # fmt: skip
-    assert plan.num_partials <= room
+    assert plan.num_split_results <= room
     seen: dict[tuple[int, int], int] = {}
     for chunk, row, tokens, position, first, end, partial in plan.work.tolist():
         assert starts[chunk] <= row
@@ -217,14 +219,14 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
             for split in range(first, end):
                 assert (row + token, split) not in seen
                 seen[row + token, split] = partial + token if partial >= 0 else -1
-    folded = {row: [first + i * step for i in range(count)] for row, first, step, count in plan.folds.tolist()}
+    merged = {row: [first + i * step for i in range(count)] for row, first, step, count in plan.merges.tolist()}
     for i, count in enumerate(counts):
         for token in range(count):
             row, splits = starts[i] + token, -(-(contexts[i] - count + token + 1) // SPLIT)
             found = [seen[row, split] for split in range(splits)]
-            assert found == folded.get(row, [-1] * splits)[:splits]
-    partials = [p for p in seen.values() if p >= 0]
-    assert len(partials) == len(set(partials)) == plan.num_partials
+            assert found == merged.get(row, [-1] * splits)[:splits]
+    split_results = [p for p in seen.values() if p >= 0]
+    assert len(split_results) == len(set(split_results)) == plan.num_split_results
 
 
 def test_contract(device: torch.device) -> None:
@@ -236,9 +238,11 @@ def test_contract(device: torch.device) -> None:
     plan = plan_paged_attention(tables, (0, 1), (3000,), block_size=16, heads_per_kv_head=2)
     with pytest.raises(KernelContractError, match=r"cache: expected \(2, B, 16, G, D\)"):
         paged_attention(
-            request.queries[:1].to(device), cache.view(2, 4, 8, 1, 16), plan, Partials.allocate(2, 16, device)
+            request.queries[:1].to(device), cache.view(2, 4, 8, 1, 16), plan, SplitResults.allocate(2, 16, device)
         )
     with pytest.raises(KernelContractError, match="queries: expected"):
-        paged_attention(request.queries.to(device)[:, :1].contiguous(), cache, plan, Partials.allocate(2, 16, device))
-    with pytest.raises(KernelContractError, match=r"plan.num_partials: expected 0 to 5"):
-        paged_attention(request.queries[:1].to(device), cache, plan, Partials.allocate(2, 16, device, count=5))
+        paged_attention(
+            request.queries.to(device)[:, :1].contiguous(), cache, plan, SplitResults.allocate(2, 16, device)
+        )
+    with pytest.raises(KernelContractError, match=r"plan.num_split_results: expected 0 to 5"):
+        paged_attention(request.queries[:1].to(device), cache, plan, SplitResults.allocate(2, 16, device, count=5))

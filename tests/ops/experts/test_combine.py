@@ -30,12 +30,12 @@ def inputs(
 
 
 def run(
-    y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, guard: Guard, num_tokens: torch.Tensor | None = None
+    y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, guard: Guard, rows_in_use: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     out = guard.empty((ids.shape[0], y.shape[1]), torch.bfloat16)
     flags = guard.empty((ids.shape[0],), torch.bool)
     args = (guard.copy(y), guard.copy(ids), guard.copy(weights), 16)
-    combine(*args, out=out, flags=flags, num_tokens=num_tokens)
+    combine(*args, out=out, flags=flags, rows_in_use=rows_in_use)
     return out, flags
 
 

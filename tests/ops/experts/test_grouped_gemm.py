@@ -35,9 +35,9 @@ TILES = [
     Tile(64, 128, 8, 2),
     Tile(128, 64, 8, 3),
     Tile(16, 64, 4, 4, tma=True),
-    Tile(32, 64, 4, 3, halvings=1),
-    Tile(64, 64, 4, 3, halvings=2),
-    Tile(128, 64, 8, 3, tma=True, halvings=2),
+    Tile(32, 64, 4, 3, max_halvings=1),
+    Tile(64, 64, 4, 3, max_halvings=2),
+    Tile(128, 64, 8, 3, tma=True, max_halvings=2),
 ]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
@@ -264,8 +264,8 @@ def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("tile", "match"),
     [
-        pytest.param(Tile(16, 64, 4, 4, halvings=1), "halvings", id="below-16-rows"),
-        pytest.param(Tile(128, 64, 4, 3, halvings=3), "halvings", id="an-eighth"),
+        pytest.param(Tile(16, 64, 4, 4, max_halvings=1), "max_halvings", id="below-16-rows"),
+        pytest.param(Tile(128, 64, 4, 3, max_halvings=3), "max_halvings", id="an-eighth"),
         pytest.param(Tile(16, 256, 8, 2), r"tile\.cols", id="two-blocks-of-weights"),
     ],
 )

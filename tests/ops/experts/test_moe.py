@@ -36,17 +36,17 @@ class Layer:
         x: torch.Tensor,
         ids: torch.Tensor,
         weights: torch.Tensor,
-        num_tokens: int | None = None,
+        rows_in_use: int | None = None,
         tiles: Tiles | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """out and flags, from poisoned memory between canaries."""
         guard = self.guard
         out, flags = guard.empty(tuple(x.shape), torch.bfloat16), guard.empty((len(x),), torch.bool)
-        count = None if num_tokens is None else guard.copy(torch.tensor([num_tokens], dtype=torch.int32))
+        count = None if rows_in_use is None else guard.copy(torch.tensor([rows_in_use], dtype=torch.int32))
         inputs = [guard.copy(tensor) for tensor in (x, ids, weights)]
         weights_here = (guard.rebuild_copy(self.gate_up), guard.rebuild_copy(self.down))
         workspace = guard.rebuild(self.workspace)
-        moe(*inputs, *weights_here, workspace=workspace, out=out, flags=flags, num_tokens=count, tiles=tiles)
+        moe(*inputs, *weights_here, workspace=workspace, out=out, flags=flags, rows_in_use=count, tiles=tiles)
         guard.check()
         return out, flags
 
@@ -153,7 +153,7 @@ def test_rows_past_the_count_are_not_read_and_become_zero(count: int, device: to
     whole, _ = it(x, ids, weights)
     rows = min(max(count, 0), 5)
     x[rows:], weights[rows:], ids[rows:] = NAN, NAN, 2**31 - 1
-    out, flags = it(x, ids, weights, num_tokens=count)
+    out, flags = it(x, ids, weights, rows_in_use=count)
     assert torch.equal(out[:rows], whole[:rows])
     assert out[rows:].eq(0).all()
     assert not flags.any()

@@ -15,16 +15,16 @@ SHAPES = [(1, 8, 2), (2, 1, 1), (17, 60, 4), (9, 64, 6), (31, 128, 4), (7, 257, 
 
 
 def guarded(
-    ids: torch.Tensor, experts: int, rows: int, guard: Guard, num_tokens: torch.Tensor | None = None, room: int = 0
+    ids: torch.Tensor, experts: int, rows: int, guard: Guard, rows_in_use: torch.Tensor | None = None, room: int = 0
 ) -> Permutation:
     out = guard.rebuild(Permutation.allocate(ids.numel() + room, experts, ids.device))
-    return permute(guard.copy(ids), experts, tile_rows=rows, num_tokens=num_tokens, out=out)
+    return permute(guard.copy(ids), experts, tile_rows=rows, rows_in_use=rows_in_use, out=out)
 
 
 def assert_permutation(
-    got: Permutation, ids: torch.Tensor, experts: int, rows: int, num_tokens: int | None = None
+    got: Permutation, ids: torch.Tensor, experts: int, rows: int, rows_in_use: int | None = None
 ) -> None:
-    order, offsets, tiles = permute_reference(ids.cpu(), experts, rows=rows, num_tokens=num_tokens)
+    order, offsets, tiles = permute_reference(ids.cpu(), experts, rows=rows, rows_in_use=rows_in_use)
     assert got.offsets.tolist() == offsets
     assert got.order[: len(order)].tolist() == order
     assert got.order[len(order) :].eq(-1).all(), "rows not in use were written"
@@ -56,7 +56,7 @@ def test_several_blocks(tokens: int, experts: int, top_k: int, routing: str, dev
     ids = ROUTINGS[routing](tokens, experts, top_k, torch.Generator().manual_seed(5)).to(device)
     guard = Guard(device)
     count = torch.tensor([tokens - 1], dtype=torch.int32, device=device)
-    got = guarded(ids, experts, 64, guard, num_tokens=count, room=100)
+    got = guarded(ids, experts, 64, guard, rows_in_use=count, room=100)
     guard.check()
     assert_permutation(got, ids, experts, 64, tokens - 1)
 

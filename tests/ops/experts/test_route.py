@@ -107,7 +107,7 @@ def test_rows_past_the_count_are_absent(count: int, device: torch.device) -> Non
     rows = min(max(count, 0), 8)
     logits[rows:] = NAN
     guard = Guard(device)
-    got = guarded(logits, 4, guard, num_tokens=torch.tensor([count], dtype=torch.int32, device=device))
+    got = guarded(logits, 4, guard, rows_in_use=torch.tensor([count], dtype=torch.int32, device=device))
     guard.check()
     assert torch.equal(got.ids[:rows], whole.ids[:rows])
     assert torch.equal(got.weights[:rows], whole.weights[:rows])

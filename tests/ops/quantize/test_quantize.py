@@ -98,7 +98,7 @@ def test_rows_that_share_a_program(rows: int, device: torch.device) -> None:
     count = torch.tensor([rows - 1], dtype=torch.int32, device=device)
     guard = Guard(device)
     out = TokenScaled(guard.empty((rows, 96), FP8), guard.empty((rows,), torch.float32))
-    got = quantize(guard.copy(x), num_rows=count, out=out)
+    got = quantize(guard.copy(x), rows_in_use=count, out=out)
     guard.check()
     data, scale = quantize_reference(few.cpu())
     assert_quantized(
@@ -134,7 +134,7 @@ def test_rows_past_the_count_are_left_alone(count: int, device: torch.device) ->
     whole = quantize(x)
     x[rows:] = NAN
     out = Guard(device).rebuild(quantize(x))
-    got = quantize(x, num_rows=torch.tensor([count], dtype=torch.int32, device=device), out=out)
+    got = quantize(x, rows_in_use=torch.tensor([count], dtype=torch.int32, device=device), out=out)
     assert same(got.data[:rows], whole.data[:rows])
     assert same(got.scale[:rows].nan_to_num(), whole.scale[:rows].nan_to_num())
     assert got.data[rows:].view(torch.uint8).eq(0xFF).all()

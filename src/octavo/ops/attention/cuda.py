@@ -7,10 +7,10 @@ import math
 
 import torch
 
-from octavo.ops.attention.kernel import attend_kernel, fold_kernel
+from octavo.ops.attention.kernel import attend_kernel, merge_kernel
 from octavo.ops.attention.plan import (
     KV_TILE,
-    MAX_PARTIALS,
+    MAX_SPLIT_RESULTS,
     ROWS,
     SPLIT,
     PagedPlan,
@@ -20,19 +20,19 @@ from octavo.ops.contract import LAUNCH, Dims, check_grid, check_range
 
 __all__ = [
     "KV_TILE",
-    "MAX_PARTIALS",
+    "MAX_SPLIT_RESULTS",
     "ROWS",
     "SPLIT",
     "STAGES",
     "PagedPlan",
-    "Partials",
+    "SplitResults",
     "paged_attention",
     "plan_paged_attention",
 ]
 
 STAGES = 3
 """A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
-RESIDENT, RESIDENT_FOLDS = 264, 2112
+RESIDENT, RESIDENT_MERGES = 264, 2112
 """Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
@@ -42,16 +42,16 @@ def _columns(width: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Partials:
+class SplitResults:
     """Device memory of `paged_attention` between its two kernels; one serves any number of layers, one call at a time."""
 
     stats: torch.Tensor
     """(P, H, 2) f32: the maximum and the sum of each row's split."""
-    mixed: torch.Tensor
+    acc: torch.Tensor
     """(P, H, D) f32: its weighted values."""
 
     @classmethod
-    def allocate(cls, heads: int, width: int, device: torch.device, *, count: int = MAX_PARTIALS) -> Partials:
+    def allocate(cls, heads: int, width: int, device: torch.device, *, count: int = MAX_SPLIT_RESULTS) -> SplitResults:
         """Uninitialised room for `count` rows times splits of `heads` query heads of `width` numbers."""
         stats = torch.empty((count, heads, 2), dtype=torch.float32, device=device)
         return cls(stats, torch.empty((count, heads, width), dtype=torch.float32, device=device))
@@ -61,7 +61,7 @@ def paged_attention(
     queries: torch.Tensor,
     cache: torch.Tensor,
     plan: PagedPlan,
-    partials: Partials,
+    split_results: SplitResults,
     *,
     out: torch.Tensor | None = None,
     stages: int = STAGES,
@@ -76,7 +76,7 @@ def paged_attention(
         queries: (T, H, D) bf16; read.
         cache: (2, blocks, block size, G, D) bf16, written by `prepare_qkv` for these tokens too; read. Its values are finite.
         plan: of this batch; H = G times its `shared`; T at least its rows.
-        partials: room for the plan's `num_partials`; overwritten.
+        split_results: room for the plan's `num_split_results`; overwritten.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads; any, the bits are the same.
 
@@ -93,25 +93,27 @@ def paged_attention(
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
     dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
     dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
-    dims.check("plan.folds", plan.folds, ("F", 4), dtype=torch.int32)
-    dims.check("partials.mixed", partials.mixed, ("P", heads, "D"), dtype=torch.float32)
-    dims.check("partials.stats", partials.stats, ("P", heads, 2), dtype=torch.float32)
-    check_range("plan.num_partials", plan.num_partials, 0, dims["P"], "plan with max_partials of this room")
+    dims.check("plan.merges", plan.merges, ("F", 4), dtype=torch.int32)
+    dims.check("split_results.acc", split_results.acc, ("P", heads, "D"), dtype=torch.float32)
+    dims.check("split_results.stats", split_results.stats, ("P", heads, 2), dtype=torch.float32)
+    check_range(
+        "plan.num_split_results", plan.num_split_results, 0, dims["P"], "plan with max_split_results of this room"
+    )
     out = torch.empty_like(queries) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
     if not dims["N"]:
         return out
     scale = math.log2(math.e) / math.sqrt(width)
     attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
-        queries, cache, plan.tables, plan.work, plan.live, out,
-        partials.stats, partials.mixed,
+        queries, cache, plan.tables, plan.work, plan.lines_in_use, out,
+        split_results.stats, split_results.acc,
         dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
         ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
     if dims["F"]:
-        fold_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_FOLDS))](
-            partials.stats, partials.mixed, plan.folds, None if plan.live is None else plan.live[1:], out,
+        merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
+            split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[1:], out,
             dims["T"], dims["P"], dims["F"], heads, scale,
             WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
         )  # fmt: skip

@@ -16,10 +16,10 @@ ROWS = 64
 KV_TILE = 64
 """Keys per tile; tile j holds positions 64 j .. 64 j + 63 of a request, whatever the batch."""
 SPLIT = 512
-"""Keys between two folds, at the same positions of every request: part of the bits, not a choice of the batch."""
+"""Keys between two merges, at the same positions of every request: part of the bits, not a choice of the batch."""
 FEW_TILES = 32
 """A chunk of no more tiles does not fill the device: its splits run side by side."""
-MAX_PARTIALS = 4096
+MAX_SPLIT_RESULTS = 4096
 """Rows times splits that are kept between two kernels; chunks past that run their splits one after the other."""
 
 
@@ -30,22 +30,22 @@ class PagedPlan(Plan):
     tables: torch.Tensor
     """(S, W) int32 KV blocks of each chunk's request."""
     work: torch.Tensor
-    """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the partial of the
+    """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the split result of the
     first token, or -1 where the splits are all of the context. The longest come first."""
-    folds: torch.Tensor
-    """(F, 4) int32, one for each row with partials: row, its first partial, distance to the next, how many."""
-    num_partials: int
+    merges: torch.Tensor
+    """(F, 4) int32, one for each row in splits: row, its first split result, distance to the next, how many."""
+    num_split_results: int
     rows: int
     """Of the batch: T."""
     block_size: int
     shared: int
     """Query heads per KV head."""
-    live: torch.Tensor | None = None
-    """(2,) int32: how many first lines of `work` and of `folds` there are; None: all."""
+    lines_in_use: torch.Tensor | None = None
+    """(2,) int32: how many first lines of `work` and of `merges` there are; None: all."""
 
     def programs(self, items: int, resident: int) -> int:
         """One for each item; or, where the device may find fewer, as many as run at a time."""
-        return items if self.live is None else min(items, resident)
+        return items if self.lines_in_use is None else min(items, resident)
 
 
 def plan_paged_attention(
@@ -55,7 +55,7 @@ def plan_paged_attention(
     *,
     block_size: int,
     heads_per_kv_head: int,
-    max_partials: int = MAX_PARTIALS,
+    max_split_results: int = MAX_SPLIT_RESULTS,
 ) -> PagedPlan:
     """Cut the chunks into query tiles, and the contexts of short chunks into splits that run side by side.
 
@@ -65,7 +65,7 @@ def plan_paged_attention(
         context_lens: (S) tokens up to and including the chunk.
         block_size: tokens per block.
         heads_per_kv_head: query heads that share a KV head, at most 64.
-        max_partials: rows times splits that `Partials` has room for; decides speed, not bits.
+        max_split_results: rows times splits that `SplitResults` has room for; decides speed, not bits.
 
     Returns:
         The plan, its tensors on the device of `block_tables`.
@@ -78,13 +78,13 @@ def plan_paged_attention(
     tiles = _tiles(
         np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), ROWS // heads_per_kv_head
     )
-    work, folds, num_partials = _spread(tiles, max_partials)
+    work, merges, num_split_results = _spread(tiles, max_split_results)
     order = np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")
     return PagedPlan(
         tables=block_tables,
         work=upload(torch.from_numpy(work[order].astype(np.int32)), block_tables.device),
-        folds=upload(torch.from_numpy(folds.astype(np.int32)), block_tables.device),
-        num_partials=num_partials,
+        merges=upload(torch.from_numpy(merges.astype(np.int32)), block_tables.device),
+        num_split_results=num_split_results,
         rows=chunk_starts[-1],
         block_size=block_size,
         shared=heads_per_kv_head,
@@ -101,14 +101,14 @@ def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarra
     return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset), axis=1)
 
 
-def _spread(tiles: np.ndarray, max_partials: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Work (N, 7), folds (F, 4) and the number of partials; chunks of few tiles are spread over programs, short ones first."""
+def _spread(tiles: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Work (N, 7), merges (F, 4) and the number of split results; chunks of few tiles are spread over programs, short ones first."""
     chunk, _, tokens, position = tiles.T
     splits = -(-(position + tokens) // SPLIT)
     room = np.bincount(chunk, weights=splits * tokens, minlength=1).astype(np.int64)
     shortest = np.argsort(room, kind="stable")
     fits = np.empty(len(room), dtype=bool)
-    fits[shortest] = np.cumsum(room[shortest]) <= max_partials
+    fits[shortest] = np.cumsum(room[shortest]) <= max_split_results
     apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= FEW_TILES)[chunk] & fits[chunk]
     whole, cut, parts = tiles[~apart], tiles[apart], splits[apart]
     ones = np.ones((len(whole), 1), dtype=np.int64)
@@ -117,9 +117,9 @@ def _spread(tiles: np.ndarray, max_partials: int) -> tuple[np.ndarray, np.ndarra
     first = np.cumsum(needed) - needed
     tile = np.repeat(np.arange(len(cut)), parts)
     split = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
-    partial = first[tile] + split * cut[tile, 2]
-    alone = np.hstack((cut[tile], split[:, None], split[:, None] + 1, partial[:, None]))
+    split_result = first[tile] + split * cut[tile, 2]
+    alone = np.hstack((cut[tile], split[:, None], split[:, None] + 1, split_result[:, None]))
     at = np.repeat(np.arange(len(cut)), cut[:, 2])
     token = np.arange(len(at)) - np.repeat(np.cumsum(cut[:, 2]) - cut[:, 2], cut[:, 2])
-    folds = np.stack((cut[at, 1] + token, first[at] + token, cut[at, 2], parts[at]), axis=1)
-    return np.vstack((together, alone)), folds, int(needed.sum())
+    merges = np.stack((cut[at, 1] + token, first[at] + token, cut[at, 2], parts[at]), axis=1)
+    return np.vstack((together, alone)), merges, int(needed.sum())

@@ -41,7 +41,7 @@ class CpuExperts:
         self._experts, self._hidden_size = weights.down.data.shape[:2]
         self._top_k, self._renormalize = top_k, renormalize
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, live: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties away from zero.
 
         Raises:

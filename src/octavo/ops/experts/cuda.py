@@ -19,13 +19,13 @@ class KernelExperts:
         self._top_k, self._renormalize = top_k, renormalize
         self._workspace = workspace
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, live: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
         Args:
             x: (T, H) bf16, T at most the workspace's tokens; read.
             logits: (T, E) float32 of the router; read.
-            live: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
+            rows_in_use: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
 
         Returns:
             (T, H) bf16, new. A row whose logits are not all finite is NaN.
@@ -37,6 +37,6 @@ class KernelExperts:
         out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
         moe(
             x, routing.ids, routing.weights, self._gate_up, self._down,
-            workspace=self._workspace, out=out, flags=flags, num_tokens=live,
+            workspace=self._workspace, out=out, flags=flags, rows_in_use=rows_in_use,
         )  # fmt: skip
         return out.masked_fill_(routing.flags[:, None], torch.nan)

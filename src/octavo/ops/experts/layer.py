@@ -23,11 +23,11 @@ class ExpertWeights:
 class Experts(Protocol):
     """An expert layer bound to its weights."""
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, live: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
         x (T, H) bf16, logits (T, E) float32 of the router -> (T, H) bf16. A row whose logits are not all finite is NaN.
-        live (1,) int32 on the device of x: how many first rows are in use; nothing need be computed for the others, and
+        rows_in_use (1,) int32 on the device of x: how many first rows are in use; nothing need be computed for the others, and
         what comes out of them has no meaning. None: all.
         """
         ...

@@ -27,14 +27,14 @@ def moe(
     workspace: MoeWorkspace,
     out: torch.Tensor,
     flags: torch.Tensor,
-    num_tokens: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> torch.Tensor:
     """out[t] = sum over k of weights[t, k] * down[e] @ (silu(gate[e] @ x[t]) * (up[e] @ x[t])), e = ids[t, k].
 
     A row's bits depend on that row, its ids and weights, and the experts' weights: not on T, other rows, position,
     tiles, or whether a graph replays the call. Nothing is allocated and the host never waits, so the call can be
-    captured. Slots whose id is negative or >= E are dropped. Rows from `num_tokens` on are not read and become zero.
+    captured. Slots whose id is negative or >= E are dropped. Rows from `rows_in_use` on are not read and become zero.
 
     Args:
         x: (T, H) bf16, T <= workspace.max_tokens; read.
@@ -45,7 +45,7 @@ def moe(
         workspace: from `moe_workspace` for this shape; overwritten.
         out: (T, H) bf16; every row is written.
         flags: (T,) bool; written: True where a value of the row of `out` is not finite.
-        num_tokens: (1,) int32 on the device, the rows in use; None for all T.
+        rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         tiles: sizes of the grouped GEMMs; None chooses by T.
 
     Returns:
@@ -64,14 +64,14 @@ def moe(
     slots = tokens * workspace.top_k
     tiles = tiles or _choose(gate_up, down, workspace, slots)
 
-    plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, num_tokens=num_tokens, out=workspace.plan)
-    inputs = workspace.input.quantize(x, gate_up, num_tokens, beside=True)
+    plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.plan)
+    inputs = workspace.input.quantize(x, gate_up, rows_in_use, overlap_previous=True)
     grouped_gemm_swiglu(
         inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
     )
-    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.num_rows)
+    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.rows_in_use)
     grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
-    return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, num_tokens=num_tokens)
+    return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, rows_in_use=rows_in_use)
 
 
 def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:

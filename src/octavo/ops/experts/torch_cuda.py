@@ -24,7 +24,7 @@ class CudaExperts:
         self._hidden_size = weights.down.data.shape[1]
         self._top_k, self._renormalize = top_k, renormalize
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, live: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """See `Experts`.
 
         Raises:

@@ -51,20 +51,22 @@ class ActivationBuffer:
         )
 
     def quantize(
-        self, x: torch.Tensor, weights: Weights, num_rows: torch.Tensor | None, *, beside: bool = False
+        self, x: torch.Tensor, weights: Weights, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False
     ) -> Activations:
-        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `beside`: see `quantize`."""
+        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `overlap_previous`: see `quantize`."""
         rows = x.shape[0]
         match weights:
             case ChannelWeights():
                 out = TokenScaled(self.data[:rows], self.scale[:rows])
-                return quantize(x, num_rows=num_rows, out=out, beside=beside)
+                return quantize(x, rows_in_use=rows_in_use, out=out, overlap_previous=overlap_previous)
             case BlockWeights():
                 grouped = GroupScaled(self.data[:rows], self.scale[:rows])
-                return quantize_groups(x, num_rows=num_rows, out=grouped, beside=beside)
+                return quantize_groups(x, rows_in_use=rows_in_use, out=grouped, overlap_previous=overlap_previous)
             case TensorWeights():
                 static = StaticScaled(self.data[:rows], weights.input_scale)
-                return quantize_static(x, weights.input_scale, num_rows=num_rows, out=static, beside=beside)
+                return quantize_static(
+                    x, weights.input_scale, rows_in_use=rows_in_use, out=static, overlap_previous=overlap_previous
+                )
             case PlainWeights():
                 return Unscaled(x)
 

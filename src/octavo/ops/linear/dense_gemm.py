@@ -14,9 +14,9 @@ from octavo.ops.linear.choice import choose_tile
 from octavo.ops.linear.kernel import dense_gemm_kernel
 from octavo.ops.scaled import FP8, TokenScaled, Unscaled
 
-__all__ = ["BAND", "Tile", "choose_tile", "dense_gemm"]
+__all__ = ["TILES_PER_BAND", "Tile", "choose_tile", "dense_gemm"]
 
-BAND = 8
+TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
@@ -57,7 +57,7 @@ def dense_gemm(
         w.scale if isinstance(w, Fp8Weight) else None,
         w.bias, out, rows, columns, width,
         SCALED=isinstance(w, Fp8Weight), BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
-        ROWS=tile.rows, COLS=tile.cols, BAND=BAND, TMA=tile.tma,
+        ROWS=tile.rows, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

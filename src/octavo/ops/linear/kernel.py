@@ -9,27 +9,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow
+from octavo.ops.device import wait_for_previous
 
 
 @triton.jit(do_not_specialize=["rows"])
 def dense_gemm_kernel(
     x, x_scale, w, w_scale, bias, y, rows, N, K,
     SCALED: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of BAND row tiles, so that programs at a time share both sides.
+    """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
     TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. What is loaded past `rows`
     or N is from inside the tensors or zero, is multiplied into nothing but itself, and is not written.
     """
-    follow(PDL)
+    wait_for_previous(PDL)
     row_tiles = tl.cdiv(rows, ROWS)
     column_tiles = tl.cdiv(N, COLS)
-    band = tl.program_id(0) // (BAND * column_tiles)
-    place = tl.program_id(0) % (BAND * column_tiles)
-    height = tl.minimum(row_tiles - band * BAND, BAND)
-    first_row = (band * BAND + place % height) * ROWS
+    band = tl.program_id(0) // (TILES_PER_BAND * column_tiles)
+    place = tl.program_id(0) % (TILES_PER_BAND * column_tiles)
+    height = tl.minimum(row_tiles - band * TILES_PER_BAND, TILES_PER_BAND)
+    first_row = (band * TILES_PER_BAND + place % height) * ROWS
     first_column = place // height * COLS
     row = first_row + tl.arange(0, ROWS)
     column = first_column + tl.arange(0, COLS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow
+from octavo.ops.device import wait_for_previous
 
 
 @triton.jit
 def rms_norm_kernel(x, weight, y, eps, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Grid (R,). x (R, width) bf16; rounds to bf16 after the division and after the weight."""
-    follow(PDL)
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width

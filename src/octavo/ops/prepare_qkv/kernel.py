@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, is_finite
+from octavo.ops.device import is_finite, wait_for_previous
 
 MOST_HALVINGS = tl.constexpr(16)
 
@@ -80,7 +80,7 @@ def prepare_qkv_kernel(
 
     A row of a tile is a head of a token: 2 x HALF numbers.
     """
-    follow(PDL)
+    wait_for_previous(PDL)
     every = heads + 2 * kv_heads
     column = tl.arange(0, BLOCK)[None, :]
     place = tl.arange(0, ROWS)

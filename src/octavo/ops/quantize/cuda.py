@@ -41,31 +41,35 @@ def _rows_per_program(rows: int, block: int) -> int:
     return 1 if rows <= _FEW_ROWS else max(1, _PROGRAM_ELEMENTS // block)
 
 
-def _bind(x: torch.Tensor, dims: Dims, width: str | int, num_rows: torch.Tensor | None) -> None:
+def _bind(x: torch.Tensor, dims: Dims, width: str | int, rows_in_use: torch.Tensor | None) -> None:
     dims.check("x", x, ("R", width), dtype=torch.bfloat16)
     check_range("x.shape[0]", dims["R"], 0, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("x.shape[1]", x.shape[1], 1, MAX_WIDTH, "the kernel keeps a row in registers")
-    if num_rows is not None:
-        dims.check("num_rows", num_rows, (1,), dtype=torch.int32)
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
 
 
 def quantize(
-    x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: TokenScaled | None = None, beside: bool = False
+    x: torch.Tensor,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: TokenScaled | None = None,
+    overlap_previous: bool = False,
 ) -> TokenScaled:
     """data = fp8(x / scale), scale = amax(row) / 448; see the module for zero, tiny and non-finite rows.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R,) f32; written. None allocates.
-        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
             one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = Dims()
-    _bind(x, dims, "K", num_rows)
+    _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     out = out or TokenScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows,), dtype=torch.float32))
     out.check("out", dims, "R", "K")
@@ -73,29 +77,33 @@ def quantize(
         block = triton.next_power_of_2(width)
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize", -(-rows // per_program))](
-            x, out.data, out.scale, num_rows, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, BESIDE=beside,
+            x, out.data, out.scale, rows_in_use, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
             num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
 
 def quantize_groups(
-    x: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: GroupScaled | None = None, beside: bool = False
+    x: torch.Tensor,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: GroupScaled | None = None,
+    overlap_previous: bool = False,
 ) -> GroupScaled:
     """data = fp8(x / scale), scale = amax(128 columns of the row) / 448: the activations of block-scaled weights.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R, ceil(K / 128)) f32; written. None allocates.
-        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
             one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = Dims()
-    _bind(x, dims, "K", num_rows)
+    _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     groups = blocks(width)
     out = out or GroupScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows, groups), dtype=torch.float32))
@@ -104,8 +112,8 @@ def quantize_groups(
         block = max(BLOCK, triton.next_power_of_2(width))
         per_program = _rows_per_program(rows, block)
         quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
-            x, out.data, out.scale, num_rows, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
-            BESIDE=beside, num_warps=_warps(per_program * block), **LAUNCH,
+            x, out.data, out.scale, rows_in_use, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
+            OVERLAP_PREVIOUS=overlap_previous, num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -114,25 +122,25 @@ def quantize_static(
     x: torch.Tensor,
     scale: torch.Tensor,
     *,
-    num_rows: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
     out: StaticScaled | None = None,
-    beside: bool = False,
+    overlap_previous: bool = False,
 ) -> StaticScaled:
     """data = fp8(x / scale) held within +-448; NaN and infinity become the code of NaN.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
         scale: (1,) f32 > 0; read, and returned as the scale of the result.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8; written; its scale must be `scale`. None allocates.
-        beside: run at the same time as the launch before, which must be one of these kernels and neither write what this
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
             one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = Dims()
-    _bind(x, dims, "K", num_rows)
+    _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     out = out or StaticScaled(torch.empty_like(x, dtype=FP8), scale)
     out.check("out", dims, "R", "K")
@@ -140,7 +148,7 @@ def quantize_static(
         block = triton.next_power_of_2(width)
         per_program = _rows_per_program(rows, block)
         quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
-            x, out.data, scale, num_rows, rows, width, ROWS=per_program, BLOCK=block, BESIDE=beside,
+            x, out.data, scale, rows_in_use, rows, width, ROWS=per_program, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
             num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
@@ -151,7 +159,7 @@ def rms_norm_quantize(
     weight: torch.Tensor,
     eps: float,
     *,
-    num_rows: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
     out: tuple[torch.Tensor, TokenScaled] | None = None,
 ) -> tuple[torch.Tensor, TokenScaled]:
     """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight), and y in FP8 per token.
@@ -160,14 +168,14 @@ def rms_norm_quantize(
         x: (R, K) bf16, K <= 32768; read.
         weight: (K,) bf16; read.
         eps: added to the mean of squares.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: y (R, K) bf16 and its TokenScaled; written. None allocates.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = Dims()
-    _bind(x, dims, "K", num_rows)
+    _bind(x, dims, "K", rows_in_use)
     dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
     rows, width = x.shape
     if out is None:
@@ -179,20 +187,20 @@ def rms_norm_quantize(
     if rows:
         block = triton.next_power_of_2(width)
         rms_norm_quantize_kernel[check_grid("rms_norm_quantize", rows)](
-            x, weight, normed, quantized.data, quantized.scale, num_rows, eps, rows, width, 1,
+            x, weight, normed, quantized.data, quantized.scale, rows_in_use, eps, rows, width, 1,
             GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH,
         )  # fmt: skip
     return normed, quantized
 
 
 def swiglu_quantize(
-    gate_up: torch.Tensor, *, num_rows: torch.Tensor | None = None, out: TokenScaled | None = None
+    gate_up: torch.Tensor, *, rows_in_use: torch.Tensor | None = None, out: TokenScaled | None = None
 ) -> TokenScaled:
     """y = bf16(silu(gate) * up) in FP8 per token.
 
     Args:
         gate_up: (R, 2K) bf16, gate in the first K columns; read.
-        num_rows: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R,) f32; written. None allocates.
 
     Raises:
@@ -200,7 +208,7 @@ def swiglu_quantize(
     """
     dims = Dims()
     rows, width = gate_up.shape[0], gate_up.shape[-1] // 2
-    _bind(gate_up, dims, 2 * width, num_rows)
+    _bind(gate_up, dims, 2 * width, rows_in_use)
     out = out or TokenScaled(
         gate_up.new_empty((rows, width), dtype=FP8), gate_up.new_empty((rows,), dtype=torch.float32)
     )
@@ -212,7 +220,7 @@ def swiglu_quantize(
             gate_up,
             out.data,
             out.scale,
-            num_rows,
+            rows_in_use,
             rows,
             width,
             1,

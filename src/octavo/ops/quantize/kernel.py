@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, is_finite, live_rows, run_beside, silu
+from octavo.ops.device import is_finite, launch_next_early, load_rows_in_use, silu, wait_for_previous
 
 FP8_MAX = tl.constexpr(448.0)
 ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
@@ -80,10 +80,10 @@ def _store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, B
 
 
 @triton.jit
-def _rows(x, count, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _rows(x, rows_in_use, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """This program's rows (ROWS,), which of them are live, the columns (BLOCK,), and their values f32, zeros elsewhere."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    live = row < live_rows(count, rows)
+    live = row < load_rows_in_use(rows_in_use, rows)
     column = tl.arange(0, BLOCK)
     inside = live[:, None] & (column < width)[None, :]
     value = tl.load(x + row[:, None] * width + column[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -95,25 +95,25 @@ def quantize_kernel(
     x,
     q,
     scales,
-    count,
+    rows_in_use,
     rows,
     width,
     groups,
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
-    BESIDE: tl.constexpr,
+    OVERLAP_PREVIOUS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Grid (ceil(R / ROWS),). x (R, width) bf16."""
-    if BESIDE:
-        run_beside(PDL)
+    if OVERLAP_PREVIOUS:
+        launch_next_early(PDL)
     else:
-        follow(PDL)
-    row, live, column, value = _rows(x, count, rows, width, ROWS, BLOCK)
+        wait_for_previous(PDL)
+    row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
-    if BESIDE:
-        follow(PDL)
+    if OVERLAP_PREVIOUS:
+        wait_for_previous(PDL)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -121,28 +121,28 @@ def quantize_static_kernel(
     x,
     q,
     scale,
-    count,
+    rows_in_use,
     rows,
     width,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    BESIDE: tl.constexpr,
+    OVERLAP_PREVIOUS: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Grid (ceil(R / ROWS),). One known scale; NaN becomes the code of NaN."""
-    if BESIDE:
-        run_beside(PDL)
+    if OVERLAP_PREVIOUS:
+        launch_next_early(PDL)
     else:
-        follow(PDL)
-    row, live, column, value = _rows(x, count, rows, width, ROWS, BLOCK)
+        wait_for_previous(PDL)
+    row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     code = tl.div_rn(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK)))
     code = tl.minimum(tl.maximum(code, -FP8_MAX), FP8_MAX)
     code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
     code = tl.where(is_finite(value), code, 0x7F).to(tl.uint8)
     inside = live[:, None] & (column < width)[None, :]
     tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv, bitcast=True), mask=inside)
-    if BESIDE:
-        follow(PDL)
+    if OVERLAP_PREVIOUS:
+        wait_for_previous(PDL)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -152,7 +152,7 @@ def rms_norm_quantize_kernel(
     normed,
     q,
     scales,
-    count,
+    rows_in_use,
     eps,
     rows,
     width,
@@ -162,9 +162,9 @@ def rms_norm_quantize_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (R,). Rounds to bf16 after the division and after the weight, as the separate layers do."""
-    follow(PDL)
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
-    if row >= live_rows(count, rows):
+    if row >= load_rows_in_use(rows_in_use, rows):
         return
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -182,7 +182,7 @@ def swiglu_quantize_kernel(
     x,
     q,
     scales,
-    count,
+    rows_in_use,
     rows,
     width,
     groups,
@@ -191,9 +191,9 @@ def swiglu_quantize_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (R,). x (R, 2 width) bf16, gate first."""
-    follow(PDL)
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
-    if row >= live_rows(count, rows):
+    if row >= load_rows_in_use(rows_in_use, rows):
         return
     column = tl.arange(0, BLOCK)
     inside = column < width

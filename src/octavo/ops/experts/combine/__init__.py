@@ -21,12 +21,12 @@ def combine(
     *,
     out: torch.Tensor,
     flags: torch.Tensor,
-    num_tokens: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """out[t] = bf16(sum over k, in slot order, of weights[t, k] * y[t x K + k]) in f32.
 
     A slot whose id is negative or >= experts is not read and adds nothing, whatever its weight. A token with no
-    present slot, or at `num_tokens` or later, becomes zero.
+    present slot, or at `rows_in_use` or later, becomes zero.
 
     Args:
         y: (S, H) bf16, S >= T x K, H <= 32768; read.
@@ -35,7 +35,7 @@ def combine(
         experts: E.
         out: (T, H) bf16; every row is written.
         flags: (T,) bool; written: True where a value of the row of `out` is not finite.
-        num_tokens: (1,) int32 on the device, the rows in use; None for all T.
+        rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
 
     Returns:
         out
@@ -53,12 +53,12 @@ def combine(
     check_range("y.shape[0]", dims["S"], tokens * top_k, INDEX_LIMIT, "pass one row per slot")
     check_range("y.shape[1]", width, 1, MAX_WIDTH, "the kernel keeps a row in registers")
     check_range("experts", experts, 1, INDEX_LIMIT, "pass the number of experts")
-    if num_tokens is not None:
-        dims.check("num_tokens", num_tokens, (1,), dtype=torch.int32)
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
     if tokens:
         block = triton.next_power_of_2(width)
         combine_kernel[check_grid("combine", tokens)](
-            y, ids, weights, out, flags, num_tokens, tokens, experts, width,
+            y, ids, weights, out, flags, rows_in_use, tokens, experts, width,
             K=top_k, BLOCK=block, num_warps=max(1, min(8, block // 512)), **LAUNCH,
         )  # fmt: skip
     return out

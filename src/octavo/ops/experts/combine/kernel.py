@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, is_finite, live_rows
+from octavo.ops.device import is_finite, load_rows_in_use, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -15,7 +15,7 @@ def combine_kernel(
     weights,
     out,
     flags,
-    count,
+    rows_in_use,
     tokens,
     experts,
     width,
@@ -23,10 +23,10 @@ def combine_kernel(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (T,). An absent slot is not read; a row past the count becomes zero."""
-    follow(PDL)
+    """Grid (T,). An absent slot is not read; a row past those in use becomes zero."""
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
-    live = row < live_rows(count, tokens)
+    live = row < load_rows_in_use(rows_in_use, tokens)
     column = tl.arange(0, BLOCK)
     inside = column < width
     acc = tl.zeros((BLOCK,), tl.float32)

@@ -31,7 +31,7 @@ __all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 """Columns of K per step, by weight dtype: part of the order of summation, so never a choice of the tile."""
 
-BAND = 4
+TILES_PER_BAND = 4
 """Row tiles whose programs run next to each other."""
 
 _PAIRS: dict[type, type] = {
@@ -64,7 +64,7 @@ def grouped_gemm_swiglu(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, plan, gated=True, fan_out=top_k, tile=tile, out=out, out_rows="S", slots=slots)
+    return _launch(x, w, plan, gated=True, top_k=top_k, tile=tile, out=out, out_rows="S", slots=slots)
 
 
 def grouped_gemm(
@@ -88,7 +88,7 @@ def grouped_gemm(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, plan, gated=False, fan_out=1, tile=tile, out=out, out_rows="S", slots=slots)
+    return _launch(x, w, plan, gated=False, top_k=1, tile=tile, out=out, out_rows="S", slots=slots)
 
 
 def _check(
@@ -141,7 +141,7 @@ def _launch(
     plan: Permutation,
     *,
     gated: bool,
-    fan_out: int,
+    top_k: int,
     tile: Tile,
     out: torch.Tensor,
     out_rows: str,
@@ -151,8 +151,8 @@ def _launch(
     if slots == 0 or dims["R"] == 0:
         return out
     columns = out.shape[1]
-    bands = -(-max_tiles(slots, dims["E"], tile.rows) // BAND)
-    programs = bands * BAND * -(-columns // tile.cols)
+    bands = -(-max_tiles(slots, dims["E"], tile.rows) // TILES_PER_BAND)
+    programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_scale, w_scale, strides = _scales(x, w)
     x_tiles: TensorDescriptor | None = None
@@ -162,9 +162,9 @@ def _launch(
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
         x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], fan_out, *strides,
+        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], top_k, *strides,
         GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
-        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, LEAST=tile.rows >> tile.halvings, COLS=tile.cols, BAND=BAND, TMA=tile.tma,
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

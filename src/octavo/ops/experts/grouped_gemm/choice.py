@@ -17,18 +17,18 @@ class Tiles:
 
 
 _SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
-"""Rows to columns of the gated and the plain product, and warps."""
+"""Rows to columns of the products gate_up and down, and warps."""
 
 
 def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     """Rows near the mean slots per expert; two programs fit on a multiprocessor at every height."""
     kind, experts, hidden, intermediate = shape
     rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
-    gated, plain, warps = _SAFE[rows]
+    gated, down, warps = _SAFE[rows]
     if kind == "BlockWeights":
-        plain = 64  # products of one K step and sums are separate registers
+        down = 64  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
-    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, plain, warps, 3, aligned))
+    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned))
 
 
 def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, silu
+from octavo.ops.device import silu, wait_for_previous
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def _block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
 @triton.jit
 def _product(
     x, x_tiles, x_scale, w, w_scale, y, order,
-    expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+    expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
@@ -35,7 +35,7 @@ def _product(
     slot = tl.load(order + row, mask=live, other=-1)
     live = live & (slot >= 0) & (slot < slots)
     if GATHER:
-        source = slot // fan_out
+        source = slot // top_k
         target = row
     else:
         source = row
@@ -113,25 +113,25 @@ def _product(
 @triton.jit(do_not_specialize=["slots", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
     x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
-    slots, x_rows, experts, most_tiles, N, K, fan_out, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    slots, x_rows, experts, most_tiles, N, K, top_k, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, LEAST: tl.constexpr, COLS: tl.constexpr, BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (max_tiles rounded up to BAND x ceil(N / COLS),): programs past the tiles in use leave at once.
+    """Grid (max_tiles rounded up to whole bands x ceil(N / COLS),): programs past the tiles in use leave at once.
 
-    Programs that run at the same time share a BAND of tiles, mostly of one expert, and with it the weights they read.
+    Programs that run at the same time share a band of TILES_PER_BAND tiles, mostly of one expert, and with it the weights they read.
 
-    GATHER: row r reads x[order[r] // fan_out] and writes y[r]; else it reads x[r] and writes y[order[r]].
+    GATHER: row r reads x[order[r] // top_k] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
     x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
     always from inside the tensors, and are multiplied into nothing but themselves.
-    LEAST: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
+    MIN_ROWS: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
-    follow(PDL)
-    band = BAND * tl.cdiv(N, COLS)
-    tile = tl.program_id(0) // band * BAND + tl.program_id(0) % BAND
-    first_column = tl.program_id(0) % band // BAND * COLS
+    wait_for_previous(PDL)
+    band = TILES_PER_BAND * tl.cdiv(N, COLS)
+    tile = tl.program_id(0) // band * TILES_PER_BAND + tl.program_id(0) % TILES_PER_BAND
+    first_column = tl.program_id(0) % band // TILES_PER_BAND * COLS
     # the entry is loaded before it is known to be in use: two loads at once, not one after the other. The grid goes past
     # the entries there are, so that the last of them is loaded instead
     used = tl.load(num_tiles)
@@ -141,24 +141,24 @@ def grouped_gemm_kernel(
     rows = tl.load(entry + 2)
     if (tile >= used) | (expert < 0) | (expert >= experts):
         return
-    if LEAST == ROWS or rows > ROWS // 2:
+    if MIN_ROWS == ROWS or rows > ROWS // 2:
         _product(
             x, x_tiles, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
         )  # fmt: skip
-    elif LEAST == ROWS // 2 or rows > ROWS // 4:
+    elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
         )  # fmt: skip
     else:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, fan_out,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
         )  # fmt: skip

@@ -16,7 +16,7 @@ class Tile:
     """`rows` sorted rows by `cols` output columns per program, with `warps` warps and `stages` K steps in flight.
 
     With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
-    The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `halvings` times halved at most.
+    The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
     """
 
     rows: int
@@ -24,7 +24,7 @@ class Tile:
     warps: int
     stages: int
     tma: bool = False
-    halvings: int = 0
+    max_halvings: int = 0
 
     @functools.cache  # noqa: B019 (tiles are few and live as long as the process; every launch asks)
     def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
@@ -40,8 +40,8 @@ class Tile:
             ),
             (self.warps in (4, 8), f"warps {self.warps}: wgmma is issued by groups of 4; use 4 or 8"),
             (
-                0 <= self.halvings <= 2 and self.rows >> self.halvings >= 16,
-                f"halvings {self.halvings} of {self.rows} rows: use 0 to 2, down to 16 rows",
+                0 <= self.max_halvings <= 2 and self.rows >> self.max_halvings >= 16,
+                f"max_halvings {self.max_halvings} of {self.rows} rows: use 0 to 2, down to 16 rows",
             ),
             (2 <= self.stages <= 8, f"stages {self.stages}: use 2 to 8"),
             (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: fewer stages"),

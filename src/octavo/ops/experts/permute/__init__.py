@@ -76,7 +76,7 @@ class Permutation:
         return self.order.shape[0]
 
     @property
-    def num_rows(self) -> torch.Tensor:
+    def rows_in_use(self) -> torch.Tensor:
         """(1,) int32 on the device: rows in use, offsets[E]."""
         return self.offsets[-1:]
 
@@ -86,19 +86,19 @@ def permute(
     experts: int,
     *,
     tile_rows: int,
-    num_tokens: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
     out: Permutation | None = None,
 ) -> Permutation:
     """order = slots t x K + k sorted by ids[t, k], equal experts in slot order; and tiles of `tile_rows` sorted rows.
 
-    A slot is absent when its id is negative or >= experts or its token is at `num_tokens` or later: it is dropped.
+    A slot is absent when its id is negative or >= experts or its token is at `rows_in_use` or later: it is dropped.
     Integer arithmetic only; the result is a function of ids. At most three launches, no host synchronisation.
 
     Args:
         ids: (T, K) int32, any values; read.
         experts: E, 1 to 512.
         tile_rows: most rows of a tile, a power of two >= 16.
-        num_tokens: (1,) int32 on the device, the tokens in use; None for all T.
+        rows_in_use: (1,) int32 on the device, the tokens in use; None for all T.
         out: where to write, with room for at least T x K slots; None allocates.
 
     Returns:
@@ -114,8 +114,8 @@ def permute(
     check_range("experts", experts, 1, MAX_EXPERTS, "the kernels keep one counter per expert in registers")
     check_range("T x K", slots, 0, INDEX_LIMIT - _BLOCK_SLOTS, "pass fewer tokens in one call")
     check_range("tile_rows", tile_rows, MIN_TILE_ROWS, 1024, "use a tile of the table")
-    if num_tokens is not None:
-        dims.check("num_tokens", num_tokens, (1,), dtype=torch.int32)
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
     out = out or Permutation.allocate(slots, experts, ids.device)
     bins = _bins(experts)
     dims.check("out.order", out.order, ("S",), dtype=torch.int32)
@@ -136,13 +136,13 @@ def permute(
     blocks = -(-slots // block)
     grid = check_grid("permute", blocks)
     if not few:
-        count_kernel[grid](ids, num_tokens, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
+        count_kernel[grid](ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
         scan_kernel[(bins // _SCAN_WIDTH,)](
             out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
         )
     everything = max(block, triton.next_power_of_2(slots)) if few else 0
     place_kernel[grid](
-        ids, num_tokens, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
+        ids, rows_in_use, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
         BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows, BATCH=_PLAN_BATCH,
         num_warps=8, **LAUNCH,

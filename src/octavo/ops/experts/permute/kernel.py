@@ -13,12 +13,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, live_rows
+from octavo.ops.device import load_rows_in_use, wait_for_previous
 
 
 @triton.jit
 def _keys(ids, slot, live_slots, experts):
-    """Expert of each slot; `experts` for absent ones and those past the count."""
+    """Expert of each slot; `experts` for absent ones and those past the rows in use."""
     expert = tl.load(ids + slot, mask=slot < live_slots, other=-1)
     return tl.where((expert >= 0) & (expert < experts), expert, experts)
 
@@ -37,7 +37,7 @@ def _ranks(ids, key, slot, first, live_slots, experts, CHUNK: tl.constexpr):
 @triton.jit(do_not_specialize=["tokens"])
 def count_kernel(
     ids,
-    count,
+    rows_in_use,
     block_counts,
     tokens,
     top_k,
@@ -47,9 +47,9 @@ def count_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (blocks,): block_counts[block, e] = slots of expert e. BINS: power of two > E."""
-    follow(PDL)
+    wait_for_previous(PDL)
     slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    key = _keys(ids, slot, live_rows(count, tokens) * top_k, experts)
+    key = _keys(ids, slot, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
     tl.store(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins, tl.histogram(key, BINS))
 
@@ -65,7 +65,7 @@ def scan_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
-    follow(PDL)
+    wait_for_previous(PDL)
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     carry = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, blocks, HEIGHT):
@@ -102,14 +102,14 @@ def _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS:
 
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
 def place_kernel(
-    ids, count, block_counts, totals, order, offsets, tiles, num_tiles,
+    ids, rows_in_use, block_counts, totals, order, offsets, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
     BATCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL slots."""
-    follow(PDL)
-    live_slots = live_rows(count, tokens) * top_k
+    wait_for_previous(PDL)
+    live_slots = load_rows_in_use(rows_in_use, tokens) * top_k
     slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, slot, live_slots, experts)
     bins = tl.arange(0, BINS)

@@ -6,10 +6,10 @@ import torch
 
 
 def permute_reference(
-    ids: torch.Tensor, experts: int, *, rows: int, num_tokens: int | None = None
+    ids: torch.Tensor, experts: int, *, rows: int, rows_in_use: int | None = None
 ) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
     """order, offsets (E + 1) and tiles (expert, first row, rows) of ids (T, K) int32; see `permute`."""
-    live = ids[:num_tokens].flatten().tolist()
+    live = ids[:rows_in_use].flatten().tolist()
     slots = [[s for s, e in enumerate(live) if e == expert] for expert in range(experts)]
     order = [s for expert in slots for s in expert]
     offsets = [sum(map(len, slots[:e])) for e in range(experts + 1)]

@@ -39,20 +39,20 @@ def route(
     top_k: int,
     *,
     renormalize: bool,
-    num_tokens: torch.Tensor | None = None,
+    rows_in_use: torch.Tensor | None = None,
     out: Routing | None = None,
 ) -> Routing:
     """ids = the top_k largest of softmax(logits), ties to the lower id; weights = their probabilities.
 
     For any logits the ids of a row are distinct and in [0, E) and its weights finite. A row with NaN or infinity is
-    flagged and routed as if all its logits were zero. Rows from `num_tokens` on get id -1, weight 0 and no flag. A
+    flagged and routed as if all its logits were zero. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
     row's result depends on that row alone.
 
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
         top_k: K, 1 to min(E, 32).
         renormalize: whether the weights of a row are divided by their sum (in slot order).
-        num_tokens: (1,) int32 on the device, the rows in use; None for all T.
+        rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
 
     Returns:
@@ -67,8 +67,8 @@ def route(
     check_range("logits.shape[1]", experts, 1, MAX_EXPERTS, "the kernel keeps a row in registers")
     check_range("top_k", top_k, 1, min(experts, MAX_TOP_K), "choose no more experts than there are")
     check_range("T x top_k", tokens * top_k, 0, INDEX_LIMIT, "pass fewer tokens in one call")
-    if num_tokens is not None:
-        dims.check("num_tokens", num_tokens, (1,), dtype=torch.int32)
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
     out = out or Routing.allocate(tokens, top_k, logits.device)
     dims.check("out.ids", out.ids, ("T", top_k), dtype=torch.int32)
     dims.check("out.weights", out.weights, ("T", top_k), dtype=torch.float32)
@@ -76,7 +76,7 @@ def route(
     if tokens == 0:
         return out
     route_kernel[check_grid("route", tokens)](
-        logits, out.ids, out.weights, out.flags, num_tokens, tokens, experts,
+        logits, out.ids, out.weights, out.flags, rows_in_use, tokens, experts,
         K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, num_warps=1, **LAUNCH,
     )  # fmt: skip
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import follow, is_finite, live_rows
+from octavo.ops.device import is_finite, load_rows_in_use, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -14,7 +14,7 @@ def route_kernel(
     ids,
     weights,
     flags,
-    count,
+    rows_in_use,
     tokens,
     experts,
     K: tl.constexpr,
@@ -22,10 +22,10 @@ def route_kernel(
     RENORMALIZE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past the count get id -1, weight 0, no flag."""
-    follow(PDL)
+    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag."""
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
-    live = row < live_rows(count, tokens)
+    live = row < load_rows_in_use(rows_in_use, tokens)
     expert = tl.arange(0, BLOCK)
     inside = expert < experts
     x = tl.load(logits + row * experts + expert, mask=inside & live, other=0.0).to(tl.float32)
