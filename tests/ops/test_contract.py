@@ -11,10 +11,11 @@ import torch
 
 import octavo.ops
 from octavo.errors import KernelContractError
-from octavo.ops.contract import GRID_LIMIT, Dims, check_grid
+from octavo.ops.contract import Dims
 from octavo.ops.experts.grouped_gemm.choice import choose_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
+from octavo.ops.launch import GRID_LIMIT, LaunchDims, check_grid
 from octavo.ops.linear.dense_gemm import choose_tile
 
 ROOM = pathlib.Path(octavo.ops.__path__[0])
@@ -27,7 +28,7 @@ LAUNCHERS += [f"experts.{step}" for step in STEPS]
 
 
 def bound(device: torch.device) -> Dims:
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("x", torch.zeros(3, 4, device=device), ("T", "H"), dtype=torch.float32)
     return dims
 
@@ -54,6 +55,13 @@ def test_a_wrong_tensor_is_refused(device: torch.device, tensor: torch.Tensor, w
     with pytest.raises(KernelContractError) as error:
         bound(device).check("scale", tensor, ("T",), dtype=torch.float32)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_operations_of_pytorch_take_any_strides_and_one_device() -> None:
+    dims = Dims()
+    dims.check("x", torch.zeros(6)[::2], ("T",), dtype=torch.float32)
+    with pytest.raises(KernelContractError, match="y: expected a tensor on cpu"):
+        dims.check("y", torch.zeros(3, device="meta"), ("T",), dtype=torch.float32)
 
 
 def test_grid_limit_is_checked_on_the_host() -> None:

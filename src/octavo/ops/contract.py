@@ -1,25 +1,16 @@
-"""Checks of tensors on the host, before a kernel sees them."""
+"""Checks of tensors on the host, before an operation on any device reads them; `launch` adds what a kernel needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
-import triton
 
 from octavo.errors import KernelContractError
 
-GRID_LIMIT = 2**31 - 1
-"""Programs along the first grid axis (CUDA C++ Programming Guide, technical specifications per compute capability)."""
 INDEX_LIMIT = 2**31 - 1
 """Rows and slots are numbered in int32; their products with strides are int64."""
-
-LAUNCH: dict[str, Any] = (
-    {"PDL": False} if triton.knobs.runtime.interpret else {"PDL": True, "launch_pdl": True, "enable_fp_fusion": True}
-)
-"""What every launch passes and the interpreter does not know: programmatic dependent launch (see `device.wait_for_previous`), and that
-a product and a sum may be fused, said here because Triton's default changes with 3.10 and bits with it."""
 
 
 class Dims:
@@ -30,6 +21,9 @@ class Dims:
     >>> dims.check("scale", scale, ("T",), dtype=torch.float32)
     >>> dims["H"]
     """
+
+    contiguous: ClassVar[bool] = False
+    """Whether tensors must be: PyTorch's operations take any strides."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, tuple[int, str]] = {}
@@ -46,7 +40,7 @@ class Dims:
         *,
         dtype: torch.dtype | tuple[torch.dtype, ...],
     ) -> torch.Tensor:
-        """Return `tensor` if it is contiguous, on the bound device, of `dtype` and of `shape` (names bind, ints must match).
+        """Return `tensor` if it is on the bound device, of `dtype` and of `shape` (names bind, ints must match).
 
         Raises: KernelContractError naming the argument, what was expected, what came and the remedy.
         """
@@ -59,24 +53,24 @@ class Dims:
             raise KernelContractError(argument, wanted, got)
         device = tensor.device
         if device != self._device:
-            self._bind_device(argument, device)
+            self.bind_device(argument, device)
         if not self._fits(argument, tensor.shape, shape):
             expected = "(" + ", ".join(self._describe(argument, dim) for dim in shape) + ")"
             got = f"({', '.join(map(str, tensor.shape))}) (pass the shape that the other arguments have)"
             raise KernelContractError(argument, expected, got)
-        if not tensor.is_contiguous():
+        if self.contiguous and not tensor.is_contiguous():
             raise KernelContractError(
                 argument, "a contiguous tensor", f"strides {tensor.stride()} (call .contiguous())"
             )
         return tensor
 
-    def _bind_device(self, argument: str, device: torch.device) -> None:
+    def bind_device(self, argument: str, device: torch.device) -> None:
+        """Hold later tensors to the device of the first.
+
+        Raises: KernelContractError naming the argument if it lies elsewhere.
+        """
         if self._device is not None:
             raise KernelContractError(argument, f"a tensor on {self._device}", f"{device} (move it with .to())")
-        if device.type != "cuda" and not triton.knobs.runtime.interpret:
-            raise KernelContractError(
-                argument, "a CUDA tensor", f"{device} (move it, or set TRITON_INTERPRET=1 before the import)"
-            )
         self._device = device
 
     def _fits(self, argument: str, sizes: torch.Size, shape: Sequence[str | int]) -> bool:
@@ -106,12 +100,3 @@ def check_range(argument: str, value: int, low: int, high: int, remedy: str) -> 
     if not low <= value <= high:
         raise KernelContractError(argument, f"{low} to {high}", f"{value} ({remedy})")
     return value
-
-
-def check_grid(kernel: str, programs: int) -> tuple[int]:
-    """Return the launch grid of `programs` programs.
-
-    Raises: KernelContractError when the device cannot launch so many.
-    """
-    check_range(f"{kernel} grid", programs, 1, GRID_LIMIT, "pass fewer tokens in one call")
-    return (programs,)

@@ -228,9 +228,9 @@ def test_huge_keys_are_not_finite(huge: float) -> None:
 def test_contract() -> None:
     request = Request.draw(3, 4, 2, 16, seed=7)
     cache = poisoned(2, 16, 2, 16)
-    with pytest.raises(KernelContractError, match="keys: expected shape"):
+    with pytest.raises(KernelContractError, match="keys: expected"):
         write_kv(request.keys[..., :8], request.values, cache, torch.tensor([0, 1, 2]))
-    with pytest.raises(KernelContractError, match=r"slot_mapping: expected torch.int64"):
+    with pytest.raises(KernelContractError, match="slot_mapping: expected int64"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 2], dtype=torch.int32))
     with pytest.raises(IndexError, match="out of"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 32]))

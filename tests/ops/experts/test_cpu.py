@@ -133,7 +133,7 @@ def test_class_b_expert_counts(experts: int) -> None:
 def test_contract(kind: str) -> None:
     layer = CpuExperts(weights(kind), top_k=TOP_K, renormalize=True)
     x, logits = inputs(3)
-    with pytest.raises(KernelContractError, match="logits: expected shape"):
+    with pytest.raises(KernelContractError, match="logits: expected"):
         layer(x, logits[:2])
-    with pytest.raises(KernelContractError, match="x: expected shape"):
+    with pytest.raises(KernelContractError, match="x: expected"):
         layer(x[:, :-1].contiguous(), logits)

@@ -9,7 +9,7 @@ import torch
 
 from octavo.ops.attention.torch_plan import Plan
 from octavo.ops.attention.torch_tiles import all_below
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 
 BAND = 64
 """Positions whose queries are given the same keys: all up to the end of their band of 64."""
@@ -133,9 +133,10 @@ def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttention
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("cache", cache, (2, None, None, None, None), torch.bfloat16)
+    dims = Dims()
+    dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=torch.bfloat16)
     kv_heads, width = cache.shape[3:]
-    expect("queries", queries, (None, None, width), torch.bfloat16)
+    dims.check("queries", queries, ("T", "H", "D"), dtype=torch.bfloat16)
     if not all_below(queries, HUGE):
         queries = torch.where(queries.abs() < HUGE, queries, torch.nan)
     grouped = queries.view(len(queries), kv_heads, queries.shape[1] // kv_heads, width)

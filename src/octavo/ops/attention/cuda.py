@@ -16,7 +16,8 @@ from octavo.ops.attention.plan import (
     PagedPlan,
     plan_paged_attention,
 )
-from octavo.ops.contract import LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = [
     "KV_TILE",
@@ -86,7 +87,7 @@ def paged_attention(
     Raises:
         KernelContractError: an argument has another shape, dtype or device.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=torch.bfloat16)
     kv_heads, width = dims["G"], dims["D"]
     heads = kv_heads * plan.shared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.attention.torch_plan import KV_TILE, AttentionPlan, KVStep, TileGroup
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 
 
 def write_kv(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slot_mapping: torch.Tensor) -> None:
@@ -21,11 +21,12 @@ def write_kv(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slot
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("cache", cache, (2, None, None, None, None), torch.bfloat16)
+    dims = Dims()
+    dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=torch.bfloat16)
     heads, width = cache.shape[3:]
-    expect("keys", keys, (None, heads, width), torch.bfloat16)
-    expect("values", values, (keys.shape[0], heads, width), torch.bfloat16)
-    expect("slot_mapping", slot_mapping, (keys.shape[0],), torch.int64)
+    dims.check("keys", keys, ("T", "G", "D"), dtype=torch.bfloat16)
+    dims.check("values", values, ("T", "G", "D"), dtype=torch.bfloat16)
+    dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
     # On a device the answer would have to be waited for.
     if values.is_cuda or not all_below(values, torch.inf):
         keys = torch.where(values.isfinite().all(-1, keepdim=True), keys, torch.nan)
@@ -56,9 +57,10 @@ def attention(queries: torch.Tensor, cache: torch.Tensor, plan: AttentionPlan) -
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("cache", cache, (2, None, None, None, None), torch.bfloat16)
+    dims = Dims()
+    dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=torch.bfloat16)
     kv_heads, width = cache.shape[3:]
-    expect("queries", queries, (None, None, width), torch.bfloat16)
+    dims.check("queries", queries, ("T", "H", "D"), dtype=torch.bfloat16)
     shared = queries.shape[1] // kv_heads
     out = torch.empty_like(queries)
     slots = cache.view(2, -1, kv_heads, width)

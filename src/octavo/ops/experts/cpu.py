@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts, swiglu
 from octavo.ops.linear import Fp8Weight, LinearWeight, round_tokens, widen
 from octavo.ops.linear.cpu import TILE_ROWS
-from octavo.ops.pieces import pieces
+from octavo.ops.row_chunks import row_chunks
 
 GROUP_TILES = 64
 """Tiles after which a group of experts ends: its operands stay in the cache."""
@@ -47,8 +47,9 @@ class CpuExperts:
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
-        expect("x", x, (None, self._hidden_size), torch.bfloat16)
-        expect("logits", logits, (x.shape[0], self._experts), torch.float32)
+        dims = Dims()
+        dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
+        dims.check("logits", logits, ("T", self._experts), dtype=torch.float32)
         routing = self._choose(logits)
         slots, places, groups = _tile_slots(routing.ids.view(-1).numpy(), self._experts)
         inputs, sources = self._gate_up.prepare(x), slots // self._top_k
@@ -61,7 +62,8 @@ class CpuExperts:
 
     def _choose(self, logits: torch.Tensor) -> Routing:
         parts = [
-            choose_experts(logits[piece], self._top_k, renormalize=self._renormalize) for piece in pieces(len(logits))
+            choose_experts(logits[chunk], self._top_k, renormalize=self._renormalize)
+            for chunk in row_chunks(len(logits))
         ]
         return Routing(torch.cat([part.ids for part in parts]), torch.cat([part.weights for part in parts]))
 

@@ -7,11 +7,12 @@ import dataclasses
 import torch
 
 from octavo.ops.bulk_copy import takes_bulk_copies
-from octavo.ops.contract import Dims, check_range
+from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.permute import permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
+from octavo.ops.launch import LaunchDims
 from octavo.ops.scaled import Weights
 
 __all__ = ["MoeWorkspace", "moe", "moe_workspace"]
@@ -54,7 +55,7 @@ def moe(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("x", x, ("T", "H"), dtype=torch.bfloat16)
     dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
     dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)

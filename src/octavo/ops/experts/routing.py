@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from octavo.ops.pieces import pieces
+from octavo.ops.row_chunks import row_chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +68,12 @@ def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> 
     rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
     """
     out = rows.new_empty((len(places), rows.shape[1]))
-    for piece in pieces(len(places)):
-        at, shares = places[piece], weights[piece]
-        total = torch.zeros(out[piece].shape, dtype=torch.float32, device=rows.device)
+    for chunk in row_chunks(len(places)):
+        at, shares = places[chunk], weights[chunk]
+        total = torch.zeros(out[chunk].shape, dtype=torch.float32, device=rows.device)
         for k in range(places.shape[1]):
             total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
-        out[piece] = total
+        out[chunk] = total
     return out
 
 

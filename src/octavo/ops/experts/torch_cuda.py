@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import choose_experts, combine, swiglu
 from octavo.ops.linear import Bf16Weight, CublasLinear, Fp8Weight, Linear, LinearWeight, RowwiseFp8Linear
@@ -30,8 +30,9 @@ class CudaExperts:
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
-        expect("x", x, (None, self._hidden_size), torch.bfloat16)
-        expect("logits", logits, (x.shape[0], len(self._down)), torch.float32)
+        dims = Dims()
+        dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
+        dims.check("logits", logits, ("T", len(self._down)), dtype=torch.float32)
         routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
         ids = routing.ids.view(-1)
         order = torch.argsort(ids, stable=True)

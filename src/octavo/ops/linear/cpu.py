@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 from octavo.ops.linear.weight import Bf16Weight, Fp8Weight
-from octavo.ops.pieces import pieces
 from octavo.ops.quantize.cpu import round_tokens, widen
+from octavo.ops.row_chunks import row_chunks
 
 TILE_ROWS = 32
 """A BLAS picks its order of summation by the shape, so the shape is always the same: 32 rows."""
@@ -44,7 +44,7 @@ class TiledLinear:
 
     def float32(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
-        expect("x", x, (None, self._weight.shape[0]), torch.bfloat16)
+        Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)
         out = tiled_matmul(x.float(), self._weight)
         return out if self._bias is None else out.add_(self._bias)
 
@@ -72,10 +72,10 @@ class TiledFp8Linear:
         return self._into(x, torch.float32)
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        expect("x", x, (None, self._weight.shape[0]), torch.bfloat16)
+        Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)
         out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
-        for piece in pieces(len(x)):
-            rounded, scale = round_tokens(x[piece])
+        for chunk in row_chunks(len(x)):
+            rounded, scale = round_tokens(x[chunk])
             product = tiled_matmul(rounded.mul_(scale), self._weight)
-            out[piece] = product if self._bias is None else product.add_(self._bias)
+            out[chunk] = product if self._bias is None else product.add_(self._bias)
         return out

@@ -7,8 +7,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, Tile
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
 from octavo.ops.linear.choice import choose_tile
 from octavo.ops.linear.kernel import dense_gemm_kernel
@@ -71,7 +72,7 @@ def _choose(x: TokenScaled | Unscaled, w: LinearWeight, rows: int, step: int) ->
 
 
 def _check(x: TokenScaled | Unscaled, w: LinearWeight, out: torch.Tensor) -> Dims:
-    dims = Dims()
+    dims = LaunchDims()
     match w:
         case Fp8Weight():
             dims.check("w.data", w.data, ("N", "K"), dtype=FP8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from octavo.errors import CheckpointError
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 from octavo.ops.linear.weight import Bf16Weight, Fp8Weight
 from octavo.ops.quantize.cpu import quantize_tokens
 
@@ -22,12 +22,12 @@ class CublasLinear:
         Raises:
             KernelContractError: x has another dtype or width.
         """
-        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         return torch.nn.functional.linear(x, self._weight, self._bias)
 
     def float32(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
-        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         if x.shape[0] == 0:
             return x.new_empty((0, self._weight.shape[0]), dtype=torch.float32)
         out = torch.mm(x, self._weight.t(), out_dtype=torch.float32)
@@ -57,7 +57,7 @@ class RowwiseFp8Linear:
         Raises:
             KernelContractError: x has another dtype or width.
         """
-        expect("x", x, (None, self._weight.shape[1]), torch.bfloat16)
+        Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         quantized, scale = quantize_tokens(x)
         out = scaled_matmul(quantized, scale, self._weight, self._scale)
         return out if self._bias is None else out + self._bias

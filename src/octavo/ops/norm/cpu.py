@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 
 __all__ = ["rms_norm"]
 
@@ -25,8 +25,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("weight", weight, tuple(x.shape[x.ndim - weight.ndim :]), torch.bfloat16)
-    expect("x", x, (None,) * x.ndim, torch.bfloat16)
+    dims = Dims()
+    dims.check("x", x, tuple(x.shape), dtype=torch.bfloat16)
+    dims.check("weight", weight, tuple(x.shape[x.ndim - weight.ndim :]), dtype=torch.bfloat16)
     wide = x.float()
     mean = wide.square().sum(-1, keepdim=True).div_(x.shape[-1])
     return wide.mul_(mean.add_(eps).rsqrt_()).to(torch.bfloat16).mul_(weight)

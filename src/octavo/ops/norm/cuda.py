@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import triton
 
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.norm.kernel import rms_norm_kernel
 from octavo.ops.quantize.cuda import MAX_WIDTH
 
@@ -26,7 +27,7 @@ def cuda_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("x", x, ("R", "K"), dtype=torch.bfloat16)
     dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
     rows, width = dims["R"], dims["K"]

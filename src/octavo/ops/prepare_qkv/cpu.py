@@ -6,8 +6,8 @@ import torch
 
 from octavo.ops.attention import write_kv
 from octavo.ops.norm.cpu import rms_norm
-from octavo.ops.pieces import pieces
 from octavo.ops.rotary import RotaryTable, rotary
+from octavo.ops.row_chunks import row_chunks
 
 
 def cpu_prepare_qkv(
@@ -39,8 +39,8 @@ def cpu_prepare_qkv(
     heads = qkv.shape[1] - 2 * kv_heads
     weight = torch.cat((q_weight.expand(heads, -1), k_weight.expand(kv_heads, -1)))
     turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
-    for piece in pieces(len(qkv)):
-        normed = rms_norm(qkv[piece, :-kv_heads], weight, eps)
-        turned[piece] = rotary(normed, rows.piece(piece))
+    for chunk in row_chunks(len(qkv)):
+        normed = rms_norm(qkv[chunk, :-kv_heads], weight, eps)
+        turned[chunk] = rotary(normed, rows.chunk(chunk))
     write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
     return turned[:, :heads]

@@ -6,7 +6,8 @@ import torch
 import triton
 
 from octavo.errors import KernelContractError
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.prepare_qkv.kernel import prepare_qkv_kernel
 from octavo.ops.rotary import RotaryTable
 
@@ -48,7 +49,7 @@ def prepare_qkv(
     Raises:
         KernelContractError: an argument has another shape, dtype or device.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=torch.bfloat16)
     dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
     for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 import triton
 
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.quantize.kernel import (
     quantize_kernel,
     quantize_static_kernel,
@@ -68,7 +69,7 @@ def quantize(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     out = out or TokenScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows,), dtype=torch.float32))
@@ -102,7 +103,7 @@ def quantize_groups(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     groups = blocks(width)
@@ -139,7 +140,7 @@ def quantize_static(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     out = out or StaticScaled(torch.empty_like(x, dtype=FP8), scale)
@@ -174,7 +175,7 @@ def rms_norm_quantize(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
     rows, width = x.shape
@@ -206,7 +207,7 @@ def swiglu_quantize(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     rows, width = gate_up.shape[0], gate_up.shape[-1] // 2
     _bind(gate_up, dims, 2 * width, rows_in_use)
     out = out or TokenScaled(

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from octavo.ops.expect import expect
+from octavo.ops.contract import Dims
 
 __all__ = ["RotaryTable", "rotary"]
 
@@ -32,7 +32,7 @@ class RotaryTable:
         """The rows of `positions` (T,) int64."""
         return RotaryTable(self.cos.index_select(0, positions), self.sin.index_select(0, positions))
 
-    def piece(self, rows: slice) -> RotaryTable:
+    def chunk(self, rows: slice) -> RotaryTable:
         """Views of some rows."""
         return RotaryTable(self.cos[rows], self.sin[rows])
 
@@ -50,8 +50,9 @@ def rotary(x: torch.Tensor, rows: RotaryTable) -> torch.Tensor:
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    expect("x", x, (None, None, 2 * rows.cos.shape[1]), torch.bfloat16)
-    expect("rows.cos", rows.cos, (x.shape[0], None), torch.float32)
+    dims = Dims()
+    dims.check("x", x, ("T", "heads", 2 * rows.cos.shape[1]), dtype=torch.bfloat16)
+    dims.check("rows.cos", rows.cos, ("T", "D/2"), dtype=torch.float32)
     wide = x.float()
     turned = torch.empty_like(wide)
     (a, b), (low, high) = wide.chunk(2, dim=-1), turned.chunk(2, dim=-1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import triton
 
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.combine.kernel import combine_kernel
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["MAX_WIDTH", "combine"]
 
@@ -43,7 +44,7 @@ def combine(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("ids", ids, ("T", "K"), dtype=torch.int32)
     dims.check("weights", weights, ("T", "K"), dtype=torch.float32)
     dims.check("y", y, ("S", "H"), dtype=torch.bfloat16)

@@ -7,11 +7,12 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
 from octavo.ops.bulk_copy import descriptor
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.scaled import (
     BLOCK,
     Activations,
@@ -100,7 +101,7 @@ def _check(
             "x", expected, f"{type(x).__name__} (quantise the activations in the weights' format)"
         )
     parts = 2 if gated else 1
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("plan.order", plan.order, ("S",), dtype=torch.int32)
     w.check("w", dims, parts)
     if w.data.shape[1] % parts:

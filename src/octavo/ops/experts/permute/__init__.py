@@ -7,8 +7,9 @@ import dataclasses
 import torch
 import triton
 
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.permute.kernel import count_kernel, place_kernel, scan_kernel
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"]
 
@@ -107,7 +108,7 @@ def permute(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("ids", ids, ("T", "K"), dtype=torch.int32)
     tokens, top_k = dims["T"], dims["K"]
     slots = tokens * top_k

@@ -7,8 +7,9 @@ import dataclasses
 import torch
 import triton
 
-from octavo.ops.contract import INDEX_LIMIT, LAUNCH, Dims, check_grid, check_range
+from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.route.kernel import route_kernel
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["MAX_EXPERTS", "MAX_TOP_K", "Routing", "route"]
 
@@ -61,7 +62,7 @@ def route(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    dims = Dims()
+    dims = LaunchDims()
     dims.check("logits", logits, ("T", "E"), dtype=(torch.float32, torch.bfloat16))
     tokens, experts = dims["T"], dims["E"]
     check_range("logits.shape[1]", experts, 1, MAX_EXPERTS, "the kernel keeps a row in registers")
