@@ -12,7 +12,7 @@ import torch
 
 from bits.schedules import HEADS, House, Job, Machine, Solo, make_engine, run_schedule
 from bits.tiny import HIDDEN, tiny_machine
-from octavo.models.interface import ForwardBatch, KVCache, LateTokens
+from octavo.models.forward_batch import ForwardBatch, KVCache, LateTokens
 from octavo.sampling import SamplingParams
 from octavo.worker import runner
 from octavo.worker.runner import Model

@@ -14,9 +14,9 @@ from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_conf
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import CheckpointError, ConfigError
-from octavo.kernels.linear import FP8
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.parameters import allocate_parameters
+from octavo.ops.linear import FP8
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
 

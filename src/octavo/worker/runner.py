@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 
 from octavo.errors import ConfigError
-from octavo.kernels.upload import upload
 from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
 from octavo.worker.sampling.adjust import Row

@@ -16,7 +16,7 @@ import torch
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import (

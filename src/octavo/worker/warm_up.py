@@ -6,7 +6,7 @@ import msgspec
 from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from octavo.kernels.upload import upload
+from octavo.ops.upload import upload
 from octavo.sampling import SamplingParams
 from octavo.worker.sampling.counts import TokenCounts
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from octavo.kernels.upload import upload
+from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.finite import finite_rows
