@@ -16,18 +16,18 @@ import torch
 from benchmarks import against
 from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
-from octavo.kernels.dense_gemm import dense_gemm
-from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
-from octavo.kernels.paged_attention import (
-    MAX_PARTIALS,
+from octavo.ops.attention.cuda import (
+    MAX_SPLIT_RESULTS,
     STAGES,
     PagedPlan,
-    Partials,
+    SplitResults,
     paged_attention,
     plan_paged_attention,
 )
-from octavo.kernels.quantize import quantize
-from octavo.kernels.scaled import Unscaled
+from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.quantize.cuda import quantize
+from octavo.ops.scaled import Unscaled
 
 HEADS, KV_HEADS, WIDTH, BLOCK_SIZE = 32, 4, 128, 16
 CHUNKS: dict[str, list[tuple[int, int]]] = {
@@ -120,14 +120,14 @@ def check(
 
 def fixed(plan: PagedPlan) -> PagedPlan:
     """`plan` as a graph has it: more lines than are in use, whose number only the device knows."""
-    work = torch.cat((plan.work, plan.work.new_full((MAX_PARTIALS, 7), -1)))
-    folds = torch.cat((plan.folds, plan.folds.new_full((64, 4), -1)))
-    live = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=CUDA)
-    return dataclasses.replace(plan, work=work, folds=folds, live=live)
+    work = torch.cat((plan.work, plan.work.new_full((MAX_SPLIT_RESULTS, 7), -1)))
+    merges = torch.cat((plan.merges, plan.merges.new_full((64, 4), -1)))
+    lines_in_use = torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32, device=CUDA)
+    return dataclasses.replace(plan, work=work, merges=merges, lines_in_use=lines_in_use)
 
 
 def measure_attention(
-    name: str, chunks: list[tuple[int, int]], partials: Partials, stages: int, *, as_graph: bool
+    name: str, chunks: list[tuple[int, int]], split_results: SplitResults, stages: int, *, as_graph: bool
 ) -> Measurement:
     """Time one kind of batch."""
     made, num_blocks = plans(chunks)
@@ -135,9 +135,9 @@ def measure_attention(
     cache = torch.empty((2, num_blocks, BLOCK_SIZE, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
     queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
     out = torch.empty_like(queries)
-    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], partials, out=out))
+    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], split_results, out=out))
     calls = [
-        functools.partial(paged_attention, queries, cache, plan, partials, out=out, stages=stages) for plan in made
+        functools.partial(paged_attention, queries, cache, plan, split_results, out=out, stages=stages) for plan in made
     ]
     timing = replay(calls, 20)
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
@@ -178,10 +178,10 @@ def main() -> None:
     args = against.parse_args(parser, "attention")
     torch.manual_seed(0)
     copy = copy_rate()
-    partials = Partials.allocate(HEADS, WIDTH, CUDA)
+    split_results = SplitResults.allocate(HEADS, WIDTH, CUDA)
     found = []
     for (name, chunks), stages in itertools.product(CHUNKS.items(), args.stages):
-        found.append(measure_attention(name, chunks, partials, stages, as_graph=args.fixed))
+        found.append(measure_attention(name, chunks, split_results, stages, as_graph=args.fixed))
         print(*found[-1].row(), sep="\t", flush=True)
     for name, sizes in ROWS.items():
         for rows in sizes:

@@ -14,7 +14,7 @@ from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config import ModelConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.load import load_model
 
 BLOCK = 16

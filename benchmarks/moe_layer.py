@@ -24,8 +24,8 @@ import torch
 from benchmarks import against
 from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.scaled import FP8, BlockWeights, ChannelWeights, Weights, blocks
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.scaled import FP8, BlockWeights, ChannelWeights, Weights, blocks
 
 CUDA = torch.device("cuda")
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]

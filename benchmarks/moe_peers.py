@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from octavo.kernels.scaled import BLOCK, BlockWeights, ChannelWeights, Weights
+from octavo.ops.scaled import BLOCK, BlockWeights, ChannelWeights, Weights
 
 Call = Callable[[], torch.Tensor]
 """Runs the layer once; returns (T, H) bf16."""

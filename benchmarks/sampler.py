@@ -12,10 +12,10 @@ import torch
 from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.sampling import SamplingParams
-from octavo.worker.adjust import Row
-from octavo.worker.counts import TokenCounts
-from octavo.worker.sampler import sample
-from octavo.worker.scores import score
+from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.counts import TokenCounts
+from octavo.worker.sampling.sampler import sample
+from octavo.worker.sampling.scores import score
 
 VOCAB = 151_936
 """Of Qwen3."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from octavo.kernels.scaled import (
+from octavo.ops.scaled import (
     FP8,
     BlockWeights,
     ChannelWeights,

@@ -82,12 +82,12 @@ def interpret() -> None:
     """Have kernels compute on the host as on the device; what the interpreter allocates is no tensor of ours."""
     from triton.runtime.interpreter import GridExecutor
 
-    from kernels.interpreter import repair
-    from octavo.kernels import paged_attention
+    from octavo.ops.attention import cuda as paged_attention
+    from ops.interpreter import repair
 
     repair()
     # here one program runs at a time, and each goes through several pieces of work
-    paged_attention.RESIDENT, paged_attention.RESIDENT_FOLDS = 3, 3
+    paged_attention.RESIDENT, paged_attention.RESIDENT_MERGES = 3, 3
     launch = GridExecutor.__call__
 
     def apart(self: GridExecutor, *args: object, **kwargs: object) -> None:

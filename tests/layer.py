@@ -7,10 +7,10 @@ import dataclasses
 import torch
 
 from cases import ROUTINGS, LayerShape
-from octavo.kernels.grouped_gemm import Tiles
-from octavo.kernels.moe import MoeWorkspace, moe, moe_workspace
-from octavo.kernels.quantize.reference import scale_reference
-from octavo.kernels.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
+from octavo.ops.experts.grouped_gemm import Tiles
+from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
+from octavo.ops.quantize.reference import scale_reference
+from octavo.ops.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
 
 CUDA = torch.device("cuda")
 
@@ -64,7 +64,7 @@ class GpuLayer:
         rows: Rows,
         *,
         out: torch.Tensor | None = None,
-        num_tokens: torch.Tensor | None = None,
+        rows_in_use: torch.Tensor | None = None,
         tiles: Tiles | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """out and flags; out is filled with NaN beforehand."""
@@ -73,7 +73,7 @@ class GpuLayer:
         flags = torch.ones((len(rows.x),), dtype=torch.bool, device=CUDA)
         moe(
             rows.x, rows.ids, rows.weights, self.gate_up, self.down,
-            workspace=self.workspace, out=out, flags=flags, num_tokens=num_tokens, tiles=tiles,
+            workspace=self.workspace, out=out, flags=flags, rows_in_use=rows_in_use, tiles=tiles,
         )  # fmt: skip
         return out, flags
 

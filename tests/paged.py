@@ -8,8 +8,8 @@ import itertools
 import torch
 
 from cases import HeadShape
-from octavo.kernels.attention.reference import attention_reference
-from octavo.kernels.paged_attention import MAX_PARTIALS, STAGES, Partials, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, STAGES, SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.attention.reference import attention_reference
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ def poisoned(num_blocks: int, block_size: int, shape: HeadShape, device: torch.d
 
 
 def write(chunk: Chunk, cache: torch.Tensor) -> None:
-    """Keys and values as `attention_input` leaves them: no value that is not finite, but NaN for its key."""
+    """Keys and values as `prepare_qkv` leaves them: no value that is not finite, but NaN for its key."""
     block_size, end = cache.shape[2], chunk.start + chunk.count
     slots = [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, end)]
     keys, values = chunk.request.keys[chunk.start : end], chunk.request.values[chunk.start : end]
@@ -67,7 +67,7 @@ def attend(
     cache: torch.Tensor,
     *,
     columns: int | None = None,
-    max_partials: int = MAX_PARTIALS,
+    max_split_results: int = MAX_SPLIT_RESULTS,
     stages: int = STAGES,
 ) -> list[torch.Tensor]:
     """Write and attend as one batch; the rows of each chunk, on the host."""
@@ -85,20 +85,20 @@ def attend(
         tuple(c.start + c.count for c in chunks),
         block_size=block_size,
         heads_per_kv_head=queries.shape[1] // cache.shape[3],
-        max_partials=max_partials,
+        max_split_results=max_split_results,
     )
-    partials = Partials.allocate(queries.shape[1], queries.shape[2], device, count=max_partials)
-    for tensor in (partials.stats, partials.mixed):
+    split_results = SplitResults.allocate(queries.shape[1], queries.shape[2], device, count=max_split_results)
+    for tensor in (split_results.stats, split_results.acc):
         tensor.fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    paged_attention(queries, cache, plan, partials, out=out, stages=stages)
+    paged_attention(queries, cache, plan, split_results, out=out, stages=stages)
     return [out[begin:end].cpu() for begin, end in itertools.pairwise(starts)]
 
 
 def whole(
-    request: Request, shape: HeadShape, device: torch.device, *, max_partials: int = MAX_PARTIALS
+    request: Request, shape: HeadShape, device: torch.device, *, max_split_results: int = MAX_SPLIT_RESULTS
 ) -> torch.Tensor:
     """All rows of `request` in one step with nothing beside it."""
     blocks = list(range(-(-len(request) // 16)))
     cache = poisoned(len(blocks), 16, shape, device)
-    return attend([Chunk(request, 0, len(request), blocks)], cache, max_partials=max_partials)[0]
+    return attend([Chunk(request, 0, len(request), blocks)], cache, max_split_results=max_split_results)[0]

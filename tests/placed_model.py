@@ -14,14 +14,14 @@ import torch
 
 from cases import QWEN3_30B_HEADS, SMALL_HEADS, HeadShape
 from guard_pages import Scenario, owned
-from kernels.test_attention_input import Case as AttentionInput
 from models.toy import make_batch, raw_config
-from octavo.kernels.attention_input import attention_input
-from octavo.kernels.paged_attention import Partials, paged_attention, plan_paged_attention
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.models.kernel_operations import KernelOperations
 from octavo.models.load import load_model
+from octavo.ops.attention.cuda import SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.prepare_qkv.cuda import prepare_qkv
 from octavo.worker.graphs import CudaCapture, GraphedModel
+from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from paged import Chunk, Request, poisoned, write
 
 
@@ -34,7 +34,7 @@ def attention_inputs(device: torch.device) -> Iterator[Scenario]:
             slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
             parts = [part.to(device) for part in (case.qkv, case.q_weight, case.k_weight)]
             cache = poisoned(2, 4, shape, device)
-            yield Scenario(f"attention_input {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
+            yield Scenario(f"prepare_qkv {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
 
 
 SHORT: list[tuple[int, int]] = [(40, 3), (65, 1)]
@@ -59,8 +59,8 @@ def attention(device: torch.device) -> Iterator[Scenario]:
     yield _attention(odd, SHORT, 7, device, fixed=True)
     yield _attention(odd, SPREAD, 16, device, fixed=False)
     yield _attention(odd, SPREAD, 16, device, fixed=True)
-    *inputs, plan, partials = _paged_inputs(odd, SPREAD, 16, device)
-    yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), partials, False), _paged_attention)
+    *inputs, plan, split_results = _paged_inputs(odd, SPREAD, 16, device)
+    yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), split_results, False), _paged_attention)
     if device.type == "cuda":
         yield _attention(odd, LONG, 7, device, fixed=True)
         for shape in SMALL_HEADS:
@@ -74,24 +74,24 @@ def real_attention(device: torch.device) -> Iterator[Scenario]:
 
 
 def _corrupt(plan: Any) -> Any:
-    """Numbers that leave int32 when a token is added to them, and partials before the first: none is to be followed."""
-    work, folds = plan.work.clone(), plan.folds.clone()
+    """Numbers that leave int32 when a token is added to them, and split results before the first: none is to be followed."""
+    work, merges = plan.work.clone(), plan.merges.clone()
     spread, whole = ((work[:, 6] >= 0) & (work[:, 2] > 1)).nonzero(), (work[:, 6] < 0).nonzero()
     work[spread[0], 6] = 2**31 - 1
     work[whole[0], 1] = 2**31 - 3
-    folds[0, 2] = -(2**30)
-    return dataclasses.replace(plan, work=work, folds=folds)
+    merges[0, 2] = -(2**30)
+    return dataclasses.replace(plan, work=work, merges=merges)
 
 
 def _attention_input(*args: Any) -> list[torch.Tensor]:
     qkv, q_weight, k_weight, table, cache, slots = args
-    return [attention_input(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
+    return [prepare_qkv(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
 
 
 def _paged_inputs(
     shape: HeadShape, chunks: list[tuple[int, int]], block_size: int, device: torch.device
 ) -> tuple[Any, ...]:
-    """Queries, cache, plan and partials of chunks (context, tokens); all blocks are used, the last ones first."""
+    """Queries, cache, plan and split results of chunks (context, tokens); all blocks are used, the last ones first."""
     per_chunk = [-(-context // block_size) for context, _ in chunks]
     free = list(range(sum(per_chunk)))
     cache = poisoned(len(free), block_size, shape, device)
@@ -108,15 +108,15 @@ def _paged_inputs(
         tables.to(device), tuple(starts), tuple(context for context, _ in chunks),
         block_size=block_size, heads_per_kv_head=shape.heads // shape.kv_heads,
     )  # fmt: skip
-    partials = Partials.allocate(shape.heads, shape.width, device, count=max(1, plan.num_partials))
-    return torch.cat(queries).to(device), cache, plan, partials
+    split_results = SplitResults.allocate(shape.heads, shape.width, device, count=max(1, plan.num_split_results))
+    return torch.cat(queries).to(device), cache, plan, split_results
 
 
-def _paged_attention(queries: Any, cache: Any, plan: Any, partials: Any, fixed: bool) -> list[torch.Tensor]:
+def _paged_attention(queries: Any, cache: Any, plan: Any, split_results: Any, fixed: bool) -> list[torch.Tensor]:
     if fixed:
-        counts = torch.tensor([len(plan.work), len(plan.folds)], dtype=torch.int32, device=queries.device)
-        plan = dataclasses.replace(plan, live=counts)
-    return [paged_attention(queries, cache, plan, partials)]
+        counts = torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32, device=queries.device)
+        plan = dataclasses.replace(plan, lines_in_use=counts)
+    return [paged_attention(queries, cache, plan, split_results)]
 
 
 def model(device: torch.device, *, graphs: bool, fp8: bool = True) -> Iterator[Scenario]:

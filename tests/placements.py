@@ -11,29 +11,29 @@ import torch
 
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
-from kernels.test_attention_input import Case as AttentionInput
-from kernels.test_dense_gemm import Case as Product
-from kernels.test_grouped_gemm import down_case, gate_up_case
-from octavo.kernels.combine import combine
-from octavo.kernels.dense_gemm import dense_gemm
-from octavo.kernels.dense_gemm.layer import KernelLinear
-from octavo.kernels.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
-from octavo.kernels.linear import Bf16Weight, Fp8Weight
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.moe.experts import KernelExperts
-from octavo.kernels.permute import Permutation, permute
-from octavo.kernels.quantize import (
+from octavo.ops.experts.combine import combine
+from octavo.ops.experts.cuda import KernelExperts
+from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.route import route
+from octavo.ops.linear import Bf16Weight, Fp8Weight
+from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.quantize.cuda import (
     quantize,
     quantize_groups,
     quantize_static,
     rms_norm_quantize,
     swiglu_quantize,
 )
-from octavo.kernels.rms_norm import rms_norm
-from octavo.kernels.rms_norm.cuda import cuda_rms_norm
-from octavo.kernels.rotary import rotary
-from octavo.kernels.route import route
-from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
+from octavo.ops.rotary import rotary
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
+from ops.experts.test_grouped_gemm import down_case, gate_up_case
+from ops.linear.test_dense_gemm import Case as Product
+from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from placed_model import attention, attention_inputs, model, real_attention
 
 FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
@@ -82,17 +82,21 @@ def rows(device: torch.device) -> Iterator[Scenario]:
 
 
 def _quantize(x: torch.Tensor, scale: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
-    parts = quantize(x, num_rows=used), quantize_groups(x, num_rows=used), quantize_static(x, scale, num_rows=used)
+    parts = (
+        quantize(x, rows_in_use=used),
+        quantize_groups(x, rows_in_use=used),
+        quantize_static(x, scale, rows_in_use=used),
+    )
     return [tensor for part in parts for tensor in (part.data, part.scale)]
 
 
 def _rms_norm_quantize(x: torch.Tensor, weight: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
-    normed, scaled = rms_norm_quantize(x, weight, 1e-6, num_rows=used)
+    normed, scaled = rms_norm_quantize(x, weight, 1e-6, rows_in_use=used)
     return [normed, scaled.data, scaled.scale]
 
 
 def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
-    scaled = swiglu_quantize(gate_up, num_rows=used)
+    scaled = swiglu_quantize(gate_up, rows_in_use=used)
     return [scaled.data, scaled.scale]
 
 
@@ -129,13 +133,13 @@ def sorting(device: torch.device) -> Iterator[Scenario]:
 
 
 def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[torch.Tensor]:
-    outs = [route(x, top_k, renormalize=True, num_tokens=used) for x in (logits, logits.bfloat16())]
+    outs = [route(x, top_k, renormalize=True, rows_in_use=used) for x in (logits, logits.bfloat16())]
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     plan = Permutation.allocate(ids.numel() + slack, experts, ids.device)
-    permute(ids, experts, tile_rows=16, num_tokens=used, out=plan)
+    permute(ids, experts, tile_rows=16, rows_in_use=used, out=plan)
     return [plan.order, plan.offsets, plan.tiles, plan.num_tiles]
 
 
@@ -143,7 +147,7 @@ def _combine(
     y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, experts: int, used: torch.Tensor | None
 ) -> list[torch.Tensor]:
     out, flags = y.new_empty((len(ids), y.shape[1])), torch.empty(len(ids), dtype=torch.bool, device=y.device)
-    return [combine(y, ids, weights, experts, out=out, flags=flags, num_tokens=used), flags]
+    return [combine(y, ids, weights, experts, out=out, flags=flags, rows_in_use=used), flags]
 
 
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
@@ -154,7 +158,7 @@ def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
     elif device.type == "cuda":
         calls += [(MANY_TILES, 8, Tile(16, 64, 4, 3)), (MANY_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
         calls += [(shape, 17, Tile(16, 64, 4, 3)) for shape in SMALL]
-        calls += [(ODD, 21, Tile(32, 64, 4, 3, halvings=1)), (MANY_TILES, 301, Tile(64, 64, 4, 3, True, 2))]
+        calls += [(ODD, 21, Tile(32, 64, 4, 3, max_halvings=1)), (MANY_TILES, 301, Tile(64, 64, 4, 3, True, 2))]
     for shape, tokens, tile in calls:
         label = f"{kind.__name__} {shape.name} T={tokens} {tile}"
         up, down = (make(kind, shape, tokens, "uniform", device) for make in (gate_up_case, down_case))
@@ -239,7 +243,7 @@ def _moe(
 ) -> list[torch.Tensor]:
     workspace = moe_workspace(len(x) + slack, ids.shape[1], up, down)
     out, flags = torch.empty_like(x), torch.empty(len(x), dtype=torch.bool, device=x.device)
-    moe(x, ids, weights, up, down, workspace=workspace, out=out, flags=flags, num_tokens=used)
+    moe(x, ids, weights, up, down, workspace=workspace, out=out, flags=flags, rows_in_use=used)
     return [out, flags]
 
 

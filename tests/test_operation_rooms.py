@@ -11,7 +11,7 @@ import pytest
 from tools.import_graph import ImportGraph, is_test
 
 ROOT = Path(__file__).parents[1]
-OPERATIONS = "src/octavo/kernels"
+OPERATIONS = "src/octavo/ops"
 """Where the folders of the operations lie."""
 BETWEEN = (OPERATIONS, "src/octavo/models")
 """A benchmark of an operation may call it through others and through a model."""
@@ -20,9 +20,7 @@ EXCEPTIONS = {
     ("wild_write", "reference"): "it writes out of bounds on purpose, so that a worker dies",
     ("wild_write", "test"): "tests of recovery on a GPU ask for it by the name of the fault",
     ("wild_write", "benchmark"): "there is nothing to be fast at",
-    ("route", "benchmark"): "it takes microseconds of a step, of which `end_to_end.py` measures the whole",
-    ("attention_input", "benchmark"): "as route",
-    ("paged_attention", "reference"): "no test imports it: they compare with the attention of `tests/paged.py`",
+    ("experts/route", "benchmark"): "it takes microseconds of a step, of which `end_to_end.py` measures the whole",
 }
 """(Folder, part): why it has none."""
 

@@ -1,4 +1,4 @@
-"""Writes docs/kernels.md from the docstrings of octavo.kernels and the layer's results: `python -m tools.kernels_page`."""
+"""Writes docs/kernels.md from the docstrings of octavo.ops and the layer's results: `python -m tools.kernels_page`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tools.benchmark_tables import RESULTS, ROOT, section
 
 PAGE = ROOT / "docs" / "kernels.md"
 OPERATIONS = {
-    "moe": ["moe", "moe_workspace"],
-    "route": ["route"],
-    "permute": ["permute", "Permutation"],
-    "quantize": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
-    "grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
-    "combine": ["combine"],
-    "paged_attention": ["paged_attention", "plan_paged_attention", "PagedPlan", "Partials"],
-    "attention_input": ["attention_input"],
-    "dense_gemm": ["dense_gemm"],
+    "experts.moe": ["moe", "moe_workspace"],
+    "experts.route": ["route"],
+    "experts.permute": ["permute", "Permutation"],
+    "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
+    "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
+    "experts.combine": ["combine"],
+    "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
+    "prepare_qkv.cuda": ["prepare_qkv"],
+    "linear.dense_gemm": ["dense_gemm"],
     "scaled": ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"],
 }
 
@@ -29,13 +29,14 @@ HEAD = """# The expert layer
 
 <!-- Written by tools/kernels_page.py from the docstrings and benchmarks/results; a test fails if it is not current. -->
 
-`octavo.kernels` is an FP8 expert layer for Hopper GPUs that stands on its own: tensors in, tensors out. Every operation is
-a folder with its launcher and contract, its Triton kernel and a reference in plain PyTorch.
+`octavo.ops` is an FP8 expert layer for Hopper GPUs that stands on its own: tensors in, tensors out. Every operation is
+a folder with its launcher and contract, its Triton kernel and a reference in plain PyTorch; what computes it on a CPU is
+beside them.
 
 ```python
 import torch
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.scaled import FP8, ChannelWeights
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.scaled import FP8, ChannelWeights
 
 device, T, E, K, H, I = torch.device("cuda"), 5, 8, 2, 256, 128
 gate_up = ChannelWeights(torch.randn(E, 2 * I, H, device=device).to(FP8), torch.full((E, 2 * I), 0.06, device=device))
@@ -53,7 +54,7 @@ What holds for every call:
   `KernelContractError` that names the argument and the remedy. Where an address is not a multiple of 16 bytes nothing is
   copied in bulk; a tile that says it should be is refused.
 - **Same bits.** A row's output depends on the row, its routing and the weights. Tiles, batch, position, neighbours, padding
-  and graph replay do not change it: the order of summation is fixed by the weights' format (`src/octavo/kernels/grouped_gemm/kernel.py`).
+  and graph replay do not change it: the order of summation is fixed by the weights' format (`src/octavo/ops/experts/grouped_gemm/kernel.py`).
 - **Contained.** A row with NaN or infinity comes back flagged and changes no other row.
 - **No allocation, no host synchronisation** in `moe`: it can be captured in a CUDA graph, and reads the true number of
   tokens from device memory.
@@ -67,8 +68,8 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for module, names in OPERATIONS.items():
-        home = importlib.import_module(f"octavo.kernels.{module}")
-        parts += [f"## {module}\n", *(_entry(name, getattr(home, name)) for name in names)]
+        home = importlib.import_module(f"octavo.ops.{module}")
+        parts += [f"## {module.removesuffix('.cuda')}\n", *(_entry(name, getattr(home, name)) for name in names)]
     tables = [section(json.loads(path.read_text())) for path in sorted(RESULTS.glob("moe_layer*.json"))]
     if tables:
         parts += ["## Measured\n", *(table.replace("\n## ", "\n### ").replace("## ", "### ", 1) for table in tables)]

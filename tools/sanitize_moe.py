@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 import torch
 
-from octavo.kernels.moe import moe, moe_workspace
-from octavo.kernels.quantize import rms_norm_quantize, swiglu_quantize
-from octavo.kernels.route import Routing, route
-from octavo.kernels.scaled import FP8, ChannelWeights
+from octavo.ops.experts.moe import moe, moe_workspace
+from octavo.ops.experts.route import Routing, route
+from octavo.ops.quantize.cuda import rms_norm_quantize, swiglu_quantize
+from octavo.ops.scaled import FP8, ChannelWeights
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 128, 8, 144, 80
 SIZES = [8191, 8192, 8193]
@@ -50,10 +50,10 @@ def check(tokens: int, gate_up: ChannelWeights, down: ChannelWeights) -> None:
     out, flags = torch.empty_like(x), torch.empty((tokens,), dtype=torch.bool).cuda()
 
     def layer() -> None:
-        route(logits, TOP_K, renormalize=True, num_tokens=used, out=routing)
+        route(logits, TOP_K, renormalize=True, rows_in_use=used, out=routing)
         moe(
             x, routing.ids, routing.weights, gate_up, down,
-            workspace=workspace, out=out, flags=flags, num_tokens=used,
+            workspace=workspace, out=out, flags=flags, rows_in_use=used,
         )  # fmt: skip
 
     rms_norm_quantize(x, norm, 1e-6)

@@ -18,20 +18,20 @@ from pathlib import Path
 import torch
 from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights, replay
 
-from octavo.kernels.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
-from octavo.kernels.grouped_gemm.table import TABLE
-from octavo.kernels.moe import MoeWorkspace, moe_workspace
-from octavo.kernels.moe.workspace import ActivationBuffer
-from octavo.kernels.permute import permute
-from octavo.kernels.scaled import Activations, ChannelWeights, GroupScaled, TokenScaled, Weights
+from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.table import TABLE
+from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
+from octavo.ops.experts.permute import permute
+from octavo.ops.experts.workspace import ActivationBuffer
+from octavo.ops.scaled import Activations, ChannelWeights, GroupScaled, TokenScaled, Weights
 
 SIZES = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
-TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "kernels" / "grouped_gemm" / "table.py"
+TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "ops" / "experts" / "grouped_gemm" / "table.py"
 HEAD = '''"""Tiles by weight shape; written by tools/tune_moe.py from measurements."""
 
 from __future__ import annotations
 
-from octavo.kernels.grouped_gemm.tile import Tile
+from octavo.ops.experts.grouped_gemm.tile import Tile
 
 TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
 '''
@@ -41,11 +41,11 @@ def candidates(rows: int, gated: bool) -> list[Tile]:
     """Legal tiles of `rows` rows worth a measurement."""
     most = min(2, (rows // 16).bit_length() - 1)
     tiles = (
-        Tile(rows, cols, warps, stages, tma, halvings)
-        for cols, warps, stages, tma, halvings in itertools.product(
+        Tile(rows, cols, warps, stages, tma, max_halvings)
+        for cols, warps, stages, tma, max_halvings in itertools.product(
             (64, 128), (4, 8), (3, 4, 6), (True, False), sorted({0, most})
         )
-        if not (cols == 64 and warps == 8 and not gated) and (tma or (stages == 4 and halvings == 0))
+        if not (cols == 64 and warps == 8 and not gated) and (tma or (stages == 4 and max_halvings == 0))
     )
     step_bytes = STEP[torch.float8_e4m3fn]
     legal = [tile for tile in tiles if not tile.reasons_against(gated=gated, step_bytes=step_bytes)]
@@ -147,7 +147,7 @@ def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], 
         for name, rows in {**TABLE, key: entries}.items()
     )
     text = HEAD + body.replace("'", '"') + "}\n"
-    for field in ("rows", "cols", "warps", "stages", "tma", "halvings"):
+    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings"):
         text = text.replace(f"{field}=", "")
     TABLE_FILE.write_text(text, encoding="utf-8")
 

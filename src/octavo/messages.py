@@ -52,7 +52,7 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     model: bytes
     """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
     checksum: int
-    """Of the block's bytes and their places; `worker/weights.py` says how."""
+    """Of the block's bytes and their places; `worker/shared_weights/weights.py` says how."""
     taken_bytes: int = 0
     """Of the device's memory, in use before the weights were loaded; see `worker/memory.py`."""
 

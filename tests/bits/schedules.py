@@ -17,7 +17,7 @@ from octavo.engine.statistics import StepRecord
 from octavo.engine.update import FinishReason
 from octavo.errors import OctavoError
 from octavo.messages import TokenScore, WorkerConfig, WorkerReady
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.runner import Model, Runner

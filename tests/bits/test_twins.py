@@ -12,12 +12,12 @@ import torch
 
 from bits.schedules import HEADS, House, Job, Machine, Solo, make_engine, run_schedule
 from bits.tiny import HIDDEN, tiny_machine
-from octavo.models.interface import ForwardBatch, KVCache, LateTokens
+from octavo.models.forward_batch import ForwardBatch, KVCache, LateTokens
 from octavo.sampling import SamplingParams
 from octavo.worker import runner
-from octavo.worker.adjust import Row
 from octavo.worker.runner import Model
-from octavo.worker.sampler import Choice, sample
+from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.sampler import Choice, sample
 
 HOUSE = House(budget=20, seats=4, block_size=4, num_blocks=14, threshold=7)
 JOBS = [

@@ -11,14 +11,14 @@ from cases import QWEN3_30B, ROUTINGS, LayerShape
 from compare import BF16_ROUNDING, assert_rows, tolerance
 from layer import CUDA, GpuLayer, Rows
 from memory import Guard
-from octavo.kernels.combine import combine
-from octavo.kernels.combine.reference import combine_reference
-from octavo.kernels.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
-from octavo.kernels.moe import moe
-from octavo.kernels.moe.reference import activations_reference
-from octavo.kernels.permute import Permutation, permute
-from octavo.kernels.quantize import quantize, swiglu_quantize
-from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Unscaled
+from octavo.ops.experts.combine import combine
+from octavo.ops.experts.combine.reference import combine_reference
+from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
+from octavo.ops.experts.moe import moe
+from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.reference import activations_reference
+from octavo.ops.quantize.cuda import quantize, swiglu_quantize
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Unscaled
 
 pytestmark = pytest.mark.gpu
 LARGE = [size + off for size in (4096, 8192, 16384, 32768, 65536, 131072) for off in range(-3, 4)]

@@ -11,7 +11,7 @@ import torch
 from cases import QWEN3_30B_HEADS as SHAPE
 from compare import BF16_ROUNDING, assert_rows
 from layer import CUDA
-from octavo.kernels.paged_attention import SPLIT
+from octavo.ops.attention.cuda import SPLIT
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 pytestmark = pytest.mark.gpu
@@ -52,7 +52,7 @@ def test_any_chunk_at_any_depth(
         for start in {0, SPLIT - 1, SPLIT, 2 * SPLIT, LENGTH - count, pick.randint(0, LENGTH - count)}:
             if start + count <= LENGTH:
                 chunk = Chunk(drawn, start, count, BLOCKS)
-                out = attend([chunk], cache, max_partials=room, stages=stages)[0]
+                out = attend([chunk], cache, max_split_results=room, stages=stages)[0]
                 assert torch.equal(out, expected[start : start + count]), (start, count)
 
 

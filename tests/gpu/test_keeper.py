@@ -252,7 +252,7 @@ def test_weights_that_were_written_to_are_not_used_again(source: StandbySource) 
     program = f"""
 import torch
 from octavo.messages import DeviceBlock
-from octavo.worker.device_block import map_device_block
+from octavo.worker.shared_weights.device_block import map_device_block
 data = map_device_block(DeviceBlock({kept.block.handle!r}), {kept.num_bytes}, torch.device("cuda"))
 data[1000] += 1
 torch.cuda.synchronize()

@@ -11,11 +11,11 @@ import torch
 
 from layer import CUDA
 from models.toy import make_batch, raw_config
-from octavo.kernels.linear import FP8, Linear, LinearWeight
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.models.kernel_operations import KernelOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
+from octavo.ops.linear import FP8, Linear, LinearWeight
 from octavo.worker.graphs import CudaCapture, GraphedModel, graph_sizes
 
 pytestmark = pytest.mark.gpu

@@ -7,9 +7,9 @@ import torch
 
 from cases import QWEN3_30B
 from layer import CUDA, GpuLayer, Rows
-from octavo.kernels.grouped_gemm import Tile, Tiles
-from octavo.kernels.grouped_gemm.table import TABLE
-from octavo.kernels.scaled import BlockWeights, ChannelWeights, PlainWeights
+from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.grouped_gemm.table import TABLE
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights
 
 pytestmark = pytest.mark.gpu
 TILES = [
@@ -22,9 +22,9 @@ TILES = [
     Tiles(Tile(16, 64, 4, 6, tma=True), Tile(16, 64, 4, 6, tma=True)),
     Tiles(Tile(64, 128, 8, 3, tma=True), Tile(64, 64, 4, 4, tma=True)),
     Tiles(Tile(128, 128, 8, 3, tma=True), Tile(128, 128, 8, 3, tma=True)),
-    Tiles(Tile(64, 64, 4, 3, halvings=2), Tile(64, 64, 4, 3, halvings=1)),
-    Tiles(Tile(128, 64, 4, 3, tma=True, halvings=2), Tile(128, 128, 4, 3, tma=True, halvings=2)),
-    Tiles(Tile(256, 64, 8, 3, tma=True, halvings=2), Tile(256, 128, 8, 3, tma=True, halvings=2)),
+    Tiles(Tile(64, 64, 4, 3, max_halvings=2), Tile(64, 64, 4, 3, max_halvings=1)),
+    Tiles(Tile(128, 64, 4, 3, tma=True, max_halvings=2), Tile(128, 128, 4, 3, tma=True, max_halvings=2)),
+    Tiles(Tile(256, 64, 8, 3, tma=True, max_halvings=2), Tile(256, 128, 8, 3, tma=True, max_halvings=2)),
 ]
 
 
@@ -76,10 +76,10 @@ def test_under_replay_at_any_padding(qwen: GpuLayer) -> None:
     for size in (1, 8, 64, 256, 512):
         rows = Rows(*(torch.empty_like(t[:size]) for t in (pool.x, pool.ids, pool.weights)))
         out = torch.empty_like(rows.x)
-        qwen(pool[:size], out=out, num_tokens=count)
+        qwen(pool[:size], out=out, rows_in_use=count)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            qwen(rows, out=out, num_tokens=count)
+            qwen(rows, out=out, rows_in_use=count)
         for tokens in sorted({0, 1, size // 3, size - 1, size}):
             for buffer, real in ((rows.x, pool.x), (rows.ids, pool.ids), (rows.weights, pool.weights)):
                 buffer.view(torch.uint8).fill_(0xFF)

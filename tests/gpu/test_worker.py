@@ -11,11 +11,11 @@ import torch
 from bits.tiny import CONFIG
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
-from octavo.worker.adjust import Row
-from octavo.worker.counts import TokenCounts
 from octavo.worker.inprocess import InProcessWorker
-from octavo.worker.sampler import sample
-from octavo.worker.scores import Scores, score
+from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.counts import TokenCounts
+from octavo.worker.sampling.sampler import sample
+from octavo.worker.sampling.scores import Scores, score
 
 pytestmark = pytest.mark.gpu
 QWEN_VOCAB = 151_936

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-import octavo.kernels.experts.cpu as cpu_experts
+import octavo.ops.experts.cpu as cpu_experts
 from compare import assert_rows
 from models import hugging_face
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
 from octavo.config import ModelConfig
-from octavo.kernels.experts import Routing, choose_experts
 from octavo.models.load import load_model
+from octavo.ops.experts import Routing, choose_experts
 
 LIMIT = 0.02
 TOKENS = 32

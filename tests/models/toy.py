@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from octavo.config import ModelConfig
-from octavo.kernels.linear import FP8
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.parameters import allocate_parameters
+from octavo.ops.linear import FP8
 
 CPU = torch.device("cpu")
 FP8_DYNAMIC: dict[str, Any] = {

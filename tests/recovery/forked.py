@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["__main__", "octavo.worker.process", "octavo.worker.start", "octavo.worker.weights", __name__]
+    ["__main__", "octavo.worker.process", "octavo.worker.start", "octavo.worker.shared_weights.weights", __name__]
 )
 
 

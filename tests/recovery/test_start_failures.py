@@ -252,8 +252,8 @@ def test_a_standby_that_cannot_live_is_tried_again_less_and_less_often(source: S
     for _ in range(400):
         source.tend()
         for standby in source.standbys:
-            os.kill(standby.peer.pid, signal.SIGKILL)
-            while standby.peer.death() is None:
+            os.kill(standby.channel.pid, signal.SIGKILL)
+            while standby.channel.death() is None:
                 pass
         now[0] += 0.5
     assert 5 < len(started) < 12

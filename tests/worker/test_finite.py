@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from octavo.worker.finite import finite_rows
+from octavo.worker.sampling.finite import finite_rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

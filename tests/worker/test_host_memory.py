@@ -17,9 +17,9 @@ from octavo.messages import WorkerConfig
 from octavo.models.load import load_model
 from octavo.startup import Model, require_files_and_memory, worker_config
 from octavo.text import DefaultSampling
-from octavo.worker import weights
 from octavo.worker.host_memory import free_host_bytes, require_room
-from octavo.worker.weights import block_bytes, copy_bytes, keep_weights, require_weight_room
+from octavo.worker.shared_weights import weights
+from octavo.worker.shared_weights.weights import block_bytes, copy_bytes, keep_weights, require_weight_room
 
 CPU = torch.device("cpu")
 GIB = 2**30

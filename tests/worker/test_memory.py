@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.worker.memory import (
     CPU_KV_BYTES,
     MemoryTable,

@@ -9,7 +9,7 @@ import sys
 PROGRAM = """
 import time
 import torch
-from octavo.kernels import preload
+from octavo.ops import preload
 if {first}:
     preload.preload()
 began = time.perf_counter()

@@ -103,7 +103,7 @@ def test_a_plan_that_breaks_the_contract_is_a_fault_that_names_it(worker: Proces
 
 
 def test_a_message_that_is_no_plan_is_a_fault(worker: ProcessWorker) -> None:
-    worker._peer._wire.send(b"\xc1 no MessagePack")
+    worker._channel._wire.send(b"\xc1 no MessagePack")
     with pytest.raises(WorkerDiedError, match="DecodeError") as error:
         worker.receive(10)
     assert error.value.exit_code == 1

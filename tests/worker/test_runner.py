@@ -52,7 +52,7 @@ def test_a_plan_of_releases_alone_runs() -> None:
 def test_prompt_scores_cross_chunk_borders_exactly(cuts: list[int], num_top: int, small_pieces: bool) -> None:
     runner = toy_runner()
     if small_pieces:
-        runner._piece_rows = 2
+        runner._rows_at_once = 2
     runner.run(StepPlan(1, [], [admit(0, [1, 2])], [Chunk(0, 0, 2, [20, 21, 22, 23, 24], True)]))
     sampling = GREEDY.replace(prompt_logprobs=num_top)
     start, step = 0, 2
@@ -93,9 +93,9 @@ def test_a_single_prompt_token_has_no_scores() -> None:
 
 
 def test_rows_are_answered_in_pieces_with_the_same_result() -> None:
-    def run(piece_rows: int) -> object:
+    def run(rows_at_once: int) -> object:
         runner = toy_runner()
-        runner._piece_rows = piece_rows
+        runner._rows_at_once = rows_at_once
         sampling = SamplingParams(seed=4, logprobs=3, prompt_logprobs=1)
         admissions = [admit(slot, PROMPT[slot:], sampling if slot != 1 else GREEDY) for slot in range(3)]
         chunks = [Chunk(slot, 0, 10 - slot, [3 * slot, 3 * slot + 1, 3 * slot + 2], True) for slot in range(3)]

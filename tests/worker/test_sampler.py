@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.sampling import SamplingParams
-from octavo.worker.adjust import Row, adjust_logits
-from octavo.worker.counts import TokenCounts
-from octavo.worker.noise import uniform
-from octavo.worker.sampler import sample
+from octavo.worker.sampling.adjust import Row, adjust_logits
+from octavo.worker.sampling.counter_rng import uniform
+from octavo.worker.sampling.counts import TokenCounts
+from octavo.worker.sampling.sampler import sample
 from worker.reference import (
     reference_adjusted,
     reference_choices,
@@ -68,7 +68,7 @@ def test_a_row_is_what_the_reference_says_and_the_same_in_any_company(
     before = logits.clone()
     choice = sample(logits, rows)
     assert torch.equal(logits, before)
-    assert choice.ok.all()
+    assert choice.finite.all()
     for i, (values, sampling, prompt, made, stop_ids, position) in enumerate(drawn):
         alone = sample(logits[i : i + 1].clone(), rows[i : i + 1])
         assert choice.token_ids[i] == alone.token_ids[0]
@@ -178,7 +178,7 @@ def test_minus_zero_ties_with_zero() -> None:
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow(temperature: float, scale: float) -> None:
     logits = torch.linspace(-1, 1, VOCAB)[None].flip(1) * scale
     choice = sample(logits, [Row(SamplingParams(temperature=temperature, seed=3), 9)])
-    assert choice.ok.tolist() == [True]
+    assert choice.finite.tolist() == [True]
     assert choice.token_ids.tolist() == [0]
 
 
@@ -188,7 +188,7 @@ def test_an_extreme_repetition_penalty_makes_no_nan(penalty: float) -> None:
     row = Row(SamplingParams(seed=1, repetition_penalty=penalty), 3, (), TokenCounts(range(5), [0]))
     adjust_logits(logits, [row])
     assert torch.isfinite(logits).all()
-    assert sample(logits, [row]).ok.all()
+    assert sample(logits, [row]).finite.all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -199,7 +199,7 @@ def test_a_row_that_is_not_finite_is_reported_and_touches_no_other(value: float)
     clean = sample(logits, rows)
     logits[1, 6] = value
     choice = sample(logits, rows)
-    assert choice.ok.tolist() == [True, False, True, True]
+    assert choice.finite.tolist() == [True, False, True, True]
     assert choice.token_ids[[0, 2, 3]].tolist() == clean.token_ids[[0, 2, 3]].tolist()
     assert 0 <= int(choice.token_ids[1]) < VOCAB
 
@@ -210,7 +210,7 @@ def test_a_row_with_every_id_masked_is_reported() -> None:
         Row(SamplingParams(seed=1, top_k=2), 0, range(VOCAB)),
     ]
     choice = sample(torch.randn(2, VOCAB), rows)
-    assert choice.ok.tolist() == [False, False]
+    assert choice.finite.tolist() == [False, False]
 
 
 def test_a_masked_id_is_never_sampled() -> None:
@@ -222,7 +222,7 @@ def test_a_masked_id_is_never_sampled() -> None:
 
 def test_a_zero_number_takes_no_id_without_mass(monkeypatch: pytest.MonkeyPatch) -> None:
     for u, expected in ((0.0, 2), (1 - 2.0**-53, 6)):
-        monkeypatch.setattr("octavo.worker.sampler.uniform", constant(u))
+        monkeypatch.setattr("octavo.worker.sampling.sampler.uniform", constant(u))
         logits = torch.full((1, 9), -1e9)
         logits[0, [2, 4, 6]] = 0.0
         assert sample(logits, [Row(SamplingParams(seed=0), 0)]).token_ids.tolist() == [expected]

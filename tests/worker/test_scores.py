@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.worker.scores import Scores, score
+from octavo.worker.sampling.scores import Scores, score
 from octavo.worker.transfer import Download
 from worker.reference import reference_score
 

@@ -127,7 +127,7 @@ def test_stop_ids_are_masked_until_min_tokens_are_made() -> None:
     masked = []
     for token_id in (7, 8, 9):
         masked.append(list(slots[0].masked_ids))
-        slots[0].learn(slots[0].expect(), token_id)
+        slots[0].resolve_token(slots[0].reserve_token(), token_id)
     assert masked == [[5, 6], [5, 6], []]
 
 
@@ -136,7 +136,7 @@ def test_counts_are_kept_for_penalties_and_grow() -> None:
     sampling = GREEDY.replace(presence_penalty=1.0)
     admissions = [admit(0, [1, 2, 1, 3, 2], num_prompt_tokens=3, sampling=sampling), admit(1)]
     slots.apply(StepPlan(1, [], admissions, []))
-    slots[0].learn(slots[0].expect(), 2)
+    slots[0].resolve_token(slots[0].reserve_token(), 2)
     counts = slots[0].counts
     assert counts is not None
     assert dict(zip(counts.ids.tolist(), counts.made.tolist(), strict=True)) == {1: 0, 2: 2, 3: 1}

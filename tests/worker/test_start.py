@@ -14,7 +14,7 @@ from bits.tiny import CONFIG
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.load import load_model
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import octavo
 from octavo.config import ModelConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.load import load_model
 from octavo.models.operations import CpuOperations
 from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, share_out, take

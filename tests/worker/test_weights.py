@@ -21,9 +21,9 @@ from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, 
 from octavo.models.load import fill_parameters
 from octavo.models.parameters import Parameters, SparseMlp, allocate_parameters, place_parameters
 from octavo.sampling import SamplingParams
-from octavo.worker.host_block import map_host_block
 from octavo.worker.inprocess import InProcessWorker
-from octavo.worker.weights import ALIGNMENT, MappedWeights, _Layout, block_bytes, checksum, keep_weights
+from octavo.worker.shared_weights.host_block import map_host_block
+from octavo.worker.shared_weights.weights import ALIGNMENT, MappedWeights, _Layout, block_bytes, checksum, keep_weights
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
@@ -112,7 +112,7 @@ def test_a_write_into_mapped_weights_is_a_segmentation_fault(config: WorkerConfi
     assert isinstance(kept.block, HostBlock)
     program = f"""
         from octavo.messages import HostBlock
-        from octavo.worker.host_block import map_host_block
+        from octavo.worker.shared_weights.host_block import map_host_block
         map_host_block(HostBlock({kept.block.path!r}), {kept.num_bytes})[5] = 1
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
@@ -148,7 +148,7 @@ def test_the_checksum_sees_rows_that_changed_places(
     size: int, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against plain Python, which has no 64-bit words to overflow."""
-    monkeypatch.setattr("octavo.worker.weights.ROWS", rows_at_a_time)
+    monkeypatch.setattr("octavo.worker.shared_weights.weights.ROWS", rows_at_a_time)
     data = torch.randint(0, 256, (size,), dtype=torch.uint8)
     filled = bytes(data.tolist()) + bytes(-size % ALIGNMENT)
     rows = [filled[at : at + ALIGNMENT] for at in range(0, len(filled), ALIGNMENT)]

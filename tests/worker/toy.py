@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from octavo.messages import WorkerConfig
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.worker.runner import Runner
 
 VOCAB = 61

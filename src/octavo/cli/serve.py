@@ -32,10 +32,12 @@ def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
 
     The port is ours before anything is loaded, and the engine has stopped before its workers are ended.
     """
+    from octavo.server.heap import map_large_blocks
     from octavo.server.run import bind, run_server
     from octavo.startup import in_processes, server_context, start, with_keeper
 
     logging.getLogger().setLevel(settings.logging_level.upper())
+    map_large_blocks()
     with bind(settings.host, settings.port) as listener:
         runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
         with contextlib.closing(runtime):

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import torch
 
-from octavo.kernels.attention import Plan
-from octavo.kernels.attention_input import attention_input
-from octavo.kernels.dense_gemm.layer import KernelLinear
-from octavo.kernels.experts import Experts, ExpertWeights
-from octavo.kernels.linear import Bf16Weight, Fp8Weight, Linear, LinearWeight
-from octavo.kernels.moe import MoeWorkspace, moe_workspace
-from octavo.kernels.moe.experts import KernelExperts
-from octavo.kernels.paged_attention import PagedPlan, Partials, paged_attention, plan_paged_attention
-from octavo.kernels.rms_norm.cuda import cuda_rms_norm
-from octavo.kernels.rotary import RotaryTable
-from octavo.kernels.scaled import ChannelWeights, PlainWeights, Weights
-from octavo.models.interface import ForwardBatch
+from octavo.models.forward_batch import ForwardBatch
 from octavo.models.operations import HeadNorms
+from octavo.ops.attention import Plan
+from octavo.ops.attention.cuda import PagedPlan, SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts.cuda import KernelExperts
+from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
+from octavo.ops.linear import Bf16Weight, Fp8Weight, Linear, LinearWeight
+from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.prepare_qkv.cuda import prepare_qkv
+from octavo.ops.rotary import RotaryTable
+from octavo.ops.scaled import ChannelWeights, PlainWeights, Weights
 
 
 class KernelOperations:
@@ -32,7 +32,7 @@ class KernelOperations:
     def __init__(self, *, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
-        self._partials: dict[tuple[int, int, torch.device], Partials] = {}
+        self._split_results: dict[tuple[int, int, torch.device], SplitResults] = {}
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
@@ -60,20 +60,20 @@ class KernelOperations:
         """See `Operations`."""
         return cuda_rms_norm(x, weight, eps)
 
-    def attention_input(
+    def prepare_qkv(
         self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
         """See `Operations`."""
-        return attention_input(qkv, norms.queries, norms.keys, norms.eps, rows, cache, slot_mapping)
+        return prepare_qkv(qkv, norms.queries, norms.keys, norms.eps, rows, cache, slot_mapping)
 
     def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
         """See `Operations`."""
         assert isinstance(plan, PagedPlan), "plan_attention makes the plan"
         _, heads, width = queries.shape
         shape = (heads, width, queries.device)
-        if shape not in self._partials:
-            self._partials[shape] = Partials.allocate(heads, width, queries.device)
-        return paged_attention(queries, cache, plan, self._partials[shape])
+        if shape not in self._split_results:
+            self._split_results[shape] = SplitResults.allocate(heads, width, queries.device)
+        return paged_attention(queries, cache, plan, self._split_results[shape])
 
 
 def _format(weight: LinearWeight) -> Weights:

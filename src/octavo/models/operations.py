@@ -7,7 +7,8 @@ from typing import Protocol
 
 import torch
 
-from octavo.kernels.attention import (
+from octavo.models.forward_batch import ForwardBatch
+from octavo.ops.attention import (
     AttentionPlan,
     CpuAttentionPlan,
     Plan,
@@ -16,9 +17,9 @@ from octavo.kernels.attention import (
     plan_cpu_attention,
     write_kv,
 )
-from octavo.kernels.attention import attention as attend
-from octavo.kernels.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
-from octavo.kernels.linear import (
+from octavo.ops.attention import attention as attend
+from octavo.ops.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
+from octavo.ops.linear import (
     Bf16Weight,
     CublasLinear,
     Fp8Weight,
@@ -28,10 +29,9 @@ from octavo.kernels.linear import (
     TiledFp8Linear,
     TiledLinear,
 )
-from octavo.kernels.pieces import pieces
-from octavo.kernels.rms_norm import rms_norm
-from octavo.kernels.rotary import RotaryTable, rotary
-from octavo.models.interface import ForwardBatch
+from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
+from octavo.ops.rotary import RotaryTable, rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Operations(Protocol):
         """Root-mean-square norm of each row: x (T, H), weight (H,) bf16 -> (T, H) bf16."""
         ...
 
-    def attention_input(
+    def prepare_qkv(
         self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
         """Norm and rotate queries and keys, and write keys and values to `cache` at `slot_mapping`.
@@ -94,7 +94,7 @@ class TorchAttention:
         """See `Operations`."""
         return rms_norm(x, weight, eps)
 
-    def attention_input(
+    def prepare_qkv(
         self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
         """See `Operations`."""
@@ -139,19 +139,11 @@ class CpuOperations(TorchAttention):
             heads_per_kv_head=heads_per_kv_head,
         )
 
-    def attention_input(
+    def prepare_qkv(
         self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
     ) -> torch.Tensor:
-        """See `Operations`; queries and keys go together."""
-        kv_heads = cache.shape[3]
-        heads = qkv.shape[1] - 2 * kv_heads
-        weight = torch.cat((norms.queries.expand(heads, -1), norms.keys.expand(kv_heads, -1)))
-        turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
-        for piece in pieces(len(qkv)):
-            normed = rms_norm(qkv[piece, :-kv_heads], weight, norms.eps)
-            turned[piece] = rotary(normed, rows.piece(piece))
-        write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
-        return turned[:, :heads]
+        """See `Operations`."""
+        return cpu_prepare_qkv(qkv, norms.queries, norms.keys, norms.eps, rows, cache, slot_mapping)
 
 
 class CudaOperations(TorchAttention):

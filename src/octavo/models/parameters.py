@@ -9,8 +9,8 @@ import torch
 
 from octavo.config import ModelConfig
 from octavo.errors import CheckpointError
-from octavo.kernels.experts import ExpertWeights
-from octavo.kernels.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.experts import ExpertWeights
+from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,18 +11,18 @@ from typing import Protocol
 import torch
 
 from octavo.config import ModelConfig
-from octavo.kernels.attention import Plan
-from octavo.kernels.experts.routing import swiglu
-from octavo.kernels.rotary import RotaryTable
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.operations import HeadNorms, Operations
 from octavo.models.parameters import DenseMlp, LayerParameters, Parameters, SparseMlp
+from octavo.ops.attention import Plan
+from octavo.ops.experts.routing import swiglu
+from octavo.ops.rotary import RotaryTable
 
 
 class Mlp(Protocol):
-    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `live` as in `ForwardBatch`."""
+    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `rows_in_use` as in `ForwardBatch`."""
 
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor: ...
 
 
 class Dense:
@@ -32,7 +32,7 @@ class Dense:
         self._gate_up = operations.linear(parameters.gate_up)
         self._down = operations.linear(parameters.down)
 
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
         return self._down(swiglu(self._gate_up.float32(x)))
 
 
@@ -45,8 +45,8 @@ class Sparse:
             parameters.experts, top_k=config.num_experts_per_tok, renormalize=config.norm_topk_prob
         )
 
-    def __call__(self, x: torch.Tensor, live: torch.Tensor | None) -> torch.Tensor:
-        return self._experts(x, self._router.float32(x), live)
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
+        return self._experts(x, self._router.float32(x), rows_in_use)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Attention:
 
     def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
         qkv = self._qkv(x).view(x.shape[0], self._heads, self._head_dim)
-        queries = self._operations.attention_input(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
+        queries = self._operations.prepare_qkv(qkv, self._norms, rows.angles, cache, rows.batch.slot_mapping)
         if rows.batch.written is not None:
             rows.batch.written()
         return self._out(self._operations.attention(rows.keep(queries), cache, rows.plan).flatten(1))
@@ -100,7 +100,7 @@ class Layer:
     def __call__(self, x: torch.Tensor, rows: Rows, cache: torch.Tensor) -> torch.Tensor:
         attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
         x = rows.keep(x) + attended
-        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows.batch.live)
+        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows.batch.rows_in_use)
 
 
 class Qwen3Moe:

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from octavo.errors import OverloadedError, RequestError
 from octavo.server.body import BodyReader, Preparable, Reading
 from octavo.server.errors import InternalError
-from octavo.server.pieces import PIECE_BYTES
+from octavo.server.heap import map_large_blocks
+from octavo.server.json_pieces import PIECE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ def _exit_with(connection: Connection) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets running requests finish
     os.nice(NICENESS)
+    map_large_blocks()
     connection = Connection(int(sys.argv[1]))
     threading.Thread(target=_exit_with, args=[connection], daemon=True).start()
     _serve(connection)

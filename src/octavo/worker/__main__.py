@@ -17,7 +17,7 @@ def main() -> NoReturn:
     if arguments.device != "cpu":
         # Triton chooses at import between its compiler and its interpreter, and a CPU worker needs neither.
         importlib.import_module("octavo.models.kernel_operations")
-        importlib.import_module("octavo.kernels.preload").preload()
+        importlib.import_module("octavo.ops.preload").preload()
     serve(prepare)
 
 

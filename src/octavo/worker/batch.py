@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from octavo.kernels.upload import upload
 from octavo.messages import Chunk
-from octavo.models.interface import ForwardBatch, LateTokens
+from octavo.models.forward_batch import ForwardBatch, LateTokens
+from octavo.ops.upload import upload
 from octavo.worker.slots import UNKNOWN, Slots
 
 

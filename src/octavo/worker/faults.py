@@ -56,6 +56,6 @@ def _end(kind: FaultKind, device: torch.device) -> None:
             raise InjectedError("this error was asked for by inject_fault")
         case FaultKind.OUT_OF_BOUNDS:
             # Triton chooses at import between its compiler and its interpreter; others need neither.
-            from octavo.kernels.wild_write import wild_write
+            from octavo.ops.wild_write import wild_write
 
             wild_write(device)

@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from octavo.kernels.attention import Plan
-from octavo.kernels.paged_attention import MAX_PARTIALS, PagedPlan
-from octavo.kernels.upload import upload
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.ops.attention import Plan
+from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, PagedPlan
+from octavo.ops.upload import upload
 from octavo.worker.runner import Model
 
 log = logging.getLogger(__name__)
@@ -165,10 +165,10 @@ class Inputs:
             _Field((rows,), torch.int64, device, filler) for filler in (0, 0, -1)
         )
         self._tables = _Field((chunks, columns), torch.int32, device, -1)
-        self._work = _Field((rows + MAX_PARTIALS, 7), torch.int32, device, -1)
-        # a row is folded if it has at least two partials
-        self._folds = _Field((min(rows, MAX_PARTIALS // 2), 4), torch.int32, device, -1)
-        self._live = _Field((3,), torch.int32, device, 0)
+        self._work = _Field((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
+        # a row is merged if it has at least two split results
+        self._merges = _Field((min(rows, MAX_SPLIT_RESULTS // 2), 4), torch.int32, device, -1)
+        self._in_use = _Field((3,), torch.int32, device, 0)
         self._plan: PagedPlan | None = None
 
     def fill(self, batch: ForwardBatch, plan: PagedPlan, size: int) -> None:
@@ -181,14 +181,14 @@ class Inputs:
         self._slot_mapping.fill(batch.slot_mapping, size)
         self._tables.fill(batch.block_tables, len(batch.block_tables))
         self._work.fill(plan.work, len(plan.work))
-        self._folds.fill(plan.folds, len(plan.folds))
-        self._live.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.folds)], dtype=torch.int32), 3)
+        self._merges.fill(plan.merges, len(plan.merges))
+        self._in_use.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.merges)], dtype=torch.int32), 3)
         self._plan = plan
 
     def of(self, size: int) -> tuple[ForwardBatch, PagedPlan]:
         """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
         assert self._plan is not None, "fill comes first"
-        live = self._live.device
+        in_use = self._in_use.device
         batch = ForwardBatch(
             token_ids=self._token_ids.device[:size],
             positions=self._positions.device[:size],
@@ -196,16 +196,16 @@ class Inputs:
             block_tables=self._tables.device,
             chunk_starts=(0, size),
             context_lens=(size,),
-            live=live[:1],
+            rows_in_use=in_use[:1],
         )
         plan = dataclasses.replace(
             self._plan,
             tables=self._tables.device,
-            work=self._work.device[: size + MAX_PARTIALS],
-            folds=self._folds.device[:size],
-            num_partials=0,
+            work=self._work.device[: size + MAX_SPLIT_RESULTS],
+            merges=self._merges.device[:size],
+            num_split_results=0,
             rows=size,
-            live=live[1:],
+            lines_in_use=in_use[1:],
         )
         return batch, plan
 

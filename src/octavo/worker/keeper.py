@@ -14,8 +14,8 @@ from octavo.logs import log_as_child
 from octavo.messages import KeeperReady, WorkerConfig
 from octavo.wire import Wire
 from octavo.worker.process import live, send
+from octavo.worker.shared_weights.weights import keep_weights
 from octavo.worker.start import open_device
-from octavo.worker.weights import keep_weights
 
 log = logging.getLogger("octavo.worker.keeper")  # the module is run as `__main__`
 

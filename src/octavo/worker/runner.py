@@ -11,23 +11,24 @@ from typing import Protocol
 import torch
 
 from octavo.errors import ConfigError
-from octavo.kernels.upload import upload
 from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
-from octavo.models.interface import ForwardBatch, KVCache
-from octavo.worker.adjust import Row
+from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
-from octavo.worker.finite import finite_rows
-from octavo.worker.mass import MAX_VOCAB
-from octavo.worker.outcome import Outcome, Piece, Target, read_outcomes
-from octavo.worker.sampler import sample
-from octavo.worker.scores import score
+from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.finite import finite_rows
+from octavo.worker.sampling.fixed_point import MAX_VOCAB
+from octavo.worker.sampling.rows import LogitRow, RowResult, SampledBatch, read_results
+from octavo.worker.sampling.sampler import sample
+from octavo.worker.sampling.scores import score
 from octavo.worker.slots import Slot, Slots
 from octavo.worker.transfer import Download
 
-PIECE_ELEMENTS = 2**24
+MAX_LOGITS = 2**24
 """Most logits at once (64 MiB in float32): bounds the memory of sampling and scoring, whatever is asked."""
-PIECE_ROWS = 512
+MAX_ROWS = 512
+"""Most rows at once, however small the vocabulary."""
 
 
 IdleWork = Callable[[], bool]
@@ -60,9 +61,9 @@ class Launched:
         self.slots = slots
         """Those that the step computes. Others may be in their places before its result is asked for."""
         self.began_s = began_s
-        self.sampled: list[Piece] = []
-        self.prompts: list[Piece] = []
-        self.rows: list[int] = []
+        self.sampled: list[SampledBatch] = []
+        self.prompts: list[SampledBatch] = []
+        self.hidden_rows: list[int] = []
         """(S + 1) of the hidden states: those of the chunk of each slot."""
         self.expected: dict[int, int] = {}
         """Slot -> position of the token that it samples."""
@@ -81,35 +82,37 @@ class Launched:
         return self._result
 
     def _read(self) -> StepResult:
-        sampled, prompts, bad = self._outcomes()
+        sampled, prompts, bad = self._row_results()
         bad |= {chunk.slot for chunk in self.plan.chunks if chunk.slot not in self.slots}
         # The step before may have found a slot bad after this one was launched.
         bad |= {index for index, slot in self.slots.items() if slot.bad}
         for index in bad & self.slots.keys():
             self.slots[index].bad = True
-        tokens = [SampledToken(o.target.slot, o.token_id, o.score) for o in sampled if o.target.slot not in bad]
+        tokens = [
+            SampledToken(each.row.slot, each.token_id, each.score) for each in sampled if each.row.slot not in bad
+        ]
         for token in tokens:
-            self.slots[token.slot].learn(self.expected[token.slot], token.token_id)
+            self.slots[token.slot].resolve_token(self.expected[token.slot], token.token_id)
         return StepResult(
             step=self.plan.step,
             sampled=tokens,
-            prompt_scores=list(_by_slot(o for o in prompts if o.target.slot not in bad)),
+            prompt_scores=list(_by_slot(each for each in prompts if each.row.slot not in bad)),
             bad_slots=[chunk.slot for chunk in self.plan.chunks if chunk.slot in bad],
             elapsed_s=time.perf_counter() - self.began_s,
         )
 
-    def _outcomes(self) -> tuple[list[Outcome], list[Outcome], set[int]]:
+    def _row_results(self) -> tuple[list[RowResult], list[RowResult], set[int]]:
         """Sampled tokens, scores of prompt tokens, and the slots whose numbers were not finite."""
         if self.download is None:
             return [], [], set()
         host = iter(self.download.tensors())
-        fine = next(host).tolist()
-        bounds = itertools.pairwise(self.rows)
-        bad = {index for index, (first, end) in zip(self.slots, bounds, strict=True) if not all(fine[first:end])}
-        outcomes = list(read_outcomes([*self.sampled, *self.prompts], host))
-        bad |= {outcome.target.slot for outcome in outcomes if not outcome.ok}
-        num_sampled = sum(len(piece.targets) for piece in self.sampled)
-        return outcomes[:num_sampled], outcomes[num_sampled:], bad
+        finite = next(host).tolist()
+        bounds = itertools.pairwise(self.hidden_rows)
+        bad = {index for index, (first, end) in zip(self.slots, bounds, strict=True) if not all(finite[first:end])}
+        sampled = list(read_results(self.sampled, host))
+        prompts = list(read_results(self.prompts, host))
+        bad |= {result.row.slot for result in (*sampled, *prompts) if not result.finite}
+        return sampled, prompts, bad
 
 
 class Runner:
@@ -143,7 +146,7 @@ class Runner:
         self._slots = Slots(config, num_blocks=kv_cache.layers[0].shape[1], vocab_size=vocab_size)
         self._vocab_size = vocab_size
         self._device = kv_cache.layers[0].device
-        self._piece_rows = max(1, min(PIECE_ROWS, PIECE_ELEMENTS // vocab_size))
+        self._rows_at_once = max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))
         self._last_sampled = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self._device)
         """(slots,) for the step after, which need not wait until the host knows them."""
         self._launched: deque[Launched] = deque()
@@ -196,19 +199,21 @@ class Runner:
         if self._device.type == "cpu":
             batch = batch.to(self._device)
         hidden = self._model.forward(batch, self._kv_cache)
-        rows = batch.tail_starts
+        starts = batch.tail_starts
         for i, chunk in enumerate(chunks):
             if chunk.slot in spoiled:
-                hidden[rows[i] : rows[i + 1]] = torch.nan
-        step.rows = list(rows)
-        step.sampled = self._pieces(self._sample_targets(chunks, rows), hidden, self._choose)
-        step.prompts = self._pieces(self._prompt_targets(chunks, rows), hidden, self._recall)
-        for piece in step.sampled:
-            places = torch.tensor([target.slot for target in piece.targets])
-            self._last_sampled.index_copy_(0, upload(places, self._device), piece.token_ids)
-        step.expected = {chunk.slot: self._slots[chunk.slot].expect() for chunk in chunks if chunk.sample}
-        pieces = [*step.sampled, *step.prompts]
-        step.download = Download([finite_rows(hidden), *(tensor for piece in pieces for tensor in piece.tensors)])
+                hidden[starts[i] : starts[i + 1]] = torch.nan
+        step.hidden_rows = list(starts)
+        for rows in self._batches(self._rows_to_sample(chunks, starts)):
+            step.sampled.append(self._sample_rows(rows, self._logits(hidden, rows)))
+        for rows in self._batches(self._prompt_rows(chunks, starts)):
+            step.prompts.append(self._score_known_tokens(rows, self._logits(hidden, rows)))
+        for sampled in step.sampled:
+            slots = upload(torch.tensor([row.slot for row in sampled.rows]), self._device)
+            self._last_sampled.index_copy_(0, slots, sampled.token_ids)
+        step.expected = {chunk.slot: self._slots[chunk.slot].reserve_token() for chunk in chunks if chunk.sample}
+        tensors = [tensor for batch in (*step.sampled, *step.prompts) for tensor in batch.tensors]
+        step.download = Download([finite_rows(hidden), *tensors])
 
     def _tail(self, chunk: Chunk) -> int:
         """How many last rows of `chunk` are wanted: all where prompt tokens are scored, else one.
@@ -218,67 +223,65 @@ class Runner:
         """
         return 1 if self._slots[chunk.slot].sampling.prompt_logprobs is None else chunk.count
 
-    def _sample_targets(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Target]:
+    def _rows_to_sample(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> list[LogitRow]:
         """The last row of every chunk that ends its history."""
         return [
-            Target(chunk.slot, rows[i + 1] - 1, chunk.start + chunk.count, self._slots[chunk.slot].sampling.logprobs)
+            LogitRow(
+                chunk.slot, starts[i + 1] - 1, chunk.start + chunk.count, self._slots[chunk.slot].sampling.logprobs
+            )
             for i, chunk in enumerate(chunks)
             if chunk.sample
         ]
 
-    def _prompt_targets(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Target]:
+    def _prompt_rows(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> list[LogitRow]:
         """The rows that predict a prompt token to be scored: the row of position p - 1 predicts the token of p.
 
         So the first token of a chunk is scored by the chunk before it, and no row is kept from step to step.
         """
-        targets = []
+        rows = []
         for i, chunk in enumerate(chunks):
             slot = self._slots[chunk.slot]
             num_top = slot.sampling.prompt_logprobs
             if num_top is not None:
                 end = min(chunk.start + chunk.count, slot.num_prompt_tokens - 1)
-                first = rows[i] - chunk.start - 1
-                targets += [Target(chunk.slot, first + p, p, num_top) for p in range(chunk.start + 1, end + 1)]
-        return targets
+                first = starts[i] - chunk.start - 1
+                rows += [LogitRow(chunk.slot, first + p, p, num_top) for p in range(chunk.start + 1, end + 1)]
+        return rows
 
-    def _pieces(
-        self,
-        targets: Sequence[Target],
-        hidden: torch.Tensor,
-        answer: Callable[[Sequence[Target], torch.Tensor], Piece],
-    ) -> list[Piece]:
-        """Logits and answers of `targets`, a bounded number of rows at a time."""
-        pieces = []
-        for start in range(0, len(targets), self._piece_rows):
-            part = targets[start : start + self._piece_rows]
-            rows = upload(torch.tensor([target.row for target in part]), self._device)
-            pieces.append(answer(part, self._model.logits(hidden.index_select(0, rows))))
-        return pieces
+    def _batches(self, rows: Sequence[LogitRow]) -> Iterator[Sequence[LogitRow]]:
+        """`rows`, as many at a time as memory is kept for."""
+        for start in range(0, len(rows), self._rows_at_once):
+            yield rows[start : start + self._rows_at_once]
 
-    def _choose(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
-        """Sample the tokens of `targets`, and score them where asked."""
-        choice = sample(logits, [self._row(target) for target in targets])
-        wanted = [index for index, target in enumerate(targets) if target.num_top is not None]
+    def _logits(self, hidden: torch.Tensor, rows: Sequence[LogitRow]) -> torch.Tensor:
+        """(R, V) float32 of `rows`."""
+        where = upload(torch.tensor([row.hidden_row for row in rows]), self._device)
+        return self._model.logits(hidden.index_select(0, where))
+
+    def _sample_rows(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
+        """Sample the tokens of `rows`, and score them where asked."""
+        choice = sample(logits, [self._settings_of(row) for row in rows])
+        wanted = [index for index, row in enumerate(rows) if row.num_top is not None]
         where = upload(torch.tensor(wanted, dtype=torch.int64), self._device)
-        scores = score(logits[where], choice.token_ids[where], self._most_top(targets))
-        return Piece(targets, choice.token_ids, choice.ok, scores)
+        scores = score(logits[where], choice.token_ids[where], self._most_top(rows))
+        return SampledBatch(rows, choice.token_ids, choice.finite, scores)
 
-    def _recall(self, targets: Sequence[Target], logits: torch.Tensor) -> Piece:
-        """Score the known tokens of `targets`."""
-        known = [self._slots[target.slot].tokens[target.position] for target in targets]
+    def _score_known_tokens(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
+        """Score the prompt tokens that `rows` predict."""
+        known = [self._slots[row.slot].tokens[row.position] for row in rows]
         token_ids = upload(torch.tensor(known), self._device)
-        return Piece(targets, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(targets)))
+        return SampledBatch(rows, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(rows)))
 
-    def _row(self, target: Target) -> Row:
-        slot = self._slots[target.slot]
-        return Row(slot.sampling, target.position, slot.masked_ids, slot.counts)
+    def _settings_of(self, row: LogitRow) -> Row:
+        slot = self._slots[row.slot]
+        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts)
 
-    def _most_top(self, targets: Sequence[Target]) -> int:
-        return min(self._vocab_size, max((target.num_top or 0 for target in targets), default=0))
+    def _most_top(self, rows: Sequence[LogitRow]) -> int:
+        return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))
 
 
-def _by_slot(outcomes: Iterable[Outcome]) -> Iterator[PromptScores]:
+def _by_slot(results: Iterable[RowResult]) -> Iterator[PromptScores]:
     """One message for each run of scores of one slot."""
-    for slot, group in itertools.groupby(outcomes, key=lambda outcome: outcome.target.slot):
+    for slot, group in itertools.groupby(results, key=lambda result: result.row.slot):
         run = list(group)
-        yield PromptScores(slot, run[0].target.position, [o.score for o in run if o.score is not None])
+        yield PromptScores(slot, run[0].row.position, [result.score for result in run if result.score is not None])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from octavo.errors import OctavoError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
-from octavo.worker.counts import TokenCounts
+from octavo.worker.sampling.counts import TokenCounts
 
 UNKNOWN = -1
 """In a history: a token that a step has sampled and whose result is not on the host yet. When a step begins, only the last
@@ -45,12 +45,12 @@ class Slot:
         if self._penalised:
             self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
 
-    def expect(self) -> int:
+    def reserve_token(self) -> int:
         """Make room for a token that has been sampled; its position."""
         self.tokens.append(UNKNOWN)
         return len(self.tokens) - 1
 
-    def learn(self, position: int, token_id: int) -> None:
+    def resolve_token(self, position: int, token_id: int) -> None:
         """Take in the token of a position that was expected."""
         assert self.tokens[position] == UNKNOWN
         self.tokens[position] = token_id

@@ -16,7 +16,7 @@ import torch
 from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations, operations_for
 from octavo.worker.memory import (
@@ -31,9 +31,9 @@ from octavo.worker.memory import (
 )
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
+from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
-from octavo.worker.weights import MappedWeights, load_weights, require_weight_room
 
 log = logging.getLogger(__name__)
 

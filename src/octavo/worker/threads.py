@@ -12,7 +12,7 @@ from threading import Semaphore
 import numpy as np
 import torch
 
-from octavo.models.interface import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.worker.runner import Model
 
 LEAST_ROWS = 256

@@ -6,9 +6,9 @@ import msgspec
 from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
-from octavo.models.interface import KVCache
+from octavo.models.forward_batch import KVCache
 from octavo.sampling import SamplingParams
-from octavo.worker.runner import PIECE_ROWS, Model, Runner
+from octavo.worker.runner import MAX_ROWS, Model, Runner
 
 EVERYTHING = SamplingParams(
     top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
@@ -71,7 +71,7 @@ def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
         count = min(length, left)
         blocks = list(range(used, used - (-length // size)))
         # Later tokens count as made: scoring more rows than one piece takes no more memory.
-        num_prompt_tokens = min(length, length - count + PIECE_ROWS)
+        num_prompt_tokens = min(length, length - count + MAX_ROWS)
         admissions.append(Admission(slot, [0] * length, num_prompt_tokens, EVERYTHING, []))
         chunks.append(Chunk(slot, length - count, count, blocks, True))
         used, left = used + len(blocks), left - count

@@ -1,0 +1,109 @@
+"""One answer in the making: the engine's tokens become text, scores and a finish reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from octavo.answers.prompt import Prompt
+from octavo.engine.update import FinishReason, Update
+from octavo.errors import RequestFailedError
+from octavo.messages import TokenScore
+from octavo.text.detokenizer import Detokenizer
+
+
+@dataclasses.dataclass(slots=True)
+class Part:
+    """What is new in an answer since it was last told."""
+
+    text: str = ""
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    scores: list[TokenScore | None] = dataclasses.field(default_factory=list)
+    offsets: list[int] = dataclasses.field(default_factory=list)
+    """Characters of the answer before each token."""
+
+
+class Answer:
+    """One of the n answers to one prompt; `index` is its place among all choices of the call."""
+
+    def __init__(self, index: int, request_id: str, prompt: Prompt, detokenizer: Detokenizer) -> None:
+        self.index = index
+        self.request_id = request_id
+        """Its id in the engine."""
+        self.prompt = prompt
+        self.part = Part()
+        self.parts_taken = 0
+        self._told: list[str] = []
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+        self.prompt_scores: Sequence[TokenScore] | None = None
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+        self.first_s: float | None = None
+        """When its first token came (time.monotonic)."""
+        self.last_s = 0.0
+        self.queue_s = 0.0
+        self._detokenizer = detokenizer
+
+    @property
+    def text(self) -> str:
+        """All of it, told or not."""
+        return "".join([*self._told, self.part.text])
+
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+    def feed(self, update: Update, now_s: float) -> None:
+        """Take in news from the engine.
+
+        Raises:
+            OctavoError: the request ended with it instead of an answer.
+        """
+        if update.finish_reason is FinishReason.ERROR:
+            raise update.error or RequestFailedError("the engine gave no reason")
+        if update.finish_reason is FinishReason.ABORT:
+            self.finish_reason = FinishReason.ABORT.value
+            return
+        if self.first_s is None:
+            self._take_first(update, now_s)
+        self.last_s = now_s
+        self.num_preemptions = update.num_preemptions
+        last = len(update.tokens) - 1
+        for position, token in enumerate(update.tokens):
+            ends = position == last and update.finish_reason is FinishReason.STOP
+            self._take(token.token_id, token.score, ends=ends)
+            if self._detokenizer.stop is not None:
+                self.finish_reason, self.stop_reason = "stop", self._detokenizer.stop
+                return
+        if update.finish_reason is not None:
+            self._finish(update)
+
+    def take_part(self) -> Part:
+        """What is new, once."""
+        part, self.part = self.part, Part()
+        self.parts_taken += 1
+        self._told.append(part.text)
+        return part
+
+    def _take_first(self, update: Update, now_s: float) -> None:
+        self.first_s = now_s
+        self.num_cached_tokens = update.num_cached_tokens
+        self.queue_s = update.queue_s or 0.0
+        self.prompt_scores = update.prompt_scores
+
+    def _take(self, token_id: int, score: TokenScore | None, *, ends: bool) -> None:
+        part = self.part
+        self.num_tokens += 1
+        part.token_ids.append(token_id)
+        part.scores.append(score)
+        part.text += self._detokenizer.push_stop(token_id) if ends else self._detokenizer.push(token_id)
+        part.offsets.append(self._detokenizer.offset)
+
+    def _finish(self, update: Update) -> None:
+        assert update.finish_reason is not None
+        self.part.text += self._detokenizer.finish()
+        self.finish_reason, self.stop_reason = update.finish_reason.value, update.stop_token_id
+        if self._detokenizer.stop is not None:
+            self.finish_reason, self.stop_reason = "stop", self._detokenizer.stop

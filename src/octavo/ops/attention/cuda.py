@@ -1,0 +1,121 @@
+"""Causal attention over a paged KV cache: one kernel for prefill, chunked prefill and decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from octavo.ops.attention.kernel import attend_kernel, merge_kernel
+from octavo.ops.attention.plan import (
+    KV_TILE,
+    MAX_SPLIT_RESULTS,
+    ROWS,
+    SPLIT,
+    PagedPlan,
+    plan_paged_attention,
+)
+from octavo.ops.contract import check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+
+__all__ = [
+    "KV_TILE",
+    "MAX_SPLIT_RESULTS",
+    "ROWS",
+    "SPLIT",
+    "STAGES",
+    "PagedPlan",
+    "SplitResults",
+    "paged_attention",
+    "plan_paged_attention",
+]
+
+STAGES = 3
+"""A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
+RESIDENT, RESIDENT_MERGES = 264, 2112
+"""Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+
+
+def _columns(width: int) -> int:
+    """Columns of a tile: a power of two, and no fewer than a warp group multiplies."""
+    return max(64, 1 << (width - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitResults:
+    """Device memory of `paged_attention` between its two kernels; one serves any number of layers, one call at a time."""
+
+    stats: torch.Tensor
+    """(P, H, 2) f32: the maximum and the sum of each row's split."""
+    acc: torch.Tensor
+    """(P, H, D) f32: its weighted values."""
+
+    @classmethod
+    def allocate(cls, heads: int, width: int, device: torch.device, *, count: int = MAX_SPLIT_RESULTS) -> SplitResults:
+        """Uninitialised room for `count` rows times splits of `heads` query heads of `width` numbers."""
+        stats = torch.empty((count, heads, 2), dtype=torch.float32, device=device)
+        return cls(stats, torch.empty((count, heads, width), dtype=torch.float32, device=device))
+
+
+def paged_attention(
+    queries: torch.Tensor,
+    cache: torch.Tensor,
+    plan: PagedPlan,
+    split_results: SplitResults,
+    *,
+    out: torch.Tensor | None = None,
+    stages: int = STAGES,
+) -> torch.Tensor:
+    """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
+
+    A row's bits depend on its query and the keys and values it sees: not on the batch, the chunk it came in, the
+    blocks, or what unused slots hold. NaN that a query sees makes its row NaN, and no other; so does a context whose
+    blocks are missing or out of range, for the tokens that share a query tile.
+
+    Args:
+        queries: (T, H, D) bf16; read.
+        cache: (2, blocks, block size, G, D) bf16, written by `prepare_qkv` for these tokens too; read. Its values are finite.
+        plan: of this batch; H = G times its `shared`; T at least its rows.
+        split_results: room for the plan's `num_split_results`; overwritten.
+        out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
+        stages: depth of the pipeline of loads; any, the bits are the same.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype or device.
+    """
+    dims = LaunchDims()
+    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=torch.bfloat16)
+    kv_heads, width = dims["G"], dims["D"]
+    heads = kv_heads * plan.shared
+    dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
+    dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
+    dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
+    dims.check("plan.merges", plan.merges, ("F", 4), dtype=torch.int32)
+    dims.check("split_results.acc", split_results.acc, ("P", heads, "D"), dtype=torch.float32)
+    dims.check("split_results.stats", split_results.stats, ("P", heads, 2), dtype=torch.float32)
+    check_range(
+        "plan.num_split_results", plan.num_split_results, 0, dims["P"], "plan with max_split_results of this room"
+    )
+    out = torch.empty_like(queries) if out is None else out
+    dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
+    if not dims["N"]:
+        return out
+    scale = math.log2(math.e) / math.sqrt(width)
+    attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
+        queries, cache, plan.tables, plan.work, plan.lines_in_use, out,
+        split_results.stats, split_results.acc,
+        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
+        SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
+        ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
+    )  # fmt: skip
+    if dims["F"]:
+        merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
+            split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[1:], out,
+            dims["T"], dims["P"], dims["F"], heads, scale,
+            WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
+        )  # fmt: skip
+    return out

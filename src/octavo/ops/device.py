@@ -1,0 +1,50 @@
+"""Device functions that several kernels share."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    """Wait until the kernel before has finished and its writes are seen; then let the next one start its launch.
+
+    Nothing may be read or written before this. The launch itself overlaps the end of the kernel before.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def launch_next_early(PDL: tl.constexpr):
+    """Let the next kernel start its launch; call `wait_for_previous` at the end instead of the start.
+
+    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have waited for
+    its own predecessor, so that whatever ran earlier has finished. Every program must reach the wait at the end: the next
+    kernel waits for this one only.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def load_rows_in_use(rows_in_use, capacity):
+    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity]."""
+    rows = capacity
+    if rows_in_use is not None:
+        rows = tl.minimum(tl.maximum(tl.load(rows_in_use), 0), capacity)
+    return rows
+
+
+@triton.jit
+def is_finite(x):
+    """True where x is neither NaN nor infinite; a comparison with NaN is false."""
+    return tl.abs(x) <= 3.4028234663852886e38
+
+
+@triton.jit
+def silu(x):
+    """x / (1 + exp(-x)) in f32"""
+    return x / (1.0 + tl.exp(-x))

@@ -1,0 +1,42 @@
+"""The expert layer of a model on this layer's kernels: router logits and hidden states in, hidden states out."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.experts.moe import MoeWorkspace, moe
+from octavo.ops.experts.route import route
+from octavo.ops.scaled import Weights
+
+
+class KernelExperts:
+    """Routes and runs the experts; layers of one shape share a workspace. A row's bits depend on that row alone."""
+
+    def __init__(
+        self, gate_up: Weights, down: Weights, *, top_k: int, renormalize: bool, workspace: MoeWorkspace
+    ) -> None:
+        self._gate_up, self._down = gate_up, down
+        self._top_k, self._renormalize = top_k, renormalize
+        self._workspace = workspace
+
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+        """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
+
+        Args:
+            x: (T, H) bf16, T at most the workspace's tokens; read.
+            logits: (T, E) float32 of the router; read.
+            rows_in_use: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
+
+        Returns:
+            (T, H) bf16, new. A row whose logits are not all finite is NaN.
+
+        Raises:
+            KernelContractError: a tensor has another dtype, size or device.
+        """
+        routing = route(logits, self._top_k, renormalize=self._renormalize)
+        out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
+        moe(
+            x, routing.ids, routing.weights, self._gate_up, self._down,
+            workspace=self._workspace, out=out, flags=flags, rows_in_use=rows_in_use,
+        )  # fmt: skip
+        return out.masked_fill_(routing.flags[:, None], torch.nan)

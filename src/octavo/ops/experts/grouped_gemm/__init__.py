@@ -1,0 +1,171 @@
+"""One matrix product per expert over the rows routed to it, at any number of rows."""
+
+from __future__ import annotations
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from octavo.errors import KernelContractError
+from octavo.ops.bulk_copy import descriptor
+from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
+from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
+from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
+from octavo.ops.experts.grouped_gemm.tile import Tile
+from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+from octavo.ops.scaled import (
+    BLOCK,
+    Activations,
+    BlockWeights,
+    ChannelWeights,
+    GroupScaled,
+    PlainWeights,
+    StaticScaled,
+    TensorWeights,
+    TokenScaled,
+    Unscaled,
+    Weights,
+)
+
+__all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
+
+STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
+"""Columns of K per step, by weight dtype: part of the order of summation, so never a choice of the tile."""
+
+TILES_PER_BAND = 4
+"""Row tiles whose programs run next to each other."""
+
+_PAIRS: dict[type, type] = {
+    ChannelWeights: TokenScaled,
+    TensorWeights: StaticScaled,
+    BlockWeights: GroupScaled,
+    PlainWeights: Unscaled,
+}
+
+
+def grouped_gemm_swiglu(
+    x: Activations, w: Weights, plan: Permutation, *, top_k: int, tile: Tile, out: torch.Tensor, slots: int
+) -> torch.Tensor:
+    """out[r] = silu(g) * u with (g, u) = w[e] @ x[order[r] // top_k], for each sorted row r of expert e.
+
+    The bits of a row depend on that row and the weights, not on the tile or on other rows.
+
+    Args:
+        x: (T, H) in the format that `w` asks for; read at the tokens of the plan only.
+        w: (E, 2I, H), gate rows first; read.
+        plan: what `permute` wrote for these tokens with tile_rows = tile.rows.
+        top_k: slots per token.
+        tile: sizes of one program's work.
+        out: (S, I) bf16 with S = plan.slots; rows in use are written, others left alone.
+        slots: most slots the plan can hold in this call, at most S: decides the grid.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
+    """
+    return _launch(x, w, plan, gated=True, top_k=top_k, tile=tile, out=out, out_rows="S", slots=slots)
+
+
+def grouped_gemm(
+    x: Activations, w: Weights, plan: Permutation, *, tile: Tile, out: torch.Tensor, slots: int
+) -> torch.Tensor:
+    """out[order[r]] = w[e] @ x[r] for each sorted row r of expert e.
+
+    The bits of a row depend on that row and the weights, not on the tile or on other rows.
+
+    Args:
+        x: (R, I) sorted rows in the format that `w` asks for, R >= slots; read at the rows in use only.
+        w: (E, H, I); read.
+        plan: what `permute` wrote with tile_rows = tile.rows.
+        tile: sizes of one program's work.
+        out: (S, H) bf16, S = plan.slots, in slot order; slots in use are written, absent ones left alone.
+        slots: most slots the plan can hold in this call, at most S: decides the grid.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
+    """
+    return _launch(x, w, plan, gated=False, top_k=1, tile=tile, out=out, out_rows="S", slots=slots)
+
+
+def _check(
+    x: Activations, w: Weights, plan: Permutation, gated: bool, out: torch.Tensor, slots: int, tile: Tile
+) -> Dims:
+    if type(x) is not _PAIRS[type(w)]:
+        expected = f"{_PAIRS[type(w)].__name__} for {type(w).__name__}"
+        raise KernelContractError(
+            "x", expected, f"{type(x).__name__} (quantise the activations in the weights' format)"
+        )
+    parts = 2 if gated else 1
+    dims = LaunchDims()
+    dims.check("plan.order", plan.order, ("S",), dtype=torch.int32)
+    w.check("w", dims, parts)
+    if w.data.shape[1] % parts:
+        raise KernelContractError(
+            "w.data.shape[1]", "2 x I rows, gate then up", f"{w.data.shape[1]} (stack gate and up)"
+        )
+    x.check("x", dims, "R", "K")
+    dims.check("plan.offsets", plan.offsets, (dims["E"] + 1,), dtype=torch.int32)
+    tiles = max_tiles(dims["S"], dims["E"], MIN_TILE_ROWS)
+    dims.check("plan.tiles", plan.tiles, (tiles, 3), dtype=torch.int32)
+    dims.check("plan.num_tiles", plan.num_tiles, (1,), dtype=torch.int32)
+    dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
+    check_range("slots", slots, 0, dims["S"], "allocate the permutation for the most slots of any call")
+    if not gated:
+        check_range("rows of x", dims["R"], slots, INDEX_LIMIT, "pass one row per slot")
+    tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
+    if isinstance(w, BlockWeights):
+        check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
+    return dims
+
+
+def _scales(x: Activations, w: Weights) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[int, int, int, int]]:
+    """Both scale tensors and the strides (x row, w expert, w part, w column); unused strides are 0."""
+    match x, w:
+        case TokenScaled(), ChannelWeights():
+            return x.scale, w.scale, (1, w.scale.shape[1], w.scale.shape[1] // 2, 1)
+        case StaticScaled(), TensorWeights():
+            return x.scale, w.scale, (0, w.scale.shape[1], 1, 0)
+        case GroupScaled(), BlockWeights():
+            return x.scale, w.scale, (0, 0, 0, 0)
+        case _:
+            return None, None, (0, 0, 0, 0)
+
+
+def _launch(
+    x: Activations,
+    w: Weights,
+    plan: Permutation,
+    *,
+    gated: bool,
+    top_k: int,
+    tile: Tile,
+    out: torch.Tensor,
+    out_rows: str,
+    slots: int,
+) -> torch.Tensor:
+    dims = _check(x, w, plan, gated, out, slots, tile)
+    if slots == 0 or dims["R"] == 0:
+        return out
+    columns = out.shape[1]
+    bands = -(-max_tiles(slots, dims["E"], tile.rows) // TILES_PER_BAND)
+    programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
+    step = STEP[w.data.dtype]
+    x_scale, w_scale, strides = _scales(x, w)
+    x_tiles: TensorDescriptor | None = None
+    weights: torch.Tensor | TensorDescriptor = w.data
+    if tile.tma:
+        weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
+        x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
+    grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
+        x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
+        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], top_k, *strides,
+        GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
+        EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
+        num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
+    )  # fmt: skip
+    return out

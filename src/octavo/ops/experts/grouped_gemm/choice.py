@@ -1,0 +1,42 @@
+"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from octavo.ops.experts.grouped_gemm.table import TABLE
+from octavo.ops.experts.grouped_gemm.tile import Tile
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """The tiles of both grouped GEMMs of a layer; they share the plan, so their `rows` are equal."""
+
+    gate_up: Tile
+    down: Tile
+
+
+_SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
+"""Rows to columns of the products gate_up and down, and warps."""
+
+
+def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
+    """Rows near the mean slots per expert; two programs fit on a multiprocessor at every height."""
+    kind, experts, hidden, intermediate = shape
+    rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
+    gated, down, warps = _SAFE[rows]
+    if kind == "BlockWeights":
+        down = 64  # products of one K step and sums are separate registers
+    aligned = hidden % 16 == 0 and intermediate % 16 == 0
+    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned))
+
+
+def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
+    """Tiles for `slots` routed slots and a layer `shape`: (format, E, H, I).
+
+    The first entry of the table whose slots are not fewer; without a table, safe ones.
+    """
+    for most, gate_up, down in TABLE.get(shape, []):
+        if slots <= most:
+            return Tiles(gate_up, down)
+    return _safe(shape, slots)

@@ -1,0 +1,164 @@
+"""Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
+
+The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator (one
+per 128 columns where scales are per block). ROWS, COLS, warps and stages are free.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import silu, wait_for_previous
+
+
+@triton.jit
+def _block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
+    """(ROWS,) product of the scales of one K step: one block of weights, each row's own group."""
+    inside = step < k_blocks
+    rows = tl.load(x_scale + source * k_blocks + step, mask=live & inside, other=0.0)
+    return rows * tl.load(w_scale + row_block.to(tl.int64) * k_blocks + step, mask=inside, other=0.0)
+
+
+@triton.jit
+def _product(
+    x, x_tiles, x_scale, w, w_scale, y, order,
+    expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+    x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """Up to ROWS sorted rows from first_row on by COLS columns, of one expert."""
+    column = first_column + tl.arange(0, COLS)
+    row = first_row + tl.arange(0, ROWS)
+    live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < slots)
+    slot = tl.load(order + row, mask=live, other=-1)
+    live = live & (slot >= 0) & (slot < slots)
+    if GATHER:
+        source = slot // top_k
+        target = row
+    else:
+        source = row
+        target = slot
+    live = live & (source < x_rows)
+    source = tl.where(live, source, 0).to(tl.int64)
+
+    k = tl.arange(0, STEP)
+    safe_column = tl.where(column < N, column, 0)
+    parts: tl.constexpr = 2 if GATED else 1
+    w_row = expert * parts * N + first_column
+    if x_tiles is None:
+        x_at = x + source[:, None] * K + k[None, :]
+    if not TMA:
+        w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
+        up_at = w_at + N.to(tl.int64) * K
+    if SCALED:
+        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
+        w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
+        channel_scale = tl.load(w_scale)
+        if GATED:
+            up_scale = tl.load(w_scale + w_scale_part)
+    if BLOCKWISE:
+        # a step's scales are loaded one step ahead
+        k_blocks = tl.cdiv(K, 128)
+        row_block = expert * parts * tl.cdiv(N, 128) + first_column // 128
+        up_block = row_block + tl.cdiv(N, 128)
+        scale = _block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
+        if GATED:
+            up_scale = _block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
+    acc = tl.zeros((COLS, ROWS), tl.float32)
+    up = tl.zeros((COLS, ROWS), tl.float32)
+    for step in range(tl.cdiv(K, STEP)):
+        inside = k[None, :] < K - step * STEP
+        if x_tiles is None:
+            a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
+            x_at += STEP
+        else:
+            a = x_tiles.load([first_row, step * STEP])
+        if TMA:
+            b = w.load([w_row, step * STEP])
+        else:
+            b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
+            w_at += STEP
+        if GATED:
+            if TMA:
+                b_up = w.load([w_row + N, step * STEP])
+            else:
+                b_up = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
+                up_at += STEP
+        if BLOCKWISE:
+            next_scale = _block_scale(w_scale, x_scale, source, live, row_block, step + 1, k_blocks)
+            acc += tl.dot(b, tl.trans(a)) * scale[None, :]
+            scale = next_scale
+            if GATED:
+                next_scale = _block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
+                up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
+                up_scale = next_scale
+        else:
+            acc = tl.dot(b, tl.trans(a), acc)
+            if GATED:
+                up = tl.dot(b_up, tl.trans(a), up)
+
+    if SCALED:
+        acc *= channel_scale[:, None] * token_scale[None, :]
+        if GATED:
+            up *= up_scale[:, None] * token_scale[None, :]
+    if GATED:
+        acc = silu(acc) * up
+    out = tl.trans(acc.to(tl.bfloat16))
+    y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
+    tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
+
+
+@triton.jit(do_not_specialize=["slots", "x_rows", "most_tiles"])
+def grouped_gemm_kernel(
+    x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
+    slots, x_rows, experts, most_tiles, N, K, top_k, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (max_tiles rounded up to whole bands x ceil(N / COLS),): programs past the tiles in use leave at once.
+
+    Programs that run at the same time share a band of TILES_PER_BAND tiles, mostly of one expert, and with it the weights they read.
+
+    GATHER: row r reads x[order[r] // top_k] and writes y[r]; else it reads x[r] and writes y[order[r]].
+    GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
+    TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
+    x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
+    always from inside the tensors, and are multiplied into nothing but themselves.
+    MIN_ROWS: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
+    """
+    wait_for_previous(PDL)
+    band = TILES_PER_BAND * tl.cdiv(N, COLS)
+    tile = tl.program_id(0) // band * TILES_PER_BAND + tl.program_id(0) % TILES_PER_BAND
+    first_column = tl.program_id(0) % band // TILES_PER_BAND * COLS
+    # the entry is loaded before it is known to be in use: two loads at once, not one after the other. The grid goes past
+    # the entries there are, so that the last of them is loaded instead
+    used = tl.load(num_tiles)
+    entry = tiles + tl.minimum(tile, most_tiles - 1).to(tl.int64) * 3
+    expert = tl.load(entry)
+    first_row = tl.load(entry + 1)
+    rows = tl.load(entry + 2)
+    if (tile >= used) | (expert < 0) | (expert >= experts):
+        return
+    if MIN_ROWS == ROWS or rows > ROWS // 2:
+        _product(
+            x, x_tiles, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
+        )  # fmt: skip
+    elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
+        _product(
+            x, None, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
+        )  # fmt: skip
+    else:
+        _product(
+            x, None, x_scale, w, w_scale, y, order,
+            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
+        )  # fmt: skip

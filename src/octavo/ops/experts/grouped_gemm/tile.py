@@ -1,0 +1,56 @@
+"""The part of a launch that may change with the batch, because the bits do not depend on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from octavo.errors import KernelContractError
+
+SHARED_BYTES = 227 * 1024
+"""Shared memory one block can use on Hopper (CUDA C++ Programming Guide, compute capability 9.0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """`rows` sorted rows by `cols` output columns per program, with `warps` warps and `stages` K steps in flight.
+
+    With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
+    The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
+    """
+
+    rows: int
+    cols: int
+    warps: int
+    stages: int
+    tma: bool = False
+    max_halvings: int = 0
+
+    @functools.cache  # noqa: B019 (tiles are few and live as long as the process; every launch asks)
+    def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
+        """Why this tile cannot run with K steps of `step_bytes` bytes; empty if it can."""
+        height = self.cols * (2 if gated else 1)
+        shared = self.stages * (self.rows + height) * step_bytes
+        accumulators = self.rows * height // (32 * max(self.warps, 1))
+        checks = [
+            (self.rows in (16, 32, 64, 128, 256), f"rows {self.rows}: use 16, 32, 64, 128 or 256"),
+            (
+                self.cols in (64, 128, 256),
+                f"cols {self.cols}: wgmma needs the weight side in multiples of 64; use 64, 128 or 256",
+            ),
+            (self.warps in (4, 8), f"warps {self.warps}: wgmma is issued by groups of 4; use 4 or 8"),
+            (
+                0 <= self.max_halvings <= 2 and self.rows >> self.max_halvings >= 16,
+                f"max_halvings {self.max_halvings} of {self.rows} rows: use 0 to 2, down to 16 rows",
+            ),
+            (2 <= self.stages <= 8, f"stages {self.stages}: use 2 to 8"),
+            (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: fewer stages"),
+            (accumulators <= 256, f"{accumulators} accumulators per thread, 256 at most: more warps or a smaller tile"),
+        ]
+        return [reason for legal, reason in checks if not legal]
+
+    def check(self, *, gated: bool, step_bytes: int) -> None:
+        """Raises: KernelContractError with every reason against this tile."""
+        reasons = self.reasons_against(gated=gated, step_bytes=step_bytes)
+        if reasons:
+            raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))

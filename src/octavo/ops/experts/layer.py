@@ -1,0 +1,33 @@
+"""What an expert layer is made of and what it can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import torch
+
+from octavo.ops.linear import LinearWeight
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertWeights:
+    """The stacked MLPs of E experts."""
+
+    gate_up: LinearWeight
+    """(E, 2I, H), gate rows first"""
+    down: LinearWeight
+    """(E, H, I)"""
+
+
+class Experts(Protocol):
+    """An expert layer bound to its weights."""
+
+    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+        """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
+
+        x (T, H) bf16, logits (T, E) float32 of the router -> (T, H) bf16. A row whose logits are not all finite is NaN.
+        rows_in_use (1,) int32 on the device of x: how many first rows are in use; nothing need be computed for the others, and
+        what comes out of them has no meaning. None: all.
+        """
+        ...

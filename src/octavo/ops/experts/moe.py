@@ -1,0 +1,85 @@
+"""The expert layer: hidden states and routing in, hidden states out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from octavo.ops.bulk_copy import takes_bulk_copies
+from octavo.ops.contract import check_range
+from octavo.ops.experts.combine import combine
+from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.permute import permute
+from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
+from octavo.ops.launch import LaunchDims
+from octavo.ops.scaled import Weights
+
+__all__ = ["MoeWorkspace", "moe", "moe_workspace"]
+
+
+def moe(
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: Weights,
+    down: Weights,
+    *,
+    workspace: MoeWorkspace,
+    out: torch.Tensor,
+    flags: torch.Tensor,
+    rows_in_use: torch.Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> torch.Tensor:
+    """out[t] = sum over k of weights[t, k] * down[e] @ (silu(gate[e] @ x[t]) * (up[e] @ x[t])), e = ids[t, k].
+
+    A row's bits depend on that row, its ids and weights, and the experts' weights: not on T, other rows, position,
+    tiles, or whether a graph replays the call. Nothing is allocated and the host never waits, so the call can be
+    captured. Slots whose id is negative or >= E are dropped. Rows from `rows_in_use` on are not read and become zero.
+
+    Args:
+        x: (T, H) bf16, T <= workspace.max_tokens; read.
+        ids: (T, K) int32, any values, K = workspace.top_k; read.
+        weights: (T, K) f32; read.
+        gate_up: (E, 2I, H), gate rows first; read.
+        down: (E, H, I), read.
+        workspace: from `moe_workspace` for this shape; overwritten.
+        out: (T, H) bf16; every row is written.
+        flags: (T,) bool; written: True where a value of the row of `out` is not finite.
+        rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
+        tiles: sizes of the grouped GEMMs; None chooses by T.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    dims.check("x", x, ("T", "H"), dtype=torch.bfloat16)
+    dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
+    dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)
+    dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
+    tokens, experts = dims["T"], dims["E"]
+    check_range("x.shape[0]", tokens, 0, workspace.max_tokens, "allocate the workspace for more tokens")
+    slots = tokens * workspace.top_k
+    tiles = tiles or _choose(gate_up, down, workspace, slots)
+
+    plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.plan)
+    inputs = workspace.input.quantize(x, gate_up, rows_in_use, overlap_previous=True)
+    grouped_gemm_swiglu(
+        inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
+    )
+    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.rows_in_use)
+    grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
+    return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, rows_in_use=rows_in_use)
+
+
+def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:
+    """Those of the layer's shape; without bulk copies where they cannot read what they would have to."""
+    experts, hidden_size, intermediate = down.data.shape
+    tiles = choose_tiles((type(gate_up).__name__, experts, hidden_size, intermediate), slots)
+    # an input that is not quantized is `workspace.hidden` itself
+    if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
+        return tiles
+    return Tiles(dataclasses.replace(tiles.gate_up, tma=False), dataclasses.replace(tiles.down, tma=False))

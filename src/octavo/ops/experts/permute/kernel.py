@@ -1,0 +1,130 @@
+"""A stable counting sort of slots by expert in at most three launches; no atomic decides an order.
+
+    count   per block of slots: how many go to each expert
+    scan    per expert: exclusive sums over the blocks, and the total
+    place   per block: write each slot at offset + earlier blocks + rank in the block; and the tile plan
+
+A slot's rank is the number of slots before it with the same expert, counted by comparing. Few slots need `place` alone:
+every program counts them all, and ranks its own among all before it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import load_rows_in_use, wait_for_previous
+
+
+@triton.jit
+def _keys(ids, slot, live_slots, experts):
+    """Expert of each slot; `experts` for absent ones and those past the rows in use."""
+    expert = tl.load(ids + slot, mask=slot < live_slots, other=-1)
+    return tl.where((expert >= 0) & (expert < experts), expert, experts)
+
+
+@triton.jit
+def _ranks(ids, key, slot, first, live_slots, experts, CHUNK: tl.constexpr):
+    """How many slots from `first` on, before each of `slot`, have its key."""
+    rank = tl.zeros_like(slot)
+    for start in range(first, tl.max(slot, 0) + 1, CHUNK):
+        other = start + tl.arange(0, CHUNK)
+        same = key[:, None] == _keys(ids, other, live_slots, experts)[None, :]
+        rank += tl.sum((same & (other[None, :] < slot[:, None])).to(tl.int32), 1)
+    return rank
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def count_kernel(
+    ids,
+    rows_in_use,
+    block_counts,
+    tokens,
+    top_k,
+    experts,
+    BLOCK: tl.constexpr,
+    BINS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (blocks,): block_counts[block, e] = slots of expert e. BINS: power of two > E."""
+    wait_for_previous(PDL)
+    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, slot, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
+    bins = tl.arange(0, BINS)
+    tl.store(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins, tl.histogram(key, BINS))
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def scan_kernel(
+    block_counts,
+    totals,
+    blocks,
+    BINS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
+    wait_for_previous(PDL)
+    column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    carry = tl.zeros((WIDTH,), tl.int32)
+    for start in range(0, blocks, HEIGHT):
+        block = start + tl.arange(0, HEIGHT)
+        where = block_counts + block[:, None].to(tl.int64) * BINS + column[None, :]
+        inside = (block < blocks)[:, None]
+        counts = tl.load(where, mask=inside, other=0)
+        tl.store(where, carry[None, :] + tl.cumsum(counts, 0) - counts, mask=inside)
+        carry += tl.sum(counts, 0)
+    tl.store(totals + column, carry)
+
+
+@triton.jit
+def _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr):
+    """Every program writes its share of the tiles (expert, first row, rows); BATCH tiles at a time."""
+    expert_tiles = (counts + ROWS - 1) // ROWS
+    end = tl.cumsum(expert_tiles, 0)
+    begin = end - expert_tiles
+    total = tl.minimum(tl.sum(expert_tiles, 0), max_tiles)
+    if tl.program_id(0) == 0:
+        tl.store(num_tiles, total)
+    for start in range(tl.program_id(0) * BATCH, total, tl.num_programs(0) * BATCH):
+        tile = start + tl.arange(0, BATCH)
+        inside = tile < total
+        expert = tl.sum((end[None, :] <= tile[:, None]).to(tl.int32), 1)
+        expert = tl.where(inside, expert, 0)
+        done = (tile - tl.gather(begin, expert, 0)) * ROWS
+        rows = tl.minimum(tl.gather(counts, expert, 0) - done, ROWS)
+        entry = tiles + tile.to(tl.int64) * 3
+        tl.store(entry, expert, mask=inside)
+        tl.store(entry + 1, tl.gather(offset, expert, 0) + done, mask=inside)
+        tl.store(entry + 2, rows, mask=inside)
+
+
+@triton.jit(do_not_specialize=["tokens", "max_tiles"])
+def place_kernel(
+    ids, rows_in_use, block_counts, totals, order, offsets, tiles, num_tiles,
+    tokens, top_k, experts, max_tiles,
+    BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
+    BATCH: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL slots."""
+    wait_for_previous(PDL)
+    live_slots = load_rows_in_use(rows_in_use, tokens) * top_k
+    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, slot, live_slots, experts)
+    bins = tl.arange(0, BINS)
+    if ALL > 0:
+        first = 0
+        counts = tl.histogram(_keys(ids, tl.arange(0, ALL), live_slots, experts), BINS)
+        earlier = tl.zeros((BINS,), tl.int32)
+    else:
+        first = tl.program_id(0) * BLOCK
+        counts = tl.load(totals + bins)
+        earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
+    counts = tl.where(bins < experts, counts, 0)
+    offset = tl.cumsum(counts, 0) - counts
+    if tl.program_id(0) == 0:
+        tl.store(offsets + bins, offset, mask=bins <= experts)
+    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, slot, first, live_slots, experts, CHUNK)
+    tl.store(order + row, slot, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
+    _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)

@@ -1,0 +1,21 @@
+"""The counting sort as three lines of Python."""
+
+from __future__ import annotations
+
+import torch
+
+
+def permute_reference(
+    ids: torch.Tensor, experts: int, *, rows: int, rows_in_use: int | None = None
+) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
+    """order, offsets (E + 1) and tiles (expert, first row, rows) of ids (T, K) int32; see `permute`."""
+    live = ids[:rows_in_use].flatten().tolist()
+    slots = [[s for s, e in enumerate(live) if e == expert] for expert in range(experts)]
+    order = [s for expert in slots for s in expert]
+    offsets = [sum(map(len, slots[:e])) for e in range(experts + 1)]
+    tiles = [
+        (e, offsets[e] + done, min(rows, len(slots[e]) - done))
+        for e in range(experts)
+        for done in range(0, len(slots[e]), rows)
+    ]
+    return order, offsets, tiles

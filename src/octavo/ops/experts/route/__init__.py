@@ -1,0 +1,83 @@
+"""Router logits to experts: softmax, top-k, renormalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import triton
+
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.experts.route.kernel import route_kernel
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+
+__all__ = ["MAX_EXPERTS", "MAX_TOP_K", "Routing", "route"]
+
+MAX_EXPERTS = 512
+MAX_TOP_K = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """What `route` writes: ids (T, K) int32, weights (T, K) f32, flags (T,) bool."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    flags: torch.Tensor
+
+    @classmethod
+    def allocate(cls, tokens: int, top_k: int, device: torch.device) -> Routing:
+        """Uninitialised room for `tokens` rows."""
+        return cls(
+            torch.empty((tokens, top_k), dtype=torch.int32, device=device),
+            torch.empty((tokens, top_k), dtype=torch.float32, device=device),
+            torch.empty((tokens,), dtype=torch.bool, device=device),
+        )
+
+
+def route(
+    logits: torch.Tensor,
+    top_k: int,
+    *,
+    renormalize: bool,
+    rows_in_use: torch.Tensor | None = None,
+    out: Routing | None = None,
+) -> Routing:
+    """ids = the top_k largest of softmax(logits), ties to the lower id; weights = their probabilities.
+
+    For any logits the ids of a row are distinct and in [0, E) and its weights finite. A row with NaN or infinity is
+    flagged and routed as if all its logits were zero. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
+    row's result depends on that row alone.
+
+    Args:
+        logits: (T, E) f32 or bf16, E <= 512; read.
+        top_k: K, 1 to min(E, 32).
+        renormalize: whether the weights of a row are divided by their sum (in slot order).
+        rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
+        out: where to write; None allocates.
+
+    Returns:
+        ids (T, K) int32, weights (T, K) f32, flags (T,) bool.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    dims.check("logits", logits, ("T", "E"), dtype=(torch.float32, torch.bfloat16))
+    tokens, experts = dims["T"], dims["E"]
+    check_range("logits.shape[1]", experts, 1, MAX_EXPERTS, "the kernel keeps a row in registers")
+    check_range("top_k", top_k, 1, min(experts, MAX_TOP_K), "choose no more experts than there are")
+    check_range("T x top_k", tokens * top_k, 0, INDEX_LIMIT, "pass fewer tokens in one call")
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
+    out = out or Routing.allocate(tokens, top_k, logits.device)
+    dims.check("out.ids", out.ids, ("T", top_k), dtype=torch.int32)
+    dims.check("out.weights", out.weights, ("T", top_k), dtype=torch.float32)
+    dims.check("out.flags", out.flags, ("T",), dtype=torch.bool)
+    if tokens == 0:
+        return out
+    route_kernel[check_grid("route", tokens)](
+        logits, out.ids, out.weights, out.flags, rows_in_use, tokens, experts,
+        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, num_warps=1, **LAUNCH,
+    )  # fmt: skip
+    return out

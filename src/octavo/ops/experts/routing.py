@@ -1,0 +1,83 @@
+"""Router logits to expert ids and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from octavo.ops.row_chunks import row_chunks
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """The experts of each row, likeliest first: ids (T, K) int64, weights (T, K) float32."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Routing:
+    """ids = the top_k largest logits, ties to the lower id; weights = their softmax probabilities.
+
+    The ids of a row are distinct and in [0, E) for any logits. A row with NaN or infinity is routed as if its logits
+    were zero, and its weights are NaN. A row depends on that row alone.
+
+    Args:
+        logits: (T, E) float32; read.
+        top_k: K <= E.
+        renormalize: whether the weights of a row are divided by their sum.
+
+    Returns:
+        ids (T, K) int64 and weights (T, K) float32, new.
+    """
+    fine = logits.abs().amax(-1, keepdim=True) < torch.inf
+    safe = torch.where(fine, logits, 0.0)
+    ids = _largest(safe, top_k)
+    weights = safe.softmax(-1).gather(1, ids)
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return Routing(ids, torch.where(fine, weights, torch.nan))
+
+
+def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(T, K) int64: ids of the largest of (T, E) float32 without NaN, ties to the lower id.
+
+    No two keys of a row are equal: the bits of a float order it as an integer once those of negatives are flipped, and
+    E - 1 - id is put below them.
+    """
+    bits = (logits + 0.0).view(torch.int32)  # adding 0.0 makes -0.0 tie with 0.0
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
+    experts = logits.shape[1]
+    keys = ordered + torch.arange(experts - 1, -1, -1, device=logits.device)
+    return experts - 1 - (_top(keys, top_k) & 0xFFFFFFFF)
+
+
+def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:
+    """(T, K) int64: the largest of (T, E) int64 first. On a CPU NumPy sorts a whole row before PyTorch finds its top."""
+    if keys.is_cuda:
+        return keys.topk(top_k, dim=-1).values
+    ordered = np.sort(keys.numpy(), axis=-1)
+    return torch.from_numpy(ordered[:, ::-1][:, :top_k].copy())
+
+
+def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """out[t] = sum over k, in order, of weights[t, k] * rows[places[t, k]], in float32.
+
+    rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
+    """
+    out = rows.new_empty((len(places), rows.shape[1]))
+    for chunk in row_chunks(len(places)):
+        at, shares = places[chunk], weights[chunk]
+        total = torch.zeros(out[chunk].shape, dtype=torch.float32, device=rows.device)
+        for k in range(places.shape[1]):
+            total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
+        out[chunk] = total
+    return out
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up; gate_up (T, 2I) float32 -> (T, I) bf16. Written out: torch.silu rounds a row's tail otherwise."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return (gate / gate.neg().exp_().add_(1.0)).mul_(up).to(torch.bfloat16)

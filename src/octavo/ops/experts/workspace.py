@@ -1,0 +1,132 @@
+"""All memory a layer needs, sized once for the worst routing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.experts.permute import Permutation
+from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static
+from octavo.ops.scaled import (
+    FP8,
+    Activations,
+    BlockWeights,
+    ChannelWeights,
+    GroupScaled,
+    PlainWeights,
+    StaticScaled,
+    TensorWeights,
+    TokenScaled,
+    Unscaled,
+    Weights,
+    blocks,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationBuffer:
+    """Room for FP8 activations of one layer input: data (R, K) fp8 and the scales of the weights' format."""
+
+    data: torch.Tensor
+    """(R, K) fp8; (0, K) where the weights are bf16."""
+    scale: torch.Tensor
+    """(R,) f32 per token, (R, ceil(K / 128)) f32 per group, (0,) where there is nothing to write."""
+
+    @classmethod
+    def allocate(cls, rows: int, weights: Weights) -> ActivationBuffer:
+        """Uninitialised room for `rows` rows of inputs of `weights`."""
+        width, device = weights.data.shape[-1], weights.data.device
+        shapes: dict[type, tuple[int, tuple[int, ...]]] = {
+            ChannelWeights: (rows, (rows,)),
+            BlockWeights: (rows, (rows, blocks(width))),
+            TensorWeights: (rows, (0,)),
+            PlainWeights: (0, (0,)),
+        }
+        data_rows, scale_shape = shapes[type(weights)]
+        return cls(
+            torch.empty((data_rows, width), dtype=FP8, device=device),
+            torch.empty(scale_shape, dtype=torch.float32, device=device),
+        )
+
+    def quantize(
+        self, x: torch.Tensor, weights: Weights, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False
+    ) -> Activations:
+        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `overlap_previous`: see `quantize`."""
+        rows = x.shape[0]
+        match weights:
+            case ChannelWeights():
+                out = TokenScaled(self.data[:rows], self.scale[:rows])
+                return quantize(x, rows_in_use=rows_in_use, out=out, overlap_previous=overlap_previous)
+            case BlockWeights():
+                grouped = GroupScaled(self.data[:rows], self.scale[:rows])
+                return quantize_groups(x, rows_in_use=rows_in_use, out=grouped, overlap_previous=overlap_previous)
+            case TensorWeights():
+                static = StaticScaled(self.data[:rows], weights.input_scale)
+                return quantize_static(
+                    x, weights.input_scale, rows_in_use=rows_in_use, out=static, overlap_previous=overlap_previous
+                )
+            case PlainWeights():
+                return Unscaled(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class MoeWorkspace:
+    """Device memory of `moe` for up to `max_tokens` tokens with `top_k` slots each; S = max_tokens x top_k.
+
+    One workspace serves any number of layers of the same shape, one call at a time.
+    """
+
+    max_tokens: int
+    top_k: int
+    input: ActivationBuffer
+    """(max_tokens, H)"""
+    plan: Permutation
+    hidden: torch.Tensor
+    """(S, I) bf16 in sorted order"""
+    hidden_quantized: ActivationBuffer
+    """(S, I)"""
+    expert_out: torch.Tensor
+    """(S, H) bf16 in slot order"""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory held."""
+        parts = [
+            self.input.data,
+            self.input.scale,
+            self.hidden,
+            self.hidden_quantized.data,
+            self.hidden_quantized.scale,
+        ]
+        parts += [self.expert_out, *(getattr(self.plan, field.name) for field in dataclasses.fields(self.plan))]
+        return sum(part.numel() * part.element_size() for part in parts)
+
+
+def moe_workspace(max_tokens: int, top_k: int, gate_up: Weights, down: Weights) -> MoeWorkspace:
+    """Allocate for the worst routing of max_tokens x top_k slots: all on one expert, or one on each.
+
+    Args:
+        max_tokens: most tokens of one call.
+        top_k: slots per token.
+        gate_up: weights (E, 2I, H) of a layer; shape, format and device are read.
+        down: weights (E, H, I) of a layer; shape, format and device are read.
+
+    Raises:
+        KernelContractError: max_tokens x top_k is out of range.
+    """
+    slots = check_range(
+        "max_tokens x top_k", max_tokens * top_k, 0, INDEX_LIMIT - 1024, "configure fewer tokens per step"
+    )
+    experts, hidden_size, intermediate = down.data.shape
+    device = down.data.device
+    return MoeWorkspace(
+        max_tokens=max_tokens,
+        top_k=top_k,
+        input=ActivationBuffer.allocate(max_tokens, gate_up),
+        plan=Permutation.allocate(slots, experts, device),
+        hidden=torch.empty((slots, intermediate), dtype=torch.bfloat16, device=device),
+        hidden_quantized=ActivationBuffer.allocate(slots, down),
+        expert_out=torch.empty((slots, hidden_size), dtype=torch.bfloat16, device=device),
+    )

@@ -1,0 +1,40 @@
+"""Linear layers of a model on `dense_gemm`."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.quantize.cuda import quantize
+from octavo.ops.scaled import TokenScaled, Unscaled
+
+
+class KernelLinear:
+    """y = x @ W^T + b; FP8 weights take x rounded to FP8 per row. A row's bits depend on that row and the weight alone."""
+
+    def __init__(self, weight: LinearWeight) -> None:
+        self._weight = weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) bf16, new.
+
+        Raises:
+            KernelContractError: x has another dtype, width or device.
+        """
+        return self._into(x, torch.bfloat16)
+
+    def float32(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, K) bf16 -> (T, N) float32, new; see `__call__`."""
+        return self._into(x, torch.float32)
+
+    def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        out = x.new_empty((x.shape[0], self._weight.data.shape[0]), dtype=dtype)
+        return dense_gemm(self._inputs(x), self._weight, out=out)
+
+    def _inputs(self, x: torch.Tensor) -> TokenScaled | Unscaled:
+        match self._weight:
+            case Fp8Weight():
+                return quantize(x)
+            case Bf16Weight():
+                return Unscaled(x)

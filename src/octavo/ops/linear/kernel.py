@@ -1,0 +1,65 @@
+"""Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
+
+The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator. ROWS,
+COLS, warps, stages and the order of the programs are free.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import wait_for_previous
+
+
+@triton.jit(do_not_specialize=["rows"])
+def dense_gemm_kernel(
+    x, x_scale, w, w_scale, bias, y, rows, N, K,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
+
+    TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. What is loaded past `rows`
+    or N is from inside the tensors or zero, is multiplied into nothing but itself, and is not written.
+    """
+    wait_for_previous(PDL)
+    row_tiles = tl.cdiv(rows, ROWS)
+    column_tiles = tl.cdiv(N, COLS)
+    band = tl.program_id(0) // (TILES_PER_BAND * column_tiles)
+    place = tl.program_id(0) % (TILES_PER_BAND * column_tiles)
+    height = tl.minimum(row_tiles - band * TILES_PER_BAND, TILES_PER_BAND)
+    first_row = (band * TILES_PER_BAND + place % height) * ROWS
+    first_column = place // height * COLS
+    row = first_row + tl.arange(0, ROWS)
+    column = first_column + tl.arange(0, COLS)
+    live = row < rows
+    written = column < N
+    safe_row = tl.where(live, row, 0).to(tl.int64)
+    safe_column = tl.where(written, column, 0).to(tl.int64)
+    k = tl.arange(0, STEP)
+    if not TMA:
+        x_at = x + safe_row[:, None] * K + k[None, :]
+        w_at = w + safe_column[:, None] * K + k[None, :]
+    if SCALED:
+        token_scale = tl.load(x_scale + safe_row)
+        channel_scale = tl.load(w_scale + safe_column)
+    acc = tl.zeros((COLS, ROWS), tl.float32)
+    for step in range(tl.cdiv(K, STEP)):
+        if TMA:
+            a = x.load([first_row, step * STEP])
+            b = w.load([first_column, step * STEP])
+        else:
+            inside = k[None, :] < K - step * STEP
+            a = tl.load(x_at) if EVEN_K else tl.load(x_at, mask=inside, other=0.0)
+            b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
+            x_at += STEP
+            w_at += STEP
+        acc = tl.dot(b, tl.trans(a), acc)
+    if SCALED:
+        acc *= channel_scale[:, None] * token_scale[None, :]
+    if BIAS:
+        acc += tl.load(bias + safe_column).to(tl.float32)[:, None]
+    out = tl.trans(acc.to(y.dtype.element_ty))
+    y_at = y + row.to(tl.int64)[:, None] * N + column[None, :]
+    tl.store(y_at, out, mask=live[:, None] & written[None, :])

@@ -1,0 +1,33 @@
+"""Root-mean-square normalisation."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.contract import Dims
+
+__all__ = ["rms_norm"]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """y = weight * bf16(x / sqrt(mean(x^2) + eps)), the mean in float32 over the last dimension.
+
+    The two roundings to bf16 are those of Hugging Face's `Qwen3MoeRMSNorm`. A row's bits depend on that row alone.
+
+    Args:
+        x: (..., D) bf16; read.
+        weight: (D,) or (heads, D) bf16, the last dimensions of x; read.
+        eps: added to the mean square.
+
+    Returns:
+        (..., D) bf16, new.
+
+    Raises:
+        KernelContractError: a tensor has another dtype or size.
+    """
+    dims = Dims()
+    dims.check("x", x, tuple(x.shape), dtype=torch.bfloat16)
+    dims.check("weight", weight, tuple(x.shape[x.ndim - weight.ndim :]), dtype=torch.bfloat16)
+    wide = x.float()
+    mean = wide.square().sum(-1, keepdim=True).div_(x.shape[-1])
+    return wide.mul_(mean.add_(eps).rsqrt_()).to(torch.bfloat16).mul_(weight)

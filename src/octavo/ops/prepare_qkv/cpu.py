@@ -1,0 +1,46 @@
+"""Norm, rotation and the KV cache on a CPU, of PyTorch's operations."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.attention import write_kv
+from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.rotary import RotaryTable, rotary
+from octavo.ops.row_chunks import row_chunks
+
+
+def cpu_prepare_qkv(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    eps: float,
+    rows: RotaryTable,
+    cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> torch.Tensor:
+    """Norm and rotate queries and keys, which go together; write keys and values to the cache, return the queries.
+
+    Args:
+        qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
+        q_weight, k_weight: (D,) bf16; read.
+        eps: added to the mean of squares.
+        rows: (T, D / 2) f32: the table at the position of each token.
+        cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`, as by `write_kv`.
+        slot_mapping: (T,) int64, distinct.
+
+    Returns:
+        (T, H, D) bf16, new.
+
+    Raises:
+        KernelContractError: a tensor has another dtype or size.
+    """
+    kv_heads = cache.shape[3]
+    heads = qkv.shape[1] - 2 * kv_heads
+    weight = torch.cat((q_weight.expand(heads, -1), k_weight.expand(kv_heads, -1)))
+    turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
+    for chunk in row_chunks(len(qkv)):
+        normed = rms_norm(qkv[chunk, :-kv_heads], weight, eps)
+        turned[chunk] = rotary(normed, rows.chunk(chunk))
+    write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
+    return turned[:, :heads]

@@ -1,0 +1,74 @@
+"""What lies between the projection to queries, keys and values and the attention: norm, rotation, the KV cache."""
+
+from __future__ import annotations
+
+import torch
+import triton
+
+from octavo.errors import KernelContractError
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+from octavo.ops.prepare_qkv.kernel import prepare_qkv_kernel
+from octavo.ops.rotary import RotaryTable
+
+__all__ = ["TILE_ROWS", "prepare_qkv"]
+
+TILE_ROWS = 16
+"""Heads of one program: with a warp for each four of them a thread reads and writes 16 bytes at a time."""
+
+
+def prepare_qkv(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    eps: float,
+    rows: RotaryTable,
+    cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    *,
+    tile_rows: int = TILE_ROWS,
+) -> torch.Tensor:
+    """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
+
+    What `rms_norm` and `rotary` compute, rounded where they round. Where a head's value is not finite the cache gets
+    zero for it and NaN for the key: a query that sees it scores NaN, and one that does not reads a number. Slots out of
+    range are dropped. A row's bits depend on that row alone.
+
+    Args:
+        qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
+        q_weight, k_weight: (D,) bf16; read.
+        eps: added to the mean of squares.
+        rows: (T, D / 2) f32: the table at the position of each token.
+        cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
+        slot_mapping: (T,) int64, distinct.
+        tile_rows: heads of one program, a power of two; any, the bits are the same.
+
+    Returns:
+        (T, H, D) bf16, new.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype or device.
+    """
+    dims = LaunchDims()
+    dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=torch.bfloat16)
+    dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
+    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
+        dims.check(name, weight, ("D",), dtype=torch.bfloat16)
+    for name, table in (("rows.cos", rows.cos), ("rows.sin", rows.sin)):
+        dims.check(name, table, ("T", dims["D"] // 2), dtype=torch.float32)
+    dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
+    tokens, every, kv_heads, width = dims["T"], dims["H + 2G"], dims["G"], dims["D"]
+    heads = every - 2 * kv_heads
+    check_range("T x heads", tokens * every, 0, INDEX_LIMIT - tile_rows, "pass fewer tokens in one call")
+    if width % 2 or heads < 1:
+        raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
+    queries = qkv.new_empty((tokens, heads, width))
+    if tokens:
+        tiles = triton.cdiv(tokens * heads, tile_rows) + triton.cdiv(tokens * kv_heads, tile_rows)
+        prepare_qkv_kernel[check_grid("prepare_qkv", tiles)](
+            qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
+            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, heads, kv_heads,
+            ROWS=tile_rows, HALF=width // 2, BLOCK=triton.next_power_of_2(width // 2),
+            num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
+        )  # fmt: skip
+    return queries

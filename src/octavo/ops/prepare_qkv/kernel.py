@@ -1,0 +1,111 @@
+"""Some heads at a time, each by itself: the sum of squares has one tree, written out, whatever the tile and the batch.
+
+Multiply-adds are written out too, so that no compiler fuses them in one tile and not in another.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import is_finite, wait_for_previous
+
+MOST_HALVINGS = tl.constexpr(16)
+
+
+@triton.jit
+def _sum(x, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """(ROWS,) sums of x (ROWS, BLOCK): neighbours first, then halves onto halves.
+
+    Each step adds two numbers, so the bits do not hang on how Triton spreads a row over threads.
+    """
+    if BLOCK > 1:
+        x = tl.sum(tl.reshape(x, (ROWS, BLOCK // 2, 2)), 2)
+    for _ in tl.static_range(MOST_HALVINGS):
+        if x.shape[1] > 1:
+            x = tl.sum(tl.reshape(x, (ROWS, 2, x.shape[1] // 2)), 1)
+    return tl.reshape(x, (ROWS,))
+
+
+@triton.jit
+def _divide(x, root):
+    """The bf16 next to x (rows, columns) / root (rows, 1) f32, for x that was bf16, at a quarter of a division's instructions.
+
+    A product with the rounded inverse, and one correction by what it is off. It may differ from the division in the last
+    bit of f32, but not where that bit decides how bf16 is rounded, which a test shows for all mantissas of x and every
+    root next to such a place; below 2^-100 what it is off may be lost.
+    """
+    inverse = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root)
+    # signs change by a product: unary minus is a subtraction from zero on the device, which loses that of a zero
+    minus_x, minus_inverse = x * -1.0, inverse * -1.0
+    # infinity times its inverse would be NaN
+    root = tl.minimum(root, 3.4028234663852886e38)
+    quotient = x * inverse
+    return tl.fma(tl.fma(quotient, root, minus_x), minus_inverse, quotient).to(tl.bfloat16)
+
+
+@triton.jit
+def _turn(
+    at, weight, cosines, sines, token, column, inside, eps, ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Both halves (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated."""
+    a = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(at + HALF, mask=inside, other=0.0).to(tl.float32)
+    angle = token[:, None] * HALF + column
+    cosine = tl.load(cosines + angle, mask=inside, other=0.0)
+    sine = tl.load(sines + angle, mask=inside, other=0.0)
+    first = tl.load(weight + column, mask=column < HALF, other=0.0).to(tl.float32)
+    second = tl.load(weight + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)
+    mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
+    root = tl.sqrt_rn(mean + eps)[:, None]
+    a = (_divide(a, root).to(tl.float32) * first).to(tl.bfloat16).to(tl.float32)
+    b = (_divide(b, root).to(tl.float32) * second).to(tl.bfloat16).to(tl.float32)
+    return tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
+
+
+@triton.jit
+def _store(to, first, second, mask, HALF: tl.constexpr):
+    """Both halves of heads, rounded to bf16."""
+    tl.store(to, first.to(tl.bfloat16), mask=mask)
+    tl.store(to + HALF, second.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit(do_not_specialize=["tokens", "slots"])
+def prepare_qkv_kernel(
+    qkv, q_weight, k_weight, cosines, sines, slot_mapping, queries, cache,
+    tokens, slots, side_stride, eps, heads, kv_heads,
+    ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (ceil(tokens x heads / ROWS) + ceil(tokens x kv_heads / ROWS),): query heads, then keys with their values.
+
+    A row of a tile is a head of a token: 2 x HALF numbers.
+    """
+    wait_for_previous(PDL)
+    every = heads + 2 * kv_heads
+    column = tl.arange(0, BLOCK)[None, :]
+    place = tl.arange(0, ROWS)
+    query_tiles = tl.cdiv(tokens * heads, ROWS)
+    if tl.program_id(0) < query_tiles:
+        row = tl.program_id(0) * ROWS + place
+        token, head = (row // heads).to(tl.int64), row % heads
+        inside = (token < tokens)[:, None] & (column < HALF)
+        at = qkv + (token * every + head)[:, None] * (2 * HALF) + column
+        a, b = _turn(at, q_weight, cosines, sines, token, column, inside, eps, ROWS, HALF, BLOCK)
+        _store(queries + row.to(tl.int64)[:, None] * (2 * HALF) + column, a, b, inside, HALF)
+        return
+    row = (tl.program_id(0) - query_tiles) * ROWS + place
+    token, head = (row // kv_heads).to(tl.int64), row % kv_heads
+    inside = (token < tokens)[:, None] & (column < HALF)
+    at = qkv + (token * every + heads + head)[:, None] * (2 * HALF) + column
+    value_at = at + kv_heads * (2 * HALF)
+    first = tl.load(value_at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(value_at + HALF, mask=inside, other=0.0).to(tl.float32)
+    a, b = _turn(at, k_weight, cosines, sines, token, column, inside, eps, ROWS, HALF, BLOCK)
+    sound = tl.min((is_finite(first) & is_finite(second)).to(tl.int32), 1)[:, None] > 0
+    slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1)
+    inside &= ((slot >= 0) & (slot < slots))[:, None]
+    to = cache + (slot * kv_heads + head)[:, None] * (2 * HALF) + column
+    _store(to, tl.where(sound, a, float("nan")), tl.where(sound, b, float("nan")), inside, HALF)
+    first = tl.where(is_finite(first), first, 0.0)
+    second = tl.where(is_finite(second), second, 0.0)
+    _store(to + side_stride, first, second, inside, HALF)

@@ -1,0 +1,233 @@
+"""bf16 rows to FP8 e4m3, alone or behind RMSNorm or SwiGLU.
+
+The scale of a row (or of 128 columns of it) is amax / 448, as compressed-tensors computes it
+(`calculate_qparams`, symmetric float: amax over half the range), and a code is x / scale, rounded to nearest even:
+
+    all zeros            scale 2^-23 (compressed-tensors' eps for a zero scale), codes 0
+    amax < 448 x 2^-126  scale 2^-126, the smallest normal float32
+    NaN or infinity      scale NaN, codes 0: what is computed from the row is NaN, and other rows cannot notice
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+
+from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
+from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+from octavo.ops.quantize.kernel import (
+    quantize_kernel,
+    quantize_static_kernel,
+    rms_norm_quantize_kernel,
+    swiglu_quantize_kernel,
+)
+from octavo.ops.scaled import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
+
+__all__ = ["MAX_WIDTH", "quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"]
+
+MAX_WIDTH = 32768
+
+
+_FEW_ROWS = 2048
+_PROGRAM_ELEMENTS = 2048
+
+
+def _warps(block: int) -> int:
+    """A function of the row width alone where a sum's tree depends on it."""
+    return max(1, min(8, block // 1024))
+
+
+def _rows_per_program(rows: int, block: int) -> int:
+    """Few rows spread over the device; of many, small ones share a program, as each costs a launch of its own."""
+    return 1 if rows <= _FEW_ROWS else max(1, _PROGRAM_ELEMENTS // block)
+
+
+def _bind(x: torch.Tensor, dims: Dims, width: str | int, rows_in_use: torch.Tensor | None) -> None:
+    dims.check("x", x, ("R", width), dtype=torch.bfloat16)
+    check_range("x.shape[0]", dims["R"], 0, INDEX_LIMIT, "pass fewer rows in one call")
+    check_range("x.shape[1]", x.shape[1], 1, MAX_WIDTH, "the kernel keeps a row in registers")
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
+
+
+def quantize(
+    x: torch.Tensor,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: TokenScaled | None = None,
+    overlap_previous: bool = False,
+) -> TokenScaled:
+    """data = fp8(x / scale), scale = amax(row) / 448; see the module for zero, tiny and non-finite rows.
+
+    Args:
+        x: (R, K) bf16, K <= 32768; read.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        out: data (R, K) fp8, scale (R,) f32; written. None allocates.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    _bind(x, dims, "K", rows_in_use)
+    rows, width = x.shape
+    out = out or TokenScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows,), dtype=torch.float32))
+    out.check("out", dims, "R", "K")
+    if rows:
+        block = triton.next_power_of_2(width)
+        per_program = _rows_per_program(rows, block)
+        quantize_kernel[check_grid("quantize", -(-rows // per_program))](
+            x, out.data, out.scale, rows_in_use, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
+            num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def quantize_groups(
+    x: torch.Tensor,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: GroupScaled | None = None,
+    overlap_previous: bool = False,
+) -> GroupScaled:
+    """data = fp8(x / scale), scale = amax(128 columns of the row) / 448: the activations of block-scaled weights.
+
+    Args:
+        x: (R, K) bf16, K <= 32768; read.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        out: data (R, K) fp8, scale (R, ceil(K / 128)) f32; written. None allocates.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    _bind(x, dims, "K", rows_in_use)
+    rows, width = x.shape
+    groups = blocks(width)
+    out = out or GroupScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows, groups), dtype=torch.float32))
+    out.check("out", dims, "R", "K")
+    if rows:
+        block = max(BLOCK, triton.next_power_of_2(width))
+        per_program = _rows_per_program(rows, block)
+        quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
+            x, out.data, out.scale, rows_in_use, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
+            OVERLAP_PREVIOUS=overlap_previous, num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def quantize_static(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: StaticScaled | None = None,
+    overlap_previous: bool = False,
+) -> StaticScaled:
+    """data = fp8(x / scale) held within +-448; NaN and infinity become the code of NaN.
+
+    Args:
+        x: (R, K) bf16, K <= 32768; read.
+        scale: (1,) f32 > 0; read, and returned as the scale of the result.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        out: data (R, K) fp8; written; its scale must be `scale`. None allocates.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
+            one reads nor read what it writes.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    _bind(x, dims, "K", rows_in_use)
+    rows, width = x.shape
+    out = out or StaticScaled(torch.empty_like(x, dtype=FP8), scale)
+    out.check("out", dims, "R", "K")
+    if rows:
+        block = triton.next_power_of_2(width)
+        per_program = _rows_per_program(rows, block)
+        quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
+            x, out.data, scale, rows_in_use, rows, width, ROWS=per_program, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
+            num_warps=_warps(per_program * block), **LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def rms_norm_quantize(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    rows_in_use: torch.Tensor | None = None,
+    out: tuple[torch.Tensor, TokenScaled] | None = None,
+) -> tuple[torch.Tensor, TokenScaled]:
+    """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight), and y in FP8 per token.
+
+    Args:
+        x: (R, K) bf16, K <= 32768; read.
+        weight: (K,) bf16; read.
+        eps: added to the mean of squares.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        out: y (R, K) bf16 and its TokenScaled; written. None allocates.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    _bind(x, dims, "K", rows_in_use)
+    dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
+    rows, width = x.shape
+    if out is None:
+        scale = x.new_empty((rows,), dtype=torch.float32)
+        out = (torch.empty_like(x), TokenScaled(torch.empty_like(x, dtype=FP8), scale))
+    normed, quantized = out
+    dims.check("out[0]", normed, ("R", "K"), dtype=torch.bfloat16)
+    quantized.check("out[1]", dims, "R", "K")
+    if rows:
+        block = triton.next_power_of_2(width)
+        rms_norm_quantize_kernel[check_grid("rms_norm_quantize", rows)](
+            x, weight, normed, quantized.data, quantized.scale, rows_in_use, eps, rows, width, 1,
+            GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH,
+        )  # fmt: skip
+    return normed, quantized
+
+
+def swiglu_quantize(
+    gate_up: torch.Tensor, *, rows_in_use: torch.Tensor | None = None, out: TokenScaled | None = None
+) -> TokenScaled:
+    """y = bf16(silu(gate) * up) in FP8 per token.
+
+    Args:
+        gate_up: (R, 2K) bf16, gate in the first K columns; read.
+        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
+        out: data (R, K) fp8, scale (R,) f32; written. None allocates.
+
+    Raises:
+        KernelContractError: an argument has another shape, dtype, device or range.
+    """
+    dims = LaunchDims()
+    rows, width = gate_up.shape[0], gate_up.shape[-1] // 2
+    _bind(gate_up, dims, 2 * width, rows_in_use)
+    out = out or TokenScaled(
+        gate_up.new_empty((rows, width), dtype=FP8), gate_up.new_empty((rows,), dtype=torch.float32)
+    )
+    dims.check("out.data", out.data, ("R", width), dtype=FP8)
+    dims.check("out.scale", out.scale, ("R",), dtype=torch.float32)
+    if rows:
+        block = triton.next_power_of_2(width)
+        swiglu_quantize_kernel[check_grid("swiglu_quantize", rows)](
+            gate_up,
+            out.data,
+            out.scale,
+            rows_in_use,
+            rows,
+            width,
+            1,
+            GROUPS=1,
+            BLOCK=block,
+            num_warps=_warps(block),
+            **LAUNCH,
+        )
+    return out

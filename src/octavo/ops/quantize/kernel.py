@@ -1,0 +1,203 @@
+"""Rows to FP8. A maximum is the same in any order; a sum is not, so a row with a sum has a program of its own."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import is_finite, launch_next_early, load_rows_in_use, silu, wait_for_previous
+
+FP8_MAX = tl.constexpr(448.0)
+ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
+MIN_SCALE = tl.constexpr(1.1754943508222875e-38)
+SMALL_SCALE = tl.constexpr(8.673617379884035e-19)
+"""2^-60: below it the remainder of a division may be subnormal."""
+
+
+@triton.jit
+def _magnitude(x):
+    """|x| as an integer, int32 of f32: NaN and infinity are above every finite one, so one maximum finds all."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def _scale_of(top):
+    """The scale f32 of values whose largest magnitude is `top` int32; NaN where one is not finite."""
+    amax = top.to(tl.float32, bitcast=True)
+    scale = tl.maximum(tl.div_rn(amax, tl.full(top.shape, FP8_MAX, tl.float32)), MIN_SCALE)
+    scale = tl.where(top == 0, ZERO_SCALE, scale)
+    return tl.where(top < 0x7F800000, scale, float("nan"))
+
+
+@triton.jit
+def _divide(x, scale):
+    """x (rows, columns) / scale (rows, 1) for |x| <= 448 scale, rounded as a division is, at a fifth of its instructions.
+
+    A product with the rounded inverse, and one correction by what it is off (Markstein, Computation of elementary functions
+    on the IBM RISC System/6000 processor, 1990): right for every bf16 x and every scale made from one, which the tests show
+    for all pairs of mantissas. Where what it is off might be subnormal, it is a division.
+    """
+    if tl.max((scale < SMALL_SCALE).to(tl.int32)) > 0:
+        result = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
+    else:
+        # the sign is taken from the inverse: minus zero is subtracted from zero on the device
+        inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
+        minus_inverse = tl.div_rn(tl.full(scale.shape, -1.0, tl.float32), scale)
+        quotient = x * inverse
+        result = tl.fma(tl.fma(quotient, scale, -x), minus_inverse, quotient)
+    return result
+
+
+@triton.jit
+def _encode(x, scale):
+    """The codes fp8 of x (rows, columns) f32 at its scale (rows,) f32; 0 where the scale is NaN."""
+    code = tl.where((scale == scale)[:, None], _divide(x, scale[:, None]), 0.0)
+    return code.to(tl.float8e4nv)
+
+
+@triton.jit
+def _store_groups(
+    x, row, live, column, width, q, scales, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Quantise x (ROWS, BLOCK) f32 in GROUPS groups a row, one scale each; lanes from `width` on hold zeros."""
+    span: tl.constexpr = BLOCK // GROUPS
+    parts: tl.constexpr = ROWS * GROUPS
+    grouped = tl.reshape(x, (parts, span))
+    scale = _scale_of(tl.max(_magnitude(grouped), 1))
+    code = tl.reshape(_encode(grouped, scale), (ROWS, BLOCK))
+    inside = live[:, None] & (column < width)[None, :]
+    tl.store(q + row[:, None] * width + column[None, :], code, mask=inside)
+    group = tl.arange(0, GROUPS)
+    scale = tl.reshape(scale, (ROWS, GROUPS))
+    tl.store(scales + row[:, None] * groups + group[None, :], scale, mask=live[:, None] & (group < groups)[None, :])
+
+
+@triton.jit
+def _store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+    """`_store_groups` of one live row x (BLOCK,)."""
+    rows = row + tl.zeros((1,), tl.int64)
+    _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
+
+
+@triton.jit
+def _rows(x, rows_in_use, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's rows (ROWS,), which of them are live, the columns (BLOCK,), and their values f32, zeros elsewhere."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    live = row < load_rows_in_use(rows_in_use, rows)
+    column = tl.arange(0, BLOCK)
+    inside = live[:, None] & (column < width)[None, :]
+    value = tl.load(x + row[:, None] * width + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    return row, live, column, value
+
+
+@triton.jit(do_not_specialize=["rows"])
+def quantize_kernel(
+    x,
+    q,
+    scales,
+    rows_in_use,
+    rows,
+    width,
+    groups,
+    ROWS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP_PREVIOUS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (ceil(R / ROWS),). x (R, width) bf16."""
+    if OVERLAP_PREVIOUS:
+        launch_next_early(PDL)
+    else:
+        wait_for_previous(PDL)
+    row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
+    _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
+    if OVERLAP_PREVIOUS:
+        wait_for_previous(PDL)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def quantize_static_kernel(
+    x,
+    q,
+    scale,
+    rows_in_use,
+    rows,
+    width,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP_PREVIOUS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (ceil(R / ROWS),). One known scale; NaN becomes the code of NaN."""
+    if OVERLAP_PREVIOUS:
+        launch_next_early(PDL)
+    else:
+        wait_for_previous(PDL)
+    row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
+    code = tl.div_rn(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK)))
+    code = tl.minimum(tl.maximum(code, -FP8_MAX), FP8_MAX)
+    code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    code = tl.where(is_finite(value), code, 0x7F).to(tl.uint8)
+    inside = live[:, None] & (column < width)[None, :]
+    tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv, bitcast=True), mask=inside)
+    if OVERLAP_PREVIOUS:
+        wait_for_previous(PDL)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def rms_norm_quantize_kernel(
+    x,
+    weight,
+    normed,
+    q,
+    scales,
+    rows_in_use,
+    eps,
+    rows,
+    width,
+    groups,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (R,). Rounds to bf16 after the division and after the weight, as the separate layers do."""
+    wait_for_previous(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    if row >= load_rows_in_use(rows_in_use, rows):
+        return
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
+    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,))).to(tl.bfloat16).to(tl.float32)
+    value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    value = value.to(tl.bfloat16)
+    tl.store(normed + row * width + column, value, mask=inside)
+    _store_row(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def swiglu_quantize_kernel(
+    x,
+    q,
+    scales,
+    rows_in_use,
+    rows,
+    width,
+    groups,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Grid (R,). x (R, 2 width) bf16, gate first."""
+    wait_for_previous(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    if row >= load_rows_in_use(rows_in_use, rows):
+        return
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(x + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
+    value = (silu(gate) * up).to(tl.bfloat16).to(tl.float32)
+    _store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)

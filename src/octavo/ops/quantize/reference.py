@@ -1,0 +1,49 @@
+"""Quantisation in plain PyTorch float32: the same IEEE divisions, so the same codes."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.scaled import BLOCK, FP8, FP8_MAX, blocks
+
+ZERO_SCALE = torch.finfo(torch.float32).eps
+MIN_SCALE = torch.finfo(torch.float32).tiny
+
+
+def scale_reference(x: torch.Tensor) -> torch.Tensor:
+    """Scale (...) f32 of the last dimension of x: amax / 448, eps for zeros, at least 2^-126, NaN where x is not finite."""
+    amax = x.float().abs().amax(-1)
+    # a tensor divides on CUDA as on the host; a Python number would be multiplied by its inverse
+    scale = (amax / amax.new_tensor(FP8_MAX)).clamp(min=MIN_SCALE)
+    scale = torch.where(amax == 0, ZERO_SCALE, scale)
+    return torch.where(torch.isfinite(x).all(-1), scale, torch.nan)
+
+
+def quantize_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """data (R, K) fp8 and scale (R,) f32 of x (R, K); a row that is not finite has codes 0 and scale NaN."""
+    scale = scale_reference(x)
+    finite = scale.isfinite()[..., None]
+    codes = torch.where(finite, x.float() / scale[..., None], 0.0).clamp(-FP8_MAX, FP8_MAX)
+    return codes.to(FP8), scale
+
+
+def quantize_groups_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """data (R, K) fp8 and scale (R, ceil(K / 128)) f32: `quantize_reference` of each 128 columns."""
+    rows, width = x.shape
+    groups = blocks(width)
+    padded = torch.nn.functional.pad(x, (0, groups * BLOCK - width)).reshape(rows, groups, BLOCK)
+    codes, scale = quantize_reference(padded)
+    return codes.reshape(rows, -1)[:, :width].contiguous(), scale
+
+
+def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight) of x (R, K) bf16, weight (K,) bf16"""
+    x = x.float()
+    norm = torch.sqrt(x.square().sum(-1, keepdim=True) / x.shape[-1] + eps)
+    return ((x / norm).bfloat16().float() * weight.float()).bfloat16()
+
+
+def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
+    """bf16(silu(gate) * up) of gate_up (R, 2K) bf16"""
+    gate, up = gate_up.float().chunk(2, -1)
+    return (gate / (1 + torch.exp(-gate)) * up).bfloat16()

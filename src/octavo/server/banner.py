@@ -1,0 +1,55 @@
+"""The banner: one screen about what the server runs, shown when it is ready."""
+
+from __future__ import annotations
+
+import json
+
+from octavo.server.context import Server
+from octavo.version import __version__
+
+MIB = 1 << 20
+
+
+def start_banner(server: Server, host: str, port: int) -> str:
+    """Address, a line to try, model, device, memory, limits, seconds of the start."""
+    context = server.context
+    ready, config = context.worker_ready, context.engine_config
+    source = f": {ready.kv_cache_source}" if ready.kv_cache_source else ""
+    address = f"http://{_reachable(host)}:{port}"
+    rows = {
+        "model": f"{', '.join(server.model_names)} ({ready.weights_format}, {ready.weight_bytes / MIB:,.0f} MiB)",
+        "device": f"{ready.device} (worker {ready.pid})",
+        "KV cache": (
+            f"{config.num_blocks:,} blocks of {config.block_size} tokens = {config.pool_tokens:,} tokens "
+            f"({ready.kv_cache_bytes / MIB:,.0f} MiB{source}), prefix caching {'on' if config.prefix_caching else 'off'}"
+        ),
+        "limits": (
+            f"{server.most_tokens:,} tokens per request, {config.max_num_seqs} requests at once, "
+            f"{config.max_num_batched_tokens:,} tokens per step"
+        ),
+        "start": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in context.phases.items()) or "at once",
+        "API key": "needed" if context.settings.api_key else "none",
+    }
+    lines = [f"Octavo {__version__} serves {address}/v1", ""]
+    lines += [f"  {name:<9} {text}" for name, text in rows.items()]
+    lines += ["", "Try:", f"  {_curl(server, address)}", ""]
+    return "\n".join(lines)
+
+
+def _reachable(host: str) -> str:
+    """An address that works in a URL on this machine."""
+    if host in ("0.0.0.0", "::", ""):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _curl(server: Server, address: str) -> str:
+    key = " -H 'Authorization: Bearer KEY'" if server.context.settings.api_key else ""
+    name = server.model_names[0]
+    if server.context.chat_template is None:
+        path, body = "completions", {"model": name, "prompt": [1, 2, 3], "max_tokens": 16}
+    else:
+        question = [{"role": "user", "content": "What is 17 + 25?"}]
+        path, body = "chat/completions", {"model": name, "messages": question, "temperature": 0}
+    text = json.dumps(body).replace("'", "'\\''")
+    return f"curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{text}'"

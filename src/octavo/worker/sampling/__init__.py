@@ -1,0 +1,1 @@
+"""From logits to tokens and scores: one row decides its own bits."""

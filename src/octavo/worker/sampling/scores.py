@@ -1,0 +1,58 @@
+"""Log-probabilities under the raw distribution."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of R chosen tokens, each with the n likeliest of its row."""
+
+    logprobs: torch.Tensor
+    """(R,) float32, natural logarithm."""
+    ranks: torch.Tensor
+    """(R,) int64, 1 for the likeliest; among equals the lower id comes first."""
+    top_ids: torch.Tensor
+    """(R, n) int64, likeliest first."""
+    top_logprobs: torch.Tensor
+    """(R, n) float32"""
+
+
+def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int) -> Scores:
+    """log_softmax(logits)[token] with its rank, and the n likeliest.
+
+    Each row alone decides its bits: maxima, integer sums and comparisons have no order.
+
+    Args:
+        logits: (R, V) float32, finite (a row that is not gives numbers without meaning, and harms no other); not written.
+        token_ids: (R,) int64 in 0..V-1, on the same device.
+        n: how many of the likeliest, 0..V.
+    """
+    column = token_ids[:, None]
+    shifted = below_max(logits)
+    top_ids = _likeliest(logits, n)
+    top = shifted.gather(1, top_ids)
+    own = shifted.gather(1, column)
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    ranks = 1 + (shifted > own).sum(-1) + ((shifted == own) & (ids < column)).sum(-1)
+    total = fixed_point_exp(shifted).sum(-1, keepdim=True)
+    log_total = (total.double() / ONE).log()
+    return Scores((own - log_total).float()[:, 0], ranks, top_ids, (top - log_total).float())
+
+
+def _likeliest(logits: torch.Tensor, n: int) -> torch.Tensor:
+    """(R, n) int64 ids of the largest logits, largest first, the lower id first among equals."""
+    if n == 0:
+        return torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
+    # Adding 0 turns -0 into +0. The bits of a float, the negative ones flipped, are in the order of the floats; with
+    # the id below them no two keys are equal, so every correct top-k gives the same answer.
+    bits = (logits + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    last = logits.shape[1] - 1
+    keys = ordered * 2**32 + (last - torch.arange(last + 1, device=logits.device))
+    return last - (keys.topk(n, dim=-1).values & 0xFFFFFFFF)

@@ -1,0 +1,1 @@
+"""Weights in one block of memory that outlives the workers."""

@@ -1,0 +1,185 @@
+"""Weights in one block of memory: loaded once by the keeper, mapped by every worker."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+
+from octavo.config import ModelConfig
+from octavo.messages import HostBlock, KeptWeights, WorkerConfig
+from octavo.models.load import LoadedModel, build_model, fill_parameters
+from octavo.models.operations import Operations
+from octavo.models.parameters import place_parameters
+from octavo.worker.host_memory import require_room
+from octavo.worker.memory import await_memory, free_bytes, taken_bytes
+from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
+from octavo.worker.shared_weights.host_block import create_host_block, map_host_block
+
+ALIGNMENT = 512
+"""Bytes: what torch's own allocator gives on CUDA."""
+
+
+WORDS = ALIGNMENT // 8
+"""64-bit words of a row of a checksum."""
+ROWS = 2**20
+"""Rows that are summed at a time: 512 MiB, whose sums take 8 MiB."""
+
+
+class _Layout:
+    """Tensors one after the other in `block` (n,) uint8, which may be longer than needed."""
+
+    def __init__(self, block: torch.Tensor) -> None:
+        self._block = block
+        self.num_bytes = 0
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        begin = self.num_bytes
+        end = begin + math.prod(shape) * dtype.itemsize
+        self.num_bytes = -(-end // ALIGNMENT) * ALIGNMENT
+        return self._block[begin:end].view(dtype).view(shape)
+
+
+class _Heap:
+    """Tensors each in memory of its own on `device`, and the checksum of a block that holds them as `_Layout` does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._tensors: list[torch.Tensor] = []
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        self._tensors.append(tensor)
+        return tensor
+
+    def checksum(self) -> int:
+        total, first_row = 0, 0
+        for tensor in self._tensors:
+            data = tensor.view(-1).view(torch.uint8)
+            total += checksum(data, first_row)
+            first_row += -(-len(data) // ALIGNMENT)
+        return _signed(total)
+
+
+def load_weights(config: WorkerConfig, device: torch.device, operations: Operations) -> tuple[LoadedModel, int]:
+    """The model on weights of its own, and their checksum, as that of a keeper's block.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_model`.
+    """
+    folder = Path(config.model)
+    model, heap = ModelConfig.from_folder(folder), _Heap(device)
+    parameters = place_parameters(model, heap)
+    fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
+    return build_model(model, parameters, operations), heap.checksum()
+
+
+def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
+    """Load the weights into a block of memory that lasts as long as this process.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
+    """
+    folder = Path(config.model)
+    model = ModelConfig.from_folder(folder)
+    taken = taken_bytes(device)
+    require_weight_room(model, device)
+    num_bytes = block_bytes(model)
+    data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
+    parameters = place_parameters(model, _Layout(data))
+    fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    encoded = msgspec.json.encode(model)
+    return KeptWeights(block=block, num_bytes=num_bytes, model=encoded, checksum=checksum(data), taken_bytes=taken)
+
+
+class MappedWeights:
+    """A keeper's weights, which are not copied.
+
+    Args:
+        kept: where they are.
+        device: where they are to be used.
+
+    Raises:
+        OSError, ValueError, RuntimeError: the keeper's memory cannot be mapped.
+    """
+
+    def __init__(self, kept: KeptWeights, device: torch.device) -> None:
+        self._kept = kept
+        match kept.block:
+            case HostBlock() as block:
+                self._data = map_host_block(block, kept.num_bytes)
+            case block:
+                self._data = map_device_block(block, kept.num_bytes, device)
+
+    def verify(self) -> None:
+        """Compare their checksum: a kernel that wrote out of bounds may have hit them before it hit nothing.
+
+        Raises:
+            RuntimeError: the weights are not what they were when they were loaded.
+        """
+        if checksum(self._data) != self._kept.checksum:
+            raise RuntimeError("the weights in memory are not what was loaded")
+
+    def build(self, operations: Operations) -> LoadedModel:
+        """The model on them."""
+        model = msgspec.json.decode(self._kept.model, type=ModelConfig)
+        return build_model(model, place_parameters(model, _Layout(self._data)), operations)
+
+
+def block_bytes(model: ModelConfig) -> int:
+    """Bytes of the block that holds all parameters of `model`."""
+    counted = _Layout(torch.empty(2**62, dtype=torch.uint8, device="meta"))
+    place_parameters(model, counted)
+    return counted.num_bytes
+
+
+def require_weight_room(model: ModelConfig, device: torch.device) -> None:
+    """Refuse weights that do not fit on `device`, before memory is taken for them.
+
+    Raises:
+        ConfigError: says how much they take and how much is free.
+    """
+    num_bytes, what = block_bytes(model), "its weights take"
+    if device.type == "cpu":
+        num_bytes += copy_bytes(model)
+        what = "its weights, with the float32 copies that a CPU computes with, take"
+    else:
+        await_memory(num_bytes)
+    require_room(num_bytes, free_bytes(device), "model", what)
+
+
+def copy_bytes(model: ModelConfig) -> int:
+    """Bytes of the float32 copies of all matrices that a CPU makes products with."""
+    parameters = place_parameters(model, lambda shape, dtype: torch.empty(shape, dtype=dtype, device="meta"))
+    matrices = (view for name, view in parameters.sources.items() if view.ndim == 2 and not name.endswith("_scale"))
+    looked_up = 0 if model.tie_word_embeddings else parameters.embedding.numel()
+    return 4 * (sum(view.numel() for view in matrices) - looked_up)
+
+
+def checksum(data: torch.Tensor, first_row: int = 0) -> int:
+    """The rows of 512 bytes of `data` (n,) uint8, each the sum of its 64-bit words, times the odd numbers from
+    2 `first_row` + 1, all modulo 2^64 and as a signed number. Any one changed word shows, and rows that changed places;
+    the last row counts as filled up with zeros. Reads `data` once, where it lies."""
+    whole = len(data) // ALIGNMENT * ALIGNMENT
+    rows = data[:whole].view(torch.int64).view(-1, WORDS)
+    total = sum(_weighted(rows[at : at + ROWS], first_row + at) for at in range(0, len(rows), ROWS))
+    if whole < len(data):
+        last = torch.zeros(ALIGNMENT, dtype=torch.uint8, device=data.device)
+        last[: len(data) - whole] = data[whole:]
+        total += _weighted(last.view(torch.int64).view(1, WORDS), first_row + len(rows))
+    return _signed(total)
+
+
+def _weighted(rows: torch.Tensor, first_row: int) -> int:
+    odd = torch.arange(first_row, first_row + len(rows), device=rows.device) * 2 + 1
+    return int((rows.sum(1) * odd).sum())
+
+
+def _signed(number: int) -> int:
+    """`number` modulo 2^64, as a signed 64-bit integer."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -1,0 +1,275 @@
+"""The grouped products against float64, per row, with every format and odd shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_device
+from compare import assert_rows, tolerance
+from memory import Guard
+from octavo.errors import KernelContractError
+from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
+from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.reference import activations_reference
+from octavo.ops.scaled import (
+    Activations,
+    BlockWeights,
+    ChannelWeights,
+    PlainWeights,
+    StaticScaled,
+    TensorWeights,
+    TokenScaled,
+    Unscaled,
+    Weights,
+)
+
+FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+TILES = [
+    Tile(16, 64, 4, 4),
+    Tile(32, 64, 4, 3),
+    Tile(64, 128, 8, 2),
+    Tile(128, 64, 8, 3),
+    Tile(16, 64, 4, 4, tma=True),
+    Tile(32, 64, 4, 3, max_halvings=1),
+    Tile(64, 64, 4, 3, max_halvings=2),
+    Tile(128, 64, 8, 3, tma=True, max_halvings=2),
+]
+each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
+each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
+
+
+@dataclasses.dataclass
+class Case:
+    """Inputs of one product, on the device, and its exact rows in slot order (S, N) f64."""
+
+    x: Activations
+    w: Weights
+    ids: torch.Tensor
+    expected: torch.Tensor
+
+    @property
+    def present(self) -> torch.Tensor:
+        """(slots in use,) int64, on the host"""
+        ids = self.ids.cpu().flatten()
+        return ((ids >= 0) & (ids < self.w.data.shape[0])).nonzero().flatten()
+
+
+def on(device: torch.device, x: Activations) -> Activations:
+    return to_device(x, device)  # type: ignore[arg-type, return-value]
+
+
+def gate_up_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
+    generator = torch.Generator().manual_seed(tokens * shape.hidden)
+    w = make_weights(kind, shape.experts, 2, shape.intermediate, shape.hidden, generator)
+    ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
+    x = activations_reference(exact_rows(tokens, shape.hidden, generator), w)
+    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
+
+
+def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
+    generator = torch.Generator().manual_seed(tokens * shape.intermediate)
+    w = make_weights(kind, shape.experts, 1, shape.hidden, shape.intermediate, generator)
+    ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
+    x = activations_reference(exact_rows(ids.numel(), shape.intermediate, generator), w)
+    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
+
+
+def plan_of(case: Case, tile: Tile, guard: Guard) -> Permutation:
+    experts = case.w.data.shape[0]
+    plan = guard.rebuild(Permutation.allocate(case.ids.numel() + 7, experts, case.ids.device))
+    return permute(case.ids, experts, tile_rows=tile.rows, out=plan)
+
+
+def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
+    """(S, I) bf16 in slot order; absent slots NaN."""
+    plan, slots = plan_of(case, tile, guard), case.ids.numel()
+    out = guard.empty((plan.slots, case.w.data.shape[1] // 2), torch.bfloat16)
+    x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
+    grouped_gemm_swiglu(x, w, plan, top_k=case.ids.shape[1], tile=tile, out=out, slots=slots)
+    guard.check()
+    used = int(plan.offsets[-1])
+    assert out[used:].isnan().all(), "rows not in use were written"
+    by_slot = torch.full_like(out[:slots], torch.nan)
+    by_slot[plan.order[:used].long()] = out[:used]
+    return by_slot
+
+
+def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Activations:
+    """The rows of x (S, K) in sorted order, at the start of `room` poisoned ones."""
+
+    def rows(tensor: torch.Tensor) -> torch.Tensor:
+        inner = guard.empty((room, *tensor.shape[1:]), tensor.dtype)
+        raw = torch.uint8 if tensor.dtype.itemsize == 1 else tensor.dtype
+        inner.view(raw)[: len(order)] = tensor.view(raw)[order]
+        return inner
+
+    match x:
+        case StaticScaled():
+            return StaticScaled(rows(x.data), guard.copy(x.scale))
+        case Unscaled():
+            return Unscaled(rows(x.data))
+        case _:
+            return type(x)(rows(x.data), rows(x.scale))
+
+
+def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
+    """(S, H) bf16 in slot order; absent slots NaN."""
+    plan, slots = plan_of(case, tile, guard), case.ids.numel()
+    x = placed(case.x, plan.order[: int(plan.offsets[-1])].long(), plan.slots, guard)
+    out = guard.empty((plan.slots, case.w.data.shape[1]), torch.bfloat16)
+    grouped_gemm(x, guard.rebuild_copy(case.w), plan, tile=tile, out=out, slots=slots)
+    guard.check()
+    assert out[slots:].isnan().all(), "rows past the slots were written"
+    return out[:slots]
+
+
+def assert_case(out: torch.Tensor, case: Case) -> None:
+    """Rows of present slots match the reference; absent ones were left as they were."""
+    present = case.present
+    assert_rows(out.cpu()[present], case.expected[present], tolerance(out.device))
+    absent = sorted(set(range(len(out))) - set(present.tolist()))
+    assert out[absent].isnan().all(), "rows of absent slots were written"
+
+
+@each_shape
+@each_format
+def test_gate_up(kind: type, shape: LayerShape, device: torch.device) -> None:
+    """Classes D and F: most experts empty, I of 64 to 192, H not a multiple of the K step."""
+    case = gate_up_case(kind, shape, 3, "sentinels", device)
+    assert_case(run_gate_up(case, TILES[0], Guard(device)), case)
+
+
+@each_shape
+@each_format
+def test_down(kind: type, shape: LayerShape, device: torch.device) -> None:
+    case = down_case(kind, shape, 3, "sentinels", device)
+    assert_case(run_down(case, TILES[0], Guard(device)), case)
+
+
+@pytest.mark.parametrize("shape", [SMALL[1], SMALL[3]], ids=lambda shape: shape.name)
+@each_format
+def test_weights_through_bulk_copies(kind: type, shape: LayerShape, device: torch.device) -> None:
+    case = gate_up_case(kind, shape, 3, "sentinels", device)
+    assert_case(run_gate_up(case, Tile(16, 64, 4, 4, tma=True), Guard(device)), case)
+    case = down_case(kind, shape, 3, "sentinels", device)
+    assert_case(run_down(case, Tile(16, 64, 4, 4, tma=True), Guard(device)), case)
+
+
+@pytest.mark.parametrize("routing", [name for name in ROUTINGS if name != "sentinels"])
+def test_routings(routing: str, device: torch.device) -> None:
+    case = gate_up_case(ChannelWeights, SMALL[1], 17, routing, device)
+    assert_case(run_gate_up(case, TILES[0], Guard(device)), case)
+    case = down_case(ChannelWeights, SMALL[1], 17, routing, device)
+    assert_case(run_down(case, TILES[0], Guard(device)), case)
+
+
+def halve(scale: torch.Tensor, *at: int) -> None:
+    scale[at] *= 0.5
+
+
+def wipe(data: torch.Tensor, *at: int | slice) -> None:
+    raw = torch.uint8 if data.dtype.itemsize == 1 else data.dtype
+    data.view(raw)[at] = 0
+
+
+def mutations(case: Case) -> dict[str, Callable[[], None]]:
+    """One thing wrong each: a row, an expert, a block of K, a channel that matters, a scale."""
+    row = int(case.present[0]) // (case.ids.numel() // case.x.data.shape[0])
+    slot = case.present[-1]
+    expert = int(case.ids.flatten()[slot])
+    channel = int(case.expected[slot].abs().argmax())
+    changes: dict[str, Callable[[], None]] = {
+        "row": lambda: wipe(case.x.data, row),
+        "expert": lambda: wipe(case.w.data, expert),
+        "k-block": lambda: wipe(case.w.data, expert, slice(None), slice(64, 96)),
+        "output-channel": lambda: wipe(case.w.data, expert, channel),
+    }
+    match case.x, case.w:
+        case TokenScaled(), ChannelWeights():
+            changes["token-scale"] = lambda: halve(case.x.scale, row)  # type: ignore[union-attr]
+            changes["channel-scale"] = lambda: halve(case.w.scale, expert, channel)  # type: ignore[union-attr]
+        case _, BlockWeights():
+            changes["block-scale"] = lambda: halve(case.w.scale, expert, 0, 0)
+        case _, TensorWeights():
+            changes["tensor-scale"] = lambda: halve(case.w.scale, expert, 0)
+    return changes
+
+
+@each_format
+@pytest.mark.parametrize("product", ["gate-up", "down"])
+def test_the_check_sees_one_wrong_thing(product: str, kind: type, device: torch.device) -> None:
+    make, run = (gate_up_case, run_gate_up) if product == "gate-up" else (down_case, run_down)
+    for name in mutations(make(kind, SMALL[1], 3, "uniform", device)):
+        case = make(kind, SMALL[1], 3, "uniform", device)
+        mutations(case)[name]()
+        out = run(case, TILES[0], Guard(device))
+        with pytest.raises(AssertionError, match="row"):
+            assert_case(out, case)
+
+
+@pytest.mark.parametrize("kind", [ChannelWeights, BlockWeights, PlainWeights], ids=lambda kind: kind.__name__)
+def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) -> None:
+    """Class F, flashinfer#4486: every selectable tile, not only the one chosen."""
+    up, down = (make(kind, SMALL[1], 20, "skewed", device) for make in (gate_up_case, down_case))
+    outs = [(run_gate_up(up, tile, Guard(device)), run_down(down, tile, Guard(device))) for tile in TILES]
+    assert_case(outs[0][0], up)
+    assert_case(outs[0][1], down)
+    assert all(torch.equal(a, outs[0][0]) and torch.equal(b, outs[0][1]) for a, b in outs[1:])
+
+
+def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> None:
+    """Class C, vllm#43396: every index is compared with both bounds where it is used."""
+    case = gate_up_case(ChannelWeights, SMALL[1], 9, "uniform", device)
+    guard = Guard(device)
+    plan = plan_of(case, TILES[0], guard)
+    huge = 2**31 - 1
+    plan.order[:4] = torch.tensor([-1, huge, -huge, case.ids.numel() + 7], dtype=torch.int32, device=device)
+    plan.tiles[:3] = torch.tensor([[huge, 0, 16], [-1, 0, 16], [1, -huge, huge]], dtype=torch.int32, device=device)
+    plan.tiles[3:5] = torch.tensor([[0, huge, 16], [2, 3, -5]], dtype=torch.int32, device=device)
+    out = guard.empty((plan.slots, 96), torch.bfloat16)
+    x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
+    grouped_gemm_swiglu(x, w, plan, top_k=2, tile=TILES[0], out=out, slots=case.ids.numel())
+    guard.check()
+
+
+def test_no_rows(device: torch.device) -> None:
+    case = gate_up_case(ChannelWeights, SMALL[1], 0, "uniform", device)
+    assert run_gate_up(case, TILES[0], Guard(device)).shape == (0, 96)
+
+
+@pytest.mark.parametrize(
+    "pair", [(ChannelWeights, BlockWeights), (BlockWeights, ChannelWeights), (PlainWeights, TensorWeights)], ids=str
+)
+def test_activations_of_another_format_are_refused(pair: tuple[type, type], device: torch.device) -> None:
+    """Class F, vllm#57092 and #33019: scales of another granularity."""
+    case = gate_up_case(pair[0], SMALL[1], 3, "uniform", device)
+    case.x = gate_up_case(pair[1], SMALL[1], 3, "uniform", device).x
+    with pytest.raises(KernelContractError, match=pair[0].__name__):
+        run_gate_up(case, TILES[0], Guard(device))
+
+
+def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
+    case = gate_up_case(ChannelWeights, SMALL[1], 3, "uniform", device)
+    assert isinstance(case.w, ChannelWeights)
+    case.w = ChannelWeights(case.w.data, case.w.scale[:, :1].contiguous())
+    with pytest.raises(KernelContractError, match=r"w\.scale"):
+        run_gate_up(case, TILES[0], Guard(device))
+
+
+@pytest.mark.parametrize(
+    ("tile", "match"),
+    [
+        pytest.param(Tile(16, 64, 4, 4, max_halvings=1), "max_halvings", id="below-16-rows"),
+        pytest.param(Tile(128, 64, 4, 3, max_halvings=3), "max_halvings", id="an-eighth"),
+        pytest.param(Tile(16, 256, 8, 2), r"tile\.cols", id="two-blocks-of-weights"),
+    ],
+)
+def test_tiles_that_cannot_run_are_refused(tile: Tile, match: str, device: torch.device) -> None:
+    case = down_case(BlockWeights, SMALL[1], 3, "uniform", device)
+    with pytest.raises(KernelContractError, match=match):
+        run_down(case, tile, Guard(device))

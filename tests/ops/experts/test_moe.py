@@ -1,0 +1,205 @@
+"""The whole layer: right, contained, the same bits for a row wherever it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_device
+from compare import assert_rows, tolerance
+from memory import Guard
+from octavo.errors import KernelContractError
+from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
+from octavo.ops.experts.reference import moe_reference
+from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights
+
+FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
+NAN = float("nan")
+
+
+@dataclasses.dataclass
+class Layer:
+    """Weights on the device, and room for some tokens."""
+
+    shape: LayerShape
+    gate_up: Weights
+    down: Weights
+    workspace: MoeWorkspace
+    guard: Guard
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        ids: torch.Tensor,
+        weights: torch.Tensor,
+        rows_in_use: int | None = None,
+        tiles: Tiles | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """out and flags, from poisoned memory between canaries."""
+        guard = self.guard
+        out, flags = guard.empty(tuple(x.shape), torch.bfloat16), guard.empty((len(x),), torch.bool)
+        count = None if rows_in_use is None else guard.copy(torch.tensor([rows_in_use], dtype=torch.int32))
+        inputs = [guard.copy(tensor) for tensor in (x, ids, weights)]
+        weights_here = (guard.rebuild_copy(self.gate_up), guard.rebuild_copy(self.down))
+        workspace = guard.rebuild(self.workspace)
+        moe(*inputs, *weights_here, workspace=workspace, out=out, flags=flags, rows_in_use=count, tiles=tiles)
+        guard.check()
+        return out, flags
+
+
+def layer(kind: type, shape: LayerShape, max_tokens: int, device: torch.device) -> Layer:
+    generator = torch.Generator().manual_seed(shape.hidden + shape.experts)
+    gate_up = to_device(make_weights(kind, shape.experts, 2, shape.intermediate, shape.hidden, generator), device)
+    down = to_device(make_weights(kind, shape.experts, 1, shape.hidden, shape.intermediate, generator), device)
+    workspace = moe_workspace(max_tokens, shape.top_k, gate_up, down)
+    return Layer(shape, gate_up, down, workspace, Guard(device))
+
+
+def inputs(shape: LayerShape, tokens: int, routing: str, device: torch.device) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(tokens + shape.experts)
+    x = exact_rows(tokens, shape.hidden, generator)
+    ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
+    weights = torch.rand((tokens, shape.top_k), generator=generator)
+    return x.to(device), ids.to(device), weights.to(device)
+
+
+def expected(layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
+    cpu = torch.device("cpu")
+    return moe_reference(*(t.cpu() for t in inputs), to_device(layer.gate_up, cpu), to_device(layer.down, cpu))
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_moe(shape: LayerShape, tokens: int, device: torch.device) -> None:
+    it = layer(ChannelWeights, shape, 5, device)
+    args = inputs(shape, tokens, "uniform", device)
+    out, flags = it(*args)
+    assert_rows(out, expected(it, *args), 2 * tolerance(device))
+    assert not flags.any()
+
+
+@each_format
+@pytest.mark.parametrize("routing", ["sentinels", "all-to-last", "duplicates"])
+def test_formats(kind: type, routing: str, device: torch.device) -> None:
+    it = layer(kind, SMALL[1], 17, device)
+    args = inputs(SMALL[1], 17, routing, device)
+    out, _ = it(*args)
+    assert_rows(out, expected(it, *args), 2 * tolerance(device))
+
+
+@pytest.mark.parametrize("mutant", ["row", "expert", "k-block", "scale", "routing-weight", "id"])
+def test_the_check_sees_one_wrong_thing(mutant: str, device: torch.device) -> None:
+    it = layer(ChannelWeights, SMALL[1], 5, device)
+    x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
+    right = expected(it, x, ids, weights)
+    expert = int(ids[2, 0])
+    assert isinstance(it.down, ChannelWeights)
+    match mutant:
+        case "row":
+            x[3] = x[2]
+        case "expert":
+            it.down.data.view(torch.uint8)[expert] = 0
+        case "k-block":
+            it.gate_up.data.view(torch.uint8)[expert, :, 128:] = 0
+        case "scale":
+            it.down.scale[expert, :16] *= 2
+        case "routing-weight":
+            weights[1, 0] *= 1.2
+        case "id":
+            ids[4, 1] = (ids[4, 1] + 1) % 8
+    out, _ = it(x, ids, weights)
+    with pytest.raises(AssertionError, match="row"):
+        assert_rows(out, right, 2 * tolerance(device))
+
+
+@each_format
+def test_a_row_has_the_same_bits_anywhere(kind: type, device: torch.device) -> None:
+    """Class F, flashinfer#3559 and class J: alone, at any position, in any batch, with any neighbours, at any tile."""
+    it = layer(kind, SMALL[1], 9, device)
+    x, ids, weights = inputs(SMALL[1], 9, "uniform", device)
+    whole, _ = it(x, ids, weights)
+    for row in (0, 4, 8):
+        alone, _ = it(x[row : row + 1], ids[row : row + 1], weights[row : row + 1])
+        assert torch.equal(alone[0], whole[row])
+    turned = torch.tensor([8, 3, 1, 0, 7, 2, 6, 5, 4], device=device)
+    moved, _ = it(x[turned], ids[turned], weights[turned], tiles=Tiles(Tile(32, 64, 4, 3), Tile(32, 128, 8, 2)))
+    assert torch.equal(moved, whole[turned])
+    x[::2] = NAN
+    beside_nan, flags = it(x, ids, weights)
+    assert torch.equal(beside_nan[1::2], whole[1::2])
+    assert flags.tolist() == [row % 2 == 0 for row in range(9)]
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")], ids=str)
+def test_a_bad_row_comes_back_flagged(bad: float, device: torch.device) -> None:
+    it = layer(ChannelWeights, SMALL[3], 4, device)
+    x, ids, weights = inputs(SMALL[3], 4, "uniform", device)
+    whole, _ = it(x, ids, weights)
+    x[1, 77] = bad
+    out, flags = it(x, ids, weights)
+    assert flags.tolist() == [False, True, False, False]
+    assert torch.equal(out[[0, 2, 3]], whole[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, 5, 2**31 - 1])
+def test_rows_past_the_count_are_not_read_and_become_zero(count: int, device: torch.device) -> None:
+    """Class E, vllm#38436 and sglang#30895: padded rows of a graph hold anything."""
+    it = layer(ChannelWeights, SMALL[1], 5, device)
+    x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
+    whole, _ = it(x, ids, weights)
+    rows = min(max(count, 0), 5)
+    x[rows:], weights[rows:], ids[rows:] = NAN, NAN, 2**31 - 1
+    out, flags = it(x, ids, weights, rows_in_use=count)
+    assert torch.equal(out[:rows], whole[:rows])
+    assert out[rows:].eq(0).all()
+    assert not flags.any()
+
+
+def test_tokens_that_are_all_absent_become_zero(device: torch.device) -> None:
+    """Class C, vllm#54747 and class D, TransformerEngine#3067: 0, 1, 4 and 5 of 5 tokens routed nowhere."""
+    it = layer(ChannelWeights, SMALL[1], 5, device)
+    x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
+    whole, _ = it(x, ids, weights)
+    for absent in ([2], [0, 1, 3, 4], [0, 1, 2, 3, 4]):
+        marked = ids.clone()
+        marked[absent] = -1
+        out, _ = it(x, marked, weights)
+        present = [row for row in range(5) if row not in absent]
+        assert torch.equal(out[present], whole[present])
+        assert out[absent].eq(0).all()
+
+
+def test_no_tokens(device: torch.device) -> None:
+    """Class D, sglang#22455 and #38773: an empty batch is a size."""
+    it = layer(ChannelWeights, SMALL[1], 5, device)
+    out, _ = it(*inputs(SMALL[1], 0, "uniform", device))
+    assert out.shape == (0, 256)
+
+
+def test_a_workspace_serves_every_smaller_batch(device: torch.device) -> None:
+    it = layer(ChannelWeights, SMALL[1], 300, device)
+    args = inputs(SMALL[1], 3, "uniform", device)
+    out, _ = it(*args)
+    assert_rows(out, expected(it, *args), 2 * tolerance(device))
+
+
+@pytest.mark.parametrize("what", ["tokens", "hidden", "top-k", "experts", "dtype"])
+def test_a_call_that_does_not_fit_is_refused(what: str, device: torch.device) -> None:
+    it = layer(ChannelWeights, SMALL[1], 4, device)
+    x, ids, weights = inputs(SMALL[1], 5 if what == "tokens" else 4, "uniform", device)
+    match what:
+        case "hidden":
+            x = x[:, :128].contiguous()
+        case "top-k":
+            ids = ids[:, :1].contiguous()
+        case "experts":
+            it.down = ChannelWeights(it.down.data[:4], it.down.scale[:4])  # type: ignore[union-attr]
+        case "dtype":
+            x = x.float()
+    with pytest.raises(KernelContractError) as error:
+        it(x, ids, weights)
+    assert "(" in str(error.value)

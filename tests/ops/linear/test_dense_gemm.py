@@ -1,0 +1,136 @@
+"""One product against float64, per row, and a row's bits at every number of rows and tile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from cases import exact_fp8, powers_of_two
+from compare import assert_rows, row_errors, tolerance
+from memory import Guard
+from octavo.errors import KernelContractError
+from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.linear.dense_gemm import Tile, choose_tile, dense_gemm
+from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
+from octavo.ops.scaled import TokenScaled, Unscaled
+
+SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256)]
+"""N, K: columns and steps that do not fill the last tile."""
+TILES = [Tile(16, 64, 4, 4), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3, tma=True), Tile(128, 128, 8, 3)]
+each_kind = pytest.mark.parametrize("kind", [Fp8Weight, Bf16Weight], ids=lambda kind: kind.__name__)
+
+
+@dataclasses.dataclass
+class Case:
+    """A product on the device."""
+
+    x: TokenScaled | Unscaled
+    w: LinearWeight
+
+    @classmethod
+    def draw(cls, kind: type, rows: int, columns: int, width: int, device: torch.device, *, bias: bool = False) -> Case:
+        noise = torch.Generator().manual_seed(rows + columns + width)
+        x, w = (exact_fp8((n, width), noise) for n in (rows, columns))
+        scales = [powers_of_two((n,), noise, -6, -3) for n in (rows, columns)]
+        added = exact_fp8((columns,), noise).bfloat16().to(device) if bias else None
+        if kind is Fp8Weight:
+            scaled = TokenScaled(x.to(device), scales[0].to(device))
+            return cls(scaled, Fp8Weight(w.to(device), scales[1].to(device), added))
+        halves = [(side.float() / 16).bfloat16().to(device) for side in (x, w)]
+        return cls(Unscaled(halves[0]), Bf16Weight(halves[1], added))
+
+    def rows(self, some: slice) -> Case:
+        match self.x:
+            case TokenScaled(data, scale):
+                return Case(TokenScaled(data[some], scale[some]), self.w)
+            case Unscaled(data):
+                return Case(Unscaled(data[some]), self.w)
+
+    def run(self, tile: Tile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        guard = Guard(self.w.data.device)
+        out = guard.empty((len(self.x.data), len(self.w.data)), dtype)
+        dense_gemm(guard.rebuild_copy(self.x), guard.rebuild_copy(self.w), out=out, tile=tile)
+        guard.check()
+        return out
+
+
+@each_kind
+@pytest.mark.parametrize(("columns", "width"), SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_against_float64(kind: type, columns: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+    case = Case.draw(kind, 37, columns, width, device, bias=True)
+    out = case.run(dtype=dtype)
+    assert_rows(out, dense_gemm_reference(case.x, case.w), tolerance(device))
+    breaks: list[Callable[[], object]] = [lambda: case.x.data[5].view(torch.uint8).zero_()]
+    if case.w.bias is not None and columns > 1:
+        bias = case.w.bias
+        breaks.append(lambda: bias[columns // 2].add_(64))
+    for number, change in enumerate(breaks):
+        change()
+        errors = row_errors(out, dense_gemm_reference(case.x, case.w))
+        assert float(errors[5 if number == 0 else 0]) > tolerance(device)
+
+
+@each_kind
+def test_any_number_of_rows_and_any_tile(kind: type, device: torch.device) -> None:
+    noise = torch.Generator().manual_seed(1)
+    case = Case.draw(kind, 300, 80, 192, device)
+    if isinstance(case.x, Unscaled):  # numbers whose sums round
+        case = Case(Unscaled(torch.randn((300, 192), generator=noise).bfloat16().to(device)), case.w)
+    whole = case.run(dtype=torch.float32)
+    for tile in TILES:
+        assert torch.equal(case.run(tile, torch.float32), whole), tile
+    for some in (slice(0, 1), slice(7, 8), slice(299, 300), slice(3, 20), slice(40, 105), slice(0, 128)):
+        assert torch.equal(case.rows(some).run(dtype=torch.float32), whole[some]), some
+
+
+@each_kind
+def test_a_bad_row_stays_alone(kind: type, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(2)
+    case = Case.draw(kind, 1, 80, 128, device)
+    layer = KernelLinear(case.w)
+    x = torch.randn((20, 128), generator=generator).bfloat16().to(device)
+    expected = layer(x)
+    assert_rows(expected, linear_reference(x.cpu(), to_host(case.w)), 2 * tolerance(device))
+    x[7, 3] = torch.nan
+    out = layer.float32(x)
+    assert out[7].isnan().all()
+    good = [row for row in range(20) if row != 7]
+    assert torch.equal(out[good].bfloat16(), expected[good])
+
+
+def to_host(w: LinearWeight) -> LinearWeight:
+    match w:
+        case Fp8Weight(data, scale):
+            return Fp8Weight(data.cpu(), scale.cpu())
+        case Bf16Weight(data):
+            return Bf16Weight(data.cpu())
+
+
+@each_kind
+def test_no_rows(kind: type, device: torch.device) -> None:
+    assert KernelLinear(Case.draw(kind, 1, 80, 128, device).w)(
+        torch.empty((0, 128), dtype=torch.bfloat16, device=device)
+    ).shape == (0, 80)
+
+
+def test_every_choice_can_run() -> None:
+    for rows in (1, 16, 17, 32, 33, 256, 257, 10**6):
+        for tma in (False, True):
+            assert choose_tile(rows, tma=tma).reasons_against(gated=False, step_bytes=128) == []
+
+
+def test_contract(device: torch.device) -> None:
+    fp8, plain = (Case.draw(kind, 3, 80, 72, device) for kind in (Fp8Weight, Bf16Weight))
+    with pytest.raises(KernelContractError, match="x: expected TokenScaled for Fp8Weight"):
+        Case(plain.x, fp8.w).run()
+    with pytest.raises(KernelContractError, match=r"x.data: expected \(T, K=72"):
+        Case(Unscaled(plain.x.data[:, :64].contiguous()), plain.w).run()
+    with pytest.raises(KernelContractError, match="use a tile without tma"):
+        fp8.run(Tile(16, 64, 4, 4, tma=True))
+    with pytest.raises(KernelContractError, match="rows 48"):
+        fp8.run(Tile(48, 64, 4, 4))

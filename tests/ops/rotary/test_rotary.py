@@ -1,0 +1,45 @@
+"""Rotary embedding against float64, row by row and bit by bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compare import BF16_ROUNDING, assert_rows, row_errors
+from octavo.errors import KernelContractError
+from octavo.ops.rotary import RotaryTable, rotary
+from octavo.ops.rotary.reference import rotary_reference
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+@pytest.mark.parametrize("head_dim", [2, 16, 24, 128])
+def test_rotary_against_float64(head_dim: int) -> None:
+    positions = torch.tensor([0, 1, 2, 77, 511])
+    x = noise(5, 3, head_dim)
+    out = rotary(x, RotaryTable.make(512, head_dim, 1e4, CPU).at(positions))
+    expected = rotary_reference(x, positions, 1e4)
+    assert_rows(out.flatten(0, 1), expected.flatten(0, 1), BF16_ROUNDING)
+    off_by_one = rotary_reference(x, positions + 1, 1e4)
+    assert row_errors(out.flatten(0, 1), off_by_one.flatten(0, 1)).min() > BF16_ROUNDING
+
+
+def test_rotary_row_depends_on_itself_alone() -> None:
+    table = RotaryTable.make(128, 24, 1e6, CPU)
+    positions = torch.randint(128, (50,), generator=torch.Generator().manual_seed(3))
+    x = noise(50, 4, 24)
+    whole = rotary(x, table.at(positions))
+    for row in range(50):
+        assert torch.equal(rotary(x[row : row + 1], table.at(positions[row : row + 1])), whole[row : row + 1])
+
+
+def test_contract() -> None:
+    table = RotaryTable.make(8, 16, 1e4, CPU)
+    with pytest.raises(KernelContractError, match="x: expected"):
+        rotary(noise(3, 2, 8), table.at(torch.tensor([0, 1, 2])))
+    with pytest.raises(KernelContractError, match=r"rows.cos"):
+        rotary(noise(3, 2, 16), table.at(torch.tensor([0, 1])))

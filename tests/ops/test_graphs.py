@@ -1,0 +1,106 @@
+"""Steps in memory of a fixed size: what graphs replay, here without one, through Triton's interpreter."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from models.toy import allocate_cache, make_batch, random_tensors, write_checkpoint
+from octavo.config import ModelConfig
+from octavo.models.forward_batch import KVCache
+from octavo.models.kernel_operations import KernelOperations
+from octavo.models.load import LoadedModel
+from octavo.worker.graphs import GraphedModel, graph_sizes
+from ops.test_model import CONFIGS, alone, load, tokens
+
+COLUMNS = 6
+Step = list[tuple[int, int]]
+"""(request, count) of each chunk."""
+STEPS: list[Step] = [[(1, 4), (0, 16)], [(0, 1), (1, 1)], [(2, 2), (0, 3)], [(0, 1), (2, 1)], [(0, 1)]]
+REQUESTS = [tokens(1, 22), tokens(2, 5), tokens(3, 3)]
+TABLES = [[14, 2], [3, 12], [5]]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint(folder, CONFIGS["fp8"], random_tensors(ModelConfig.from_json(CONFIGS["fp8"]), 3))
+    return load(folder, KernelOperations(max_tokens=128))
+
+
+def graphs_of(loaded: LoadedModel, cache: KVCache, sizes: list[int]) -> GraphedModel:
+    """A graph that is only the launches again, on the same memory."""
+    return GraphedModel(
+        loaded.model,
+        cache,
+        hidden_size=loaded.config.hidden_size,
+        max_chunks=3,
+        columns=COLUMNS,
+        sizes=sizes,
+        capture=lambda launch: launch,
+    )
+
+
+def wrong_chunks(loaded: LoadedModel, graphed: GraphedModel, cache: KVCache) -> int:
+    """How many chunks of STEPS have other bits than their requests alone."""
+    expected = [alone(loaded, ids) for ids in REQUESTS]
+    done, wrong = [0] * 3, 0
+    for step in STEPS:
+        chunks = [(REQUESTS[i], done[i], count, TABLES[i]) for i, count in step]
+        batch = make_batch(chunks, block_size=16, columns=COLUMNS)
+        hidden = graphed.forward(batch, cache)
+        for row, (i, count) in enumerate(step):
+            rows = slice(batch.chunk_starts[row], batch.chunk_starts[row + 1])
+            wrong += not torch.equal(hidden[rows], expected[i][done[i] : done[i] + count])
+            done[i] += count
+    assert done == [len(ids) for ids in REQUESTS]
+    return wrong
+
+
+@pytest.mark.parametrize("sizes", [[1, 4, 32], [8], []], ids=["all", "small-steps", "none"])
+def test_rows_have_the_bits_of_their_requests_alone(loaded: LoadedModel, sizes: list[int]) -> None:
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
+    assert wrong_chunks(loaded, graphs_of(loaded, cache, sizes), cache) == 0
+
+
+def test_the_check_sees_a_row_that_should_not_be(loaded: LoadedModel) -> None:
+    """The twin: rows past a step's own that write to a slot of request 1."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
+    graphed = graphs_of(loaded, cache, [4, 32])
+    vars(vars(vars(graphed)["_inputs"])["_slot_mapping"])["_filler"] = 3 * 16
+    assert wrong_chunks(loaded, graphed, cache) > 0
+
+
+def test_only_the_wanted_rows_come_back(loaded: LoadedModel) -> None:
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
+    graphed = graphs_of(loaded, cache, [32])
+    chunks = [(REQUESTS[0], 0, 16, TABLES[0]), (REQUESTS[1], 0, 4, TABLES[1])]
+    whole = graphed.forward(make_batch(chunks, block_size=16, columns=COLUMNS), cache).clone()
+    batch = make_batch(chunks, block_size=16, columns=COLUMNS)
+    tails = type(batch)(**(vars(batch) | {"tails": (1, 2)}))
+    assert torch.equal(graphed.forward(tails, cache), whole[[15, 18, 19]])
+
+
+def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
+    cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
+    recorded = []
+    graphed = graphs_of(loaded, cache, [1, 4])
+    vars(graphed)["_capture"] = lambda launch: recorded.append(launch) or launch
+    graphed.prepare()
+    graphed.prepare()
+    assert len(recorded) == 2
+    assert all(layer.isnan().all() for layer in cache.layers)
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 8, 30, 100, 512, 1000, 4096])
+def test_sizes(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes == sorted(set(sizes))
+    assert (sizes[0], sizes[-1]) == (1, most)
+    assert all(
+        after <= max(2 * size, size + 8) if size < 32 else after <= 1.25 * size
+        for size, after in itertools.pairwise(sizes)
+    )
+    assert graph_sizes(0) == []
