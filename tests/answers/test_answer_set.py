@@ -37,7 +37,15 @@ def test_every_answer_gets_a_request_with_a_seed_of_its_own() -> None:
         *((i, 0) for i in range(3)),
         *((i, 1) for i in range(3, 6)),
     ]
+    assert [answer.index for answer in answers.firsts] == [0, 3]
     assert (len(answers), answers.running, answers.num_tokens) == (6, 6, 0)
+
+
+def test_the_engine_gets_no_setting_of_how_tokens_are_read() -> None:
+    """It copies what it gets for each of thousands of answers."""
+    sampling = SamplingParams(n=2, stop=["cd"], logit_bias={7: 1.0}, logprobs=2, stream_interval=3)
+    requests = list(answer_set(["cd"]).requests_for(Prompt(0, [1], None), sampling))
+    assert {repr(request.sampling) for request in requests} == {repr(SamplingParams(logit_bias={7: 1.0}, logprobs=2))}
 
 
 def test_no_two_sets_share_an_id() -> None:

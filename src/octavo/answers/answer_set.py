@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from octavo.answers.answer import Answer
 from octavo.answers.prompt import Prompt
 from octavo.engine.request import Request
 from octavo.engine.update import Update
 from octavo.errors import RequestError
-from octavo.sampling import SamplingParams, each_alone
+from octavo.sampling import RequestOutputKind, SamplingParams, each_alone
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 
 _serials = itertools.count(1)
+NOT_THE_ENGINES: Mapping[str, Any] = {
+    "stop": [],
+    "detokenize": True,
+    "output_kind": RequestOutputKind.CUMULATIVE,
+    "stream_interval": None,
+}
+"""Settings of how tokens are read: the engine makes them, and gets a copy of its settings for each answer."""
 
 
 class AnswerSet:
@@ -39,6 +48,8 @@ class AnswerSet:
         """Answers without a finish reason."""
         self.num_tokens = 0
         """Tokens made so far, over all answers."""
+        self.firsts: list[Answer] = []
+        """The first answer to each prompt: it knows what became of the prompt."""
         self._base_id = f"{request_id}.{next(_serials)}"
         self._numbered = numbered
         self._tokenizer = tokenizer
@@ -57,10 +68,21 @@ class AnswerSet:
 
     def requests_for(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[Request]:
         """Make a request for each of the `n` answers to `prompt`; the set holds the answer of each from then on."""
-        for alone in each_alone(sampling):
+        detokenizer = partial(
+            Detokenizer,
+            self._tokenizer,
+            stop=self._stop,
+            include_stop_str_in_output=sampling.include_stop_str_in_output,
+            skip_special_tokens=sampling.skip_special_tokens,
+            min_tokens=sampling.min_tokens,
+            context=prompt.token_ids,
+        )
+        for number, alone in enumerate(each_alone(sampling.replace(**NOT_THE_ENGINES))):
             index = len(self._answers)
             request_id = f"{self._base_id}.{index}" if self._numbered else self._base_id
-            self._answers[request_id] = Answer(index, request_id, prompt, self._detokenizer(prompt, sampling))
+            answer = self._answers[request_id] = Answer(index, request_id, prompt, detokenizer)
+            if number == 0:
+                self.firsts.append(answer)
             self.running += 1
             yield Request(request_id, prompt.token_ids, alone, self._arrival_s)
 
@@ -79,13 +101,3 @@ class AnswerSet:
         if answer.finished():
             self.running -= 1
         return True
-
-    def _detokenizer(self, prompt: Prompt, sampling: SamplingParams) -> Detokenizer:
-        return Detokenizer(
-            self._tokenizer,
-            stop=self._stop,
-            include_stop_str_in_output=sampling.include_stop_str_in_output,
-            skip_special_tokens=sampling.skip_special_tokens,
-            min_tokens=sampling.min_tokens,
-            context=prompt.token_ids,
-        )

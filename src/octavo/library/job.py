@@ -10,7 +10,7 @@ from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
 from octavo.messages import TokenScore
 from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
-from octavo.sampling import RequestOutputKind, SamplingParams
+from octavo.sampling import SamplingParams
 from octavo.text import NoTokenizer, Tokenizer
 from octavo.text.tokenizer import token_text
 
@@ -37,7 +37,7 @@ class Job:
         self._answers = AnswerSet(
             request_id, self._tokenizer, sampling.stop, self._metrics.arrival_time, numbered=sampling.n > 1
         )
-        self.requests: Sequence[Request] = list(self._answers.requests_for(prompt, _without_reading(sampling)))
+        self.requests: Sequence[Request] = list(self._answers.requests_for(prompt, sampling))
         """One for each answer."""
         self._told_logprobs = dict.fromkeys(self.answer_ids, 0.0)
         """Sums over what `news` has told."""
@@ -131,8 +131,3 @@ class Job:
 
 def _logprob(part: Part) -> float:
     return sum(score.logprob for score in part.scores if score is not None)
-
-
-def _without_reading(sampling: SamplingParams) -> SamplingParams:
-    """`sampling` as the engine gets it: how answers are read is not its matter."""
-    return sampling.replace(detokenize=True, output_kind=RequestOutputKind.CUMULATIVE, stream_interval=None)

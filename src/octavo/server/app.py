@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,12 +78,24 @@ def _lifespan(server: Server) -> Any:
         interval_s = context.settings.sse_keep_alive_interval
         if interval_s > 0:
             tasks.append(asyncio.create_task(_keep_alive(server, interval_s)))
-        yield
+        with _kept_from_collection():
+            yield
         for task in tasks:
             task.cancel()
         server.bodies.close()
 
     return lifespan
+
+
+@contextlib.contextmanager
+def _kept_from_collection() -> Iterator[None]:
+    """Leave all that is there out of garbage collections: each full one would look at it, and hold up everybody meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _keep_alive(server: Server, interval_s: float) -> None:

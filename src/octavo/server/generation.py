@@ -18,7 +18,7 @@ from octavo.server.dispatch import Stream
 from octavo.server.errors import not_accepted
 
 TURN = 64
-"""Answers that are made or ended before others have their turn: a fraction of a millisecond."""
+"""Answers that are ended before others have their turn: a fraction of a millisecond."""
 
 
 class Generation:
@@ -65,7 +65,7 @@ class Generation:
         """
         context = self._server.context
         try:
-            self._stream = await context.dispatcher.open(context.loop, await self._requests())
+            self._stream = await context.dispatcher.open(context.loop, self._requests())
         except OverloadedError:
             context.metrics.on_rejection()
             raise
@@ -92,10 +92,10 @@ class Generation:
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far; each prompt counts once, whatever n is."""
-        prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prompts)
+        firsts = self.answers.firsts
+        prompt_tokens = sum(len(answer.prompt.token_ids) for answer in firsts)
         made = 0 if self._only_scores else self.answers.num_tokens
-        per_prompt = len(self.answers) // len(self.prompts)
-        cached = sum(answer.num_cached_tokens for answer in itertools.islice(self.answers, 0, None, per_prompt))
+        cached = sum(answer.num_cached_tokens for answer in firsts)
         return {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": made,
@@ -112,15 +112,9 @@ class Generation:
         self._end_some(answer for answer in self.answers if not answer.finished())
         self._server.context.metrics.on_call(max(answer.num_tokens for answer in self.answers))
 
-    async def _requests(self) -> list[Request]:
-        """Make the engine requests, `TURN` in a turn of the event loop."""
-        requests = []
+    def _requests(self) -> Iterator[Request]:
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
-            for request in self.answers.requests_for(prompt, sampling):
-                requests.append(request)
-                if len(requests) % TURN == 0:
-                    await asyncio.sleep(0)
-        return requests
+            yield from self.answers.requests_for(prompt, sampling)
 
     def _take(self, update: Update, now_s: float) -> Answer | None:
         """Give an answer its news; return it, or None if it had ended.
