@@ -16,6 +16,7 @@ import torch
 from benchmarks import against
 from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
+from octavo.ops.activations import FP8, Unscaled
 from octavo.ops.attention.cuda import (
     MAX_SPLIT_RESULTS,
     STAGES,
@@ -24,10 +25,9 @@ from octavo.ops.attention.cuda import (
     paged_attention,
     plan_paged_attention,
 )
-from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 from octavo.ops.linear.dense_gemm import dense_gemm
 from octavo.ops.quantize.cuda import quantize
-from octavo.ops.scaled import Unscaled
 
 HEADS, KV_HEADS, WIDTH, BLOCK_SIZE = 32, 4, 128, 16
 CHUNKS: dict[str, list[tuple[int, int]]] = {
@@ -44,10 +44,10 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
 }
 """Name to (tokens, context with them) of each chunk."""
 WEIGHTS: dict[str, tuple[type, int, int]] = {
-    "qkv": (Fp8Weight, 5120, 2048),
-    "out": (Fp8Weight, 2048, 4096),
-    "router": (Bf16Weight, 128, 2048),
-    "head": (Bf16Weight, 151936, 2048),
+    "qkv": (Fp8Channel, 5120, 2048),
+    "out": (Fp8Channel, 2048, 4096),
+    "router": (Bf16, 128, 2048),
+    "head": (Bf16, 151936, 2048),
 }
 """Name to (format, N, K)."""
 ROWS = {"qkv": [1, 8, 64, 256, 8192], "out": [1, 8, 64, 256, 8192], "router": [1, 64, 8192], "head": [1, 64, 256]}
@@ -152,18 +152,18 @@ def measure_dense(name: str, rows: int) -> Measurement:
     weights: list[LinearWeight] = []
     for _ in range(copies):
         noise = torch.randn((columns, width), device=CUDA)
-        if kind is Fp8Weight:
+        if kind is Fp8Channel:
             weights.append(
-                Fp8Weight((noise * 100).clamp_(-448, 448).to(FP8), torch.full((columns,), 1e-4, device=CUDA))
+                Fp8Channel((noise * 100).clamp_(-448, 448).to(FP8), torch.full((columns,), 1e-4, device=CUDA))
             )
         else:
-            weights.append(Bf16Weight(noise.bfloat16() / width**0.5))
-    dtype = torch.bfloat16 if kind is Fp8Weight else torch.float32
+            weights.append(Bf16(noise.bfloat16() / width**0.5))
+    dtype = torch.bfloat16 if kind is Fp8Channel else torch.float32
     x = torch.randn((rows, width), dtype=torch.bfloat16, device=CUDA)
     out = torch.empty((rows, columns), dtype=dtype, device=CUDA)
 
     def call(weight: LinearWeight) -> torch.Tensor:
-        return dense_gemm(quantize(x) if isinstance(weight, Fp8Weight) else Unscaled(x), weight, out=out)
+        return dense_gemm(quantize(x) if isinstance(weight, Fp8Channel) else Unscaled(x), weight, out=out)
 
     timing = replay([functools.partial(call, weight) for weight in weights], 20)
     num_bytes = weights[0].data.nbytes + x.nbytes + out.nbytes

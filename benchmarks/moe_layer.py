@@ -24,8 +24,9 @@ import torch
 from benchmarks import against
 from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
+from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts.moe import moe, moe_workspace
-from octavo.ops.scaled import FP8, BlockWeights, ChannelWeights, Weights, blocks
+from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
 
 CUDA = torch.device("cuda")
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
@@ -77,7 +78,7 @@ def random_weights(kind: str, experts: int, parts: int, rows: int, cols: int) ->
         codes[expert] = (torch.randn((parts * rows, cols), device=CUDA) * 100).clamp(-448, 448).to(FP8)
     scales = (parts * rows,) if kind == "channel" else (parts * blocks(rows), blocks(cols))
     scale = (torch.rand((experts, *scales), device=CUDA) + 0.5) / (100 * cols**0.5)
-    return ChannelWeights(codes, scale) if kind == "channel" else BlockWeights(codes, scale)
+    return Fp8Channel(codes, scale) if kind == "channel" else Fp8Block(codes, scale)
 
 
 def draw(tokens: int, shape: tuple[int, int, int, int]) -> Inputs:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 import torch
 
-from octavo.ops.scaled import BLOCK, BlockWeights, ChannelWeights, Weights
+from octavo.ops.activations import BLOCK
+from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
 
 Call = Callable[[], torch.Tensor]
 """Runs the layer once; returns (T, H) bf16."""
@@ -39,12 +40,12 @@ def peer_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> dict[st
     if importlib.util.find_spec("vllm") is None:
         return {}
     match gate_up, down:
-        case ChannelWeights(), ChannelWeights():
+        case Fp8Channel(), Fp8Channel():
             return {
                 "vLLM Triton": functools.partial(_triton, inputs, gate_up, down),
                 "vLLM CUTLASS": functools.partial(_cutlass, inputs, gate_up, down),
             }
-        case BlockWeights(), BlockWeights():
+        case Fp8Block(), Fp8Block():
             return {
                 "vLLM Triton": functools.partial(_triton, inputs, gate_up, down),
                 "vLLM DeepGEMM": functools.partial(_deep_gemm, inputs, gate_up, down),
@@ -68,13 +69,11 @@ def _config() -> object:
     return VllmConfig()
 
 
-def _triton(
-    inputs: list[Inputs], gate_up: ChannelWeights | BlockWeights, down: ChannelWeights | BlockWeights
-) -> list[Call]:
+def _triton(inputs: list[Inputs], gate_up: Fp8Channel | Fp8Block, down: Fp8Channel | Fp8Block) -> list[Call]:
     from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
     from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
 
-    if isinstance(gate_up, ChannelWeights):
+    if isinstance(gate_up, Fp8Channel):
         scales = {"w1_scale": gate_up.scale[..., None], "w2_scale": down.scale[..., None]}
         config = fp8_w8a8_moe_quant_config(**scales, per_act_token_quant=True, per_out_ch_quant=True)
     else:
@@ -90,7 +89,7 @@ def _triton(
     return [call(one) for one in inputs]
 
 
-def _cutlass(inputs: list[Inputs], gate_up: ChannelWeights, down: ChannelWeights) -> list[Call]:
+def _cutlass(inputs: list[Inputs], gate_up: Fp8Channel, down: Fp8Channel) -> list[Call]:
     from vllm import _custom_ops
     from vllm.model_executor.layers.fused_moe.activation import MoEActivation
     from vllm.model_executor.layers.fused_moe.experts.cutlass_moe import run_cutlass_moe_fp8
@@ -124,7 +123,7 @@ def _cutlass(inputs: list[Inputs], gate_up: ChannelWeights, down: ChannelWeights
     return [call(one) for one in inputs]
 
 
-def _deep_gemm(inputs: list[Inputs], gate_up: BlockWeights, down: BlockWeights) -> list[Call]:
+def _deep_gemm(inputs: list[Inputs], gate_up: Fp8Block, down: Fp8Block) -> list[Call]:
     if importlib.util.find_spec("deep_gemm") is None:
         importlib.import_module("vllm.third_party.deep_gemm")  # vLLM would not say why this fails
     from vllm.model_executor.layers.fused_moe.activation import MoEActivation
@@ -154,7 +153,7 @@ def _deep_gemm(inputs: list[Inputs], gate_up: BlockWeights, down: BlockWeights) 
     return [call(one) for one in inputs]
 
 
-def _deep_gemm_scale(weights: BlockWeights) -> torch.Tensor:
+def _deep_gemm_scale(weights: Fp8Block) -> torch.Tensor:
     """The scale (E, N / 128, K / 128) in the layout that DeepGEMM wants on this card.
 
     By default vLLM also rounds the scales to powers of two as it loads, and the codes with them: left out here, as it changes
@@ -169,7 +168,7 @@ def _deep_gemm_scale(weights: BlockWeights) -> torch.Tensor:
     return scale
 
 
-def _layer_config(one: Inputs, down: BlockWeights) -> object:
+def _layer_config(one: Inputs, down: Fp8Block) -> object:
     """What vLLM's modular experts ask about the layer: one GPU, nothing parallel."""
     from vllm.model_executor.layers.fused_moe.activation import MoEActivation
     from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig, FusedMoEParallelConfig, RoutingMethodType

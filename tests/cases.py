@@ -7,15 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from octavo.ops.scaled import (
-    FP8,
-    BlockWeights,
-    ChannelWeights,
-    PlainWeights,
-    TensorWeights,
-    Weights,
-    blocks,
-)
+from octavo.ops.activations import FP8, blocks
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +59,21 @@ def exact_rows(rows: int, width: int, generator: torch.Generator) -> torch.Tenso
 def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, generator: torch.Generator) -> Weights:
     """Weights (experts, parts x rows, cols) of the format `kind`, exactly representable, scales all different."""
     data = exact_fp8((experts, parts * rows, cols), generator)
-    if kind is ChannelWeights:
-        return ChannelWeights(data, powers_of_two((experts, parts * rows), generator, -6, -3))
-    if kind is TensorWeights:
+    if kind is Fp8Channel:
+        return Fp8Channel(data, powers_of_two((experts, parts * rows), generator, -6, -3))
+    if kind is Fp8Tensor:
         scale = powers_of_two((experts, parts), generator, -6, -3)
-        return TensorWeights(data, scale, torch.tensor([2.0**-7]))
-    if kind is BlockWeights:
-        return BlockWeights(data, powers_of_two((experts, parts * blocks(rows), blocks(cols)), generator, -6, -3))
-    return PlainWeights((data.float() / 16).bfloat16())
+        return Fp8Tensor(data, scale, torch.tensor([2.0**-7]))
+    if kind is Fp8Block:
+        return Fp8Block(data, powers_of_two((experts, parts * blocks(rows), blocks(cols)), generator, -6, -3))
+    return Bf16((data.float() / 16).bfloat16())
 
 
 def to_device(weights: Weights, device: torch.device) -> Weights:
     """The same weights on `device`."""
-    parts = {field.name: getattr(weights, field.name).to(device) for field in dataclasses.fields(weights)}
-    return type(weights)(**parts)
+    assert dataclasses.is_dataclass(weights)
+    parts = ((field.name, getattr(weights, field.name)) for field in dataclasses.fields(weights))
+    return dataclasses.replace(weights, **{name: part.to(device) for name, part in parts if part is not None})
 
 
 def distinct_ids(tokens: int, experts: int, top_k: int, generator: torch.Generator) -> torch.Tensor:

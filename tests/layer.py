@@ -7,10 +7,11 @@ import dataclasses
 import torch
 
 from cases import ROUTINGS, LayerShape
+from octavo.ops.activations import BLOCK, FP8, blocks
 from octavo.ops.experts.grouped_gemm import Tiles
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
 from octavo.ops.quantize.reference import scale_reference
-from octavo.ops.scaled import BLOCK, FP8, BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights, blocks
 
 CUDA = torch.device("cuda")
 
@@ -18,16 +19,14 @@ CUDA = torch.device("cuda")
 def random_weights(kind: type, experts: int, parts: int, rows: int, cols: int) -> Weights:
     """Normally distributed weights (experts, parts x rows, cols) on the GPU in the format `kind`, outputs O(1)."""
     generator = torch.Generator(CUDA).manual_seed(experts + rows + cols)
-    data = torch.empty(
-        (experts, parts * rows, cols), dtype=torch.bfloat16 if kind is PlainWeights else FP8, device=CUDA
-    )
+    data = torch.empty((experts, parts * rows, cols), dtype=torch.bfloat16 if kind is Bf16 else FP8, device=CUDA)
     scale = torch.empty((experts, parts * rows), device=CUDA)
     blockwise = torch.empty((experts, parts * blocks(rows), blocks(cols)), device=CUDA)
     for e in range(experts):
         w = torch.randn((parts * rows, cols), generator=generator, device=CUDA) / cols**0.5
-        if kind is PlainWeights:
+        if kind is Bf16:
             data[e] = w.bfloat16()
-        elif kind is BlockWeights:
+        elif kind is Fp8Block:
             tiled = torch.nn.functional.pad(w.reshape(parts, rows, cols), (0, -cols % BLOCK, 0, -rows % BLOCK))
             tiled = tiled.reshape(parts, blocks(rows), BLOCK, blocks(cols), BLOCK)
             blockwise[e] = (tiled.abs().amax((2, 4)) / 448).reshape(parts * blocks(rows), -1)
@@ -35,13 +34,13 @@ def random_weights(kind: type, experts: int, parts: int, rows: int, cols: int) -
             codes = codes.reshape(parts, blocks(rows) * BLOCK, -1)[:, :rows, :cols]
             data[e] = codes.reshape(parts * rows, cols).clamp(-448, 448).to(FP8)
         else:
-            scale[e] = scale_reference(w) if kind is ChannelWeights else w.abs().max() / 448
+            scale[e] = scale_reference(w) if kind is Fp8Channel else w.abs().max() / 448
             data[e] = (w / scale[e][:, None]).clamp(-448, 448).to(FP8)
-    if kind is ChannelWeights:
-        return ChannelWeights(data, scale)
-    if kind is TensorWeights:
-        return TensorWeights(data, scale[:, ::rows].contiguous(), torch.tensor([0.02], device=CUDA))
-    return BlockWeights(data, blockwise) if kind is BlockWeights else PlainWeights(data)
+    if kind is Fp8Channel:
+        return Fp8Channel(data, scale)
+    if kind is Fp8Tensor:
+        return Fp8Tensor(data, scale[:, ::rows].contiguous(), torch.tensor([0.02], device=CUDA))
+    return Fp8Block(data, blockwise) if kind is Fp8Block else Bf16(data)
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swi
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
-from octavo.ops.linear import Bf16Weight, Fp8Weight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import dense_gemm
 from octavo.ops.norm.cpu import rms_norm
@@ -30,13 +30,12 @@ from octavo.ops.quantize.cuda import (
     swiglu_quantize,
 )
 from octavo.ops.rotary import rotary
-from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights
 from ops.experts.test_grouped_gemm import down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from placed_model import attention, attention_inputs, model, real_attention
 
-FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
 ODD = LayerShape("odd", 3, 2, 37, 19)
 """No size is a multiple of anything: no bulk copies, no vectors."""
 MANY_TILES = LayerShape("many-tiles", 8, 2, 256, 96)
@@ -153,7 +152,7 @@ def _combine(
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
     """Both grouped products of a format."""
     calls: list[tuple[LayerShape, int, Tile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
-    if device.type == "cpu" and kind is ChannelWeights:
+    if device.type == "cpu" and kind is Fp8Channel:
         calls += [(NARROW_TILES, 8, Tile(16, 64, 4, 3)), (NARROW_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
     elif device.type == "cuda":
         calls += [(MANY_TILES, 8, Tile(16, 64, 4, 3)), (MANY_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
@@ -210,7 +209,7 @@ def experts(device: torch.device, kind: type) -> Iterator[Scenario]:
     calls = [(ODD, 3)]
     if device.type == "cuda":
         calls += [(MANY_TILES, 8), (SMALL[3], 17)]
-    if device.type == "cuda" and kind is ChannelWeights:
+    if device.type == "cuda" and kind is Fp8Channel:
         calls += [(SMALL[2], 17), (SMALL[5], 17), (MANY_TILES, 129), (MANY_TILES, 1025)]
     for shape, tokens in calls:
         up, down = (make(kind, shape, 1, "uniform", device).w for make in (gate_up_case, down_case))
@@ -222,7 +221,7 @@ def experts(device: torch.device, kind: type) -> Iterator[Scenario]:
             weights = torch.rand((tokens, shape.top_k), generator=drawn).to(device)
             if device.type == "cuda" or slack == 0:
                 yield Scenario(f"moe {label} {routing}", (x, ids, weights, up, down, slack, used), _moe)
-        if kind in (ChannelWeights, PlainWeights):
+        if kind in (Fp8Channel, Bf16):
             logits = _noise(tokens, shape.experts).to(device)
             yield Scenario(f"experts {label}", (x, logits, up, down, shape), _experts)
 
@@ -231,7 +230,7 @@ def real_experts(device: torch.device) -> Iterator[Scenario]:
     """The expert layer of Qwen3-30B-A3B, with the tiles of its table."""
     from layer import GpuLayer, Rows  # for a GPU alone
 
-    layer = GpuLayer.make(ChannelWeights, QWEN3_30B, 1)
+    layer = GpuLayer.make(Fp8Channel, QWEN3_30B, 1)
     for tokens in (1, 3, 33, 300, 2049):
         drawn = Rows.draw(QWEN3_30B, tokens)
         args = (drawn.x, drawn.ids, drawn.weights, layer.gate_up, layer.down, 0, None)
@@ -260,7 +259,7 @@ GROUPS: dict[str, Group] = {
     "attention-inputs": attention_inputs,
     "attention": attention,
     "model-in-graphs": functools.partial(model, graphs=True),
-    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Weight, Bf16Weight)},
+    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Channel, Bf16)},
     **{f"grouped-{kind.__name__}": functools.partial(grouped, kind=kind) for kind in FORMATS},
     **{f"experts-{kind.__name__}": functools.partial(experts, kind=kind) for kind in FORMATS},
 }

@@ -22,7 +22,7 @@ OPERATIONS = {
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm"],
-    "scaled": ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"],
+    "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],
 }
 
 HEAD = """# The expert layer
@@ -35,12 +35,13 @@ beside them.
 
 ```python
 import torch
+from octavo.ops.activations import FP8
 from octavo.ops.experts.moe import moe, moe_workspace
-from octavo.ops.scaled import FP8, ChannelWeights
+from octavo.ops.formats import Fp8Channel
 
 device, T, E, K, H, I = torch.device("cuda"), 5, 8, 2, 256, 128
-gate_up = ChannelWeights(torch.randn(E, 2 * I, H, device=device).to(FP8), torch.full((E, 2 * I), 0.06, device=device))
-down = ChannelWeights(torch.randn(E, H, I, device=device).to(FP8), torch.full((E, H), 0.09, device=device))
+gate_up = Fp8Channel(torch.randn(E, 2 * I, H, device=device).to(FP8), torch.full((E, 2 * I), 0.06, device=device))
+down = Fp8Channel(torch.randn(E, H, I, device=device).to(FP8), torch.full((E, H), 0.09, device=device))
 workspace = moe_workspace(max_tokens=64, top_k=K, gate_up=gate_up, down=down)
 x, ids = torch.randn(T, H, device=device).bfloat16(), torch.randint(0, E, (T, K), device=device, dtype=torch.int32)
 out, flags = torch.empty_like(x), torch.empty(T, dtype=torch.bool, device=device)

@@ -19,23 +19,24 @@ from collections.abc import Sequence
 
 import torch
 
+from octavo.ops.activations import FP8
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.route import Routing, route
+from octavo.ops.formats import Fp8Channel
 from octavo.ops.quantize.cuda import rms_norm_quantize, swiglu_quantize
-from octavo.ops.scaled import FP8, ChannelWeights
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 128, 8, 144, 80
 SIZES = [8191, 8192, 8193]
 TOOLS = ["memcheck", "racecheck", "initcheck"]
 
 
-def weights(rows: int, cols: int) -> ChannelWeights:
+def weights(rows: int, cols: int) -> Fp8Channel:
     """Random weights (E, rows, cols), made on the host so that every byte is initialised by a copy."""
     data = torch.randn((EXPERTS, rows, cols)).to(FP8).cuda()
-    return ChannelWeights(data, torch.full((EXPERTS, rows), 0.05).cuda())
+    return Fp8Channel(data, torch.full((EXPERTS, rows), 0.05).cuda())
 
 
-def check(tokens: int, gate_up: ChannelWeights, down: ChannelWeights) -> None:
+def check(tokens: int, gate_up: Fp8Channel, down: Fp8Channel) -> None:
     """Run the layer on `tokens` rows, launched and as a graph with one row less in use; the rows in both are equal.
 
     Raises:

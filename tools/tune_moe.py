@@ -22,8 +22,7 @@ from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_ge
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.experts.permute import permute
-from octavo.ops.experts.workspace import ActivationBuffer
-from octavo.ops.scaled import Activations, ChannelWeights, GroupScaled, TokenScaled, Weights
+from octavo.ops.formats import Weights
 
 SIZES = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
 TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "ops" / "experts" / "grouped_gemm" / "table.py"
@@ -61,20 +60,14 @@ def heights(slots_per_expert: float) -> list[int]:
     ]
 
 
-def buffered(buffer: ActivationBuffer, rows: int, weights: Weights) -> Activations:
-    """Whatever the buffer's first rows hold, in the format of `weights`."""
-    kind = TokenScaled if isinstance(weights, ChannelWeights) else GroupScaled
-    return kind(buffer.data[:rows], buffer.scale[:rows])
-
-
 def run_tile(ws: MoeWorkspace, gate_up: Weights, down: Weights, tokens: int, tile: Tile, gated: bool) -> None:
     """One grouped GEMM over whatever the workspace holds."""
     slots = tokens * ws.top_k
     if gated:
-        x = buffered(ws.input, tokens, gate_up)
+        x = ws.input.held(tokens, gate_up)
         grouped_gemm_swiglu(x, gate_up, ws.plan, top_k=ws.top_k, tile=tile, out=ws.hidden, slots=slots)
     else:
-        h = buffered(ws.hidden_quantized, ws.plan.slots, down)
+        h = ws.hidden_quantized.held(ws.plan.slots, down)
         grouped_gemm(h, down, ws.plan, tile=tile, out=ws.expert_out, slots=slots)
 
 
@@ -169,7 +162,7 @@ def main() -> None:
     for tokens in SIZES:
         found.append(best_tiles(ws, gate_up, down, tokens, shape))
         print(tokens, f"{found[-1]['us']:.1f} us", found[-1]["gate_up"], found[-1]["down"], flush=True)
-    write_table((type(gate_up).__name__, experts, hidden, intermediate), found, top_k)
+    write_table((gate_up.tiles_key, experts, hidden, intermediate), found, top_k)
     if args.log:
         args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
 

@@ -16,7 +16,7 @@ from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import CheckpointError, ConfigError
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.parameters import allocate_parameters
-from octavo.ops.linear import FP8
+from octavo.ops.activations import FP8
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
 

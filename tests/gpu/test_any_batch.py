@@ -11,14 +11,15 @@ from cases import QWEN3_30B, ROUTINGS, LayerShape
 from compare import BF16_ROUNDING, assert_rows, tolerance
 from layer import CUDA, GpuLayer, Rows
 from memory import Guard
+from octavo.ops.activations import Unscaled
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.combine.reference import combine_reference
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.moe import moe
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.experts.reference import activations_reference
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
 from octavo.ops.quantize.cuda import quantize, swiglu_quantize
-from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Unscaled
+from octavo.ops.quantize.reference import ReferenceQuantizer
 
 pytestmark = pytest.mark.gpu
 LARGE = [size + off for size in (4096, 8192, 16384, 32768, 65536, 131072) for off in range(-3, 4)]
@@ -35,9 +36,9 @@ def assert_right(layer: GpuLayer, rows: Rows, computed_by: GpuLayer | None = Non
     used = int(ws.plan.offsets[-1])
     order = ws.plan.order[:used].long()
     limit = tolerance(CUDA)
-    x = activations_reference(rows.x, layer.gate_up)
+    x = layer.gate_up.activate(rows.x, ReferenceQuantizer())
     assert_rows(ws.hidden[:used], grouped_gemm_swiglu_reference(x, layer.gate_up, rows.ids)[order], limit)
-    h = activations_reference(ws.hidden[:used], layer.down)
+    h = layer.down.activate(ws.hidden[:used], ReferenceQuantizer())
     if not isinstance(h, Unscaled):
         assert torch.equal(ws.hidden_quantized.data[:used].view(torch.uint8), h.data.view(torch.uint8))
     assert_rows(ws.expert_out[order], grouped_gemm_reference(h, layer.down, ids[order]), limit)
@@ -49,7 +50,7 @@ def assert_right(layer: GpuLayer, rows: Rows, computed_by: GpuLayer | None = Non
 
 @pytest.fixture(scope="module")
 def qwen() -> GpuLayer:
-    return GpuLayer.make(ChannelWeights, QWEN3_30B, max(LARGE))
+    return GpuLayer.make(Fp8Channel, QWEN3_30B, max(LARGE))
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -88,7 +89,7 @@ def test_large_sizes(routing: str, qwen: GpuLayer) -> None:
         assert not flags.any()
 
 
-@pytest.mark.parametrize("kind", [TensorWeights, BlockWeights, PlainWeights], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Tensor, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
     "shape",
     [
@@ -158,7 +159,7 @@ class TestPast2To31:
     def test_the_whole_chain(self, tokens: int) -> None:
         """sglang#4727 and #4856: H 7168, top-k 8, S x H past 2^31, all tokens on the same experts."""
         shape = LayerShape("deepseek-rows", 8, 8, 7168, 256)
-        layer = GpuLayer.make(ChannelWeights, shape, tokens)
+        layer = GpuLayer.make(Fp8Channel, shape, tokens)
         pool = Rows.draw(shape, tokens)
         out, _ = layer(pool)
         assert torch.equal(out[-8:], assert_right(layer, pool[tokens - 8 :]))
@@ -166,7 +167,7 @@ class TestPast2To31:
     def test_the_last_expert_of_a_weight_stack(self) -> None:
         """Liger-Kernel#1296: 64 experts of 2 x 14336 x 4096 are 7.5e9 elements."""
         shape = LayerShape("tall-stack", 64, 1, 4096, 14336)
-        layer = GpuLayer.make(ChannelWeights, shape, 4)
+        layer = GpuLayer.make(Fp8Channel, shape, 4)
         rows = Rows.draw(shape, 4, "all-to-last")
         assert_right(layer, rows)
 
@@ -176,16 +177,16 @@ def test_the_check_sees_one_wrong_thing(qwen: GpuLayer) -> None:
     rows = Rows.draw(QWEN3_30B, 300, seed=5)
     assert_right(qwen, rows)
     expert = int(rows.ids[7, 0])
-    assert isinstance(qwen.gate_up, ChannelWeights)
-    assert isinstance(qwen.down, ChannelWeights)
-    broken: dict[str, Callable[[ChannelWeights, ChannelWeights], object]] = {
+    assert isinstance(qwen.gate_up, Fp8Channel)
+    assert isinstance(qwen.down, Fp8Channel)
+    broken: dict[str, Callable[[Fp8Channel, Fp8Channel], object]] = {
         "k-block": lambda w1, w2: w1.data.view(torch.uint8)[expert, :, 128:256].zero_(),
         "expert": lambda w1, w2: w2.data.view(torch.uint8)[expert].zero_(),
         "scale": lambda w1, w2: w2.scale[expert, ::64].mul_(2),
     }
     for breaks in broken.values():
-        w1 = ChannelWeights(qwen.gate_up.data.clone(), qwen.gate_up.scale.clone())
-        w2 = ChannelWeights(qwen.down.data.clone(), qwen.down.scale.clone())
+        w1 = Fp8Channel(qwen.gate_up.data.clone(), qwen.gate_up.scale.clone())
+        w2 = Fp8Channel(qwen.down.data.clone(), qwen.down.scale.clone())
         breaks(w1, w2)
         with pytest.raises(AssertionError, match="row"):
             assert_right(qwen, rows, computed_by=GpuLayer(QWEN3_30B, w1, w2, qwen.workspace))

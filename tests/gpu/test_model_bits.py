@@ -15,7 +15,9 @@ from octavo.models.forward_batch import KVCache
 from octavo.models.kernel_operations import KernelOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
-from octavo.ops.linear import FP8, Linear, LinearWeight
+from octavo.ops.activations import FP8
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.layer import Linear
 from octavo.worker.graphs import CudaCapture, GraphedModel, graph_sizes
 
 pytestmark = pytest.mark.gpu

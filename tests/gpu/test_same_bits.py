@@ -9,7 +9,7 @@ from cases import QWEN3_30B
 from layer import CUDA, GpuLayer, Rows
 from octavo.ops.experts.grouped_gemm import Tile, Tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
-from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
 
 pytestmark = pytest.mark.gpu
 TILES = [
@@ -30,7 +30,7 @@ TILES = [
 
 @pytest.fixture(scope="module")
 def qwen() -> GpuLayer:
-    return GpuLayer.make(ChannelWeights, QWEN3_30B, 32768)
+    return GpuLayer.make(Fp8Channel, QWEN3_30B, 32768)
 
 
 def test_alone_and_in_any_batch(qwen: GpuLayer) -> None:
@@ -55,15 +55,13 @@ def test_with_nan_for_neighbours(qwen: GpuLayer) -> None:
     assert torch.equal(out[~bad], whole[~bad])
 
 
-@pytest.mark.parametrize("kind", [ChannelWeights, BlockWeights, PlainWeights], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 def test_at_every_tile(kind: type, qwen: GpuLayer) -> None:
-    layer = qwen if kind is ChannelWeights else GpuLayer.make(kind, QWEN3_30B, 700)
+    layer = qwen if kind is Fp8Channel else GpuLayer.make(kind, QWEN3_30B, 700)
     pool = Rows.draw(QWEN3_30B, 700, "skewed")
     step_bytes = 128
     whole, _ = layer(pool)
-    tiles = (
-        TILES if kind is not ChannelWeights else TILES + [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows]
-    )
+    tiles = TILES if kind is not Fp8Channel else TILES + [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows]
     assert all(not t.gate_up.reasons_against(gated=True, step_bytes=step_bytes) for t in tiles)
     for tile in tiles:
         assert torch.equal(layer(pool, tiles=tile)[0], whole), tile

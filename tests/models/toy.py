@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from octavo.config import ModelConfig
 from octavo.models.forward_batch import ForwardBatch, KVCache
 from octavo.models.parameters import allocate_parameters
-from octavo.ops.linear import FP8
+from octavo.ops.activations import FP8
 
 CPU = torch.device("cpu")
 FP8_DYNAMIC: dict[str, Any] = {

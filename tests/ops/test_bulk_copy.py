@@ -13,14 +13,13 @@ from octavo.errors import KernelContractError
 from octavo.ops.experts.grouped_gemm import Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
-from octavo.ops.linear import Bf16Weight, Fp8Weight
+from octavo.ops.formats import Bf16, Fp8Channel
 from octavo.ops.linear.dense_gemm import dense_gemm
-from octavo.ops.scaled import ChannelWeights, PlainWeights
 from ops.experts.test_grouped_gemm import Case, down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 
 TMA = Tile(16, 64, 4, 4, tma=True)
-FORMATS = pytest.mark.parametrize("kind", [ChannelWeights, PlainWeights], ids=lambda kind: kind.__name__)
+FORMATS = pytest.mark.parametrize("kind", [Fp8Channel, Bf16], ids=lambda kind: kind.__name__)
 
 
 def shifted(value: Any) -> Any:
@@ -33,7 +32,7 @@ def shifted(value: Any) -> Any:
     return dataclasses.replace(value, data=moved)
 
 
-@pytest.mark.parametrize("kind", [Fp8Weight, Bf16Weight], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Channel, Bf16], ids=lambda kind: kind.__name__)
 def test_a_linear_layer(kind: type, device: torch.device) -> None:
     case = Product.draw(kind, 5, 80, 128, device)
 

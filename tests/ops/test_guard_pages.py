@@ -8,9 +8,9 @@ import pytest
 
 from guard_process import NAMES, GuardedProcess, assert_killed, counts
 
-FORMATS = ["ChannelWeights", "TensorWeights", "BlockWeights", "PlainWeights"]
+FORMATS = ["Fp8Channel", "Fp8Tensor", "Fp8Block", "Bf16"]
 GROUPS = {
-    "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Weight", "dense-Bf16Weight"],
+    "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Channel", "dense-Bf16"],
     "experts": [f"{layer}-{kind}" for kind in FORMATS for layer in ("grouped", "experts")],
     "attention": ["attention"],
     "model": ["model-in-graphs"],

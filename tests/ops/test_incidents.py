@@ -11,20 +11,21 @@ import torch
 from cases import LayerShape, exact_rows, make_weights, to_device
 from compare import assert_rows, tolerance
 from memory import Guard
+from octavo.ops.activations import TokenScaled
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
 from octavo.ops.experts.permute.reference import permute_reference
 from octavo.ops.experts.reference import moe_reference
-from octavo.ops.scaled import ChannelWeights, TokenScaled
+from octavo.ops.formats import Fp8Channel
 
 
 def layer_out(shape: LayerShape, ids: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer's out and its reference for `ids`; scales of experts and channels are powers of two."""
     generator = torch.Generator().manual_seed(11)
-    gate_up = make_weights(ChannelWeights, shape.experts, 2, shape.intermediate, shape.hidden, generator)
-    down = make_weights(ChannelWeights, shape.experts, 1, shape.hidden, shape.intermediate, generator)
+    gate_up = make_weights(Fp8Channel, shape.experts, 2, shape.intermediate, shape.hidden, generator)
+    down = make_weights(Fp8Channel, shape.experts, 1, shape.hidden, shape.intermediate, generator)
     x, weights = exact_rows(len(ids), shape.hidden, generator), torch.rand(ids.shape, generator=generator) + 0.1
     expected = moe_reference(x, ids, weights, gate_up, down)
     guard = Guard(device)
@@ -85,9 +86,9 @@ def test_d_vllm_27514_most_of_160_experts_empty(device: torch.device) -> None:
 def test_f_vllm_57092_each_expert_has_its_own_scale(device: torch.device) -> None:
     """Weight scales 1, 2, 4, ...: an expert that used another's would be off by a power of two."""
     generator = torch.Generator().manual_seed(12)
-    data = make_weights(ChannelWeights, 8, 1, 64, 128, generator).data
-    w = ChannelWeights(data, (2.0 ** torch.arange(8))[:, None].expand(-1, 64).contiguous())
-    x = TokenScaled(make_weights(ChannelWeights, 1, 1, 8, 128, generator).data[0].contiguous(), torch.ones(8))
+    data = make_weights(Fp8Channel, 8, 1, 64, 128, generator).data
+    w = Fp8Channel(data, (2.0 ** torch.arange(8))[:, None].expand(-1, 64).contiguous())
+    x = TokenScaled(make_weights(Fp8Channel, 1, 1, 8, 128, generator).data[0].contiguous(), torch.ones(8))
     ids = torch.arange(8, dtype=torch.int32)[:, None]
     plan = permute(ids.to(device), 8, tile_rows=16)
     out = torch.full((8, 64), torch.nan, dtype=torch.bfloat16, device=device)

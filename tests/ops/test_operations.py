@@ -5,32 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cases import exact_fp8, powers_of_two
+from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors
 from octavo.models.kernel_operations import KernelOperations
 from octavo.ops.experts import CpuExperts, ExpertWeights
-from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 8, 2, 128, 96
 
 
 def weight(kind: type, rows: int, cols: int, generator: torch.Generator) -> LinearWeight:
     data = exact_fp8((EXPERTS, rows, cols), generator)
-    if kind is Fp8Weight:
-        return Fp8Weight(data, powers_of_two((EXPERTS, rows), generator, -6, -3))
-    return Bf16Weight((data.float() / 16).bfloat16())
+    if kind is Fp8Channel:
+        return Fp8Channel(data, powers_of_two((EXPERTS, rows), generator, -6, -3))
+    return Bf16((data.float() / 16).bfloat16())
 
 
 def moved(weights: ExpertWeights, device: torch.device) -> ExpertWeights:
-    def move(weight: LinearWeight) -> LinearWeight:
-        if isinstance(weight, Fp8Weight):
-            return Fp8Weight(weight.data.to(device), weight.scale.to(device))
-        return Bf16Weight(weight.data.to(device))
-
-    return ExpertWeights(gate_up=move(weights.gate_up), down=move(weights.down))
+    return ExpertWeights(gate_up=to_device(weights.gate_up, device), down=to_device(weights.down, device))
 
 
-@pytest.mark.parametrize("kind", [Fp8Weight, Bf16Weight], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Channel, Bf16], ids=lambda kind: kind.__name__)
 def test_both_backends_agree(kind: type, device: torch.device) -> None:
     """Within the roundings of two FP8 products; a row with bad logits is NaN in both."""
     generator = torch.Generator().manual_seed(21)
@@ -57,8 +52,8 @@ def test_layers_of_a_shape_share_their_workspace(device: torch.device) -> None:
     generator = torch.Generator().manual_seed(22)
     weights = moved(
         ExpertWeights(
-            gate_up=weight(Fp8Weight, 2 * INTERMEDIATE, HIDDEN, generator),
-            down=weight(Fp8Weight, HIDDEN, INTERMEDIATE, generator),
+            gate_up=weight(Fp8Channel, 2 * INTERMEDIATE, HIDDEN, generator),
+            down=weight(Fp8Channel, HIDDEN, INTERMEDIATE, generator),
         ),
         device,
     )
@@ -73,8 +68,8 @@ def test_rows_past_those_in_use_are_not_computed(rows_in_use: int, device: torch
     generator = torch.Generator().manual_seed(23)
     weights = moved(
         ExpertWeights(
-            gate_up=weight(Fp8Weight, 2 * INTERMEDIATE, HIDDEN, generator),
-            down=weight(Fp8Weight, HIDDEN, INTERMEDIATE, generator),
+            gate_up=weight(Fp8Channel, 2 * INTERMEDIATE, HIDDEN, generator),
+            down=weight(Fp8Channel, HIDDEN, INTERMEDIATE, generator),
         ),
         device,
     )

@@ -14,12 +14,12 @@ from octavo.ops.attention.cuda import PagedPlan, SplitResults, paged_attention, 
 from octavo.ops.experts import Experts, ExpertWeights
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
-from octavo.ops.linear import Bf16Weight, Fp8Weight, Linear, LinearWeight
+from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cuda import cuda_rms_norm
 from octavo.ops.prepare_qkv.cuda import prepare_qkv
 from octavo.ops.rotary import RotaryTable
-from octavo.ops.scaled import ChannelWeights, PlainWeights, Weights
 
 
 class KernelOperations:
@@ -40,7 +40,7 @@ class KernelOperations:
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""
-        gate_up, down = _format(weights.gate_up), _format(weights.down)
+        gate_up, down = weights.gate_up, weights.down
         shape = (type(gate_up), type(down), tuple(down.data.shape), down.data.device, top_k)
         if shape not in self._workspaces:
             self._workspaces[shape] = moe_workspace(self._max_tokens, top_k, gate_up, down)
@@ -74,12 +74,3 @@ class KernelOperations:
         if shape not in self._split_results:
             self._split_results[shape] = SplitResults.allocate(heads, width, queries.device)
         return paged_attention(queries, cache, plan, self._split_results[shape])
-
-
-def _format(weight: LinearWeight) -> Weights:
-    """The kernels' name for the same tensors."""
-    match weight:
-        case Fp8Weight(data, scale):
-            return ChannelWeights(data, scale)
-        case Bf16Weight(data):
-            return PlainWeights(data)

@@ -19,16 +19,10 @@ from octavo.ops.attention import (
 )
 from octavo.ops.attention import attention as attend
 from octavo.ops.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
-from octavo.ops.linear import (
-    Bf16Weight,
-    CublasLinear,
-    Fp8Weight,
-    Linear,
-    LinearWeight,
-    RowwiseFp8Linear,
-    TiledFp8Linear,
-    TiledLinear,
-)
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.cpu import cpu_linear
+from octavo.ops.linear.layer import Linear
+from octavo.ops.linear.torch_cuda import torch_linear
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
 from octavo.ops.rotary import RotaryTable, rotary
@@ -119,11 +113,7 @@ class CpuOperations(TorchAttention):
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
-        match weight:
-            case Bf16Weight():
-                return TiledLinear(weight)
-            case Fp8Weight():
-                return TiledFp8Linear(weight)
+        return cpu_linear(weight)
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""
@@ -151,11 +141,7 @@ class CudaOperations(TorchAttention):
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
-        match weight:
-            case Bf16Weight():
-                return CublasLinear(weight)
-            case Fp8Weight():
-                return RowwiseFp8Linear(weight)
+        return torch_linear(weight)
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""

@@ -9,8 +9,9 @@ import torch
 
 from octavo.config import ModelConfig
 from octavo.errors import CheckpointError
+from octavo.ops.activations import FP8
 from octavo.ops.experts import ExpertWeights
-from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _Allocator:
         for expert in range(experts):
             start = 0
             for name, count in parts:
-                self._note(f"{layer}.experts.{expert}.{name}", _expert(weight, expert), slice(start, start + count))
+                self._note(f"{layer}.experts.{expert}.{name}", weight.expert(expert), slice(start, start + count))
                 start += count
         return weight
 
@@ -119,23 +120,11 @@ class _Allocator:
             )
         biases = self._empty((shape[0],), torch.bfloat16) if bias else None
         if quantized == {False}:
-            return Bf16Weight(self._empty(shape, torch.bfloat16), biases)
-        return Fp8Weight(self._empty(shape, FP8), self._empty(shape[:-1], torch.float32), biases)
+            return Bf16(self._empty(shape, torch.bfloat16), biases)
+        return Fp8Channel(self._empty(shape, FP8), self._empty(shape[:-1], torch.float32), biases)
 
     def _note(self, module: str, weight: LinearWeight, rows: slice) -> None:
-        self.sources[f"{module}.weight"] = weight.data[rows]
-        if weight.bias is not None:
-            self.sources[f"{module}.bias"] = weight.bias[rows]
-        if isinstance(weight, Fp8Weight):
-            self.sources[f"{module}.weight_scale"] = weight.scale[rows, None]
-
-
-def _expert(weight: LinearWeight, expert: int) -> LinearWeight:
-    match weight:
-        case Bf16Weight(data):
-            return Bf16Weight(data[expert])
-        case Fp8Weight(data, scale):
-            return Fp8Weight(data[expert], scale[expert])
+        self.sources |= {f"{module}.{name}": view for name, view in weight.stored(rows).items()}
 
 
 def allocate_parameters(config: ModelConfig, device: torch.device) -> Parameters:
@@ -161,7 +150,7 @@ def place_parameters(config: ModelConfig, place: Place) -> Parameters:
     embedding = make.matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     layers = tuple(_layer(make, config, layer) for layer in range(config.num_hidden_layers))
     norm = make.vector("model.norm.weight", config.hidden_size)
-    head: LinearWeight = Bf16Weight(embedding)
+    head: LinearWeight = Bf16(embedding)
     if not config.tie_word_embeddings:
         head = make.linear([("lm_head", config.vocab_size)], config.hidden_size)
     return Parameters(embedding, layers, norm, head, make.sources)

@@ -7,9 +7,10 @@ import torch
 
 from compare import assert_rows, row_errors
 from octavo.errors import KernelContractError
+from octavo.ops.activations import FP8
 from octavo.ops.experts import CpuExperts, ExpertWeights, choose_experts
 from octavo.ops.experts.reference import experts_reference
-from octavo.ops.linear import FP8, Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, WIDTH = 16, 4, 40, 24
 LIMIT = 0.01
@@ -22,10 +23,10 @@ def generator(seed: int) -> torch.Generator:
 def stack(kind: str, rows: int, columns: int, seed: int) -> LinearWeight:
     noise = torch.randn((EXPERTS, rows, columns), generator=generator(seed)) / columns**0.5
     if kind == "bf16":
-        return Bf16Weight(noise.bfloat16())
+        return Bf16(noise.bfloat16())
     # [F] Neighbours differ in scale: one expert's scale on the next shows.
     own = 2.0 ** torch.arange(EXPERTS).remainder(2)[:, None]
-    return Fp8Weight((noise * 100).to(FP8), own.expand(EXPERTS, rows).contiguous() / 100)
+    return Fp8Channel((noise * 100).to(FP8), own.expand(EXPERTS, rows).contiguous() / 100)
 
 
 def weights(kind: str) -> ExpertWeights:

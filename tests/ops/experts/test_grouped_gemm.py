@@ -12,23 +12,14 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
+from octavo.ops.activations import Activations, StaticScaled, TokenScaled, Unscaled
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.experts.reference import activations_reference
-from octavo.ops.scaled import (
-    Activations,
-    BlockWeights,
-    ChannelWeights,
-    PlainWeights,
-    StaticScaled,
-    TensorWeights,
-    TokenScaled,
-    Unscaled,
-    Weights,
-)
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+from octavo.ops.quantize.reference import ReferenceQuantizer
 
-FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
 TILES = [
     Tile(16, 64, 4, 4),
     Tile(32, 64, 4, 3),
@@ -67,7 +58,7 @@ def gate_up_case(kind: type, shape: LayerShape, tokens: int, routing: str, devic
     generator = torch.Generator().manual_seed(tokens * shape.hidden)
     w = make_weights(kind, shape.experts, 2, shape.intermediate, shape.hidden, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
-    x = activations_reference(exact_rows(tokens, shape.hidden, generator), w)
+    x = w.activate(exact_rows(tokens, shape.hidden, generator), ReferenceQuantizer())
     return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
 
 
@@ -75,7 +66,7 @@ def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: 
     generator = torch.Generator().manual_seed(tokens * shape.intermediate)
     w = make_weights(kind, shape.experts, 1, shape.hidden, shape.intermediate, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
-    x = activations_reference(exact_rows(ids.numel(), shape.intermediate, generator), w)
+    x = w.activate(exact_rows(ids.numel(), shape.intermediate, generator), ReferenceQuantizer())
     return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
 
 
@@ -162,9 +153,9 @@ def test_weights_through_bulk_copies(kind: type, shape: LayerShape, device: torc
 
 @pytest.mark.parametrize("routing", [name for name in ROUTINGS if name != "sentinels"])
 def test_routings(routing: str, device: torch.device) -> None:
-    case = gate_up_case(ChannelWeights, SMALL[1], 17, routing, device)
+    case = gate_up_case(Fp8Channel, SMALL[1], 17, routing, device)
     assert_case(run_gate_up(case, TILES[0], Guard(device)), case)
-    case = down_case(ChannelWeights, SMALL[1], 17, routing, device)
+    case = down_case(Fp8Channel, SMALL[1], 17, routing, device)
     assert_case(run_down(case, TILES[0], Guard(device)), case)
 
 
@@ -190,12 +181,12 @@ def mutations(case: Case) -> dict[str, Callable[[], None]]:
         "output-channel": lambda: wipe(case.w.data, expert, channel),
     }
     match case.x, case.w:
-        case TokenScaled(), ChannelWeights():
+        case TokenScaled(), Fp8Channel():
             changes["token-scale"] = lambda: halve(case.x.scale, row)  # type: ignore[union-attr]
             changes["channel-scale"] = lambda: halve(case.w.scale, expert, channel)  # type: ignore[union-attr]
-        case _, BlockWeights():
+        case _, Fp8Block():
             changes["block-scale"] = lambda: halve(case.w.scale, expert, 0, 0)
-        case _, TensorWeights():
+        case _, Fp8Tensor():
             changes["tensor-scale"] = lambda: halve(case.w.scale, expert, 0)
     return changes
 
@@ -212,7 +203,7 @@ def test_the_check_sees_one_wrong_thing(product: str, kind: type, device: torch.
             assert_case(out, case)
 
 
-@pytest.mark.parametrize("kind", [ChannelWeights, BlockWeights, PlainWeights], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) -> None:
     """Class F, flashinfer#4486: every selectable tile, not only the one chosen."""
     up, down = (make(kind, SMALL[1], 20, "skewed", device) for make in (gate_up_case, down_case))
@@ -224,7 +215,7 @@ def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) ->
 
 def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> None:
     """Class C, vllm#43396: every index is compared with both bounds where it is used."""
-    case = gate_up_case(ChannelWeights, SMALL[1], 9, "uniform", device)
+    case = gate_up_case(Fp8Channel, SMALL[1], 9, "uniform", device)
     guard = Guard(device)
     plan = plan_of(case, TILES[0], guard)
     huge = 2**31 - 1
@@ -238,13 +229,11 @@ def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> Non
 
 
 def test_no_rows(device: torch.device) -> None:
-    case = gate_up_case(ChannelWeights, SMALL[1], 0, "uniform", device)
+    case = gate_up_case(Fp8Channel, SMALL[1], 0, "uniform", device)
     assert run_gate_up(case, TILES[0], Guard(device)).shape == (0, 96)
 
 
-@pytest.mark.parametrize(
-    "pair", [(ChannelWeights, BlockWeights), (BlockWeights, ChannelWeights), (PlainWeights, TensorWeights)], ids=str
-)
+@pytest.mark.parametrize("pair", [(Fp8Channel, Fp8Block), (Fp8Block, Fp8Channel), (Bf16, Fp8Tensor)], ids=str)
 def test_activations_of_another_format_are_refused(pair: tuple[type, type], device: torch.device) -> None:
     """Class F, vllm#57092 and #33019: scales of another granularity."""
     case = gate_up_case(pair[0], SMALL[1], 3, "uniform", device)
@@ -254,9 +243,9 @@ def test_activations_of_another_format_are_refused(pair: tuple[type, type], devi
 
 
 def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
-    case = gate_up_case(ChannelWeights, SMALL[1], 3, "uniform", device)
-    assert isinstance(case.w, ChannelWeights)
-    case.w = ChannelWeights(case.w.data, case.w.scale[:, :1].contiguous())
+    case = gate_up_case(Fp8Channel, SMALL[1], 3, "uniform", device)
+    assert isinstance(case.w, Fp8Channel)
+    case.w = Fp8Channel(case.w.data, case.w.scale[:, :1].contiguous())
     with pytest.raises(KernelContractError, match=r"w\.scale"):
         run_gate_up(case, TILES[0], Guard(device))
 
@@ -270,6 +259,6 @@ def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
     ],
 )
 def test_tiles_that_cannot_run_are_refused(tile: Tile, match: str, device: torch.device) -> None:
-    case = down_case(BlockWeights, SMALL[1], 3, "uniform", device)
+    case = down_case(Fp8Block, SMALL[1], 3, "uniform", device)
     with pytest.raises(KernelContractError, match=match):
         run_down(case, tile, Guard(device))

@@ -14,9 +14,9 @@ from octavo.errors import KernelContractError
 from octavo.ops.experts.grouped_gemm import Tile, Tiles
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
 from octavo.ops.experts.reference import moe_reference
-from octavo.ops.scaled import BlockWeights, ChannelWeights, PlainWeights, TensorWeights, Weights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
 
-FORMATS = [ChannelWeights, TensorWeights, BlockWeights, PlainWeights]
+FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 NAN = float("nan")
 
@@ -75,7 +75,7 @@ def expected(layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("tokens", [1, 2, 5])
 def test_moe(shape: LayerShape, tokens: int, device: torch.device) -> None:
-    it = layer(ChannelWeights, shape, 5, device)
+    it = layer(Fp8Channel, shape, 5, device)
     args = inputs(shape, tokens, "uniform", device)
     out, flags = it(*args)
     assert_rows(out, expected(it, *args), 2 * tolerance(device))
@@ -93,11 +93,11 @@ def test_formats(kind: type, routing: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize("mutant", ["row", "expert", "k-block", "scale", "routing-weight", "id"])
 def test_the_check_sees_one_wrong_thing(mutant: str, device: torch.device) -> None:
-    it = layer(ChannelWeights, SMALL[1], 5, device)
+    it = layer(Fp8Channel, SMALL[1], 5, device)
     x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
     right = expected(it, x, ids, weights)
     expert = int(ids[2, 0])
-    assert isinstance(it.down, ChannelWeights)
+    assert isinstance(it.down, Fp8Channel)
     match mutant:
         case "row":
             x[3] = x[2]
@@ -136,7 +136,7 @@ def test_a_row_has_the_same_bits_anywhere(kind: type, device: torch.device) -> N
 
 @pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")], ids=str)
 def test_a_bad_row_comes_back_flagged(bad: float, device: torch.device) -> None:
-    it = layer(ChannelWeights, SMALL[3], 4, device)
+    it = layer(Fp8Channel, SMALL[3], 4, device)
     x, ids, weights = inputs(SMALL[3], 4, "uniform", device)
     whole, _ = it(x, ids, weights)
     x[1, 77] = bad
@@ -148,7 +148,7 @@ def test_a_bad_row_comes_back_flagged(bad: float, device: torch.device) -> None:
 @pytest.mark.parametrize("count", [-1, 0, 3, 5, 2**31 - 1])
 def test_rows_past_the_count_are_not_read_and_become_zero(count: int, device: torch.device) -> None:
     """Class E, vllm#38436 and sglang#30895: padded rows of a graph hold anything."""
-    it = layer(ChannelWeights, SMALL[1], 5, device)
+    it = layer(Fp8Channel, SMALL[1], 5, device)
     x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
     whole, _ = it(x, ids, weights)
     rows = min(max(count, 0), 5)
@@ -161,7 +161,7 @@ def test_rows_past_the_count_are_not_read_and_become_zero(count: int, device: to
 
 def test_tokens_that_are_all_absent_become_zero(device: torch.device) -> None:
     """Class C, vllm#54747 and class D, TransformerEngine#3067: 0, 1, 4 and 5 of 5 tokens routed nowhere."""
-    it = layer(ChannelWeights, SMALL[1], 5, device)
+    it = layer(Fp8Channel, SMALL[1], 5, device)
     x, ids, weights = inputs(SMALL[1], 5, "uniform", device)
     whole, _ = it(x, ids, weights)
     for absent in ([2], [0, 1, 3, 4], [0, 1, 2, 3, 4]):
@@ -175,13 +175,13 @@ def test_tokens_that_are_all_absent_become_zero(device: torch.device) -> None:
 
 def test_no_tokens(device: torch.device) -> None:
     """Class D, sglang#22455 and #38773: an empty batch is a size."""
-    it = layer(ChannelWeights, SMALL[1], 5, device)
+    it = layer(Fp8Channel, SMALL[1], 5, device)
     out, _ = it(*inputs(SMALL[1], 0, "uniform", device))
     assert out.shape == (0, 256)
 
 
 def test_a_workspace_serves_every_smaller_batch(device: torch.device) -> None:
-    it = layer(ChannelWeights, SMALL[1], 300, device)
+    it = layer(Fp8Channel, SMALL[1], 300, device)
     args = inputs(SMALL[1], 3, "uniform", device)
     out, _ = it(*args)
     assert_rows(out, expected(it, *args), 2 * tolerance(device))
@@ -189,7 +189,7 @@ def test_a_workspace_serves_every_smaller_batch(device: torch.device) -> None:
 
 @pytest.mark.parametrize("what", ["tokens", "hidden", "top-k", "experts", "dtype"])
 def test_a_call_that_does_not_fit_is_refused(what: str, device: torch.device) -> None:
-    it = layer(ChannelWeights, SMALL[1], 4, device)
+    it = layer(Fp8Channel, SMALL[1], 4, device)
     x, ids, weights = inputs(SMALL[1], 5 if what == "tokens" else 4, "uniform", device)
     match what:
         case "hidden":
@@ -197,7 +197,7 @@ def test_a_call_that_does_not_fit_is_refused(what: str, device: torch.device) ->
         case "top-k":
             ids = ids[:, :1].contiguous()
         case "experts":
-            it.down = ChannelWeights(it.down.data[:4], it.down.scale[:4])  # type: ignore[union-attr]
+            it.down = Fp8Channel(it.down.data[:4], it.down.scale[:4])  # type: ignore[union-attr]
         case "dtype":
             x = x.float()
     with pytest.raises(KernelContractError) as error:

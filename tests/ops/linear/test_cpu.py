@@ -10,20 +10,12 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
-from octavo.ops.linear import (
-    FP8,
-    Bf16Weight,
-    Fp8Weight,
-    Linear,
-    LinearWeight,
-    TiledFp8Linear,
-    TiledLinear,
-    quantize_tokens,
-    round_tokens,
-    widen,
-)
-from octavo.ops.linear.cpu import TILE_ROWS
+from octavo.ops.activations import FP8
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight, widen
+from octavo.ops.linear.cpu import TILE_ROWS, TiledFp8Linear, TiledLinear
+from octavo.ops.linear.layer import Linear
 from octavo.ops.linear.reference import linear_reference
+from octavo.ops.quantize.cpu import quantize_tokens, round_tokens
 from octavo.ops.row_chunks import CHUNK_ROWS
 
 KINDS = ["bf16", "fp8"]
@@ -37,11 +29,11 @@ def make(kind: str, rows: int, columns: int, *, bias: bool = False) -> tuple[Lin
     noise = torch.randn((rows, columns), generator=generator(1)) / columns**0.5
     biases = torch.randn(rows, generator=generator(2)).bfloat16() if bias else None
     if kind == "bf16":
-        weight = Bf16Weight(noise.bfloat16(), biases)
+        weight = Bf16(noise.bfloat16(), biases)
         return weight, TiledLinear(weight)
     # Every channel has its own scale, far from the others: a mix-up shows.
     scale = 2.0 ** torch.arange(-10, rows - 10).remainder(7)
-    quantized = Fp8Weight((noise * 100).to(FP8), scale / 100, biases)
+    quantized = Fp8Channel((noise * 100).to(FP8), scale / 100, biases)
     return quantized, TiledFp8Linear(quantized)
 
 
@@ -70,8 +62,8 @@ def test_the_comparison_sees_a_wrong_row(kind: str) -> None:
     expected = linear_reference(rows_of(5, 32), weight)
     wrong = weight.data.clone()
     wrong[2] = weight.data[4]  # the channel with the largest scale
-    mutant = Bf16Weight(wrong) if isinstance(weight, Bf16Weight) else Fp8Weight(wrong, weight.scale)
-    other = TiledLinear(mutant) if isinstance(mutant, Bf16Weight) else TiledFp8Linear(mutant)
+    mutant = Bf16(wrong) if isinstance(weight, Bf16) else Fp8Channel(wrong, weight.scale)
+    other = TiledLinear(mutant) if isinstance(mutant, Bf16) else TiledFp8Linear(mutant)
     assert row_errors(other(rows_of(5, 32)), expected).min() > BF16_ROUNDING
     assert row_errors(linear(rows_of(5, 32)), expected).max() <= BF16_ROUNDING
 

@@ -8,20 +8,20 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cases import exact_fp8, powers_of_two
+from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.activations import TokenScaled, Unscaled
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import Tile, choose_tile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
-from octavo.ops.scaled import TokenScaled, Unscaled
 
 SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256)]
 """N, K: columns and steps that do not fill the last tile."""
 TILES = [Tile(16, 64, 4, 4), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3, tma=True), Tile(128, 128, 8, 3)]
-each_kind = pytest.mark.parametrize("kind", [Fp8Weight, Bf16Weight], ids=lambda kind: kind.__name__)
+each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Bf16], ids=lambda kind: kind.__name__)
 
 
 @dataclasses.dataclass
@@ -37,11 +37,11 @@ class Case:
         x, w = (exact_fp8((n, width), noise) for n in (rows, columns))
         scales = [powers_of_two((n,), noise, -6, -3) for n in (rows, columns)]
         added = exact_fp8((columns,), noise).bfloat16().to(device) if bias else None
-        if kind is Fp8Weight:
+        if kind is Fp8Channel:
             scaled = TokenScaled(x.to(device), scales[0].to(device))
-            return cls(scaled, Fp8Weight(w.to(device), scales[1].to(device), added))
+            return cls(scaled, Fp8Channel(w.to(device), scales[1].to(device), added))
         halves = [(side.float() / 16).bfloat16().to(device) for side in (x, w)]
-        return cls(Unscaled(halves[0]), Bf16Weight(halves[1], added))
+        return cls(Unscaled(halves[0]), Bf16(halves[1], added))
 
     def rows(self, some: slice) -> Case:
         match self.x:
@@ -95,20 +95,12 @@ def test_a_bad_row_stays_alone(kind: type, device: torch.device) -> None:
     layer = KernelLinear(case.w)
     x = torch.randn((20, 128), generator=generator).bfloat16().to(device)
     expected = layer(x)
-    assert_rows(expected, linear_reference(x.cpu(), to_host(case.w)), 2 * tolerance(device))
+    assert_rows(expected, linear_reference(x.cpu(), to_device(case.w, torch.device("cpu"))), 2 * tolerance(device))
     x[7, 3] = torch.nan
     out = layer.float32(x)
     assert out[7].isnan().all()
     good = [row for row in range(20) if row != 7]
     assert torch.equal(out[good].bfloat16(), expected[good])
-
-
-def to_host(w: LinearWeight) -> LinearWeight:
-    match w:
-        case Fp8Weight(data, scale):
-            return Fp8Weight(data.cpu(), scale.cpu())
-        case Bf16Weight(data):
-            return Bf16Weight(data.cpu())
 
 
 @each_kind
@@ -125,8 +117,8 @@ def test_every_choice_can_run() -> None:
 
 
 def test_contract(device: torch.device) -> None:
-    fp8, plain = (Case.draw(kind, 3, 80, 72, device) for kind in (Fp8Weight, Bf16Weight))
-    with pytest.raises(KernelContractError, match="x: expected TokenScaled for Fp8Weight"):
+    fp8, plain = (Case.draw(kind, 3, 80, 72, device) for kind in (Fp8Channel, Bf16))
+    with pytest.raises(KernelContractError, match="x: expected TokenScaled for Fp8Channel"):
         Case(plain.x, fp8.w).run()
     with pytest.raises(KernelContractError, match=r"x.data: expected \(T, K=72"):
         Case(Unscaled(plain.x.data[:, :64].contiguous()), plain.w).run()

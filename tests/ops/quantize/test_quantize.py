@@ -8,6 +8,7 @@ import torch
 from compare import assert_rows, row_errors
 from memory import Guard
 from octavo.errors import KernelContractError
+from octavo.ops.activations import FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
 from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static, rms_norm_quantize, swiglu_quantize
 from octavo.ops.quantize.reference import (
     quantize_groups_reference,
@@ -15,7 +16,6 @@ from octavo.ops.quantize.reference import (
     rms_norm_reference,
     swiglu_reference,
 )
-from octavo.ops.scaled import FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
 
 NAN, INF = float("nan"), float("inf")
 WIDTHS = [1, 16, 80, 96, 128, 176, 192, 768, 1408]

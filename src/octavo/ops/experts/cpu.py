@@ -8,11 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from octavo.ops.activations import Unscaled
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts, swiglu
-from octavo.ops.linear import Fp8Weight, LinearWeight, round_tokens, widen
+from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TILE_ROWS
+from octavo.ops.quantize.cpu import round_tokens
 from octavo.ops.row_chunks import row_chunks
 
 GROUP_TILES = 64
@@ -72,9 +74,8 @@ class _Stack:
     """The same matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._rounded = isinstance(weight, Fp8Weight)
-        wide = widen(weight.data) * weight.scale[..., None] if isinstance(weight, Fp8Weight) else weight.data.float()
-        self._stack = wide.transpose(1, 2).contiguous()
+        self._rounded = weight.activations is not Unscaled
+        self._stack = weight.wide().transpose(1, 2).contiguous()
         self._matrices = self._stack.unbind()
 
     def prepare(self, x: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:

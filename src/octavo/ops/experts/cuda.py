@@ -6,7 +6,7 @@ import torch
 
 from octavo.ops.experts.moe import MoeWorkspace, moe
 from octavo.ops.experts.route import route
-from octavo.ops.scaled import Weights
+from octavo.ops.formats import Weights
 
 
 class KernelExperts:

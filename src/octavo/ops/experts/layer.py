@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from octavo.ops.linear import LinearWeight
+from octavo.ops.formats import LinearWeight
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.permute import permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
+from octavo.ops.formats import Weights
 from octavo.ops.launch import LaunchDims
-from octavo.ops.scaled import Weights
 
 __all__ = ["MoeWorkspace", "moe", "moe_workspace"]
 
@@ -78,7 +78,7 @@ def moe(
 def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:
     """Those of the layer's shape; without bulk copies where they cannot read what they would have to."""
     experts, hidden_size, intermediate = down.data.shape
-    tiles = choose_tiles((type(gate_up).__name__, experts, hidden_size, intermediate), slots)
+    tiles = choose_tiles((gate_up.tiles_key, experts, hidden_size, intermediate), slots)
     # an input that is not quantized is `workspace.hidden` itself
     if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
         return tiles

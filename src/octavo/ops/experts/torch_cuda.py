@@ -9,7 +9,9 @@ import torch
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import choose_experts, combine, swiglu
-from octavo.ops.linear import Bf16Weight, CublasLinear, Fp8Weight, Linear, LinearWeight, RowwiseFp8Linear
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.layer import Linear
+from octavo.ops.linear.torch_cuda import torch_linear
 
 
 class CudaExperts:
@@ -50,8 +52,4 @@ class CudaExperts:
 
 def _split(weight: LinearWeight) -> list[Linear]:
     """One linear layer per expert, sharing the stacked weight's memory."""
-    match weight:
-        case Fp8Weight(data, scale):
-            return [RowwiseFp8Linear(Fp8Weight(data[e], scale[e])) for e in range(len(data))]
-        case Bf16Weight(data):
-            return [CublasLinear(Bf16Weight(data[e])) for e in range(len(data))]
+    return [torch_linear(weight.expert(e)) for e in range(len(weight.data))]

@@ -6,23 +6,11 @@ import dataclasses
 
 import torch
 
+from octavo.ops.activations import FP8, Activations, GroupScaled, StaticScaled, TokenScaled
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.permute import Permutation
+from octavo.ops.formats import Weights
 from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static
-from octavo.ops.scaled import (
-    FP8,
-    Activations,
-    BlockWeights,
-    ChannelWeights,
-    GroupScaled,
-    PlainWeights,
-    StaticScaled,
-    TensorWeights,
-    TokenScaled,
-    Unscaled,
-    Weights,
-    blocks,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,37 +26,71 @@ class ActivationBuffer:
     def allocate(cls, rows: int, weights: Weights) -> ActivationBuffer:
         """Uninitialised room for `rows` rows of inputs of `weights`."""
         width, device = weights.data.shape[-1], weights.data.device
-        shapes: dict[type, tuple[int, tuple[int, ...]]] = {
-            ChannelWeights: (rows, (rows,)),
-            BlockWeights: (rows, (rows, blocks(width))),
-            TensorWeights: (rows, (0,)),
-            PlainWeights: (0, (0,)),
-        }
-        data_rows, scale_shape = shapes[type(weights)]
+        data_rows = rows if weights.scales is not None else 0
         return cls(
             torch.empty((data_rows, width), dtype=FP8, device=device),
-            torch.empty(scale_shape, dtype=torch.float32, device=device),
+            torch.empty(weights.activations.scale_shape(rows, width), dtype=torch.float32, device=device),
         )
 
     def quantize(
         self, x: torch.Tensor, weights: Weights, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False
     ) -> Activations:
         """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `overlap_previous`: see `quantize`."""
-        rows = x.shape[0]
-        match weights:
-            case ChannelWeights():
-                out = TokenScaled(self.data[:rows], self.scale[:rows])
-                return quantize(x, rows_in_use=rows_in_use, out=out, overlap_previous=overlap_previous)
-            case BlockWeights():
-                grouped = GroupScaled(self.data[:rows], self.scale[:rows])
-                return quantize_groups(x, rows_in_use=rows_in_use, out=grouped, overlap_previous=overlap_previous)
-            case TensorWeights():
-                static = StaticScaled(self.data[:rows], weights.input_scale)
-                return quantize_static(
-                    x, weights.input_scale, rows_in_use=rows_in_use, out=static, overlap_previous=overlap_previous
-                )
-            case PlainWeights():
-                return Unscaled(x)
+        return weights.activate(x, _IntoBuffer(self, rows_in_use, overlap_previous))
+
+    def held(self, rows: int, weights: Weights) -> Activations:
+        """Whatever the first `rows` rows hold, in the format that `weights` asks for."""
+        return weights.activate(self.data[:rows], _AsHeld(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class _IntoBuffer:
+    """A `Quantizer` that writes to `buffer`."""
+
+    buffer: ActivationBuffer
+    rows_in_use: torch.Tensor | None
+    overlap_previous: bool
+
+    def per_token(self, x: torch.Tensor) -> TokenScaled:
+        return quantize(
+            x,
+            rows_in_use=self.rows_in_use,
+            out=_AsHeld(self.buffer).per_token(x),
+            overlap_previous=self.overlap_previous,
+        )
+
+    def per_group(self, x: torch.Tensor) -> GroupScaled:
+        return quantize_groups(
+            x,
+            rows_in_use=self.rows_in_use,
+            out=_AsHeld(self.buffer).per_group(x),
+            overlap_previous=self.overlap_previous,
+        )
+
+    def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
+        return quantize_static(
+            x,
+            scale,
+            rows_in_use=self.rows_in_use,
+            out=_AsHeld(self.buffer).static(x, scale),
+            overlap_previous=self.overlap_previous,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _AsHeld:
+    """A `Quantizer` that computes nothing: the rows of `buffer` as they are, as many as it is given."""
+
+    buffer: ActivationBuffer
+
+    def per_token(self, x: torch.Tensor) -> TokenScaled:
+        return TokenScaled(self.buffer.data[: len(x)], self.buffer.scale[: len(x)])
+
+    def per_group(self, x: torch.Tensor) -> GroupScaled:
+        return GroupScaled(self.buffer.data[: len(x)], self.buffer.scale[: len(x)])
+
+    def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
+        return StaticScaled(self.buffer.data[: len(x)], scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from octavo.ops.activations import Unscaled
 from octavo.ops.contract import Dims
-from octavo.ops.linear.weight import Bf16Weight, Fp8Weight
-from octavo.ops.quantize.cpu import round_tokens, widen
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.layer import Linear
+from octavo.ops.quantize.cpu import round_tokens
 from octavo.ops.row_chunks import row_chunks
 
 TILE_ROWS = 32
@@ -30,8 +32,8 @@ class TiledLinear:
     A row's bits depend on that row and the weight alone.
     """
 
-    def __init__(self, weight: Bf16Weight) -> None:
-        self._weight = weight.data.float().t().contiguous()
+    def __init__(self, weight: LinearWeight) -> None:
+        self._weight = weight.wide().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,8 +57,8 @@ class TiledFp8Linear:
     A row's bits depend on that row and the weight alone.
     """
 
-    def __init__(self, weight: Fp8Weight) -> None:
-        self._weight = (widen(weight.data) * weight.scale[:, None]).t().contiguous()
+    def __init__(self, weight: LinearWeight) -> None:
+        self._weight = weight.wide().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,3 +81,8 @@ class TiledFp8Linear:
             product = tiled_matmul(rounded.mul_(scale), self._weight)
             out[chunk] = product if self._bias is None else product.add_(self._bias)
         return out
+
+
+def cpu_linear(weight: LinearWeight) -> Linear:
+    """The layer of `weight` on a CPU."""
+    return TiledLinear(weight) if weight.activations is Unscaled else TiledFp8Linear(weight)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
+from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.dense_gemm import dense_gemm
-from octavo.ops.quantize.cuda import quantize
-from octavo.ops.scaled import TokenScaled, Unscaled
+from octavo.ops.quantize.cuda import CudaQuantizer
 
 
 class KernelLinear:
@@ -30,11 +29,4 @@ class KernelLinear:
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         out = x.new_empty((x.shape[0], self._weight.data.shape[0]), dtype=dtype)
-        return dense_gemm(self._inputs(x), self._weight, out=out)
-
-    def _inputs(self, x: torch.Tensor) -> TokenScaled | Unscaled:
-        match self._weight:
-            case Fp8Weight():
-                return quantize(x)
-            case Bf16Weight():
-                return Unscaled(x)
+        return dense_gemm(self._weight.activate(x, CudaQuantizer()), self._weight, out=out)

@@ -6,14 +6,14 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
+from octavo.ops.activations import Activations
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, Tile
+from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
-from octavo.ops.linear import Bf16Weight, Fp8Weight, LinearWeight
 from octavo.ops.linear.choice import choose_tile
 from octavo.ops.linear.kernel import dense_gemm_kernel
-from octavo.ops.scaled import FP8, TokenScaled, Unscaled
 
 __all__ = ["TILES_PER_BAND", "Tile", "choose_tile", "dense_gemm"]
 
@@ -21,9 +21,7 @@ TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
-def dense_gemm(
-    x: TokenScaled | Unscaled, w: LinearWeight, *, out: torch.Tensor, tile: Tile | None = None
-) -> torch.Tensor:
+def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile | None = None) -> torch.Tensor:
     """out = x @ w^T + bias
 
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
@@ -53,36 +51,29 @@ def dense_gemm(
         weights, inputs = descriptor("w.data", w.data, tile.cols, step), descriptor("x.data", x.data, tile.rows, step)
     dense_gemm_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.cols))](
         inputs,
-        x.scale if isinstance(x, TokenScaled) else None,
+        x.scales,
         weights,
-        w.scale if isinstance(w, Fp8Weight) else None,
+        w.scales,
         w.bias, out, rows, columns, width,
-        SCALED=isinstance(w, Fp8Weight), BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
+        SCALED=w.scales is not None, BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
         ROWS=tile.rows, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
 
 
-def _choose(x: TokenScaled | Unscaled, w: LinearWeight, rows: int, step: int) -> Tile:
+def _choose(x: Activations, w: LinearWeight, rows: int, step: int) -> Tile:
     """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
     width = w.data.shape[1]
     whole = width >= step and width * w.data.element_size() % ALIGNMENT == 0
     return choose_tile(rows, tma=whole and takes_bulk_copies(x.data, w.data))
 
 
-def _check(x: TokenScaled | Unscaled, w: LinearWeight, out: torch.Tensor) -> Dims:
+def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:
     dims = LaunchDims()
-    match w:
-        case Fp8Weight():
-            dims.check("w.data", w.data, ("N", "K"), dtype=FP8)
-            dims.check("w.scale", w.scale, ("N",), dtype=torch.float32)
-            wanted: type = TokenScaled
-        case Bf16Weight():
-            dims.check("w.data", w.data, ("N", "K"), dtype=torch.bfloat16)
-            wanted = Unscaled
-    if not isinstance(x, wanted):
-        raise KernelContractError("x", f"{wanted.__name__} for {type(w).__name__}", type(x).__name__)
+    w.check_matrix("w", dims)
+    if type(x) is not w.activations:
+        raise KernelContractError("x", f"{w.activations.__name__} for {type(w).__name__}", type(x).__name__)
     x.check("x", dims, "T", "K")
     if w.bias is not None:
         dims.check("w.bias", w.bias, ("N",), dtype=torch.bfloat16)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.linear.weight import Bf16Weight, Fp8Weight, LinearWeight
-from octavo.ops.scaled import TokenScaled, Unscaled
+from octavo.ops.activations import Activations
+from octavo.ops.formats import LinearWeight
+from octavo.ops.quantize.reference import ReferenceQuantizer
 
 
 def linear_reference(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
@@ -13,23 +14,10 @@ def linear_reference(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
 
     x (T, K) bf16 -> (T, N) float64.
     """
-    match weight:
-        case Bf16Weight(data, bias):
-            out = x.double() @ data.double().t()
-        case Fp8Weight(data, scale, bias):
-            step = x.float().abs().amax(1, keepdim=True) / 448
-            step[step == 0] = torch.finfo(torch.float32).eps
-            rounded = (x.float() / step).clamp(-448, 448).to(torch.float8_e4m3fn)
-            out = (rounded.double() * step.double()) @ (data.double() * scale.double()[:, None]).t()
-    return out if bias is None else out + bias.double()
+    return dense_gemm_reference(weight.activate(x, ReferenceQuantizer()), weight)
 
 
-def dense_gemm_reference(x: TokenScaled | Unscaled, w: LinearWeight) -> torch.Tensor:
+def dense_gemm_reference(x: Activations, w: LinearWeight) -> torch.Tensor:
     """y (T, N) f64 = x @ w^T + bias"""
-    rows, weight = x.data.double(), w.data.double()
-    if isinstance(x, TokenScaled):
-        rows = rows * x.scale.double()[:, None]
-    if isinstance(w, Fp8Weight):
-        weight = weight * w.scale.double()[:, None]
-    out = rows @ weight.t()
+    out = x.values() @ w.values().t()
     return out if w.bias is None else out + w.bias.double()

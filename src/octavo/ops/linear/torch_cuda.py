@@ -6,14 +6,24 @@ import torch
 
 from octavo.errors import CheckpointError
 from octavo.ops.contract import Dims
-from octavo.ops.linear.weight import Bf16Weight, Fp8Weight
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+from octavo.ops.linear.layer import Linear
 from octavo.ops.quantize.cpu import quantize_tokens
+
+
+def torch_linear(weight: LinearWeight) -> Linear:
+    """The layer of `weight`.
+
+    Raises:
+        CheckpointError: as `RowwiseFp8Linear`.
+    """
+    return RowwiseFp8Linear(weight) if isinstance(weight, Fp8Channel) else CublasLinear(weight)
 
 
 class CublasLinear:
     """bf16 weights, float32 sums."""
 
-    def __init__(self, weight: Bf16Weight) -> None:
+    def __init__(self, weight: Bf16) -> None:
         self._weight, self._bias = weight.data, weight.bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,7 +51,7 @@ class RowwiseFp8Linear:
         CheckpointError: a size is not a multiple of 16, which the operation needs.
     """
 
-    def __init__(self, weight: Fp8Weight) -> None:
+    def __init__(self, weight: Fp8Channel) -> None:
         if weight.data.shape[0] % 16 or weight.data.shape[1] % 16:
             raise CheckpointError(
                 f"an FP8 weight of shape {tuple(weight.data.shape)} cannot run on CUDA: both sizes must be multiples "

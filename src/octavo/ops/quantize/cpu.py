@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
-_FP8_NUMBERS = torch.arange(256, dtype=torch.uint8).view(FP8).float()
+from octavo.ops.activations import FP8, FP8_MAX
 
 
 def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,11 +36,6 @@ def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32)
     power.clamp_(min=2.0**-6)
     return scaled.add_(power, alpha=1.5 * 2**20).sub_(power, alpha=1.5 * 2**20), scale
-
-
-def widen(data: torch.Tensor) -> torch.Tensor:
-    """FP8 to float32 by table, several times faster than the conversion on a CPU; any shape."""
-    return _FP8_NUMBERS.index_select(0, data.view(torch.uint8).view(-1).int()).view(data.shape)
 
 
 def _scale_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

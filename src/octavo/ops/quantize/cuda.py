@@ -10,9 +10,12 @@ The scale of a row (or of 128 columns of it) is amax / 448, as compressed-tensor
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 
+from octavo.ops.activations import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.quantize.kernel import (
@@ -21,9 +24,16 @@ from octavo.ops.quantize.kernel import (
     rms_norm_quantize_kernel,
     swiglu_quantize_kernel,
 )
-from octavo.ops.scaled import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
 
-__all__ = ["MAX_WIDTH", "quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"]
+__all__ = [
+    "MAX_WIDTH",
+    "CudaQuantizer",
+    "quantize",
+    "quantize_groups",
+    "quantize_static",
+    "rms_norm_quantize",
+    "swiglu_quantize",
+]
 
 MAX_WIDTH = 32768
 
@@ -231,3 +241,23 @@ def swiglu_quantize(
             **LAUNCH,
         )
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaQuantizer:
+    """The kernels, as weights call on them; see `Quantizer`."""
+
+    rows_in_use: torch.Tensor | None = None
+    overlap_previous: bool = False
+
+    def per_token(self, x: torch.Tensor) -> TokenScaled:
+        """See `quantize`."""
+        return quantize(x, rows_in_use=self.rows_in_use, overlap_previous=self.overlap_previous)
+
+    def per_group(self, x: torch.Tensor) -> GroupScaled:
+        """See `quantize_groups`."""
+        return quantize_groups(x, rows_in_use=self.rows_in_use, overlap_previous=self.overlap_previous)
+
+    def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
+        """See `quantize_static`."""
+        return quantize_static(x, scale, rows_in_use=self.rows_in_use, overlap_previous=self.overlap_previous)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.scaled import BLOCK, FP8, FP8_MAX, blocks
+from octavo.ops.activations import BLOCK, FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
 
 ZERO_SCALE = torch.finfo(torch.float32).eps
 MIN_SCALE = torch.finfo(torch.float32).tiny
@@ -47,3 +47,19 @@ def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
     """bf16(silu(gate) * up) of gate_up (R, 2K) bf16"""
     gate, up = gate_up.float().chunk(2, -1)
     return (gate / (1 + torch.exp(-gate)) * up).bfloat16()
+
+
+class ReferenceQuantizer:
+    """What weights ask for, in plain PyTorch; see `Quantizer`."""
+
+    def per_token(self, x: torch.Tensor) -> TokenScaled:
+        """See `quantize_reference`."""
+        return TokenScaled(*quantize_reference(x))
+
+    def per_group(self, x: torch.Tensor) -> GroupScaled:
+        """See `quantize_groups_reference`."""
+        return GroupScaled(*quantize_groups_reference(x))
+
+    def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
+        """x / scale, held within +-448."""
+        return StaticScaled((x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)

@@ -6,26 +6,15 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
+from octavo.ops.activations import BLOCK, Activations
 from octavo.ops.bulk_copy import descriptor
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
+from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
-from octavo.ops.scaled import (
-    BLOCK,
-    Activations,
-    BlockWeights,
-    ChannelWeights,
-    GroupScaled,
-    PlainWeights,
-    StaticScaled,
-    TensorWeights,
-    TokenScaled,
-    Unscaled,
-    Weights,
-)
 
 __all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
 
@@ -34,13 +23,6 @@ STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 
 TILES_PER_BAND = 4
 """Row tiles whose programs run next to each other."""
-
-_PAIRS: dict[type, type] = {
-    ChannelWeights: TokenScaled,
-    TensorWeights: StaticScaled,
-    BlockWeights: GroupScaled,
-    PlainWeights: Unscaled,
-}
 
 
 def grouped_gemm_swiglu(
@@ -95,8 +77,8 @@ def grouped_gemm(
 def _check(
     x: Activations, w: Weights, plan: Permutation, gated: bool, out: torch.Tensor, slots: int, tile: Tile
 ) -> Dims:
-    if type(x) is not _PAIRS[type(w)]:
-        expected = f"{_PAIRS[type(w)].__name__} for {type(w).__name__}"
+    if type(x) is not w.activations:
+        expected = f"{w.activations.__name__} for {type(w).__name__}"
         raise KernelContractError(
             "x", expected, f"{type(x).__name__} (quantise the activations in the weights' format)"
         )
@@ -118,22 +100,9 @@ def _check(
     if not gated:
         check_range("rows of x", dims["R"], slots, INDEX_LIMIT, "pass one row per slot")
     tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
-    if isinstance(w, BlockWeights):
+    if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
     return dims
-
-
-def _scales(x: Activations, w: Weights) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[int, int, int, int]]:
-    """Both scale tensors and the strides (x row, w expert, w part, w column); unused strides are 0."""
-    match x, w:
-        case TokenScaled(), ChannelWeights():
-            return x.scale, w.scale, (1, w.scale.shape[1], w.scale.shape[1] // 2, 1)
-        case StaticScaled(), TensorWeights():
-            return x.scale, w.scale, (0, w.scale.shape[1], 1, 0)
-        case GroupScaled(), BlockWeights():
-            return x.scale, w.scale, (0, 0, 0, 0)
-        case _:
-            return None, None, (0, 0, 0, 0)
 
 
 def _launch(
@@ -155,16 +124,15 @@ def _launch(
     bands = -(-max_tiles(slots, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
-    x_scale, w_scale, strides = _scales(x, w)
     x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
         weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x_scale, weights, w_scale, out, plan.order, plan.tiles, plan.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], top_k, *strides,
-        GATED=gated, GATHER=gated, SCALED=isinstance(w, ChannelWeights | TensorWeights), BLOCKWISE=isinstance(w, BlockWeights),
+        x.data, x_tiles, x.scales, weights, w.scales, out, plan.order, plan.tiles, plan.num_tiles,
+        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], top_k, *w.scale_strides,
+        GATED=gated, GATHER=gated, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip

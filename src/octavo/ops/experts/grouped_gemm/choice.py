@@ -6,6 +6,7 @@ import dataclasses
 
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
+from octavo.ops.formats import Fp8Block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +26,14 @@ def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
     kind, experts, hidden, intermediate = shape
     rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
     gated, down, warps = _SAFE[rows]
-    if kind == "BlockWeights":
+    if kind == Fp8Block.tiles_key:
         down = 64  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
     return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned))
 
 
 def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
-    """Tiles for `slots` routed slots and a layer `shape`: (format, E, H, I).
+    """Tiles for `slots` routed slots and a layer `shape`: (the format's `tiles_key`, E, H, I).
 
     The first entry of the table whose slots are not fewer; without a table, safe ones.
     """

@@ -1,0 +1,245 @@
+"""Weights with their scales: one type per format, which answers what depends on it; value = data x scale.
+
+Sources of the formats: compressed-tensors `QuantizationStrategy` (channel, token, tensor) and the `weight_scale_inv`
+blocks of 128 x 128 that DeepSeek-V3's and Qwen3's own FP8 checkpoints use.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import ClassVar, Self
+
+import torch
+
+from octavo.ops.activations import (
+    BLOCK,
+    FP8,
+    Activations,
+    GroupScaled,
+    Quantizer,
+    StaticScaled,
+    TokenScaled,
+    Unscaled,
+    blocks,
+)
+from octavo.ops.contract import Dims
+
+_FP8_NUMBERS = torch.arange(256, dtype=torch.uint8).view(FP8).float()
+
+
+def widen(data: torch.Tensor) -> torch.Tensor:
+    """FP8 to float32 by table, several times faster than the conversion on a CPU; any shape."""
+    return _FP8_NUMBERS.index_select(0, data.view(torch.uint8).view(-1).int()).view(data.shape)
+
+
+class Weights(abc.ABC):
+    """A matrix (N, K), or one for each expert (E, N, K), as a checkpoint stores it."""
+
+    data: torch.Tensor
+    tiles_key: ClassVar[str]
+    """The format's name in the table of tiles, which is older than the names of these types."""
+    activations: ClassVar[type[Activations]]
+    """What the other side of a product is."""
+    blockwise: ClassVar[bool] = False
+    """Whether scales change along K, so that a kernel cannot multiply by them at the end."""
+
+    @property
+    @abc.abstractmethod
+    def scales(self) -> torch.Tensor | None:
+        """What a kernel multiplies by; None where data are the values."""
+
+    @property
+    @abc.abstractmethod
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        """Of scales: from row to row of the activations, expert to expert, gate to up, column to column; 0 if unused."""
+
+    @abc.abstractmethod
+    def check(self, argument: str, dims: Dims, parts: int) -> None:
+        """Bind or compare E and K of stacked experts, whose N rows are `parts` matrices.
+
+        Raises:
+            KernelContractError: a tensor has another shape or dtype.
+        """
+
+    @abc.abstractmethod
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> Activations:
+        """x (R, K) bf16 in the format that these weights ask for."""
+
+    @abc.abstractmethod
+    def expert(self, number: int) -> Self:
+        """The matrix of one of stacked experts, a view."""
+
+    @abc.abstractmethod
+    def values(self, parts: int = 1) -> torch.Tensor:
+        """(N, K) float64 of one matrix, exact; `parts` matrices are stacked along N."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bf16(Weights):
+    """Weights as they are: data (..., N, K) bf16, bias (N,) bf16 or None; activations Unscaled."""
+
+    data: torch.Tensor
+    bias: torch.Tensor | None = None
+    tiles_key: ClassVar[str] = "PlainWeights"
+    activations: ClassVar[type[Activations]] = Unscaled
+
+    @property
+    def scales(self) -> None:
+        return None
+
+    @property
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        return (0, 0, 0, 0)
+
+    def check(self, argument: str, dims: Dims, parts: int) -> None:
+        dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=torch.bfloat16)
+
+    def check_matrix(self, argument: str, dims: Dims) -> None:
+        """Bind or compare N and K of one matrix."""
+        dims.check(f"{argument}.data", self.data, ("N", "K"), dtype=torch.bfloat16)
+
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> Unscaled:
+        return Unscaled(x)
+
+    def expert(self, number: int) -> Bf16:
+        return Bf16(self.data[number])
+
+    def values(self, parts: int = 1) -> torch.Tensor:
+        return self.data.double()
+
+    def wide(self) -> torch.Tensor:
+        """(..., N, K) float32, new."""
+        return self.data.float()
+
+    def stored(self, rows: slice) -> dict[str, torch.Tensor]:
+        """Name in a checkpoint -> the view that it fills, in its shape there, of some rows of one matrix."""
+        return {"weight": self.data[rows]} | ({} if self.bias is None else {"bias": self.bias[rows]})
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8Channel(Weights):
+    """Weights with one scale per output channel; activations TokenScaled.
+
+    data (..., N, K) fp8, scale (..., N) f32, bias (N,) bf16 or None.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None = None
+    tiles_key: ClassVar[str] = "ChannelWeights"
+    activations: ClassVar[type[Activations]] = TokenScaled
+
+    @property
+    def scales(self) -> torch.Tensor:
+        return self.scale
+
+    @property
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        return (1, self.scale.shape[1], self.scale.shape[1] // 2, 1)
+
+    def check(self, argument: str, dims: Dims, parts: int) -> None:
+        dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=FP8)
+        dims.check(f"{argument}.scale", self.scale, ("E", self.data.shape[1]), dtype=torch.float32)
+
+    def check_matrix(self, argument: str, dims: Dims) -> None:
+        """Bind or compare N and K of one matrix."""
+        dims.check(f"{argument}.data", self.data, ("N", "K"), dtype=FP8)
+        dims.check(f"{argument}.scale", self.scale, ("N",), dtype=torch.float32)
+
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> TokenScaled:
+        return quantizer.per_token(x)
+
+    def expert(self, number: int) -> Fp8Channel:
+        return Fp8Channel(self.data[number], self.scale[number])
+
+    def values(self, parts: int = 1) -> torch.Tensor:
+        return self.data.double() * self.scale.double()[:, None]
+
+    def wide(self) -> torch.Tensor:
+        """(..., N, K) float32, new."""
+        return widen(self.data) * self.scale[..., None]
+
+    def stored(self, rows: slice) -> dict[str, torch.Tensor]:
+        """Name in a checkpoint -> the view that it fills, in its shape there, of some rows of one matrix."""
+        bias = {} if self.bias is None else {"bias": self.bias[rows]}
+        return {"weight": self.data[rows], **bias, "weight_scale": self.scale[rows, None]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8Tensor(Weights):
+    """Expert weights with one scale per matrix; activations StaticScaled by `input_scale`.
+
+    data (E, N, K) fp8; scale (E, parts) f32, parts = 2 where gate and up are stacked along N, else 1; input_scale (1,) f32.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor
+    input_scale: torch.Tensor
+    tiles_key: ClassVar[str] = "TensorWeights"
+    activations: ClassVar[type[Activations]] = StaticScaled
+
+    @property
+    def scales(self) -> torch.Tensor:
+        return self.scale
+
+    @property
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        return (0, self.scale.shape[1], 1, 0)
+
+    def check(self, argument: str, dims: Dims, parts: int) -> None:
+        dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=FP8)
+        dims.check(f"{argument}.scale", self.scale, ("E", parts), dtype=torch.float32)
+        dims.check(f"{argument}.input_scale", self.input_scale, (1,), dtype=torch.float32)
+
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> StaticScaled:
+        return quantizer.static(x, self.input_scale)
+
+    def expert(self, number: int) -> Fp8Tensor:
+        return Fp8Tensor(self.data[number], self.scale[number], self.input_scale)
+
+    def values(self, parts: int = 1) -> torch.Tensor:
+        return self.data.double() * self.scale.double().repeat_interleave(len(self.data) // parts)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8Block(Weights):
+    """Expert weights with one scale per 128 x 128 block; activations GroupScaled.
+
+    data (E, N, K) fp8; scale (E, parts x ceil(N / parts / 128), ceil(K / 128)) f32: gate and up have their own blocks.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor
+    tiles_key: ClassVar[str] = "BlockWeights"
+    activations: ClassVar[type[Activations]] = GroupScaled
+    blockwise: ClassVar[bool] = True
+
+    @property
+    def scales(self) -> torch.Tensor:
+        return self.scale
+
+    @property
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        return (0, 0, 0, 0)
+
+    def check(self, argument: str, dims: Dims, parts: int) -> None:
+        dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=FP8)
+        rows = parts * blocks(self.data.shape[1] // parts)
+        dims.check(f"{argument}.scale", self.scale, ("E", rows, blocks(dims["K"])), dtype=torch.float32)
+
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> GroupScaled:
+        return quantizer.per_group(x)
+
+    def expert(self, number: int) -> Fp8Block:
+        return Fp8Block(self.data[number], self.scale[number])
+
+    def values(self, parts: int = 1) -> torch.Tensor:
+        rows, columns = self.data.shape
+        scale = self.scale.double().reshape(parts, -1, self.scale.shape[-1])
+        scale = scale.repeat_interleave(BLOCK, 1)[:, : rows // parts].reshape(rows, -1)
+        return self.data.double() * scale.repeat_interleave(BLOCK, 1)[:, :columns]
+
+
+LinearWeight = Bf16 | Fp8Channel
+"""What a model's layers are made of; the other formats are the expert layer's."""

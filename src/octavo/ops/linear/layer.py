@@ -1,0 +1,19 @@
+"""What a linear layer can do."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Linear(Protocol):
+    """A linear layer bound to its weight."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x @ W^T + b; x (T, K) bf16 -> (T, N) bf16."""
+        ...
+
+    def float32(self, x: torch.Tensor) -> torch.Tensor:
+        """The same, not rounded to bf16: x (T, K) bf16 -> (T, N) float32."""
+        ...
