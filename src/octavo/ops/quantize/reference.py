@@ -61,5 +61,5 @@ class ReferenceQuantizer:
         return GroupScaled(*quantize_groups_reference(x))
 
     def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
-        """x / scale, held within +-448."""
+        """x / scale, held within +-448; x (R, K) bf16, scale (1,) float32."""
         return StaticScaled((x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
