@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c $(CONSTRAINTS)
 
-.PHONY: serve test lint docs clean
+.PHONY: serve quick test coverage lint docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Octavo needs Python 3.11 or 3.12 with venv; say which with PYTHON=" >&2; exit 1; }
@@ -34,9 +34,20 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Under a minute: lint, types, and the tests nearest to what differs from main.
+quick: lint
+	$(BIN)/python -m tools.quick
+
 # Two processes share the cores: threads that spin while they wait would take them from each other.
 test: lint
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+
+# Apart from `make test`, whose tests it would slow by two fifths: rooms that need no device, tested in one process.
+COVERED := tests/config tests/text tests/checkpoints tests/engine \
+	$(patsubst %,tests/recovery/test_%.py,blame crash deadline poison replay)
+coverage: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m coverage run -m pytest -q -m "not slow" $(COVERED)
+	$(BIN)/python -m coverage report
 
 # Write the pages that are made from the code and from benchmark results.
 docs: $(VENV)/.installed-test

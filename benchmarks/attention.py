@@ -13,6 +13,7 @@ import itertools
 
 import torch
 
+from benchmarks import against
 from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, Unscaled
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
     parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[STAGES])
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "attention")
     torch.manual_seed(0)
     copy = copy_rate()
     split_results = SplitResults.allocate(HEADS, WIDTH, CUDA)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo import LLM, SamplingParams
 from octavo.checkpoints.folder import resolve_folder
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--num-prompts", type=int, default=100)
     parser.add_argument("--input-len", type=int, default=1001)
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    args = against.parse_args(parser, "burst_cpu")
     folder = resolve_folder("octavo-tiny", None)
     with LLM("octavo-tiny", device="cpu", enable_prefix_caching=False) as llm:
         prompts = random_prompts(count=args.num_prompts, length=args.input_len, vocab_size=llm.vocab_size, seed=0)

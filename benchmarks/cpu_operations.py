@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config import ModelConfig
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--decode", type=int, nargs="+", default=[1, 32, 256])
-    args = parser.parse_args()
+    args = against.parse_args(parser, "cpu_operations")
     torch.set_num_threads(args.threads)
     folder = resolve_folder("octavo-tiny", None)
     loaded = load_model(folder, load_format="dummy", device=torch.device("cpu"), seed=0, progress=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 from octavo.engine.engine import Engine
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--enforce-eager", action="store_true", help="no graphs")
     parser.add_argument("--peer", type=Path, help="what the script for vLLM printed")
     parser.add_argument("--name", default="end_to_end", help="of the result")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "end_to_end")
     began = time.monotonic()
     settings = Settings.from_values(
         {

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 
 OCTAVO = [sys.executable, "-m", "octavo.cli.main"]
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--port", default="8131")
     parser.add_argument("--name", default="full_shape", help="of the result")
     parser.add_argument("flags", nargs="*", help="of octavo serve, behind --")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "full_shape")
     with tempfile.TemporaryDirectory() as folder:
         server = TORCH if args.torch else [*OCTAVO, "serve"]
         bursts, steps, code = run([*server, args.model], args.port, args.flags, Path(folder))

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--mib", type=float, default=30, help="of each body, about")
     parser.add_argument("--kinds", nargs="+", choices=list(kinds()), default=list(kinds()))
     parser.add_argument("--no-result", action="store_true", help="print alone")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "large_bodies")
     with server() as port:
         rows = asyncio.run(measure(port, int(args.mib * (1 << 20)), args.kinds))
     if args.no_result:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from benchmarks import against
 from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, blocks
@@ -44,7 +45,7 @@ class Timing:
 
 def timer() -> torch.cuda.Event:
     """An event that records when the device reaches it."""
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)
 
 
 def replay(calls: Sequence[Callable[[], object]], replays: int) -> Timing:
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="channel")
     parser.add_argument("--tokens", type=lambda text: [int(part) for part in text.split(",")], default=SIZES)
     parser.add_argument("--name", default="moe_layer", help="file of the result in benchmarks/results")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "moe_layer")
     torch.manual_seed(0)
     shape = SHAPES[args.shape]
     experts, top_k, hidden, intermediate = shape

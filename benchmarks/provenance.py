@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
     env = collect()
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "commit": os.environ.get("BENCHMARK_COMMIT") or _commit(),
+        "commit": os.environ.get("BENCHMARK_COMMIT") or commit_of(ROOT),
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": env["system"]["python"],
         "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",
@@ -71,14 +71,20 @@ def write_result(
     return path
 
 
-def _commit() -> str:
-    changes = "+changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
-    return _git("rev-parse", "HEAD") + changes
+def commit_of(folder: Path) -> str:
+    """The commit that is checked out in `folder`, with a mark if files differ from it; `unknown` without git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = commit is not None and _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return "unknown" if commit is None else commit + ("+changes" if changed else "")
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says; None if there is no git, or `folder` is in no repository of it."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _version(package: str) -> str:

@@ -14,6 +14,7 @@ from collections import defaultdict
 
 import msgspec
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 from octavo.engine.engine import Engine
@@ -52,7 +53,7 @@ def main() -> None:
         "--faults", nargs="+", default=["out-of-bounds", "kill", "out-of-bounds"], help="kinds, a few steps apart"
     )
     parser.add_argument("--name", default="recovery", help="of the result")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "recovery")
     began = time.monotonic()
     settings = Settings.from_values(
         {

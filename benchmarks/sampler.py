@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.sampling import SamplingParams
 from octavo.worker.sampling.adjust import Row
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 110])
     parser.add_argument("--repeats", type=int, default=7)
-    args = parser.parse_args()
+    args = against.parse_args(parser, "sampler")
     device = torch.device(args.device)
     rows, raw = [], {}
     for count in args.rows:

@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request, StepRecord
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1_000_000, help="of the simulated day; 0: no day")
-    args = parser.parse_args()
+    args = against.parse_args(parser, "scheduler")
     decode_table(args.running, args.steps, args.repeats)
     if args.requests:
         day_table(args.requests)

@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import Settings
 from octavo.messages import SampledToken, StepPlan, StepResult, WorkerReady
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, nargs="+", default=[0, 5, 10, 20])
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    args = against.parse_args(parser, "streaming")
     rows: list[list[Any]] = []
     raw = {}
     for step_ms in args.step_ms:

@@ -232,7 +232,7 @@ class Placed(TorchDispatchMode):
     """
 
     def __init__(self, pages: Pages, edge: Edge) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._pages, self._edge = pages, edge
         self.count = 0
         """Tensors placed."""

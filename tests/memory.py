@@ -44,18 +44,20 @@ class Guard:
 
     def rebuild(self, value: T) -> T:
         """A dataclass of tensors (nested ones too) with every tensor replaced by a poisoned one of its shape."""
-        return self._map(value, lambda tensor: self.empty(tuple(tensor.shape), tensor.dtype))
+        made: T = self._map(value, lambda tensor: self.empty(tuple(tensor.shape), tensor.dtype))
+        return made
 
     def rebuild_copy(self, value: T) -> T:
         """A dataclass of tensors with every tensor copied between canaries."""
-        return self._map(value, self.copy)
+        copied: T = self._map(value, self.copy)
+        return copied
 
     def _map(self, value: Any, make: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return make(value)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             parts = {field.name: self._map(getattr(value, field.name), make) for field in dataclasses.fields(value)}
-            return type(value)(**parts)  # type: ignore[operator]
+            return type(value)(**parts)
         return value
 
     def check(self) -> None:

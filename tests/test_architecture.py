@@ -13,11 +13,12 @@ import pytest
 import octavo
 
 SOURCE = Path(octavo.__file__).parent
-COMMON = {"errors", "version", "config", "sampling", "messages", "wire"}
+COMMON = {"errors", "version", "config", "logs", "sampling", "messages", "wire"}
 """Plain data that every room may import."""
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "logs": set(),
     "sampling": {"errors"},
     "config": {"errors"},
     "messages": {"errors", "sampling"},
@@ -30,14 +31,16 @@ ARROWS: dict[str, set[str]] = {
     "worker": COMMON | {"models", "checkpoints", "ops"},
     "engine": COMMON,
     "testing": COMMON,
-    "server": COMMON | {"engine", "text"},
+    "answers": COMMON | {"engine", "text"},
+    "server": COMMON | {"answers", "engine", "text"},
     "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
+    "verification": COMMON | {"engine"},
     "inputs": set(),
     "sampling_params": {"sampling"},
-    "library": COMMON | {"outputs", "startup", "server", "engine", "text"},
-    "llm": COMMON | {"outputs", "library", "startup", "server", "engine", "text"},
-    "async_llm": COMMON | {"outputs", "library", "startup", "server", "engine", "text"},
-    "cli": COMMON | {"outputs", "llm", "startup", "server", "engine", "text"},
+    "library": COMMON | {"outputs", "startup", "answers", "engine", "text"},
+    "llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
+    "async_llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
+    "cli": COMMON | {"verification", "outputs", "llm", "startup", "server", "engine", "text"},
     "__main__": {"cli"},
     "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "version"},
 }
@@ -45,6 +48,7 @@ ARROWS: dict[str, set[str]] = {
 FREE_OF_TORCH = [
     "errors",
     "version",
+    "logs",
     "sampling",
     "config",
     "messages",
@@ -52,7 +56,9 @@ FREE_OF_TORCH = [
     "outputs",
     "text",
     "engine",
+    "answers",
     "server",
+    "verification",
     "testing",
 ]
 DEVICE_LIBRARIES = {"torch", "triton", "transformers"}
@@ -115,6 +121,11 @@ def test_the_arrows_have_no_circle() -> None:
         pytest.param("ops/experts/route/kernel.py", "from octavo.models import forward_batch", id="ops-models"),
         pytest.param("text/tokenizer.py", "import transformers", id="text-transformers"),
         pytest.param("text/tokenizer.py", "import octavo.server", id="text-server"),
+        pytest.param("answers/answer.py", "from octavo.server.context import Server", id="answers-server"),
+        pytest.param("answers/answer.py", "from octavo.library.job import Job", id="answers-library"),
+        pytest.param("library/job.py", "from octavo.server.generation import Generation", id="library-server"),
+        pytest.param("llm.py", "import octavo.server.app", id="llm-server"),
+        pytest.param("async_llm.py", "from octavo import server", id="async-llm-server"),
         pytest.param("messages.py", "from octavo.engine.update import Update", id="messages-engine"),
         pytest.param("attic/box.py", "import os", id="unknown-room"),
     ],

@@ -78,7 +78,8 @@ def test_the_comparison_sees_a_single_bit(monkeypatch: pytest.MonkeyPatch, tmp_p
     """The twin: the worker tells one logprob one bit of a float32 off, and the answers must show it."""
     prompts = random_prompts(count=3, length=40, vocab_size=256, seed=1)
     expected, _ = burst(prompts, 8192, tmp_path / "right.jsonl")
-    receive, damaged = InProcessWorker.receive, []
+    receive = InProcessWorker.receive
+    damaged: list[tuple[int, float, float]] = []
 
     def off_by_a_bit(self: InProcessWorker, timeout_s: float | None) -> StepResult | None:
         result = receive(self, timeout_s)

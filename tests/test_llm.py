@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,8 @@ def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
 
 def test_prompts_come_in_three_forms(llm: LLM) -> None:
     ids = llm.get_tokenizer().encode("abc")
-    outputs = llm.generate(["abc", {"prompt": "abc"}, {"prompt_token_ids": ids}], GREEDY, use_tqdm=False)
+    prompts: list[str | dict[str, Any]] = ["abc", {"prompt": "abc"}, {"prompt_token_ids": ids}]
+    outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
     assert tokens(outputs[0]) == tokens(outputs[1]) == tokens(outputs[2])
     assert [output.prompt for output in outputs] == ["abc", "abc", None]
 

@@ -112,6 +112,9 @@ class Closing:
             raise WorkerDiedError("no more workers are started: the engine is closed")
         return self._source.start(num_blocks)
 
+    def tend(self) -> None:
+        self._source.tend()
+
     def abandon(self) -> None:
         self._source.abandon()
 

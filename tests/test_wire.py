@@ -43,7 +43,7 @@ def test_any_division_of_the_bytes_gives_the_same_messages(messages: list[bytes]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)))
     ours, theirs = socket.socketpair()
     wire = Wire(theirs)
-    arrived = []
+    arrived: list[bytes] = []
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         ours.sendall(stream[begin:end])
         while (message := wire.receive()) is not None:
@@ -58,11 +58,11 @@ def test_a_message_larger_than_any_buffer_never_blocks_the_sender() -> None:
     large = [os.urandom(5_000_000), os.urandom(3)]
     for message in large:
         ours.send(message)  # returns, though nobody reads
-    arrived = []
+    arrived: list[bytes] = []
     while len(arrived) < 2:
         ours.wait(0)
-        if (message := theirs.receive()) is not None:
-            arrived.append(message)
+        if (data := theirs.receive()) is not None:
+            arrived.append(data)
     assert arrived == large
     ours.close()
     theirs.close()
@@ -123,7 +123,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_what_a_process_wrote_can_be_read_after_its_death() -> None:
     ours, theirs = socket.socketpair()
     wire = Wire(ours)
-    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=theirs)
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=theirs.fileno())
     theirs.close()
     wire.send(b"ab")
     assert child.wait(60) == -signal.SIGKILL

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from octavo.config.foreign import Foreign
 from octavo.config.settings import ENV_PREFIX, Settings, flag_name
 from octavo.config.values import kinds
-from octavo.config.vllm_flags import FOREIGN_FLAGS
+from octavo.config.vllm_flags import VLLM_FLAGS
+from octavo.config.vllm_names import VllmName
 from octavo.config.vllm_variables import VARIABLES, Honoured
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -51,7 +51,7 @@ def page() -> str:
                 [f"## {group}", "", "| Flag | Value | Default | Meaning |", "| --- | --- | --- | --- |", *rows, ""]
             )
         )
-    parts.append(_table(FLAGS, [_foreign(f"--{flag.name}", flag.answer) for flag in FOREIGN_FLAGS.values()]))
+    parts.append(_table(FLAGS, [_vllm_name(f"--{flag.name}", flag.answer) for flag in VLLM_FLAGS.values()]))
     parts.append(_table(ENVIRONMENT, [_variable(name, known) for name, known in VARIABLES.items()]))
     return "\n".join(parts)
 
@@ -76,17 +76,17 @@ def _table(head: str, rows: list[str]) -> str:
     return "\n".join([head, *columns, *rows, ""])
 
 
-def _foreign(name: str, known: Foreign) -> str:
+def _vllm_name(name: str, known: VllmName) -> str:
     same = ", ".join(f"`{_switch(word)}`" for word in known.same)
     return f"| `{name}` | {same} | {known.else_} | {known.reason} |"
 
 
-def _variable(name: str, known: Honoured | Foreign) -> str:
+def _variable(name: str, known: Honoured | VllmName) -> str:
     match known:
         case Honoured(setting):
             return f"| `{name}` | any value | | sets `{flag_name(setting)}` |"
         case other:
-            return _foreign(name, other)
+            return _vllm_name(name, other)
 
 
 def _switch(word: str) -> str:

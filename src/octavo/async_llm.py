@@ -207,8 +207,6 @@ class AsyncLLM(ModelHandle):
         told = 0
         while not job.finished:
             for update in await stream.take():
-                if job.answers[update.request_id].finish_reason is not None:
-                    continue  # the end of an answer that a stop string ended
                 if job.take(update) and update.finish_reason is None:
                     stream.stop(update.request_id)
             if job.aborted:

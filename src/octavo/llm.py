@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from octavo.answers import Prompt
 from octavo.config import Settings
 from octavo.engine.engine import Engine
 from octavo.engine.recovery.supervisor import AbandonedError
@@ -25,7 +26,6 @@ from octavo.library.prompts import GivenPrompt, Messages, several
 from octavo.library.tokenizer import LLMTokenizer
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.startup import OpenWorkers, Runtime, in_processes
 
 LOOK_S = 0.1
@@ -183,11 +183,11 @@ class LLM(ModelHandle):
             Job(str(next(self._numbers)), prompt, sampling, tokenizer)
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ]
-        answers = {request_id: job for job in jobs for request_id in job.answers}
+        answers = {request_id: job for job in jobs for request_id in job.answer_ids}
         with self._turn:
             try:
                 self._lifetime.check()
-                for request in itertools.chain.from_iterable(job.requests() for job in jobs):
+                for request in itertools.chain.from_iterable(job.requests for job in jobs):
                     self._engine.add(request)
                 self._finish(answers, len(jobs), use_tqdm)
             except BaseException as error:
@@ -219,10 +219,8 @@ class LLM(ModelHandle):
                 self._lifetime.check()
                 for update in updates:
                     job = jobs.get(update.request_id)
-                    if job is None or update.request_id not in open_answers:
-                        continue  # the end of an answer that a stop string ended, or of an earlier call
-                    if not job.take(update):
-                        continue
+                    if job is None or not job.take(update):
+                        continue  # of an earlier call, or the answer goes on
                     open_answers.discard(update.request_id)
                     if update.finish_reason is None:
                         engine.abort(update.request_id)

@@ -83,6 +83,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Weights to map; None: load them."""
     enforce_eager: bool = False
     """No CUDA graphs."""
+    logging_level: str = "info"
+    """Of what keeper and worker say on standard error."""
     proven: bool = False
     """A worker with these settings and as many blocks has run before: the largest steps fit."""
 

@@ -254,6 +254,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         threads=settings.cpu_threads,
         seed=settings.seed,
+        logging_level=settings.logging_level,
     )
 
 

@@ -195,9 +195,11 @@ def test_shards(tmp_path: Path) -> None:
         index.write_text(json.dumps({"weight_map": {name: bad}}))
         with pytest.raises(CheckpointError, match="is not a safetensors file of its folder"):
             load(tmp_path)
-    index.write_text("[]")
-    with pytest.raises(CheckpointError, match="it needs an object weight_map"):
-        load(tmp_path)
+    for bad, word in (("[]", "JSON object"), ("{", "JSON"), ("{}", "weight_map"), ('{"weight_map": []}', "weight_map")):
+        index.write_text(bad)
+        with pytest.raises(CheckpointError, match=word) as info:
+            load(tmp_path)
+        assert info.value.file == str(index)
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:

@@ -43,6 +43,6 @@ def test_a_full_disk_is_no_reason_not_to_serve(
 ) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        run._show("the start screen")
+        run._show("the banner")
         run._show("more, which goes nowhere")
     assert [record.levelname for record in caplog.records] == ["WARNING"]

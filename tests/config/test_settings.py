@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from octavo.config.settings import Settings
-from octavo.config.vllm_flags import FOREIGN_FLAGS, Shape
+from octavo.config.vllm_flags import VLLM_FLAGS, Shape
 from octavo.errors import ConfigError
 
 
@@ -217,15 +217,15 @@ def test_what_costs_the_user_nothing_is_accepted_with_one_line(
 
 
 def test_a_refused_switch_that_is_turned_off_asks_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    switches = [name for name, flag in FOREIGN_FLAGS.items() if flag.shape is Shape.SWITCH]
+    switches = [name for name, flag in VLLM_FLAGS.items() if flag.shape is Shape.SWITCH]
     for name in switches:
         Settings.from_values({name: None})
     assert not caplog.records
 
 
-def test_no_flag_is_both_a_setting_and_foreign() -> None:
+def test_no_flag_is_both_a_setting_and_vllms() -> None:
     names = {field.name.replace("_", "-") for field in dataclasses.fields(Settings)}
-    assert not names & set(FOREIGN_FLAGS)
+    assert not names & set(VLLM_FLAGS)
 
 
 def test_secrets_are_hidden() -> None:

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from octavo.config.foreign import Explained, Foreign, Refused
 from octavo.config.settings import Settings
+from octavo.config.vllm_names import Explained, Refused, VllmName
 from octavo.config.vllm_variables import VARIABLES, Honoured
 from octavo.errors import ConfigError
 
@@ -70,7 +70,7 @@ def test_every_known_variable_is_answered(name: str, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name, known in VARIABLES.items() if isinstance(known, Foreign) for value in known.same],
+    [(name, value) for name, known in VARIABLES.items() if isinstance(known, VllmName) for value in known.same],
 )
 def test_what_is_so_anyway_is_silent(name: str, value: str, caplog: pytest.LogCaptureFixture) -> None:
     assert settings({name: value}) == Settings()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine.harness import config, request
@@ -41,7 +43,7 @@ def test_a_prompt_at_the_limit_is_served(length: int) -> None:
 @pytest.mark.parametrize("field", ["prompt", "stop_token_ids", "logit_bias"])
 def test_ids_outside_the_vocabulary_are_refused(field: str, wrong: int) -> None:
     prompt = [1, wrong, 2] if field == "prompt" else [1]
-    sampling = {"stop_token_ids": [wrong]} if field == "stop_token_ids" else {}
+    sampling: dict[str, Any] = {"stop_token_ids": [wrong]} if field == "stop_token_ids" else {}
     sampling = {"logit_bias": {wrong: 1.0}} if field == "logit_bias" else sampling
     with pytest.raises(
         RequestError, match=rf"{field} holds token id {wrong} at index \d; ids go from 0 to 96"
@@ -52,7 +54,7 @@ def test_ids_outside_the_vocabulary_are_refused(field: str, wrong: int) -> None:
 
 @pytest.mark.parametrize("field", ["prompt", "stop_token_ids", "logit_bias"])
 def test_the_last_id_of_the_vocabulary_is_accepted(field: str) -> None:
-    sampling = {"stop_token_ids": [96]} if field == "stop_token_ids" else {}
+    sampling: dict[str, Any] = {"stop_token_ids": [96]} if field == "stop_token_ids" else {}
     sampling = {"logit_bias": {96: 1.0}} if field == "logit_bias" else sampling
     accept(request("a", [96], **sampling), LIMITS)
 

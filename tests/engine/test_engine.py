@@ -81,7 +81,8 @@ def test_stop_ids_count_only_after_min_tokens(min_tokens: int) -> None:
 def test_the_token_planned_behind_a_stop_is_dropped() -> None:
     outcome, engine = scripted(result(1, 96), result(2, 50), max_tokens=9)
     assert outcome.token_ids == [96]
-    assert engine.has_work, "the step in flight is still to be read"
+    in_flight = engine.has_work
+    assert in_flight, "the step in flight is still to be read"
     assert engine.step() == []
     assert not engine.has_work
     engine.check_invariants()

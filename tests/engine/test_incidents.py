@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
+from typing import Any
 
 import pytest
 
@@ -171,7 +172,8 @@ def test_i_ids_outside_the_vocabulary_fail_that_request_only(field: str, wrong: 
         loaded.add(asked)
     outcomes: dict[str, Outcome] = {}
     collect(outcomes, loaded.step())
-    sampling = {"stop_token_ids": {"stop_token_ids": [wrong]}, "logit_bias": {"logit_bias": {wrong: 1}}}.get(field, {})
+    fields: dict[str, Any] = {"stop_token_ids": [wrong], "logit_bias": {wrong: 1}}
+    sampling = {name: value for name, value in fields.items() if name == field}
     with pytest.raises(RequestError):
         loaded.add(request("bad", [wrong] if field == "prompt" else [1], **sampling))
     finish(loaded, outcomes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -177,7 +179,7 @@ def test_the_check_sees_one_wrong_thing(qwen: GpuLayer) -> None:
     expert = int(rows.ids[7, 0])
     assert isinstance(qwen.gate_up, Fp8Channel)
     assert isinstance(qwen.down, Fp8Channel)
-    broken = {
+    broken: dict[str, Callable[[Fp8Channel, Fp8Channel], object]] = {
         "k-block": lambda w1, w2: w1.data.view(torch.uint8)[expert, :, 128:256].zero_(),
         "expert": lambda w1, w2: w2.data.view(torch.uint8)[expert].zero_(),
         "scale": lambda w1, w2: w2.scale[expert, ::64].mul_(2),

@@ -22,7 +22,7 @@ from octavo.engine.processes.standby_source import STANDBY_BYTES, StandbySource
 from octavo.engine.processes.standbys import COUNT
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
+from octavo.messages import Admission, Chunk, DeviceBlock, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -248,6 +248,7 @@ def test_weights_that_were_written_to_are_not_used_again(source: StandbySource) 
     assert source._keeper is not None
     kept = source._keeper.weights
     assert kept is not None
+    assert isinstance(kept.block, DeviceBlock)
     program = f"""
 import torch
 from octavo.messages import DeviceBlock

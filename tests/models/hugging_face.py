@@ -30,7 +30,8 @@ def round_activations(x: torch.Tensor) -> torch.Tensor:
         return x
     rows = x.reshape(1, -1, x.shape[-1])
     scale, zero = compute_dynamic_scales_and_zp(rows, PER_TOKEN, torch.nn.Identity())
-    return fake_quantize(rows, scale, zero, PER_TOKEN).view(x.shape)
+    rounded: torch.Tensor = fake_quantize(rows, scale, zero, PER_TOKEN).view(x.shape)
+    return rounded
 
 
 def load(folder: Path, *, quantized: bool) -> Any:

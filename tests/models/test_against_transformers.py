@@ -28,7 +28,9 @@ def draw_config(seed: int) -> dict[str, Any]:
     heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
     experts = pick.choice([4, 8, 16, 32])
     layers = pick.choice([2, 3, 4])
-    rope = {"rope_theta": 1e6} if seed % 2 else {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4}}
+    rope: dict[str, Any] = (
+        {"rope_theta": 1e6} if seed % 2 else {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4}}
+    )
     if "rope_parameters" in rope:
         rope["rope_parameters"]["rope_type"] = "default"
     return raw_config(

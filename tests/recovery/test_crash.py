@@ -219,7 +219,7 @@ def test_the_oldest_folders_go_and_nothing_else(tmp_path: Path) -> None:
     engine.add(request("r0", range(20), max_tokens=20))
     written: list[str] = []
     write = crashes.write
-    crashes.write = lambda *args, **kwargs: written.append(write(*args, **kwargs).name)  # type: ignore[method-assign, func-returns-value, union-attr]
+    crashes.write = lambda *args, **kwargs: written.append(write(*args, **kwargs).name)  # type: ignore[method-assign, union-attr]
     finish(engine, {})
     assert len(written) == 7
     left = sorted(path.name for path in tmp_path.iterdir())

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,12 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STREAMS = 6
 TOKENS = 300
+
+
+def moves_on(begun: list[int], answers: list[Future[list[object]]]) -> Callable[[], bool]:
+    """Say, when asked later, whether a stream has got more, or all have ended."""
+    before = list(begun)
+    return lambda: begun != before or all(answer.done() for answer in answers)
 
 
 class Served:
@@ -98,9 +104,9 @@ class Served:
             worker = self.worker
             disturb()
             for _ in range(kills):
-                before = list(begun)
+                moves = moves_on(begun, answers)
                 os.kill(worker, signal.SIGKILL)
-                self.wait(lambda before=before: begun != before or all(answer.done() for answer in answers))
+                self.wait(moves)
                 worker = next((pid for pid in self.workers() if pid != worker), worker)
             return [answer.result() for answer in answers]
 

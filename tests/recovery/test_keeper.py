@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -98,7 +99,7 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: StandbySource, undis
     assert (worker.ready.pid, tiny.ensure_keeper().pid) == (standby, keeper)
     assert answers(worker) == undisturbed
 
-    standbys = [peer.pid for peer in full(tiny)]
+    standbys = [channel.pid for channel in full(tiny)]
     kill(*standbys, worker.ready.pid)
     worker = tiny.start(num_blocks)
     assert worker.ready.pid not in standbys
@@ -111,13 +112,13 @@ def test_killed_in_every_order_it_gives_the_same_bits(tiny: StandbySource, undis
     assert worker.ready.num_blocks == num_blocks
     assert answers(worker) == undisturbed
 
-    kill(tiny.ensure_keeper().pid, *(peer.pid for peer in full(tiny)), worker.ready.pid)
+    kill(tiny.ensure_keeper().pid, *(channel.pid for channel in full(tiny)), worker.ready.pid)
     assert answers(tiny.start(num_blocks)) == undisturbed
 
 
 def test_the_bits_would_show_other_weights(tiny: StandbySource, undisturbed: list[object]) -> None:
     """The twin: random weights instead of the checkpoint's."""
-    other = StandbySource(WorkerConfig(**{**as_dict(TINY), "load_format": "dummy"}), START_S)
+    other = StandbySource(msgspec.structs.replace(TINY, load_format="dummy"), START_S)
     assert answers(other.start(None)) != undisturbed
     other.close()
 
@@ -305,7 +306,7 @@ def test_a_start_is_given_up_from_another_thread(stand_ins: Callable[..., Standb
 
 def test_closing_ends_those_that_hear_nothing(stand_ins: Callable[..., StandbySource]) -> None:
     source = stand_ins()
-    pids = [source.start(None).ready.pid, *(peer.pid for peer in full(source)), source.ensure_keeper().pid]
+    pids = [source.start(None).ready.pid, *(channel.pid for channel in full(source)), source.ensure_keeper().pid]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -326,7 +327,7 @@ def test_all_end_with_their_parent(folder: Path) -> None:
         source = StandbySource(config, 60.0, keeper={STAND_IN!r}, worker={STAND_IN!r})
         worker = source.start(None)
         source.tend()
-        print(worker.ready.pid, source.standbys[0].peer.pid, source.ensure_keeper().pid, flush=True)
+        print(worker.ready.pid, source.standbys[0].channel.pid, source.ensure_keeper().pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with tempfile.TemporaryDirectory(dir=folder) as sockets:
@@ -342,10 +343,6 @@ def test_all_end_with_their_parent(folder: Path) -> None:
         while alive := [pid for pid in pids if is_running(pid)]:
             assert time.monotonic() < deadline_s, f"{alive} of {pids} outlive their parent"
             time.sleep(0.05)
-
-
-def as_dict(config: WorkerConfig) -> dict[str, object]:
-    return {name: getattr(config, name) for name in config.__struct_fields__}
 
 
 def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
@@ -364,7 +361,7 @@ def full(source: StandbySource) -> list[ProcessChannel]:
     while len(source.standbys) < COUNT:
         source._standbys._not_before_s = 0.0
         source.tend()
-    return [standby.peer for standby in source.standbys]
+    return [standby.channel for standby in source.standbys]
 
 
 def waiting(source: StandbySource) -> ProcessChannel:
@@ -372,7 +369,7 @@ def waiting(source: StandbySource) -> ProcessChannel:
     full(source)
     while not all(standby.prepared for standby in source.standbys):
         time.sleep(0.01)
-    return source.standbys[0].peer
+    return source.standbys[0].channel
 
 
 def kill(*pids: int) -> None:

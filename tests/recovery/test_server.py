@@ -89,7 +89,19 @@ class Spelling(MockWorker):
 def server() -> Iterator[Running]:
     with running(source=SlowSource, engine={"max_num_queued_reqs": 8}) as server:
         yield server
-        server.source.let.set()
+        slow(server).let.set()
+
+
+def slow(server: Running) -> SlowSource:
+    """The source of a server whose next workers wait."""
+    assert isinstance(server.source, SlowSource)
+    return server.source
+
+
+def paced(server: Running) -> PacedWorker:
+    """The first worker of a server, which makes as many steps as it is let."""
+    assert isinstance(server.worker, PacedWorker)
+    return server.worker
 
 
 def ask(server: Running, number: int, **fields: object) -> httpx.Response:
@@ -99,12 +111,12 @@ def ask(server: Running, number: int, **fields: object) -> httpx.Response:
 
 def ask_and_hold(server: Running, pool: ThreadPoolExecutor, count: int) -> list[Future[httpx.Response]]:
     """Ask `count` requests; when this returns all of them have made tokens, and the worker makes no more."""
-    assert isinstance(server.worker, PacedWorker)
-    server.worker.let = 0
+    worker = paced(server)
+    worker.let = 0
     answers = [pool.submit(ask, server, number) for number in range(count)]
     wait(lambda: alive(server) == count)
-    server.worker.let = 10
-    wait(lambda: server.worker.let == 0)
+    worker.let = 10
+    wait(lambda: worker.let == 0)
     assert server.context.loop.status().running == count
     return answers
 
@@ -173,10 +185,10 @@ def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
         for line in answer.iter_lines():
             lines.append(line)
             if len(lines) == 1:
-                wait(lambda: server.worker.let == 0)
+                wait(lambda: paced(server).let == 0)
                 die(server)
             if line == ": recovering":
-                server.source.let.set()
+                slow(server).let.set()
     assert ": recovering" in lines
     assert events("\n".join(lines)) == events(expected)
 
@@ -197,10 +209,10 @@ def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Runni
     with ThreadPoolExecutor(16) as pool:
         running = ask_and_hold(server, pool, 6)
         die(server)
-        waiting = []
-        for number in range(8):
-            waiting.append(pool.submit(ask, server, 10 + number))
-            wait(lambda number=number: server.context.dispatcher.num_streams == 7 + number)
+        waiting: list[Future[httpx.Response]] = []
+        while len(waiting) < 8:
+            waiting.append(pool.submit(ask, server, 10 + len(waiting)))
+            wait(lambda: server.context.dispatcher.num_streams == 6 + len(waiting))
         refused = ask(server, 99)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "the queue is full" in refused.text
@@ -259,6 +271,7 @@ def test_a_server_that_stops_does_not_wait_for_a_worker() -> None:
         die(server)
         assert not server.context.loop.drain(0.2)
         server.context.loop.stop()
+        assert isinstance(server.source, StuckSource)
         assert server.source.abandoned.is_set(), "the start that was waited for was given up"
         for answer in answers:
             assert answer.result().status_code == 503

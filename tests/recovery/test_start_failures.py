@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from octavo.engine.processes.channel import ProcessChannel
 from octavo.engine.processes.reserve import COUNT as RESERVED
 from octavo.engine.processes.reserve import DescriptorReserve
 from octavo.engine.processes.standby_source import StandbySource
@@ -242,12 +243,17 @@ def test_a_standby_that_cannot_live_is_tried_again_less_and_less_often(source: S
     source._standbys._clock = lambda: now[0]
     started: list[float] = []
     new = source._standbys._new
-    source._standbys._new = lambda: (started.append(now[0]), new())[1]  # type: ignore[method-assign]
+
+    def start() -> ProcessChannel:
+        started.append(now[0])
+        return new()
+
+    source._standbys._new = start  # type: ignore[method-assign]
     for _ in range(400):
         source.tend()
         for standby in source.standbys:
-            os.kill(standby.peer.pid, signal.SIGKILL)
-            while standby.peer.death() is None:
+            os.kill(standby.channel.pid, signal.SIGKILL)
+            while standby.channel.death() is None:
                 pass
         now[0] += 0.5
     assert 5 < len(started) < 12

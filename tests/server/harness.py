@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
+from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
@@ -150,6 +151,13 @@ class ScriptedWorker:
         sampled = [msgspec.structs.replace(token, token_id=next(self._script)) for token in result.sampled]
         return msgspec.structs.replace(result, sampled=sampled)
 
+    @property
+    def stopped(self) -> bool:
+        return self._worker.stopped
+
+    def last_output(self) -> list[str]:
+        return self._worker.last_output()
+
     def close(self) -> None:
         self._worker.close()
 
@@ -175,7 +183,7 @@ def mock_context(
     mock = workers.start(None)
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
-    link = mock if script is None else ScriptedWorker(mock, script)
+    link: WorkerLink = mock if script is None else ScriptedWorker(mock, script)
     supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
     context = ServerContext(
         loop=EngineLoop(Engine(config, link, metrics.on_step, supervisor=supervisor), dispatcher.deliver),

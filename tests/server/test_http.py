@@ -92,6 +92,35 @@ def test_two_requests_in_one_segment(server: Running) -> None:
     assert answer.count(b"HTTP/1.1 200 ") == 2
 
 
+def in_chunks(body: bytes) -> bytes:
+    """`body` in three chunks, one of them with an extension and a size that begins with zeros, and a trailer."""
+    chunks = b"%x\r\n%b\r\n%x;upgrade=h2c\r\n%b\r\n" % (5, body[:5], 1, body[5:6])
+    return chunks + b"000%X\r\n%b\r\n0\r\nab: c\r\n\r\n" % (len(body) - 6, body[6:])
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_an_offer_to_upgrade_behind_a_body_is_passed_over_too(server: Running, size: int, chunked: bool) -> None:
+    """Wherever segments are cut: at the end of the body, or anywhere in the head that follows it."""
+    body = json.dumps({"prompt": "x", "max_tokens": 1, "user": "\n upgrade: h2c \n" * 40}, indent=0).encode()
+    rest = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    if chunked:
+        rest = b"Transfer-Encoding: chunked\r\n\r\n" + in_chunks(body)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    offer = head + b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\nConnection: Upgrade, HTTP2-Settings"
+    whole = head + rest + 2 * (offer + b"\r\n" + rest) + offer + b", close\r\n" + rest
+    answer = raw(server, *(whole[at : at + size] for at in range(0, len(whole), size)))
+    assert answer.count(b"HTTP/1.1 200 ") == 4, answer
+
+
+@pytest.mark.parametrize(
+    "rest", [b"5\r\nabcdefgh\r\n0\r\n\r\n", b"zz\r\n", b"-1\r\n\r\n", b"f" * 40 + b"\r\nabc", b"3\nabc\n"]
+)
+def test_chunks_of_a_wrong_form_are_refused(server: Running, rest: bytes) -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    assert raw(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + rest).startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize("line", [b"a: b\r\n", b"a: " + b"b" * 1000 + b"\r\n", b"b"], ids=["short", "long", "endless"])
 def test_headers_have_an_end(server: Running, line: bytes) -> None:
     """431 in OpenAI's shape, and nothing more is read; just under the limit they are taken."""

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from octavo.engine.statistics import EngineStatus
+from octavo.server.banner import start_banner
 from octavo.server.metrics import Metrics, one_two_five
-from octavo.server.screen import start_screen
 from octavo.server.stats import stats_line
 from octavo.version import __version__
 from server.harness import ENGINE, TEMPLATE, Running, running
@@ -369,17 +369,15 @@ def test_the_statistics_line_is_logged(caplog: pytest.LogCaptureFixture) -> None
     assert any(record.getMessage().startswith("Engine 000: ") for record in caplog.records)
 
 
-def test_the_start_screen_says_why_the_cache_is_as_large_as_it_is(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_banner_says_why_the_cache_is_as_large_as_it_is(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = msgspec.structs.replace(server.context.worker_ready, kv_cache_source="as much as there was")
     monkeypatch.setattr(server.server, "context", dataclasses.replace(server.context, worker_ready=ready))
-    (line,) = [line for line in start_screen(server.server, "::", 1).splitlines() if "KV cache" in line]
+    (line,) = [line for line in start_banner(server.server, "::", 1).splitlines() if "KV cache" in line]
     assert "MiB: as much as there was)" in line
 
 
-def test_the_start_screen(server: Running) -> None:
-    screen = start_screen(server.server, "0.0.0.0", 8000)
+def test_the_banner(server: Running) -> None:
+    banner = start_banner(server.server, "0.0.0.0", 8000)
     for part in (
         "http://localhost:8000/v1",
         "mock, alias",
@@ -387,8 +385,8 @@ def test_the_start_screen(server: Running) -> None:
         "512 tokens per request",
         "load 0.5 s",
     ):
-        assert part in screen
-    line = next(line for line in screen.splitlines() if "curl" in line)
+        assert part in banner
+    line = next(line for line in banner.splitlines() if "curl" in line)
     body = json.loads(line.split(" -d ")[1].strip("'"))
     assert server.http.post("/v1/chat/completions", json={**body, "max_tokens": 1}).status_code == 200
 

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from octavo.config import EngineConfig
+from octavo.messages import StepResult
+from octavo.testing.mock_worker import MockSource, MockWorker
 from server.harness import Running, running
 
 COMPLETIONS = "/v1/completions"
@@ -78,16 +81,43 @@ def test_a_stop_string_ends_the_request_in_the_engine(stream: bool) -> None:
         assert server.context.loop.status().generation_tokens < 50
 
 
-@pytest.mark.parametrize("interval", [1, 4], ids=["every token", "every fourth"])
-def test_stream_interval(interval: int) -> None:
-    """A chunk waits for so many tokens, but for the first and the last; where the machine is busy it holds more."""
-    with running(worker={"delay_s": 0.05}, stream_interval=interval) as server:
-        body = {"prompt": [1], "max_tokens": 13, "stream": True, "ignore_eos": True, "return_token_ids": True}
-        chunks = events(server.http.post(COMPLETIONS, json=body).text)
-        sizes = [len(chunk["choices"][0]["token_ids"]) for chunk in chunks]
-        assert sum(sizes) == 13
-        assert all(size >= interval for size in sizes[1:-1])
-        assert len(sizes) > 4 if interval == 1 else len(sizes) > 1
+class PacedWorker(MockWorker):
+    """Results wait for their reader: each takes a permit."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.permits = threading.Semaphore(0)
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        if not self.permits.acquire(timeout=timeout_s):
+            return None
+        result = super().receive(timeout_s)
+        if result is None:
+            self.permits.release()
+        return result
+
+
+def paced(config: EngineConfig) -> MockSource:
+    return MockSource(config, lambda *_: PacedWorker(config))
+
+
+@pytest.mark.parametrize(
+    ("interval", "sizes"), [(1, [1] * 12), (4, [1, 4, 4, 3]), (50, [1, 11])], ids=["every token", "every fourth", "end"]
+)
+def test_stream_interval(interval: int, sizes: list[int]) -> None:
+    """A chunk waits for so many tokens, but for the first and the last; the worker waits for whoever reads the chunks."""
+    body = {"prompt": [1], "max_tokens": 12, "stream": True, "ignore_eos": True, "return_token_ids": True}
+    told = []
+    with running(source=paced, stream_interval=interval) as server:
+        assert isinstance(server.worker, PacedWorker)
+        permits = server.worker.permits
+        permits.release()
+        with server.http.stream("POST", COMPLETIONS, json=body) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    told.append(len(json.loads(line.removeprefix("data: "))["choices"][0]["token_ids"]))
+                    permits.release(interval)
+    assert told == sizes
 
 
 def test_usage_can_be_forced() -> None:

@@ -136,8 +136,8 @@ def test_an_assistant_may_have_said_nothing(source: str) -> None:
 
 @pytest.mark.parametrize("source", [KNOWN_ROLES, PARTS_ONLY, BOTH])
 def test_parts_can_be_continued(source: str) -> None:
-    options = {"add_generation_prompt": False, "continue_final_message": True}
-    text = render(source, ("user", "a"), ("assistant", parts("b c")), **options)
+    said = [("user", "a"), ("assistant", parts("b c"))]
+    text = render(source, *said, add_generation_prompt=False, continue_final_message=True)
     assert text == "<user>a<assistant>b c"
 
 

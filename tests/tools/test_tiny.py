@@ -62,7 +62,10 @@ def test_a_row_says_whose_each_token_is(apart: bool) -> None:
 def test_curriculum_opens_the_other_tasks_once_copying_is_known() -> None:
     plan = curriculum.Curriculum(opened=False)
     names = [task.name for task in TASKS]
-    taught = lambda: {name for name, share in zip(names, plan.shares.tolist(), strict=True) if share}  # noqa: E731
+
+    def taught() -> set[str]:
+        return {name for name, share in zip(names, plan.shares.tolist(), strict=True) if share}
+
     assert taught() == set(curriculum.FIRST)
     plan.update(dict.fromkeys(names, 0.0) | dict.fromkeys(curriculum.FIRST[1:], 1.0))
     assert taught() == set(curriculum.FIRST)

@@ -135,7 +135,8 @@ def test_copies_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("setting", "value"), [("kv_cache_memory_bytes", 2**60), ("num_gpu_blocks_override", 2**50)])
 def test_a_cache_larger_than_memory_is_refused_at_once(setting: str, value: int, tmp_path: Path, model: Model) -> None:
-    settings = Settings(load_format="dummy", device="cpu", **{setting: value})
+    told: dict[str, Any] = {setting: value}
+    settings = Settings(load_format="dummy", device="cpu", **told)
     with pytest.raises(ConfigError) as error:
         require_files_and_memory(worker_config(settings, model), model)
     assert error.value.setting == setting

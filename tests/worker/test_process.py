@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -22,7 +23,9 @@ from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
+from octavo.wire import Wire
 from octavo.worker.process import _plan_comes_first
+from octavo.worker.runner import Launched
 from worker.toy import VOCAB, toy_config, toy_runner
 
 TESTS = Path(__file__).parents[1]
@@ -100,7 +103,7 @@ def test_a_plan_that_breaks_the_contract_is_a_fault_that_names_it(worker: Proces
 
 
 def test_a_message_that_is_no_plan_is_a_fault(worker: ProcessWorker) -> None:
-    worker._peer._wire.send(b"\xc1 no MessagePack")
+    worker._channel._wire.send(b"\xc1 no MessagePack")
     with pytest.raises(WorkerDiedError, match="DecodeError") as error:
         worker.receive(10)
     assert error.value.exit_code == 1
@@ -172,4 +175,4 @@ class Mailbox:
 )
 def test_a_plan_is_taken_while_the_step_before_runs(step: int, plan: int, expected: bool) -> None:
     """A result that is ready goes out first."""
-    assert _plan_comes_first(Mailbox(plan), SlowStep(step)) is expected
+    assert _plan_comes_first(cast("Wire", Mailbox(plan)), cast("Launched", SlowStep(step))) is expected

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.messages import Admission, Chunk, StepPlan
+from octavo.messages import Admission, Chunk, StepPlan, TokenScore
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import Runner
 from worker.reference import reference_score
@@ -54,7 +55,9 @@ def test_prompt_scores_cross_chunk_borders_exactly(cuts: list[int], num_top: int
         runner._rows_at_once = 2
     runner.run(StepPlan(1, [], [admit(0, [1, 2])], [Chunk(0, 0, 2, [20, 21, 22, 23, 24], True)]))
     sampling = GREEDY.replace(prompt_logprobs=num_top)
-    start, step, scores, tokens = 0, 2, {}, []
+    start, step = 0, 2
+    scores: dict[int, TokenScore] = {}
+    tokens: list[int] = []
     for cut in [*cuts, len(PROMPT)]:
         count = min(cut, len(PROMPT) - start)
         if count == 0:
@@ -178,7 +181,7 @@ def test_a_bad_request_of_a_step_launched_ahead_stays_bad(sampling: SamplingPara
 class Overflowing(ToyModel):
     """Finite hidden states, infinite logits in row 0."""
 
-    def logits(self, hidden):
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = super().logits(hidden)
         logits[0, 7] = float("inf")
         return logits

@@ -107,7 +107,7 @@ def test_numbers_fill_the_unit_square_evenly() -> None:
     by_position = uniform([7] * (2 * count), range(2 * count))
     by_seed = uniform(range(2 * count), [5] * (2 * count))
     for numbers in (by_position, by_seed):
-        cells = Counter(
+        cells: Counter[tuple[int, ...]] = Counter(
             zip((numbers[::2] * 16).astype(int).tolist(), (numbers[1::2] * 16).astype(int).tolist(), strict=True)
         )
         assert chi_square([cells[cell] for cell in itertools.product(range(16), repeat=2)], [1 / 256] * 256) < 330.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ def matrices(draw: st.DrawFn) -> list[list[float]]:
 
 @settings(deadline=None, max_examples=200)
 @given(matrices(), st.integers(0, 40), st.randoms())
-def test_scores_are_those_of_the_reference(matrix: list[list[float]], n: int, random: object) -> None:
+def test_scores_are_those_of_the_reference(matrix: list[list[float]], n: int, random: Random) -> None:
     n = min(n, len(matrix[0]))
     token_ids = [random.randrange(len(row)) for row in matrix]
     scores = score(torch.tensor(matrix), torch.tensor(token_ids), n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from worker.toy import VOCAB, toy_config
 GREEDY = SamplingParams(temperature=0)
 
 
-def admit(slot: int = 0, token_ids: Sequence[int] = range(10), **changes: object) -> Admission:
-    fields = {
+def admit(slot: int = 0, token_ids: Sequence[int] = range(10), **changes: Any) -> Admission:
+    fields: dict[str, Any] = {
         "slot": slot,
         "token_ids": list(token_ids),
         "num_prompt_tokens": len(token_ids),

@@ -19,7 +19,7 @@ from bits.tiny import CONFIG
 from octavo.config import ModelConfig
 from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
 from octavo.models.load import fill_parameters
-from octavo.models.parameters import Parameters, allocate_parameters, place_parameters
+from octavo.models.parameters import Parameters, SparseMlp, allocate_parameters, place_parameters
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.shared_weights.host_block import map_host_block
@@ -83,7 +83,9 @@ def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) 
 
 def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
     _, parameters = mapped(kept)
-    write_into(kept, parameters.layers[-1].mlp.experts.down.data[-1, -1], 0x01)
+    last = parameters.layers[-1].mlp
+    assert isinstance(last, SparseMlp)
+    write_into(kept, last.experts.down.data[-1, -1], 0x01)
     with pytest.raises(RuntimeError, match="not what was loaded"):
         MappedWeights(kept, CPU).verify()
 
@@ -181,7 +183,7 @@ def write_into(kept: KeptWeights, target: torch.Tensor, bit: int) -> int:
     """Flip `bit` in the first two bytes of `target`, a view of the mapped block; return the block's new checksum."""
     assert isinstance(kept.block, HostBlock)
     whole = map_host_block(kept.block, kept.num_bytes)
-    start = target.storage_offset() * target.element_size()
+    start = int(target.storage_offset()) * target.element_size()
     before = int.from_bytes(bytes(whole[start : start + 2].tolist()), sys.byteorder)
     file = os.open(kept.block.path, os.O_RDWR)
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -53,8 +54,8 @@ def toy_logits(token_ids: Sequence[int]) -> torch.Tensor:
     return (((total + 8).remainder(16) - 8) @ HEAD).float()
 
 
-def toy_config(**changes: object) -> WorkerConfig:
-    settings = {
+def toy_config(**changes: Any) -> WorkerConfig:
+    settings: dict[str, Any] = {
         "model": "toy",
         "max_model_len": 40,
         "max_num_seqs": 4,
@@ -72,6 +73,6 @@ def toy_cache(config: WorkerConfig) -> KVCache:
     return KVCache([torch.full(shape, torch.nan, dtype=torch.bfloat16)])
 
 
-def toy_runner(**changes: object) -> Runner:
+def toy_runner(**changes: Any) -> Runner:
     config = toy_config(**changes)
     return Runner(ToyModel(), toy_cache(config), config, vocab_size=VOCAB)

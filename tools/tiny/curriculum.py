@@ -34,7 +34,7 @@ class Curriculum:
     def __init__(self, *, opened: bool) -> None:
         self.opened = opened
         self.shares = torch.empty(len(TASKS))
-        self.shares.share_memory_()  # type: ignore[no-untyped-call]
+        self.shares.share_memory_()
         self.update({})
 
     def update(self, right: Mapping[str, float]) -> None:

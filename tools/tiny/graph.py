@@ -25,7 +25,7 @@ class Graph:
 
     def __init__(self, step: Step, inputs: Sequence[Tensor]) -> None:
         self.inputs = inputs
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):

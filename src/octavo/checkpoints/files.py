@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from octavo.config.json_file import read_json_object
 from octavo.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -40,13 +40,11 @@ def find_files(folder: Path) -> dict[Path, set[str]]:
 
 def _read_index(folder: Path) -> dict[Path, set[str]]:
     path = folder / INDEX
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        items = list(weight_map.items())
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
-        raise CheckpointError("is not a safetensors index: it needs an object weight_map", file=str(path)) from exc
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError("is not a safetensors index: it needs an object weight_map", file=str(path))
     files: dict[Path, set[str]] = {}
-    for name, file in items:
+    for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise CheckpointError(
                 f"names {file!r}, which is not a safetensors file of its folder", file=str(path), tensor=name

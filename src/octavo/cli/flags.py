@@ -12,10 +12,10 @@ from typing import Any
 from octavo.cli.dotted import joined
 from octavo.config.settings import Settings, flag_name
 from octavo.config.values import kinds
-from octavo.config.vllm_flags import ALIASES, FOREIGN_FLAGS, Shape
+from octavo.config.vllm_flags import ALIASES, VLLM_FLAGS, Shape
 from octavo.errors import ConfigError
 
-_FOREIGN_NARGS: dict[Shape, Any] = {Shape.VALUE: None, Shape.LIST: "*"}
+_VLLM_NARGS: dict[Shape, Any] = {Shape.VALUE: None, Shape.LIST: "*"}
 
 
 def add_settings(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def add_settings(parser: argparse.ArgumentParser, groups: Sequence[str]) -> None
         for field in dataclasses.fields(Settings):
             if field.metadata["group"] == name:
                 _add_field(group, field)
-    _add_foreign(parser)
+    _add_vllm_flags(parser)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -36,11 +36,11 @@ def settings_from(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: see `Settings.from_sources`; or MODEL and --model differ.
     """
-    names = {field.name for field in dataclasses.fields(Settings)} | set(args.foreign)
+    names = {field.name for field in dataclasses.fields(Settings)} | set(args.vllm_flags)
     flags = {name: value for name, value in vars(args).items() if name in names}
     if args.model_word is not None and flags.setdefault("model", args.model_word) != args.model_word:
         raise ConfigError("--model", f"is {flags['model']!r} but the first word says {args.model_word!r}; give one")
-    return Settings.from_sources({**flags, **args.foreign}, config=args.config, environ=os.environ)
+    return Settings.from_sources({**flags, **args.vllm_flags}, config=args.config, environ=os.environ)
 
 
 def normalized(argv: Sequence[str]) -> list[str]:
@@ -92,7 +92,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     return f"default: {' '.join(field.default) if isinstance(field.default, tuple) else field.default}"
 
 
-class _TakeForeign(argparse.Action):
+class _TakeVllmFlag(argparse.Action):
     """Collects flags that set nothing, for `Settings.from_sources` to accept or refuse."""
 
     def __call__(
@@ -103,19 +103,19 @@ class _TakeForeign(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         negated = option_string is not None and option_string.startswith("--no-")
-        namespace.foreign = {**namespace.foreign, self.dest: not negated if self.nargs == 0 else values}
+        namespace.vllm_flags = {**namespace.vllm_flags, self.dest: not negated if self.nargs == 0 else values}
 
 
-def _add_foreign(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(foreign={})
-    for name, flag in FOREIGN_FLAGS.items():
+def _add_vllm_flags(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(vllm_flags={})
+    for name, flag in VLLM_FLAGS.items():
         switch = flag.shape is Shape.SWITCH
         spellings = [f"--{name}", f"--no-{name}"] if switch else [f"--{name}"]
         parser.add_argument(
             *spellings,
-            action=_TakeForeign,
+            action=_TakeVllmFlag,
             dest=name.replace("-", "_"),
             default=argparse.SUPPRESS,
             help=argparse.SUPPRESS,
-            nargs=0 if switch else _FOREIGN_NARGS[flag.shape],
+            nargs=0 if switch else _VLLM_NARGS[flag.shape],
         )

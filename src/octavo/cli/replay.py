@@ -91,9 +91,9 @@ def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.
     history = histories(config.block_size, vocab_size, args.seed)
     before = preparation(crash, history)
     plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)
-    peer = ProcessChannel(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
+    channel = ProcessChannel(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
     try:
-        worker = ProcessWorker(config, args.start_timeout, peer)
+        worker = ProcessWorker(config, args.start_timeout, channel)
     except WorkerDiedError as death:
         return death
     try:

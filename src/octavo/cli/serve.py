@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from octavo.cli.flags import add_settings, settings_from
 from octavo.cli.parsers import Commands, add_command
 from octavo.config import Settings
+from octavo.logs import log_as_server
 
 if TYPE_CHECKING:
     from octavo.startup import OpenWorkers
@@ -22,7 +23,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_as_server()
     return serve(settings_from(args))
 
 

@@ -17,8 +17,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from octavo.cli.verification import Verification
     from octavo.startup import in_processes, start
+    from octavo.verification import Verification
 
     runtime = start(settings_from(args), in_processes)
     try:

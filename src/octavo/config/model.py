@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+from octavo.config.json_file import read_json_object
 from octavo.errors import CheckpointError
 
 
@@ -74,11 +74,11 @@ class ModelConfig:
         Raises:
             CheckpointError: a file is missing or not a JSON object, or states something that is not served.
         """
-        config = cls.from_json(_read_object(folder / "config.json"), file=str(folder / "config.json"))
+        config = cls.from_json(read_json_object(folder / "config.json"), file=str(folder / "config.json"))
         generation = folder / "generation_config.json"
         if not generation.exists():
             return config
-        fields = _Fields(_stated(_read_object(generation)), str(generation))
+        fields = _Fields(_stated(read_json_object(generation)), str(generation))
         ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
         return dataclasses.replace(config, eos_token_ids=tuple(ids))
 
@@ -121,19 +121,6 @@ class ModelConfig:
         )
         _check_shape(config, fields)
         return config
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; see `ModelConfig.from_folder`."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise CheckpointError("not found; a model folder needs it", file=str(path)) from exc
-    except (UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise CheckpointError(f"is not JSON: {exc}", file=str(path)) from exc
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"must hold a JSON object, holds {type(raw).__name__}", file=str(path))
-    return raw
 
 
 def _stated(raw: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from octavo.config.values import kinds
-from octavo.config.vllm_flags import ALIASES, FOREIGN_FLAGS
+from octavo.config.vllm_flags import ALIASES, VLLM_FLAGS
 from octavo.config.vllm_variables import from_vllm, is_of_kubernetes
 from octavo.errors import ConfigError
 
@@ -148,7 +148,7 @@ class Settings:
     # Logs
     logging_level: str = setting(
         "info",
-        "debug, info, warning, error or critical",
+        "debug, info, warning, error or critical, of the server and of the processes it starts",
         "Logs",
         choices=("debug", "info", "warning", "error", "critical"),
     )
@@ -287,7 +287,7 @@ def _build(layers: list[_Layer]) -> Settings:
     for layer in layers:
         for raw_name, raw in layer.values.items():
             name, label = raw_name.replace("-", "_"), layer.label(raw_name)
-            foreign = FOREIGN_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
+            vllm_flag = VLLM_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
             if name in known:
                 try:
                     values[name] = known[name].read(raw)
@@ -296,10 +296,10 @@ def _build(layers: list[_Layer]) -> Settings:
                 labels[name] = label
                 if name in with_choices:
                     values[name] = values[name].lower()
-            elif foreign is not None:
-                foreign.take(raw)
+            elif vllm_flag is not None:
+                vllm_flag.take(raw)
             else:
-                names = [*known, *(flag.replace("-", "_") for flag in FOREIGN_FLAGS)]
+                names = [*known, *(flag.replace("-", "_") for flag in VLLM_FLAGS)]
                 raise ConfigError(label, "unknown setting" + nearest(name, {one: layer.label(one) for one in names}))
     try:
         return Settings(**values)

@@ -6,8 +6,8 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
-from octavo.config.foreign import Explained, Foreign, Refused
 from octavo.config.values import read_bool
+from octavo.config.vllm_names import Explained, Refused, VllmName
 from octavo.errors import ConfigError
 
 LONGEST_SHOWN = 60
@@ -23,16 +23,16 @@ class Shape(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class ForeignFlag:
+class VllmFlag:
     """A flag that is understood but sets nothing."""
 
     name: str
     """As vLLM writes it, without dashes."""
     shape: Shape
-    answer: Foreign
+    answer: VllmName
 
     def take(self, value: object) -> None:
-        """Take `value`, a bool for a switch; see `Foreign.take`.
+        """Take `value`, a bool for a switch; see `VllmName.take`.
 
         Raises:
             ConfigError: the value asks for something that cannot be honoured.
@@ -52,16 +52,16 @@ class ForeignFlag:
         return f"--{self.name} {' '.join(words)}"[: LONGEST_SHOWN + len(self.name)]
 
 
-def _values(answer: Foreign, *names: str) -> list[ForeignFlag]:
-    return [ForeignFlag(name, Shape.VALUE, answer) for name in names]
+def _values(answer: VllmName, *names: str) -> list[VllmFlag]:
+    return [VllmFlag(name, Shape.VALUE, answer) for name in names]
 
 
-def _lists(answer: Foreign, *names: str) -> list[ForeignFlag]:
-    return [ForeignFlag(name, Shape.LIST, answer) for name in names]
+def _lists(answer: VllmName, *names: str) -> list[VllmFlag]:
+    return [VllmFlag(name, Shape.LIST, answer) for name in names]
 
 
-def _switches(answer: Foreign, *names: str) -> list[ForeignFlag]:
-    return [ForeignFlag(name, Shape.SWITCH, answer) for name in names]
+def _switches(answer: VllmName, *names: str) -> list[VllmFlag]:
+    return [VllmFlag(name, Shape.SWITCH, answer) for name in names]
 
 
 _OFF, _ON = ("false",), ("true",)
@@ -74,7 +74,7 @@ _ONE_GPU, _ONE_NODE = "one GPU per server", "one GPU per server, so one node"
 _NO_LORA = "LoRA adapters are not served"
 _TLS = "put a proxy that speaks TLS in front"
 
-FOREIGN_FLAGS: dict[str, ForeignFlag] = {
+VLLM_FLAGS: dict[str, VllmFlag] = {
     flag.name: flag
     for flag in [
         *_switches(Explained("code from a model folder is never run", _OFF), "trust-remote-code"),

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 
-from octavo.config.foreign import Explained, Foreign, Refused
+from octavo.config.vllm_names import Explained, Refused, VllmName
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _ONE_PROCESS = Explained("server and worker talk by a socket of their own, as da
 _ONE_GPU = Refused("one GPU per server", ("1",))
 _FIXED = Explained("the limit is fixed; docs/http.md has it")
 
-VARIABLES: dict[str, Honoured | Foreign] = {
+VARIABLES: dict[str, Honoured | VllmName] = {
     "VLLM_API_KEY": Honoured("api_key", listed=True),
     "VLLM_LOGGING_LEVEL": Honoured("logging_level"),
     "VLLM_LOG_STATS_INTERVAL": Honoured("log_stats_interval"),

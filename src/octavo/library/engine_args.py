@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from octavo.config import Settings
-from octavo.config.foreign import Explained, Foreign, Refused
 from octavo.config.values import kinds
+from octavo.config.vllm_names import Explained, Refused, VllmName
 
 LONGEST_SHOWN = 80
 """Characters of a keyword with its value in a message."""
@@ -21,7 +21,7 @@ READ_HERE = frozenset({"max_logprobs", "stream_interval", "step_log"})
 _NO_CODE = "code of others is never run in the engine"
 _CAPTURE = "the captured sizes follow from the promise of equal bits; enforce_eager turns capturing off"
 _CONFIG = "config.json of the model folder says what the model is"
-KEYWORDS: dict[str, Foreign] = {
+KEYWORDS: dict[str, VllmName] = {
     "skip_tokenizer_init": Explained("give token ids as prompts, and ask for detokenize=False", ("false",)),
     "allowed_local_media_path": Refused("text is the only modality"),
     "mm_processor_cache_gb": Explained("text is the only modality", ("0",)),

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from octavo.answers import Answer, AnswerSet, Part, Prompt
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
-from octavo.errors import RequestError
 from octavo.messages import TokenScore
 from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
-from octavo.sampling import RequestOutputKind, SamplingParams, each_alone
-from octavo.server.answer import Answer, Part, Prompt
-from octavo.text import Detokenizer, NoTokenizer, StopStrings, Tokenizer
+from octavo.sampling import SamplingParams
+from octavo.text import NoTokenizer, Tokenizer
 from octavo.text.tokenizer import token_text
-
-_serials = itertools.count(1)
 
 
 class Job:
@@ -37,69 +33,62 @@ class Job:
         self.sampling = sampling = sampling.clone()
         self._prompt = prompt
         self._tokenizer = tokenizer if sampling.detokenize else NoTokenizer()
-        if sampling.stop and tokenizer.vocab_size == 0:
-            raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
-        stop = StopStrings(sampling.stop)
-        # The engine may still be ending a request of the same name.
-        base = f"{request_id}.{next(_serials)}"
-        names = [f"{base}.{index}" if sampling.n > 1 else base for index in range(sampling.n)]
-        self.answers = {name: self._answer(index, name, stop) for index, name in enumerate(names)}
-        """By id in the engine."""
-        self._told_logprobs = dict.fromkeys(names, 0.0)
+        self._metrics = RequestMetrics(time.monotonic())
+        self._answers = AnswerSet(
+            request_id, self._tokenizer, sampling.stop, self._metrics.arrival_time, numbered=sampling.n > 1
+        )
+        self.requests: Sequence[Request] = list(self._answers.requests_for(prompt, sampling))
+        """One for each answer."""
+        self._told_logprobs = dict.fromkeys(self.answer_ids, 0.0)
         """Sums over what `news` has told."""
         self._told_ends: set[str] = set()
-        self._metrics = RequestMetrics(time.monotonic())
+
+    @property
+    def answer_ids(self) -> Sequence[str]:
+        """Ids of the requests in the engine."""
+        return [request.request_id for request in self.requests]
 
     @property
     def finished(self) -> bool:
-        return all(answer.finish_reason is not None for answer in self.answers.values())
+        return self._answers.running == 0
 
     @property
     def aborted(self) -> bool:
         """One of them was ended from outside."""
-        return any(answer.finish_reason == FinishReason.ABORT.value for answer in self.answers.values())
+        return any(answer.finish_reason == FinishReason.ABORT.value for answer in self._answers)
 
     @property
     def num_tokens(self) -> int:
         """Tokens made so far, over all answers."""
-        return sum(answer.num_tokens for answer in self.answers.values())
-
-    def requests(self) -> Iterable[Request]:
-        """One request per answer."""
-        sampling = self.sampling.replace(
-            detokenize=True, output_kind=RequestOutputKind.CUMULATIVE, stream_interval=None
-        )
-        for request_id, alone in zip(self.answers, each_alone(sampling), strict=True):
-            yield Request(request_id, self._prompt.token_ids, alone)
+        return self._answers.num_tokens
 
     def take(self, update: Update) -> bool:
-        """Add news; True if the answer has ended.
+        """Add news; True if they end their answer.
 
         Raises:
             RequestFailedError, WorkerDiedError: it ended with an error.
         """
         now = time.monotonic()
-        answer = self.answers[update.request_id]
-        if update.finish_reason is FinishReason.ABORT:
-            answer.finish_reason = FinishReason.ABORT.value
-        else:
-            answer.feed(update, now)
+        if not self._answers.take(update, now):
+            return False
+        if update.tokens:
             self._metrics.last_token_time = now
             if self._metrics.first_token_time is None:
                 self._metrics.first_token_time = now
         if self.finished:
             self._metrics.finished_time = now
-        return answer.finish_reason is not None
+        return self._answers[update.request_id].finished()
 
     def output(self) -> RequestOutput:
         """All of the answers so far."""
-        return self._output([self._completion(answer, answer.part) for answer in self.answers.values()])
+        return self._output([self._completion(answer, answer.part) for answer in self._answers])
 
     def news(self) -> RequestOutput:
         """What is new in the answers since the last call, without those in which nothing is."""
         outputs = []
-        for name, answer in self.answers.items():
-            ended = answer.finish_reason is not None and name not in self._told_ends
+        for answer in self._answers:
+            name = answer.request_id
+            ended = answer.finished() and name not in self._told_ends
             if ended or answer.part.token_ids or answer.part.text:
                 outputs.append(self._completion(answer, part := answer.take_part()))
                 self._told_logprobs[name] += _logprob(part)
@@ -108,7 +97,7 @@ class Job:
         return self._output(outputs)
 
     def _output(self, outputs: list[CompletionOutput]) -> RequestOutput:
-        first = next(iter(self.answers.values()))
+        first = next(iter(self._answers))
         scores = first.prompt_scores
         return RequestOutput(
             request_id=self.request_id,
@@ -120,18 +109,6 @@ class Job:
             metrics=self._metrics,
             num_cached_tokens=first.num_cached_tokens,
         )
-
-    def _answer(self, index: int, request_id: str, stop: StopStrings) -> Answer:
-        sampling = self.sampling
-        detokenizer = Detokenizer(
-            self._tokenizer,
-            stop=stop,
-            include_stop_str_in_output=sampling.include_stop_str_in_output,
-            skip_special_tokens=sampling.skip_special_tokens,
-            min_tokens=sampling.min_tokens,
-            context=self._prompt.token_ids,
-        )
-        return Answer(index, request_id, self._prompt, detokenizer)
 
     def _completion(self, answer: Answer, part: Part) -> CompletionOutput:
         asked = self.sampling.logprobs is not None

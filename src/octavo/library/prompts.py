@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octavo.answers import Prompt
 from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.library import unserved
-from octavo.server.answer import Prompt
 from octavo.startup import Model
 from octavo.text import ChatTemplate
 from octavo.text.messages import ContentForm

@@ -40,12 +40,12 @@ class Streams:
         """
         stream = Stream(self, engine, job)
         with self._lock:
-            if job.request_id in self._by_request or not self._by_answer.keys().isdisjoint(job.answers):
+            if job.request_id in self._by_request or not self._by_answer.keys().isdisjoint(job.answer_ids):
                 raise RequestError(f"request id {job.request_id!r} is in use", param="request_id")
             self._by_request[job.request_id] = stream
-            self._by_answer.update(dict.fromkeys(job.answers, stream))
+            self._by_answer.update(dict.fromkeys(job.answer_ids, stream))
         try:
-            for request in job.requests():
+            for request in job.requests:
                 engine.submit(request)
         except BaseException:
             stream.close()
@@ -62,7 +62,7 @@ class Streams:
         """Drop what still arrives for `job`."""
         with self._lock:
             self._by_request.pop(job.request_id, None)
-            for name in job.answers:
+            for name in job.answer_ids:
                 self._by_answer.pop(name, None)
 
 
@@ -97,7 +97,7 @@ class Stream:
 
     def abort(self) -> None:
         """End all answers that have not ended; their ends are news."""
-        self._engine.abort(list(self._job.answers))
+        self._engine.abort(self._job.answer_ids)
 
     def close(self) -> None:
         """End all answers that have not ended, and hear no more of them; safe to call twice."""

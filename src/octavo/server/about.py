@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
 from octavo.server.context import Server
-from octavo.server.pieces import json
+from octavo.server.json_pieces import json
 from octavo.version import __version__
 
 

@@ -1,10 +1,11 @@
-"""The HTTP application: routes, the gate before them, one answer for every error."""
+"""The HTTP application: routes, the middleware before them, one answer for every error."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,7 +21,7 @@ from octavo.server.completion_request import CompletionRequest
 from octavo.server.completions import completion_routes
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import error_response, from_http
-from octavo.server.gate import Gate
+from octavo.server.middleware import RequestMiddleware
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
 from octavo.server.stats import keep_logging, watch_worker
@@ -37,7 +38,7 @@ BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeR
 def create_app(context: ServerContext) -> FastAPI:
     """The application for `context`; its `state.server` is what `run_server` drains.
 
-    Errors that routes raise pass through to the gate, which answers them all.
+    Errors that routes raise pass through to the middleware, which answers them all.
     """
     server = Server(context)
     context.metrics.watch(context.loop.status)
@@ -55,7 +56,7 @@ def create_app(context: ServerContext) -> FastAPI:
     for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes, about_routes):
         app.include_router(routes(server))
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_middleware(Gate, server=server)
+    app.add_middleware(RequestMiddleware, server=server)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=context.settings.allowed_origins,
@@ -77,12 +78,24 @@ def _lifespan(server: Server) -> Any:
         interval_s = context.settings.sse_keep_alive_interval
         if interval_s > 0:
             tasks.append(asyncio.create_task(_keep_alive(server, interval_s)))
-        yield
+        with _kept_from_collection():
+            yield
         for task in tasks:
             task.cancel()
         server.bodies.close()
 
     return lifespan
+
+
+@contextlib.contextmanager
+def _kept_from_collection() -> Iterator[None]:
+    """Leave all that is there out of garbage collections: each full one would look at it, and hold up everybody meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _keep_alive(server: Server, interval_s: float) -> None:
@@ -139,7 +152,7 @@ def _openapi(app: FastAPI) -> Any:
         schemas["Error"] = _ERROR_SCHEMA
         for operations in document["paths"].values():
             for operation in operations.values():
-                operation["responses"].pop("422", None)  # FastAPI's own answer, which the gate never gives
+                operation["responses"].pop("422", None)  # FastAPI's own answer, which the middleware never gives
         for model in BODIES:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))

@@ -23,7 +23,7 @@ from octavo.errors import OverloadedError, RequestError
 from octavo.server.body import BodyReader, Preparable, Reading
 from octavo.server.errors import InternalError
 from octavo.server.heap import map_large_blocks
-from octavo.server.pieces import PIECE_BYTES
+from octavo.server.json_pieces import PIECE_BYTES
 
 log = logging.getLogger(__name__)
 

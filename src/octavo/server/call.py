@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from octavo.answers import Prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.server.body import BodyReader
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from octavo.server.answer import Answer, Part
+from octavo.answers import Answer, Part
 from octavo.server.body import body_schema
 from octavo.server.chat_request import ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.scores import chat_logprobs, prompt_logprobs
-from octavo.server.telling import STREAMED, Teller
+from octavo.server.writing import STREAMED, AnswerWriter
 from octavo.text import Tokenizer
 
 
@@ -33,15 +33,15 @@ def chat_routes(server: Server) -> APIRouter:
         request_id = request.state.request_id
         generation = Generation(server, call.prompts, call.samplings, request_id)
         server.log_request(request_id, call.prompts, call.samplings)
-        shape = ChatShape(
+        answer_format = ChatFormat(
             server.context.tokenizer, call.body, call.body.continued_role or server.context.settings.response_role
         )
-        return await Teller(server, call.body, shape, generation, request_id).answer(request)
+        return await AnswerWriter(server, call.body, answer_format, generation, request_id).answer(request)
 
     return router
 
 
-class ChatShape:
+class ChatFormat:
     """`chat.completion` objects and their chunks."""
 
     id_prefix: ClassVar[str] = "chatcmpl"
@@ -53,17 +53,17 @@ class ChatShape:
         self._body = body
         self._role = role
 
-    def opening(self, answer: Answer) -> dict[str, Any] | None:
+    def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
         delta = {"role": self._role, "content": ""}
         return {"index": answer.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
         return self._choice(answer, part, {"delta": {"content": part.text}})
 
-    def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def message(self, answer: Answer, part: Part) -> dict[str, Any]:
         return self._choice(answer, part, {"message": {"role": self._role, "content": part.text}})
 
-    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         answer = answers[0]
         if self._body.return_token_ids:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from octavo.answers import Prompt
 from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.server.body import Body, BodyReader
 from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64, Json

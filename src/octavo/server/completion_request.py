@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from octavo.answers import Prompt
 from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.server.body import BodyReader
 from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from octavo.server.answer import Answer, Part
+from octavo.answers import Answer, Part
 from octavo.server.body import body_schema
 from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
-from octavo.server.telling import STREAMED, Teller
+from octavo.server.writing import STREAMED, AnswerWriter
 from octavo.text import Tokenizer
 
 
@@ -34,13 +34,13 @@ def completion_routes(server: Server) -> APIRouter:
         only_scores = call.body.only_scores
         generation = Generation(server, call.prompts, call.samplings, request_id, only_scores=only_scores)
         server.log_request(request_id, call.prompts, call.samplings)
-        shape = CompletionShape(server.context.tokenizer, call.body)
-        return await Teller(server, call.body, shape, generation, request_id).answer(request)
+        answer_format = CompletionFormat(server.context.tokenizer, call.body)
+        return await AnswerWriter(server, call.body, answer_format, generation, request_id).answer(request)
 
     return router
 
 
-class CompletionShape:
+class CompletionFormat:
     """`text_completion` objects; a chunk looks like a whole."""
 
     id_prefix: ClassVar[str] = "cmpl"
@@ -52,10 +52,10 @@ class CompletionShape:
         self._body = body
         self._echoed: dict[int, Part] = {}
 
-    def opening(self, answer: Answer) -> dict[str, Any] | None:
+    def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
         return None
 
-    def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
         first = answer.parts_taken == 1
         start = 0
         if self._body.echo:
@@ -74,13 +74,13 @@ class CompletionShape:
                 choice["prompt_token_ids"] = list(answer.prompt.token_ids)
         return choice
 
-    def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
-        choice = self.piece(answer, part)
+    def message(self, answer: Answer, part: Part) -> dict[str, Any]:
+        choice = self.chunk(answer, part)
         if self._body.prompt_logprobs is not None and answer.prompt_scores is not None:
             choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, answer.prompt_scores)
         return choice
 
-    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return {}
 
     def _echo(self, answer: Answer) -> Part:

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from octavo.answers import Answer, Prompt
 from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
 from octavo.errors import OverloadedError
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Answer, Prompt
 from octavo.server.body import BodyIntake, BodyReader, Preparable
 from octavo.server.body_pool import BodyPool
 from octavo.server.dispatch import ClientGone, Dispatcher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from octavo.engine.loop import EngineLoop
 from octavo.engine.request import Request
@@ -53,8 +53,8 @@ class Dispatcher:
             return  # the server is starting or gone: nobody waits
         loop.call_soon_threadsafe(self._spread, updates)
 
-    async def open(self, engine: EngineLoop, requests: Sequence[Request]) -> Stream:
-        """Submit `requests`, all or none, and return the stream of their updates.
+    async def open(self, engine: EngineLoop, requests: Iterable[Request]) -> Stream:
+        """Submit `requests`, each as soon as it is made, all or none, and return the stream of their updates.
 
         Raises:
             RequestError, OverloadedError, WorkerDiedError: the engine refuses one of them.

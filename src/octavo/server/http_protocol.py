@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from octavo.errors import OctavoError
 from octavo.server.errors import HeadersTooLargeError, SlowRequestError, error_object
+from octavo.server.framing import Framing, framing
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers; what browsers, proxies and clients send is under a tenth of it."""
@@ -24,7 +25,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     The parser stops at the end of the headers of a request that offers another protocol (`Upgrade: h2c`, as Java's client
     does on every first request), and its body is lost. A server may ignore the offer (RFC 9110, 7.8), so that line is left
-    out.
+    out. The head of the next request may come in one piece with a body, so each body is parsed up to its end.
     """
 
     _in_head = True
@@ -33,6 +34,8 @@ class HttpProtocol(HttpToolsProtocol):
     _line_begins = True
     _held = b""
     """The first bytes of what may be the line of an upgrade."""
+    _framing: Framing
+    """Of the body, once the head before it is complete."""
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,12 +49,15 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._await_head()
-        while data and self._in_head and not self.transport.is_closing():
-            end = data.find(b"\n") + 1 or len(data)
-            self._take_head(data[:end])
-            data = data[end:]
-        if data and not self.transport.is_closing():
-            super().data_received(data)
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
+            if self._in_head:
+                end = data.find(b"\n", at) + 1 or len(data)
+                self._take_head(data[at:end])
+            else:
+                end = self._framing.reach(data, at)
+                super().data_received(data[at:end])
+            at = end
 
     def _take_head(self, piece: bytes) -> None:
         """Parse a line, or a part of one, of a head."""
@@ -102,6 +108,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._framing = framing(self.headers)
         self._stop_waiting()
         super().on_headers_complete()
         # The cycle's task has not begun yet; uvicorn offers no other way to choose how it writes.

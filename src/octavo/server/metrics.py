@@ -17,9 +17,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from octavo.answers import Answer
 from octavo.config import EngineConfig
 from octavo.engine.statistics import EngineStatus, RecoveryRecord, StepRecord
-from octavo.server.answer import Answer
 
 FIRST_TOKEN_S: tuple[float, ...] = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),

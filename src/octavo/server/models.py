@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.server.context import Server
-from octavo.server.pieces import json
+from octavo.server.json_pieces import json
 
 
 def model_routes(server: Server) -> APIRouter:

@@ -8,12 +8,12 @@ import time
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from octavo.answers import Prompt
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
-from octavo.server.answer import Prompt
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.pieces import json
+from octavo.server.json_pieces import json
 
 PROBE_S = 30.0
 """How long /health_generate waits for its token."""
@@ -90,7 +90,7 @@ class _GenerateProbe:
         try:
             await generation.begin()
             async with asyncio.timeout(PROBE_S):
-                while generation.running:
+                while generation.answers.running:
                     await generation.advance()
         except TimeoutError:
             return f"no token within {PROBE_S:.0f} s"

@@ -19,10 +19,10 @@ import uvicorn
 
 from octavo.errors import ConfigError
 from octavo.server.app import create_app
+from octavo.server.banner import start_banner
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import public_cause
 from octavo.server.http_protocol import HttpProtocol
-from octavo.server.screen import start_screen
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _cannot_listen(address: tuple[str, int], error: OSError) -> ConfigError:
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn, with a screen at the start and the engine drained at the end."""
+    """uvicorn, with a banner at the start and the engine drained at the end."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
@@ -150,7 +150,7 @@ class _DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
-            _show(start_screen(self._octavo, host, port))
+            _show(start_banner(self._octavo, host, port))
 
     async def on_tick(self, counter: int) -> bool:
         """Stop too when the engine has given up: nothing can be served any more."""
@@ -192,7 +192,7 @@ def _show(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as exc:
-        log.warning("the start screen could not be printed: %s", exc)
+        log.warning("the banner could not be printed: %s", exc)
         # what is left in the buffer would be an error again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec import Raw
 
+from octavo.answers import Part
 from octavo.messages import TokenScore
-from octavo.server.answer import Part
-from octavo.server.pieces import raw_list
+from octavo.server.json_pieces import raw_list
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.tokenizer import Tokenizer, token_text
 

@@ -10,7 +10,7 @@ from pydantic import Field, StrictInt
 from octavo.errors import RequestError
 from octavo.server.body import Body, BodyReader
 from octavo.server.chat_request import ChatFields, Message
-from octavo.server.pieces import Pieces, encode, list_pieces, text_pieces
+from octavo.server.json_pieces import Pieces, encode, list_pieces, text_pieces
 from octavo.text.tokenizer import Tokenizer, token_text
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from octavo.server.body import body_schema
 from octavo.server.context import Server
-from octavo.server.pieces import JsonPieces, json
+from octavo.server.json_pieces import JsonPieces, json
 from octavo.server.token_request import DetokenizeRequest, TokenizeRequest
 
 _BUSY = {"description": "Requests are running; nothing was done", "content": {"application/json": {}}}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from octavo.errors import CheckpointError, ConfigError, RequestError
+from octavo.config.json_file import read_json_object
+from octavo.errors import ConfigError, RequestError
 from octavo.sampling import SamplingParams
 
 FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
@@ -52,10 +52,4 @@ def _read(folder: Path | None) -> dict[str, Any]:
     path = folder / "generation_config.json" if folder is not None else None
     if path is None or not path.exists():
         return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise CheckpointError(f"is not JSON: {exc}", file=str(path)) from exc
-    if not isinstance(raw, dict):
-        raise CheckpointError("is not a JSON object", file=str(path))
-    return raw
+    return read_json_object(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import tokenizers
 from tokenizers import decoders
 
+from octavo.config.json_file import read_json_object
 from octavo.errors import CheckpointError, RequestError
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -97,15 +97,8 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
-        if not path.exists():
-            continue
-        try:
-            part = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as exc:
-            raise CheckpointError(f"is not JSON: {exc}", file=str(path)) from exc
-        if not isinstance(part, dict):
-            raise CheckpointError("is not a JSON object", file=str(path))
-        config.update(part)
+        if path.exists():
+            config.update(read_json_object(path))
     return config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from octavo.ops.attention import Plan
 from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, PagedPlan
 from octavo.ops.upload import upload
 from octavo.worker.runner import Model
+
+log = logging.getLogger(__name__)
 
 MOST_TOKENS = 4096
 """Of a graph. A larger step keeps the device busy for longer than its launches take, and needs none."""
@@ -48,7 +51,7 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, launch: Replay) -> Replay:
         """A graph of what `launch` launches; it is not run. What it allocates is reused by the next."""
@@ -122,6 +125,7 @@ class GraphedModel:
         missing = len(self._sizes) - len(self._graphs)
         for _ in tqdm(range(missing), desc="Capturing graphs", unit="graph"):
             self.prepare_next()
+        log.debug("graphs captured: %d", len(self._graphs))
 
     @torch.inference_mode()
     def prepare_next(self) -> bool:
@@ -149,6 +153,7 @@ class GraphedModel:
 
         launch()
         self._graphs[size] = self._capture(launch)
+        log.debug("graph captured: steps of up to %d tokens", size)
 
 
 class Inputs:

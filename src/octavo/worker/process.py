@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from octavo.errors import CheckpointError, ConfigError
+from octavo.logs import log_as_child
 from octavo.messages import (
     Begin,
     CheckpointRefusal,
@@ -29,6 +31,8 @@ from octavo.messages import (
 )
 from octavo.wire import Wire, standard_input
 from octavo.worker.runner import Launched, Runner
+
+log = logging.getLogger(__name__)
 
 Start = Callable[[Begin], tuple[Runner, WorkerReady]]
 """Takes the device's memory and warms up."""
@@ -52,10 +56,16 @@ def serve(prepare: Prepare) -> NoReturn:
 
     def work(wire: Wire) -> None:
         send(wire, Waiting(configured=False))
-        start = prepare(msgspec.msgpack.decode(wire.read(), type=WorkerConfig))
+        config = msgspec.msgpack.decode(wire.read(), type=WorkerConfig)
+        log_as_child("worker", config.logging_level)
+        start = prepare(config)
         send(wire, Waiting(configured=True))
-        runner, ready = start(msgspec.msgpack.decode(wire.read(), type=Begin))
+        log.debug("waits for its turn")
+        begin = msgspec.msgpack.decode(wire.read(), type=Begin)
+        log.debug("its turn: %s", "a worker like it has run before" if begin.proven else "the first of its kind")
+        runner, ready = start(begin)
         send(wire, ready)
+        log.debug("ready for the first step")
         decode = msgspec.msgpack.Decoder(StepPlan).decode
         steps: deque[Launched] = deque()
         idle: float | None = IDLE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -33,6 +34,8 @@ from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
+
+log = logging.getLogger(__name__)
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -70,6 +73,9 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
+    log.debug("device %s opened in %.2f s", _describe(device), open_s)
+    how, mib = "loaded" if weights is None else "mapped", loaded.weight_bytes / 2**20
+    log.debug("weights %s in %.2f s: %.1f MiB as %s", how, load_s, mib, loaded.config.weight_format.value)
     ahead = config.proven and device.type == "cuda"
     if ahead:
         _load_kernels_ahead(loaded, config, device)
@@ -100,9 +106,12 @@ def _begin(
         await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
     kv_cache = _allocate(loaded.config, config, num_blocks, device)
     allocate_s = watch.lap()
+    log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
     model, idle_work = prepare_model(loaded, kv_cache, config, record=measure)
     warm_up(model, kv_cache, config, vocab_size=vocab_size, briefly=config.proven and (ahead or device.type == "cpu"))
+    warm_up_s = watch.lap()
+    log.debug("warm in %.2f s; kernels and workspace took %.2f s, %.1f MiB", warm_up_s, measure_s, workspace / 2**20)
     kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
     print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
     ready = WorkerReady(
@@ -118,7 +127,7 @@ def _begin(
         load_s=0.0,
         measure_s=measure_s,
         allocate_s=allocate_s,
-        warm_up_s=watch.lap(),
+        warm_up_s=warm_up_s,
     )
     return Runner(model, kv_cache, config, vocab_size=vocab_size, idle_work=idle_work), ready
 
@@ -132,13 +141,11 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
     try:
         _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
     except torch.OutOfMemoryError as exc:
-        print(f"no room beside the worker to load kernels ahead: {exc}", file=sys.stderr, flush=True)
+        log.warning("no room beside the worker to load kernels ahead: %s", exc)
     gc.collect()
     torch.cuda.empty_cache()
     kept = torch.cuda.memory_reserved() / 2**20
-    print(
-        f"a standby is prepared: it holds {kept:,.0f} MiB of the device beside its context", file=sys.stderr, flush=True
-    )
+    log.info("a standby is prepared: it holds %.0f MiB of the device beside its context", kept)
 
 
 class _Watch:

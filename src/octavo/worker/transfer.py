@@ -25,13 +25,13 @@ class Download:
         if packed.is_cuda:
             self._packed = torch.full(packed.shape, MISSING, dtype=packed.dtype, pin_memory=True)
             self._packed.copy_(packed, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived = torch.cuda.Event()
             self._arrived.record()
 
     @property
     def arrived(self) -> bool:
         """Whether `tensors` will not wait."""
-        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+        return self._arrived is None or bool(self._arrived.query())
 
     def tensors(self) -> list[torch.Tensor]:
         """On the CPU, in the same order, with the same shapes, dtypes and bits; waits for the copy.

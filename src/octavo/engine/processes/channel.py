@@ -29,7 +29,7 @@ EXIT_S = 0.5
 """How long a child may take to exit after a fault."""
 
 
-_peers: weakref.WeakSet[ProcessChannel] = weakref.WeakSet()
+_channels: weakref.WeakSet[ProcessChannel] = weakref.WeakSet()
 """Those of this process."""
 
 
@@ -68,7 +68,7 @@ class ProcessChannel:
             raise
         finally:
             theirs.close()
-        _peers.add(self)
+        _channels.add(self)
 
     @property
     def pid(self) -> int:
@@ -197,8 +197,8 @@ def _reason(code: int) -> str:
 
 
 def _forget_all() -> None:
-    for peer in list(_peers):
-        peer.forget()
+    for channel in list(_channels):
+        channel.forget()
 
 
 # A copy of the wire in a forked process would keep the child alive after its parent, and closing it would kill the child.

@@ -15,7 +15,7 @@ class Keeper:
     """
 
     def __init__(self, config: WorkerConfig, module: str) -> None:
-        self.peer = ProcessChannel(module, name="keeper")
+        self.channel = ProcessChannel(module, name="keeper")
         self.weights: KeptWeights | None = None
         """Where they are, once they are loaded."""
         self._config = config
@@ -33,13 +33,13 @@ class Keeper:
             ready = self._load(deadline_s)
             self.weights = ready.weights
             return ready.weights, ready.load_s
-        if (death := self.peer.death()) is not None:
+        if (death := self.channel.death()) is not None:
             raise death
         return self.weights, 0.0
 
     def _load(self, deadline_s: float) -> KeeperReady:
-        self.peer.send(self._config)
-        message = self.peer.receive(deadline_s)
+        self.channel.send(self._config)
+        message = self.channel.receive(deadline_s)
         if message is None:
             raise WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")
         if not isinstance(message, KeeperReady):

@@ -65,12 +65,12 @@ class StandbySource:
 
     def ensure_keeper(self) -> ProcessChannel:
         """The process that holds the weights, a new one if there is none alive."""
-        if self._keeper is not None and self._keeper.peer.death() is not None:
+        if self._keeper is not None and self._keeper.channel.death() is not None:
             self._drop_keeper()
         if self._keeper is None:
             with self._reserve.lent():
                 self._keeper = Keeper(self._config, self._keeper_module)
-        return self._keeper.peer
+        return self._keeper.channel
 
     def start(self, num_blocks: int | None) -> ProcessWorker:
         """See `WorkerSource`.
@@ -90,14 +90,14 @@ class StandbySource:
         # Both before either is waited for: they import at the same time.
         keeper, standby = self.ensure_keeper(), self._standbys.take()
         try:
-            with self._starting.of(keeper, standby.peer):
+            with self._starting.of(keeper, standby.channel):
                 weights, load_s = self._weights(deadline_s)
-                standby.peer.need(keeper)
+                standby.channel.need(keeper)
                 proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
                 config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
-                self._worker = self._begin(standby.peer, config, deadline_s, load_s, configured=standby.configured)
+                self._worker = self._begin(standby.channel, config, deadline_s, load_s, configured=standby.configured)
         except BaseException:
-            standby.peer.close()
+            standby.channel.close()
             raise
         self._free_bytes = self._free_bytes or self._worker.ready.free_bytes
         return self._worker
@@ -109,7 +109,7 @@ class StandbySource:
         config = msgspec.structs.replace(
             self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, proven=True
         )
-        self._standbys.tend(config, self._keeper.peer, self._free_bytes // STANDBY_BYTES)
+        self._standbys.tend(config, self._keeper.channel, self._free_bytes // STANDBY_BYTES)
 
     def abandon(self) -> None:
         """See `WorkerSource`."""
@@ -118,14 +118,14 @@ class StandbySource:
     def close(self) -> None:
         """End them all; safe to call twice."""
         self._closed = True
-        keeper = None if self._keeper is None else self._keeper.peer
+        keeper = None if self._keeper is None else self._keeper.channel
         idle = [*self._standbys.forget(), *([] if keeper is None else [keeper])]
-        for peer in idle:
-            peer.kill()
+        for channel in idle:
+            channel.kill()
         if self._worker is not None:
             self._worker.close()
-        for peer in idle:
-            peer.close()
+        for channel in idle:
+            channel.close()
         self._reserve.close()
 
     def _begin(
@@ -160,7 +160,7 @@ class StandbySource:
     def _drop_keeper(self) -> None:
         keeper, self._keeper, self._failures = self._keeper, None, 0
         if keeper is not None:
-            keeper.peer.close()
+            keeper.channel.close()
 
 
 def _identity(weights: KeptWeights) -> tuple[bytes, int, int]:

@@ -25,7 +25,7 @@ LONGEST_PAUSE_S = 60.0
 class Standby:
     """A process that waits for what it needs to become a worker."""
 
-    peer: ProcessChannel
+    channel: ProcessChannel
     configured: bool
     """It has been told all but when to begin, and prepares what it can."""
     prepared: bool = False
@@ -34,11 +34,11 @@ class Standby:
     def look(self) -> OctavoError | None:
         """Note how far it has come; why it has ended, if it has."""
         try:
-            while (message := self.peer.receive(0)) is not None:
+            while (message := self.channel.receive(0)) is not None:
                 self.prepared = isinstance(message, Waiting) and message.configured == self.configured
         except OctavoError as error:
             return error
-        return self.peer.death()
+        return self.channel.death()
 
 
 class Standbys:
@@ -71,7 +71,7 @@ class Standbys:
             if (death := standby.look()) is not None:
                 logger.warning("a standby is lost: %s", death.message.partition("\n")[0])
                 self._waiting.remove(standby)
-                standby.peer.close()
+                standby.channel.close()
         return [*self._waiting]
 
     def take(self) -> Standby:
@@ -102,22 +102,22 @@ class Standbys:
         if len(living) >= COUNT or self._clock() < self._not_before_s:
             return
         try:
-            peer = self._new()
+            channel = self._new()
             configured = sum(standby.configured for standby in living) < most_configured
             if configured:
-                peer.need(keeper)
-                peer.send(config)
+                channel.need(keeper)
+                channel.send(config)
         # The worker that runs is well, and whatever ails the system may pass: no request is to end for it.
         except Exception as exc:
             self._postpone()
             logger.warning("no standby could be started, the next try is in %g s: %r", self._pause_s, exc)
             return
-        self._waiting.append(Standby(peer, configured=configured))
+        self._waiting.append(Standby(channel, configured=configured))
 
     def forget(self) -> list[ProcessChannel]:
         """Give up all of them, and return them to be closed."""
         waiting, self._waiting = self._waiting, []
-        return [standby.peer for standby in waiting]
+        return [standby.channel for standby in waiting]
 
     def _new(self) -> ProcessChannel:
         with self._reserve.lent():

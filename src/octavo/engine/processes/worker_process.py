@@ -28,8 +28,8 @@ class ProcessWorker:
         config: what it is told.
         start_timeout_s: how long it may take to become ready.
         load_s: seconds that loading weights for it took before.
-        peer: a process that waits for its config, which is closed with this worker; None: start one.
-        configured: `peer` was sent `config` before, but for its `num_blocks` and `proven`.
+        channel: a process that waits for its config, which is closed with this worker; None: start one.
+        configured: `channel` was sent `config` before, but for its `num_blocks` and `proven`.
 
     Raises:
         WorkerDiedError: the child ended, reported a fault, or was not ready within `start_timeout_s` seconds.
@@ -40,15 +40,15 @@ class ProcessWorker:
         self,
         config: WorkerConfig,
         start_timeout_s: float,
-        peer: ProcessChannel | None = None,
+        channel: ProcessChannel | None = None,
         load_s: float = 0.0,
         *,
         configured: bool = False,
     ) -> None:
-        self._peer = peer or ProcessChannel(WORKER)
+        self._channel = channel or ProcessChannel(WORKER)
         try:
             if not configured:
-                self._peer.send(config)
+                self._channel.send(config)
             ready = self._start(config, time.monotonic() + start_timeout_s)
         except BaseException:
             self.close()
@@ -60,29 +60,29 @@ class ProcessWorker:
         return self._ready
 
     def send(self, plan: StepPlan) -> None:
-        self._peer.send(plan)
+        self._channel.send(plan)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
-        message = self._peer.receive(None if timeout_s is None else time.monotonic() + timeout_s)
+        message = self._channel.receive(None if timeout_s is None else time.monotonic() + timeout_s)
         if message is None or isinstance(message, StepResult):
             return message
         raise WorkerDiedError(f"the worker sent {type(message).__name__} instead of a result")
 
     @property
     def stopped(self) -> bool:
-        return self._peer.stopped
+        return self._channel.stopped
 
     def last_output(self) -> list[str]:
-        return self._peer.last_output()
+        return self._channel.last_output()
 
     def close(self) -> None:
-        self._peer.close()
+        self._channel.close()
 
     def _start(self, config: WorkerConfig, deadline_s: float) -> WorkerReady:
-        self._peer.send(Begin(config.num_blocks, config.proven))
-        message = self._peer.receive(deadline_s)
+        self._channel.send(Begin(config.num_blocks, config.proven))
+        message = self._channel.receive(deadline_s)
         while isinstance(message, Waiting):
-            message = self._peer.receive(deadline_s)
+            message = self._channel.receive(deadline_s)
         if message is None:
             raise WorkerDiedError(
                 "the worker was not ready in time; worker_start_timeout sets how long the first may take"
@@ -96,25 +96,25 @@ class Starting:
     """The processes that a start waits for, which another thread may kill so that it fails."""
 
     def __init__(self) -> None:
-        self._peers: tuple[ProcessChannel, ...] = ()
+        self._channels: tuple[ProcessChannel, ...] = ()
         self._abandoned = False
 
     @contextmanager
-    def of(self, *peers: ProcessChannel) -> Iterator[None]:
-        """While `peers` are waited for."""
-        self._peers = peers
+    def of(self, *channels: ProcessChannel) -> Iterator[None]:
+        """While `channels` are waited for."""
+        self._channels = channels
         if self._abandoned:  # before they could be seen
             self.abandon()
         try:
             yield
         finally:
-            self._peers = ()
+            self._channels = ()
 
     def abandon(self) -> None:
         """From any thread: kill those that are waited for, now and from now on."""
         self._abandoned = True
-        for peer in self._peers:
-            peer.kill()
+        for channel in self._channels:
+            channel.kill()
 
 
 class ProcessSource:
@@ -135,9 +135,9 @@ class ProcessSource:
     def start(self, num_blocks: int | None) -> ProcessWorker:
         self.close()
         config = msgspec.structs.replace(self._config, num_blocks=num_blocks)
-        peer = ProcessChannel(self._module)
-        with self._starting.of(peer):
-            self._worker = ProcessWorker(config, self._start_timeout_s, peer)
+        channel = ProcessChannel(self._module)
+        with self._starting.of(channel):
+            self._worker = ProcessWorker(config, self._start_timeout_s, channel)
         return self._worker
 
     def tend(self) -> None:

@@ -179,6 +179,7 @@ class Supervisor:
         began_s = self._clock()
         link.close()
         ended_s = self._clock()
+        logger.debug("recovery: what was left of the worker ended in %.2f s", ended_s - began_s)
         pause_s = 0.0
         while True:
             try:
@@ -231,6 +232,7 @@ class Supervisor:
         parts = {"open": ready.open_s, "load": ready.load_s, "allocate": allocate_s, "warm up": ready.warm_up_s}
         process_s = max(0.0, self._clock() - ended_s - sum(parts.values()))
         self._recovery.phases = {"end": end_s, "process": process_s, **parts}
+        logger.debug("recovery: worker %d is ready; its requests are planned again", ready.pid)
         return link
 
     def _spend(self, death: WorkerDiedError, *, counts: bool = True) -> None:

@@ -13,14 +13,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from octavo.answers import Answer, Part
 from octavo.errors import OctavoError
-from octavo.server.answer import Answer, Part
 from octavo.server.context import Server
 from octavo.server.dispatch import ClientGone, Stream
 from octavo.server.errors import InternalError, error_object
 from octavo.server.fields import GenerationFields
 from octavo.server.generation import Generation
-from octavo.server.pieces import JsonPieces, Pieces, encode, joined
+from octavo.server.json_pieces import JsonPieces, Pieces, encode, joined
 
 log = logging.getLogger(__name__)
 
@@ -41,45 +41,50 @@ SHORT_TOKENS = 2048
 T = TypeVar("T")
 
 
-class Shape(Protocol):
+class AnswerFormat(Protocol):
     """How a route writes its answers."""
 
     id_prefix: ClassVar[str]
     object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def opening(self, answer: Answer) -> dict[str, Any] | None:
+    def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
         """A choice to stream before the first part of an answer, if the route has one."""
         ...
 
-    def piece(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
         """A streamed choice."""
         ...
 
-    def whole(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def message(self, answer: Answer, part: Part) -> dict[str, Any]:
         """The choice of an answer that is not streamed."""
         ...
 
-    def beside(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Fields beside `choices` in an answer that is not streamed, and in the first chunk of one that is."""
         ...
 
 
-class Teller:
-    """Tells one generation in one shape."""
+class AnswerWriter:
+    """Writes one generation in one format."""
 
     def __init__(
-        self, server: Server, body: GenerationFields, shape: Shape, generation: Generation, request_id: str
+        self,
+        server: Server,
+        body: GenerationFields,
+        answer_format: AnswerFormat,
+        generation: Generation,
+        request_id: str,
     ) -> None:
         self._server = server
         self._body = body
-        self._shape = shape
+        self._format = answer_format
         self._generation = generation
         self._request_id = request_id
-        self._told_beside = False
+        self._wrote_extras = False
         self._head = {
-            "id": f"{shape.id_prefix}-{request_id}",
-            "object": shape.chunk_object if body.stream else shape.object,
+            "id": f"{answer_format.id_prefix}-{request_id}",
+            "object": answer_format.chunk_object if body.stream else answer_format.object,
             "created": int(time.time()),
             "model": server.reader.check_model(body.model),
             "system_fingerprint": server.fingerprint,
@@ -103,19 +108,19 @@ class Teller:
 
     async def _whole(self) -> Pieces:
         generation = self._generation
-        while generation.running:
+        while generation.answers.running:
             await generation.advance()
-        answers = list(generation.answers.values())
-        return await self._write(answers, self._pieces)
+        answers = list(generation.answers)
+        return await self._off_loop(answers, self._pieces)
 
     def _pieces(self, answers: Sequence[Answer]) -> Pieces:
         """One object, with a piece for each choice."""
-        choices = [encode(self._shape.whole(answer, answer.take_part())) for answer in answers]
+        choices = [encode(self._format.message(answer, answer.take_part())) for answer in answers]
         head = encode({**self._head, "choices": []}).removesuffix(b"]}")
-        rest = encode({"usage": self._generation.usage(), **self._shape.beside(answers)}).removeprefix(b"{")
+        rest = encode({"usage": self._generation.usage(), **self._format.extras(answers)}).removeprefix(b"{")
         return joined([head, choices[0], *(part for choice in choices[1:] for part in (b",", choice)), b"],", rest])
 
-    async def _write(self, answers: Sequence[Answer], write: Callable[[Sequence[Answer]], T]) -> T:
+    async def _off_loop(self, answers: Sequence[Answer], write: Callable[[Sequence[Answer]], T]) -> T:
         """`write(answers)`: beside the event loop if they are long."""
         tokens = sum(len(answer.part.token_ids) for answer in answers)
         tokens += sum(len(answer.prompt.token_ids) for answer in answers if answer.parts_taken == 0)
@@ -127,9 +132,9 @@ class Teller:
         """Events as they come; an error is told in an event of its own."""
         generation = self._generation
         try:
-            while generation.running:
+            while generation.answers.running:
                 touched = await generation.advance()
-                events = await self._write(touched, self._tell_all)
+                events = await self._off_loop(touched, self._write_all)
                 if events or not touched:
                     yield events or self._comment
             if self._wants_usage:
@@ -152,22 +157,22 @@ class Teller:
     def _wants_usage(self) -> bool:
         return self._body.wants_usage_chunk or self._server.context.settings.enable_force_include_usage
 
-    def _tell_all(self, answers: Sequence[Answer]) -> bytes:
-        return b"".join([event for answer in answers for event in self._tell(answer)])
+    def _write_all(self, answers: Sequence[Answer]) -> bytes:
+        return b"".join([event for answer in answers for event in self._write(answer)])
 
-    def _tell(self, answer: Answer) -> list[bytes]:
+    def _write(self, answer: Answer) -> list[bytes]:
         """Events for what is new in `answer`; none while there is too little to tell."""
         first = answer.parts_taken == 0
         enough = first or len(answer.part.token_ids) >= self._server.context.settings.stream_interval
-        if answer.finish_reason is None and not enough:
+        if not (answer.finished() or enough):
             return []
         events = []
-        opening = self._shape.opening(answer) if first else None
-        if opening is not None:
-            events.append(self._event([opening]))
+        first_chunk = self._format.first_chunk(answer) if first else None
+        if first_chunk is not None:
+            events.append(self._event([first_chunk]))
         part = answer.take_part()
-        if first or part.text or answer.finish_reason is not None or self._shows_tokens:
-            events.append(self._event([self._shape.piece(answer, part)]))
+        if first or part.text or answer.finished() or self._shows_tokens:
+            events.append(self._event([self._format.chunk(answer, part)]))
         return events
 
     @property
@@ -177,9 +182,9 @@ class Teller:
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         chunk: dict[str, Any] = {**self._head, "choices": choices}
-        if not self._told_beside:
-            self._told_beside = True
-            chunk.update(self._shape.beside(list(self._generation.answers.values())))
+        if not self._wrote_extras:
+            self._wrote_extras = True
+            chunk.update(self._format.extras(list(self._generation.answers)))
         if self._body.wants_running_usage:
             usage = self._generation.usage()
         if usage is not None or self._wants_usage:

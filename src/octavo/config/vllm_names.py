@@ -17,7 +17,7 @@ UNSET = ("none", "null", "")
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign(abc.ABC):
+class VllmName(abc.ABC):
     """Takes values in silence if they ask for what Octavo does anyway, and answers all others."""
 
     else_: ClassVar[str]
@@ -40,7 +40,7 @@ class Foreign(abc.ABC):
     def _answer(self, said: str) -> None: ...
 
 
-class Explained(Foreign):
+class Explained(VllmName):
     """Costs one line in the log: nothing that the user would miss is lost, or the line says what to do."""
 
     else_ = "a line in the log"
@@ -49,7 +49,7 @@ class Explained(Foreign):
         log.warning("%s has no effect: %s", said, self.reason)
 
 
-class Refused(Foreign):
+class Refused(VllmName):
     """Stops the start: the user would not get what was asked for."""
 
     else_ = "refused"

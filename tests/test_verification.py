@@ -8,10 +8,10 @@ import itertools
 
 import pytest
 
-from octavo.cli.verification import Verification
 from octavo.config import EngineConfig
 from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore
 from octavo.testing.mock_worker import MockWorker
+from octavo.verification import Verification
 
 CONFIG = EngineConfig(
     vocab_size=100,

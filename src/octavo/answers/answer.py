@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from octavo.answers.prompt import Prompt
 from octavo.engine.update import FinishReason, Update
-from octavo.errors import OverloadedError, RequestFailedError
+from octavo.errors import RequestFailedError
 from octavo.messages import TokenScore
 from octavo.text.detokenizer import Detokenizer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Prompt:
-    """What an answer continues."""
-
-    index: int
-    """Its place among the prompts of the call."""
-    token_ids: Sequence[int]
-    text: str | None
-    """As the client sent it, or the template made it; None if it came as token ids."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -36,7 +26,9 @@ class Part:
 class Answer:
     """One of the n answers to one prompt; `index` is its place among all choices of the call."""
 
-    def __init__(self, index: int, request_id: str, prompt: Prompt, detokenizer: Detokenizer) -> None:
+    def __init__(
+        self, index: int, request_id: str, prompt: Prompt, make_detokenizer: Callable[[], Detokenizer]
+    ) -> None:
         self.index = index
         self.request_id = request_id
         """Its id in the engine."""
@@ -54,36 +46,35 @@ class Answer:
         """When its first token came (time.monotonic)."""
         self.last_s = 0.0
         self.queue_s = 0.0
-        self._detokenizer = detokenizer
+        self._make_detokenizer = make_detokenizer
+        self._detokenizer: Detokenizer | None = None
+        """From the first news to the end: most of many answers wait, or have ended."""
 
     @property
     def text(self) -> str:
         """All of it, told or not."""
         return "".join([*self._told, self.part.text])
 
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
     def feed(self, update: Update, now_s: float) -> None:
         """Take in news from the engine.
 
         Raises:
-            OctavoError: what ended the request instead of an answer.
+            OctavoError: the request ended with it instead of an answer.
         """
         if update.finish_reason is FinishReason.ERROR:
             raise update.error or RequestFailedError("the engine gave no reason")
         if update.finish_reason is FinishReason.ABORT:
-            raise OverloadedError("the server is shutting down before the answer was complete")
+            self.finish_reason = FinishReason.ABORT.value
+            return
         if self.first_s is None:
             self._take_first(update, now_s)
         self.last_s = now_s
         self.num_preemptions = update.num_preemptions
-        last = len(update.tokens) - 1
-        for position, token in enumerate(update.tokens):
-            ends = position == last and update.finish_reason is FinishReason.STOP
-            self._take(token.token_id, token.score, ends=ends)
-            if self._detokenizer.stop is not None:
-                self.finish_reason, self.stop_reason = "stop", self._detokenizer.stop
-                return
-        if update.finish_reason is not None:
-            self._finish(update)
+        self._read(update, self._detokenizer or self._make_detokenizer())
 
     def take_part(self) -> Part:
         """What is new, once."""
@@ -98,17 +89,22 @@ class Answer:
         self.queue_s = update.queue_s or 0.0
         self.prompt_scores = update.prompt_scores
 
-    def _take(self, token_id: int, score: TokenScore | None, *, ends: bool) -> None:
+    def _read(self, update: Update, detokenizer: Detokenizer) -> None:
+        """Turn new tokens into text, up to the end if there is one."""
         part = self.part
-        self.num_tokens += 1
-        part.token_ids.append(token_id)
-        part.scores.append(score)
-        part.text += self._detokenizer.push_stop(token_id) if ends else self._detokenizer.push(token_id)
-        part.offsets.append(self._detokenizer.offset)
-
-    def _finish(self, update: Update) -> None:
-        assert update.finish_reason is not None
-        self.part.text += self._detokenizer.finish()
-        self.finish_reason, self.stop_reason = update.finish_reason.value, update.stop_token_id
-        if self._detokenizer.stop is not None:
-            self.finish_reason, self.stop_reason = "stop", self._detokenizer.stop
+        last = len(update.tokens) - 1
+        for position, token in enumerate(update.tokens):
+            ends = position == last and update.finish_reason is FinishReason.STOP
+            self.num_tokens += 1
+            part.token_ids.append(token.token_id)
+            part.scores.append(token.score)
+            part.text += detokenizer.push_stop(token.token_id) if ends else detokenizer.push(token.token_id)
+            part.offsets.append(detokenizer.offset)
+            if detokenizer.stop is not None:
+                break
+        if update.finish_reason is not None:
+            part.text += detokenizer.finish()
+            self.finish_reason, self.stop_reason = update.finish_reason.value, update.stop_token_id
+        if detokenizer.stop is not None:
+            self.finish_reason, self.stop_reason = "stop", detokenizer.stop
+        self._detokenizer = None if self.finished() else detokenizer

@@ -30,8 +30,8 @@ CLIENT_GONE_STATUS = 499
 """What the log and the metrics say of a request whose client left; nobody receives it."""
 
 
-class Gate:
-    """Wraps the application; one object for all requests, one `Visit` for each."""
+class RequestMiddleware:
+    """Wraps the application; one object for all requests, one `Exchange` for each."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
@@ -47,37 +47,44 @@ class Gate:
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}  # it is answered as a GET; whoever wrote the other scope sends no body
-        visit = Visit(scope, send, self._server.context.settings.enable_request_id_headers)
+        exchange = Exchange(scope, send, self._server.context.settings.enable_request_id_headers)
         try:
-            visit.read_id()
+            exchange.read_id()
             if scope["path"] not in OPEN_PATHS:
-                self._keys.check(visit.headers.get("authorization", ""))
-            await self._app(scope, receive, visit.send)
+                self._keys.check(exchange.headers.get("authorization", ""))
+            await self._app(scope, receive, exchange.send)
         except ClientGone:
-            visit.status = CLIENT_GONE_STATUS
+            exchange.status = CLIENT_GONE_STATUS
         except OctavoError as error:
-            await visit.answer(error, receive)
+            await exchange.answer(error, receive)
         except Exception:
-            log.exception("request %s failed", visit.request_id)
-            await visit.answer(InternalError(), receive)
+            log.exception("request %s failed", exchange.request_id)
+            await exchange.answer(InternalError(), receive)
         finally:
-            self._note(visit, scope, method)
+            self._note(exchange, scope, method)
 
-    def _note(self, visit: Visit, scope: Scope, method: str) -> None:
-        seconds = time.monotonic() - visit.start_s
+    def _note(self, exchange: Exchange, scope: Scope, method: str) -> None:
+        seconds = time.monotonic() - exchange.start_s
         route = scope.get("route")
         handler = getattr(route, "path", "none")
         method = method if method in METHODS else "OTHER"
-        self._server.context.metrics.on_http(handler, method, visit.status, seconds)
+        self._server.context.metrics.on_http(handler, method, exchange.status, seconds)
         if self._logs and scope["path"] not in self._quiet:
             host, port = scope.get("client") or ("", 0)
             path = scope.get("raw_path", b"").decode("latin-1")[:500]
             access_log.info(
-                '%s:%s "%s %s" %d %.1f ms %s', host, port, method, path, visit.status, 1e3 * seconds, visit.request_id
+                '%s:%s "%s %s" %d %.1f ms %s',
+                host,
+                port,
+                method,
+                path,
+                exchange.status,
+                1e3 * seconds,
+                exchange.request_id,
             )
 
 
-class Visit:
+class Exchange:
     """One HTTP request on its way through."""
 
     def __init__(self, scope: Scope, send: Send, shows_id: bool) -> None:

@@ -1,4 +1,4 @@
-"""One screen about what the server runs, shown when it is ready."""
+"""The banner: one screen about what the server runs, shown when it is ready."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from octavo.version import __version__
 MIB = 1 << 20
 
 
-def start_screen(server: Server, host: str, port: int) -> str:
+def start_banner(server: Server, host: str, port: int) -> str:
     """Address, a line to try, model, device, memory, limits, seconds of the start."""
     context = server.context
     ready, config = context.worker_ready, context.engine_config
