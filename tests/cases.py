@@ -71,7 +71,6 @@ def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, gen
 
 def to_device(weights: Weights, device: torch.device) -> Weights:
     """The same weights on `device`."""
-    assert dataclasses.is_dataclass(weights)
     parts = ((field.name, getattr(weights, field.name)) for field in dataclasses.fields(weights))
     return dataclasses.replace(weights, **{name: part.to(device) for name, part in parts if part is not None})
 

@@ -53,5 +53,5 @@ class ReferenceQuantizer:
         return GroupScaled(*quantize_groups_reference(x))
 
     def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
-        """x / scale, held within +-448."""
+        """data = fp8(x / scale) of x (R, K), held within +-448."""
         return StaticScaled((x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
