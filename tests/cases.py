@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -72,10 +71,8 @@ def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, gen
 
 def to_device(weights: Weights, device: torch.device) -> Weights:
     """The same weights on `device`."""
-    parts = {name: part.to(device) for name, part in vars(weights).items() if part is not None}
-    build: Any = type(weights)
-    moved: Weights = build(**parts)
-    return moved
+    parts = ((field.name, getattr(weights, field.name)) for field in dataclasses.fields(weights))
+    return dataclasses.replace(weights, **{name: part.to(device) for name, part in parts if part is not None})
 
 
 def distinct_ids(tokens: int, experts: int, top_k: int, generator: torch.Generator) -> torch.Tensor:

@@ -33,6 +33,7 @@ def widen(data: torch.Tensor) -> torch.Tensor:
     return _FP8_NUMBERS.index_select(0, data.view(torch.uint8).view(-1).int()).view(data.shape)
 
 
+@dataclasses.dataclass(frozen=True)
 class Weights(abc.ABC):
     """A matrix (N, K), or one for each expert (E, N, K), as a checkpoint stores it."""
 

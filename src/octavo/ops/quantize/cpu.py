@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.activations import FP8, FP8_MAX
+from octavo.ops.activations import FP8
+from octavo.ops.quantize.rule import divide, scales_of
 
 
 def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q = fp8(clamp(x / s, -448, 448)) with s = max |x| / 448 over the row, in float32; s = 2^-23 for a row of zeros.
-
-    The rule of compressed-tensors' dynamic token strategy (`calculate_qparams`, `compute_dynamic_scales_and_zp`), with
-    the scale in float32. A row with NaN or infinity becomes NaN, and no other row changes.
+    """q = fp8(x / s) with s = max |x| / 448 over the row; see `rule` for zero, tiny and non-finite rows.
 
     Args:
         x: (T, K) bf16 or float32; read.
@@ -19,8 +17,8 @@ def quantize_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         q (T, K) float8_e4m3fn and s (T, 1) float32, new.
     """
-    scaled, scale = _scale_tokens(x)
-    return scaled.to(FP8), scale
+    scale = scales_of(x)
+    return divide(x, scale).to(FP8), scale
 
 
 def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,14 +30,8 @@ def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         q (T, K) float32 and s (T, 1) float32, new.
     """
-    scaled, scale = _scale_tokens(x)
+    scale = scales_of(x)
+    scaled = divide(x, scale)
     power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32)
     power.clamp_(min=2.0**-6)
     return scaled.add_(power, alpha=1.5 * 2**20).sub_(power, alpha=1.5 * 2**20), scale
-
-
-def _scale_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.float()
-    scale = x.abs().amax(-1, keepdim=True).div_(FP8_MAX)
-    scale = torch.where(scale == 0, torch.finfo(torch.float32).eps, scale)
-    return x.div(scale).clamp_(-FP8_MAX, FP8_MAX), scale

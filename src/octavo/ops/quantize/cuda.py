@@ -1,12 +1,4 @@
-"""bf16 rows to FP8 e4m3, alone or behind RMSNorm or SwiGLU.
-
-The scale of a row (or of 128 columns of it) is amax / 448, as compressed-tensors computes it
-(`calculate_qparams`, symmetric float: amax over half the range), and a code is x / scale, rounded to nearest even:
-
-    all zeros            scale 2^-23 (compressed-tensors' eps for a zero scale), codes 0
-    amax < 448 x 2^-126  scale 2^-126, the smallest normal float32
-    NaN or infinity      scale NaN, codes 0: what is computed from the row is NaN, and other rows cannot notice
-"""
+"""bf16 rows to FP8 e4m3 by the rule of `rule`, alone or behind RMSNorm or SwiGLU."""
 
 from __future__ import annotations
 
@@ -67,7 +59,7 @@ def quantize(
     out: TokenScaled | None = None,
     overlap_previous: bool = False,
 ) -> TokenScaled:
-    """data = fp8(x / scale), scale = amax(row) / 448; see the module for zero, tiny and non-finite rows.
+    """data = fp8(x / scale), scale = amax(row) / 448; see `rule` for zero, tiny and non-finite rows.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.

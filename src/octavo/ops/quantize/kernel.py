@@ -5,11 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.ops import activations
 from octavo.ops.device import is_finite, launch_next_early, load_rows_in_use, silu, wait_for_previous
+from octavo.ops.quantize import rule
 
-FP8_MAX = tl.constexpr(448.0)
-ZERO_SCALE = tl.constexpr(1.1920928955078125e-07)
-MIN_SCALE = tl.constexpr(1.1754943508222875e-38)
+FP8_MAX = tl.constexpr(activations.FP8_MAX)
+ZERO_SCALE = tl.constexpr(rule.ZERO_SCALE)
+MIN_SCALE = tl.constexpr(rule.MIN_SCALE)
 SMALL_SCALE = tl.constexpr(8.673617379884035e-19)
 """2^-60: below it the remainder of a division may be subnormal."""
 
@@ -22,7 +24,7 @@ def _magnitude(x):
 
 @triton.jit
 def _scale_of(top):
-    """The scale f32 of values whose largest magnitude is `top` int32; NaN where one is not finite."""
+    """`rule.scales_of` of values whose largest magnitude is `top` int32."""
     amax = top.to(tl.float32, bitcast=True)
     scale = tl.maximum(tl.div_rn(amax, tl.full(top.shape, FP8_MAX, tl.float32)), MIN_SCALE)
     scale = tl.where(top == 0, ZERO_SCALE, scale)

@@ -5,26 +5,18 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.activations import BLOCK, FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
-
-ZERO_SCALE = torch.finfo(torch.float32).eps
-MIN_SCALE = torch.finfo(torch.float32).tiny
+from octavo.ops.quantize.rule import divide, scales_of
 
 
 def scale_reference(x: torch.Tensor) -> torch.Tensor:
-    """Scale (...) f32 of the last dimension of x: amax / 448, eps for zeros, at least 2^-126, NaN where x is not finite."""
-    amax = x.float().abs().amax(-1)
-    # a tensor divides on CUDA as on the host; a Python number would be multiplied by its inverse
-    scale = (amax / amax.new_tensor(FP8_MAX)).clamp(min=MIN_SCALE)
-    scale = torch.where(amax == 0, ZERO_SCALE, scale)
-    return torch.where(torch.isfinite(x).all(-1), scale, torch.nan)
+    """Scale (...) f32 of the last dimension of x, by the rule."""
+    return scales_of(x).squeeze(-1)
 
 
 def quantize_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """data (R, K) fp8 and scale (R,) f32 of x (R, K); a row that is not finite has codes 0 and scale NaN."""
-    scale = scale_reference(x)
-    finite = scale.isfinite()[..., None]
-    codes = torch.where(finite, x.float() / scale[..., None], 0.0).clamp(-FP8_MAX, FP8_MAX)
-    return codes.to(FP8), scale
+    scale = scales_of(x)
+    return divide(x, scale).to(FP8), scale.squeeze(-1)
 
 
 def quantize_groups_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,5 +53,5 @@ class ReferenceQuantizer:
         return GroupScaled(*quantize_groups_reference(x))
 
     def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
-        """x / scale, held within +-448; x (R, K) bf16, scale (1,) float32."""
+        """data = fp8(x / scale) of x (R, K), held within +-448."""
         return StaticScaled((x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
