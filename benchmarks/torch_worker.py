@@ -7,8 +7,8 @@ from typing import NoReturn
 import msgspec
 import torch
 
+from benchmarks.torch_baseline.operations import CudaOperations
 from octavo.messages import WorkerConfig
-from octavo.models.operations import CudaOperations
 from octavo.worker.process import Start, serve
 from octavo.worker.start import prepare
 

@@ -249,3 +249,10 @@ def test_a_bar_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Loading weights: 100%" in capsys.readouterr().err
     load(tmp_path)
     assert capsys.readouterr().err == ""
+
+
+def test_no_device_but_a_cpu_has_operations_by_default(tmp_path: Path) -> None:
+    """Layers whose bits change with the batch must not come without being asked for."""
+    write(tmp_path)
+    with pytest.raises(ValueError, match="operations"):
+        load_model(tmp_path, load_format="auto", device=torch.device("meta"), seed=0)

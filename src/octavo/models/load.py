@@ -14,7 +14,7 @@ from octavo.checkpoints.dummy import fill_dummy
 from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import ModelConfig, WeightFormat
 from octavo.errors import ConfigError
-from octavo.models.operations import Operations, operations_for
+from octavo.models.operations import CpuOperations, Operations
 from octavo.models.parameters import Parameters, allocate_parameters, is_needless
 from octavo.models.qwen3_moe import Qwen3Moe
 
@@ -51,17 +51,22 @@ def load_model(
         load_format: `auto` and `safetensors` read the safetensors files; `dummy` makes random weights from config.json alone.
         device: where the parameters live and the model runs.
         seed: of dummy weights.
-        operations: what the model is computed with; None for PyTorch's on `device`.
+        operations: what the model is computed with on `device`; None for a CPU's, which is an error elsewhere.
         progress: whether to show a bar on standard error.
 
     Raises:
         CheckpointError: a file is missing or does not hold what the config asks for; names tensor, file and shapes.
         ConfigError: `load_format` is none of these.
+        ValueError: no `operations` for a device that is no CPU.
     """
+    if operations is None and device.type != "cpu":
+        raise ValueError(
+            f"operations: say what computes on {device}, such as KernelOperations; there is no default but a CPU's"
+        )
     config = ModelConfig.from_folder(folder)
     parameters = allocate_parameters(config, device)
     fill_parameters(parameters, config, folder, load_format=load_format, seed=seed, progress=progress)
-    return build_model(config, parameters, operations or operations_for(device))
+    return build_model(config, parameters, operations or CpuOperations())
 
 
 def fill_parameters(

@@ -8,24 +8,14 @@ from typing import Protocol
 import torch
 
 from octavo.models.forward_batch import ForwardBatch
-from octavo.ops.attention import (
-    AttentionPlan,
-    CpuAttentionPlan,
-    Plan,
-    cpu_attention,
-    plan_attention,
-    plan_cpu_attention,
-    write_kv,
-)
-from octavo.ops.attention import attention as attend
-from octavo.ops.experts import CpuExperts, CudaExperts, Experts, ExpertWeights
+from octavo.ops.attention import CpuAttentionPlan, Plan, cpu_attention, plan_cpu_attention
+from octavo.ops.experts import CpuExperts, Experts, ExpertWeights
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import cpu_linear
 from octavo.ops.linear.layer import Linear
-from octavo.ops.linear.torch_cuda import torch_linear
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
-from octavo.ops.rotary import RotaryTable, rotary
+from octavo.ops.rotary import RotaryTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,45 +61,17 @@ class Operations(Protocol):
         ...
 
 
-class TorchAttention:
-    """Attention of PyTorch's operations, on any device."""
-
-    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
-        """See `Operations`."""
-        return plan_attention(
-            batch.block_tables,
-            batch.chunk_starts,
-            batch.context_lens,
-            block_size=block_size,
-            heads_per_kv_head=heads_per_kv_head,
-        )
+class CpuOperations:
+    """Every row's bits depend on that row and its request alone."""
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Operations`."""
         return rms_norm(x, weight, eps)
 
-    def prepare_qkv(
-        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Operations`."""
-        kv_heads = cache.shape[3]
-        queries, keys, values = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
-        keys = rotary(rms_norm(keys, norms.keys, norms.eps), rows)
-        write_kv(keys, values, cache, slot_mapping)
-        return rotary(rms_norm(queries, norms.queries, norms.eps), rows)
-
     def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
         """See `Operations`."""
-        match plan:
-            case CpuAttentionPlan():
-                return cpu_attention(queries, cache, plan)
-            case AttentionPlan():
-                return attend(queries, cache, plan)
-        raise TypeError(f"{type(plan).__name__} is a plan of other operations")
-
-
-class CpuOperations(TorchAttention):
-    """Every row's bits depend on that row and its request alone."""
+        assert isinstance(plan, CpuAttentionPlan), "plan_attention makes the plan"
+        return cpu_attention(queries, cache, plan)
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
@@ -134,20 +96,3 @@ class CpuOperations(TorchAttention):
     ) -> torch.Tensor:
         """See `Operations`."""
         return cpu_prepare_qkv(qkv, norms.queries, norms.keys, norms.eps, rows, cache, slot_mapping)
-
-
-class CudaOperations(TorchAttention):
-    """PyTorch's own operations on CUDA; the shapes of products, and so bits, may change with the batch."""
-
-    def linear(self, weight: LinearWeight) -> Linear:
-        """See `Operations`."""
-        return torch_linear(weight)
-
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
-        """See `Operations`."""
-        return CudaExperts(weights, top_k=top_k, renormalize=renormalize)
-
-
-def operations_for(device: torch.device) -> Operations:
-    """The operations of `device`."""
-    return CudaOperations() if device.type == "cuda" else CpuOperations()

@@ -126,7 +126,7 @@ class Qwen3Moe:
 
         Returns:
             (R, H) bf16 of the R rows that `batch.tails` wants, new. A row's bits depend on its request's tokens up to it
-            alone, but with `CudaOperations`.
+            alone.
 
         Raises:
             KernelContractError: a tensor of the batch or the cache has another dtype or size.

@@ -18,7 +18,7 @@ from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
 from octavo.models.forward_batch import KVCache
 from octavo.models.load import LoadedModel
-from octavo.models.operations import Operations, operations_for
+from octavo.models.operations import CpuOperations, Operations
 from octavo.worker.memory import (
     MemoryTable,
     available_bytes,
@@ -203,7 +203,7 @@ def open_device(config: WorkerConfig) -> torch.device:
 def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
     """Octavo's kernels on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
     if device.type != "cuda":
-        return operations_for(device)
+        return CpuOperations()
     from octavo.models.kernel_operations import KernelOperations
 
     return KernelOperations(max_tokens=config.max_num_batched_tokens)

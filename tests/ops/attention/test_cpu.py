@@ -9,19 +9,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from benchmarks.torch_baseline.attention import attention
+from benchmarks.torch_baseline.attention_plan import KV_TILE, AttentionPlan, plan_attention
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
-from octavo.ops.attention import (
-    KV_TILE,
-    AttentionPlan,
-    CpuAttentionPlan,
-    attention,
-    cpu_attention,
-    plan_attention,
-    plan_cpu_attention,
-    write_kv,
-)
+from octavo.ops.attention import CpuAttentionPlan, cpu_attention, plan_cpu_attention, write_kv
 from octavo.ops.attention.reference import attention_reference
 
 HEADS = [(4, 2, 16), (8, 1, 24), (6, 2, 32), (3, 3, 8), (40, 1, 16)]

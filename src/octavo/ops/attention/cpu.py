@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from octavo.ops.attention.torch_plan import Plan
-from octavo.ops.attention.torch_tiles import all_below
+from octavo.ops.attention.cache import all_below
+from octavo.ops.attention.layer import Plan
 from octavo.ops.contract import Dims
 
 BAND = 64

@@ -3,6 +3,5 @@
 from octavo.ops.experts.cpu import CpuExperts
 from octavo.ops.experts.layer import Experts, ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts
-from octavo.ops.experts.torch_cuda import CudaExperts
 
-__all__ = ["CpuExperts", "CudaExperts", "ExpertWeights", "Experts", "Routing", "choose_experts"]
+__all__ = ["CpuExperts", "ExpertWeights", "Experts", "Routing", "choose_experts"]

@@ -7,8 +7,6 @@ import dataclasses
 import numpy as np
 import torch
 
-from octavo.ops.row_chunks import row_chunks
-
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
@@ -60,21 +58,6 @@ def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:
         return keys.topk(top_k, dim=-1).values
     ordered = np.sort(keys.numpy(), axis=-1)
     return torch.from_numpy(ordered[:, ::-1][:, :top_k].copy())
-
-
-def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """out[t] = sum over k, in order, of weights[t, k] * rows[places[t, k]], in float32.
-
-    rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
-    """
-    out = rows.new_empty((len(places), rows.shape[1]))
-    for chunk in row_chunks(len(places)):
-        at, shares = places[chunk], weights[chunk]
-        total = torch.zeros(out[chunk].shape, dtype=torch.float32, device=rows.device)
-        for k in range(places.shape[1]):
-            total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
-        out[chunk] = total
-    return out
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.attention import write_kv
+from octavo.ops.attention.cache import write_kv
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.rotary import RotaryTable, rotary
 from octavo.ops.row_chunks import row_chunks

@@ -6,12 +6,13 @@ import itertools
 
 import torch
 
+from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
-from octavo.ops.experts.routing import choose_experts, combine, swiglu
+from octavo.ops.experts.routing import choose_experts, swiglu
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
-from octavo.ops.linear.torch_cuda import torch_linear
+from octavo.ops.row_chunks import row_chunks
 
 
 class CudaExperts:
@@ -53,3 +54,18 @@ class CudaExperts:
 def _split(weight: LinearWeight) -> list[Linear]:
     """One linear layer per expert, sharing the stacked weight's memory."""
     return [torch_linear(weight.expert(e)) for e in range(len(weight.data))]
+
+
+def combine(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """out[t] = sum over k, in order, of weights[t, k] * rows[places[t, k]], in float32.
+
+    rows (P, H) bf16, places (T, K) int64, weights (T, K) float32 -> (T, H) bf16, new.
+    """
+    out = rows.new_empty((len(places), rows.shape[1]))
+    for chunk in row_chunks(len(places)):
+        at, shares = places[chunk], weights[chunk]
+        total = torch.zeros(out[chunk].shape, dtype=torch.float32, device=rows.device)
+        for k in range(places.shape[1]):
+            total.add_(rows.index_select(0, at[:, k]).float().mul_(shares[:, k, None]))
+        out[chunk] = total
+    return out

@@ -7,14 +7,12 @@ import dataclasses
 import numpy as np
 import torch
 
+from octavo.ops.attention import Plan
+
 KV_TILE = 128
 """Keys per tile; tile j holds positions 128 j .. 128 j + 127 of a request, whatever the batch."""
 QUERY_ROWS = 16
 """Rows (tokens times the query heads that share a KV head) per query tile, if heads are no more."""
-
-
-class Plan:
-    """What the attention layers of one step share: made and read by the same operations."""
 
 
 @dataclasses.dataclass(frozen=True)
