@@ -13,8 +13,9 @@ import torch
 from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.checkpoints.folder import resolve_folder
-from octavo.config import ModelConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.config import ModelConfig
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
 
 BLOCK = 16
@@ -67,11 +68,9 @@ def _batch(config: ModelConfig, chunks: Sequence[tuple[int, int]]) -> tuple[Forw
     owners = torch.repeat_interleave(torch.arange(len(chunks)), counts)
     noise = torch.Generator().manual_seed(0)
     cache = KVCache.allocate(
-        num_layers=config.num_hidden_layers,
+        config.cache,
         num_blocks=tables.numel(),
         block_size=BLOCK,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
         device=torch.device("cpu"),
     )
     for layer in cache.layers:

@@ -7,15 +7,15 @@ from typing import NoReturn
 import msgspec
 import torch
 
-from benchmarks.torch_baseline.operations import CudaOperations
+from benchmarks.torch_baseline.operations import TorchOperations
 from octavo.messages import WorkerConfig
 from octavo.worker.process import Start, serve
 from octavo.worker.start import prepare
 
 
-def torch_operations(config: WorkerConfig, device: torch.device) -> CudaOperations:
+def torch_operations(config: WorkerConfig, device: torch.device) -> TorchOperations:
     """PyTorch's own, whatever is asked."""
-    return CudaOperations()
+    return TorchOperations()
 
 
 def prepare_eager(config: WorkerConfig) -> Start:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from octavo.ops.activations import FP8, blocks
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +73,14 @@ def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, gen
     return Bf16((data.float() / 16).bfloat16())
 
 
-def to_device(weights: Weights, device: torch.device) -> Weights:
-    """The same weights on `device`."""
-    parts = ((field.name, getattr(weights, field.name)) for field in dataclasses.fields(weights))
-    return dataclasses.replace(weights, **{name: part.to(device) for name, part in parts if part is not None})
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def to_device(tensors: T, device: torch.device) -> T:
+    """The same dataclass with its tensors on `device`."""
+    parts = ((field.name, getattr(tensors, field.name)) for field in dataclasses.fields(tensors))
+    moved = {name: part.to(device) for name, part in parts if isinstance(part, torch.Tensor)}
+    return dataclasses.replace(tensors, **moved)
 
 
 def distinct_ids(tokens: int, experts: int, top_k: int, generator: torch.Generator) -> torch.Tensor:

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from cases import QWEN3_30B_HEADS, SMALL_HEADS, HeadShape
+from cases import QWEN3_30B_HEADS, SMALL_HEADS, HeadShape, to_device
 from guard_pages import Scenario, owned
 from models.toy import make_batch, raw_config
-from octavo.models.forward_batch import KVCache
-from octavo.models.kernel_operations import KernelOperations
+from octavo.models.cuda_operations import CudaOperations
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
 from octavo.ops.attention.cuda import SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda_layer import PagedAttention
+from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.prepare_qkv.cuda import prepare_qkv
 from octavo.worker.graphs import CudaCapture, GraphedModel
 from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
@@ -29,12 +31,16 @@ def attention_inputs(device: torch.device) -> Iterator[Scenario]:
     """Norm, rotation and writes to the cache."""
     for shape in SMALL_HEADS if device.type == "cpu" else [*SMALL_HEADS, QWEN3_30B_HEADS]:
         for tokens in (5,) if device.type == "cpu" else (1, 5):
-            case = AttentionInput.draw(tokens, shape, seed=1)
-            table = dataclasses.replace(case.rows, cos=case.rows.cos.to(device), sin=case.rows.sin.to(device))
-            slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
-            parts = [part.to(device) for part in (case.qkv, case.q_weight, case.k_weight)]
-            cache = poisoned(2, 4, shape, device)
-            yield Scenario(f"prepare_qkv {shape.name} T={tokens}", (*parts, table, cache, slots), _attention_input)
+            for normed in (True, False):
+                yield _attention_input(AttentionInput.draw(tokens, shape, seed=1, normed=normed), tokens, device)
+
+
+def _attention_input(case: AttentionInput, tokens: int, device: torch.device) -> Scenario:
+    slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
+    cache = poisoned(2, 4, case.shape, device)
+    norms = None if case.norms is None else to_device(case.norms, device)
+    label = f"prepare_qkv {case.shape.name} T={tokens} normed={norms is not None}"
+    return Scenario(label, (case.qkv.to(device), norms, to_device(case.rows, device), cache, slots), _prepare_qkv)
 
 
 SHORT: list[tuple[int, int]] = [(40, 3), (65, 1)]
@@ -83,9 +89,9 @@ def _corrupt(plan: Any) -> Any:
     return dataclasses.replace(plan, work=work, merges=merges)
 
 
-def _attention_input(*args: Any) -> list[torch.Tensor]:
-    qkv, q_weight, k_weight, table, cache, slots = args
-    return [prepare_qkv(qkv, q_weight, k_weight, 1e-6, table, cache, slots), cache]
+def _prepare_qkv(*args: Any) -> list[torch.Tensor]:
+    qkv, norms, table, cache, slots = args
+    return [prepare_qkv(qkv, norms, table, cache, slots), cache]
 
 
 def _paged_inputs(
@@ -124,12 +130,19 @@ def model(device: torch.device, *, graphs: bool, fp8: bool = True) -> Iterator[S
     yield Scenario(f"model graphs={graphs} fp8={fp8}", (device, graphs, fp8), _model)
 
 
-class Operations(KernelOperations):
+class Operations(CudaOperations):
     """Those of a model; on a CPU the plan is NumPy's memory until it is copied."""
 
-    def plan_attention(self, batch: Any, **sizes: Any) -> Any:
-        plan = super().plan_attention(batch, **sizes)
-        return owned(plan) if batch.block_tables.device.type == "cpu" else plan
+    def attention(self, shape: AttentionShape) -> PagedAttention:
+        return OwnedPlans(shape)
+
+
+class OwnedPlans(PagedAttention):
+    """Attention whose plans on a CPU are not NumPy's memory."""
+
+    def plan(self, block_tables: torch.Tensor, *args: Any, **sizes: Any) -> Any:
+        plan = super().plan(block_tables, *args, **sizes)
+        return owned(plan) if block_tables.device.type == "cpu" else plan
 
 
 def _model(device: torch.device, graphs: bool, fp8: bool) -> list[torch.Tensor]:
@@ -145,16 +158,13 @@ def _model(device: torch.device, graphs: bool, fp8: bool) -> list[torch.Tensor]:
             path, load_format="dummy", device=device, seed=7, operations=Operations(max_tokens=40), progress=False
         )
     config = loaded.config
-    cache = KVCache.allocate(
-        num_layers=config.num_hidden_layers, num_blocks=40, block_size=16, num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim, device=device,
-    )  # fmt: skip
+    cache = KVCache.allocate(config.cache, num_blocks=40, block_size=16, device=device)  # fmt: skip
     cache = KVCache([owned(layer) for layer in cache.layers])
     run: Any = loaded.model
     if graphs:
         capture = (lambda launch: launch) if cpu else CudaCapture()
         run = GraphedModel(
-            loaded.model, cache, hidden_size=config.hidden_size, max_chunks=3, columns=35,
+            loaded.model, cache, max_chunks=3, columns=35,
             sizes=[4] if cpu else [1, 4, 8, 32], capture=capture,
         )  # fmt: skip
     ids = torch.randint(97, (540,), generator=torch.Generator().manual_seed(5)).tolist()

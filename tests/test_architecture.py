@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "testing": COMMON,
     "answers": COMMON | {"engine", "text"},
     "server": COMMON | {"answers", "engine", "text"},
-    "startup": COMMON | {"server", "engine", "text", "worker", "checkpoints"},
+    "startup": COMMON | {"server", "engine", "text", "worker", "models", "checkpoints"},
     "verification": COMMON | {"engine"},
     "inputs": set(),
     "sampling_params": {"sampling"},

@@ -67,7 +67,7 @@ def test_bfloat16_is_what_models_are_computed_in(dtype: str, caplog: pytest.LogC
 
 def test_logprobs_of_the_whole_vocabulary() -> None:
     model = load_model(Settings())
-    assert engine_config(Settings(max_logprobs=-1), model, 8).max_logprobs == model.config.vocab_size
+    assert engine_config(Settings(max_logprobs=-1), model, 8).max_logprobs == model.facts.vocab_size
     assert engine_config(Settings(max_logprobs=7), model, 8).max_logprobs == 7
 
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.checkpoints.files import INDEX
 from octavo.checkpoints.folder import resolve_folder
-from octavo.config import ModelConfig
-from octavo.models.parameters import allocate_parameters
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import read_folder
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--shard-bytes", type=int, default=4 * 2**30)
     args = parser.parse_args()
     folder = resolve_folder(args.config, None)
-    parameters = allocate_parameters(ModelConfig.from_folder(folder), torch.device(args.device))
+    parameters = read_folder(folder).place_parameters(fresh_memory(torch.device(args.device)))
     fill_dummy(parameters.sources, seed=0)
     args.to.mkdir(parents=True)
     shutil.copy(folder / "config.json", args.to)

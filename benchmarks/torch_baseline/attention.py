@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.torch_baseline.attention_plan import KV_TILE, AttentionPlan, KVStep, TileGroup
+from benchmarks.torch_baseline.attention_plan import KV_TILE, KVStep, TileGroup, TilePlan
 from octavo.ops.contract import Dims
 
 
-def attention(queries: torch.Tensor, cache: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+def attention(queries: torch.Tensor, cache: torch.Tensor, plan: TilePlan) -> torch.Tensor:
     """softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
 
     A row's bits depend on its query and the keys and values it sees: not on the batch, the chunk it came in, the

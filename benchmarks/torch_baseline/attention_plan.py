@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from octavo.ops.attention import Plan
+from octavo.ops.attention.layer import AttentionPlan
 
 KV_TILE = 128
 """Keys per tile; tile j holds positions 128 j .. 128 j + 127 of a request, whatever the batch."""
@@ -45,7 +45,7 @@ class TileGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionPlan(Plan):
+class TilePlan(AttentionPlan):
     """All tile groups of a batch. Every row of the batch is live in exactly one of them."""
 
     groups: tuple[TileGroup, ...]
@@ -60,7 +60,7 @@ def plan_attention(
     *,
     block_size: int,
     heads_per_kv_head: int,
-) -> AttentionPlan:
+) -> TilePlan:
     """Cut the chunks into query tiles of a fixed height and their contexts into KV tiles at fixed positions.
 
     Chunks of one token form one group, other chunks of one tile another, and each longer chunk its own.
@@ -94,7 +94,7 @@ def plan_attention(
         sizes = np.minimum(tile_tokens, counts[chunk] - offsets)
         last = ends[chunk] - counts[chunk] + offsets + sizes
         groups.append(_group(np.array([chunk]), starts[chunk] + offsets, sizes, last, tile_tokens, tables))
-    return AttentionPlan(tuple(groups), tile_rows)
+    return TilePlan(tuple(groups), tile_rows)
 
 
 @dataclasses.dataclass(frozen=True)

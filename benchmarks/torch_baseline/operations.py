@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 
 from benchmarks.torch_baseline.attention import attention
-from benchmarks.torch_baseline.attention_plan import AttentionPlan, plan_attention
+from benchmarks.torch_baseline.attention_plan import TilePlan, plan_attention
 from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
-from octavo.models.forward_batch import ForwardBatch
-from octavo.models.operations import HeadNorms
-from octavo.ops.attention import Plan, write_kv
+from octavo.ops.attention import write_kv
+from octavo.ops.attention.layer import AttentionRows, AttentionShape
 from octavo.ops.experts import Experts, ExpertWeights
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import rms_norm
-from octavo.ops.rotary import RotaryTable, rotary
+from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.rotary import rotary
 
 
-class CudaOperations:
+class TorchOperations:
     """The shapes of products, and so bits, may change with the batch."""
 
     def linear(self, weight: LinearWeight) -> Linear:
@@ -29,31 +29,51 @@ class CudaOperations:
         """See `Operations`."""
         return CudaExperts(weights, top_k=top_k, renormalize=renormalize)
 
-    def plan_attention(self, batch: ForwardBatch, *, block_size: int, heads_per_kv_head: int) -> Plan:
+    def attention(self, shape: AttentionShape) -> TorchAttention:
         """See `Operations`."""
-        return plan_attention(
-            batch.block_tables,
-            batch.chunk_starts,
-            batch.context_lens,
-            block_size=block_size,
-            heads_per_kv_head=heads_per_kv_head,
-        )
+        return TorchAttention(shape)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Operations`."""
         return rms_norm(x, weight, eps)
 
-    def prepare_qkv(
-        self, qkv: torch.Tensor, norms: HeadNorms, rows: RotaryTable, cache: torch.Tensor, slot_mapping: torch.Tensor
-    ) -> torch.Tensor:
-        """See `Operations`."""
-        kv_heads = cache.shape[3]
-        queries, keys, values = torch.split(qkv, [qkv.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
-        keys = rotary(rms_norm(keys, norms.keys, norms.eps), rows)
-        write_kv(keys, values, cache, slot_mapping)
-        return rotary(rms_norm(queries, norms.queries, norms.eps), rows)
 
-    def attention(self, queries: torch.Tensor, cache: torch.Tensor, plan: Plan) -> torch.Tensor:
-        """See `Operations`."""
-        assert isinstance(plan, AttentionPlan), "plan_attention makes the plan"
-        return attention(queries, cache, plan)
+class TorchAttention:
+    """See `Attention`."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._shape = shape
+
+    def plan(
+        self,
+        block_tables: torch.Tensor,
+        chunk_starts: tuple[int, ...],
+        context_lens: tuple[int, ...],
+        *,
+        block_size: int,
+    ) -> TilePlan:
+        """See `Attention`."""
+        shared = self._shape.heads // self._shape.kv_heads
+        return plan_attention(block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared)
+
+    def layer(self, norms: HeadNorms | None) -> TorchAttentionLayer:
+        """See `Attention`."""
+        return TorchAttentionLayer(self._shape, norms)
+
+
+class TorchAttentionLayer:
+    """See `AttentionLayer`."""
+
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | None) -> None:
+        self._shape, self._norms = shape, norms
+
+    def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
+        """See `AttentionLayer`."""
+        assert isinstance(rows.plan, TilePlan), "TorchAttention makes the plan"
+        shape, norms = self._shape, self._norms
+        heads = qkv.view(len(qkv), -1, shape.head_dim)
+        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        if norms is not None:
+            queries, keys = rms_norm(queries, norms.queries, norms.eps), rms_norm(keys, norms.keys, norms.eps)
+        write_kv(rotary(keys, rows.angles), values, cache, rows.slot_mapping)
+        return attention(rows.select_queries(rotary(queries, rows.angles)), cache, rows.plan).flatten(1)

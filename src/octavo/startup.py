@@ -14,7 +14,7 @@ import msgspec
 
 from octavo.checkpoints.files import find_files
 from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
-from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
+from octavo.config import EngineConfig, ModelFacts, Settings, WeightFormat
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
@@ -25,6 +25,7 @@ from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import FaultKind, WorkerConfig, WorkerReady
+from octavo.models.registry import read_folder
 from octavo.text import (
     ChatTemplate,
     DefaultSampling,
@@ -52,7 +53,7 @@ class Model:
     """What is known of a model without its weights."""
 
     folder: Path
-    config: ModelConfig
+    facts: ModelFacts
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     default_sampling: DefaultSampling
@@ -160,7 +161,7 @@ def server_context(runtime: Runtime) -> ServerContext:
         default_sampling=runtime.model.default_sampling,
         settings=runtime.settings,
         engine_config=runtime.config,
-        model_config=runtime.model.config,
+        model=runtime.model.facts,
         worker_ready=runtime.link.ready,
         phases=runtime.phases,
     )
@@ -200,11 +201,11 @@ def load_model(settings: Settings) -> Model:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
-    config = ModelConfig.from_folder(folder)
-    check_dtype(settings.dtype, config.weight_format)
+    facts = read_facts(folder)
+    check_dtype(settings.dtype, facts.weight_format)
     return Model(
         folder=folder,
-        config=config,
+        facts=facts,
         tokenizer=load_tokenizer(texts),
         chat_template=load_chat_template(
             texts,
@@ -214,6 +215,15 @@ def load_model(settings: Settings) -> Model:
         ),
         default_sampling=load_default_sampling(sampling_folder, settings.override_generation_config),
     )
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """What `folder`'s config.json says of its model.
+
+    Raises:
+        CheckpointError: a file is missing or not a JSON object, or states something that is not served.
+    """
+    return read_folder(folder).facts
 
 
 def check_dtype(dtype: str, weights: WeightFormat) -> None:
@@ -235,7 +245,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
     Raises:
         ConfigError: max_model_len is more than the model can do.
     """
-    longest = model.config.max_position_embeddings
+    longest = model.facts.max_position_embeddings
     if settings.max_model_len is not None and settings.max_model_len > longest:
         raise ConfigError(
             "max_model_len", f"is {settings.max_model_len}, but the model has positions for {longest} tokens only"
@@ -271,7 +281,7 @@ def require_files_and_memory(config: WorkerConfig, model: Model) -> None:
         return
     told = {
         "kv_cache_memory_bytes": config.kv_cache_memory_bytes or 0,
-        "num_gpu_blocks_override": (config.num_blocks or 0) * config.block_size * model.config.kv_bytes_per_token,
+        "num_gpu_blocks_override": (config.num_blocks or 0) * config.block_size * model.facts.kv_bytes_per_token,
     }
     for setting, num_bytes in told.items():
         require_room(num_bytes, free_host_bytes(), setting, "keys and values as told take")
@@ -296,9 +306,9 @@ def changed_worker_config(
 def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineConfig:
     """Limits and sizes, now that the worker has said how many KV blocks there are."""
     return EngineConfig(
-        vocab_size=model.config.vocab_size,
-        eos_token_ids=tuple(dict.fromkeys([*model.config.eos_token_ids, *model.default_sampling.eos_token_ids])),
-        max_model_len=settings.max_model_len or model.config.max_position_embeddings,
+        vocab_size=model.facts.vocab_size,
+        eos_token_ids=tuple(dict.fromkeys([*model.facts.eos_token_ids, *model.default_sampling.eos_token_ids])),
+        max_model_len=settings.max_model_len or model.facts.max_position_embeddings,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_num_seqs=settings.max_num_seqs,
         block_size=settings.block_size,
@@ -307,7 +317,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
-        max_logprobs=model.config.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
+        max_logprobs=model.facts.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         seed=settings.seed,
     )
 

@@ -12,12 +12,13 @@ import torch
 from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
+from octavo.config.facts import PagedKv
 from octavo.engine import Engine, Request
 from octavo.engine.statistics import StepRecord
 from octavo.engine.update import FinishReason
 from octavo.errors import OctavoError
 from octavo.messages import TokenScore, WorkerConfig, WorkerReady
-from octavo.models.forward_batch import KVCache
+from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.runner import Model, Runner
@@ -43,11 +44,9 @@ class Machine:
         """A runner on a KV cache full of NaN: whatever is read before it is written shows."""
         assert config.num_blocks is not None
         cache = KVCache.allocate(
-            num_layers=self.num_layers,
+            (PagedKv(self.num_kv_heads, self.head_dim),) * self.num_layers,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
             device=torch.device("cpu"),
         )
         for layer in cache.layers:

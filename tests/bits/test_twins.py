@@ -12,7 +12,8 @@ import torch
 
 from bits.schedules import HEADS, House, Job, Machine, Solo, make_engine, run_schedule
 from bits.tiny import HIDDEN, tiny_machine
-from octavo.models.forward_batch import ForwardBatch, KVCache, LateTokens
+from octavo.models.forward_batch import DeviceTokens, ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker import runner
 from octavo.worker.runner import Model
@@ -102,7 +103,7 @@ def test_a_gemm_that_looks_at_the_batch_is_seen() -> None:
 
 def test_a_token_of_a_step_before_the_last_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step launched ahead that takes tokens which have not been replaced yet."""
-    monkeypatch.setattr(LateTokens, "put_in", lambda late, token_ids: None)
+    monkeypatch.setattr(DeviceTokens, "write_to", lambda late, token_ids: None)
     assert differences(tiny_machine()) == []
     assert differences(tiny_machine(), ahead=2) != []
 

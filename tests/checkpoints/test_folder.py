@@ -9,24 +9,28 @@ import huggingface_hub
 import pytest
 
 from octavo.checkpoints.folder import PATTERNS, TEXT_PATTERNS, Hub, resolve_folder
-from octavo.config import ModelConfig, WeightFormat
+from octavo.config import WeightFormat
 from octavo.errors import CheckpointError, ConfigError
+from octavo.models.qwen3_moe.config import Qwen3MoeConfig
+from octavo.models.registry import read_folder
 
 
 @pytest.mark.parametrize("name", ["octavo-tiny", "qwen3-30b-a3b-fp8-dynamic"])
 def test_embedded_configs_are_served(name: str) -> None:
-    config = ModelConfig.from_folder(resolve_folder(name, None))
-    assert config.weight_format is WeightFormat.FP8_DYNAMIC
+    config = read_folder(resolve_folder(name, None))
+    assert isinstance(config, Qwen3MoeConfig)
+    assert config.quantization.format is WeightFormat.FP8_DYNAMIC
     assert (config.num_experts, config.num_experts_per_tok) == (128, 8)
 
 
 def test_the_full_shape() -> None:
-    config = ModelConfig.from_folder(resolve_folder("qwen3-30b-a3b-fp8-dynamic", None))
+    config = read_folder(resolve_folder("qwen3-30b-a3b-fp8-dynamic", None))
+    assert isinstance(config, Qwen3MoeConfig)
     assert (config.hidden_size, config.num_hidden_layers, config.moe_intermediate_size) == (2048, 48, 768)
-    assert config.kv_bytes_per_token == 2 * 2 * 48 * 4 * 128
-    assert not config.is_quantized("lm_head")
-    assert not config.is_quantized("model.layers.3.mlp.gate")
-    assert config.is_quantized("model.layers.3.mlp.experts.7.gate_proj")
+    assert config.facts.kv_bytes_per_token == 2 * 2 * 48 * 4 * 128
+    assert not config.quantization.covers("lm_head")
+    assert not config.quantization.covers("model.layers.3.mlp.gate")
+    assert config.quantization.covers("model.layers.3.mlp.experts.7.gate_proj")
 
 
 def test_local_folder(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
 from octavo.checkpoints.dummy import fill_dummy
-from octavo.config import ModelConfig, WeightFormat
+from octavo.config import WeightFormat
 from octavo.errors import CheckpointError, ConfigError
 from octavo.models.load import LoadedModel, load_model
-from octavo.models.parameters import allocate_parameters
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import read_config, read_folder
 from octavo.ops.activations import FP8
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
@@ -32,7 +33,7 @@ def hidden_of(loaded: LoadedModel) -> torch.Tensor:
 
 def write(folder: Path, *, shards: int = 1, **changes: Any) -> dict[str, torch.Tensor]:
     raw = raw_config(**changes)
-    tensors = random_tensors(ModelConfig.from_json(raw), 1)
+    tensors = random_tensors(read_config(raw), 1)
     write_checkpoint(folder, raw, tensors, shards=shards)
     return tensors
 
@@ -43,7 +44,7 @@ def test_shards_and_one_file_give_the_same(changes: dict[str, Any], tmp_path: Pa
     write(tmp_path / "three", shards=3, **changes)
     one, three = load(tmp_path / "one"), load(tmp_path / "three")
     assert torch.equal(hidden_of(one), hidden_of(three))
-    assert one.format is (WeightFormat.BF16 if changes else WeightFormat.FP8_DYNAMIC)
+    assert one.config.quantization.format is (WeightFormat.BF16 if changes else WeightFormat.FP8_DYNAMIC)
 
 
 def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:
@@ -54,11 +55,11 @@ def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:
         tensor = tensors[name]
         numbered[name] = torch.full(tensor.shape, float(i % 200 + 1)).to(tensor.dtype)
     save_file(numbered, tmp_path / "model.safetensors")
-    config = ModelConfig.from_folder(tmp_path)
+    config = read_folder(tmp_path)
     from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
     from octavo.checkpoints.safetensors import fill_from_folder
 
-    parameters = allocate_parameters(config, CPU)
+    parameters = config.place_parameters(fresh_memory(CPU))
     fill_from_folder(tmp_path, parameters.sources, CompressedTensorsFormat(), progress=False)
     for name, view in parameters.sources.items():
         assert torch.equal(view.float(), numbered[name].float()), name
@@ -85,7 +86,7 @@ def test_what_the_model_computes_without_is_left_out_and_named_once(
 ) -> None:
     """A tied head stored a second time, and the frequencies of rotary embeddings, which old writers stored."""
     raw = raw_config(tie_word_embeddings=True)
-    tensors = random_tensors(ModelConfig.from_json(raw), 1)
+    tensors = random_tensors(read_config(raw), 1)
     assert "lm_head.weight" not in tensors
     write_checkpoint(tmp_path / "plain", raw, tensors)
     surplus = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
@@ -220,7 +221,7 @@ def test_dummy_weights(tmp_path: Path) -> None:
     assert not torch.equal(hidden_of(one), hidden_of(other))
     logits = one.model.logits(hidden_of(one))
     assert 0.3 < logits.std() < 3
-    parameters = allocate_parameters(one.config, CPU)
+    parameters = one.config.place_parameters(fresh_memory(CPU))
     fill_dummy(parameters.sources, seed=0, progress=False)
     for name, view in parameters.sources.items():
         assert view.float().isfinite().all()

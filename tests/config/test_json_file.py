@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from octavo.config import ModelConfig
 from octavo.config.json_file import read_json_object
 from octavo.errors import CheckpointError
+from octavo.models.registry import read_folder
 from octavo.text import load_default_sampling
 from octavo.text.tokenizer import read_tokenizer_config
 
@@ -41,7 +41,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "read"),
     [
-        ("config.json", ModelConfig.from_folder),
+        ("config.json", read_folder),
         ("generation_config.json", load_default_sampling),
         ("tokenizer_config.json", read_tokenizer_config),
         ("special_tokens_map.json", read_tokenizer_config),

@@ -11,8 +11,8 @@ import torch
 
 from layer import CUDA
 from models.toy import make_batch, raw_config
-from octavo.models.forward_batch import KVCache
-from octavo.models.kernel_operations import KernelOperations
+from octavo.models.cuda_operations import CudaOperations
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
 from octavo.ops.activations import FP8
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> LoadedModel:
-    return load(folder, KernelOperations(max_tokens=MAX_TOKENS))
+    return load(folder, CudaOperations(max_tokens=MAX_TOKENS))
 
 
 def tokens(seed: int, count: int) -> list[int]:
@@ -64,14 +64,7 @@ def tokens(seed: int, count: int) -> list[int]:
 def cache_of(loaded: LoadedModel, num_blocks: int, block_size: int) -> KVCache:
     """Full of NaN: what is not written must not be seen."""
     config = loaded.config
-    cache = KVCache.allocate(
-        num_layers=config.num_hidden_layers,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        device=CUDA,
-    )
+    cache = KVCache.allocate(config.cache, num_blocks=num_blocks, block_size=block_size, device=CUDA)
     for layer in cache.layers:
         layer.fill_(torch.nan)
     return cache
@@ -95,7 +88,6 @@ def graphs_of(loaded: LoadedModel, cache: KVCache, most: int = 4096) -> GraphedM
     return GraphedModel(
         loaded.model,
         cache,
-        hidden_size=loaded.config.hidden_size,
         max_chunks=256,
         columns=COLUMNS,
         sizes=graph_sizes(most),
@@ -255,7 +247,7 @@ class BatchScaled:
         return ((x.float() / step).to(FP8).float() * step).bfloat16()
 
 
-class Mutant(KernelOperations):
+class Mutant(CudaOperations):
     """Everything of the kernels but the inputs of the linear layers."""
 
     def linear(self, weight: LinearWeight) -> Linear:
@@ -275,5 +267,5 @@ def test_the_check_sees_a_row_that_should_not_be(loaded: LoadedModel, expected: 
     inputs = vars(graphed)["_inputs"]
     which = LENGTHS.index(63)
     chunks: Chunks = [(tokens(which, 63), 0, 57, list(range(4)))]
-    vars(vars(inputs)["_slot_mapping"])["_filler"] = 3
+    vars(inputs)["_slot_mapping"].filler = 3
     assert not torch.equal(forward(loaded, cache, chunks, graphed)[0], expected[which][:57])

@@ -19,6 +19,9 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qw
 
 from octavo.ops.experts import Routing
 
+EXPERTS = (Qwen3MoeExperts,)
+NORMS = (Qwen3MoeRMSNorm,)
+ROUTERS = (Qwen3MoeTopKRouter,)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
@@ -56,9 +59,9 @@ def load(folder: Path, *, quantized: bool) -> Any:
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0].bfloat16().float()),))
             if not name.endswith(("gate_proj", "up_proj")):
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
-        elif isinstance(module, Qwen3MoeExperts):
+        elif isinstance(module, EXPERTS):
             module.forward = types.MethodType(_experts(rounded), module)
-        elif isinstance(module, torch.nn.Embedding | Qwen3MoeRMSNorm):
+        elif isinstance(module, (torch.nn.Embedding, *NORMS)):
             module.weight.data = module.weight.data.bfloat16()
     if model.config.tie_word_embeddings:
         model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.float())
@@ -81,7 +84,7 @@ AttentionMaskInterface.register("float32_sdpa", sdpa_mask)
 
 
 def _experts(rounded: Any) -> Any:
-    """`Qwen3MoeExperts.forward` with the inputs of both products rounded."""
+    """The experts' own `forward` with the inputs of both products rounded."""
 
     def forward(self: Any, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         out = torch.zeros(x.shape)
@@ -107,7 +110,7 @@ def follow_ties(model: Any, routings: list[Routing]) -> list[int]:
     followed: list[int] = []
     left: Iterator[Routing] = iter(routings)
     for module in model.modules():
-        if isinstance(module, Qwen3MoeTopKRouter):
+        if isinstance(module, ROUTERS):
             module.forward = types.MethodType(_router(next(left), followed), module)
     assert next(left, None) is None
     return followed
@@ -120,7 +123,7 @@ def _router(routing: Routing, followed: list[int]) -> Any:
         ids = torch.where(_tied(logits, own, routing.ids)[:, None], routing.ids, own)
         followed.append(int((ids.sort(-1).values != own.sort(-1).values).any(-1).sum()))
         weights = logits.softmax(-1).gather(1, ids)
-        if self.norm_topk_prob:
+        if getattr(self, "norm_topk_prob", True):  # Mixtral always does
             weights = weights / weights.sum(-1, keepdim=True)
         return logits, weights, ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import octavo.ops.experts.cpu as cpu_experts
 from compare import assert_rows
 from models import hugging_face
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
-from octavo.config import ModelConfig
+from octavo.models.config import ModelConfig
 from octavo.models.load import load_model
+from octavo.models.registry import read_config
 from octavo.ops.experts import Routing, choose_experts
 
 LIMIT = 0.02
@@ -22,17 +24,19 @@ TOKENS = 32
 DRAWS = range(10)
 
 
-def draw_config(seed: int) -> dict[str, Any]:
+def draw_rope(seed: int) -> dict[str, Any]:
+    """Both spellings of the base."""
+    if seed % 2:
+        return {"rope_theta": 1e6}
+    return {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4, "rope_type": "default"}}
+
+
+def draw_qwen3_moe(seed: int) -> dict[str, Any]:
     """One of all that a Qwen3-MoE config can say."""
     pick = random.Random(seed)
     heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
     experts = pick.choice([4, 8, 16, 32])
     layers = pick.choice([2, 3, 4])
-    rope: dict[str, Any] = (
-        {"rope_theta": 1e6} if seed % 2 else {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4}}
-    )
-    if "rope_parameters" in rope:
-        rope["rope_parameters"]["rope_type"] = "default"
     return raw_config(
         hidden_size=pick.choice([64, 96, 128]),
         intermediate_size=pick.choice([80, 112]),
@@ -48,8 +52,12 @@ def draw_config(seed: int) -> dict[str, Any]:
         decoder_sparse_step=2 if seed % 5 == 1 else 1,
         tie_word_embeddings=seed % 4 == 2,
         attention_bias=seed % 3 == 1,
-        **rope,
+        **draw_rope(seed),
     )
+
+
+DRAW: dict[str, Callable[[int], dict[str, Any]]] = {"qwen3_moe": draw_qwen3_moe}
+families = pytest.mark.parametrize("family", DRAW)
 
 
 class Pair:
@@ -63,7 +71,7 @@ class Pair:
         batch = make_batch([(ids, 0, TOKENS, [2, 0])], block_size=16, columns=4)
         self.hidden = model.forward(batch, allocate_cache(config, num_blocks=3, block_size=16))
         self.logits = model.logits(self.hidden)
-        other = hugging_face.load(theirs, quantized=config.weight_format.name == "FP8_DYNAMIC")
+        other = hugging_face.load(theirs, quantized=config.quantization.format.name == "FP8_DYNAMIC")
         self.followed = hugging_face.follow_ties(other, self.routings)
         with torch.no_grad():
             out = other.model(torch.tensor([ids]))
@@ -85,34 +93,36 @@ class Pair:
         assert sum(self.followed) <= 0.05 * TOKENS * max(1, len(self.followed)) + 1
 
 
+@families
 @pytest.mark.parametrize("seed", DRAWS, ids=lambda seed: f"draw{seed}")
-def test_fp8_dynamic(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = draw_config(seed)
-    config = ModelConfig.from_json(raw)
+def test_fp8_dynamic(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = DRAW[family](seed)
+    config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed), shards=1 + seed % 3)
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
 
 
+@families
 @pytest.mark.parametrize("seed", [20, 21, 22], ids=lambda seed: f"draw{seed}")
-def test_bf16(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = draw_config(seed)
+def test_bf16(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = DRAW[family](seed)
     del raw["quantization_config"]
-    config = ModelConfig.from_json(raw)
+    config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed))
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
 
 
+@families
 @pytest.mark.parametrize("seed", [0, 3, 8], ids=lambda seed: f"draw{seed}")
-def test_one_shuffled_expert_shows(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_shuffled_expert_shows(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: the outputs of one expert in the last sparse layer change places in transformers' copy."""
-    raw = draw_config(seed)
-    config = ModelConfig.from_json(raw)
+    raw = DRAW[family](seed)
+    config = read_config(raw)
     tensors = random_tensors(config, seed)
     write_checkpoint(tmp_path / "true", raw, tensors)
     expert = int(Pair(tmp_path / "true", tmp_path / "true", config, monkeypatch).routings[-1].ids.mode(0).values[0])
-    layer = max(layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer))
-    for part in ("weight", "weight_scale"):
-        name = f"model.layers.{layer}.mlp.experts.{expert}.down_proj.{part}"
+    downs = [name for name in tensors if name.endswith((f".{expert}.down_proj.weight", f".{expert}.w2.weight"))]
+    for name in (downs[-1], f"{downs[-1]}_scale"):
         tensors[name] = tensors[name].view(torch.uint8).roll(1, 0).view(tensors[name].dtype).contiguous()
     write_checkpoint(tmp_path / "shuffled", raw, tensors)
     pair = Pair(tmp_path / "true", tmp_path / "shuffled", config, monkeypatch)

@@ -11,19 +11,14 @@ import pytest
 import torch
 
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
-from octavo.config import ModelConfig
 from octavo.models.load import LoadedModel, load_model
+from octavo.models.registry import read_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "fp8": {"num_experts": 32, "num_experts_per_tok": 8},
-    "bf16": {"quantization_config": None},
-    "fp8-dense-between-bias": {
-        "mlp_only_layers": [1],
-        "attention_bias": True,
-        "num_key_value_heads": 1,
-        "head_dim": 24,
-    },
-    "fp8-no-sharing": {"num_key_value_heads": 4, "tie_word_embeddings": True, "norm_topk_prob": False},
+    "fp8": raw_config(num_experts=32, num_experts_per_tok=8),
+    "bf16": raw_config(quantization_config=None),
+    "fp8-dense-between-bias": raw_config(mlp_only_layers=[1], attention_bias=True, num_key_value_heads=1, head_dim=24),
+    "fp8-no-sharing": raw_config(num_key_value_heads=4, tie_word_embeddings=True, norm_topk_prob=False),
 }
 LENGTH = 300
 
@@ -31,8 +26,8 @@ LENGTH = 300
 @pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("model")
-    raw = raw_config(**request.param)
-    write_checkpoint(folder, raw, random_tensors(ModelConfig.from_json(raw), 3))
+    raw = request.param
+    write_checkpoint(folder, raw, random_tensors(read_config(raw), 3))
     return load_model(folder, load_format="auto", device=CPU, seed=0, progress=False)
 
 
@@ -114,26 +109,26 @@ def test_threads_change_nothing(loaded: LoadedModel) -> None:
     assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("tails", [(1, 1, 1), (3, 1, 40), (130, 1, 1), (130, 1, 70)], ids=str)
-def test_rows_that_are_not_wanted_change_no_other(loaded: LoadedModel, tails: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 1, 40), (130, 1, 1), (130, 1, 70)], ids=str)
+def test_rows_that_are_not_wanted_change_no_other(loaded: LoadedModel, counts: tuple[int, ...]) -> None:
     """The last rows of each chunk, and the cache, are those of a step that wants all rows."""
     ids = [tokens(7 + i, 200) for i in range(3)]
     blocks = [list(range(13 * i, 13 * i + 13)) for i in range(3)]
     past, now = (((0, 30), (0, 64), (0, 9)), ((30, 130), (64, 1), (9, 70)))
     results, caches = [], []
-    for wanted in (None, tails):
+    for wanted in (None, counts):
         cache = allocate_cache(loaded.config, num_blocks=39, block_size=16)
         for layer in cache.layers:
             layer.zero_()
         for step in (past, now):
             chunks = [(ids[i], start, count, blocks[i]) for i, (start, count) in enumerate(step)]
             batch = make_batch(chunks, block_size=16, columns=13)
-            batch = dataclasses.replace(batch, tails=wanted if step is now else None)
+            batch = dataclasses.replace(batch, output_counts=wanted if step is now else None)
             hidden = loaded.model.forward(batch, cache)
-        results.append(hidden.split([end - begin for begin, end in itertools.pairwise(batch.tail_starts)]))
+        results.append(hidden.split([end - begin for begin, end in itertools.pairwise(batch.output_starts)]))
         caches.append(cache.layers)
-    for whole, some, tail in zip(*results, tails, strict=True):
-        assert torch.equal(whole[-tail:], some)
+    for whole, some, count in zip(*results, counts, strict=True):
+        assert torch.equal(whole[-count:], some)
     assert all(torch.equal(a, b) for a, b in zip(*caches, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Small Qwen3-MoE checkpoints with random weights, and batches for them."""
+"""Small checkpoints of every family with random weights, and batches for them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from octavo.config import ModelConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
-from octavo.models.parameters import allocate_parameters
+from octavo.models.config import ModelConfig
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
+from octavo.models.placing import fresh_memory
 from octavo.ops.activations import FP8
 
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """Checkpoint tensors of order-one activations; FP8 weights quantised from normal ones, scales in float32."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for name, view in allocate_parameters(config, CPU).sources.items():
+    for name, view in config.place_parameters(fresh_memory(CPU)).sources.items():
         if name.endswith(".weight_scale"):
             continue
         noise = torch.randn(view.shape, generator=generator)
@@ -112,14 +113,7 @@ def write_checkpoint(folder: Path, raw: dict[str, Any], tensors: dict[str, torch
 
 def allocate_cache(config: ModelConfig, *, num_blocks: int, block_size: int) -> KVCache:
     """A cache full of NaN: what is not written must not be seen."""
-    cache = KVCache.allocate(
-        num_layers=config.num_hidden_layers,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        device=CPU,
-    )
+    cache = KVCache.allocate(config.cache, num_blocks=num_blocks, block_size=block_size, device=CPU)
     for layer in cache.layers:
         layer.fill_(torch.nan)
     return cache

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
 from models.toy import allocate_cache, make_batch, random_tensors, write_checkpoint
-from octavo.config import ModelConfig
-from octavo.models.forward_batch import KVCache
-from octavo.models.kernel_operations import KernelOperations
+from octavo.models.cuda_operations import CudaOperations
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
+from octavo.models.registry import read_config
 from octavo.worker.graphs import GraphedModel, graph_sizes
 from ops.test_model import CONFIGS, alone, load, tokens
 
@@ -26,8 +27,8 @@ TABLES = [[14, 2], [3, 12], [5]]
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, CONFIGS["fp8"], random_tensors(ModelConfig.from_json(CONFIGS["fp8"]), 3))
-    return load(folder, KernelOperations(max_tokens=128))
+    write_checkpoint(folder, CONFIGS["fp8"], random_tensors(read_config(CONFIGS["fp8"]), 3))
+    return load(folder, CudaOperations(max_tokens=128))
 
 
 def graphs_of(loaded: LoadedModel, cache: KVCache, sizes: list[int]) -> GraphedModel:
@@ -35,7 +36,6 @@ def graphs_of(loaded: LoadedModel, cache: KVCache, sizes: list[int]) -> GraphedM
     return GraphedModel(
         loaded.model,
         cache,
-        hidden_size=loaded.config.hidden_size,
         max_chunks=3,
         columns=COLUMNS,
         sizes=sizes,
@@ -69,7 +69,7 @@ def test_the_check_sees_a_row_that_should_not_be(loaded: LoadedModel) -> None:
     """The twin: rows past a step's own that write to a slot of request 1."""
     cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
     graphed = graphs_of(loaded, cache, [4, 32])
-    vars(vars(vars(graphed)["_inputs"])["_slot_mapping"])["_filler"] = 3 * 16
+    vars(vars(graphed)["_inputs"])["_slot_mapping"].filler = 3 * 16
     assert wrong_chunks(loaded, graphed, cache) > 0
 
 
@@ -79,8 +79,8 @@ def test_only_the_wanted_rows_come_back(loaded: LoadedModel) -> None:
     chunks = [(REQUESTS[0], 0, 16, TABLES[0]), (REQUESTS[1], 0, 4, TABLES[1])]
     whole = graphed.forward(make_batch(chunks, block_size=16, columns=COLUMNS), cache).clone()
     batch = make_batch(chunks, block_size=16, columns=COLUMNS)
-    tails = type(batch)(**(vars(batch) | {"tails": (1, 2)}))
-    assert torch.equal(graphed.forward(tails, cache), whole[[15, 18, 19]])
+    few = dataclasses.replace(batch, output_counts=(1, 2))
+    assert torch.equal(graphed.forward(few, cache), whole[[15, 18, 19]])
 
 
 def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
-from octavo.config import ModelConfig
-from octavo.models.kernel_operations import KernelOperations
+from octavo.models.cuda_operations import CudaOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
+from octavo.models.registry import read_config
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4}
 CONFIGS = {
@@ -29,7 +29,7 @@ def load(folder: Path, operations: Operations | None) -> LoadedModel:
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("model")
-    write_checkpoint(made, request.param, random_tensors(ModelConfig.from_json(request.param), 3))
+    write_checkpoint(made, request.param, random_tensors(read_config(request.param), 3))
     return made
 
 
@@ -47,7 +47,7 @@ def alone(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
 def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
     """Within the roundings of two layers; another last token is seen."""
     ids = tokens(5, 9)
-    kernels = load(folder, KernelOperations(max_tokens=64))
+    kernels = load(folder, CudaOperations(max_tokens=64))
     out, expected = alone(kernels, ids), alone(load(folder, None), ids)
     assert_rows(out, expected, 0.05)
     assert float(row_errors(alone(kernels, [*ids[:-1], 96 - ids[-1]])[-1:], expected[-1:])) > 0.05
@@ -56,8 +56,8 @@ def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
 
 def test_any_chunks_blocks_and_neighbours(tmp_path: Path) -> None:
     """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
-    write_checkpoint(tmp_path, CONFIGS["fp8"], random_tensors(ModelConfig.from_json(CONFIGS["fp8"]), 3))
-    loaded = load(tmp_path, KernelOperations(max_tokens=128))
+    write_checkpoint(tmp_path, CONFIGS["fp8"], random_tensors(read_config(CONFIGS["fp8"]), 3))
+    loaded = load(tmp_path, CudaOperations(max_tokens=128))
     requests = [tokens(1, LENGTH), tokens(2, 5), tokens(3, 3)]
     expected = [alone(loaded, ids) for ids in requests]
     logits = loaded.model.logits(expected[0])
@@ -80,7 +80,7 @@ def test_any_chunks_blocks_and_neighbours(tmp_path: Path) -> None:
 
 def test_the_check_sees_a_token_of_another_request(folder: Path) -> None:
     """The twin: one token changed changes the rows from there on and none before."""
-    loaded = load(folder, KernelOperations(max_tokens=128))
+    loaded = load(folder, CudaOperations(max_tokens=128))
     ids = tokens(6, 12)
     a, b = alone(loaded, ids), alone(loaded, [*ids[:7], (ids[7] + 1) % 97, *ids[8:]])
     assert torch.equal(a[:7], b[:7])
@@ -88,7 +88,7 @@ def test_the_check_sees_a_token_of_another_request(folder: Path) -> None:
 
 
 def test_no_tokens(folder: Path) -> None:
-    loaded = load(folder, KernelOperations(max_tokens=4))
+    loaded = load(folder, CudaOperations(max_tokens=4))
     cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
     hidden = loaded.model.forward(make_batch([], block_size=16, columns=4), cache)
     assert loaded.model.logits(hidden).shape == (0, loaded.config.vocab_size)

@@ -17,7 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from tokenizers import decoders, models, pre_tokenizers
 
-from octavo.config import EngineConfig, ModelConfig, Settings, WeightFormat
+from octavo.config import EngineConfig, Settings, WeightFormat
+from octavo.config.facts import ModelFacts, PagedKv
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
@@ -67,29 +68,14 @@ def _byte_characters() -> list[str]:
     return characters
 
 
-MODEL = ModelConfig(
+MODEL = ModelFacts(
+    architecture="Mock",
     vocab_size=VOCABULARY,
-    hidden_size=8,
-    intermediate_size=8,
-    moe_intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=1,
-    num_key_value_heads=1,
-    head_dim=8,
-    num_experts=2,
-    num_experts_per_tok=1,
-    norm_topk_prob=True,
-    decoder_sparse_step=1,
-    mlp_only_layers=(),
-    max_position_embeddings=512,
-    rope_theta=1e4,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-    attention_bias=False,
-    bos_token_id=None,
     eos_token_ids=(EOS,),
+    max_position_embeddings=512,
+    cache=(PagedKv(1, 8),),
     weight_format=WeightFormat.BF16,
-    unquantized=(),
+    identity={},
 )
 
 ENGINE = EngineConfig(
@@ -194,7 +180,7 @@ def mock_context(
         default_sampling=defaults or DefaultSampling(),
         settings=Settings(**{"served_model_name": ("mock", "alias"), **settings}),
         engine_config=config,
-        model_config=MODEL,
+        model=MODEL,
         worker_ready=mock.ready,
         phases={"load": 0.5},
     )

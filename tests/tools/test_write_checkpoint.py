@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from octavo.checkpoints.folder import resolve_folder
-from octavo.config import ModelConfig
 from octavo.models.load import fill_parameters
-from octavo.models.parameters import allocate_parameters
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import read_folder
 from tools import write_checkpoint
 
 CPU = torch.device("cpu")
@@ -32,8 +32,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def filled(folder: Path, load_format: str) -> Mapping[str, torch.Tensor]:
     """Every parameter of the folder's model, by its name in a checkpoint."""
-    config = ModelConfig.from_folder(folder)
-    parameters = allocate_parameters(config, CPU)
+    config = read_folder(folder)
+    parameters = config.place_parameters(fresh_memory(CPU))
     fill_parameters(parameters, config, folder, load_format=load_format, seed=0, progress=False)
     return parameters.sources
 

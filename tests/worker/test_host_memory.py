@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from models.toy import raw_config
-from octavo.config import ModelConfig, Settings
+from octavo.config import Settings
 from octavo.engine.processes.worker_process import ProcessSource
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig
 from octavo.models.load import load_model
+from octavo.models.registry import read_config
 from octavo.startup import Model, require_files_and_memory, worker_config
 from octavo.text import DefaultSampling
 from octavo.worker.host_memory import free_host_bytes, require_room
@@ -125,7 +126,7 @@ def test_dummy_weights_larger_than_memory_are_refused_before_they_are_made(tmp_p
 
 
 def test_copies_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ModelConfig.from_json(raw_config())
+    model = read_config(raw_config())
     monkeypatch.setattr(weights, "free_bytes", lambda device: block_bytes(model) + copy_bytes(model))
     require_weight_room(model, CPU)
     monkeypatch.setattr(weights, "free_bytes", lambda device: block_bytes(model) + copy_bytes(model) - 1)
@@ -144,4 +145,4 @@ def test_a_cache_larger_than_memory_is_refused_at_once(setting: str, value: int,
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    return Model(tmp_path, ModelConfig.from_json(raw_config()), None, None, DefaultSampling())  # type: ignore[arg-type]
+    return Model(tmp_path, read_config(raw_config()), None, None, DefaultSampling())  # type: ignore[arg-type]

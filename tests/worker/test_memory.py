@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.config import ModelConfig
 from octavo.errors import ConfigError
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
+from octavo.models.registry import read_config
 from octavo.worker.memory import (
     CPU_KV_BYTES,
     MemoryTable,
@@ -25,8 +26,9 @@ from octavo.worker.memory import (
 from octavo.worker.warm_up import blocks_of_widest, divided_plan, load_kernels, warm_up, widest_plan
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
-MODEL = ModelConfig.from_json(
+CONFIG = read_config(
     {
+        "model_type": "qwen3_moe",
         "vocab_size": 64,
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -40,6 +42,7 @@ MODEL = ModelConfig.from_json(
         "max_position_embeddings": 64,
     }
 )
+MODEL = CONFIG.facts
 BLOCK_BYTES = 4 * 2 * 2 * 2 * 2 * 8
 """4 tokens, keys and values, 2 bytes, 2 layers, 2 heads, 8 wide."""
 
@@ -212,4 +215,4 @@ def test_the_widest_step_takes_the_whole_budget_if_it_gets_its_blocks(
 
 def test_model_shape_is_read_from_the_configuration() -> None:
     assert MODEL.kv_bytes_per_token * 4 == BLOCK_BYTES
-    assert dataclasses.replace(MODEL, num_hidden_layers=3).kv_bytes_per_token * 8 == 3 * BLOCK_BYTES
+    assert dataclasses.replace(CONFIG, num_hidden_layers=3).facts.kv_bytes_per_token * 8 == 3 * BLOCK_BYTES

@@ -14,7 +14,8 @@ from bits.tiny import CONFIG
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
@@ -123,9 +124,7 @@ def test_what_a_worker_has_proven_the_next_does_not_try_again(config: WorkerConf
 
     whole = msgspec.structs.replace(config, max_num_batched_tokens=90)
     loaded = load_model(Path(config.model), load_format="dummy", device=torch.device("cpu"), seed=0, progress=False)
-    cache = KVCache.allocate(
-        num_layers=2, num_blocks=24, block_size=4, num_kv_heads=2, head_dim=8, device=torch.device("cpu")
-    )
+    cache = KVCache.allocate(loaded.config.cache, num_blocks=24, block_size=4, device=torch.device("cpu"))
     for briefly in (False, True):
         warm_up(Counted(loaded.model), cache, whole, vocab_size=loaded.config.vocab_size, briefly=briefly)
     assert steps == [90, 64]

@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import octavo
-from octavo.config import ModelConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.config import ModelConfig
+from octavo.models.cpu_operations import CpuOperations
+from octavo.models.decoder.model import DecoderPlan
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
-from octavo.models.operations import CpuOperations
+from octavo.ops.attention import CpuAttentionPlan, plan_cpu_attention
 from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, share_out, take
 
 CPU = torch.device("cpu")
@@ -53,7 +56,7 @@ def test_parts_are_the_batch(chunks: list[tuple[int, int, int]], data: st.DataOb
     """(start, count, tail) of each chunk: a part says of its rows what the batch says of them."""
     whole = dataclasses.replace(
         batch_of([(start, count) for start, count, _ in chunks], 0),
-        tails=tuple(min(tail, count) for _, count, tail in chunks),
+        output_counts=tuple(min(tail, count) for _, count, tail in chunks),
     )
     rows = whole.chunk_starts[-1]
     cut = data.draw(st.integers(0, rows))
@@ -64,7 +67,7 @@ def test_parts_are_the_batch(chunks: list[tuple[int, int, int]], data: st.DataOb
 def tell(batch: ForwardBatch) -> list[tuple[int, int, int, bool]]:
     """Position, first block, slot and whether it is wanted, of every row; contexts end with the last row."""
     told = []
-    wanted = batch.tail_rows()
+    wanted = batch.output_rows()
     kept = set(range(batch.chunk_starts[-1])) if wanted is None else set(wanted.tolist())
     for chunk, (begin, end) in enumerate(itertools.pairwise(batch.chunk_starts)):
         for row in range(begin, end):
@@ -100,14 +103,7 @@ def batch_of(contexts: list[tuple[int, int]], seed: int, width: int = WIDTH) -> 
 
 def cache_of(config: ModelConfig, width: int = WIDTH) -> KVCache:
     """Blocks for four requests."""
-    return KVCache.allocate(
-        num_layers=config.num_hidden_layers,
-        num_blocks=4 * width,
-        block_size=BLOCK,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        device=CPU,
-    )
+    return KVCache.allocate(config.cache, num_blocks=4 * width, block_size=BLOCK, device=CPU)
 
 
 class Swapped(ThreadedModel):
@@ -118,12 +114,14 @@ class Swapped(ThreadedModel):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("tails", [None, (1, 128, 5, 1), (300, 1, 190, 1)], ids=["all rows", "few rows", "some chunks"])
-def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None, threads: int) -> None:
+@pytest.mark.parametrize(
+    "counts", [None, (1, 128, 5, 1), (300, 1, 190, 1)], ids=["all rows", "few rows", "some chunks"]
+)
+def test_rows_have_the_bits_of_the_whole_batch(counts: tuple[int, ...] | None, threads: int) -> None:
     """Whose first chunk, or first two, are cut."""
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     past = batch_of([(0, 96), (0, 90), (0, 33), (0, 7)], 0)
-    now = dataclasses.replace(batch_of([(96, 400), (90, 228), (33, 190), (7, 1)], 1), tails=tails)
+    now = dataclasses.replace(batch_of([(96, 400), (90, 228), (33, 190), (7, 1)], 1), output_counts=counts)
     assert len(share_out(now.positions.numpy(), threads)) == threads + 1
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, threads), Swapped(loaded.model, threads)):
@@ -139,7 +137,7 @@ def test_rows_have_the_bits_of_the_whole_batch(tails: tuple[int, ...] | None, th
 def test_one_prompt_on_three_threads_has_the_same_bits() -> None:
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     width = 3 * LEAST_ROWS // BLOCK
-    now = dataclasses.replace(batch_of([(0, 3 * LEAST_ROWS)], 3, width), tails=(1,))
+    now = dataclasses.replace(batch_of([(0, 3 * LEAST_ROWS)], 3, width), output_counts=(1,))
     results = []
     for model in (loaded.model, ThreadedModel(loaded.model, 3)):
         results.append(model.forward(now, cache_of(loaded.config, width)))
@@ -150,13 +148,21 @@ def test_one_prompt_on_three_threads_has_the_same_bits() -> None:
 class Slow:
     """A model of three layers, whose first part is the last to write each of them, or fails to."""
 
+    hidden_size = 1
+
     def __init__(self, fails: bool) -> None:
         self._fails = fails
         self.events: list[tuple[str, int, int]] = []
         """(what, layer, first position of the part)"""
 
-    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
-        assert batch.written is not None
+    def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> DecoderPlan:
+        plan = plan_cpu_attention(
+            batch.block_tables, batch.chunk_starts, batch.context_lens, block_size=BLOCK, heads_per_kv_head=1
+        )
+        return DecoderPlan(plan, None, plan)
+
+    def compute(self, batch: ForwardBatch, plan: DecoderPlan, kv_cache: KVCache) -> torch.Tensor:
+        assert isinstance(plan.all_rows, CpuAttentionPlan)
         first = int(batch.positions[0])
         for layer in range(3):
             if not first:
@@ -164,9 +170,12 @@ class Slow:
                 if self._fails:
                     raise ZeroDivisionError
             self.events.append(("writes", layer, first))
-            batch.written()
+            plan.all_rows.wait_for_context()
             self.events.append(("reads", layer, first))
         return torch.zeros(len(batch.positions), 1)
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        return self.compute(batch, self.plan(batch, kv_cache), kv_cache)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden

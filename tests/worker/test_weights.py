@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.config import ModelConfig
 from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
+from octavo.models.config import ModelConfig
+from octavo.models.decoder.parameters import DecoderParameters, SparseMlp
 from octavo.models.load import fill_parameters
-from octavo.models.parameters import Parameters, SparseMlp, allocate_parameters, place_parameters
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import decode_config, read_folder
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.shared_weights.host_block import map_host_block
@@ -53,17 +55,17 @@ def kept(config: WorkerConfig) -> KeptWeights:
     return keep_weights(config, CPU)
 
 
-def mapped(kept: KeptWeights) -> tuple[ModelConfig, Parameters]:
+def mapped(kept: KeptWeights) -> tuple[ModelConfig, DecoderParameters]:
     assert isinstance(kept.block, HostBlock)
-    model = msgspec.json.decode(kept.model, type=ModelConfig)
-    return model, place_parameters(model, _Layout(map_host_block(kept.block, kept.num_bytes)))
+    model = decode_config(kept.model)
+    return model, model.place_parameters(_Layout(map_host_block(kept.block, kept.num_bytes)))
 
 
 def test_mapped_weights_are_the_loaded_ones(config: WorkerConfig, kept: KeptWeights) -> None:
     model, parameters = mapped(kept)
-    fresh = allocate_parameters(model, CPU)
+    fresh = model.place_parameters(fresh_memory(CPU))
     fill_parameters(fresh, model, Path(config.model), load_format="dummy", seed=3, progress=False)
-    assert model == ModelConfig.from_folder(Path(config.model))
+    assert model == read_folder(Path(config.model))
     assert list(fresh.sources) == list(parameters.sources)
     for name, view in parameters.sources.items():
         assert torch.equal(view.view(torch.uint8), fresh.sources[name].view(torch.uint8)), name

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from octavo.messages import WorkerConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.worker.runner import Runner
 
 VOCAB = 61
@@ -40,7 +41,7 @@ class ToyModel:
             context = values[blocks * kv_cache.block_size + positions % kv_cache.block_size].double()
             hidden[first:last] = context.cumsum(0)[length - (last - first) :]
         hidden = (hidden + 8).remainder(16) - 8
-        kept = batch.tail_rows()
+        kept = batch.output_rows()
         return (hidden if kept is None else hidden[kept]).to(torch.bfloat16)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -82,12 +82,12 @@ def _summary(crash: Crash) -> str:
 
 def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.Namespace) -> WorkerDiedError | None:
     """Start a worker, bring it to where the other one was, and run the plans; why it died, or None."""
-    from octavo.config import ModelConfig
     from octavo.engine.processes.channel import ProcessChannel
     from octavo.engine.processes.worker_process import WORKER, ProcessWorker
     from octavo.engine.recovery.replay import histories, preparation, recorded
+    from octavo.startup import read_facts
 
-    vocab_size = ModelConfig.from_folder(Path(config.model)).vocab_size
+    vocab_size = read_facts(Path(config.model)).vocab_size
     history = histories(config.block_size, vocab_size, args.seed)
     before = preparation(crash, history)
     plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)

@@ -34,7 +34,7 @@ class ModelHandle:
     @property
     def vocab_size(self) -> int:
         """Token ids go from 0 to one less."""
-        return self._model.config.vocab_size
+        return self._model.facts.vocab_size
 
     @property
     def max_model_len(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +11,15 @@ from octavo.checkpoints.bf16 import Bf16Format
 from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.checkpoints.safetensors import Format, fill_from_folder
-from octavo.config import ModelConfig, WeightFormat
+from octavo.config import WeightFormat
 from octavo.errors import ConfigError
-from octavo.models.operations import CpuOperations, Operations
-from octavo.models.parameters import Parameters, allocate_parameters, is_needless
-from octavo.models.qwen3_moe import Qwen3Moe
+from octavo.models.config import ModelConfig
+from octavo.models.cpu_operations import CpuOperations
+from octavo.models.decoder.model import Decoder
+from octavo.models.decoder.parameters import DecoderParameters
+from octavo.models.operations import Operations
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import read_folder
 
 FORMATS: dict[WeightFormat, Format] = {
     WeightFormat.BF16: Bf16Format(),
@@ -28,11 +31,10 @@ FORMATS: dict[WeightFormat, Format] = {
 class LoadedModel:
     """A model ready to run."""
 
-    model: Qwen3Moe
+    model: Decoder
     config: ModelConfig
     weight_bytes: int
     """Bytes of the parameters as stored."""
-    format: WeightFormat
 
 
 def load_model(
@@ -61,16 +63,22 @@ def load_model(
     """
     if operations is None and device.type != "cpu":
         raise ValueError(
-            f"operations: say what computes on {device}, such as KernelOperations; there is no default but a CPU's"
+            f"operations: say what computes on {device}, such as CudaOperations; there is no default but a CPU's"
         )
-    config = ModelConfig.from_folder(folder)
-    parameters = allocate_parameters(config, device)
+    config = read_folder(folder)
+    parameters = config.place_parameters(fresh_memory(device))
     fill_parameters(parameters, config, folder, load_format=load_format, seed=seed, progress=progress)
     return build_model(config, parameters, operations or CpuOperations())
 
 
 def fill_parameters(
-    parameters: Parameters, config: ModelConfig, folder: Path, *, load_format: str, seed: int, progress: bool = True
+    parameters: DecoderParameters,
+    config: ModelConfig,
+    folder: Path,
+    *,
+    load_format: str,
+    seed: int,
+    progress: bool = True,
 ) -> None:
     """Write the weights of `folder`, or random ones, into `parameters`; arguments and Raises as `load_model`."""
     if load_format not in ("auto", "safetensors", "dummy"):
@@ -78,11 +86,10 @@ def fill_parameters(
     if load_format == "dummy":
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
-        stored, needless = FORMATS[config.weight_format], partial(is_needless, config)
-        fill_from_folder(folder, parameters.sources, stored, needless=needless, progress=progress)
+        stored = FORMATS[config.quantization.format]
+        fill_from_folder(folder, parameters.sources, stored, needless=config.is_needless, progress=progress)
 
 
-def build_model(config: ModelConfig, parameters: Parameters, operations: Operations) -> LoadedModel:
+def build_model(config: ModelConfig, parameters: DecoderParameters, operations: Operations) -> LoadedModel:
     """The model that computes with `parameters`, which are not copied, by `operations`."""
-    model = Qwen3Moe(config, parameters, operations)
-    return LoadedModel(model, config, parameters.num_bytes, config.weight_format)
+    return LoadedModel(config.build(parameters, operations), config, parameters.num_bytes)

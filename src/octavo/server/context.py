@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from octavo.answers import Answer, Prompt
-from octavo.config import EngineConfig, ModelConfig, Settings
+from octavo.config import EngineConfig, ModelFacts, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
 from octavo.errors import OverloadedError
@@ -61,7 +61,7 @@ class ServerContext:
     default_sampling: DefaultSampling
     settings: Settings
     engine_config: EngineConfig
-    model_config: ModelConfig
+    model: ModelFacts
     worker_ready: WorkerReady
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Name of each part of the start to its seconds."""
@@ -176,7 +176,7 @@ def fingerprint(context: ServerContext) -> str:
     """
     template, ready = context.chat_template, context.worker_ready
     parts = {
-        "model": dataclasses.asdict(context.model_config) | {"weight_format": context.model_config.weight_format.value},
+        "model": context.model.identity,
         "weights": ready.weights_checksum,
         "format": ready.weights_format,
         "tokenizer": context.tokenizer.fingerprint,

@@ -16,7 +16,7 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     if arguments.device != "cpu":
         # Triton chooses at import between its compiler and its interpreter, and a CPU worker needs neither.
-        importlib.import_module("octavo.models.kernel_operations")
+        importlib.import_module("octavo.models.cuda_operations")
         importlib.import_module("octavo.ops.preload").preload()
     serve(prepare)
 

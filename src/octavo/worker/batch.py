@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from octavo.messages import Chunk
-from octavo.models.forward_batch import ForwardBatch, LateTokens
+from octavo.models.forward_batch import DeviceTokens, ForwardBatch
 from octavo.ops.upload import upload
 from octavo.worker.slots import UNKNOWN, Slots
 
@@ -19,7 +19,7 @@ def make_batch(
     *,
     block_size: int,
     sampled: torch.Tensor | None = None,
-    tails: tuple[int, ...] | None = None,
+    output_counts: tuple[int, ...] | None = None,
 ) -> ForwardBatch:
     """All chunks as one batch, in the order of the plan.
 
@@ -29,17 +29,17 @@ def make_batch(
         block_size: tokens per KV block.
         sampled: (slots,) int64 on the model's device, the last token sampled for each; needed if a history has a token
             that the host does not know.
-        tails: see `ForwardBatch`.
+        output_counts: see `ForwardBatch`.
 
     Returns:
         A batch of new tensors on the host that nothing else holds.
     """
     token_ids: list[int] = []
-    late: list[tuple[int, int]] = []
+    unknown: list[tuple[int, int]] = []
     for chunk in chunks:
         token_ids += slots[chunk.slot].tokens[chunk.start : chunk.start + chunk.count]
         if token_ids[-1] == UNKNOWN:
-            late.append((len(token_ids) - 1, chunk.slot))
+            unknown.append((len(token_ids) - 1, chunk.slot))
     indices = np.array([chunk.slot for chunk in chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     counts = np.array([chunk.count for chunk in chunks], dtype=np.int64)
@@ -54,13 +54,13 @@ def make_batch(
         block_tables=torch.from_numpy(slots.tables[indices]),
         chunk_starts=tuple(chunk_starts.tolist()),
         context_lens=tuple((starts + counts).tolist()),
-        tails=tails,
-        late=_late_tokens(late, sampled) if late else None,
+        output_counts=output_counts,
+        device_tokens=_device_tokens(unknown, sampled) if unknown else None,
     )
 
 
-def _late_tokens(late: Sequence[tuple[int, int]], sampled: torch.Tensor | None) -> LateTokens:
-    """Those of (row, slot), from the last `sampled` ones."""
+def _device_tokens(places: Sequence[tuple[int, int]], sampled: torch.Tensor | None) -> DeviceTokens:
+    """The tokens of (row, slot) `places`, from the last `sampled` one of each slot."""
     assert sampled is not None
-    rows, slots = torch.tensor(late).T.contiguous()
-    return LateTokens(rows, sampled.index_select(0, upload(slots, sampled.device)))
+    rows, slots = torch.tensor(places).T.contiguous()
+    return DeviceTokens(rows, sampled.index_select(0, upload(slots, sampled.device)))

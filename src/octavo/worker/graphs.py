@@ -6,16 +6,19 @@ import bisect
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
-from octavo.models.forward_batch import ForwardBatch, KVCache
-from octavo.ops.attention import Plan
-from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, PagedPlan
+from octavo.models.decoder.model import DecoderPlan
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
+from octavo.ops.attention.layer import AttentionPlan
+from octavo.ops.attention.plan import PagedPlan
+from octavo.ops.attention.plan_buffers import PlanBuffers
+from octavo.ops.padded_buffer import PaddedBuffer
 from octavo.ops.upload import upload
-from octavo.worker.runner import Model
+from octavo.worker.planned_model import PlannedModel
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +28,6 @@ MOST_TOKENS = 4096
 Replay = Callable[[], object]
 Capture = Callable[[Replay], Replay]
 """From what launches to what launches the same again, on the same memory."""
-
-
-class PlannedModel(Model, Protocol):
-    """A model whose step is a plan, made of host numbers, and launches that read only device memory; see `Qwen3Moe`."""
-
-    def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> Plan: ...
-
-    def compute(self, batch: ForwardBatch, plan: Plan, kv_cache: KVCache) -> torch.Tensor: ...
 
 
 def graph_sizes(most: int) -> list[int]:
@@ -75,7 +70,6 @@ class GraphedModel:
     Args:
         model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
         kv_cache: the only one that it will be called with; written.
-        hidden_size: H.
         max_chunks: most requests in a step.
         columns: of the block tables.
         sizes: numbers of tokens, ascending.
@@ -87,19 +81,18 @@ class GraphedModel:
         model: PlannedModel,
         kv_cache: KVCache,
         *,
-        hidden_size: int,
         max_chunks: int,
         columns: int,
         sizes: Sequence[int],
         capture: Capture,
     ) -> None:
         self._model, self._kv_cache = model, kv_cache
-        self._device = kv_cache.layers[0].device
+        self._device = kv_cache.device
         self._sizes, self._capture = list(sizes), capture
         self._graphs: dict[int, Replay] = {}
         most = max(sizes, default=0)
         self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
-        self._hidden = torch.empty((most, hidden_size), dtype=torch.bfloat16, device=self._device)
+        self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         """See `Model`."""
@@ -113,7 +106,7 @@ class GraphedModel:
         if size not in self._graphs:
             self._record(size)
         self._graphs[size]()
-        wanted = batch.tail_rows()
+        wanted = batch.output_rows()
         return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -140,9 +133,8 @@ class GraphedModel:
         return True
 
     def _fill(self, batch: ForwardBatch, size: int) -> None:
-        plan = self._model.plan(batch, self._kv_cache)
-        assert isinstance(plan, PagedPlan), "other plans do not fit in memory of a fixed size"
-        self._inputs.fill(batch, plan, size)
+        plan = self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
+        self._inputs.fill(batch, plan.all_rows, size)
 
     def _record(self, size: int) -> None:
         """Run the step once, so that its kernels are loaded, and record it."""
@@ -162,65 +154,33 @@ class Inputs:
     def __init__(self, rows: int, chunks: int, columns: int, device: torch.device) -> None:
         self.columns = columns
         self._token_ids, self._positions, self._slot_mapping = (
-            _Field((rows,), torch.int64, device, filler) for filler in (0, 0, -1)
+            PaddedBuffer((rows,), torch.int64, device, filler) for filler in (0, 0, -1)
         )
-        self._tables = _Field((chunks, columns), torch.int32, device, -1)
-        self._work = _Field((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
-        # a row is merged if it has at least two split results
-        self._merges = _Field((min(rows, MAX_SPLIT_RESULTS // 2), 4), torch.int32, device, -1)
-        self._in_use = _Field((3,), torch.int32, device, 0)
-        self._plan: PagedPlan | None = None
+        self._rows_in_use = PaddedBuffer((1,), torch.int32, device, 0)
+        self._plans = PlanBuffers(rows, chunks, columns, device)
 
-    def fill(self, batch: ForwardBatch, plan: PagedPlan, size: int) -> None:
-        """Put a step, its tensors on the host, in the memory of a graph of `size` tokens."""
+    def fill(self, batch: ForwardBatch, plan: AttentionPlan, size: int) -> None:
+        """Put a step of all its rows, its tensors on the host, in the memory of a graph of `size` tokens."""
+        assert isinstance(plan, PagedPlan), "other plans do not fit in memory of a fixed size"
         self._token_ids.fill(batch.token_ids, size)
-        if batch.late is not None:
-            batch.late.put_in(self._token_ids.device)
+        if batch.device_tokens is not None:
+            batch.device_tokens.write_to(self._token_ids.device)
         self._positions.fill(batch.positions, size)
         # a row without a token must not write to anybody's slot
         self._slot_mapping.fill(batch.slot_mapping, size)
-        self._tables.fill(batch.block_tables, len(batch.block_tables))
-        self._work.fill(plan.work, len(plan.work))
-        self._merges.fill(plan.merges, len(plan.merges))
-        self._in_use.fill(torch.tensor([len(batch.token_ids), len(plan.work), len(plan.merges)], dtype=torch.int32), 3)
-        self._plan = plan
+        self._rows_in_use.fill(torch.tensor([len(batch.token_ids)], dtype=torch.int32), 1)
+        self._plans.fill(plan)
 
-    def of(self, size: int) -> tuple[ForwardBatch, PagedPlan]:
+    def of(self, size: int) -> tuple[ForwardBatch, DecoderPlan]:
         """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
-        assert self._plan is not None, "fill comes first"
-        in_use = self._in_use.device
+        plan = self._plans.plan(size)
         batch = ForwardBatch(
             token_ids=self._token_ids.device[:size],
             positions=self._positions.device[:size],
             slot_mapping=self._slot_mapping.device[:size],
-            block_tables=self._tables.device,
+            block_tables=plan.tables,
             chunk_starts=(0, size),
             context_lens=(size,),
-            rows_in_use=in_use[:1],
+            rows_in_use=self._rows_in_use.device,
         )
-        plan = dataclasses.replace(
-            self._plan,
-            tables=self._tables.device,
-            work=self._work.device[: size + MAX_SPLIT_RESULTS],
-            merges=self._merges.device[:size],
-            num_split_results=0,
-            rows=size,
-            lines_in_use=in_use[1:],
-        )
-        return batch, plan
-
-
-class _Field:
-    """A tensor on the device, and what its unused rows hold."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, filler: int) -> None:
-        self.device = torch.full(shape, filler, dtype=dtype, device=device)
-        self._filler = filler
-
-    def fill(self, values: torch.Tensor, count: int) -> None:
-        """Set the first `count` rows, behind what the device has still to do: to `values`, and where those end to the
-        filler."""
-        if len(values) < count:
-            rest = values.new_full((count - len(values), *values.shape[1:]), self._filler)
-            values = torch.cat((values, rest))
-        self.device[:count].copy_(upload(values, self.device.device), non_blocking=True)
+        return batch, DecoderPlan(plan, None, plan)

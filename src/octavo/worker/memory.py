@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from octavo.config import ModelConfig
+from octavo.config import ModelFacts
 from octavo.errors import ConfigError
 from octavo.messages import WorkerConfig
 from octavo.worker.host_memory import free_host_bytes
@@ -41,7 +41,7 @@ def blocks_wanted(config: WorkerConfig) -> int:
     return config.max_num_seqs * -(-config.max_model_len // config.block_size)
 
 
-def count_blocks(config: WorkerConfig, model: ModelConfig, available_bytes: int) -> int:
+def count_blocks(config: WorkerConfig, model: ModelFacts, available_bytes: int) -> int:
     """KV blocks to allocate: as many as told, else all that fit in kv_cache_memory_bytes or `available_bytes`.
 
     On a CPU, whose memory others use too, no more than all running requests can fill unless told; on a GPU all there is:

@@ -12,7 +12,8 @@ import torch
 
 from octavo.errors import ConfigError
 from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
-from octavo.models.forward_batch import ForwardBatch, KVCache
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
 from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
@@ -43,7 +44,7 @@ class Model(Protocol):
     """What a runner needs of a model. Each row of both results depends on the tokens of its own request only."""
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
-        """(R, H) bf16 hidden states after the last norm, of the rows that `batch.tails` wants, until the next call; keys and
+        """(R, H) bf16 hidden states after the last norm, of the rows that `batch.output_counts` wants, until the next call; keys and
         values of all rows are written to `kv_cache`. The tensors of `batch` are on the host.
         """
         ...
@@ -143,9 +144,9 @@ class Runner:
         self.idle_work = idle_work
         self._model = model
         self._kv_cache = kv_cache
-        self._slots = Slots(config, num_blocks=kv_cache.layers[0].shape[1], vocab_size=vocab_size)
+        self._slots = Slots(config, num_blocks=kv_cache.num_blocks, vocab_size=vocab_size)
         self._vocab_size = vocab_size
-        self._device = kv_cache.layers[0].device
+        self._device = kv_cache.device
         self._rows_at_once = max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))
         self._last_sampled = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self._device)
         """(slots,) for the step after, which need not wait until the host knows them."""
@@ -194,12 +195,12 @@ class Runner:
             self._slots,
             block_size=self._kv_cache.block_size,
             sampled=self._last_sampled,
-            tails=tuple(self._tail(chunk) for chunk in chunks),
+            output_counts=tuple(self._output_count(chunk) for chunk in chunks),
         )
         if self._device.type == "cpu":
             batch = batch.to(self._device)
         hidden = self._model.forward(batch, self._kv_cache)
-        starts = batch.tail_starts
+        starts = batch.output_starts
         for i, chunk in enumerate(chunks):
             if chunk.slot in spoiled:
                 hidden[starts[i] : starts[i + 1]] = torch.nan
@@ -215,7 +216,7 @@ class Runner:
         tensors = [tensor for batch in (*step.sampled, *step.prompts) for tensor in batch.tensors]
         step.download = Download([finite_rows(hidden), *tensors])
 
-    def _tail(self, chunk: Chunk) -> int:
+    def _output_count(self, chunk: Chunk) -> int:
         """How many last rows of `chunk` are wanted: all where prompt tokens are scored, else one.
 
         That one even where nothing is sampled: it attends to all rows before it, so it is not finite if any key or value

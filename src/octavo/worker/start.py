@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 import torch
 
-from octavo.config import ModelConfig
 from octavo.errors import ConfigError
 from octavo.messages import Begin, WorkerConfig, WorkerReady
-from octavo.models.forward_batch import KVCache
+from octavo.models.cpu_operations import CpuOperations
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
-from octavo.models.operations import CpuOperations, Operations
+from octavo.models.operations import Operations
+from octavo.models.registry import read_folder
 from octavo.worker.memory import (
     MemoryTable,
     available_bytes,
@@ -70,12 +71,12 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)
-        require_weight_room(ModelConfig.from_folder(Path(config.model)), device)
+        require_weight_room(read_folder(Path(config.model)), device)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)
     how, mib = "loaded" if weights is None else "mapped", loaded.weight_bytes / 2**20
-    log.debug("weights %s in %.2f s: %.1f MiB as %s", how, load_s, mib, loaded.config.weight_format.value)
+    log.debug("weights %s in %.2f s: %.1f MiB as %s", how, load_s, mib, loaded.config.quantization.format.value)
     ahead = config.proven and device.type == "cuda"
     if ahead:
         _load_kernels_ahead(loaded, config, device)
@@ -101,10 +102,10 @@ def _begin(
     measure = device.type == "cuda" and not config.proven
     workspace = _measure_workspace(loaded, config, device) if measure else 0
     measure_s = watch.lap()
-    num_blocks = count_blocks(config, loaded.config, available_bytes(config, workspace, taken))
+    num_blocks = count_blocks(config, loaded.config.facts, available_bytes(config, workspace, taken))
     if config.proven and device.type == "cuda":
-        await_memory(num_blocks * loaded.config.kv_bytes_per_token * config.block_size)
-    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+        await_memory(num_blocks * loaded.config.facts.kv_bytes_per_token * config.block_size)
+    kv_cache = _allocate(loaded, config, num_blocks, device)
     allocate_s = watch.lap()
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
@@ -112,15 +113,14 @@ def _begin(
     warm_up(model, kv_cache, config, vocab_size=vocab_size, briefly=config.proven and (ahead or device.type == "cpu"))
     warm_up_s = watch.lap()
     log.debug("warm in %.2f s; kernels and workspace took %.2f s, %.1f MiB", warm_up_s, measure_s, workspace / 2**20)
-    kv_bytes = sum(layer.numel() * layer.element_size() for layer in kv_cache.layers)
-    print(MemoryTable(loaded.weight_bytes, kv_bytes, workspace), file=sys.stderr, flush=True)
+    print(MemoryTable(loaded.weight_bytes, kv_cache.num_bytes, workspace), file=sys.stderr, flush=True)
     ready = WorkerReady(
         pid=os.getpid(),
         device=_describe(device),
-        weights_format=loaded.config.weight_format.value,
+        weights_format=loaded.config.quantization.format.value,
         num_blocks=num_blocks,
         weight_bytes=loaded.weight_bytes,
-        kv_cache_bytes=kv_bytes,
+        kv_cache_bytes=kv_cache.num_bytes,
         kv_cache_source=kv_cache_source(config),
         workspace_bytes=workspace,
         free_bytes=torch.cuda.mem_get_info()[0] if device.type == "cuda" else 0,
@@ -175,7 +175,6 @@ def prepare_model(
     model = GraphedModel(
         loaded.model,
         kv_cache,
-        hidden_size=loaded.config.hidden_size,
         max_chunks=config.max_num_seqs,
         columns=-(-config.max_model_len // config.block_size),
         sizes=graph_sizes(0 if config.enforce_eager else min(MOST_TOKENS, config.max_num_batched_tokens)),
@@ -204,15 +203,15 @@ def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
     """Octavo's kernels on CUDA, sized for the largest step; PyTorch's operations elsewhere."""
     if device.type != "cuda":
         return CpuOperations()
-    from octavo.models.kernel_operations import KernelOperations
+    from octavo.models.cuda_operations import CudaOperations
 
-    return KernelOperations(max_tokens=config.max_num_batched_tokens)
+    return CudaOperations(max_tokens=config.max_num_batched_tokens)
 
 
 def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
     """Bytes that torch's allocator reserves for steps of all sizes, and for graphs of some, measured on a KV cache that is
     then dropped."""
-    block_bytes = loaded.config.kv_bytes_per_token * config.block_size
+    block_bytes = loaded.config.facts.kv_bytes_per_token * config.block_size
     num_blocks = min(blocks_of_widest(config), max(1, free_bytes(device) // 2 // block_bytes))
     kv_bytes = num_blocks * block_bytes
     before = torch.cuda.memory_reserved()
@@ -225,22 +224,15 @@ def _run_all_sizes(
     loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device, *, quiet: bool = False
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
-    kv_cache = _allocate(loaded.config, config, num_blocks, device)
+    kv_cache = _allocate(loaded, config, num_blocks, device)
     model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
     load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
     warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
 
 
-def _allocate(model: ModelConfig, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:
-    return KVCache.allocate(
-        num_layers=model.num_hidden_layers,
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-        num_kv_heads=model.num_key_value_heads,
-        head_dim=model.head_dim,
-        device=device,
-    )
+def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:
+    return KVCache.allocate(loaded.config.cache, num_blocks=num_blocks, block_size=config.block_size, device=device)
 
 
 def _describe(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from threading import Semaphore
 import numpy as np
 import torch
 
-from octavo.models.forward_batch import ForwardBatch, KVCache
-from octavo.worker.runner import Model
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
+from octavo.ops.attention.cpu import CpuAttentionPlan
+from octavo.ops.attention.layer import AttentionPlan
+from octavo.worker.planned_model import PlannedModel
 
 LEAST_ROWS = 256
 """Rows of a part, in the mean. Chosen, not tuned."""
@@ -35,7 +39,7 @@ class ThreadedModel:
         threads: at least 2.
     """
 
-    def __init__(self, model: Model, threads: int) -> None:
+    def __init__(self, model: PlannedModel, threads: int) -> None:
         self._model = model
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="forward")
@@ -53,7 +57,9 @@ class ThreadedModel:
             before = None if bounds[part] in batch.chunk_starts else written[part]
             relay = functools.partial(_relay, before, written[part + 1])
             try:
-                return self._model.forward(take(batch, bounds[part], bounds[part + 1], relay), kv_cache)
+                rows = take(batch, bounds[part], bounds[part + 1])
+                plan = self._model.plan(rows, kv_cache).map(functools.partial(_waiting, relay))
+                return self._model.compute(rows, plan, kv_cache)
             except BaseException:
                 written[part + 1].release(MANY)  # so that nobody waits for what will not come
                 raise
@@ -67,6 +73,12 @@ class ThreadedModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `Model`."""
         return self._model.logits(hidden)
+
+
+def _waiting(wait_for_context: Callable[[], None], plan: AttentionPlan) -> AttentionPlan:
+    """`plan` with its own wait between the writing and the reading of keys and values."""
+    assert isinstance(plan, CpuAttentionPlan), "threads share out steps of a CPU"
+    return dataclasses.replace(plan, wait_for_context=wait_for_context)
 
 
 def _relay(before: Semaphore | None, own: Semaphore) -> None:
@@ -88,17 +100,17 @@ def share_out(positions: np.ndarray, most: int) -> list[int]:
     return [0, *sorted(inner - {rows}), rows]
 
 
-def take(batch: ForwardBatch, first: int, last: int, written: Callable[[], None] | None = None) -> ForwardBatch:
+def take(batch: ForwardBatch, first: int, last: int) -> ForwardBatch:
     """Rows `first` .. `last` - 1 of `batch`, as views of its tensors; the first and last chunk may be cut."""
     starts = batch.chunk_starts
     begin, end = bisect.bisect_right(starts, first) - 1, bisect.bisect_left(starts, last)
     bounds = [min(max(start, first), last) for start in starts[begin : end + 1]]
     later = [start - bound for start, bound in zip(starts[begin + 1 : end + 1], bounds[1:], strict=True)]
     counts = [after - before for before, after in itertools.pairwise(bounds)]
-    tails = None
-    if batch.tails is not None:
-        wanted = zip(batch.tails[begin:end], later, counts, strict=True)
-        tails = tuple(min(max(tail - behind, 0), count) for tail, behind, count in wanted)
+    output_counts = None
+    if batch.output_counts is not None:
+        wanted = zip(batch.output_counts[begin:end], later, counts, strict=True)
+        output_counts = tuple(min(max(output - behind, 0), count) for output, behind, count in wanted)
     return ForwardBatch(
         token_ids=batch.token_ids[first:last],
         positions=batch.positions[first:last],
@@ -106,6 +118,5 @@ def take(batch: ForwardBatch, first: int, last: int, written: Callable[[], None]
         block_tables=batch.block_tables[begin:end],
         chunk_starts=tuple(bound - first for bound in bounds),
         context_lens=tuple(n - behind for n, behind in zip(batch.context_lens[begin:end], later, strict=True)),
-        tails=tails,
-        written=written,
+        output_counts=output_counts,
     )

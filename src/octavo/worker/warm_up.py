@@ -6,7 +6,7 @@ import msgspec
 from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
-from octavo.models.forward_batch import KVCache
+from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
 
@@ -27,7 +27,7 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
     Args:
         briefly: a step of `BRIEF_TOKENS` will do: a worker has shown that the largest fit, and the kernels are loaded.
     """
-    num_blocks = kv_cache.layers[0].shape[1]
+    num_blocks = kv_cache.num_blocks
     if briefly:
         brief = min(BRIEF_TOKENS, config.max_num_batched_tokens)
         plans = [divided_plan(msgspec.structs.replace(config, max_num_batched_tokens=brief), num_blocks)]
@@ -46,7 +46,7 @@ def load_kernels(
 
     Tiles change with the number of tokens, and none is chosen only between two powers of two. Arguments as `warm_up`.
     """
-    num_blocks = kv_cache.layers[0].shape[1]
+    num_blocks = kv_cache.num_blocks
     sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
     for tokens in tqdm(sizes, desc="Loading kernels", unit="step", disable=quiet):
         step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)

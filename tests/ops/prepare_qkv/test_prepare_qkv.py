@@ -13,6 +13,7 @@ from cases import SMALL_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from memory import Guard
 from octavo.errors import KernelContractError
+from octavo.ops.prepare_qkv import HeadNorms
 from octavo.ops.prepare_qkv.cuda import prepare_qkv
 from octavo.ops.prepare_qkv.kernel import _divide
 from octavo.ops.prepare_qkv.reference import prepare_qkv_reference
@@ -29,32 +30,29 @@ class Case:
 
     shape: HeadShape
     qkv: torch.Tensor
-    q_weight: torch.Tensor
-    k_weight: torch.Tensor
+    norms: HeadNorms | None
     rows: RotaryTable
 
     @classmethod
-    def draw(cls, tokens: int, shape: HeadShape, seed: int) -> Case:
+    def draw(cls, tokens: int, shape: HeadShape, seed: int, *, normed: bool = True) -> Case:
         noise = torch.Generator().manual_seed(seed)
         qkv = torch.randn((tokens, shape.heads + 2 * shape.kv_heads, shape.width), generator=noise) * 3
         weights = (torch.randn((2, shape.width), generator=noise) * 0.1 + 1).bfloat16()
         positions = torch.randint(0, 1000, (tokens,), generator=noise)
         table = RotaryTable.make(1000, shape.width, 10000.0, torch.device("cpu")).at(positions)
-        return cls(shape, qkv.bfloat16(), weights[0], weights[1], table)
+        return cls(shape, qkv.bfloat16(), HeadNorms(weights[0], weights[1], EPS) if normed else None, table)
 
     def expected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return prepare_qkv_reference(
-            self.qkv, self.q_weight, self.k_weight, EPS, self.rows, self.shape.kv_heads
-        )  # fmt: skip
+        return prepare_qkv_reference(self.qkv, self.norms, self.rows, self.shape.kv_heads)
 
     def run(self, slots: list[int], device: torch.device, **tile: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, and the cache (2, 8 x 4 slots, G, D), NaN where nothing was written."""
         guard = Guard(device)
         cache = guard.empty((2, 8, 4, self.shape.kv_heads, self.shape.width), torch.bfloat16)
-        parts = [guard.copy(t) for t in (self.qkv, self.q_weight, self.k_weight)]
-        rows = guard.rebuild_copy(self.rows)
+        qkv, rows = guard.copy(self.qkv), guard.rebuild_copy(self.rows)
+        norms = guard.rebuild_copy(self.norms) if self.norms is not None else None
         places = torch.tensor(slots, dtype=torch.int64, device=device)
-        queries = prepare_qkv(*parts, EPS, rows, cache, places, **tile)
+        queries = prepare_qkv(qkv, norms, rows, cache, places, **tile)
         guard.check()
         return queries.cpu(), cache.cpu().flatten(1, 2)
 
@@ -63,9 +61,10 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(torch.int16), b.view(torch.int16))
 
 
+@pytest.mark.parametrize("normed", [True, False], ids=["normed", "rotated"])
 @pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)
-def test_against_float64(shape: HeadShape, device: torch.device) -> None:
-    case = Case.draw(5, shape, seed=1)
+def test_against_float64(shape: HeadShape, normed: bool, device: torch.device) -> None:
+    case = Case.draw(5, shape, seed=1, normed=normed)
     slots = [3, 31, 0, 17, 8]
     queries, cache = case.run(slots, device)
     expected = case.expected()
@@ -74,8 +73,9 @@ def test_against_float64(shape: HeadShape, device: torch.device) -> None:
     assert torch.equal(cache[1, slots].double(), expected[2])
     untouched = [slot for slot in range(32) if slot not in slots]
     assert cache[:, untouched].isnan().all()
-    # Twins: the other weight, the next position, another slot.
-    swapped = dataclasses.replace(case, q_weight=case.k_weight, k_weight=case.q_weight).expected()
+    # Twins: other norms, the next position, another slot.
+    other = Case.draw(5, shape, seed=2).norms if normed else HeadNorms(*torch.ones(2, shape.width).bfloat16(), EPS)
+    swapped = dataclasses.replace(case, norms=other).expected()
     assert row_errors(queries.flatten(0, 1), swapped[0].flatten(0, 1)).min() > LIMIT
     shifted = dataclasses.replace(case, rows=RotaryTable(case.rows.cos.roll(1, 0), case.rows.sin.roll(1, 0))).expected()
     assert row_errors(cache[0, slots].flatten(0, 1), shifted[1].flatten(0, 1)).min() > LIMIT

@@ -2,6 +2,5 @@
 
 from octavo.ops.attention.cache import write_kv
 from octavo.ops.attention.cpu import CpuAttentionPlan, cpu_attention, plan_cpu_attention
-from octavo.ops.attention.layer import Plan
 
-__all__ = ["CpuAttentionPlan", "Plan", "cpu_attention", "plan_cpu_attention", "write_kv"]
+__all__ = ["CpuAttentionPlan", "cpu_attention", "plan_cpu_attention", "write_kv"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from octavo.ops.attention.cache import all_below
-from octavo.ops.attention.layer import Plan
+from octavo.ops.attention.layer import AttentionPlan
 from octavo.ops.contract import Dims
 
 BAND = 64
@@ -21,6 +22,10 @@ GATHERED_KEYS = 8192
 """Keys of single-token chunks gathered at a time: they stay in the cache."""
 HUGE = 2.0**60
 """Queries and keys from here on count as not finite: no product of smaller ones overflows."""
+
+
+def all_is_written() -> None:
+    """Return at once: no other thread writes what this step reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class _Singles:
 
 
 @dataclasses.dataclass(frozen=True)
-class CpuAttentionPlan(Plan):
+class CpuAttentionPlan(AttentionPlan):
     """The chunks of a batch, every row in exactly one."""
 
     chunks: tuple[_Chunk, ...]
@@ -57,6 +62,9 @@ class CpuAttentionPlan(Plan):
     """Tokens of a call's query tile, a divisor of BAND."""
     causal: torch.Tensor
     """(BAND / tokens, 1, R, longest L) float32: the mask of a band's tiles; a shorter context takes its last columns."""
+    wait_for_context: Callable[[], None] = all_is_written
+    """Called in every layer after its keys and values are written and before any are read: returns when earlier rows of the
+    same requests, computed by other threads, are written too."""
 
 
 def plan_cpu_attention(

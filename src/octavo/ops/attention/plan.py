@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from octavo.ops.attention import Plan
+from octavo.ops.attention.layer import AttentionPlan
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.upload import upload
 
@@ -24,7 +24,7 @@ MAX_SPLIT_RESULTS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class PagedPlan(Plan):
+class PagedPlan(AttentionPlan):
     """The query tiles of a batch. Every row of a chunk is in exactly one tile."""
 
     tables: torch.Tensor

@@ -1,1 +1,16 @@
 """What lies between the projection to queries, keys and values and the attention: norm, rotation, the KV cache."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadNorms:
+    """Weights (D,) bf16 of the norms of query and key heads, and what is added to the mean square."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    eps: float

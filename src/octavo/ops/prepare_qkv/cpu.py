@@ -6,15 +6,14 @@ import torch
 
 from octavo.ops.attention.cache import write_kv
 from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.prepare_qkv import HeadNorms
 from octavo.ops.rotary import RotaryTable, rotary
 from octavo.ops.row_chunks import row_chunks
 
 
 def cpu_prepare_qkv(
     qkv: torch.Tensor,
-    q_weight: torch.Tensor,
-    k_weight: torch.Tensor,
-    eps: float,
+    norms: HeadNorms | None,
     rows: RotaryTable,
     cache: torch.Tensor,
     slot_mapping: torch.Tensor,
@@ -23,8 +22,7 @@ def cpu_prepare_qkv(
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
-        q_weight, k_weight: (D,) bf16; read.
-        eps: added to the mean of squares.
+        norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
         rows: (T, D / 2) f32: the table at the position of each token.
         cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`, as by `write_kv`.
         slot_mapping: (T,) int64, distinct.
@@ -37,10 +35,17 @@ def cpu_prepare_qkv(
     """
     kv_heads = cache.shape[3]
     heads = qkv.shape[1] - 2 * kv_heads
-    weight = torch.cat((q_weight.expand(heads, -1), k_weight.expand(kv_heads, -1)))
     turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
     for chunk in row_chunks(len(qkv)):
-        normed = rms_norm(qkv[chunk, :-kv_heads], weight, eps)
-        turned[chunk] = rotary(normed, rows.chunk(chunk))
+        turned[chunk] = rotary(_normed(qkv[chunk, :-kv_heads], norms, heads), rows.chunk(chunk))
     write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
     return turned[:, :heads]
+
+
+def _normed(heads: torch.Tensor, norms: HeadNorms | None, queries: int) -> torch.Tensor:
+    """heads (T, H + G, D) bf16, of which the first `queries` are queries, each normed by its weight."""
+    if norms is None:
+        return heads
+    keys = heads.shape[1] - queries
+    weight = torch.cat((norms.queries.expand(queries, -1), norms.keys.expand(keys, -1)))
+    return rms_norm(heads, weight, norms.eps)

@@ -8,6 +8,7 @@ import triton
 from octavo.errors import KernelContractError
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+from octavo.ops.prepare_qkv import HeadNorms
 from octavo.ops.prepare_qkv.kernel import prepare_qkv_kernel
 from octavo.ops.rotary import RotaryTable
 
@@ -19,9 +20,7 @@ TILE_ROWS = 16
 
 def prepare_qkv(
     qkv: torch.Tensor,
-    q_weight: torch.Tensor,
-    k_weight: torch.Tensor,
-    eps: float,
+    norms: HeadNorms | None,
     rows: RotaryTable,
     cache: torch.Tensor,
     slot_mapping: torch.Tensor,
@@ -36,8 +35,7 @@ def prepare_qkv(
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
-        q_weight, k_weight: (D,) bf16; read.
-        eps: added to the mean of squares.
+        norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
         rows: (T, D / 2) f32: the table at the position of each token.
         cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
@@ -52,8 +50,9 @@ def prepare_qkv(
     dims = LaunchDims()
     dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=torch.bfloat16)
     dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
-    for name, weight in (("q_weight", q_weight), ("k_weight", k_weight)):
-        dims.check(name, weight, ("D",), dtype=torch.bfloat16)
+    if norms is not None:
+        dims.check("norms.queries", norms.queries, ("D",), dtype=torch.bfloat16)
+        dims.check("norms.keys", norms.keys, ("D",), dtype=torch.bfloat16)
     for name, table in (("rows.cos", rows.cos), ("rows.sin", rows.sin)):
         dims.check(name, table, ("T", dims["D"] // 2), dtype=torch.float32)
     dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
@@ -62,6 +61,7 @@ def prepare_qkv(
     check_range("T x heads", tokens * every, 0, INDEX_LIMIT - tile_rows, "pass fewer tokens in one call")
     if width % 2 or heads < 1:
         raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
+    q_weight, k_weight, eps = (None, None, 0.0) if norms is None else (norms.queries, norms.keys, norms.eps)
     queries = qkv.new_empty((tokens, heads, width))
     if tokens:
         tiles = triton.cdiv(tokens * heads, tile_rows) + triton.cdiv(tokens * kv_heads, tile_rows)

@@ -48,18 +48,22 @@ def _divide(x, root):
 def _turn(
     at, weight, cosines, sines, token, column, inside, eps, ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Both halves (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated."""
+    """Both halves (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated.
+
+    Without a weight they are only rotated.
+    """
     a = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(at + HALF, mask=inside, other=0.0).to(tl.float32)
     angle = token[:, None] * HALF + column
     cosine = tl.load(cosines + angle, mask=inside, other=0.0)
     sine = tl.load(sines + angle, mask=inside, other=0.0)
-    first = tl.load(weight + column, mask=column < HALF, other=0.0).to(tl.float32)
-    second = tl.load(weight + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)
-    mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
-    root = tl.sqrt_rn(mean + eps)[:, None]
-    a = (_divide(a, root).to(tl.float32) * first).to(tl.bfloat16).to(tl.float32)
-    b = (_divide(b, root).to(tl.float32) * second).to(tl.bfloat16).to(tl.float32)
+    if weight is not None:
+        first = tl.load(weight + column, mask=column < HALF, other=0.0).to(tl.float32)
+        second = tl.load(weight + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)
+        mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
+        root = tl.sqrt_rn(mean + eps)[:, None]
+        a = (_divide(a, root).to(tl.float32) * first).to(tl.bfloat16).to(tl.float32)
+        b = (_divide(b, root).to(tl.float32) * second).to(tl.bfloat16).to(tl.float32)
     return tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import msgspec
 import torch
 
-from octavo.config import ModelConfig
 from octavo.messages import HostBlock, KeptWeights, WorkerConfig
+from octavo.models.config import ModelConfig
 from octavo.models.load import LoadedModel, build_model, fill_parameters
 from octavo.models.operations import Operations
-from octavo.models.parameters import place_parameters
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import decode_config, encode_config, read_folder
 from octavo.worker.host_memory import require_room
 from octavo.worker.memory import await_memory, free_bytes, taken_bytes
 from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
@@ -70,8 +70,8 @@ def load_weights(config: WorkerConfig, device: torch.device, operations: Operati
         CheckpointError, ConfigError: as `load_model`.
     """
     folder = Path(config.model)
-    model, heap = ModelConfig.from_folder(folder), _Heap(device)
-    parameters = place_parameters(model, heap)
+    model, heap = read_folder(folder), _Heap(device)
+    parameters = model.place_parameters(heap)
     fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
     return build_model(model, parameters, operations), heap.checksum()
 
@@ -83,18 +83,19 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
         CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
     """
     folder = Path(config.model)
-    model = ModelConfig.from_folder(folder)
+    model = read_folder(folder)
     taken = taken_bytes(device)
     require_weight_room(model, device)
     num_bytes = block_bytes(model)
     data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
-    parameters = place_parameters(model, _Layout(data))
+    parameters = model.place_parameters(_Layout(data))
     fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
-    encoded = msgspec.json.encode(model)
-    return KeptWeights(block=block, num_bytes=num_bytes, model=encoded, checksum=checksum(data), taken_bytes=taken)
+    return KeptWeights(
+        block=block, num_bytes=num_bytes, model=encode_config(model), checksum=checksum(data), taken_bytes=taken
+    )
 
 
 class MappedWeights:
@@ -127,14 +128,14 @@ class MappedWeights:
 
     def build(self, operations: Operations) -> LoadedModel:
         """The model on them."""
-        model = msgspec.json.decode(self._kept.model, type=ModelConfig)
-        return build_model(model, place_parameters(model, _Layout(self._data)), operations)
+        model = decode_config(self._kept.model)
+        return build_model(model, model.place_parameters(_Layout(self._data)), operations)
 
 
 def block_bytes(model: ModelConfig) -> int:
     """Bytes of the block that holds all parameters of `model`."""
     counted = _Layout(torch.empty(2**62, dtype=torch.uint8, device="meta"))
-    place_parameters(model, counted)
+    model.place_parameters(counted)
     return counted.num_bytes
 
 
@@ -155,7 +156,7 @@ def require_weight_room(model: ModelConfig, device: torch.device) -> None:
 
 def copy_bytes(model: ModelConfig) -> int:
     """Bytes of the float32 copies of all matrices that a CPU makes products with."""
-    parameters = place_parameters(model, lambda shape, dtype: torch.empty(shape, dtype=dtype, device="meta"))
+    parameters = model.place_parameters(fresh_memory(torch.device("meta")))
     matrices = (view for name, view in parameters.sources.items() if view.ndim == 2 and not name.endswith("_scale"))
     looked_up = 0 if model.tie_word_embeddings else parameters.embedding.numel()
     return 4 * (sum(view.numel() for view in matrices) - looked_up)

@@ -1,0 +1,47 @@
+"""What the rest of the house must know of a model, whatever its family."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from octavo.config.quantization import WeightFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class PagedKv:
+    """The cache of one attention layer: keys and values of every token, in blocks; bf16."""
+
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values."""
+        return 2 * 2 * self.num_kv_heads * self.head_dim
+
+
+CacheLayout = tuple[PagedKv, ...]
+"""The cache of each layer, as the family describes it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model as the server, the engine and the memory of the worker see it."""
+
+    architecture: str
+    """As `config.json` names it, such as `Qwen3MoeForCausalLM`."""
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_position_embeddings: int
+    """Most tokens of a request."""
+    cache: CacheLayout
+    weight_format: WeightFormat
+    identity: Mapping[str, Any]
+    """All numbers of the family's config that can change a bit of an answer, for the server's fingerprint."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return sum(layer.bytes_per_token for layer in self.cache)

@@ -1,0 +1,73 @@
+"""Typed access to the fields of a JSON object that describes a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from octavo.errors import CheckpointError
+
+
+def without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` without what is null, in objects within it too: writers of configs write null for what is not set."""
+    return {
+        name: without_nulls(value) if isinstance(value, dict) else value
+        for name, value in raw.items()
+        if value is not None
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonFields:
+    """The fields of `raw`, which has no nulls; a missing field or a wrong type is a CheckpointError that names it."""
+
+    raw: dict[str, Any]
+    file: str
+    """Where `raw` was read, for messages."""
+
+    def refuse(self, message: str) -> CheckpointError:
+        """The error that names the file; raise it."""
+        return CheckpointError(message, file=self.file)
+
+    def count(self, name: str, default: Any = None, *, least: int = 1) -> int:
+        """The integer `name`, at least `least`."""
+        value = self.raw.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.refuse(f"{name} must be an integer of at least {least}, is {value!r}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """The positive finite number `name`."""
+        value = self.raw.get(name, default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise self.refuse(f"{name} must be a positive number, is {value!r}")
+        return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """The boolean `name`."""
+        value = self.raw.get(name, default)
+        if not isinstance(value, bool):
+            raise self.refuse(f"{name} must be true or false, is {value!r}")
+        return value
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """The list of integers `name`, empty if it is missing."""
+        value = self.raw.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
+            raise self.refuse(f"{name} must be a list of integers, is {value!r}")
+        return tuple(value)
+
+    def token_ids(self, name: str, vocab_size: int) -> tuple[int, ...]:
+        """One id, a list of ids or nothing; ids outside the vocabulary are refused."""
+        value = self.raw.get(name)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+                raise self.refuse(f"{name} must hold token ids below vocab_size {vocab_size}, holds {token!r}")
+        return tuple(ids)
+
+    def require(self, name: str, served: object, default: object) -> None:
+        """Refuse another value of `name` than the one that is served."""
+        if (value := self.raw.get(name, default)) != served:
+            raise self.refuse(f"{name} {value!r} is not served; {served!r} is")

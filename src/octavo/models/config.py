@@ -1,0 +1,157 @@
+"""What every family's config states, and what is made of it; no module here imports torch before it is asked for weights."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from octavo.config.facts import CacheLayout, ModelFacts, PagedKv
+from octavo.config.json_fields import JsonFields, without_nulls
+from octavo.config.quantization import Quantization, read_quantization
+
+if TYPE_CHECKING:
+    from octavo.models.decoder.model import Decoder
+    from octavo.models.decoder.parameters import DecoderParameters
+    from octavo.models.operations import Operations
+    from octavo.models.placing import Place
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """One model of a family: decoder layers of attention and MLPs. Names follow Hugging Face's configs."""
+
+    architecture: ClassVar[str]
+    model_type: ClassVar[str]
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rope_theta: float
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    eos_token_ids: tuple[int, ...]
+    quantization: Quantization
+
+    @classmethod
+    @abc.abstractmethod
+    def read(cls, fields: JsonFields) -> Self:
+        """The config that `fields` state.
+
+        Raises:
+            CheckpointError: a field is missing, of the wrong type, out of range, or states something not served.
+        """
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], *, file: str = "config.json") -> Self:
+        """`read` of a parsed `config.json`, in which null stands for what is not set."""
+        return cls.read(JsonFields(without_nulls(raw), file))
+
+    @abc.abstractmethod
+    def place_parameters(self, place: Place) -> DecoderParameters:
+        """The parameters as they lie in `place`; their `sources` say which checkpoint tensor belongs where.
+
+        Raises:
+            CheckpointError: the config quantizes one of two layers that are computed together and not the other.
+        """
+
+    def build(self, parameters: DecoderParameters, operations: Operations) -> Decoder:
+        """The model that computes with `parameters`, which are not copied, by `operations`."""
+        from octavo.models.decoder.model import Decoder
+
+        return Decoder(self, parameters, operations)
+
+    @property
+    def cache(self) -> CacheLayout:
+        """The cache of each layer."""
+        return (PagedKv(self.num_key_value_heads, self.head_dim),) * self.num_hidden_layers
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the rest of the house must know."""
+        identity = dataclasses.asdict(self) | {"architecture": self.architecture}
+        identity["quantization"]["format"] = self.quantization.format.value
+        return ModelFacts(
+            architecture=self.architecture,
+            vocab_size=self.vocab_size,
+            eos_token_ids=self.eos_token_ids,
+            max_position_embeddings=self.max_position_embeddings,
+            cache=self.cache,
+            weight_format=self.quantization.format,
+            identity=identity,
+        )
+
+    def is_needless(self, name: str) -> bool:
+        """Whether a checkpoint may hold the tensor `name` although the model computes without it.
+
+        Old writers store what follows from the config (frequencies of rotary embeddings), others a tied head a second time.
+        """
+        return name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight")
+
+
+def read_decoder(fields: JsonFields, *, rope_theta: float, rms_norm_eps: float) -> dict[str, Any]:
+    """What every family's config states, as arguments of its class; the numbers are the family's defaults.
+
+    Raises:
+        CheckpointError: as `ModelConfig.read`.
+    """
+    _require_served(fields)
+    hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
+    vocab = fields.count("vocab_size")
+    kv_heads = fields.count("num_key_value_heads", heads)
+    head_dim = fields.count("head_dim", hidden // heads)
+    if heads % kv_heads:
+        raise fields.refuse(f"num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}")
+    if head_dim % 2:
+        raise fields.refuse(f"head_dim must be even for rotary embeddings, is {head_dim}")
+    return {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "num_hidden_layers": fields.count("num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": fields.count("max_position_embeddings"),
+        "rope_theta": _read_rope_theta(fields, rope_theta),
+        "rms_norm_eps": fields.number("rms_norm_eps", rms_norm_eps),
+        "tie_word_embeddings": fields.flag("tie_word_embeddings"),
+        "eos_token_ids": fields.token_ids("eos_token_id", vocab),
+        "quantization": read_quantization(fields),
+    }
+
+
+def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
+    """Refuse a router that has to choose more experts than there are.
+
+    Raises:
+        CheckpointError: it names both fields.
+    """
+    if experts and chosen > experts:
+        raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
+
+
+def _require_served(fields: JsonFields) -> None:
+    """Refuse options that are not served by any family."""
+    fields.require("hidden_act", "silu", "silu")
+    for name in ("dtype", "torch_dtype"):
+        if (dtype := fields.raw.get(name, "bfloat16")) not in ("bfloat16", "float16", "float32"):
+            raise fields.refuse(f"{name} {dtype!r} is not served; bfloat16, float16 and float32 are, all as bfloat16")
+
+
+def _read_rope_theta(fields: JsonFields, default: float) -> float:
+    """The base of rotary embeddings, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
+    parameters = fields.raw.get("rope_parameters") or {}
+    for rope in (parameters, fields.raw.get("rope_scaling") or {}):
+        if not isinstance(rope, dict):
+            raise fields.refuse(f"rope_parameters and rope_scaling must be objects, one is {rope!r}")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise fields.refuse(f"rope scaling {kind!r} is not served; default (no scaling) is")
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise fields.refuse("partial_rotary_factor other than 1 is not served")
+    theta = parameters.get("rope_theta", fields.raw.get("rope_theta", default))
+    return JsonFields({"rope_theta": theta}, fields.file).number("rope_theta", default)

@@ -1,0 +1,33 @@
+"""PyTorch's operations on a CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.attention.cpu_layer import CpuAttention
+from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.experts import CpuExperts, Experts, ExpertWeights
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.cpu import cpu_linear
+from octavo.ops.linear.layer import Linear
+from octavo.ops.norm.cpu import rms_norm
+
+
+class CpuOperations:
+    """See `Operations`. Every row's bits depend on that row and its request alone."""
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+        return cpu_linear(weight)
+
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """See `Operations`."""
+        return CpuExperts(weights, top_k=top_k, renormalize=renormalize)
+
+    def attention(self, shape: AttentionShape) -> CpuAttention:
+        """See `Operations`."""
+        return CpuAttention(shape)
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """See `Operations`."""
+        return rms_norm(x, weight, eps)

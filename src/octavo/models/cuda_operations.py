@@ -1,0 +1,50 @@
+"""Octavo's own kernels for a whole model on CUDA.
+
+A module of its own: importing it compiles nothing yet, but it needs Triton, which a CPU does not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.attention.cuda_layer import PagedAttention
+from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts.cuda import KernelExperts
+from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.cuda import KernelLinear
+from octavo.ops.linear.layer import Linear
+from octavo.ops.norm.cuda import cuda_rms_norm
+
+
+class CudaOperations:
+    """See `Operations`. A row's bits depend on its request's tokens up to it alone, at any batch up to `max_tokens`.
+
+    The workspace of the experts is allocated with the first layer of a shape, for the worst routing; all layers share it,
+    one call at a time.
+    """
+
+    def __init__(self, *, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
+
+    def linear(self, weight: LinearWeight) -> Linear:
+        """See `Operations`."""
+        return KernelLinear(weight)
+
+    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+        """See `Operations`."""
+        gate_up, down = weights.gate_up, weights.down
+        shape = (type(gate_up), type(down), tuple(down.data.shape), down.data.device, top_k)
+        if shape not in self._workspaces:
+            self._workspaces[shape] = moe_workspace(self._max_tokens, top_k, gate_up, down)
+        return KernelExperts(gate_up, down, top_k=top_k, renormalize=renormalize, workspace=self._workspaces[shape])
+
+    def attention(self, shape: AttentionShape) -> PagedAttention:
+        """See `Operations`."""
+        return PagedAttention(shape)
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """See `Operations`."""
+        return cuda_rms_norm(x, weight, eps)

@@ -1,0 +1,78 @@
+"""The layers of a decoder, bound to their parameters and to the operations of a device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, LayerParameters, SparseMlp
+from octavo.models.operations import Operations
+from octavo.ops.attention.layer import Attention, AttentionRows
+from octavo.ops.experts.routing import swiglu
+
+
+class Mlp(Protocol):
+    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `rows_in_use` as in `ForwardBatch`."""
+
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor: ...
+
+
+class Dense:
+    """down (silu(gate x) * (up x))"""
+
+    def __init__(self, parameters: DenseMlp, operations: Operations) -> None:
+        self._gate_up = operations.linear(parameters.gate_up)
+        self._down = operations.linear(parameters.down)
+
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
+        return self._down(swiglu(self._gate_up.float32(x)))
+
+
+class Sparse:
+    """The experts that the router chooses for each row, weighted."""
+
+    def __init__(self, parameters: SparseMlp, operations: Operations) -> None:
+        self._router = operations.linear(parameters.router)
+        self._experts = operations.experts(
+            parameters.experts, top_k=parameters.top_k, renormalize=parameters.renormalize
+        )
+
+    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
+        return self._experts(x, self._router.float32(x), rows_in_use)
+
+
+class SelfAttention:
+    """The projection to queries, keys and values, attention over the cache, and the projection back."""
+
+    def __init__(self, parameters: AttentionParameters, attention: Attention, operations: Operations) -> None:
+        self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
+        self._attend = attention.layer(parameters.head_norms)
+
+    def __call__(self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
+        """(T, H) bf16 -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""
+        return self._out(self._attend(self._qkv(x), rows, cache))
+
+
+class Layer:
+    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (R, H) bf16 of the R rows that attend."""
+
+    def __init__(
+        self, parameters: LayerParameters, attention: Attention, operations: Operations, rms_norm_eps: float
+    ) -> None:
+        self._attention = SelfAttention(parameters.attention, attention, operations)
+        self._mlp: Mlp
+        match parameters.mlp:
+            case DenseMlp():
+                self._mlp = Dense(parameters.mlp, operations)
+            case SparseMlp():
+                self._mlp = Sparse(parameters.mlp, operations)
+        self._norms = (parameters.input_norm, parameters.post_norm)
+        self._eps, self._norm = rms_norm_eps, operations.norm
+
+    def __call__(
+        self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor, rows_in_use: torch.Tensor | None
+    ) -> torch.Tensor:
+        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
+        x = rows.select_queries(x) + attended
+        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows_in_use)

@@ -1,0 +1,110 @@
+"""A pre-norm decoder of attention and MLPs, as Llama made usual; families differ in its config and its parameters.
+
+The computation follows Hugging Face's models of these families; what is rounded where is said by each operation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from octavo.models.config import ModelConfig
+from octavo.models.decoder.layers import Layer
+from octavo.models.decoder.parameters import DecoderParameters
+from octavo.models.forward_batch import ForwardBatch
+from octavo.models.kv_cache import KVCache
+from octavo.models.operations import Operations
+from octavo.ops.attention.layer import AttentionPlan, AttentionRows, AttentionShape
+from octavo.ops.rotary import RotaryTable
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderPlan:
+    """How a step attends: in the last layer only the rows whose output is wanted, before it all of them."""
+
+    all_rows: AttentionPlan
+    output_rows: torch.Tensor | None
+    """(R,) int64 on the model's device; None: all."""
+    outputs: AttentionPlan
+    """Of `output_rows`."""
+
+    def map(self, change: Callable[[AttentionPlan], AttentionPlan]) -> DecoderPlan:
+        """Both plans as `change` makes them."""
+        return DecoderPlan(change(self.all_rows), self.output_rows, change(self.outputs))
+
+
+class Decoder:
+    """The model: token ids in, hidden states out; logits only for the rows asked for."""
+
+    def __init__(self, config: ModelConfig, parameters: DecoderParameters, operations: Operations) -> None:
+        """Bind `parameters` (filled; on the device of `operations`) to layers."""
+        shape = AttentionShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self._attention = operations.attention(shape)
+        self._eps, self._norm = config.rms_norm_eps, operations.norm
+        self._embedding, self._final_norm = parameters.embedding, parameters.norm
+        self._layers = [Layer(layer, self._attention, operations, self._eps) for layer in parameters.layers]
+        self._head = operations.linear(parameters.head)
+        self._rotary = RotaryTable.make(
+            config.max_position_embeddings, config.head_dim, config.rope_theta, parameters.embedding.device
+        )
+
+    @property
+    def hidden_size(self) -> int:
+        """H"""
+        return self._embedding.shape[1]
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            batch: T tokens, T = 0 too; read.
+            kv_cache: written at `batch.slot_mapping`, read through `batch.block_tables`.
+
+        Returns:
+            (R, H) bf16 of the R rows that `batch.output_counts` wants, new. A row's bits depend on its request's tokens up
+            to it alone.
+
+        Raises:
+            KernelContractError: a tensor of the batch or the cache has another dtype or size.
+        """
+        return self.compute(batch, self.plan(batch, kv_cache), kv_cache)
+
+    @torch.inference_mode()
+    def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> DecoderPlan:
+        """How `batch` attends, made of host numbers; its tensors are where those of `batch` are."""
+        all_rows = self._plan_rows(batch, batch.chunk_starts, kv_cache)
+        output_rows = batch.output_rows()
+        if output_rows is None:
+            return DecoderPlan(all_rows, None, all_rows)
+        return DecoderPlan(all_rows, output_rows, self._plan_rows(batch, batch.output_starts, kv_cache))
+
+    @torch.inference_mode()
+    def compute(self, batch: ForwardBatch, plan: DecoderPlan, kv_cache: KVCache) -> torch.Tensor:
+        """`forward` by a plan of `batch`: nothing but launches, so that a graph can record it."""
+        angles = self._rotary.at(batch.positions)
+        rows = AttentionRows(batch.slot_mapping, angles, plan.all_rows)
+        last_rows = AttentionRows(batch.slot_mapping, angles, plan.outputs, plan.output_rows)
+        x = self._embedding.index_select(0, batch.token_ids)
+        *before, last = zip(self._layers, kv_cache.layers, strict=True)
+        for layer, cache in before:
+            x = layer(x, rows, cache, batch.rows_in_use)
+        layer, cache = last
+        x = layer(x, last_rows, cache, batch.rows_in_use)
+        return self._norm(x, self._final_norm, self._eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores of the next token: hidden (R, H) bf16 -> (R, V) float32, new.
+
+        Raises:
+            KernelContractError: `hidden` has another dtype or width.
+        """
+        return self._head.float32(hidden)
+
+    def _plan_rows(self, batch: ForwardBatch, chunk_starts: tuple[int, ...], kv_cache: KVCache) -> AttentionPlan:
+        return self._attention.plan(
+            batch.block_tables, chunk_starts, batch.context_lens, block_size=kv_cache.block_size
+        )

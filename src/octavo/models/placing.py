@@ -1,0 +1,95 @@
+"""Making a model's parameters in a place, and noting which checkpoint tensor fills which part of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from octavo.config.quantization import Quantization
+from octavo.errors import CheckpointError
+from octavo.ops.activations import FP8
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+
+
+class Place(Protocol):
+    """Where parameters lie: asked for one tensor after the other, always in the same order for a config."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A contiguous tensor; what is in it is the place's affair."""
+        ...
+
+
+def fresh_memory(device: torch.device) -> Place:
+    """The place in which each parameter gets uninitialised memory of its own on `device`."""
+
+    def place(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    return place
+
+
+class ParameterMaker:
+    """Makes parameters in a place, in the format that a checkpoint has for each module.
+
+    `sources` holds the name of each checkpoint tensor and the view of the parameters that it fills, in its own shape.
+    """
+
+    def __init__(self, place: Place, quantization: Quantization) -> None:
+        self._empty, self._quantization = place, quantization
+        self.sources: dict[str, torch.Tensor] = {}
+
+    def vector(self, name: str, size: int) -> torch.Tensor:
+        """The tensor `name`: (size,) bf16."""
+        self.sources[name] = self._empty((size,), torch.bfloat16)
+        return self.sources[name]
+
+    def matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
+        """The tensor `name`: (rows, columns) bf16."""
+        self.sources[name] = self._empty((rows, columns), torch.bfloat16)
+        return self.sources[name]
+
+    def linear(self, parts: list[tuple[str, int]], columns: int, *, bias: bool = False) -> LinearWeight:
+        """The layers `parts` (module name, rows), which read the same input, one above the other.
+
+        Raises:
+            CheckpointError: they are not stored alike.
+        """
+        rows = sum(count for _, count in parts)
+        weight = self._weight([name for name, _ in parts], (rows, columns), bias=bias)
+        self._note_parts(parts, weight)
+        return weight
+
+    def stack(self, prefix: str, experts: int, parts: list[tuple[str, int]], columns: int) -> LinearWeight:
+        """The layers `parts` (name behind `prefix`.<expert>., rows) of every expert, one above the other.
+
+        Raises:
+            CheckpointError: they are not stored alike.
+        """
+        names = [f"{prefix}.{e}.{name}" for e in range(experts) for name, _ in parts]
+        weight = self._weight(names, (experts, sum(count for _, count in parts), columns))
+        for expert in range(experts):
+            named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
+            self._note_parts(named, weight.expert(expert))
+        return weight
+
+    def _weight(self, modules: list[str], shape: tuple[int, ...], *, bias: bool = False) -> LinearWeight:
+        quantized = self._quantization.covers(modules[0])
+        odd = next((module for module in modules if self._quantization.covers(module) != quantized), None)
+        if odd is not None:
+            raise CheckpointError(
+                f"quantization_config ignores one of {modules[0]} and {odd} but not the other; they are computed "
+                "together and must be stored alike",
+                tensor=f"{odd}.weight",
+            )
+        biases = self._empty((shape[0],), torch.bfloat16) if bias else None
+        if not quantized:
+            return Bf16(self._empty(shape, torch.bfloat16), biases)
+        return Fp8Channel(self._empty(shape, FP8), self._empty(shape[:-1], torch.float32), biases)
+
+    def _note_parts(self, parts: list[tuple[str, int]], weight: LinearWeight) -> None:
+        start = 0
+        for module, count in parts:
+            stored = weight.stored(slice(start, start + count))
+            self.sources |= {f"{module}.{name}": view for name, view in stored.items()}
+            start += count

@@ -1,0 +1,68 @@
+"""The families that are served, by architecture, and the reading of a model's config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo.config.json_fields import JsonFields, without_nulls
+from octavo.config.json_file import read_json_object
+from octavo.models.config import ModelConfig
+from octavo.models.qwen3_moe.config import Qwen3MoeConfig
+
+FAMILIES: dict[str, type[ModelConfig]] = {family.architecture: family for family in (Qwen3MoeConfig,)}
+
+
+def read_folder(folder: Path) -> ModelConfig:
+    """Read `folder/config.json`, and the eos ids of `folder/generation_config.json` if there is one.
+
+    Raises:
+        CheckpointError: a file is missing or not a JSON object, or states something that is not served.
+    """
+    config = read_config(read_json_object(folder / "config.json"), file=str(folder / "config.json"))
+    generation = folder / "generation_config.json"
+    if not generation.exists():
+        return config
+    fields = JsonFields(without_nulls(read_json_object(generation)), str(generation))
+    ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
+    return dataclasses.replace(config, eos_token_ids=tuple(ids))
+
+
+def read_config(raw: dict[str, Any], *, file: str = "config.json") -> ModelConfig:
+    """The config that the parsed `raw` states, of the family that it names.
+
+    Raises:
+        CheckpointError: its family is not served, or as `ModelConfig.read`.
+    """
+    fields = JsonFields(without_nulls(raw), file)
+    return find_family(fields).read(fields)
+
+
+def find_family(fields: JsonFields) -> type[ModelConfig]:
+    """The family of `architectures`, or of `model_type` where there are none; both must name the same.
+
+    Raises:
+        CheckpointError: it is not served.
+    """
+    named, model_type = fields.raw.get("architectures"), fields.raw.get("model_type")
+    for family in FAMILIES.values() if named or model_type else ():
+        if (named or [family.architecture]) == [family.architecture] and model_type in (family.model_type, None):
+            return family
+    raise fields.refuse(
+        f"architecture {named!r} (model_type {model_type!r}) is not served; {' and '.join(sorted(FAMILIES))} are"
+    )
+
+
+def encode_config(config: ModelConfig) -> bytes:
+    """`config` as JSON that `decode_config` reads in another process."""
+    return msgspec.json.encode({"architecture": config.architecture, "config": config})
+
+
+def decode_config(encoded: bytes) -> ModelConfig:
+    """What `encode_config` was given."""
+    stated = json.loads(encoded)
+    return msgspec.convert(stated["config"], type=FAMILIES[stated["architecture"]])

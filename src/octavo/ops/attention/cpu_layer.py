@@ -1,0 +1,50 @@
+"""Attention on a CPU as the models call it."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.attention.cpu import CpuAttentionPlan, cpu_attention, plan_cpu_attention
+from octavo.ops.attention.layer import AttentionRows, AttentionShape
+from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
+
+
+class CpuAttention:
+    """See `Attention`."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._shape = shape
+
+    def plan(
+        self,
+        block_tables: torch.Tensor,
+        chunk_starts: tuple[int, ...],
+        context_lens: tuple[int, ...],
+        *,
+        block_size: int,
+    ) -> CpuAttentionPlan:
+        """See `Attention`."""
+        shared = self._shape.heads // self._shape.kv_heads
+        return plan_cpu_attention(
+            block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
+        )
+
+    def layer(self, norms: HeadNorms | None) -> CpuAttentionLayer:
+        """See `Attention`."""
+        return CpuAttentionLayer(self._shape, norms)
+
+
+class CpuAttentionLayer:
+    """See `AttentionLayer`."""
+
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | None) -> None:
+        self._width, self._norms = shape.head_dim, norms
+
+    def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
+        """See `AttentionLayer`."""
+        assert isinstance(rows.plan, CpuAttentionPlan), "CpuAttention makes the plan"
+        heads = qkv.view(len(qkv), qkv.shape[1] // self._width, self._width)
+        queries = cpu_prepare_qkv(heads, self._norms, rows.angles, cache, rows.slot_mapping)
+        rows.plan.wait_for_context()
+        return cpu_attention(rows.select_queries(queries), cache, rows.plan).flatten(1)

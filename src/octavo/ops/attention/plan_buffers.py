@@ -1,0 +1,43 @@
+"""The device memory in which graphs read the plan of a step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from octavo.ops.attention.plan import MAX_SPLIT_RESULTS, PagedPlan
+from octavo.ops.padded_buffer import PaddedBuffer
+
+
+class PlanBuffers:
+    """Plans of up to `rows` rows in up to `chunks` chunks with `columns` blocks each, always at the same addresses."""
+
+    def __init__(self, rows: int, chunks: int, columns: int, device: torch.device) -> None:
+        self._tables = PaddedBuffer((chunks, columns), torch.int32, device, -1)
+        self._work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
+        # a row is merged if it has at least two split results
+        self._merges = PaddedBuffer((min(rows, MAX_SPLIT_RESULTS // 2), 4), torch.int32, device, -1)
+        self._lines_in_use = PaddedBuffer((2,), torch.int32, device, 0)
+        self._plan: PagedPlan | None = None
+
+    def fill(self, plan: PagedPlan) -> None:
+        """Put `plan`, its tensors on the host, in the memory."""
+        self._tables.fill(plan.tables, len(plan.tables))
+        self._work.fill(plan.work, len(plan.work))
+        self._merges.fill(plan.merges, len(plan.merges))
+        self._lines_in_use.fill(torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32), 2)
+        self._plan = plan
+
+    def plan(self, rows: int) -> PagedPlan:
+        """The memory as a plan of `rows` rows, whose lines in use only the device knows."""
+        assert self._plan is not None, "fill comes first"
+        return dataclasses.replace(
+            self._plan,
+            tables=self._tables.device,
+            work=self._work.device[: rows + MAX_SPLIT_RESULTS],
+            merges=self._merges.device[:rows],
+            num_split_results=0,
+            rows=rows,
+            lines_in_use=self._lines_in_use.device,
+        )
