@@ -15,13 +15,14 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, CompressedTensorsConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralRMSNorm, MixtralTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
 from octavo.ops.experts import Routing
 
-EXPERTS = (Qwen3MoeExperts,)
-NORMS = (Qwen3MoeRMSNorm,)
-ROUTERS = (Qwen3MoeTopKRouter,)
+EXPERTS = (Qwen3MoeExperts, MixtralExperts)
+NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm)
+ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""

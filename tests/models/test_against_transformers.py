@@ -13,7 +13,7 @@ import torch
 import octavo.ops.experts.cpu as cpu_experts
 from compare import assert_rows
 from models import hugging_face
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, raw_mixtral, write_checkpoint
 from octavo.models.config import ModelConfig
 from octavo.models.load import load_model
 from octavo.models.registry import read_config
@@ -56,7 +56,27 @@ def draw_qwen3_moe(seed: int) -> dict[str, Any]:
     )
 
 
-DRAW: dict[str, Callable[[int], dict[str, Any]]] = {"qwen3_moe": draw_qwen3_moe}
+def draw_mixtral(seed: int) -> dict[str, Any]:
+    """One of all that a Mixtral config can say."""
+    pick = random.Random(seed)
+    heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
+    experts = pick.choice([2, 4, 8, 16])
+    return raw_mixtral(
+        hidden_size=pick.choice([96, 192]),
+        intermediate_size=pick.choice([32, 48, 80]),
+        num_hidden_layers=pick.choice([2, 3, 4]),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=pick.choice([16, 24, 32]) if seed % 3 else None,
+        num_local_experts=experts,
+        num_experts_per_tok=pick.randint(1, min(4, experts)),
+        sliding_window=512 if seed % 4 == 3 else None,
+        tie_word_embeddings=seed % 4 == 2,
+        **draw_rope(seed),
+    )
+
+
+DRAW: dict[str, Callable[[int], dict[str, Any]]] = {"qwen3_moe": draw_qwen3_moe, "mixtral": draw_mixtral}
 families = pytest.mark.parametrize("family", DRAW)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
-from models.toy import FP8_DYNAMIC, raw_config
+from models.toy import FP8_DYNAMIC, raw_config, raw_mixtral
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError
+from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 from octavo.models.registry import decode_config, encode_config, read_config, read_folder
 
@@ -68,6 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "odd-head": ({"head_dim": 15}, "head_dim must be even for rotary embeddings, is 15"),
     "top-k": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 must not exceed num_experts 8"),
     "no-family": ({"architectures": None, "model_type": None}, "architecture None"),
+    "two-families": ({"model_type": "mixtral"}, "Qwen3MoeForCausalLM.*mixtral"),
 }
 
 
@@ -78,7 +81,33 @@ def test_refused_by_name(changes: dict[str, Any], message: str) -> None:
     assert info.value.file == "folder/config.json"
 
 
-@pytest.mark.parametrize("raw", [raw_config()], ids=["qwen3_moe"])
+REFUSED_MIXTRAL: dict[str, tuple[dict[str, Any], str]] = {
+    "window": ({"sliding_window": 511}, "sliding_window 511"),
+    "window-type": ({"sliding_window": "all"}, "sliding_window"),
+    "top-k": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9"),
+    "experts": ({"num_local_experts": 0}, "num_local_experts"),
+    "rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_MIXTRAL.values(), ids=REFUSED_MIXTRAL)
+def test_mixtral_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_config(raw_mixtral(**changes))
+
+
+def test_mixtral_defaults_are_those_of_transformers() -> None:
+    left_out = ("rope_theta", "rms_norm_eps", "num_local_experts", "num_experts_per_tok", "num_key_value_heads")
+    raw = {name: value for name, value in raw_mixtral().items() if name not in left_out}
+    config, theirs = read_config(raw), transformers.MixtralConfig()
+    assert isinstance(config, MixtralConfig)
+    assert config.rms_norm_eps == theirs.rms_norm_eps
+    assert config.num_local_experts == theirs.num_local_experts
+    assert config.num_experts_per_tok == theirs.num_experts_per_tok
+    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("raw", [raw_config(), raw_mixtral()], ids=["qwen3_moe", "mixtral"])
 def test_a_config_travels_between_processes(raw: dict[str, Any]) -> None:
     config = read_config(raw)
     assert decode_config(encode_config(config)) == config

@@ -70,6 +70,33 @@ def raw_config(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if value is not None}
 
 
+def raw_mixtral(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Mixtral, FP8-dynamic unless changed."""
+    raw: dict[str, Any] = {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 512,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "eos_token_id": 1,
+        "torch_dtype": "bfloat16",
+        "quantization_config": FP8_DYNAMIC | {"ignore": ["lm_head", "re:.*block_sparse_moe.gate$"]},
+    }
+    raw |= changes
+    return {name: value for name, value in raw.items() if value is not None}
+
+
 def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """Checkpoint tensors of order-one activations; FP8 weights quantised from normal ones, scales in float32."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +119,7 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
 
 def _gain(name: str) -> float:
     """Embeddings of order one, branches that add to them rather than drown them, routers that prefer some experts."""
-    gains = {"embed_tokens": 8.0, "o_proj": 0.2, "down_proj": 0.2, "mlp.gate.": 3.0}
+    gains = {"embed_tokens": 8.0, "o_proj": 0.2, "down_proj": 0.2, "w2": 0.2, "mlp.gate.": 3.0, "moe.gate.": 3.0}
     return next((gain for part, gain in gains.items() if part in name), 1.0)
 
 

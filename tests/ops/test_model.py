@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, raw_mixtral, write_checkpoint
 from octavo.models.cuda_operations import CudaOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
@@ -17,6 +17,9 @@ from octavo.models.registry import read_config
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4}
 CONFIGS = {
     "fp8": raw_config(**SMALL),
+    "mixtral": raw_mixtral(
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_local_experts=4
+    ),
     "bf16-dense-bias": raw_config(**SMALL, quantization_config=None, mlp_only_layers=[1], attention_bias=True),
 }
 LENGTH = 66

@@ -12,9 +12,10 @@ import msgspec
 from octavo.config.json_fields import JsonFields, without_nulls
 from octavo.config.json_file import read_json_object
 from octavo.models.config import ModelConfig
+from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 
-FAMILIES: dict[str, type[ModelConfig]] = {family.architecture: family for family in (Qwen3MoeConfig,)}
+FAMILIES: dict[str, type[ModelConfig]] = {family.architecture: family for family in (Qwen3MoeConfig, MixtralConfig)}
 
 
 def read_folder(folder: Path) -> ModelConfig:
