@@ -56,11 +56,11 @@ def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:
         numbered[name] = torch.full(tensor.shape, float(i % 200 + 1)).to(tensor.dtype)
     save_file(numbered, tmp_path / "model.safetensors")
     config = read_folder(tmp_path)
-    from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
+    from octavo.checkpoints.fp8 import Fp8Format
     from octavo.checkpoints.safetensors import fill_from_folder
 
     parameters = config.place_parameters(fresh_memory(CPU))
-    fill_from_folder(tmp_path, parameters.sources, CompressedTensorsFormat(), progress=False)
+    fill_from_folder(tmp_path, parameters.sources, Fp8Format(), progress=False)
     for name, view in parameters.sources.items():
         assert torch.equal(view.float(), numbered[name].float()), name
     assert sum(view.numel() for view in parameters.sources.values()) == sum(t.numel() for t in tensors.values())

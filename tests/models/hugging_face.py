@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, CompressedTensorsConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    CompressedTensorsConfig,
+    FineGrainedFP8Config,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralRMSNorm, MixtralTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
+from octavo.config import WeightFormat
 from octavo.ops.experts import Routing
 
 EXPERTS = (Qwen3MoeExperts, MixtralExperts)
@@ -38,21 +45,37 @@ def round_activations(x: torch.Tensor) -> torch.Tensor:
     return rounded
 
 
-def load(folder: Path, *, quantized: bool) -> Any:
+def round_groups(x: torch.Tensor) -> torch.Tensor:
+    """x (..., K) with each 128 columns of a row rounded to FP8 times their scale."""
+    columns = x.shape[-1]
+    groups = torch.nn.functional.pad(x, (0, -columns % 128)).unflatten(-1, (-1, 128))
+    scale = (groups.abs().amax(-1, keepdim=True) / 448).clamp(min=1e-12)
+    rounded: torch.Tensor = (groups / scale).to(torch.float8_e4m3fn).float() * scale
+    return rounded.flatten(-2)[..., :columns]
+
+
+HOW: dict[WeightFormat, tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = {
+    WeightFormat.BF16: ({}, torch.Tensor.clone),
+    WeightFormat.FP8_DYNAMIC: ({"quantization_config": CompressedTensorsConfig(dequantize=True)}, round_activations),
+    WeightFormat.FP8_BLOCK: ({"quantization_config": FineGrainedFP8Config(dequantize=True)}, round_groups),
+}
+"""Format -> how transformers dequantises it, and what it leaves of a product's input."""
+
+
+def load(folder: Path, weights: WeightFormat) -> Any:
     """The model with bf16 between its layers and float32 within them, as Octavo computes.
 
     FP8 makes much of little: a difference of 0.2 % before a rounding to FP8 (one bf16 rounding) is one of over 1 % behind
     it, layer after layer. So both sides must round to bf16 in the same places: hidden states, what linear layers of
     attention and whole MLPs give, and what enters an FP8 product; products, softmax, rotary angles and SwiGLU are
-    float32. The weights are dequantised to float32 by compressed-tensors.
+    float32. The weights are dequantised to float32 by transformers.
     """
-    extra = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if quantized else {}
+    extra, rounded = HOW[weights]
     attn = {"attn_implementation": "float32_sdpa"}
     with warnings.catch_warnings():
-        # Its own config.json asks for compressed-tensors; the argument only adds how to load it.
+        # Its own config.json asks for the format; the argument only adds how to load it.
         warnings.filterwarnings("ignore", "You passed `quantization_config`")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **attn, **extra).eval()
-    rounded = round_activations if quantized else torch.Tensor.clone
     for name, module in model.named_modules():
         if name == "lm_head":
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))

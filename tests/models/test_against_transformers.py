@@ -13,7 +13,16 @@ import torch
 import octavo.ops.experts.cpu as cpu_experts
 from compare import assert_rows
 from models import hugging_face
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, raw_mixtral, write_checkpoint
+from models.toy import (
+    CPU,
+    FP8_BLOCK,
+    allocate_cache,
+    make_batch,
+    random_tensors,
+    raw_config,
+    raw_mixtral,
+    write_checkpoint,
+)
 from octavo.models.config import ModelConfig
 from octavo.models.load import load_model
 from octavo.models.registry import read_config
@@ -91,7 +100,7 @@ class Pair:
         batch = make_batch([(ids, 0, TOKENS, [2, 0])], block_size=16, columns=4)
         self.hidden = model.forward(batch, allocate_cache(config, num_blocks=3, block_size=16))
         self.logits = model.logits(self.hidden)
-        other = hugging_face.load(theirs, quantized=config.quantization.format.name == "FP8_DYNAMIC")
+        other = hugging_face.load(theirs, config.quantization.format)
         self.followed = hugging_face.follow_ties(other, self.routings)
         with torch.no_grad():
             out = other.model(torch.tensor([ids]))
@@ -120,6 +129,36 @@ def test_fp8_dynamic(family: str, seed: int, tmp_path: Path, monkeypatch: pytest
     config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed), shards=1 + seed % 3)
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
+
+
+@families
+@pytest.mark.parametrize("seed", range(30, 38), ids=lambda seed: f"draw{seed}")
+def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that transformers takes: at most 128, or a multiple of it; heads that fill whole blocks."""
+    pick = random.Random(seed)
+    changes: dict[str, Any] = {"hidden_size": pick.choice([128, 256]), "head_dim": 32}
+    changes |= {"num_attention_heads": 8, "num_key_value_heads": 4}
+    widths = {name: pick.choice([48, 128, 256]) for name in ("intermediate_size", "moe_intermediate_size")}
+    widths["intermediate_size"] = pick.choice([128, 256])
+    raw = DRAW[family](seed) | {"quantization_config": FP8_BLOCK} | changes
+    raw |= {name: width for name, width in widths.items() if name in raw}
+    config = read_config(raw)
+    write_checkpoint(tmp_path, raw, random_tensors(config, seed))
+    Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
+
+
+def test_a_block_with_its_neighbours_scale_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: two blocks of one projection change their scales in transformers' copy."""
+    raw = draw_qwen3_moe(30) | {"quantization_config": FP8_BLOCK, "hidden_size": 256, "head_dim": 32}
+    raw |= {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 128, "moe_intermediate_size": 128}
+    config = read_config(raw)
+    tensors = random_tensors(config, 30)
+    name = "model.layers.1.self_attn.v_proj.weight_scale_inv"
+    tensors[name][:, 0] *= 4  # one block of 128 x 128 far from the other
+    write_checkpoint(tmp_path / "true", raw, tensors)
+    write_checkpoint(tmp_path / "swapped", raw, tensors | {name: tensors[name].flip(1).contiguous()})
+    with pytest.raises(AssertionError, match="relative error"):
+        Pair(tmp_path / "true", tmp_path / "swapped", config, monkeypatch).assert_agree()
 
 
 @families

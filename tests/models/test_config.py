@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
-from models.toy import FP8_DYNAMIC, raw_config, raw_mixtral
+from models.toy import FP8_BLOCK, FP8_DYNAMIC, raw_config, raw_mixtral
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError
 from octavo.models.mixtral.config import MixtralConfig
+from octavo.models.placing import fresh_memory
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 from octavo.models.registry import decode_config, encode_config, read_config, read_folder
 
@@ -131,7 +133,6 @@ def quantization(**changes: Any) -> dict[str, Any]:
 
 UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
     "gptq": ({"quant_method": "gptq"}, "quant_method 'gptq'"),
-    "fine-grained-fp8": ({"quant_method": "fp8"}, "quant_method 'fp8'"),
     "packed": ({"format": "pack-quantized"}, "format 'pack-quantized'"),
     "uncalibrated": ({"quantization_status": "initialized"}, "quantization_status 'initialized'"),
     "fp8-kv": ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
@@ -139,7 +140,8 @@ UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
     "no-groups": ({"config_groups": {}}, "config_groups must hold one group"),
     "targets": ({"targets": ["re:.*q_proj"]}, "targets"),
     "int8": ({"weights__type": "int"}, "weights.type 'int'"),
-    "block": ({"weights__strategy": "block"}, "weights.strategy 'block'"),
+    "block-of-tokens": ({"weights__strategy": "block"}, "weights.block_structure None"),
+    "tensor": ({"weights__strategy": "tensor"}, "weights.strategy 'tensor'"),
     "asymmetric": ({"weights__symmetric": False}, "weights.symmetric False"),
     "int4": ({"weights__num_bits": 4}, "weights.num_bits 4"),
     "static": ({"input_activations__dynamic": False}, "input_activations.dynamic False"),
@@ -153,6 +155,51 @@ def test_other_quantization_is_refused_with_what_is_served(changes: dict[str, An
     with pytest.raises(CheckpointError, match=message) as info:
         read_config(raw_config(quantization_config=quantization(**changes)))
     assert "FP8-dynamic" in str(info.value)
+
+
+UNSERVED_BLOCKS: dict[str, tuple[dict[str, Any], str]] = {
+    "per-tensor": ({"weight_block_size": None}, "weight_block_size None"),
+    "other-blocks": ({"weight_block_size": [64, 128]}, "weight_block_size"),
+    "static": ({"activation_scheme": "static"}, "activation_scheme 'static'"),
+    "e5m2": ({"fmt": "e5m2"}, "fmt 'e5m2'"),
+    "ue8m0": ({"scale_fmt": "ue8m0"}, "scale_fmt 'ue8m0'"),
+    "names": ({"modules_to_not_convert": "lm_head"}, "modules_to_not_convert must be a list"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), UNSERVED_BLOCKS.values(), ids=UNSERVED_BLOCKS)
+def test_other_fp8_is_refused_with_what_is_served(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_config(raw_config(quantization_config=FP8_BLOCK | changes))
+
+
+@pytest.mark.parametrize(
+    "names", [None, ["lm_head", "model.layers.0.mlp.gate"], ["model.layers.2"], ["o_proj"]], ids=str
+)
+def test_names_that_are_not_converted(names: list[str] | None) -> None:
+    """Heads and routers never are; a name may be a module, what it is in, or its last part."""
+    raw = raw_config(quantization_config=FP8_BLOCK | {"modules_to_not_convert": names})
+    covers = read_config(raw).quantization.covers
+    assert not covers("lm_head")
+    assert not covers("model.layers.0.mlp.gate")
+    assert covers("model.layers.0.mlp.experts.3.gate_proj")
+    assert covers("model.layers.2.self_attn.o_proj") is (names not in (["model.layers.2"], ["o_proj"]))
+    assert covers("model.layers.20.self_attn.q_proj")
+
+
+def test_blocks_as_compressed_tensors_states_them() -> None:
+    weights = {"weights__strategy": "block", "weights__block_structure": [128, 128]}
+    inputs = {"input_activations__strategy": "group", "input_activations__group_size": 128}
+    stated = read_config(raw_config(quantization_config=quantization(**weights, **inputs))).quantization
+    assert stated.format is WeightFormat.FP8_BLOCK
+    assert stated.scale_name == "weight_scale"
+
+
+def test_layers_that_share_a_block_are_refused() -> None:
+    """Queries of 4 heads of 16 end within a block, and keys begin there."""
+    config = read_config(raw_config(quantization_config=FP8_BLOCK))
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight.*64 rows in blocks of 128"):
+        config.place_parameters(fresh_memory(torch.device("meta")))
 
 
 OPTIONAL = {

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, raw_mixtral, write_checkpoint
+from models.toy import (
+    CPU,
+    FP8_BLOCK,
+    allocate_cache,
+    make_batch,
+    random_tensors,
+    raw_config,
+    raw_mixtral,
+    write_checkpoint,
+)
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.registry import read_config
 
@@ -20,6 +29,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fp8-dense-between-bias": raw_config(mlp_only_layers=[1], attention_bias=True, num_key_value_heads=1, head_dim=24),
     "fp8-no-sharing": raw_config(num_key_value_heads=4, tie_word_embeddings=True, norm_topk_prob=False),
     "mixtral": raw_mixtral(),
+    "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }
 LENGTH = 300
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from octavo.config import WeightFormat
 from octavo.models.config import ModelConfig
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.placing import fresh_memory
-from octavo.ops.activations import FP8
+from octavo.ops.activations import BLOCK, FP8
+from octavo.ops.activations import blocks as count_blocks
 
 CPU = torch.device("cpu")
 FP8_DYNAMIC: dict[str, Any] = {
@@ -34,6 +36,14 @@ FP8_DYNAMIC: dict[str, Any] = {
         }
     },
     "ignore": ["lm_head", "re:.*mlp.gate$"],
+}
+
+FP8_BLOCK: dict[str, Any] = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+    "modules_to_not_convert": ["lm_head"],
 }
 
 
@@ -102,19 +112,30 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for name, view in config.place_parameters(fresh_memory(CPU)).sources.items():
-        if name.endswith(".weight_scale"):
+        if name.endswith((".weight_scale", ".weight_scale_inv")):
             continue
         noise = torch.randn(view.shape, generator=generator)
         if view.dtype == FP8:
             weight = noise * _gain(name) / view.shape[1] ** 0.5
-            scale = weight.abs().amax(1, keepdim=True) / 448
-            tensors[name] = (weight / scale).clamp(-448, 448).to(FP8)
-            tensors[f"{name}_scale"] = scale
+            if config.quantization.format is WeightFormat.FP8_BLOCK:
+                scale = _block_scales(weight)
+                every = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[: len(weight), : weight.shape[1]]
+            else:
+                every = scale = weight.abs().amax(1, keepdim=True) / 448
+            tensors[name] = (weight / every).clamp(-448, 448).to(FP8)
+            tensors[f"{name.removesuffix('weight')}{config.quantization.scale_name}"] = scale
         elif view.ndim == 2:
             tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).bfloat16()
         else:
             tensors[name] = (noise * 0.1 + (0.0 if name.endswith(".bias") else 1.0)).bfloat16()
     return tensors
+
+
+def _block_scales(weight: torch.Tensor) -> torch.Tensor:
+    """amax / 448 of each block of 128 x 128."""
+    rows, columns = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, -columns % BLOCK, 0, -rows % BLOCK))
+    return padded.view(count_blocks(rows), BLOCK, count_blocks(columns), BLOCK).abs().amax((1, 3)) / 448
 
 
 def _gain(name: str) -> float:

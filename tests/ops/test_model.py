@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, raw_mixtral, write_checkpoint
+from models.toy import (
+    CPU,
+    FP8_BLOCK,
+    allocate_cache,
+    make_batch,
+    random_tensors,
+    raw_config,
+    raw_mixtral,
+    write_checkpoint,
+)
 from octavo.models.cuda_operations import CudaOperations
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
@@ -19,6 +28,9 @@ CONFIGS = {
     "fp8": raw_config(**SMALL),
     "mixtral": raw_mixtral(
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_local_experts=4
+    ),
+    "blocks": raw_config(
+        **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),
     "bf16-dense-bias": raw_config(**SMALL, quantization_config=None, mlp_only_layers=[1], attention_bias=True),
 }

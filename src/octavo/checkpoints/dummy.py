@@ -35,8 +35,8 @@ def fill_dummy(parameters: Mapping[str, torch.Tensor], *, seed: int, progress: b
 def _scaled(
     name: str, parameter: torch.Tensor, noise: torch.Tensor, parameters: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    if name.endswith(".weight_scale"):
-        inputs = parameters[name.removesuffix("_scale")].shape[1]
+    if name.endswith((".weight_scale", ".weight_scale_inv")):
+        inputs = parameters[name.rpartition("_scale")[0]].shape[1]
         return noise.mul_(0.1).clamp_(-0.5, 0.5).add_(1.0).div_(SPREAD * inputs**0.5)
     if name.endswith(".bias"):
         return noise.mul_(0.1)

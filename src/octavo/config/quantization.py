@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+from collections.abc import Callable
 from typing import Any
 
 from octavo.config.json_fields import JsonFields
@@ -15,6 +16,14 @@ class WeightFormat(enum.Enum):
 
     BF16 = "bf16"
     FP8_DYNAMIC = "compressed-tensors FP8 (per-channel weights, per-token activations)"
+    FP8_BLOCK = "FP8 (weights in blocks of 128 x 128, activations per token in groups of 128)"
+
+
+SERVED = (
+    "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations, and "
+    "compressed-tensors float-quantized with 8-bit float weights, symmetric, and dynamic 8-bit float activations: per channel "
+    "and per token (FP8-dynamic), or in blocks of 128 x 128 and groups of 128"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,69 +31,130 @@ class Quantization:
     """The format of linear weights, and the layers that it leaves out."""
 
     format: WeightFormat
-    unquantized: tuple[str, ...]
+    unquantized: tuple[str, ...] = ()
     """Module names or `re:` patterns that stay in bf16 (compressed-tensors' `ignore`)."""
+    scale_name: str = "weight_scale"
+    """What a checkpoint calls the scales of a module."""
 
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
-        return self.format is WeightFormat.FP8_DYNAMIC and not any(
+        return self.format is not WeightFormat.BF16 and not any(
             re.match(pattern[3:], module) if pattern.startswith("re:") else pattern == module
             for pattern in self.unquantized
         )
 
 
-_SERVED_FORMATS = (
-    "served are plain bfloat16 (no quantization_config) and compressed-tensors float-quantized with 8-bit float "
-    "weights per channel, symmetric, and dynamic 8-bit float activations per token (FP8-dynamic)"
-)
-_STATUSES = ("compressed", "frozen")
-"""Of how the weights came to be; how they are stored, `format` says, and each tensor's type is checked."""
-_DEFAULTS = {"symmetric": True, "dynamic": False}
-_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
-_ACTIVATIONS = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
-
-
 def read_quantization(fields: JsonFields) -> Quantization:
     """How the checkpoint's linear weights are stored.
-
-    Field names: `QuantizationConfig`, `QuantizationScheme` and `QuantizationArgs` of compressed-tensors.
 
     Raises:
         CheckpointError: the config states a format that is not served.
     """
-    quantization = fields.raw.get("quantization_config", fields.raw.get("compression_config"))
-    if quantization is None:
-        return Quantization(WeightFormat.BF16, ())
-    if not isinstance(quantization, dict):
-        raise fields.refuse(f"quantization_config must be an object, is {quantization!r}")
+    stated = fields.raw.get("quantization_config", fields.raw.get("compression_config"))
+    if stated is None:
+        return Quantization(WeightFormat.BF16)
+    if not isinstance(stated, dict):
+        raise fields.refuse(f"quantization_config must be an object, is {stated!r}")
+    part = QuantizationFields(stated, fields)
+    method = stated.get("quant_method")
+    if method not in READERS:
+        part.require("quant_method", method, tuple(READERS))
+    return READERS[method](part)
 
-    def require(name: str, value: object, served: tuple[object, ...]) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationFields:
+    """The fields of a quantization_config; one that states what is not served is a CheckpointError that says what is."""
+
+    raw: dict[str, Any]
+    config: JsonFields
+
+    def require(self, name: str, value: object, served: tuple[object, ...]) -> None:
+        """Refuse a `value` that is not among the `served` ones."""
         if value not in served:
-            raise fields.refuse(f"quantization_config: {name} {value!r} is not served; {_SERVED_FORMATS}")
+            raise self.config.refuse(f"quantization_config: {name} {value!r} is not served; {SERVED}")
 
-    require("quant_method", quantization.get("quant_method"), ("compressed-tensors",))
-    require("format", quantization.get("format"), ("float-quantized",))
-    require("quantization_status", quantization.get("quantization_status", "compressed"), _STATUSES)
+    def names(self, name: str) -> list[str]:
+        """The list of names or patterns `name`, empty if it is missing."""
+        value = self.raw.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.config.refuse(f"quantization_config: {name} must be a list of names, is {value!r}")
+        return value
+
+
+_STATUSES = ("compressed", "frozen")
+"""Of how the weights came to be; how they are stored, `format` says, and each tensor's type is checked."""
+_DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False}
+_FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
+_WEIGHTS = _FLOAT8 | {"dynamic": False}
+_ACTIVATIONS = _FLOAT8 | {"dynamic": True}
+_SCHEMES: dict[Any, tuple[WeightFormat, dict[str, Any], dict[str, Any]]] = {
+    "channel": (WeightFormat.FP8_DYNAMIC, {}, {"strategy": "token"}),
+    "block": (WeightFormat.FP8_BLOCK, {"block_structure": [128, 128]}, {"strategy": "group", "group_size": 128}),
+}
+"""Strategy of the weights -> the format, and what else weights and activations must state."""
+
+
+def read_compressed_tensors(part: QuantizationFields) -> Quantization:
+    """compressed-tensors: one group of float-quantized layers.
+
+    Field names: `QuantizationConfig`, `QuantizationScheme` and `QuantizationArgs` of compressed-tensors.
+    """
+    stated = part.raw
+    part.require("format", stated.get("format"), ("float-quantized",))
+    part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
     for name in ("kv_cache_scheme", "sparsity_config", "transform_config"):
-        require(name, None if _changes_nothing(name, quantization.get(name)) else quantization[name], (None,))
-    groups = quantization.get("config_groups")
+        part.require(name, None if _changes_nothing(name, stated.get(name)) else stated[name], (None,))
+    groups = stated.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(group := next(iter(groups.values())), dict):
-        raise fields.refuse(f"quantization_config: config_groups must hold one group; {_SERVED_FORMATS}")
-    require("targets", group.get("targets"), (["Linear"],))
-    require("group format", group.get("format") or "float-quantized", ("float-quantized",))
-    require("output_activations", group.get("output_activations"), (None,))
-    for part, expected in (("weights", _WEIGHTS), ("input_activations", _ACTIVATIONS)):
-        arguments = group.get(part)
-        if not isinstance(arguments, dict):
-            raise fields.refuse(f"quantization_config: {part} is missing; {_SERVED_FORMATS}")
-        for name, served in expected.items():
-            require(f"{part}.{name}", arguments.get(name, _DEFAULTS.get(name)), (served,))
-    ignore = quantization.get("ignore") or []
-    if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
-        raise fields.refuse(f"quantization_config: ignore must be a list of names or re: patterns, is {ignore!r}")
+        raise part.config.refuse(f"quantization_config: config_groups must hold one group; {SERVED}")
+    part.require("targets", group.get("targets"), (["Linear"],))
+    part.require("group format", group.get("format") or "float-quantized", ("float-quantized",))
+    part.require("output_activations", group.get("output_activations"), (None,))
+    weights, activations = (_arguments(part, group, name) for name in ("weights", "input_activations"))
+    strategy = weights.get("strategy")
+    part.require("weights.strategy", strategy, tuple(_SCHEMES))
+    weight_format, of_weights, of_activations = _SCHEMES[strategy]
+    _require_all(part, "weights", weights, _WEIGHTS | of_weights)
+    _require_all(part, "input_activations", activations, _ACTIVATIONS | of_activations)
+    ignore = part.names("ignore")
     for pattern in ignore:
-        _check_pattern(pattern, fields)
-    return Quantization(WeightFormat.FP8_DYNAMIC, tuple(ignore))
+        _check_pattern(pattern, part.config)
+    return Quantization(weight_format, tuple(ignore))
+
+
+def _arguments(part: QuantizationFields, group: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(arguments := group.get(name), dict):
+        raise part.config.refuse(f"quantization_config: {name} is missing; {SERVED}")
+    return arguments
+
+
+def _require_all(part: QuantizationFields, name: str, stated: dict[str, Any], served: dict[str, Any]) -> None:
+    for field, value in served.items():
+        part.require(f"{name}.{field}", stated.get(field, _DEFAULTS.get(field)), (value,))
+
+
+def read_fp8(part: QuantizationFields) -> Quantization:
+    """The block format of Qwen's and DeepSeek's own FP8 checkpoints.
+
+    Field names: `FineGrainedFP8Config` of transformers. Heads and routers are never in FP8 there, whether they are listed
+    in `modules_to_not_convert` or not.
+    """
+    stated = part.raw
+    part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
+    part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3",))
+    part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
+    part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
+    names = [*part.names("modules_to_not_convert"), *part.names("ignored_layers"), "lm_head", "gate"]
+    skipped = dict.fromkeys(f"re:(.*\\.)?{re.escape(name)}(\\..*)?$" for name in names)
+    return Quantization(WeightFormat.FP8_BLOCK, tuple(skipped), "weight_scale_inv")
+
+
+READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
+    "compressed-tensors": read_compressed_tensors,
+    "fp8": read_fp8,
+}
+"""quant_method -> what reads the rest."""
 
 
 def _changes_nothing(name: str, part: Any) -> bool:

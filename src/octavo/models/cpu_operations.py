@@ -8,7 +8,7 @@ from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights
 from octavo.ops.formats import LinearWeight
-from octavo.ops.linear.cpu import cpu_linear
+from octavo.ops.linear.cpu import TiledLinear
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import rms_norm
 
@@ -18,7 +18,7 @@ class CpuOperations:
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
-        return cpu_linear(weight)
+        return TiledLinear(weight)
 
     def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
         """See `Operations`."""

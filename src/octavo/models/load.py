@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from octavo.checkpoints.bf16 import Bf16Format
-from octavo.checkpoints.compressed_tensors import CompressedTensorsFormat
 from octavo.checkpoints.dummy import fill_dummy
+from octavo.checkpoints.fp8 import Fp8Format
 from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import WeightFormat
 from octavo.errors import ConfigError
@@ -23,7 +23,8 @@ from octavo.models.registry import read_folder
 
 FORMATS: dict[WeightFormat, Format] = {
     WeightFormat.BF16: Bf16Format(),
-    WeightFormat.FP8_DYNAMIC: CompressedTensorsFormat(),
+    WeightFormat.FP8_DYNAMIC: Fp8Format(),
+    WeightFormat.FP8_BLOCK: Fp8Format(),
 }
 
 

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 
-from octavo.config.quantization import Quantization
+from octavo.config.quantization import Quantization, WeightFormat
 from octavo.errors import CheckpointError
-from octavo.ops.activations import FP8
-from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+from octavo.ops.activations import BLOCK, FP8, blocks
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 
 
 class Place(Protocol):
@@ -53,10 +53,13 @@ class ParameterMaker:
         """The layers `parts` (module name, rows), which read the same input, one above the other.
 
         Raises:
-            CheckpointError: they are not stored alike.
+            CheckpointError: they are not stored alike, or blocks of scales cross from one to the next.
         """
         rows = sum(count for _, count in parts)
-        weight = self._weight([name for name, _ in parts], (rows, columns), bias=bias)
+        names = [name for name, _ in parts]
+        if self._covers(names) and self._quantization.format is WeightFormat.FP8_BLOCK:
+            _require_whole_blocks(parts)
+        weight = self._weight(names, (rows, columns), bias=bias)
         self._note_parts(parts, weight)
         return weight
 
@@ -67,13 +70,14 @@ class ParameterMaker:
             CheckpointError: they are not stored alike.
         """
         names = [f"{prefix}.{e}.{name}" for e in range(experts) for name, _ in parts]
-        weight = self._weight(names, (experts, sum(count for _, count in parts), columns))
+        weight = self._weight(names, (experts, sum(count for _, count in parts), columns), parts=len(parts))
         for expert in range(experts):
             named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
             self._note_parts(named, weight.expert(expert))
         return weight
 
-    def _weight(self, modules: list[str], shape: tuple[int, ...], *, bias: bool = False) -> LinearWeight:
+    def _covers(self, modules: list[str]) -> bool:
+        """Whether `modules` are quantized: all of them, or none."""
         quantized = self._quantization.covers(modules[0])
         odd = next((module for module in modules if self._quantization.covers(module) != quantized), None)
         if odd is not None:
@@ -82,14 +86,37 @@ class ParameterMaker:
                 "together and must be stored alike",
                 tensor=f"{odd}.weight",
             )
+        return quantized
+
+    def _weight(
+        self, modules: list[str], shape: tuple[int, ...], *, bias: bool = False, parts: int = 1
+    ) -> LinearWeight:
+        quantized = self._covers(modules)
         biases = self._empty((shape[0],), torch.bfloat16) if bias else None
         if not quantized:
             return Bf16(self._empty(shape, torch.bfloat16), biases)
-        return Fp8Channel(self._empty(shape, FP8), self._empty(shape[:-1], torch.float32), biases)
+        data = self._empty(shape, FP8)
+        if self._quantization.format is WeightFormat.FP8_DYNAMIC:
+            return Fp8Channel(data, self._empty(shape[:-1], torch.float32), biases)
+        *experts, rows, columns = shape
+        scales = (*experts, parts * blocks(rows // parts), blocks(columns))
+        return Fp8Block(data, self._empty(scales, torch.float32), biases, parts)
 
     def _note_parts(self, parts: list[tuple[str, int]], weight: LinearWeight) -> None:
         start = 0
         for module, count in parts:
             stored = weight.stored(slice(start, start + count))
-            self.sources |= {f"{module}.{name}": view for name, view in stored.items()}
+            scale = {"weight_scale": self._quantization.scale_name}
+            self.sources |= {f"{module}.{scale.get(name, name)}": view for name, view in stored.items()}
             start += count
+
+
+def _require_whole_blocks(parts: list[tuple[str, int]]) -> None:
+    """Refuse layers that are computed as one, of which one ends within a block of scales."""
+    for name, rows in parts[:-1]:
+        if rows % BLOCK:
+            raise CheckpointError(
+                f"has {rows} rows in blocks of {BLOCK}; the layers {', '.join(name for name, _ in parts)} are computed as "
+                f"one, so all but the last need a multiple of {BLOCK}",
+                tensor=f"{name}.weight",
+            )

@@ -48,3 +48,11 @@ def is_finite(x):
 def silu(x):
     """x / (1 + exp(-x)) in f32"""
     return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
+    """(ROWS,) product of the scales of one K step: one block of weights, each row's own group."""
+    inside = step < k_blocks
+    rows = tl.load(x_scale + source * k_blocks + step, mask=live & inside, other=0.0)
+    return rows * tl.load(w_scale + row_block.to(tl.int64) * k_blocks + step, mask=inside, other=0.0)

@@ -205,13 +205,16 @@ class Fp8Tensor(Weights):
 
 @dataclasses.dataclass(frozen=True)
 class Fp8Block(Weights):
-    """Expert weights with one scale per 128 x 128 block; activations GroupScaled.
+    """Weights with one scale per 128 x 128 block; activations GroupScaled.
 
-    data (E, N, K) fp8; scale (E, parts x ceil(N / parts / 128), ceil(K / 128)) f32: gate and up have their own blocks.
+    data (..., N, K) fp8; scale (..., parts x ceil(N / parts / 128), ceil(K / 128)) f32; bias (N,) bf16 or None.
     """
 
     data: torch.Tensor
     scale: torch.Tensor
+    bias: torch.Tensor | None = None
+    parts: int = 1
+    """Matrices of equal height that are stacked along N, each with blocks of its own, as gate and up are."""
     tiles_key: ClassVar[str] = "BlockWeights"
     activations: ClassVar[type[Activations]] = GroupScaled
     blockwise: ClassVar[bool] = True
@@ -229,18 +232,43 @@ class Fp8Block(Weights):
         rows = parts * blocks(self.data.shape[1] // parts)
         dims.check(f"{argument}.scale", self.scale, ("E", rows, blocks(dims["K"])), dtype=torch.float32)
 
+    def check_matrix(self, argument: str, dims: Dims) -> None:
+        """Bind or compare N and K of one matrix."""
+        dims.check(f"{argument}.data", self.data, ("N", "K"), dtype=FP8)
+        dims.check(f"{argument}.scale", self.scale, (blocks(dims["N"]), blocks(dims["K"])), dtype=torch.float32)
+
     def activate(self, x: torch.Tensor, quantizer: Quantizer) -> GroupScaled:
         return quantizer.per_group(x)
 
     def expert(self, number: int) -> Fp8Block:
-        return Fp8Block(self.data[number], self.scale[number])
+        return Fp8Block(self.data[number], self.scale[number], parts=self.parts)
 
     def values(self, parts: int = 1) -> torch.Tensor:
-        rows, columns = self.data.shape
-        scale = self.scale.double().reshape(parts, -1, self.scale.shape[-1])
-        scale = scale.repeat_interleave(BLOCK, 1)[:, : rows // parts].reshape(rows, -1)
-        return self.data.double() * scale.repeat_interleave(BLOCK, 1)[:, :columns]
+        return self.data.double() * self._spread(self.scale.double(), max(parts, self.parts))
+
+    def wide(self) -> torch.Tensor:
+        """(..., N, K) float32, new."""
+        return widen(self.data) * self._spread(self.scale, self.parts)
+
+    def stored(self, rows: slice) -> dict[str, torch.Tensor]:
+        """Name in a checkpoint -> the view that it fills, in its shape there, of some rows of one matrix.
+
+        `rows` begin with a block, and end with one or with their part.
+        """
+        height = self.data.shape[0] // self.parts
+        part, begin = divmod(rows.start, height)
+        first = part * blocks(height) + begin // BLOCK
+        bias = {} if self.bias is None else {"bias": self.bias[rows]}
+        scale = self.scale[first : first + blocks(rows.stop - rows.start)]
+        return {"weight": self.data[rows], **bias, "weight_scale": scale}
+
+    def _spread(self, scale: torch.Tensor, parts: int) -> torch.Tensor:
+        """The scale of each number of `data`, in its shape."""
+        rows, columns = self.data.shape[-2:]
+        by_part = scale.unflatten(-2, (parts, -1)).repeat_interleave(BLOCK, -2)[..., : rows // parts, :]
+        by_row: torch.Tensor = by_part.flatten(-3, -2)
+        return by_row.repeat_interleave(BLOCK, -1)[..., :columns]
 
 
-LinearWeight = Bf16 | Fp8Channel
-"""What a model's layers are made of; the other formats are the expert layer's."""
+LinearWeight = Bf16 | Fp8Channel | Fp8Block
+"""What a model's layers are made of; `Fp8Tensor` is the expert layer's."""

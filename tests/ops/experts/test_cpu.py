@@ -7,10 +7,10 @@ import torch
 
 from compare import assert_rows, row_errors
 from octavo.errors import KernelContractError
-from octavo.ops.activations import FP8
+from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts import CpuExperts, ExpertWeights, choose_experts
 from octavo.ops.experts.reference import experts_reference
-from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, WIDTH = 16, 4, 40, 24
 LIMIT = 0.01
@@ -24,6 +24,11 @@ def stack(kind: str, rows: int, columns: int, seed: int) -> LinearWeight:
     noise = torch.randn((EXPERTS, rows, columns), generator=generator(seed)) / columns**0.5
     if kind == "bf16":
         return Bf16(noise.bfloat16())
+    if kind == "block":
+        parts = rows // WIDTH if rows == 2 * WIDTH else 1
+        grid = (EXPERTS, parts * blocks(rows // parts), blocks(columns))
+        scale = 2.0 ** -(torch.arange(EXPERTS * grid[1] * grid[2]).remainder(3) + 6.0)
+        return Fp8Block((noise * 100).to(FP8), scale.view(grid), parts=parts)
     # [F] Neighbours differ in scale: one expert's scale on the next shows.
     own = 2.0 ** torch.arange(EXPERTS).remainder(2)[:, None]
     return Fp8Channel((noise * 100).to(FP8), own.expand(EXPERTS, rows).contiguous() / 100)
@@ -38,7 +43,7 @@ def inputs(count: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randn((count, EXPERTS), generator=generator(seed + 1)) * 2
 
 
-@pytest.fixture(params=["bf16", "fp8"])
+@pytest.fixture(params=["bf16", "fp8", "block"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

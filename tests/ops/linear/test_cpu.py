@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -10,15 +12,16 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
-from octavo.ops.activations import FP8
-from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight, widen
-from octavo.ops.linear.cpu import TILE_ROWS, TiledFp8Linear, TiledLinear
+from octavo.ops.activations import FP8, blocks
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight, widen
+from octavo.ops.linear.cpu import TILE_ROWS, TiledLinear
 from octavo.ops.linear.layer import Linear
 from octavo.ops.linear.reference import linear_reference
-from octavo.ops.quantize.cpu import quantize_tokens, round_tokens
+from octavo.ops.quantize.cpu import quantize_tokens, round_groups, round_tokens
+from octavo.ops.quantize.reference import quantize_groups_reference
 from octavo.ops.row_chunks import CHUNK_ROWS
 
-KINDS = ["bf16", "fp8"]
+KINDS = ["bf16", "fp8", "block"]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -31,10 +34,14 @@ def make(kind: str, rows: int, columns: int, *, bias: bool = False) -> tuple[Lin
     if kind == "bf16":
         weight = Bf16(noise.bfloat16(), biases)
         return weight, TiledLinear(weight)
+    if kind == "block":
+        scale = 2.0 ** -(torch.arange(blocks(rows))[:, None] + 3.0 * torch.arange(blocks(columns)) + 7)
+        block = Fp8Block((noise * 100).to(FP8), scale, biases)
+        return block, TiledLinear(block)
     # Every channel has its own scale, far from the others: a mix-up shows.
     scale = 2.0 ** torch.arange(-10, rows - 10).remainder(7)
     quantized = Fp8Channel((noise * 100).to(FP8), scale / 100, biases)
-    return quantized, TiledFp8Linear(quantized)
+    return quantized, TiledLinear(quantized)
 
 
 def rows_of(count: int, columns: int) -> torch.Tensor:
@@ -42,7 +49,7 @@ def rows_of(count: int, columns: int) -> torch.Tensor:
     return (torch.randn((count, columns), generator=generator(3)) * scale).bfloat16()
 
 
-@pytest.mark.parametrize("shape", [(16, 32), (33, 24), (40, 36), (5, 200), (130, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 32), (33, 24), (40, 36), (5, 200), (130, 7), (260, 300)], ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_float64(kind: str, bias: bool, shape: tuple[int, int]) -> None:
@@ -62,8 +69,7 @@ def test_the_comparison_sees_a_wrong_row(kind: str) -> None:
     expected = linear_reference(rows_of(5, 32), weight)
     wrong = weight.data.clone()
     wrong[2] = weight.data[4]  # the channel with the largest scale
-    mutant = Bf16(wrong) if isinstance(weight, Bf16) else Fp8Channel(wrong, weight.scale)
-    other = TiledLinear(mutant) if isinstance(mutant, Bf16) else TiledFp8Linear(mutant)
+    other = TiledLinear(dataclasses.replace(weight, data=wrong))
     assert row_errors(other(rows_of(5, 32)), expected).min() > BF16_ROUNDING
     assert row_errors(linear(rows_of(5, 32)), expected).max() <= BF16_ROUNDING
 
@@ -117,6 +123,17 @@ def test_rounding_by_arithmetic_is_the_conversion() -> None:
     assert torch.equal(rounded, q.float())
     codes = torch.arange(256, dtype=torch.uint8).view(FP8)
     assert torch.equal(widen(codes).nan_to_num(nan=-1.0), codes.float().nan_to_num(nan=-1.0))
+
+
+@pytest.mark.parametrize("columns", [7, 128, 300])
+def test_groups_are_those_of_the_reference(columns: int) -> None:
+    x = rows_of(40, columns)
+    x[3], x[5, 1], x[6, -1] = 0, torch.nan, torch.inf
+    rounded, scale = round_groups(x)
+    codes, scales = quantize_groups_reference(x)
+    assert torch.equal(rounded, codes.float())
+    every = scales.repeat_interleave(128, 1)[:, :columns]
+    assert torch.equal(scale.nan_to_num(nan=-1.0), every.nan_to_num(nan=-1.0))
 
 
 def test_class_f_rows_at_the_edge_of_the_scale() -> None:

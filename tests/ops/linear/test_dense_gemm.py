@@ -12,23 +12,23 @@ from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import TokenScaled, Unscaled
-from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled, blocks
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import Tile, choose_tile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
 
-SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256)]
+SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256), (300, 300)]
 """N, K: columns and steps that do not fill the last tile."""
 TILES = [Tile(16, 64, 4, 4), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3, tma=True), Tile(128, 128, 8, 3)]
-each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Bf16], ids=lambda kind: kind.__name__)
+each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
 @dataclasses.dataclass
 class Case:
     """A product on the device."""
 
-    x: TokenScaled | Unscaled
+    x: TokenScaled | GroupScaled | Unscaled
     w: LinearWeight
 
     @classmethod
@@ -40,6 +40,9 @@ class Case:
         if kind is Fp8Channel:
             scaled = TokenScaled(x.to(device), scales[0].to(device))
             return cls(scaled, Fp8Channel(w.to(device), scales[1].to(device), added))
+        if kind is Fp8Block:
+            grid = [powers_of_two((n, blocks(width)), noise, -6, -3).to(device) for n in (rows, blocks(columns))]
+            return cls(GroupScaled(x.to(device), grid[0]), Fp8Block(w.to(device), grid[1], added))
         halves = [(side.float() / 16).bfloat16().to(device) for side in (x, w)]
         return cls(Unscaled(halves[0]), Bf16(halves[1], added))
 
@@ -47,6 +50,8 @@ class Case:
         match self.x:
             case TokenScaled(data, scale):
                 return Case(TokenScaled(data[some], scale[some]), self.w)
+            case GroupScaled(data, scale):
+                return Case(GroupScaled(data[some], scale[some]), self.w)
             case Unscaled(data):
                 return Case(Unscaled(data[some]), self.w)
 
@@ -113,7 +118,10 @@ def test_no_rows(kind: type, device: torch.device) -> None:
 def test_every_choice_can_run() -> None:
     for rows in (1, 16, 17, 32, 33, 256, 257, 10**6):
         for tma in (False, True):
-            assert choose_tile(rows, tma=tma).reasons_against(gated=False, step_bytes=128) == []
+            for blockwise in (False, True):
+                tile = choose_tile(rows, tma=tma, blockwise=blockwise)
+                assert tile.reasons_against(gated=False, step_bytes=128) == []
+                assert tile.cols <= 128
 
 
 def test_contract(device: torch.device) -> None:
@@ -126,3 +134,21 @@ def test_contract(device: torch.device) -> None:
         fp8.run(Tile(16, 64, 4, 4, tma=True))
     with pytest.raises(KernelContractError, match="rows 48"):
         fp8.run(Tile(48, 64, 4, 4))
+
+
+def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:
+    """The twin: one block of weights takes its neighbour's scale along K, or along N."""
+    case = Case.draw(Fp8Block, 5, 300, 300, device)
+    out = case.run()
+    assert isinstance(case.w, Fp8Block)
+    for other in ((1, 2), (2, 1)):
+        scale = case.w.scale.clone()
+        scale[1, 1] = 2 * scale[1, 1] if scale[other] == scale[1, 1] else scale[other]
+        changed = dataclasses.replace(case.w, scale=scale)
+        assert row_errors(out, dense_gemm_reference(case.x, changed)).max() > tolerance(device)
+
+
+def test_a_tile_of_two_blocks_is_refused(device: torch.device) -> None:
+    case = Case.draw(Fp8Block, 5, 300, 128, device)
+    with pytest.raises(KernelContractError, match=r"tile\.cols"):
+        case.run(Tile(16, 256, 8, 3))

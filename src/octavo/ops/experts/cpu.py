@@ -8,13 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from octavo.ops.activations import Unscaled
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts, swiglu
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TILE_ROWS
-from octavo.ops.quantize.cpu import round_tokens
+from octavo.ops.quantize.cpu import dequantized
 from octavo.ops.row_chunks import row_chunks
 
 GROUP_TILES = 64
@@ -74,16 +73,13 @@ class _Stack:
     """The same matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._rounded = weight.activations is not Unscaled
+        self._activations = weight.activations
         self._stack = weight.wide().transpose(1, 2).contiguous()
         self._matrices = self._stack.unbind()
 
     def prepare(self, x: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
         """x (T, K) bf16 as this matrix takes it, times `shares` (T, 1) float32: (T, K) float32, new."""
-        if not self._rounded:
-            return x.float() if shares is None else x.float().mul_(shares)
-        rounded, scale = round_tokens(x)
-        return rounded.mul_(scale if shares is None else scale.mul_(shares))
+        return dequantized(x, self._activations, shares)
 
     def product(self, rows: torch.Tensor, group: _Group) -> torch.Tensor:
         """x W[e]^T for each expert e of the group: (P, K) -> (P, N) float32."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from octavo.ops.activations import Unscaled
 from octavo.ops.contract import Dims
 from octavo.ops.formats import LinearWeight
-from octavo.ops.linear.layer import Linear
-from octavo.ops.quantize.cpu import round_tokens
+from octavo.ops.quantize.cpu import dequantized
 from octavo.ops.row_chunks import row_chunks
 
 TILE_ROWS = 32
@@ -27,37 +25,13 @@ def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class TiledLinear:
-    """bf16 weights, widened once to float32; products of 32-row tiles.
+    """Weights widened once to float32, inputs rounded as the weights ask; float32 products of 32-row tiles.
 
     A row's bits depend on that row and the weight alone.
     """
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._weight = weight.wide().t().contiguous()
-        self._bias = None if weight.bias is None else weight.bias.float()
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
-
-        Raises:
-            KernelContractError: x has another dtype or width.
-        """
-        return self.float32(x).to(torch.bfloat16)
-
-    def float32(self, x: torch.Tensor) -> torch.Tensor:
-        """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
-        Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)
-        out = tiled_matmul(x.float(), self._weight)
-        return out if self._bias is None else out.add_(self._bias)
-
-
-class TiledFp8Linear:
-    """FP8 weights and activations, whose numbers float32 holds; float32 products of 32-row tiles.
-
-    A row's bits depend on that row and the weight alone.
-    """
-
-    def __init__(self, weight: LinearWeight) -> None:
+        self._activations = weight.activations
         self._weight = weight.wide().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
@@ -77,12 +51,6 @@ class TiledFp8Linear:
         Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)
         out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
         for chunk in row_chunks(len(x)):
-            rounded, scale = round_tokens(x[chunk])
-            product = tiled_matmul(rounded.mul_(scale), self._weight)
+            product = tiled_matmul(dequantized(x[chunk], self._activations), self._weight)
             out[chunk] = product if self._bias is None else product.add_(self._bias)
         return out
-
-
-def cpu_linear(weight: LinearWeight) -> Linear:
-    """The layer of `weight` on a CPU."""
-    return TiledLinear(weight) if weight.activations is Unscaled else TiledFp8Linear(weight)

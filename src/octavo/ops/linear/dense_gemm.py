@@ -6,7 +6,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations
+from octavo.ops.activations import BLOCK, Activations
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, Tile
@@ -27,7 +27,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
 
     Args:
-        x: (T, K): TokenScaled for FP8 weights, Unscaled for bf16; read.
+        x: (T, K) in the format that the weights ask for; read.
         w: (N, K), with or without bias; read.
         out: (T, N) bf16 or f32; written.
         tile: sizes of one program's work; None chooses by T.
@@ -45,6 +45,8 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
     step = STEP[w.data.dtype]
     tile = tile or _choose(x, w, rows, step)
     tile.check(gated=False, step_bytes=step * w.data.element_size())
+    if w.blockwise:
+        check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
     if tile.tma:
@@ -55,7 +57,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
         weights,
         w.scales,
         w.bias, out, rows, columns, width,
-        SCALED=w.scales is not None, BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
+        SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise, BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
         ROWS=tile.rows, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
@@ -66,7 +68,7 @@ def _choose(x: Activations, w: LinearWeight, rows: int, step: int) -> Tile:
     """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
     width = w.data.shape[1]
     whole = width >= step and width * w.data.element_size() % ALIGNMENT == 0
-    return choose_tile(rows, tma=whole and takes_bulk_copies(x.data, w.data))
+    return choose_tile(rows, tma=whole and takes_bulk_copies(x.data, w.data), blockwise=w.blockwise)
 
 
 def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:

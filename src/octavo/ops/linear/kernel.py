@@ -1,7 +1,7 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator. ROWS,
-COLS, warps, stages and the order of the programs are free.
+The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator (one per
+128 columns where scales are per block). ROWS, COLS, warps, stages and the order of the programs are free.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import wait_for_previous
+from octavo.ops.device import block_scale, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["rows"])
 def dense_gemm_kernel(
     x, x_scale, w, w_scale, bias, y, rows, N, K,
-    SCALED: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
+    SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
@@ -44,6 +44,11 @@ def dense_gemm_kernel(
     if SCALED:
         token_scale = tl.load(x_scale + safe_row)
         channel_scale = tl.load(w_scale + safe_column)
+    if BLOCKWISE:
+        # a step's scales are loaded one step ahead; a tile's columns are of one block of 128
+        k_blocks = tl.cdiv(K, 128)
+        row_block = first_column // 128
+        scale = block_scale(w_scale, x_scale, safe_row, live, row_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         if TMA:
@@ -55,7 +60,12 @@ def dense_gemm_kernel(
             b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
             x_at += STEP
             w_at += STEP
-        acc = tl.dot(b, tl.trans(a), acc)
+        if BLOCKWISE:
+            next_scale = block_scale(w_scale, x_scale, safe_row, live, row_block, step + 1, k_blocks)
+            acc += tl.dot(b, tl.trans(a)) * scale[None, :]
+            scale = next_scale
+        else:
+            acc = tl.dot(b, tl.trans(a), acc)
     if SCALED:
         acc *= channel_scale[:, None] * token_scale[None, :]
     if BIAS:

@@ -10,7 +10,7 @@ from octavo.ops.quantize.reference import ReferenceQuantizer
 
 
 def linear_reference(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
-    """y[t, n] = sum over k of x[t, k] * W[n, k] + b[n]; FP8 weights take x rounded to FP8 per row.
+    """y[t, n] = sum over k of x[t, k] * W[n, k] + b[n]; FP8 weights take x rounded to FP8 as they ask.
 
     x (T, K) bf16 -> (T, N) float64.
     """

@@ -1,10 +1,13 @@
-"""bf16 rows to FP8 rows with one scale each."""
+"""bf16 rows to FP8 rows, with one scale each or one for each 128 columns."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from octavo.ops.activations import FP8
+import torch
+import torch.nn.functional as F
+
+from octavo.ops.activations import BLOCK, FP8, Activations, GroupScaled, TokenScaled, Unscaled, blocks
 from octavo.ops.quantize.rule import divide, scales_of
 
 
@@ -35,3 +38,36 @@ def round_tokens(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     power = (scaled.view(torch.int32) & 0x7F800000).view(torch.float32)
     power.clamp_(min=2.0**-6)
     return scaled.add_(power, alpha=1.5 * 2**20).sub_(power, alpha=1.5 * 2**20), scale
+
+
+def round_groups(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`round_tokens` of each 128 columns: x (T, K) -> q (T, K) float32 and the scale of each number, (T, K) float32, new."""
+    rows, width = x.shape
+    padded = blocks(width) * BLOCK
+    rounded, scale = round_tokens(F.pad(x, (0, padded - width)).view(-1, BLOCK))
+    every = scale.expand(-1, BLOCK).reshape(rows, padded)
+    return rounded.view(rows, padded)[:, :width], every[:, :width]
+
+
+def dequantized(x: torch.Tensor, kind: type[Activations], shares: torch.Tensor | None = None) -> torch.Tensor:
+    """x as products take it: rounded to the codes of `kind`, times their scales, times `shares`.
+
+    Args:
+        x: (T, K) bf16; read.
+        kind: what the weights ask for.
+        shares: (T, 1) float32; read. None: 1.
+
+    Returns:
+        (T, K) float32, new.
+    """
+    if kind is Unscaled:
+        return x.float() if shares is None else x.float().mul_(shares)
+    rounded, scale = ROUND[kind](x)
+    return rounded.mul_(scale if shares is None else scale * shares)
+
+
+ROUND: dict[type[Activations], Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    TokenScaled: round_tokens,
+    GroupScaled: round_groups,
+}
+"""Type of activations -> their codes as float32 and what to multiply them by."""

@@ -25,7 +25,7 @@ def quantize_groups_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     groups = blocks(width)
     padded = torch.nn.functional.pad(x, (0, groups * BLOCK - width)).reshape(rows, groups, BLOCK)
     codes, scale = quantize_reference(padded)
-    return codes.reshape(rows, -1)[:, :width].contiguous(), scale
+    return codes.flatten(1)[:, :width].contiguous(), scale
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -157,7 +157,11 @@ def require_weight_room(model: ModelConfig, device: torch.device) -> None:
 def copy_bytes(model: ModelConfig) -> int:
     """Bytes of the float32 copies of all matrices that a CPU makes products with."""
     parameters = model.place_parameters(fresh_memory(torch.device("meta")))
-    matrices = (view for name, view in parameters.sources.items() if view.ndim == 2 and not name.endswith("_scale"))
+    matrices = (
+        view
+        for name, view in parameters.sources.items()
+        if view.ndim == 2 and not name.endswith(("_scale", "_scale_inv"))
+    )
     looked_up = 0 if model.tie_word_embeddings else parameters.embedding.numel()
     return 4 * (sum(view.numel() for view in matrices) - looked_up)
 

@@ -9,15 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import silu, wait_for_previous
-
-
-@triton.jit
-def _block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
-    """(ROWS,) product of the scales of one K step: one block of weights, each row's own group."""
-    inside = step < k_blocks
-    rows = tl.load(x_scale + source * k_blocks + step, mask=live & inside, other=0.0)
-    return rows * tl.load(w_scale + row_block.to(tl.int64) * k_blocks + step, mask=inside, other=0.0)
+from octavo.ops.device import block_scale, silu, wait_for_previous
 
 
 @triton.jit
@@ -63,9 +55,9 @@ def _product(
         k_blocks = tl.cdiv(K, 128)
         row_block = expert * parts * tl.cdiv(N, 128) + first_column // 128
         up_block = row_block + tl.cdiv(N, 128)
-        scale = _block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
+        scale = block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
         if GATED:
-            up_scale = _block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
+            up_scale = block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
@@ -87,11 +79,11 @@ def _product(
                 b_up = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
                 up_at += STEP
         if BLOCKWISE:
-            next_scale = _block_scale(w_scale, x_scale, source, live, row_block, step + 1, k_blocks)
+            next_scale = block_scale(w_scale, x_scale, source, live, row_block, step + 1, k_blocks)
             acc += tl.dot(b, tl.trans(a)) * scale[None, :]
             scale = next_scale
             if GATED:
-                next_scale = _block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
+                next_scale = block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
                 up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
                 up_scale = next_scale
         else:
