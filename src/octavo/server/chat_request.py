@@ -115,7 +115,6 @@ class ChatRequest(ChatFields, GenerationFields):
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
-        self.messages = []
         return Call.checked(self, [prompt], samplings)
 
     @property
