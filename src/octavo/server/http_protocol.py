@@ -12,11 +12,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from octavo.errors import OctavoError, RequestError
 from octavo.server.errors import HeadersTooLargeError, SlowRequestError, error_object
 from octavo.server.framing import Framing, framing
+from octavo.server.half_closed import is_reset, probe
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers; what browsers, proxies and clients send is under a tenth of it."""
 HEAD_S = 60.0
 """How long a connection may take to send them; an idle one after an answer ends sooner, by uvicorn's keep-alive."""
+LOOK_S = 0.05
+"""How often to look whether a client that sends no more still reads."""
 _UPGRADE = b"upgrade:"
 
 
@@ -38,6 +41,8 @@ class HttpProtocol(HttpToolsProtocol):
     _framing: Framing
     """Of the body, once the head before it is complete."""
     _head_timer: asyncio.TimerHandle | None = None
+    _look_timer: asyncio.TimerHandle | None = None
+    """While the client sends no more: when to look whether it still reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -45,7 +50,30 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Let a client that sends no more have the answer that it waits for; False closes the connection."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        if not self.pipeline:  # else the answer to an earlier request is being written
+            beside = probe(cycle)
+            if beside is None:
+                return False
+            self.transport.write(beside)
+        self._look()
+        return True
+
+    def _look(self) -> None:
+        """End the connection as soon as the client has reset it: nothing is read that would tell."""
+        if is_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._look_timer = self.loop.call_later(LOOK_S, self._look)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
