@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
-from octavo.ops.activations import FP8, blocks
+from octavo.ops.activations import FP8, Activations, blocks
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+
+Operand = TypeVar("Operand", bound=Weights | Activations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +72,10 @@ def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, gen
     return Bf16((data.float() / 16).bfloat16())
 
 
-def to_device(weights: Weights, device: torch.device) -> Weights:
-    """The same weights on `device`."""
-    parts = ((field.name, getattr(weights, field.name)) for field in dataclasses.fields(weights))
-    return dataclasses.replace(weights, **{name: part.to(device) for name, part in parts if part is not None})
+def to_device(operand: Operand, device: torch.device) -> Operand:
+    """The same weights or activations on `device`."""
+    parts = ((field.name, getattr(operand, field.name)) for field in dataclasses.fields(operand))
+    return dataclasses.replace(operand, **{name: part.to(device) for name, part in parts if part is not None})
 
 
 def distinct_ids(tokens: int, experts: int, top_k: int, generator: torch.Generator) -> torch.Tensor:

@@ -86,7 +86,7 @@ def test_the_expert_layer(kind: type, device: torch.device) -> None:
         return moe(x, ids, weights, up, down, workspace=workspace, out=out, flags=flags, tiles=tiles)
 
     expected = run(up, down, Tiles(TMA, TMA))
-    for weight in ((shifted(up), down), (up, shifted(down))):
-        assert torch.equal(run(*weight), expected)
+    for one, other in ((shifted(up), down), (up, shifted(down))):
+        assert torch.equal(run(one, other), expected)
         with pytest.raises(KernelContractError, match=r"w\.data"):
-            run(*weight, Tiles(TMA, TMA))
+            run(one, other, Tiles(TMA, TMA))

@@ -114,6 +114,12 @@ class Running:
     http: httpx.Client
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    @property
     def worker(self) -> MockWorker:
         """The latest."""
         return self.source.workers[-1]

@@ -62,7 +62,7 @@ def texts(answer: bytes, stream: bool) -> list[str]:
 def test_requests_in_a_row_are_all_answered(slow: Running) -> None:
     body = json.dumps(LONG).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    with socket.create_connection(slow.url.removeprefix("http://").split(":"), timeout=60) as connection:
+    with socket.create_connection(slow.address, timeout=60) as connection:
         connection.sendall(3 * (head % len(body) + body))
         connection.shutdown(socket.SHUT_WR)
         answer = b""

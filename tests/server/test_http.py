@@ -49,7 +49,7 @@ def test_head_of_what_cannot_be_got(server: Running) -> None:
 
 def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[str, bytes]:
     """Head and body of the answer to an HTTP/1.0 request; read until the server closes."""
-    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=30) as connection:
+    with socket.create_connection(server.address, timeout=30) as connection:
         connection.sendall(f"{request} HTTP/1.0\r\nContent-Length: {len(body)}\r\n".encode())
         connection.sendall(b"Content-Type: application/json\r\n\r\n" + body)
         answer = b""
@@ -61,7 +61,7 @@ def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[st
 
 def raw(server: Running, *parts: bytes) -> bytes:
     """What comes back for `parts`, each sent by itself, until the server closes."""
-    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=60) as connection:
+    with socket.create_connection(server.address, timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = b""
         for part in parts:
@@ -190,7 +190,7 @@ def test_a_refusal_is_not_written_into_an_answer(junk: bytes) -> None:
     body = json.dumps({"prompt": "x", "max_tokens": 200, "stream": True, "ignore_eos": True}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with running(worker={"delay_s": 0.01}) as slow:
-        with socket.create_connection(slow.url.removeprefix("http://").split(":"), timeout=60) as connection:
+        with socket.create_connection(slow.address, timeout=60) as connection:
             connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             answer = connection.recv(1 << 16)
             connection.sendall(junk)
@@ -284,7 +284,7 @@ def test_null_is_described(server: Running) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize"])
 def test_a_field_that_is_not_served_is_refused(server: Running, path: str, name: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
     if path != "/tokenize":
         body["max_tokens"] = 1
     if name == "reasoning_effort" and path != COMPLETIONS:

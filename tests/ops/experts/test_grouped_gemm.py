@@ -12,7 +12,7 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations, StaticScaled, TokenScaled, Unscaled
+from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled, Unscaled
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
@@ -50,16 +50,12 @@ class Case:
         return ((ids >= 0) & (ids < self.w.data.shape[0])).nonzero().flatten()
 
 
-def on(device: torch.device, x: Activations) -> Activations:
-    return to_device(x, device)  # type: ignore[arg-type, return-value]
-
-
 def gate_up_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
     generator = torch.Generator().manual_seed(tokens * shape.hidden)
     w = make_weights(kind, shape.experts, 2, shape.intermediate, shape.hidden, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
     x = w.activate(exact_rows(tokens, shape.hidden, generator), ReferenceQuantizer())
-    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
+    return Case(to_device(x, device), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
 
 
 def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
@@ -67,7 +63,7 @@ def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: 
     w = make_weights(kind, shape.experts, 1, shape.hidden, shape.intermediate, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
     x = w.activate(exact_rows(ids.numel(), shape.intermediate, generator), ReferenceQuantizer())
-    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
+    return Case(to_device(x, device), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
 
 
 def plan_of(case: Case, tile: Tile, guard: Guard) -> Permutation:
@@ -104,8 +100,10 @@ def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Acti
             return StaticScaled(rows(x.data), guard.copy(x.scale))
         case Unscaled():
             return Unscaled(rows(x.data))
-        case _:
+        case TokenScaled() | GroupScaled():
             return type(x)(rows(x.data), rows(x.scale))
+        case _:
+            raise TypeError(type(x).__name__)
 
 
 def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
@@ -181,13 +179,13 @@ def mutations(case: Case) -> dict[str, Callable[[], None]]:
         "output-channel": lambda: wipe(case.w.data, expert, channel),
     }
     match case.x, case.w:
-        case TokenScaled(), Fp8Channel():
-            changes["token-scale"] = lambda: halve(case.x.scale, row)  # type: ignore[union-attr]
-            changes["channel-scale"] = lambda: halve(case.w.scale, expert, channel)  # type: ignore[union-attr]
-        case _, Fp8Block():
-            changes["block-scale"] = lambda: halve(case.w.scale, expert, 0, 0)
-        case _, Fp8Tensor():
-            changes["tensor-scale"] = lambda: halve(case.w.scale, expert, 0)
+        case TokenScaled() as x, Fp8Channel() as w:
+            changes["token-scale"] = lambda: halve(x.scale, row)
+            changes["channel-scale"] = lambda: halve(w.scale, expert, channel)
+        case _, Fp8Block(scale=scale):
+            changes["block-scale"] = lambda: halve(scale, expert, 0, 0)
+        case _, Fp8Tensor(scale=scale):
+            changes["tensor-scale"] = lambda: halve(scale, expert, 0)
     return changes
 
 
