@@ -48,12 +48,12 @@ class Weights(abc.ABC):
     @property
     @abc.abstractmethod
     def scales(self) -> torch.Tensor | None:
-        """What a kernel multiplies by; None where data are the values."""
+        """The scales that a kernel multiplies by; None where data are the values."""
 
     @property
     @abc.abstractmethod
     def scale_strides(self) -> tuple[int, int, int, int]:
-        """Of scales: from row to row of the activations, expert to expert, gate to up, column to column; 0 if unused."""
+        """The strides of scales from row to row of the activations, expert to expert, gate to up, column to column; 0 if unused."""
 
     @abc.abstractmethod
     def check(self, argument: str, dims: Dims, parts: int) -> None:

@@ -25,7 +25,7 @@ LEAST_TEMPERATURE = 0.01
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides the answer."""
+    """The options of a stream: what it tells besides the answer."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None

@@ -19,7 +19,7 @@ COMMENT = b":\n\n"
 
 
 def probe(cycle: RequestResponseCycle) -> bytes | None:
-    """What is to be written now beside the answer of `cycle`, nothing where that itself tells; None if nothing can be."""
+    """Returns what is to be written beside the answer of `cycle`: nothing where the answer itself tells; None if nothing can be."""
     if not cycle.response_started:
         return CONTINUE if cycle.scope["http_version"] == "1.1" else None
     if not cycle.chunked_encoding:

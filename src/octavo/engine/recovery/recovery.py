@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recovery:
-    """What an engine calls when a worker has died, before each step, and after each result.
+    """Brings requests to the next worker. The engine calls it when a worker has died, before each step, and after each result.
 
     Args:
         requests: those of the engine; after a death all wait again, and while killers are searched for, only some run.
@@ -59,7 +59,7 @@ class Recovery:
         return [] if self._injector is None else self._injector.faults_of(number, step.slots())
 
     def positions_of(self, step: Step) -> Mapping[str, int]:
-        """What `on_result` needs of a step whose result is to be applied: request id -> where its chunk ends."""
+        """Says where the chunk of each request ends in a step, by request id; `on_result` needs it when the step's result is applied."""
         return step.positions() if self._watch.needs_steps else {}
 
     def on_result(self, positions: Mapping[str, int]) -> None:

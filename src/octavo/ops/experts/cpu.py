@@ -71,7 +71,7 @@ class CpuExperts:
 
 
 class _Stack:
-    """The same matrix of every expert, (E, K, N) float32."""
+    """Holds one matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
         self._rounded = weight.activations is not Unscaled

@@ -76,7 +76,7 @@ def moe(
 
 
 def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:
-    """Those of the layer's shape; without bulk copies where they cannot read what they would have to."""
+    """Chooses the tiles of the layer's shape; without bulk copies where these cannot read an operand."""
     experts, hidden_size, intermediate = down.data.shape
     tiles = choose_tiles((gate_up.tiles_key, experts, hidden_size, intermediate), slots)
     # an input that is not quantized is `workspace.hidden` itself

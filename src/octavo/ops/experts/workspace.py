@@ -39,7 +39,7 @@ class ActivationBuffer:
         return weights.activate(x, _IntoBuffer(self, rows_in_use, overlap_previous))
 
     def held(self, rows: int, weights: Weights) -> Activations:
-        """Whatever the first `rows` rows hold, in the format that `weights` asks for."""
+        """Views the first `rows` rows, whatever they hold, in the format that `weights` asks for."""
         return weights.activate(self.data[:rows], _AsHeld(self))
 
 

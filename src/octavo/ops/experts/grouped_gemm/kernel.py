@@ -28,7 +28,7 @@ def _product(
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Up to ROWS sorted rows from first_row on by COLS columns, of one expert."""
+    """Multiplies up to ROWS sorted rows of one expert, from first_row on, into COLS columns."""
     column = first_column + tl.arange(0, COLS)
     row = first_row + tl.arange(0, ROWS)
     live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < slots)

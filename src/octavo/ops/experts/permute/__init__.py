@@ -35,7 +35,7 @@ def _bins(experts: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Permutation:
-    """What `permute` writes, and its scratch memory; S = T x K slots, numbered t x K + k.
+    """Holds what `permute` writes, and its scratch memory; S = T x K choices, numbered t x K + k.
 
     Allocated for S slots it serves every smaller number too.
     """

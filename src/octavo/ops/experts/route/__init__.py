@@ -19,7 +19,7 @@ MAX_TOP_K = 32
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What `route` writes: ids (T, K) int32, weights (T, K) f32, flags (T,) bool."""
+    """Holds what `route` writes: ids (T, K) int32, weights (T, K) f32, flags (T,) bool."""
 
     ids: torch.Tensor
     weights: torch.Tensor
