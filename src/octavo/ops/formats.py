@@ -38,8 +38,6 @@ class Weights(abc.ABC):
     """A matrix (N, K), or one for each expert (E, N, K), as a checkpoint stores it."""
 
     data: torch.Tensor
-    tiles_key: ClassVar[str]
-    """The format's name in the table of tiles, which is older than the names of these types."""
     activations: ClassVar[type[Activations]]
     """What the other side of a product is."""
     blockwise: ClassVar[bool] = False
@@ -82,7 +80,6 @@ class Bf16(Weights):
 
     data: torch.Tensor
     bias: torch.Tensor | None = None
-    tiles_key: ClassVar[str] = "PlainWeights"
     activations: ClassVar[type[Activations]] = Unscaled
 
     @property
@@ -128,7 +125,6 @@ class Fp8Channel(Weights):
     data: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor | None = None
-    tiles_key: ClassVar[str] = "ChannelWeights"
     activations: ClassVar[type[Activations]] = TokenScaled
 
     @property
@@ -177,7 +173,6 @@ class Fp8Tensor(Weights):
     data: torch.Tensor
     scale: torch.Tensor
     input_scale: torch.Tensor
-    tiles_key: ClassVar[str] = "TensorWeights"
     activations: ClassVar[type[Activations]] = StaticScaled
 
     @property
@@ -212,7 +207,6 @@ class Fp8Block(Weights):
 
     data: torch.Tensor
     scale: torch.Tensor
-    tiles_key: ClassVar[str] = "BlockWeights"
     activations: ClassVar[type[Activations]] = GroupScaled
     blockwise: ClassVar[bool] = True
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash_log import CrashLog
 from octavo.engine.recovery.fault_injection import FaultInjector
-from octavo.engine.recovery.poison import KillerSearch, PoisonWatch
+from octavo.engine.recovery.killers import KillerSearch, SuspectWatch
 from octavo.engine.recovery.supervisor import Supervisor
 from octavo.engine.request_table import RequestTable
 from octavo.engine.scheduler import Step
@@ -47,7 +47,7 @@ class Recovery:
         self._crashes = crashes
         self._last_crash: Path | None = None
         """The folder of the last death of a worker that was ready, if one was written."""
-        self._watch = PoisonWatch(deaths_before_blame)
+        self._watch = SuspectWatch(deaths_before_blame)
 
     @property
     def searching(self) -> bool:

@@ -168,7 +168,7 @@ class _Suspicion:
     """Deaths since it got well past its position."""
 
 
-class PoisonWatch:
+class SuspectWatch:
     """Remembers which requests were in the steps that killed workers from inside.
 
     Args:
