@@ -214,14 +214,14 @@ def running(**options: Any) -> Iterator[Running]:
     context.loop.start()
     try:
         app = create_app(context)
-        with _serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
             yield Running(url, context, app.state.server, source, http)
     finally:
         context.loop.stop()
 
 
 @contextlib.contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
+def serving(app: FastAPI) -> Iterator[str]:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(
