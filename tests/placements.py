@@ -39,7 +39,7 @@ FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
 ODD = LayerShape("odd", 3, 2, 37, 19)
 """No size is a multiple of anything: no bulk copies, no vectors."""
 MANY_TILES = LayerShape("many-tiles", 8, 2, 256, 96)
-"""Of the plan of 8 tokens there are 9 entries: no multiple of the tiles whose programs run next to each other."""
+"""Of the permutation of 8 tokens there are 9 entries: no multiple of the tiles whose programs run next to each other."""
 NARROW_TILES = LayerShape("narrow-tiles", 8, 2, 128, 32)
 """The same for the interpreter."""
 
@@ -123,7 +123,7 @@ def routing(device: torch.device) -> Iterator[Scenario]:
 
 
 def sorting(device: torch.device) -> Iterator[Scenario]:
-    """The plan of the experts' products, of few slots and of many, in memory of just its size and in more."""
+    """The permutation of the experts' products, of few assignments and of many, in memory of just its size and in more."""
     for label, experts, ids in _routings(device):
         for (number, used), slack in zip(_counts(len(ids), device), (0, 7), strict=True):
             yield Scenario(f"permute {label} {number} slack {slack}", (ids, experts, slack, used), _permute)
@@ -137,9 +137,9 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
 
 
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
-    plan = Permutation.allocate(ids.numel() + slack, experts, ids.device)
-    permute(ids, experts, tile_rows=16, rows_in_use=used, out=plan)
-    return [plan.order, plan.offsets, plan.tiles, plan.num_tiles]
+    permutation = Permutation.allocate(ids.numel() + slack, experts, ids.device)
+    permute(ids, experts, tile_rows=16, rows_in_use=used, out=permutation)
+    return [permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles]
 
 
 def _combine(
@@ -167,16 +167,16 @@ def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
 
 def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
     experts, rows, _ = w.data.shape
-    plan = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
+    permutation = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
     out = torch.empty((ids.numel(), rows // 2), dtype=torch.bfloat16, device=ids.device)
-    return [grouped_gemm_swiglu(x, w, plan, top_k=ids.shape[1], tile=tile, out=out, slots=ids.numel())]
+    return [grouped_gemm_swiglu(x, w, permutation, top_k=ids.shape[1], tile=tile, out=out, assignments=ids.numel())]
 
 
 def _down(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
     experts, rows, _ = w.data.shape
-    plan = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
+    permutation = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
     out = torch.empty((ids.numel(), rows), dtype=torch.bfloat16, device=ids.device)
-    return [grouped_gemm(x, w, plan, tile=tile, out=out, slots=ids.numel())]
+    return [grouped_gemm(x, w, permutation, tile=tile, out=out, assignments=ids.numel())]
 
 
 def dense(device: torch.device, kind: type) -> Iterator[Scenario]:

@@ -6,7 +6,7 @@
 
 Ends with 0 if no tool finds anything. Without PyTorch's caching every tensor is its own allocation, so that a stray access
 is seen where it is past what the driver rounds up; `tests/gpu/test_guard_pages.py` sees those within it. The layer is
-narrow: the index arithmetic of rows, slots and tiles is that of a real one.
+narrow: the index arithmetic of rows, assignments and tiles is that of a real one.
 """
 
 from __future__ import annotations

@@ -51,24 +51,26 @@ def candidates(rows: int, gated: bool) -> list[Tile]:
     return [tile for tile in legal if tile.rows * tile.cols * (2 if gated else 1) // (32 * tile.warps) <= 128]
 
 
-def heights(slots_per_expert: float) -> list[int]:
+def heights(assignments_per_expert: float) -> list[int]:
     """Tile heights near the mean load of an expert."""
     return [
         rows
         for rows in (16, 32, 64, 128, 256)
-        if rows <= max(16, 4 * slots_per_expert) and rows >= min(128, slots_per_expert / 8)
+        if rows <= max(16, 4 * assignments_per_expert) and rows >= min(128, assignments_per_expert / 8)
     ]
 
 
 def run_tile(ws: MoeWorkspace, gate_up: Weights, down: Weights, tokens: int, tile: Tile, gated: bool) -> None:
     """One grouped GEMM over whatever the workspace holds."""
-    slots = tokens * ws.top_k
+    assignments = tokens * ws.top_k
     if gated:
         x = ws.input.held(tokens, gate_up)
-        grouped_gemm_swiglu(x, gate_up, ws.plan, top_k=ws.top_k, tile=tile, out=ws.hidden, slots=slots)
+        grouped_gemm_swiglu(
+            x, gate_up, ws.permutation, top_k=ws.top_k, tile=tile, out=ws.hidden, assignments=assignments
+        )
     else:
-        h = ws.hidden_quantized.held(ws.plan.slots, down)
-        grouped_gemm(h, down, ws.plan, tile=tile, out=ws.expert_out, slots=slots)
+        h = ws.hidden_quantized.held(ws.permutation.assignments, down)
+        grouped_gemm(h, down, ws.permutation, tile=tile, out=ws.expert_out, assignments=assignments)
 
 
 def compile_tiles(job: tuple[tuple[int, int, int, int], str, list[tuple[Tile, bool]]]) -> None:
@@ -80,7 +82,7 @@ def compile_tiles(job: tuple[tuple[int, int, int, int], str, list[tuple[Tile, bo
     ws = moe_workspace(1, top_k, gate_up, down)
     inputs = draw(1, shape)
     for tile, gated in tiles:
-        permute(inputs.ids, experts, tile_rows=tile.rows, out=ws.plan)
+        permute(inputs.ids, experts, tile_rows=tile.rows, out=ws.permutation)
         run_tile(ws, gate_up, down, 1, tile, gated)
     torch.cuda.synchronize()
 
@@ -105,7 +107,7 @@ def best_tiles(
     times: dict[str, float] = {}
     best: tuple[float, Tile, Tile] | None = None
     for rows in heights(tokens * shape[1] / shape[0]):
-        permute(inputs.ids, shape[0], tile_rows=rows, out=ws.plan)
+        permute(inputs.ids, shape[0], tile_rows=rows, out=ws.permutation)
         winners: list[tuple[float, Tile]] = []
         for gated in (True, False):
             measured = []
@@ -162,7 +164,7 @@ def main() -> None:
     for tokens in SIZES:
         found.append(best_tiles(ws, gate_up, down, tokens, shape))
         print(tokens, f"{found[-1]['us']:.1f} us", found[-1]["gate_up"], found[-1]["down"], flush=True)
-    write_table((gate_up.tiles_key, experts, hidden, intermediate), found, top_k)
+    write_table((type(gate_up).__name__, experts, hidden, intermediate), found, top_k)
     if args.log:
         args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
 

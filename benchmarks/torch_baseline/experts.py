@@ -16,7 +16,7 @@ from octavo.ops.row_chunks import row_chunks
 
 
 class CudaExperts:
-    """Sorts the slots by expert, asks the device once for the counts, and runs the experts in turn.
+    """Sorts the assignments by expert, asks the device once for the counts, and runs the experts in turn.
 
     Raises:
         CheckpointError: sizes that `RowwiseFp8Linear` cannot run.

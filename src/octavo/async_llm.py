@@ -118,7 +118,7 @@ class AsyncLLM(ModelHandle):
 
     @property
     def tokenizer(self) -> LLMTokenizer:
-        """As `get_tokenizer`, at once."""
+        """The tokenizer that `get_tokenizer` gives, without waiting."""
         return self._tokenizer
 
     async def reset_prefix_cache(self) -> bool:

@@ -235,7 +235,7 @@ class LLM(ModelHandle):
 
 
 def _bar(use_tqdm: Progress, count: int) -> AbstractContextManager[Any]:
-    """What shows progress; gives None if nobody wants to see it."""
+    """Yields a bar that shows progress, or None if nobody wants to see one."""
     if not use_tqdm:
         return contextlib.nullcontext()  # a bar of tqdm starts a thread even if it is not shown
     make_bar = use_tqdm if callable(use_tqdm) else tqdm

@@ -1,4 +1,4 @@
-"""What the engine and the worker say to each other: plain data, encoded as MessagePack, never pickles.
+"""The messages between engine and worker: plain data, encoded as MessagePack, never pickles.
 
     engine                                   worker
       | <------------------------ Waiting --- |   once it has imported what it needs, and again once it is configured
@@ -201,7 +201,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class FaultKind(enum.Enum):
-    """What an injected fault does to the worker."""
+    """Names what an injected fault does to the worker."""
 
     EXIT = "exit"
     KILL = "kill"
@@ -266,7 +266,7 @@ class PromptScores(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
-    """What one step gave."""
+    """Tells what one step gave."""
 
     step: int
     sampled: list[SampledToken]

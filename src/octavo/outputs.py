@@ -1,4 +1,4 @@
-"""What `LLM.generate` returns and `AsyncLLM.generate` yields; names and fields are those of vLLM's users."""
+"""The outputs that `LLM.generate` returns and `AsyncLLM.generate` yields, with the names and fields that vLLM's users know."""
 
 from __future__ import annotations
 

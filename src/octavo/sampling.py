@@ -19,7 +19,7 @@ MAX_N = 16384
 
 
 class RequestOutputKind(enum.Enum):
-    """What each output of a stream holds."""
+    """Says what each output of a stream holds."""
 
     CUMULATIVE = 0
     """All of the answers so far."""

@@ -50,7 +50,7 @@ RecoveryObserver = Callable[[RecoveryRecord], None]
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is known of a model without its weights."""
+    """Holds what is known of a model without its weights."""
 
     folder: Path
     facts: ModelFacts
@@ -145,7 +145,7 @@ def _phases(ready: WorkerReady, start_s: float) -> dict[str, float]:
 
 
 def server_context(runtime: Runtime) -> ServerContext:
-    """What the server is given; its engine loop is not started yet."""
+    """Makes the context of a server; its engine loop is not started yet."""
     from octavo.server.context import ServerContext
     from octavo.server.dispatch import Dispatcher
     from octavo.server.metrics import Metrics
@@ -175,7 +175,7 @@ def in_processes(config: WorkerConfig, settings: Settings) -> WorkerSource:
 
 
 def with_keeper(config: WorkerConfig, settings: Settings) -> WorkerSource:
-    """As `in_processes`, with a process that holds the weights and one that waits to be the next worker."""
+    """Opens workers as `in_processes` does, with a process that holds the weights and standbys that wait to be the next worker."""
     from octavo.engine.processes.standby_source import StandbySource
 
     return StandbySource(config, settings.worker_start_timeout)
@@ -240,7 +240,7 @@ def check_dtype(dtype: str, weights: WeightFormat) -> None:
 
 
 def worker_config(settings: Settings, model: Model) -> WorkerConfig:
-    """What the worker is told.
+    """Makes the configuration that the worker is told.
 
     Raises:
         ConfigError: max_model_len is more than the model can do.
@@ -323,7 +323,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
 
 
 def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
-    """What injects the faults that the settings ask for.
+    """Makes what injects the faults that the settings ask for; None if they ask for none.
 
     Raises:
         ConfigError: one of them makes no sense, or none on this device.
@@ -335,7 +335,7 @@ def fault_injector(settings: Settings, device: str) -> FaultInjector | None:
 
 
 def crash_log(settings: Settings, config: WorkerConfig) -> CrashLog | None:
-    """What writes crash files, unless the settings want none, or the default is in the home folder of a user without one.
+    """Makes the crash log; None if the settings want none, or the default is in the home folder of a user without one.
 
     Raises:
         ConfigError: the folder asked for is in the home folder of a user who has none.

@@ -84,7 +84,7 @@ class Answer:
 
 @dataclasses.dataclass
 class Run:
-    """What one engine did with some requests."""
+    """Holds what one engine did with some requests."""
 
     answers: dict[str, Answer]
     records: list[StepRecord]
@@ -118,7 +118,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """Says what became of a case."""
 
     name: str
     equal: int

@@ -199,17 +199,17 @@ def test_i_a_failure_of_one_of_16_stays_with_it(victim: int, step: int) -> None:
     limits = config(block_size=2)
     requests = [request(f"r{i}", [i, i, i], max_tokens=12, ignore_eos=True) for i in range(16)]
     answer = alone(requests[victim], limits).token_ids
-    poison = answer[step - 1] if step else victim
+    bad_token = answer[step - 1] if step else victim
     healthy = [
         asked
         for asked in requests
-        if poison not in alone(asked, limits).token_ids and poison not in asked.prompt_token_ids
+        if bad_token not in alone(asked, limits).token_ids and bad_token not in asked.prompt_token_ids
     ]
     assert len(healthy) > 8
-    loaded = engine(limits, bad_tokens=[poison])
+    loaded = engine(limits, bad_tokens=[bad_token])
     outcomes = serve(loaded, requests)
     assert isinstance(outcomes[f"r{victim}"].error, RequestFailedError)
-    assert outcomes[f"r{victim}"].token_ids == (answer[: answer.index(poison) + 1] if step else [])
+    assert outcomes[f"r{victim}"].token_ids == (answer[: answer.index(bad_token) + 1] if step else [])
     expect(outcomes, healthy, limits)
     assert loaded.scheduler.index.match(array("I", [victim] * 3 + answer)) == []
 

@@ -33,8 +33,8 @@ def assert_right(layer: GpuLayer, rows: Rows, computed_by: GpuLayer | None = Non
     out, flags = (computed_by or layer)(rows)
     assert not flags.any()
     ws, ids = layer.workspace, rows.ids.flatten()
-    used = int(ws.plan.offsets[-1])
-    order = ws.plan.order[:used].long()
+    used = int(ws.permutation.offsets[-1])
+    order = ws.permutation.order[:used].long()
     limit = tolerance(CUDA)
     x = layer.gate_up.activate(rows.x, ReferenceQuantizer())
     assert_rows(ws.hidden[:used], grouped_gemm_swiglu_reference(x, layer.gate_up, rows.ids)[order], limit)
@@ -192,18 +192,18 @@ def test_the_check_sees_one_wrong_thing(qwen: GpuLayer) -> None:
             assert_right(qwen, rows, computed_by=GpuLayer(QWEN3_30B, w1, w2, qwen.workspace))
 
 
-def test_a_million_slots_are_sorted_as_torch_sorts() -> None:
-    """Class J, sglang#33511 and class A, vllm#39213: stable at 4097 x 16, and 131072 x 8 slots, over 100 runs."""
+def test_a_million_assignments_are_sorted_as_torch_sorts() -> None:
+    """Class J, sglang#33511 and class A, vllm#39213: stable at 4097 x 16, and 131072 x 8 assignments, over 100 runs."""
     for tokens, top_k, experts in ((4097, 16, 128), (131_072, 8, 128), (65_536, 10, 512)):
         ids = torch.randint(-1, experts + 1, (tokens, top_k), dtype=torch.int32, device=CUDA)
-        plan = Permutation.allocate(ids.numel(), experts, CUDA)
+        permutation = Permutation.allocate(ids.numel(), experts, CUDA)
         key = torch.where((ids < 0) | (ids >= experts), experts, ids).flatten()
         used = int((key < experts).sum())
         order = key.sort(stable=True).indices[:used].int()
         for _ in range(100):
-            plan.order.fill_(-1)
-            permute(ids, experts, tile_rows=128, out=plan)
-            assert torch.equal(plan.order[:used], order)
+            permutation.order.fill_(-1)
+            permute(ids, experts, tile_rows=128, out=permutation)
+            assert torch.equal(permutation.order[:used], order)
         counts = torch.bincount(key, minlength=experts + 1)[:experts]
-        assert torch.equal(plan.offsets[1:].long(), counts.cumsum(0))
-        assert int(plan.num_tiles) == int(((counts + 127) // 128).sum())
+        assert torch.equal(permutation.offsets[1:].long(), counts.cumsum(0))
+        assert int(permutation.num_tiles) == int(((counts + 127) // 128).sum())

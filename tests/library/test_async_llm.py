@@ -62,7 +62,8 @@ def test_each_kind_of_output_tells_the_same(engine: AsyncLLM, llm: LLM) -> None:
         assert [each for delta in deltas for each in delta.outputs[0].token_ids] == expected.token_ids
         assert [each for delta in deltas for each in delta.outputs[0].logprobs or []] == expected.logprobs
         last = deltas[-1].outputs[0]
-        assert (last.finish_reason, last.cumulative_logprob) == ("length", pytest.approx(expected.cumulative_logprob))
+        assert last.finish_reason == "length"
+        assert last.cumulative_logprob == pytest.approx(expected.cumulative_logprob)
         (final,) = await outputs(engine, sampling=SOME.replace(output_kind=RequestOutputKind.FINAL_ONLY))
         assert final.outputs == [expected]
         assert (final.prompt, final.prompt_token_ids) == (whole.prompt, whole.prompt_token_ids)

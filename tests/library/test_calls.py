@@ -14,6 +14,7 @@ import octavo
 from octavo import LLM, EngineArgs, RequestOutput, SamplingParams, TextPrompt, TokensPrompt
 from octavo.errors import ConfigError, OctavoError, RequestError
 from octavo.library.engine_args import KEYWORDS
+from octavo.library.prompts import GivenPrompt
 from octavo.library.unserved import ATTRIBUTES
 from test_llm import mock_workers
 
@@ -35,14 +36,15 @@ def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
 def test_prompts_in_every_form(llm: LLM) -> None:
     ids = [97, 98, 99]
     expected = tokens(llm.generate("abc", SOME, False))
-    for prompt in [
+    prompts: list[GivenPrompt] = [
         "abc",
         ids,
         TextPrompt(prompt="abc"),
         TokensPrompt(prompt_token_ids=ids),
         {"prompt": "abc", "multi_modal_data": None},
         {"prompt_token_ids": ids, "prompt": "abc"},
-    ]:
+    ]
+    for prompt in prompts:
         assert tokens(llm.generate(prompt, SOME, False)) == expected
         assert tokens(llm.generate([prompt, prompt], [SOME, SOME], False)) == expected * 2
     assert tokens(llm.generate(prompts=("abc", ids), sampling_params=SOME, use_tqdm=False)) == expected * 2
@@ -219,6 +221,7 @@ def test_a_keyword_that_cannot_be_honoured(keyword: str, value: Any) -> None:
 
 
 def test_every_keyword_takes_none() -> None:
-    EngineArgs(**dict.fromkeys(KEYWORDS))
+    nothing: dict[str, Any] = dict.fromkeys(KEYWORDS)
+    EngineArgs(**nothing)
     with pytest.raises(OctavoError, match="max_model_len"):
         EngineArgs(max_model_length=5)

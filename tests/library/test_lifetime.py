@@ -236,6 +236,6 @@ def alive(folder: Path) -> list[int]:
 
 def environ_of(process: psutil.Process) -> str:
     try:
-        return process.environ().get("TMPDIR", "")
+        return str(process.environ().get("TMPDIR", ""))
     except psutil.Error:
         return ""

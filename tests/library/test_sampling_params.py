@@ -141,6 +141,12 @@ def test_all_logprobs_are_given_where_they_are_allowed() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    given = SamplingParams(max_tokens=np.int64(2), seed=np.uint8(3), temperature=np.float32(0.5), top_k=np.int32(4))
+    numbers: dict[str, Any] = {
+        "max_tokens": np.int64(2),
+        "seed": np.uint8(3),
+        "temperature": np.float32(0.5),
+        "top_k": np.int32(4),
+    }
+    given = SamplingParams(**numbers)
     assert given == SamplingParams(max_tokens=2, seed=3, temperature=0.5, top_k=4)
     assert msgspec.msgpack.encode(given)

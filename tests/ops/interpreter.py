@@ -30,7 +30,8 @@ def _to_torch(data: np.ndarray, dtype: tl.dtype) -> torch.Tensor:
 
 def _to_numpy(tensor: torch.Tensor, dtype: tl.dtype) -> np.ndarray:
     flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return flat.view(interpreter._get_np_dtype(dtype)).reshape(tensor.shape)
+    typed: np.ndarray = flat.view(interpreter._get_np_dtype(dtype))
+    return typed.reshape(tensor.shape)
 
 
 def repair() -> None:

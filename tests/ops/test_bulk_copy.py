@@ -48,12 +48,14 @@ def test_a_linear_layer(kind: type, device: torch.device) -> None:
 
 def product(case: Case, tile: Tile, x: Any = None, w: Any = None, *, gated: bool) -> torch.Tensor:
     experts, rows, _ = case.w.data.shape
-    plan, slots, device = permute(case.ids, experts, tile_rows=16), case.ids.numel(), case.ids.device
-    out = torch.zeros((slots, rows // 2 if gated else rows), dtype=torch.bfloat16, device=device)
+    permutation, assignments, device = permute(case.ids, experts, tile_rows=16), case.ids.numel(), case.ids.device
+    out = torch.zeros((assignments, rows // 2 if gated else rows), dtype=torch.bfloat16, device=device)
     x, w = x or case.x, w or case.w
     if gated:
-        return grouped_gemm_swiglu(x, w, plan, top_k=case.ids.shape[1], tile=tile, out=out, slots=slots)
-    return grouped_gemm(x, w, plan, tile=tile, out=out, slots=slots)
+        return grouped_gemm_swiglu(
+            x, w, permutation, top_k=case.ids.shape[1], tile=tile, out=out, assignments=assignments
+        )
+    return grouped_gemm(x, w, permutation, tile=tile, out=out, assignments=assignments)
 
 
 @FORMATS
@@ -86,7 +88,7 @@ def test_the_expert_layer(kind: type, device: torch.device) -> None:
         return moe(x, ids, weights, up, down, workspace=workspace, out=out, flags=flags, tiles=tiles)
 
     expected = run(up, down, Tiles(TMA, TMA))
-    for weight in ((shifted(up), down), (up, shifted(down))):
-        assert torch.equal(run(*weight), expected)
+    for one, other in ((shifted(up), down), (up, shifted(down))):
+        assert torch.equal(run(one, other), expected)
         with pytest.raises(KernelContractError, match=r"w\.data"):
-            run(*weight, Tiles(TMA, TMA))
+            run(one, other, Tiles(TMA, TMA))

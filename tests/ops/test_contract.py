@@ -15,6 +15,7 @@ from octavo.ops.contract import Dims
 from octavo.ops.experts.grouped_gemm.choice import choose_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
+from octavo.ops.formats import Weights
 from octavo.ops.launch import GRID_LIMIT, LaunchDims, check_grid
 from octavo.ops.linear.dense_gemm import choose_tile
 
@@ -89,15 +90,17 @@ def test_a_tile_that_cannot_run_says_why(tile: Tile, reason: str) -> None:
 
 @pytest.mark.parametrize("experts", [1, 8, 128, 512])
 def test_safe_tiles_are_legal_at_every_size(experts: int) -> None:
-    for slots in [0, 1, 8, 100, 1000, 10_000, 2_000_000]:
-        tiles = choose_tiles(("BlockWeights", experts, 2048, 80), slots)
+    for assignments in [0, 1, 8, 100, 1000, 10_000, 2_000_000]:
+        tiles = choose_tiles(("Fp8Block", experts, 2048, 80), assignments)
         assert tiles.gate_up.rows == tiles.down.rows
         tiles.gate_up.check(gated=True, step_bytes=128)
         tiles.down.check(gated=False, step_bytes=128)
 
 
-def test_every_tile_of_the_table_is_legal_and_the_slots_ascend() -> None:
-    for entries in TABLE.values():
+def test_every_tile_of_the_table_is_legal_and_the_assignments_ascend() -> None:
+    formats = {kind.__name__ for kind in Weights.__subclasses__()}
+    for (kind, *_), entries in TABLE.items():
+        assert kind in formats
         assert [most for most, _, _ in entries] == sorted({most for most, _, _ in entries})
         for _, gate_up, down in entries:
             assert gate_up.rows == down.rows
@@ -106,7 +109,7 @@ def test_every_tile_of_the_table_is_legal_and_the_slots_ascend() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 6, 8])
-@pytest.mark.parametrize("shape", [*TABLE, ("ChannelWeights", 60, 2048, 1408)], ids=str)
+@pytest.mark.parametrize("shape", [*TABLE, ("Fp8Channel", 60, 2048, 1408)], ids=str)
 def test_no_tile_is_chosen_only_between_two_powers_of_two(shape: tuple[str, int, int, int], top_k: int) -> None:
     """The worker loads its kernels at these numbers of tokens; a tile that none of them takes would be compiled later."""
     assert not compiled_late(lambda tokens: choose_tiles(shape, tokens * top_k))

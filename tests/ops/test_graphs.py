@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,9 +86,14 @@ def test_only_the_wanted_rows_come_back(loaded: LoadedModel) -> None:
 
 def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
     cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
-    recorded = []
+    recorded: list[Callable[[], None]] = []
+
+    def capture(launch: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(launch)
+        return launch
+
     graphed = graphs_of(loaded, cache, [1, 4])
-    vars(graphed)["_capture"] = lambda launch: recorded.append(launch) or launch
+    vars(graphed)["_capture"] = capture
     graphed.prepare()
     graphed.prepare()
     assert len(recorded) == 2

@@ -93,7 +93,7 @@ def test_f_vllm_57092_each_expert_has_its_own_scale(device: torch.device) -> Non
     plan = permute(ids.to(device), 8, tile_rows=16)
     out = torch.full((8, 64), torch.nan, dtype=torch.bfloat16, device=device)
     on_device = TokenScaled(x.data.to(device), x.scale.to(device))
-    grouped_gemm(on_device, to_device(w, device), plan, tile=Tile(16, 64, 4, 4), out=out, slots=8)
+    grouped_gemm(on_device, to_device(w, device), plan, tile=Tile(16, 64, 4, 4), out=out, assignments=8)
     assert_rows(out, grouped_gemm_reference(x, w, ids.flatten()), tolerance(device))
 
 

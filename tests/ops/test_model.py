@@ -41,7 +41,7 @@ def load(folder: Path, operations: Operations | None) -> LoadedModel:
     return load_model(folder, load_format="auto", device=CPU, seed=0, operations=operations, progress=False)
 
 
-@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS)
+@pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("model")
     write_checkpoint(made, request.param, random_tensors(read_config(request.param), 3))

@@ -16,7 +16,7 @@ from engine.harness import Outcome, alone, collect, config, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
 from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
-from octavo.engine.recovery.poison import DEATHS_AT_POSITION, find_killers
+from octavo.engine.recovery.killers import DEATHS_AT_POSITION, find_killers
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import DeathCause, RequestFailedError, WorkerDiedError
 from octavo.messages import StepPlan

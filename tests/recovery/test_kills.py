@@ -132,9 +132,7 @@ class Streams:
 
 
 @pytest.mark.slow
-def test_a_poison_request_and_one_with_nan_fail_alone(
-    runtime: Callable[..., Runtime], undisturbed: dict[str, Outcome]
-) -> None:
+def test_a_killer_and_one_with_nan_fail_alone(runtime: Callable[..., Runtime], undisturbed: dict[str, Outcome]) -> None:
     engine = runtime("segfault@request:r7", "nan@request:r5").engine()
     outcomes = answers(engine, requests()[:8])
     errors = {name: outcome.error.message for name, outcome in outcomes.items() if outcome.error is not None}

@@ -100,6 +100,12 @@ class Running:
     http: httpx.Client
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    @property
     def worker(self) -> MockWorker:
         """The latest."""
         return self.source.workers[-1]
@@ -194,14 +200,14 @@ def running(**options: Any) -> Iterator[Running]:
     context.loop.start()
     try:
         app = create_app(context)
-        with _serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with serving(app) as url, httpx.Client(base_url=url, timeout=30) as http:
             yield Running(url, context, app.state.server, source, http)
     finally:
         context.loop.stop()
 
 
 @contextlib.contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
+def serving(app: FastAPI) -> Iterator[str]:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(

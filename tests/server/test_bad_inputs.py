@@ -264,7 +264,7 @@ def docs_row(case: Case) -> str:
 )
 def test_a_wrong_key(guarded: Running, header: str) -> None:
     for path in (COMPLETIONS, "/tokenize", "/nothing"):
-        answer = guarded.http.post(path, json={"prompt": "x"}, headers={"Authorization": header.encode("latin-1")})
+        answer = guarded.http.post(path, json={"prompt": "x"}, headers={b"Authorization": header.encode("latin-1")})
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.json()["error"]["type"] == "AuthenticationError"
@@ -341,7 +341,7 @@ def test_a_client_that_leaves(stream: bool) -> None:
         head = (
             f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )
-        with socket.create_connection(server.url.removeprefix("http://").split(":")) as connection:
+        with socket.create_connection(server.address) as connection:
             connection.sendall(f"{head}\r\n\r\n".encode() + body)
             if stream:
                 assert connection.recv(100)
@@ -358,7 +358,7 @@ def test_a_client_that_leaves(stream: bool) -> None:
 
 def test_a_client_that_leaves_before_its_body_is_sent(server: Running) -> None:
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{"
-    with socket.create_connection(server.url.removeprefix("http://").split(":")) as connection:
+    with socket.create_connection(server.address) as connection:
         connection.sendall(head.encode())
     assert server.http.get("/health").status_code == 200
 

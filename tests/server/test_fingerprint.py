@@ -37,7 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "other weights": {"ready": {"weights_checksum": 1}},
     "another device": {"ready": {"device": "NVIDIA H100"}},
     "another format": {"ready": {"weights_format": "other"}},
-    "another config.json": {"changes": {"model_config": dataclasses.replace(MODEL, rope_theta=2e4)}},
+    "another config.json": {"changes": {"model": dataclasses.replace(MODEL, identity={"rope_theta": 2e4})}},
     "another template": {"template": TEMPLATE + "!"},
     "no template": {"template": None},
     "template arguments": {"changes": with_arguments(shout=True)},

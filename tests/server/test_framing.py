@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from octavo.server.framing import framing
+from octavo.errors import RequestError
+from octavo.server.errors import HeadersTooLargeError
+from octavo.server.framing import MAX_LINE_BYTES, framing
 
 NEXT = b"GET / HTTP/1.1\r\n"
 CHUNKS = {
@@ -59,3 +61,35 @@ def test_what_has_no_form_is_passed_on(junk: bytes) -> None:
         end = its.reach(data, at)
         assert end > at
         at = end
+
+
+@pytest.mark.parametrize("step", [1000, 100_000])
+@pytest.mark.parametrize(
+    ("start", "line", "error"),
+    [
+        (b"0\r\n", b"a: b\r\n", HeadersTooLargeError),
+        (b"0\r\n", b"a: " + b"b" * 1000 + b"\r\n", HeadersTooLargeError),
+        (b"0\r\n", b"b", HeadersTooLargeError),
+        (b"3;x=", b"y", RequestError),
+        (b"", b"0", RequestError),
+    ],
+    ids=["short fields", "long fields", "an endless field", "an endless extension", "endless zeros"],
+)
+def test_what_is_no_data_has_an_end(start: bytes, line: bytes, error: type[RequestError], step: int) -> None:
+    """However it is cut, no more is passed on than the bound."""
+    data = start + line * (2 * MAX_LINE_BYTES // len(line))
+    passed: list[int] = []
+
+    def pass_on() -> None:
+        its = framing([(b"transfer-encoding", b"chunked")])
+        for part in (data[at : at + step] for at in range(0, len(data), step)):
+            at = 0
+            while at < len(part):
+                end = its.reach(part, at)
+                passed.append(end - at)
+                at = end
+
+    with pytest.raises(error) as raised:
+        pass_on()
+    assert type(raised.value) is error
+    assert sum(passed) <= MAX_LINE_BYTES + len(start)

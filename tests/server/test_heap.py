@@ -1,35 +1,50 @@
-"""Memory of large blocks goes back to the system when they are freed."""
+"""Memory of large blocks goes back to the system when they are freed, in each process that takes bodies in."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-MEASURE = """
-import ctypes, sys
-from octavo.server.heap import map_large_blocks
+from octavo.server.body_process import BodyProcess
+from server.heap_use import HeapReader
 
-class Use(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks mapped usmblks fsmblks used free top".split()]
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such bound")
 
-libc = ctypes.CDLL(None)
-libc.mallinfo2.restype = Use
-libc.malloc.restype = ctypes.c_void_p
-if sys.argv[1] == "mapped":
-    assert map_large_blocks()
-libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(2**22))))
-before = libc.mallinfo2().mapped
-block = libc.malloc(ctypes.c_size_t(2**21))
-print(libc.mallinfo2().mapped - before >= 2**21)
-"""
+TELL = "from server.heap_use import tell_and_exit; "
+WAYS = {
+    "as glibc does": ("False", f"{TELL} tell_and_exit()"),
+    "mapped": ("True", f"from octavo.server.heap import map_large_blocks; {TELL} map_large_blocks(); tell_and_exit()"),
+    "octavo serve": (
+        "True",
+        "from octavo.cli.serve import serve; from octavo.config import Settings; "
+        f"{TELL} serve(Settings(host='127.0.0.1', port=0, crash_dir='none'), tell_and_exit)",
+    ),
+}
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such bound")
-@pytest.mark.parametrize(("how", "mapped"), [("mapped", "True"), ("as glibc does", "False")])
-def test_a_large_block_after_a_freed_one_is_mapped(how: str, mapped: str) -> None:
-    """The second way is the twin: without the call, it is cut out of the heap."""
-    ended = subprocess.run([sys.executable, "-c", MEASURE, how], capture_output=True, text=True, check=True)
+@pytest.fixture(autouse=True)
+def _tests_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_large_block_after_a_freed_one_is_mapped(way: str) -> None:
+    """The first way is the twin: without the call, it is cut out of the heap."""
+    mapped, script = WAYS[way]
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == mapped
+
+
+def test_the_process_that_reads_large_bodies_maps_them_too() -> None:
+    reader: Any = HeapReader()
+    model: Any = HeapReader
+    with closing(BodyProcess(reader)) as process:
+        assert process.read(model, b"{}").result is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from octavo.server.app import BODIES, create_app
 from octavo.server.body import Body
+from octavo.server.framing import MAX_LINE_BYTES
 from octavo.server.http_protocol import MAX_HEAD_BYTES
 from octavo.server.unserved import REFUSED
 from server.harness import Running, mock_context, running
@@ -47,7 +49,7 @@ def test_head_of_what_cannot_be_got(server: Running) -> None:
 
 def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[str, bytes]:
     """Head and body of the answer to an HTTP/1.0 request; read until the server closes."""
-    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=30) as connection:
+    with socket.create_connection(server.address, timeout=30) as connection:
         connection.sendall(f"{request} HTTP/1.0\r\nContent-Length: {len(body)}\r\n".encode())
         connection.sendall(b"Content-Type: application/json\r\n\r\n" + body)
         answer = b""
@@ -59,7 +61,7 @@ def one_point_zero(server: Running, request: str, body: bytes = b"") -> tuple[st
 
 def raw(server: Running, *parts: bytes) -> bytes:
     """What comes back for `parts`, each sent by itself, until the server closes."""
-    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=60) as connection:
+    with socket.create_connection(server.address, timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = b""
         for part in parts:
@@ -118,7 +120,9 @@ def test_an_offer_to_upgrade_behind_a_body_is_passed_over_too(server: Running, s
 )
 def test_chunks_of_a_wrong_form_are_refused(server: Running, rest: bytes) -> None:
     head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    assert raw(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + rest).startswith(b"HTTP/1.1 400 ")
+    answer = raw(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + rest)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 400
 
 
 @pytest.mark.parametrize("line", [b"a: b\r\n", b"a: " + b"b" * 1000 + b"\r\n", b"b"], ids=["short", "long", "endless"])
@@ -134,6 +138,68 @@ def test_headers_have_an_end(server: Running, line: bytes) -> None:
         return  # closed with bytes that were not read: the answer may be lost on the way
     assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431
+
+
+def chunked(trailers: bytes, size_line: bytes = b"10", more: bytes = b"") -> bytes:
+    """A request to tokenize with a body in one chunk, and what follows it."""
+    head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n" + more
+    body = b'{"prompt": "xy"}'
+    return head + b"Transfer-Encoding: chunked\r\n\r\n%b\r\n%b\r\n0\r\n%b" % (size_line, body, trailers)
+
+
+def refused_with(server: Running, request: bytes) -> int | None:
+    """The status that the answer to `request` has, in OpenAI's shape; None if it was lost.
+
+    The server closes with bytes that it has not read, so the connection may be reset before the answer arrives.
+    """
+    try:
+        answer = raw(server, request)
+    except ConnectionError:
+        return None
+    code: int = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+    assert answer.startswith(b"HTTP/1.1 %d " % code), answer[:100]
+    return code
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b"a: " + b"b" * 1000 + b"\r\n", b"b"], ids=["short", "long", "endless"])
+def test_trailers_have_an_end(server: Running, line: bytes) -> None:
+    """431, and nothing more is read; just under the limit they are passed over."""
+    if line.endswith(b"\n"):
+        fit = (MAX_LINE_BYTES - 20) // len(line)
+        assert raw(server, chunked(line * fit + b"\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert refused_with(server, chunked(line * (2 * MAX_LINE_BYTES // len(line)))) in (431, None)
+
+
+def test_the_line_of_a_chunk_has_an_end(server: Running) -> None:
+    assert refused_with(server, chunked(b"", b"10;" + b"x" * 2 * MAX_LINE_BYTES)) in (400, None)
+
+
+def test_trailers_are_no_headers() -> None:
+    """In one segment with the head they come before anybody has looked at it."""
+    with running(api_key=("secret",)) as guarded:
+        key = b"Authorization: Bearer secret\r\n"
+        assert raw(guarded, chunked(key + b"\r\n")).startswith(b"HTTP/1.1 401 ")
+        assert raw(guarded, chunked(key + b"\r\n", more=key)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\x00", b"GET / HTTP/1.1\r\na: " + b"b" * MAX_HEAD_BYTES], ids=["no head", "a head that is too long"]
+)
+def test_a_refusal_is_not_written_into_an_answer(junk: bytes) -> None:
+    """A client would read it as a part of the answer before; the connection ends instead."""
+    body = json.dumps({"prompt": "x", "max_tokens": 200, "stream": True, "ignore_eos": True}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with running(worker={"delay_s": 0.01}) as slow:
+        with socket.create_connection(slow.address, timeout=60) as connection:
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            answer = connection.recv(1 << 16)
+            connection.sendall(junk)
+            with contextlib.suppress(ConnectionError):
+                while more := connection.recv(1 << 16):
+                    answer += more
+        slow.wait_idle()
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+    assert b"[DONE]" not in answer
 
 
 def test_a_connection_that_sends_no_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +284,7 @@ def test_null_is_described(server: Running) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize"])
 def test_a_field_that_is_not_served_is_refused(server: Running, path: str, name: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
     if path != "/tokenize":
         body["max_tokens"] = 1
     if name == "reasoning_effort" and path != COMPLETIONS:

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import pickle
 import signal
 import threading
 import time
@@ -20,7 +21,10 @@ from typing import Any
 import pytest
 
 from octavo.server.body_pool import HUGE_BYTES, LARGE_BYTES
+from octavo.server.chat_request import ChatRequest
+from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import SMALL_BYTES
+from octavo.server.fields import GenerationFields
 from server.harness import Running, running
 
 MOST_CPU_S = 0.4
@@ -128,6 +132,14 @@ KINDS: dict[str, tuple[int, Made]] = {
     "messages near the limit": (200, lambda: chat([HI] * 4_000)),
     "one long message": (400, lambda: chat([{"role": "user", "content": "word " * MB}])),
     "template arguments": (200, lambda: chat([HI], chat_template_kwargs={"x": list(range(MB))})),
+    "many template arguments": (
+        200,
+        lambda: chat([HI], chat_template_kwargs={str(number): [number] for number in range(2 * MB)}),
+    ),
+    "a form with more than its type": (
+        200,
+        lambda: completion(response_format={"type": "text", **{str(number): [number] for number in range(2 * MB)}}),
+    ),
     "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(2 * MB)})),
     "stop strings": (400, lambda: completion(stop=["stop"] * MB)),
     "stop ids": (400, lambda: completion(stop_token_ids=[1] * (6 * MB))),
@@ -174,6 +186,29 @@ def test_many_answers_are_made_and_written_in_turns(prompts: int, fields: dict[s
         if tries[-1] < MOST_TURN_S:
             return
     raise AssertionError(f"the event loop was held for {tries} s")
+
+
+LARGE = {str(number): [number] for number in range(MB // 10)}
+FORM = {"type": "text", **LARGE}
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (CompletionRequest, {"prompt": "x", "response_format": FORM, "stream": True, "stream_options": LARGE}),
+        (CompletionRequest, {"prompt": "x", "metadata": LARGE, "unknown": LARGE, **LARGE}),
+        (ChatRequest, {"messages": [HI], "chat_template_kwargs": LARGE, "response_format": FORM}),
+        (ChatRequest, {"messages": [{**HI, **LARGE}], "user": "x" * MB, "metadata": LARGE}),
+    ],
+)
+def test_what_is_left_of_a_large_body_is_small(
+    roomy: Running, body: type[GenerationFields], fields: dict[str, Any]
+) -> None:
+    """It goes from process to process, and the event loop's thread frees it in the end: fields that nobody reads too."""
+    model: Any = body
+    reading = roomy.server.reader.read(model, json.dumps(fields).encode())
+    assert reading.error is None
+    assert len(pickle.dumps(reading)) < SMALL_BYTES
 
 
 def test_the_watch_sees_a_hold(roomy: Running) -> None:

@@ -225,7 +225,7 @@ def test_chat_logprobs(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**fields, top_logprobs=2, extra_body=EXTRA)
     assert whole.choices[0].logprobs is not None
     content = whole.choices[0].logprobs.content or []
-    ids = whole.choices[0].token_ids  # type: ignore[attr-defined]
+    ids = whole.choices[0].token_ids
     assert [bytes(entry.bytes or []) for entry in content] == [BYTES.piece(id_) for id_ in ids]
     assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0 for entry in content)
     chunks = client.chat.completions.create(**fields, top_logprobs=2, stream=True, extra_body=EXTRA)

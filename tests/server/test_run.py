@@ -99,7 +99,7 @@ def test_ctrl_c_while_it_drains_ends_what_runs(stream: bool) -> None:
         assert child.stderr is not None
         thread = ask(url, answers, max_tokens=400, stream=stream)
         child.send_signal(signal.SIGINT)
-        said = []
+        said: list[str] = []
         while "running requests have" not in "".join(said):
             said.append(child.stderr.readline())
         child.send_signal(signal.SIGINT)

@@ -171,7 +171,7 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
         )
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        host, port = server.url.removeprefix("http://").split(":")
+        host, port = server.address
         connection.connect((host, int(port)))
         connection.sendall(f"{head}\r\n\r\n".encode() + body)
         end = time.monotonic() + 20

@@ -62,10 +62,10 @@ def test_layout_gives_every_slot_a_row_of_its_expert(tokens: int, k: int, block:
     rows = plan.row.flatten()
     assert rows.unique().numel() == tokens * k
     assert torch.equal(plan.expert[rows // block], ids.flatten())
-    assert torch.equal(plan.slot[rows], torch.arange(tokens * k))
+    assert torch.equal(plan.assignment[rows], torch.arange(tokens * k))
     assert torch.equal(plan.token[rows], torch.arange(tokens * k) // k)
-    empty = torch.ones(plan.slot.numel(), dtype=torch.bool).index_fill(0, rows, value=False)
-    assert torch.all(plan.slot[empty] == tokens * k)
+    empty = torch.ones(plan.assignment.numel(), dtype=torch.bool).index_fill(0, rows, value=False)
+    assert torch.all(plan.assignment[empty] == tokens * k)
     assert torch.all(plan.token[empty] == tokens)
 
 

@@ -1,6 +1,6 @@
-"""Only the chosen experts: slots sorted by expert into blocks of rows, one batched product over the blocks.
+"""Only the chosen experts: assignments sorted by expert into blocks of rows, one batched product over the blocks.
 
-Every shape is known beforehand, no slot is dropped, nothing waits for the device, and no gradient is added atomically:
+Every shape is known beforehand, no assignment is dropped, nothing waits for the device, and no gradient is added atomically:
 rows move by gathers both ways, and the weights of the blocks are picked by a product with a one-hot matrix.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each of the T x k slots lies among B blocks of R rows, each block of one expert."""
+    """Where each of the T x k assignments lies among B blocks of R rows, each block of one expert."""
 
     token: Tensor
     """(B * R,) int64: the token of a row; T where the row is empty."""
-    slot: Tensor
-    """(B * R,) int64: the slot (token * k + choice) of a row; T * k where the row is empty."""
+    assignment: Tensor
+    """(B * R,) int64: the assignment (token * k + choice) of a row; T * k where the row is empty."""
     row: Tensor
-    """(T, k) int64: the row of a slot."""
+    """(T, k) int64: the row of an assignment."""
     expert: Tensor
     """(B,) int64: the expert of a block."""
 
@@ -31,20 +31,22 @@ class Layout:
 def layout(ids: Tensor, experts: int, block: int) -> Layout:
     """Lay out the chosen experts `ids` (T, k) int64 in ceil(T * k / block) + experts blocks of `block` rows."""
     tokens, k = ids.shape
-    slots = tokens * k
-    blocks = -(-slots // block) + experts
+    assignments = tokens * k
+    blocks = -(-assignments // block) + experts
     flat = ids.flatten()
     order = flat.to(torch.int16).argsort(stable=True)
     owner = flat[order]
     counts = torch.zeros(experts, dtype=torch.int64, device=ids.device).index_add(0, flat, torch.ones_like(flat))
     taken = (counts + block - 1) // block
     ends = taken.cumsum(0)
-    rank = torch.arange(slots, device=ids.device) - (counts.cumsum(0) - counts)[owner]
+    rank = torch.arange(assignments, device=ids.device) - (counts.cumsum(0) - counts)[owner]
     place = (ends - taken)[owner] * block + rank
     row = torch.empty_like(flat).scatter(0, order, place)
-    slot = torch.full((blocks * block,), slots, dtype=torch.int64, device=ids.device).scatter(0, place, order)
+    assignment = torch.full((blocks * block,), assignments, dtype=torch.int64, device=ids.device).scatter(
+        0, place, order
+    )
     expert = torch.searchsorted(ends, torch.arange(blocks, device=ids.device), right=True).clamp(max=experts - 1)
-    return Layout(token=slot // k, slot=slot, row=row.view(tokens, k), expert=expert)
+    return Layout(token=assignment // k, assignment=assignment, row=row.view(tokens, k), expert=expert)
 
 
 def _spread(x: Tensor, source: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def swiglu(
     rows = spread(x, plan.token, plan.row).view(-1, block, x.shape[1])
     gate, up = (rows @ (pick @ gate_up.flatten(1)).view(-1, *gate_up.shape[1:]).transpose(1, 2)).chunk(2, dim=-1)
     inner = rounded((F.silu(gate.float()) * up.float()).to(x.dtype))
-    share = spread(weights.flatten(), plan.slot, plan.row.view(-1, 1)).view(-1, block, 1)
+    share = spread(weights.flatten(), plan.assignment, plan.row.view(-1, 1)).view(-1, block, 1)
     inner = (inner * share).to(x.dtype)
     out = inner @ (pick @ down.flatten(1)).view(-1, *down.shape[1:]).transpose(1, 2)
     return collect(out.flatten(0, 1), plan.token, plan.row)

@@ -14,7 +14,7 @@ from octavo.text.detokenizer import Detokenizer
 
 @dataclasses.dataclass(slots=True)
 class Part:
-    """What is new in an answer since it was last told."""
+    """Holds the text, tokens and scores that are new in an answer since its last part was taken."""
 
     text: str = ""
     token_ids: list[int] = dataclasses.field(default_factory=list)
@@ -77,7 +77,7 @@ class Answer:
         self._read(update, self._detokenizer or self._make_detokenizer())
 
     def take_part(self) -> Part:
-        """What is new, once."""
+        """Returns the part that is new, and begins the next one."""
         part, self.part = self.part, Part()
         self.parts_taken += 1
         self._told.append(part.text)

@@ -1,4 +1,4 @@
-"""What an answer continues."""
+"""The prompt of an answer: token ids, and the text that they were made from."""
 
 from __future__ import annotations
 

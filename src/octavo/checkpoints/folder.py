@@ -1,4 +1,4 @@
-"""From the name of a model to its folder on this machine."""
+"""Finds the folder of a model on this machine by the model's name."""
 
 from __future__ import annotations
 

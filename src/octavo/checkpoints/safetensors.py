@@ -25,7 +25,7 @@ class Format(Protocol):
         ...
 
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
-        """What is wrong with the values of `tensor`, if anything."""
+        """Says what is wrong with the values of `tensor`; None if nothing is."""
         ...
 
 

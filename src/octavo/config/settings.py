@@ -1,4 +1,4 @@
-"""What a user may set; one definition for the command line, YAML files, environment variables and `LLM(...)`."""
+"""Defines what a user may set, once for the command line, YAML files, environment variables and `LLM(...)`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ READERS: dict[type, Callable[[object], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What values a setting takes."""
+    """Says what values a setting takes."""
 
     base: type
     """One of the keys of `READERS`."""

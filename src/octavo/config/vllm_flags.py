@@ -15,7 +15,7 @@ LONGEST_SHOWN = 60
 
 
 class Shape(enum.Enum):
-    """What follows a flag on the command line."""
+    """Says what follows a flag on the command line."""
 
     SWITCH = "nothing"
     VALUE = "one value"

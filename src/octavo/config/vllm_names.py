@@ -1,4 +1,4 @@
-"""What is said to a name of vLLM's that Octavo knows and has no setting for: nothing, one line, or no."""
+"""Answers names of vLLM's that Octavo knows and has no setting for: in silence, with a line in the log, or with an error."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Engine:
             self._requests.enqueue(sequence)
 
     def abandon(self) -> None:
-        """From any thread: let a `step` that waits for the next worker raise AbandonedError soon."""
+        """Makes a `step` that waits for the next worker raise AbandonedError soon; any thread may call it."""
         self._supervisor.abandon()
 
     def abort(self, request_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What a caller asks of the engine."""
+"""A request: the prompt and the sampling settings that a caller gives the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens of which sequences run in the next step."""
+"""Decides which tokens of which sequences run in the next step."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class Step:
         return {running.slot: running for running, _count in self.prefills} | self.sampling
 
     def slots(self) -> dict[str, int]:
-        """Who is in this step: request id -> slot."""
+        """The slot of each request in this step, by request id."""
         prefilling = {running.sequence.request_id: running.slot for running, _count in self.prefills}
         return prefilling | {running.sequence.request_id: slot for slot, running in self.sampling.items()}
 
     def positions(self) -> dict[str, int]:
-        """Who is in this step: request id -> the position at which its chunk ends."""
+        """The position at which the chunk of each request in this step ends, by request id."""
         ends = {chunk.slot: chunk.start + chunk.count for chunk in self.chunks}
         return {request_id: ends[slot] for request_id, slot in self.slots().items()}
 
     def record(self, number: int, elapsed_s: float) -> StepRecord:
-        """What is told of the step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
+        """Makes the record of this step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
         chunks = [count for _running, count in self.prefills]
         prefill_tokens = sum(chunks)
         decode_tokens = len(self.chunks) - len(chunks)
@@ -317,7 +317,7 @@ class Scheduler:
         self.counters.preemptions += 1
 
     def _place(self, sequence: Sequence) -> None:
-        """At the end of the queue, or of those that may not run."""
+        """Puts a sequence at the end of the queue, or of the sequences that may not run."""
         may_run = self._chosen is None or sequence.request_id in self._chosen
         (self.waiting if may_run else self.held)[sequence.request_id] = sequence
 

@@ -30,7 +30,7 @@ class Waiting:
 
 
 class Running:
-    """In a slot of the worker, with KV blocks. Dropped as a whole by preemption."""
+    """Holds the slot and the KV blocks of a sequence that runs. Preemption drops it as a whole."""
 
     __slots__ = (
         "blocks",

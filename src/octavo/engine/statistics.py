@@ -1,4 +1,4 @@
-"""What the engine tells about itself: one record per step, and a snapshot at any time."""
+"""Tells of the engine: one record per step, and a snapshot at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine tells the one who asked: new tokens of a request, and its end."""
+"""An update: new tokens of a request, and its end, as the engine tells them to the one who asked."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `LLM` and `AsyncLLM` share."""
+"""The parts that `LLM` and `AsyncLLM` share."""

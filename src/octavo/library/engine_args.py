@@ -96,4 +96,4 @@ class EngineArgs:
 
 
 class AsyncEngineArgs(EngineArgs):
-    """The same, under the name that vLLM's users know for `AsyncLLM`."""
+    """Equals `EngineArgs`, under the name that vLLM's users know for `AsyncLLM`."""

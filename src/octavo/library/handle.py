@@ -1,4 +1,4 @@
-"""What `LLM` and `AsyncLLM` tell of the model that they have open."""
+"""Tells of the model that an `LLM` or `AsyncLLM` has open."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ModelHandle:
         return self._config.max_request_tokens
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What requests without settings get: the model's generation_config.json over vLLM's defaults."""
+        """Returns the settings of requests that have none of their own: the model's generation_config.json over vLLM's defaults."""
         defaults = self._model.default_sampling
         sampling = SamplingParams(**defaults.values)
         return sampling if defaults.max_tokens is None else sampling.replace(max_tokens=defaults.max_tokens)

@@ -84,7 +84,7 @@ class Job:
         return self._output([self._completion(answer, answer.part) for answer in self._answers])
 
     def news(self) -> RequestOutput:
-        """What is new in the answers since the last call, without those in which nothing is."""
+        """Returns the outputs in which something is new since the last call."""
         outputs = []
         for answer in self._answers:
             name = answer.request_id

@@ -14,7 +14,7 @@ from octavo.library.job import Job
 
 
 class Streams:
-    """Those of one engine. `deliver` is for the engine's thread, everything else for any."""
+    """Holds the streams of one engine. `deliver` is for the engine's thread, everything else for any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -30,12 +30,12 @@ class Activations(abc.ABC):
     @property
     @abc.abstractmethod
     def scales(self) -> torch.Tensor | None:
-        """What a kernel multiplies by; None where data are the values."""
+        """The scales that a kernel multiplies by; None where data are the values."""
 
     @staticmethod
     @abc.abstractmethod
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
-        """Of the scales that are written with (rows, width) of data."""
+        """The shape of the scales that are written with (rows, width) of data."""
 
     @abc.abstractmethod
     def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:

@@ -38,8 +38,6 @@ class Weights(abc.ABC):
     """A matrix (N, K), or one for each expert (E, N, K), as a checkpoint stores it."""
 
     data: torch.Tensor
-    tiles_key: ClassVar[str]
-    """The format's name in the table of tiles, which is older than the names of these types."""
     activations: ClassVar[type[Activations]]
     """What the other side of a product is."""
     blockwise: ClassVar[bool] = False
@@ -48,12 +46,12 @@ class Weights(abc.ABC):
     @property
     @abc.abstractmethod
     def scales(self) -> torch.Tensor | None:
-        """What a kernel multiplies by; None where data are the values."""
+        """The scales that a kernel multiplies by; None where data are the values."""
 
     @property
     @abc.abstractmethod
     def scale_strides(self) -> tuple[int, int, int, int]:
-        """Of scales: from row to row of the activations, expert to expert, gate to up, column to column; 0 if unused."""
+        """The strides of scales from row to row of the activations, expert to expert, gate to up, column to column; 0 if unused."""
 
     @abc.abstractmethod
     def check(self, argument: str, dims: Dims, parts: int) -> None:
@@ -82,7 +80,6 @@ class Bf16(Weights):
 
     data: torch.Tensor
     bias: torch.Tensor | None = None
-    tiles_key: ClassVar[str] = "PlainWeights"
     activations: ClassVar[type[Activations]] = Unscaled
 
     @property
@@ -128,7 +125,6 @@ class Fp8Channel(Weights):
     data: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor | None = None
-    tiles_key: ClassVar[str] = "ChannelWeights"
     activations: ClassVar[type[Activations]] = TokenScaled
 
     @property
@@ -177,7 +173,6 @@ class Fp8Tensor(Weights):
     data: torch.Tensor
     scale: torch.Tensor
     input_scale: torch.Tensor
-    tiles_key: ClassVar[str] = "TensorWeights"
     activations: ClassVar[type[Activations]] = StaticScaled
 
     @property
@@ -215,7 +210,6 @@ class Fp8Block(Weights):
     bias: torch.Tensor | None = None
     parts: int = 1
     """Matrices of equal height that are stacked along N, each with blocks of its own, as gate and up are."""
-    tiles_key: ClassVar[str] = "BlockWeights"
     activations: ClassVar[type[Activations]] = GroupScaled
     blockwise: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""What every launch of a Triton kernel is checked for, and passes."""
+"""Checks every launch of a Triton kernel, and gives the options that every launch passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Triton needs before the first launch that takes time and no device."""
+"""Does before the first launch what Triton needs for it that takes time and no device."""
 
 from __future__ import annotations
 

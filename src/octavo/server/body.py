@@ -31,7 +31,7 @@ BODY_PAUSE_S = 60.0
 
 
 class Preparable(Protocol[T_co]):
-    """What turns into a `T` that is small enough to be handled beside other requests."""
+    """Turns into a `T` that is small enough to be handled beside other requests."""
 
     def prepare(self, reader: BodyReader) -> T_co:
         """Do all work that grows with the body.
@@ -60,7 +60,7 @@ class Body(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """What `_null_is_not_set` allows, for /openapi.json."""
+        """Describes in /openapi.json what `_null_is_not_set` allows."""
         described = handler.resolve_ref_schema(handler(schema))
         for name, field in cls.model_fields.items():
             rule = described["properties"][name]
@@ -81,7 +81,7 @@ class Body(BaseModel):
 
 @dataclasses.dataclass(slots=True)
 class Reading(Generic[T]):
-    """What a body was turned into: a `result`, or the `error` that answers it."""
+    """Holds what a body was turned into: a `result`, or the `error` that answers it."""
 
     request_id: str | None = None
     unknown: frozenset[str] = frozenset()

@@ -30,7 +30,7 @@ class BodyPool:
         self._large, self._huge = _Lane(reader), _Lane(reader)
 
     async def read(self, model: type[Preparable[T]], raw: bytes) -> Reading[T]:
-        """As `BodyReader.read`.
+        """Does what `BodyReader.read` does, beside the event loop.
 
         Raises:
             OverloadedError: too much waits, or the process that was to read it has ended.
@@ -44,7 +44,7 @@ class BodyPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def pids(self) -> list[int]:
-        """Of the processes that run."""
+        """The process ids of the readers that run."""
         return [lane.process.pid for lane in (self._large, self._huge) if lane.process.pid is not None]
 
     def close(self) -> None:

@@ -49,11 +49,11 @@ class BodyProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if one runs."""
+        """The process's id, if one runs."""
         return None if self._child is None else self._child.pid
 
     def read(self, model: type[Preparable[T]], raw: bytes) -> Reading[T]:
-        """As `BodyReader.read`. If the process is killed meanwhile, another one reads the body again, once.
+        """Does what `BodyReader.read` does, in the process. If it is killed meanwhile, another one reads the body again, once.
 
         Raises:
             OverloadedError: that ended too, or cannot be started; the next body gets another one.

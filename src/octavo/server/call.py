@@ -1,4 +1,4 @@
-"""What a generation route is asked for, once its body is read: prompts as token ids, with the settings of each."""
+"""A call of a generation route, once its body is read: prompts as token ids, with the settings of each."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Message(BaseModel):
 
 
 class ChatFields(Body):
-    """What makes a prompt out of messages."""
+    """The fields of which a prompt is made from messages."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     add_generation_prompt: bool = True
@@ -115,7 +115,6 @@ class ChatRequest(ChatFields, GenerationFields):
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
-        self.messages = []
         return Call.checked(self, [prompt], samplings)
 
     @property

@@ -59,7 +59,6 @@ class CompletionRequest(GenerationFields):
         asked = ("max_tokens", sampling.max_tokens if self.max_tokens is not None else None)
         samplings = [bounded(reader, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS) for prompt in prompts]
         self.settle()
-        self.prompt = ""
         return Call.checked(self, prompts, samplings)
 
     def _sources(self) -> list[str | list[int]]:

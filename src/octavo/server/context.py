@@ -1,4 +1,4 @@
-"""What the server is given, and what its routes share."""
+"""The context of a server: all that it is given, and what its routes share."""
 
 from __future__ import annotations
 

@@ -18,12 +18,14 @@ Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**63, description="Token id within the vocabulary")]
 Json = dict[str, Any]
 
+SMALL_FIELDS = frozenset({"model", "request_id", "stream_options"})
+"""Fields that are no numbers, and yet small once they are checked."""
 LEAST_TEMPERATURE = 0.01
 """Smaller ones above 0 are raised to it, as vLLM does: below, float32 logits overflow."""
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides the answer."""
+    """The options of a stream: what it tells besides the answer."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -69,10 +71,14 @@ class GenerationFields(Body):
         return None if self.request_id is None else checked_id(self.request_id, "request_id")
 
     def settle(self) -> None:
-        """Forget what has been made into prompts and sampling settings: what is left is small."""
-        self.logit_bias = self.stop = self.stop_token_ids = None
+        """Forget all fields that may be large: they have become prompts and sampling settings, and each would cost the
+        server's process a time that grows with it."""
+        for name, value in vars(self).items():
+            if isinstance(value, str | list | dict | BaseModel) and name not in SMALL_FIELDS:
+                setattr(self, name, None)
         if self.model_extra is not None:
             self.model_extra.clear()
+        self.model_fields_set.clear()
 
     def sampling(self, reader: BodyReader, **own: Any) -> SamplingParams:
         """Sampling settings with the model's defaults for what is left out; `own` are the route's fields.

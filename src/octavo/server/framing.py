@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
+from octavo.errors import RequestError
+from octavo.server.errors import HeadersTooLargeError
+
+MAX_LINE_BYTES = 64 << 10
+"""Of the line before a chunk, and of the fields behind the last one, all together."""
 _SIZE = re.compile(rb"[0-9a-fA-F]*")
 _SHORT_CHUNKS = re.compile(
     rb"(?:%b)++" % b"|".join(rb"0*%x[^0-9a-f\n][^\n]*\n.{%d}\r\n" % (size, size) for size in range(1, 16)),
@@ -28,7 +33,11 @@ class Framing(Protocol):
 
     def reach(self, data: bytes, at: int) -> int:
         """The end of bytes of the body in `data`, of which the first is at `at`; never beyond the body, and as far as
-        there are any: each step of the parser costs."""
+        there are any: each step of the parser costs.
+
+        Raises:
+            RequestError, HeadersTooLargeError: more than MAX_LINE_BYTES of what is no data.
+        """
         ...
 
 
@@ -60,6 +69,8 @@ class _Chunks:
         """Bytes of a chunk, and of its line end."""
         self._line = b""
         """The first bytes of a line that has not come whole."""
+        self._seen = 0
+        """Bytes of that line, or of the fields behind the last chunk."""
         self._past_chunks = False
         self._ended = False
 
@@ -80,7 +91,9 @@ class _Chunks:
         """The end of the chunks, or of the fields behind them, that lie whole in `data`."""
         if self._past_chunks:
             fields = _FIELDS.match(data, at)
-            return at if fields is None else fields.end()
+            end = at if fields is None else fields.end()
+            self._count(end - at)
+            return end
         while True:
             if (short := _SHORT_CHUNKS.match(data, at)) is not None:
                 at = short.end()
@@ -92,6 +105,7 @@ class _Chunks:
 
     def _take_line(self, piece: bytes) -> None:
         """Take in a line, or a part of one."""
+        self._count(len(piece))
         line = self._line + piece
         if not piece.endswith(b"\n"):
             self._line = line.lstrip(b"0")[:_LINE_BYTES] or b"0"
@@ -100,7 +114,16 @@ class _Chunks:
         if self._past_chunks:
             self._ended = line in _EMPTY_LINES
             return
+        self._seen = 0
         digits = _SIZE.match(line)
         size = int(digits[0] or b"0", 16) if digits is not None else 0
         self._past_chunks = size == 0
         self._left = size + _LINE_END if size else 0
+
+    def _count(self, num_bytes: int) -> None:
+        self._seen += num_bytes
+        if self._seen <= MAX_LINE_BYTES:
+            return
+        if self._past_chunks:
+            raise HeadersTooLargeError(f"the fields behind the body have more than {MAX_LINE_BYTES} bytes")
+        raise RequestError(f"the line before a chunk of the body has more than {MAX_LINE_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""HTTP as uvicorn parses it, with what it leaves to others: a bound on headers, upgrades, and HTTP/1.0 clients."""
+"""HTTP as uvicorn parses it, with what it leaves to others: bounds on headers and trailers, upgrades, HTTP/1.0 clients."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import msgspec
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from octavo.errors import OctavoError
+from octavo.errors import OctavoError, RequestError
 from octavo.server.errors import HeadersTooLargeError, SlowRequestError, error_object
 from octavo.server.framing import Framing, framing
+from octavo.server.half_closed import is_reset, probe
 
 MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers; what browsers, proxies and clients send is under a tenth of it."""
 HEAD_S = 60.0
 """How long a connection may take to send them; an idle one after an answer ends sooner, by uvicorn's keep-alive."""
+LOOK_S = 0.05
+"""How often to look whether a client that sends no more still reads."""
 _UPGRADE = b"upgrade:"
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a head of bounded size, without upgrades, and with answers that HTTP/1.0 clients can read.
+    """uvicorn's protocol, with fields of bounded size, without upgrades, and with answers that HTTP/1.0 clients can read.
 
     The parser stops at the end of the headers of a request that offers another protocol (`Upgrade: h2c`, as Java's client
     does on every first request), and its body is lost. A server may ignore the offer (RFC 9110, 7.8), so that line is left
     out. The head of the next request may come in one piece with a body, so each body is parsed up to its end.
+    Fields behind a body are passed over: a proxy may have let through there what it takes out of a head.
     """
 
     _in_head = True
@@ -37,6 +41,8 @@ class HttpProtocol(HttpToolsProtocol):
     _framing: Framing
     """Of the body, once the head before it is complete."""
     _head_timer: asyncio.TimerHandle | None = None
+    _look_timer: asyncio.TimerHandle | None = None
+    """While the client sends no more: when to look whether it still reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,7 +50,30 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Let a client that sends no more have the answer that it waits for; False closes the connection."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        if not self.pipeline:  # else the answer to an earlier request is being written
+            beside = probe(cycle)
+            if beside is None:
+                return False
+            self.transport.write(beside)
+        self._look()
+        return True
+
+    def _look(self) -> None:
+        """End the connection as soon as the client has reset it: nothing is read that would tell."""
+        if is_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._look_timer = self.loop.call_later(LOOK_S, self._look)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -55,15 +84,24 @@ class HttpProtocol(HttpToolsProtocol):
                 end = data.find(b"\n", at) + 1 or len(data)
                 self._take_head(data[at:end])
             else:
-                end = self._framing.reach(data, at)
-                super().data_received(data[at:end])
+                end = self._take_body(data, at)
             at = end
+
+    def _take_body(self, data: bytes, at: int) -> int:
+        """Parse bytes of a body; where they end."""
+        try:
+            end = self._framing.reach(data, at)
+        except RequestError as error:
+            self._end(error)
+            return len(data)
+        super().data_received(data[at:end])
+        return end
 
     def _take_head(self, piece: bytes) -> None:
         """Parse a line, or a part of one, of a head."""
         self._head_bytes += len(piece)
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
+            self._end(HeadersTooLargeError(f"the headers have more than {MAX_HEAD_BYTES} bytes"))
             return
         piece, self._held = self._held + piece, b""
         ends = piece.endswith(b"\n")
@@ -73,18 +111,31 @@ class HttpProtocol(HttpToolsProtocol):
         self._line_begins = ends
         super().data_received(piece)
 
-    def _refuse_head(self) -> None:
-        self._end(HeadersTooLargeError(f"the headers have more than {MAX_HEAD_BYTES} bytes"))
-
     def _end(self, error: OctavoError) -> None:
-        """Tell what is wrong with a head, and close the connection."""
+        """Tell what is wrong with the form of a request, unless another answer is on its way, and close the connection."""
+        if self._is_answerable():
+            self._write_error(error)
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser's refusal of what has no form."""
+        self._end(RequestError(msg.removesuffix(".")))
+
+    def _is_answerable(self) -> bool:
+        """Whether what is written now is read as the answer to the request that is being received."""
+        if self.pipeline:
+            return False
+        if self._in_head:
+            return self.cycle is None or self.cycle.response_complete
+        return not self.cycle.response_started
+
+    def _write_error(self, error: OctavoError) -> None:
         body = msgspec.json.encode(error_object(error, "none"))
         phrase = http.HTTPStatus(error.status).phrase.encode()
         self.transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (error.status, phrase, len(body), body)
         )
-        self.transport.close()
 
     def _await_head(self) -> None:
         """Begin to count the seconds that a head may take, unless that was begun."""
@@ -105,6 +156,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._end(SlowRequestError(f"the headers did not come within {HEAD_S:g} s"))
         else:
             self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False

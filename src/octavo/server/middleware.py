@@ -1,4 +1,4 @@
-"""What every HTTP request passes: it gets an id, shows its key, is timed, logged, and answered whatever happens."""
+"""The middleware that every HTTP request passes: it gets an id, shows its key, is timed, logged, and answered whatever happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log tells of the engine: a statistics line, with the fields that scripts look for in vLLM's, and its end."""
+"""Logs a statistics line of the engine, with the fields that scripts look for in vLLM's, and the engine's end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def watch_worker(server: Server) -> None:
 
 
 def stats_line(before: EngineStatus, now: EngineStatus, seconds: float) -> str:
-    """What happened between two moments, `seconds` apart."""
+    """Makes the line for what happened between two moments, `seconds` apart."""
     queries = now.prefix_queries - before.prefix_queries
     hit_rate = (now.prefix_hits - before.prefix_hits) / queries if queries else 0.0
     preemptions = now.preemptions - before.preemptions

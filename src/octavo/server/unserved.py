@@ -118,7 +118,7 @@ def check_unserved(extra: Mapping[str, Any]) -> None:
 
 
 def unknown_names(extra: Iterable[str]) -> frozenset[str]:
-    """Those that nothing here knows; long ones shortened, and not more than a line shows."""
+    """Picks the names that nothing here knows; long ones are shortened, and there are no more than a line shows."""
     unknown = [name for name in extra if name not in WITHOUT_EFFECT and name not in REFUSED]
     return frozenset(name[:64] for name in sorted(unknown)[:20])
 

@@ -150,7 +150,7 @@ class AnswerWriter:
 
     @property
     def _comment(self) -> bytes:
-        """What a stream says that has nothing to say."""
+        """The comment that a stream sends when it has nothing to tell."""
         return RECOVERING if self._server.context.loop.status().recovering else KEEP_ALIVE
 
     @property

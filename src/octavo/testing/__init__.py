@@ -1,1 +1,1 @@
-"""What tests of Octavo, and of what is built on it, put in place of a worker."""
+"""Stand-ins for a worker, for tests of Octavo and of what is built on it."""

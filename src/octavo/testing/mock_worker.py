@@ -277,7 +277,7 @@ class MockSource:
 
 
 class _Slot:
-    """What the worker holds of one running request."""
+    """Holds what the worker knows of one running request."""
 
     def __init__(self, admission: Admission, max_model_len: int) -> None:
         self.sampling = admission.sampling

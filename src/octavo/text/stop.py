@@ -86,7 +86,7 @@ class StopScanner:
         """The stop string that ended the text; the longest of those complete at the same character."""
 
     def push(self, text: str, *, armed: bool = True) -> str:
-        """What of the text so far may be shown now. A stop string ends it at the first character that completes one;
+        """Returns the text that may be shown now. A stop string ends it at the first character that completes one;
         while not `armed`, completing one does nothing."""
         strings, state = self._strings, self._state
         for position, char in enumerate(text):

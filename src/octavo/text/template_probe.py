@@ -1,4 +1,4 @@
-"""What a chat template shows, found by rendering messages whose contents are marks and looking for the marks.
+"""Finds out what a chat template shows, by rendering messages whose contents are marks and looking for the marks.
 
 Reading the template would not tell: it may show a message late, inside another one, or only at some places.
 """
@@ -131,7 +131,7 @@ def _telling(messages: Sequence[Message]) -> list[int]:
 
 
 def _shape(messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> str | None:
-    """What the answer depends on; None where that may be anything, as fields of the client's."""
+    """Returns what the answer depends on; None where that may be anything, as fields of the client's."""
     if len(messages) > _LONGEST_KNOWN or any(len(message) > 2 for message in messages):
         return None
     contents = [(message["role"], isinstance(message["content"], str), _says(message)) for message in messages]

@@ -17,7 +17,7 @@ SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 
 
 class Tokenizer(Protocol):
-    """What the server needs of a tokenizer."""
+    """A tokenizer, as the server needs one."""
 
     @property
     def vocab_size(self) -> int:
@@ -123,7 +123,7 @@ class FileTokenizer:
         self._folder = folder
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[Any, ...]]:
-        """By its folder if it has one: to write a large vocabulary holds up all threads for a third of a second."""
+        """Pickles the folder if there is one: to write a large vocabulary holds up all threads for a third of a second."""
         if self._folder is not None:
             return load_tokenizer, (self._folder,)
         return FileTokenizer, (self._backend, self.info)

@@ -31,10 +31,10 @@ class InProcessSource:
         return self._worker
 
     def tend(self) -> None:
-        """Nothing: no worker can be prepared beside the one that runs."""
+        """Does nothing: no worker can be prepared beside the one that runs."""
 
     def abandon(self) -> None:
-        """Nothing: a start in this process cannot be cut short."""
+        """Does nothing: a start in this process cannot be cut short."""
 
     def close(self) -> None:
         if self._worker is not None:

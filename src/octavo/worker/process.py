@@ -116,7 +116,7 @@ def live(work: Callable[[Wire], None]) -> NoReturn:
 
 
 def _report(error: Exception) -> WorkerMessage:
-    """What the parent is told of the error that ends this process."""
+    """Makes the message that tells the parent of the error that ends this process."""
     match error:
         case ConfigError():
             return ConfigRefusal(error.setting, error.reason)

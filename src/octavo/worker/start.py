@@ -1,4 +1,4 @@
-"""From a `WorkerConfig` to a runner that is ready for the first plan."""
+"""Makes a runner that is ready for the first plan of a `WorkerConfig`."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device
 
 
 def _describe(device: torch.device) -> str:
-    """What a person would call the device."""
+    """Names the device as a person would."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads)"

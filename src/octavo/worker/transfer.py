@@ -34,7 +34,7 @@ class Download:
         return self._arrived is None or bool(self._arrived.query())
 
     def tensors(self) -> list[torch.Tensor]:
-        """On the CPU, in the same order, with the same shapes, dtypes and bits; waits for the copy.
+        """Returns the tensors on the CPU, in order, with the same shapes, dtypes and bits; waits for the copy.
 
         Raises:
             RuntimeError: the device says that it has copied them, and has not.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from benchmarks.torch_baseline.attention import attention
-from benchmarks.torch_baseline.attention_plan import KV_TILE, AttentionPlan, plan_attention
+from benchmarks.torch_baseline.attention_plan import KV_TILE, TilePlan, plan_attention
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
@@ -21,7 +21,7 @@ HEADS = [(4, 2, 16), (8, 1, 24), (6, 2, 32), (3, 3, 8), (40, 1, 16)]
 EDGES = [1, 2, KV_TILE - 1, KV_TILE, KV_TILE + 1, 300]
 
 
-Planner = Callable[..., AttentionPlan | CpuAttentionPlan]
+Planner = Callable[..., TilePlan | CpuAttentionPlan]
 
 
 @pytest.fixture(params=[plan_attention, plan_cpu_attention], ids=["any-device", "cpu"])

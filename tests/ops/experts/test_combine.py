@@ -18,7 +18,7 @@ NAN = float("nan")
 def inputs(
     tokens: int, top_k: int, hidden: int, routing: str, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """y, ids and weights; the rows of absent slots are NaN, and so are their weights."""
+    """y, ids and weights; the rows of absent assignments are NaN, and so are their weights."""
     generator = torch.Generator().manual_seed(tokens + top_k)
     ids = ROUTINGS[routing](tokens, 16, top_k, generator)
     y = torch.randn((tokens * top_k, hidden), generator=generator).bfloat16()
@@ -44,7 +44,7 @@ def run(
     ("tokens", "top_k", "hidden"), [(1, 1, 80), (2, 2, 768), (17, 4, 96), (9, 8, 2880), (3, 16, 7168)]
 )
 def test_combine(tokens: int, top_k: int, hidden: int, routing: str, device: torch.device) -> None:
-    """Class C, vllm#54747 and class E, vllm#41249: an absent slot adds nothing, whatever its memory holds."""
+    """Class C, vllm#54747 and class E, vllm#41249: an absent assignment adds nothing, whatever its memory holds."""
     y, ids, weights = inputs(tokens, top_k, hidden, routing, device)
     guard = Guard(device)
     out, flags = run(y, ids, weights, guard)
@@ -54,14 +54,14 @@ def test_combine(tokens: int, top_k: int, hidden: int, routing: str, device: tor
     assert_rows(out, expected, BF16_ROUNDING)
 
 
-@pytest.mark.parametrize("mutant", ["row", "slot", "weight", "column-block"])
+@pytest.mark.parametrize("mutant", ["row", "assignment", "weight", "column-block"])
 def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> None:
     y, ids, weights = inputs(9, 4, 256, "uniform", device)
     expected = combine_reference(y.cpu(), ids.cpu(), weights.cpu(), 16)
     match mutant:
         case "row":
             y[16:20] = 0
-        case "slot":
+        case "assignment":
             y[[3, 2]] = y[[2, 3]]
         case "weight":
             weights[5, 1] *= 1.05
@@ -72,7 +72,7 @@ def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> No
         assert_rows(out, expected, BF16_ROUNDING)
 
 
-def test_slots_are_added_in_order(device: torch.device) -> None:
+def test_assignments_are_added_in_order(device: torch.device) -> None:
     """2^24 + 1 + 1 is 2^24 in float32; 1 + 1 + 2^24 is not."""
     y = (
         torch.tensor([2.0**24, 1.0, 1.0, 1.0, 1.0, 2.0**24], device=device)

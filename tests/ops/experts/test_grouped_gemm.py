@@ -12,7 +12,7 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations, StaticScaled, TokenScaled, Unscaled
+from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled, Unscaled
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
@@ -36,7 +36,7 @@ each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.nam
 
 @dataclasses.dataclass
 class Case:
-    """Inputs of one product, on the device, and its exact rows in slot order (S, N) f64."""
+    """Inputs of one product, on the device, and its exact rows in assignment order (S, N) f64."""
 
     x: Activations
     w: Weights
@@ -45,13 +45,9 @@ class Case:
 
     @property
     def present(self) -> torch.Tensor:
-        """(slots in use,) int64, on the host"""
+        """(assignments in use,) int64, on the host"""
         ids = self.ids.cpu().flatten()
         return ((ids >= 0) & (ids < self.w.data.shape[0])).nonzero().flatten()
-
-
-def on(device: torch.device, x: Activations) -> Activations:
-    return to_device(x, device)  # type: ignore[arg-type, return-value]
 
 
 def gate_up_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
@@ -59,7 +55,7 @@ def gate_up_case(kind: type, shape: LayerShape, tokens: int, routing: str, devic
     w = make_weights(kind, shape.experts, 2, shape.intermediate, shape.hidden, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
     x = w.activate(exact_rows(tokens, shape.hidden, generator), ReferenceQuantizer())
-    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
+    return Case(to_device(x, device), to_device(w, device), ids.to(device), grouped_gemm_swiglu_reference(x, w, ids))
 
 
 def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Case:
@@ -67,27 +63,27 @@ def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: 
     w = make_weights(kind, shape.experts, 1, shape.hidden, shape.intermediate, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
     x = w.activate(exact_rows(ids.numel(), shape.intermediate, generator), ReferenceQuantizer())
-    return Case(on(device, x), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
+    return Case(to_device(x, device), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
 
 
-def plan_of(case: Case, tile: Tile, guard: Guard) -> Permutation:
+def permutation_of(case: Case, tile: Tile, guard: Guard) -> Permutation:
     experts = case.w.data.shape[0]
-    plan = guard.rebuild(Permutation.allocate(case.ids.numel() + 7, experts, case.ids.device))
-    return permute(case.ids, experts, tile_rows=tile.rows, out=plan)
+    permutation = guard.rebuild(Permutation.allocate(case.ids.numel() + 7, experts, case.ids.device))
+    return permute(case.ids, experts, tile_rows=tile.rows, out=permutation)
 
 
 def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
-    """(S, I) bf16 in slot order; absent slots NaN."""
-    plan, slots = plan_of(case, tile, guard), case.ids.numel()
-    out = guard.empty((plan.slots, case.w.data.shape[1] // 2), torch.bfloat16)
+    """(S, I) bf16 in assignment order; absent assignments NaN."""
+    permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
+    out = guard.empty((permutation.assignments, case.w.data.shape[1] // 2), torch.bfloat16)
     x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
-    grouped_gemm_swiglu(x, w, plan, top_k=case.ids.shape[1], tile=tile, out=out, slots=slots)
+    grouped_gemm_swiglu(x, w, permutation, top_k=case.ids.shape[1], tile=tile, out=out, assignments=assignments)
     guard.check()
-    used = int(plan.offsets[-1])
+    used = int(permutation.offsets[-1])
     assert out[used:].isnan().all(), "rows not in use were written"
-    by_slot = torch.full_like(out[:slots], torch.nan)
-    by_slot[plan.order[:used].long()] = out[:used]
-    return by_slot
+    by_assignment = torch.full_like(out[:assignments], torch.nan)
+    by_assignment[permutation.order[:used].long()] = out[:used]
+    return by_assignment
 
 
 def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Activations:
@@ -104,27 +100,29 @@ def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Acti
             return StaticScaled(rows(x.data), guard.copy(x.scale))
         case Unscaled():
             return Unscaled(rows(x.data))
-        case _:
+        case TokenScaled() | GroupScaled():
             return type(x)(rows(x.data), rows(x.scale))
+        case _:
+            raise TypeError(type(x).__name__)
 
 
 def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
-    """(S, H) bf16 in slot order; absent slots NaN."""
-    plan, slots = plan_of(case, tile, guard), case.ids.numel()
-    x = placed(case.x, plan.order[: int(plan.offsets[-1])].long(), plan.slots, guard)
-    out = guard.empty((plan.slots, case.w.data.shape[1]), torch.bfloat16)
-    grouped_gemm(x, guard.rebuild_copy(case.w), plan, tile=tile, out=out, slots=slots)
+    """(S, H) bf16 in assignment order; absent assignments NaN."""
+    permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
+    x = placed(case.x, permutation.order[: int(permutation.offsets[-1])].long(), permutation.assignments, guard)
+    out = guard.empty((permutation.assignments, case.w.data.shape[1]), torch.bfloat16)
+    grouped_gemm(x, guard.rebuild_copy(case.w), permutation, tile=tile, out=out, assignments=assignments)
     guard.check()
-    assert out[slots:].isnan().all(), "rows past the slots were written"
-    return out[:slots]
+    assert out[assignments:].isnan().all(), "rows past the assignments were written"
+    return out[:assignments]
 
 
 def assert_case(out: torch.Tensor, case: Case) -> None:
-    """Rows of present slots match the reference; absent ones were left as they were."""
+    """Rows of present assignments match the reference; absent ones were left as they were."""
     present = case.present
     assert_rows(out.cpu()[present], case.expected[present], tolerance(out.device))
     absent = sorted(set(range(len(out))) - set(present.tolist()))
-    assert out[absent].isnan().all(), "rows of absent slots were written"
+    assert out[absent].isnan().all(), "rows of absent assignments were written"
 
 
 @each_shape
@@ -171,9 +169,9 @@ def wipe(data: torch.Tensor, *at: int | slice) -> None:
 def mutations(case: Case) -> dict[str, Callable[[], None]]:
     """One thing wrong each: a row, an expert, a block of K, a channel that matters, a scale."""
     row = int(case.present[0]) // (case.ids.numel() // case.x.data.shape[0])
-    slot = case.present[-1]
-    expert = int(case.ids.flatten()[slot])
-    channel = int(case.expected[slot].abs().argmax())
+    assignment = case.present[-1]
+    expert = int(case.ids.flatten()[assignment])
+    channel = int(case.expected[assignment].abs().argmax())
     changes: dict[str, Callable[[], None]] = {
         "row": lambda: wipe(case.x.data, row),
         "expert": lambda: wipe(case.w.data, expert),
@@ -181,13 +179,13 @@ def mutations(case: Case) -> dict[str, Callable[[], None]]:
         "output-channel": lambda: wipe(case.w.data, expert, channel),
     }
     match case.x, case.w:
-        case TokenScaled(), Fp8Channel():
-            changes["token-scale"] = lambda: halve(case.x.scale, row)  # type: ignore[union-attr]
-            changes["channel-scale"] = lambda: halve(case.w.scale, expert, channel)  # type: ignore[union-attr]
-        case _, Fp8Block():
-            changes["block-scale"] = lambda: halve(case.w.scale, expert, 0, 0)
-        case _, Fp8Tensor():
-            changes["tensor-scale"] = lambda: halve(case.w.scale, expert, 0)
+        case TokenScaled() as x, Fp8Channel() as w:
+            changes["token-scale"] = lambda: halve(x.scale, row)
+            changes["channel-scale"] = lambda: halve(w.scale, expert, channel)
+        case _, Fp8Block(scale=scale):
+            changes["block-scale"] = lambda: halve(scale, expert, 0, 0)
+        case _, Fp8Tensor(scale=scale):
+            changes["tensor-scale"] = lambda: halve(scale, expert, 0)
     return changes
 
 
@@ -217,14 +215,16 @@ def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> Non
     """Class C, vllm#43396: every index is compared with both bounds where it is used."""
     case = gate_up_case(Fp8Channel, SMALL[1], 9, "uniform", device)
     guard = Guard(device)
-    plan = plan_of(case, TILES[0], guard)
+    permutation = permutation_of(case, TILES[0], guard)
     huge = 2**31 - 1
-    plan.order[:4] = torch.tensor([-1, huge, -huge, case.ids.numel() + 7], dtype=torch.int32, device=device)
-    plan.tiles[:3] = torch.tensor([[huge, 0, 16], [-1, 0, 16], [1, -huge, huge]], dtype=torch.int32, device=device)
-    plan.tiles[3:5] = torch.tensor([[0, huge, 16], [2, 3, -5]], dtype=torch.int32, device=device)
-    out = guard.empty((plan.slots, 96), torch.bfloat16)
+    permutation.order[:4] = torch.tensor([-1, huge, -huge, case.ids.numel() + 7], dtype=torch.int32, device=device)
+    permutation.tiles[:3] = torch.tensor(
+        [[huge, 0, 16], [-1, 0, 16], [1, -huge, huge]], dtype=torch.int32, device=device
+    )
+    permutation.tiles[3:5] = torch.tensor([[0, huge, 16], [2, 3, -5]], dtype=torch.int32, device=device)
+    out = guard.empty((permutation.assignments, 96), torch.bfloat16)
     x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
-    grouped_gemm_swiglu(x, w, plan, top_k=2, tile=TILES[0], out=out, slots=case.ids.numel())
+    grouped_gemm_swiglu(x, w, permutation, top_k=2, tile=TILES[0], out=out, assignments=case.ids.numel())
     guard.check()
 
 

@@ -43,10 +43,13 @@ class Layer:
         guard = self.guard
         out, flags = guard.empty(tuple(x.shape), torch.bfloat16), guard.empty((len(x),), torch.bool)
         count = None if rows_in_use is None else guard.copy(torch.tensor([rows_in_use], dtype=torch.int32))
-        inputs = [guard.copy(tensor) for tensor in (x, ids, weights)]
-        weights_here = (guard.rebuild_copy(self.gate_up), guard.rebuild_copy(self.down))
+        x, ids, weights = (guard.copy(tensor) for tensor in (x, ids, weights))
+        gate_up, down = guard.rebuild_copy(self.gate_up), guard.rebuild_copy(self.down)
         workspace = guard.rebuild(self.workspace)
-        moe(*inputs, *weights_here, workspace=workspace, out=out, flags=flags, rows_in_use=count, tiles=tiles)
+        moe(
+            x, ids, weights, gate_up, down,
+            workspace=workspace, out=out, flags=flags, rows_in_use=count, tiles=tiles,
+        )  # fmt: skip
         guard.check()
         return out, flags
 
@@ -59,7 +62,11 @@ def layer(kind: type, shape: LayerShape, max_tokens: int, device: torch.device) 
     return Layer(shape, gate_up, down, workspace, Guard(device))
 
 
-def inputs(shape: LayerShape, tokens: int, routing: str, device: torch.device) -> tuple[torch.Tensor, ...]:
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""x, ids and weights of `moe`."""
+
+
+def inputs(shape: LayerShape, tokens: int, routing: str, device: torch.device) -> Inputs:
     generator = torch.Generator().manual_seed(tokens + shape.experts)
     x = exact_rows(tokens, shape.hidden, generator)
     ids = ROUTINGS[routing](tokens, shape.experts, shape.top_k, generator)
@@ -67,9 +74,9 @@ def inputs(shape: LayerShape, tokens: int, routing: str, device: torch.device) -
     return x.to(device), ids.to(device), weights.to(device)
 
 
-def expected(layer: Layer, *inputs: torch.Tensor) -> torch.Tensor:
+def expected(layer: Layer, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     cpu = torch.device("cpu")
-    return moe_reference(*(t.cpu() for t in inputs), to_device(layer.gate_up, cpu), to_device(layer.down, cpu))
+    return moe_reference(x.cpu(), ids.cpu(), weights.cpu(), to_device(layer.gate_up, cpu), to_device(layer.down, cpu))
 
 
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
@@ -197,7 +204,8 @@ def test_a_call_that_does_not_fit_is_refused(what: str, device: torch.device) ->
         case "top-k":
             ids = ids[:, :1].contiguous()
         case "experts":
-            it.down = Fp8Channel(it.down.data[:4], it.down.scale[:4])  # type: ignore[union-attr]
+            assert isinstance(it.down, Fp8Channel)
+            it.down = Fp8Channel(it.down.data[:4], it.down.scale[:4])
         case "dtype":
             x = x.float()
     with pytest.raises(KernelContractError) as error:

@@ -76,15 +76,15 @@ def test_count_from_the_device(count: int, device: torch.device) -> None:
     assert_permutation(got, ids, 16, 16, min(max(count, 0), 7))
 
 
-@pytest.mark.parametrize("mutant", ["two-slots-swapped", "slot-lost", "tile-shifted", "offset"])
+@pytest.mark.parametrize("mutant", ["two-assignments-swapped", "assignment-lost", "tile-shifted", "offset"])
 def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> None:
     ids = ROUTINGS["uniform"](9, 8, 2, torch.Generator().manual_seed(7)).to(device)
     got = guarded(ids, 8, 16, Guard(device))
     assert_permutation(got, ids, 8, 16)
     match mutant:
-        case "two-slots-swapped":
+        case "two-assignments-swapped":
             got.order[[2, 3]] = got.order[[3, 2]]
-        case "slot-lost":
+        case "assignment-lost":
             got.order[5] = got.order[4]
         case "tile-shifted":
             got.tiles[1, 1] += 1
@@ -100,13 +100,15 @@ def test_no_tokens(device: torch.device) -> None:
     assert got.num_tiles.tolist() == [0]
 
 
-@pytest.mark.parametrize(("slots", "experts", "rows"), [(1, 1, 16), (17, 3, 16), (1000, 128, 64), (1024, 512, 16)])
-def test_no_routing_needs_more_tiles_than_the_bound(slots: int, experts: int, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("assignments", "experts", "rows"), [(1, 1, 16), (17, 3, 16), (1000, 128, 64), (1024, 512, 16)]
+)
+def test_no_routing_needs_more_tiles_than_the_bound(assignments: int, experts: int, rows: int) -> None:
     """Class B, vllm#27917: buffers smaller than the padded count. The worst case: every expert ends one row into a tile."""
-    partial = min(experts, slots)
-    worst = partial + (slots - partial) // rows
-    assert worst <= max_tiles(slots, experts, rows)
-    assert max_tiles(slots, experts, rows) - worst <= partial
+    partial = min(experts, assignments)
+    worst = partial + (assignments - partial) // rows
+    assert worst <= max_tiles(assignments, experts, rows)
+    assert max_tiles(assignments, experts, rows) - worst <= partial
 
 
 @pytest.mark.parametrize(

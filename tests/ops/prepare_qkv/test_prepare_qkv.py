@@ -6,18 +6,16 @@ import dataclasses
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 
 from cases import SMALL_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.prepare_qkv import HeadNorms
-from octavo.ops.prepare_qkv.cuda import prepare_qkv
-from octavo.ops.prepare_qkv.kernel import _divide
+from octavo.ops.prepare_qkv.cuda import TILE_ROWS, prepare_qkv
 from octavo.ops.prepare_qkv.reference import prepare_qkv_reference
 from octavo.ops.rotary import RotaryTable
+from ops.prepare_qkv.quotients import quotients_kernel
 
 EPS = 1e-6
 LIMIT = 3 * BF16_ROUNDING
@@ -45,14 +43,16 @@ class Case:
     def expected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return prepare_qkv_reference(self.qkv, self.norms, self.rows, self.shape.kv_heads)
 
-    def run(self, slots: list[int], device: torch.device, **tile: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(
+        self, slots: list[int], device: torch.device, tile_rows: int = TILE_ROWS
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, and the cache (2, 8 x 4 slots, G, D), NaN where nothing was written."""
         guard = Guard(device)
         cache = guard.empty((2, 8, 4, self.shape.kv_heads, self.shape.width), torch.bfloat16)
         qkv, rows = guard.copy(self.qkv), guard.rebuild_copy(self.rows)
         norms = guard.rebuild_copy(self.norms) if self.norms is not None else None
         places = torch.tensor(slots, dtype=torch.int64, device=device)
-        queries = prepare_qkv(qkv, norms, rows, cache, places, **tile)
+        queries = prepare_qkv(qkv, norms, rows, cache, places, tile_rows=tile_rows)
         guard.check()
         return queries.cpu(), cache.cpu().flatten(1, 2)
 
@@ -74,7 +74,8 @@ def test_against_float64(shape: HeadShape, normed: bool, device: torch.device) -
     untouched = [slot for slot in range(32) if slot not in slots]
     assert cache[:, untouched].isnan().all()
     # Twins: other norms, the next position, another slot.
-    other = Case.draw(5, shape, seed=2).norms if normed else HeadNorms(*torch.ones(2, shape.width).bfloat16(), EPS)
+    ones = torch.ones(shape.width).bfloat16()
+    other = Case.draw(5, shape, seed=2).norms if normed else HeadNorms(ones, ones, EPS)
     swapped = dataclasses.replace(case, norms=other).expected()
     assert row_errors(queries.flatten(0, 1), swapped[0].flatten(0, 1)).min() > LIMIT
     shifted = dataclasses.replace(case, rows=RotaryTable(case.rows.cos.roll(1, 0), case.rows.sin.roll(1, 0))).expected()
@@ -102,23 +103,13 @@ def test_any_tile(shape: HeadShape, device: torch.device) -> None:
         assert torch.equal(written[:, :7], cache[:, :7])
 
 
-@triton.jit
-def _quotients(x, root, out, CORRECTED: tl.constexpr, SIZE: tl.constexpr):
-    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)[:, None]
-    a, b = tl.load(x + at), tl.load(root + at)
-    result = _divide(a, b)
-    if not CORRECTED:
-        result = (a * tl.div_rn(tl.full((SIZE, 1), 1.0, tl.float32), b)).to(tl.bfloat16)
-    tl.store(out + at, result)
-
-
 def quotients(x: torch.Tensor, root: torch.Tensor, device: torch.device, *, corrected: bool = True) -> torch.Tensor:
     """x / root as the kernel has it, in bf16; or without its correction."""
     size = 1 << 15
     count = len(x)
     x, root = (torch.cat((t, t.new_ones(-count % size))).to(device) for t in (x, root))
     out = torch.empty_like(x, dtype=torch.bfloat16)
-    _quotients[(len(x) // size,)](x, root, out, CORRECTED=corrected, SIZE=size)
+    quotients_kernel[(len(x) // size,)](x, root, out, CORRECTED=corrected, SIZE=size)
     return out[:count].cpu()
 
 

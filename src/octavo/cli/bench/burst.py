@@ -29,7 +29,7 @@ TOP_LOGPROBS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one request gave: bits to compare, or an error."""
+    """Holds what one request gave: bits to compare, or an error."""
 
     token_ids: Sequence[int] = ()
     logprobs: Sequence[float] = ()

@@ -21,7 +21,7 @@ TIME_LIMIT_S = 6 * 3600.0
 
 @dataclasses.dataclass
 class Outcome:
-    """What one request gave; times in seconds on one clock."""
+    """Holds what one request gave; times are in seconds on one clock."""
 
     prompt_tokens: int
     started: float = 0.0
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def latency_s(self) -> float:
-        """From sending the request to its last token."""
+        """Seconds from sending the request to its last token."""
         return self.arrivals[-1] - self.started
 
     @property
@@ -80,7 +80,7 @@ class BenchClient:
         return await self._ask("GET", path, None)
 
     async def post(self, path: str, payload: dict[str, Any]) -> Any:
-        """As `get`, sending `payload`."""
+        """Posts `payload`; returns and raises as `get` does."""
         return await self._ask("POST", path, payload)
 
     async def model(self) -> str:
@@ -156,7 +156,7 @@ async def connect(args: argparse.Namespace) -> AsyncIterator[BenchClient]:
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the server is."""
+    """Adds the flags that say where the server is."""
     parser.add_argument("--base-url", metavar="URL", help="address of the server; wins over --host and --port")
     parser.add_argument("--host", default="127.0.0.1", metavar="TEXT", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s")

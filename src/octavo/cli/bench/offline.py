@@ -1,4 +1,4 @@
-"""What the offline benchmarks share: an `LLM` from flags, prompts, and a JSON file."""
+"""Serves the offline benchmarks with an `LLM` made from flags, with prompts, and with a JSON file for the result."""
 
 from __future__ import annotations
 

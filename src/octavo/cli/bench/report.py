@@ -1,4 +1,4 @@
-"""What a serving benchmark reports: vLLM's metrics, by vLLM's names, in vLLM's lines."""
+"""Reports a serving benchmark with vLLM's metrics, by vLLM's names, in vLLM's lines."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class ProcessChannel:
         return self._child.stopped
 
     def need(self, other: ProcessChannel) -> None:
-        """From now on the death of `other` is this one's too."""
+        """Makes the death of `other` count as the death of this child too, from now on."""
         self._needed = other
 
     def send(self, message: EngineMessage) -> None:
@@ -156,7 +156,7 @@ class ProcessChannel:
             self._child.end(self._grace_s)
 
     def forget(self) -> None:
-        """In a process that was forked off: close its copy of the wire, and leave the child to the one it belongs to."""
+        """Closes this process's copy of the wire; for a process that was forked off and to which the child does not belong."""
         self._closed = True
         self._wire.close()
 

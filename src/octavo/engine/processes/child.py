@@ -71,7 +71,7 @@ class ChildProcess:
             return False
 
     def exit_code(self, timeout_s: float) -> int | None:
-        """What the system says (negative: the signal), or None if it still runs after `timeout_s` seconds."""
+        """Waits for the exit code as the system says it (negative: the signal); None if the child still runs after `timeout_s` seconds."""
         if (code := self._process.poll()) is not None or not timeout_s:
             return code
         try:

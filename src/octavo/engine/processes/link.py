@@ -12,7 +12,7 @@ class WorkerLink(Protocol):
 
     @property
     def ready(self) -> WorkerReady:
-        """What the worker said when it had loaded the model."""
+        """The message that the worker sent when it had loaded the model."""
         ...
 
     def send(self, plan: StepPlan) -> None:

@@ -66,7 +66,7 @@ class Standbys:
         self._not_before_s = 0.0
 
     def alive(self) -> list[Standby]:
-        """Those that wait, the oldest first; the dead are closed."""
+        """Lists the standbys that wait, the oldest first; closes the dead."""
         for standby in [*self._waiting]:
             if (death := standby.look()) is not None:
                 logger.warning("a standby is lost: %s", death.message.partition("\n")[0])

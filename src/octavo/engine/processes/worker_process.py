@@ -111,7 +111,7 @@ class Starting:
             self._channels = ()
 
     def abandon(self) -> None:
-        """From any thread: kill those that are waited for, now and from now on."""
+        """Kills the processes that are waited for, now and from now on; any thread may call it."""
         self._abandoned = True
         for channel in self._channels:
             channel.kill()

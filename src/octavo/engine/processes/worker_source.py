@@ -28,7 +28,7 @@ class WorkerSource(Protocol):
         ...
 
     def abandon(self) -> None:
-        """From any thread: a start that waits fails soon with WorkerDiedError, and so does every later one."""
+        """Makes a start that waits fail soon with WorkerDiedError, and every later one too; any thread may call it."""
         ...
 
     def close(self) -> None:

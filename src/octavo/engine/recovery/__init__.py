@@ -1,1 +1,1 @@
-"""What follows the death of a worker."""
+"""Recovery: all that follows the death of a worker."""

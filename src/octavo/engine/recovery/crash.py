@@ -1,4 +1,4 @@
-"""What a worker was doing when it died: the plans that it had not answered, and all it takes to run them again."""
+"""A crash: the plans that a worker had not answered when it died, and all it takes to run them again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CrashedPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
-    """What crash.json holds."""
+    """Holds what crash.json says."""
 
     time: str
     """ISO 8601, UTC."""
@@ -124,7 +124,7 @@ def crashed_requests(steps: Iterable[Step], *, keep_prompts: bool) -> list[Crash
 
 
 def read_crash(folder: Path) -> Crash:
-    """What the crash folder `folder` holds.
+    """Reads the crash that the folder `folder` holds.
 
     Raises:
         ConfigError: it is not one that this version can read.

@@ -34,7 +34,7 @@ PATTERN = "[0-9]*T[0-9]*Z-*-step[0-9]*"
 
 
 class CrashLog:
-    """What an engine gives each death of a worker to; used by the engine's thread.
+    """Writes a folder for each death of a worker; used by the engine's thread.
 
     Folders can be read by this user alone.
 

@@ -32,5 +32,5 @@ class StepDeadline:
 
     @property
     def seconds(self) -> float:
-        """What the next step is given."""
+        """Says how many seconds the next step is given."""
         return max(self._floor_s, FACTOR * max(self._largest_s, *self._recent_s, 0.0))

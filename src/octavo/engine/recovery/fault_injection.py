@@ -1,4 +1,4 @@
-"""Which injected fault goes with which step; the worker does what it says."""
+"""Sends each injected fault with its step; the worker does what the fault says."""
 
 from __future__ import annotations
 

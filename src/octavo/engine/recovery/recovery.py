@@ -9,7 +9,7 @@ from pathlib import Path
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash_log import CrashLog
 from octavo.engine.recovery.fault_injection import FaultInjector
-from octavo.engine.recovery.poison import KillerSearch, PoisonWatch
+from octavo.engine.recovery.killers import KillerSearch, SuspectWatch
 from octavo.engine.recovery.supervisor import Supervisor
 from octavo.engine.request_table import RequestTable
 from octavo.engine.scheduler import Step
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recovery:
-    """What an engine calls when a worker has died, before each step, and after each result.
+    """Brings requests to the next worker. The engine calls it when a worker has died, before each step, and after each result.
 
     Args:
         requests: those of the engine; after a death all wait again, and while killers are searched for, only some run.
@@ -47,7 +47,7 @@ class Recovery:
         self._crashes = crashes
         self._last_crash: Path | None = None
         """The folder of the last death of a worker that was ready, if one was written."""
-        self._watch = PoisonWatch(deaths_before_blame)
+        self._watch = SuspectWatch(deaths_before_blame)
 
     @property
     def searching(self) -> bool:
@@ -59,7 +59,7 @@ class Recovery:
         return [] if self._injector is None else self._injector.faults_of(number, step.slots())
 
     def positions_of(self, step: Step) -> Mapping[str, int]:
-        """What `on_result` needs of a step whose result is to be applied: request id -> where its chunk ends."""
+        """Says where the chunk of each request ends in a step, by request id; `on_result` needs it when the step's result is applied."""
         return step.positions() if self._watch.needs_steps else {}
 
     def on_result(self, positions: Mapping[str, int]) -> None:

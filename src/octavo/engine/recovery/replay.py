@@ -1,4 +1,4 @@
-"""From a crash file to plans: first those that bring a fresh worker to where it was, then those that it died with."""
+"""Makes plans of a crash: first those that bring a fresh worker to where the dead one was, then those that it died with."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class AbandonedError(Exception):
 
 
 class RestartBudget:
-    """At most `most` restarts within `window_s` seconds."""
+    """Allows at most `most` restarts within `window_s` seconds."""
 
     def __init__(self, most: int, window_s: float) -> None:
         self.most = most
@@ -90,7 +90,7 @@ class _Recovery:
 
 
 class Supervisor:
-    """What an engine asks for its next worker; used by the engine's thread.
+    """Gets the engine its next worker; used by the engine's thread.
 
     Args:
         source: where workers come from.
@@ -123,7 +123,7 @@ class Supervisor:
 
     @property
     def recovering(self) -> bool:
-        """From a death until `on_recovered`."""
+        """True from the death of a worker until `on_recovered`."""
         return self._recovery is not None
 
     @property
@@ -154,7 +154,7 @@ class Supervisor:
         self._budget.forgive(count)
 
     def abandon(self) -> None:
-        """From any thread: wait for no worker any more; one that runs goes on."""
+        """Stops waiting for a next worker; one that runs goes on. Any thread may call it."""
         self._abandoned.set()
         self._source.abandon()
 
@@ -263,7 +263,7 @@ class Supervisor:
 
 
 def _failed_start(error: Exception) -> WorkerDiedError:
-    """What kept a worker from starting, whatever it was, as the death of one."""
+    """Turns whatever kept a worker from starting into the death of a worker."""
     match error:
         case WorkerDiedError():
             return WorkerDiedError(

@@ -52,10 +52,10 @@ class CpuExperts:
         dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
         dims.check("logits", logits, ("T", self._experts), dtype=torch.float32)
         routing = self._choose(logits)
-        slots, places, groups = _tile_slots(routing.ids.view(-1).numpy(), self._experts)
-        inputs, sources = self._gate_up.prepare(x), slots // self._top_k
-        shares = routing.weights.view(-1, 1).index_select(0, slots)
-        rows = x.new_empty((len(slots), self._hidden_size))
+        assignments, places, groups = _tile_assignments(routing.ids.view(-1).numpy(), self._experts)
+        inputs, sources = self._gate_up.prepare(x), assignments // self._top_k
+        shares = routing.weights.view(-1, 1).index_select(0, assignments)
+        rows = x.new_empty((len(assignments), self._hidden_size))
         for group in groups:
             hidden = swiglu(self._gate_up.product(inputs.index_select(0, sources[group.rows]), group))
             rows[group.rows] = self._down.product(self._down.prepare(hidden, shares[group.rows]), group)
@@ -70,7 +70,7 @@ class CpuExperts:
 
 
 class _Stack:
-    """The same matrix of every expert, (E, K, N) float32."""
+    """Holds one matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
         self._activations = weight.activations
@@ -95,15 +95,15 @@ class _Stack:
         return out.flatten(0, 1)
 
 
-def _tile_slots(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tensor, list[_Group]]:
-    """Slots (token * K + k) by expert, each expert's padded to whole tiles.
+def _tile_assignments(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tensor, list[_Group]]:
+    """Assignments (token * K + k) by expert, each expert's padded to whole tiles.
 
     Args:
-        ids: (T * K,) expert of each slot.
+        ids: (T * K,) expert of each assignment.
         experts: E
 
     Returns:
-        (P,) int64 slot of each padded row, slot 0 in padding; (T * K,) int64 row of each slot; the groups in order.
+        (P,) int64 assignment of each padded row, assignment 0 in padding; (T * K,) int64 row of each assignment; the groups in order.
     """
     order = np.argsort(ids.astype(np.int16), kind="stable")
     counts = np.bincount(ids, minlength=experts)
@@ -114,12 +114,12 @@ def _tile_slots(ids: np.ndarray, experts: int) -> tuple[torch.Tensor, torch.Tens
     begins = np.zeros_like(counts)
     begins[used] = TILE_ROWS * (ends - tiles[used])
     rows = np.arange(len(ids)) + np.repeat(begins - (counts.cumsum() - counts), counts)
-    slots, places = np.zeros(TILE_ROWS * tiles.sum(), dtype=np.int64), np.empty_like(rows)
-    slots[rows], places[order] = order, rows
+    assignments, places = np.zeros(TILE_ROWS * tiles.sum(), dtype=np.int64), np.empty_like(rows)
+    assignments[rows], places[order] = order, rows
     cuts = np.flatnonzero(np.diff(ends // GROUP_TILES) | np.diff(tiles[used] > 1)) + 1
     groups: list[_Group] = []
     for members in np.split(used, cuts):
         begin = groups[-1].rows.stop if groups else 0
         rows_of = slice(begin, begin + TILE_ROWS * int(tiles[members].sum()))
         groups.append(_Group(members.tolist(), tiles[members].tolist(), rows_of))
-    return torch.from_numpy(slots), torch.from_numpy(places), groups
+    return torch.from_numpy(assignments), torch.from_numpy(places), groups

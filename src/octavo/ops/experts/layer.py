@@ -1,4 +1,4 @@
-"""What an expert layer is made of and what it can do."""
+"""An expert layer: the weights that it is made of, and the call that every back end offers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def moe(
 
     A row's bits depend on that row, its ids and weights, and the experts' weights: not on T, other rows, position,
     tiles, or whether a graph replays the call. Nothing is allocated and the host never waits, so the call can be
-    captured. Slots whose id is negative or >= E are dropped. Rows from `rows_in_use` on are not read and become zero.
+    captured. Assignments whose id is negative or >= E are dropped. Rows from `rows_in_use` on are not read and become zero.
 
     Args:
         x: (T, H) bf16, T <= workspace.max_tokens; read.
@@ -62,23 +62,31 @@ def moe(
     dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
     tokens, experts = dims["T"], dims["E"]
     check_range("x.shape[0]", tokens, 0, workspace.max_tokens, "allocate the workspace for more tokens")
-    slots = tokens * workspace.top_k
-    tiles = tiles or _choose(gate_up, down, workspace, slots)
+    assignments = tokens * workspace.top_k
+    tiles = tiles or _choose(gate_up, down, workspace, assignments)
 
-    plan = permute(ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.plan)
+    permutation = permute(
+        ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
+    )
     inputs = workspace.input.quantize(x, gate_up, rows_in_use, overlap_previous=True)
     grouped_gemm_swiglu(
-        inputs, gate_up, plan, top_k=workspace.top_k, tile=tiles.gate_up, out=workspace.hidden, slots=slots
+        inputs,
+        gate_up,
+        permutation,
+        top_k=workspace.top_k,
+        tile=tiles.gate_up,
+        out=workspace.hidden,
+        assignments=assignments,
     )
-    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:slots], down, plan.rows_in_use)
-    grouped_gemm(hidden, down, plan, tile=tiles.down, out=workspace.expert_out, slots=slots)
+    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:assignments], down, permutation.rows_in_use)
+    grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=assignments)
     return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, rows_in_use=rows_in_use)
 
 
-def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, slots: int) -> Tiles:
-    """Those of the layer's shape; without bulk copies where they cannot read what they would have to."""
+def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:
+    """Chooses the tiles of the layer's shape; without bulk copies where these cannot read an operand."""
     experts, hidden_size, intermediate = down.data.shape
-    tiles = choose_tiles((gate_up.tiles_key, experts, hidden_size, intermediate), slots)
+    tiles = choose_tiles((type(gate_up).__name__, experts, hidden_size, intermediate), assignments)
     # an input that is not quantized is `workspace.hidden` itself
     if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
         return tiles

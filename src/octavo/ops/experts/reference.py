@@ -1,4 +1,4 @@
-"""The expert layer as loops in float64: over rows and experts unrounded, and over slots with the roundings of `moe`."""
+"""The expert layer as loops in float64: over rows and experts unrounded, and over assignments with the roundings of `moe`."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Ro
     Returns:
         ids (T, K) int64 and weights (T, K) float32, new.
     """
-    fine = logits.abs().amax(-1, keepdim=True) < torch.inf
-    safe = torch.where(fine, logits, 0.0)
+    finite = logits.abs().amax(-1, keepdim=True) < torch.inf
+    safe = torch.where(finite, logits, 0.0)
     ids = _largest(safe, top_k)
     weights = safe.softmax(-1).gather(1, ids)
     if renormalize:
         weights = weights / weights.sum(-1, keepdim=True)
-    return Routing(ids, torch.where(fine, weights, torch.nan))
+    return Routing(ids, torch.where(finite, weights, torch.nan))
 
 
 def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ class ActivationBuffer:
         return weights.activate(x, _IntoBuffer(self, rows_in_use, overlap_previous))
 
     def held(self, rows: int, weights: Weights) -> Activations:
-        """Whatever the first `rows` rows hold, in the format that `weights` asks for."""
+        """Views the first `rows` rows, whatever they hold, in the format that `weights` asks for."""
         return weights.activate(self.data[:rows], _AsHeld(self))
 
 
@@ -95,7 +95,7 @@ class _AsHeld:
 
 @dataclasses.dataclass(frozen=True)
 class MoeWorkspace:
-    """Device memory of `moe` for up to `max_tokens` tokens with `top_k` slots each; S = max_tokens x top_k.
+    """Device memory of `moe` for up to `max_tokens` tokens with `top_k` assignments each; S = max_tokens x top_k.
 
     One workspace serves any number of layers of the same shape, one call at a time.
     """
@@ -104,13 +104,13 @@ class MoeWorkspace:
     top_k: int
     input: ActivationBuffer
     """(max_tokens, H)"""
-    plan: Permutation
+    permutation: Permutation
     hidden: torch.Tensor
     """(S, I) bf16 in sorted order"""
     hidden_quantized: ActivationBuffer
     """(S, I)"""
     expert_out: torch.Tensor
-    """(S, H) bf16 in slot order"""
+    """(S, H) bf16 in assignment order"""
 
     @property
     def nbytes(self) -> int:
@@ -122,23 +122,26 @@ class MoeWorkspace:
             self.hidden_quantized.data,
             self.hidden_quantized.scale,
         ]
-        parts += [self.expert_out, *(getattr(self.plan, field.name) for field in dataclasses.fields(self.plan))]
+        parts += [
+            self.expert_out,
+            *(getattr(self.permutation, field.name) for field in dataclasses.fields(self.permutation)),
+        ]
         return sum(part.numel() * part.element_size() for part in parts)
 
 
 def moe_workspace(max_tokens: int, top_k: int, gate_up: Weights, down: Weights) -> MoeWorkspace:
-    """Allocate for the worst routing of max_tokens x top_k slots: all on one expert, or one on each.
+    """Allocate for the worst routing of max_tokens x top_k assignments: all on one expert, or one on each.
 
     Args:
         max_tokens: most tokens of one call.
-        top_k: slots per token.
+        top_k: assignments per token.
         gate_up: weights (E, 2I, H) of a layer; shape, format and device are read.
         down: weights (E, H, I) of a layer; shape, format and device are read.
 
     Raises:
         KernelContractError: max_tokens x top_k is out of range.
     """
-    slots = check_range(
+    assignments = check_range(
         "max_tokens x top_k", max_tokens * top_k, 0, INDEX_LIMIT - 1024, "configure fewer tokens per step"
     )
     experts, hidden_size, intermediate = down.data.shape
@@ -147,8 +150,8 @@ def moe_workspace(max_tokens: int, top_k: int, gate_up: Weights, down: Weights) 
         max_tokens=max_tokens,
         top_k=top_k,
         input=ActivationBuffer.allocate(max_tokens, gate_up),
-        plan=Permutation.allocate(slots, experts, device),
-        hidden=torch.empty((slots, intermediate), dtype=torch.bfloat16, device=device),
-        hidden_quantized=ActivationBuffer.allocate(slots, down),
-        expert_out=torch.empty((slots, hidden_size), dtype=torch.bfloat16, device=device),
+        permutation=Permutation.allocate(assignments, experts, device),
+        hidden=torch.empty((assignments, intermediate), dtype=torch.bfloat16, device=device),
+        hidden_quantized=ActivationBuffer.allocate(assignments, down),
+        expert_out=torch.empty((assignments, hidden_size), dtype=torch.bfloat16, device=device),
     )

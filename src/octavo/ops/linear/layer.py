@@ -1,4 +1,4 @@
-"""What a linear layer can do."""
+"""A linear layer: the calls that every back end offers."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ class Linear(Protocol):
         ...
 
     def float32(self, x: torch.Tensor) -> torch.Tensor:
-        """The same, not rounded to bf16: x (T, K) bf16 -> (T, N) float32."""
+        """Computes what the call computes, not rounded to bf16: x (T, K) bf16 -> (T, N) float32."""
         ...

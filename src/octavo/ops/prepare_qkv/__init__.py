@@ -1,4 +1,4 @@
-"""What lies between the projection to queries, keys and values and the attention: norm, rotation, the KV cache."""
+"""Norm, rotation and the write to the KV cache, between the projection to queries, keys and values and the attention."""
 
 from __future__ import annotations
 

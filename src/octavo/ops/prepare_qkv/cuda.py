@@ -1,4 +1,4 @@
-"""What lies between the projection to queries, keys and values and the attention: norm, rotation, the KV cache."""
+"""Norms and rotates queries and keys and writes the KV cache, between the projection and the attention, on CUDA."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 class ReferenceQuantizer:
-    """What weights ask for, in plain PyTorch; see `Quantizer`."""
+    """Makes the activations that weights ask for, in plain PyTorch; see `Quantizer`."""
 
     def per_token(self, x: torch.Tensor) -> TokenScaled:
         """See `quantize_reference`."""

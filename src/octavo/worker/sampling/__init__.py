@@ -1,1 +1,1 @@
-"""From logits to tokens and scores: one row decides its own bits."""
+"""Makes tokens and scores of logits: one row decides its own bits."""

@@ -16,7 +16,7 @@ from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was sampled from R rows."""
+    """Holds what was sampled from R rows."""
 
     token_ids: torch.Tensor
     """(R,) int64 in 0..V-1; without meaning where `finite` is not set."""

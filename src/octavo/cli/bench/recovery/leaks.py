@@ -1,4 +1,4 @@
-"""What a server holds of the machine, counted before the kills and after them."""
+"""Counts what a server holds of the machine, before the kills and after them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def take(server: int) -> Census:
 
 
 def more(before: Census, now: Census) -> Census:
-    """By how much there is more of each now."""
+    """Says by how much each count has grown since `before`."""
     return {name: max(0, now[name] - count) for name, count in before.items()}
 
 

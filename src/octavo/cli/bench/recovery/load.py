@@ -57,7 +57,7 @@ class Load:
         )
 
     def recoveries_s(self) -> list[float]:
-        """For each death of worker or keeper: the longest time after it in which no client got anything.
+        """The longest time after each death of a worker or keeper in which no client got anything, in seconds.
 
         A kill ends what it looks at: the time after it is its own, unless the server had not recovered yet.
         """

@@ -1,4 +1,4 @@
-"""What a run under kills came to."""
+"""Reports what a run under kills came to."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """What is printed."""
+        """Makes the lines that are printed."""
         numbers = self.numbers()
         differing, left = numbers["differing"], {name: more for name, more in self.left.items() if more}
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(numbers["kills_by_kind"].items()))

@@ -24,10 +24,10 @@ def combine(
     flags: torch.Tensor,
     rows_in_use: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """out[t] = bf16(sum over k, in slot order, of weights[t, k] * y[t x K + k]) in f32.
+    """out[t] = bf16(sum over k, in assignment order, of weights[t, k] * y[t x K + k]) in f32.
 
-    A slot whose id is negative or >= experts is not read and adds nothing, whatever its weight. A token with no
-    present slot, or at `rows_in_use` or later, becomes zero.
+    An assignment whose id is negative or >= experts is not read and adds nothing, whatever its weight. A token with no
+    present assignment, or at `rows_in_use` or later, becomes zero.
 
     Args:
         y: (S, H) bf16, S >= T x K, H <= 32768; read.
@@ -51,7 +51,7 @@ def combine(
     dims.check("out", out, ("T", "H"), dtype=torch.bfloat16)
     dims.check("flags", flags, ("T",), dtype=torch.bool)
     tokens, top_k, width = dims["T"], dims["K"], dims["H"]
-    check_range("y.shape[0]", dims["S"], tokens * top_k, INDEX_LIMIT, "pass one row per slot")
+    check_range("y.shape[0]", dims["S"], tokens * top_k, INDEX_LIMIT, "pass one row per assignment")
     check_range("y.shape[1]", width, 1, MAX_WIDTH, "the kernel keeps a row in registers")
     check_range("experts", experts, 1, INDEX_LIMIT, "pass the number of experts")
     if rows_in_use is not None:

@@ -1,4 +1,4 @@
-"""One token, one program, slots in order."""
+"""One token, one program, assignments in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def combine_kernel(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (T,). An absent slot is not read; a row past those in use becomes zero."""
+    """Grid (T,). An absent assignment is not read; a row past those in use becomes zero."""
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     live = row < load_rows_in_use(rows_in_use, tokens)

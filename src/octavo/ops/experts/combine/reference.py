@@ -1,4 +1,4 @@
-"""The weighted sum, slot by slot, in float64."""
+"""The weighted sum, assignment by assignment, in float64."""
 
 from __future__ import annotations
 

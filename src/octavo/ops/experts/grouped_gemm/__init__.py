@@ -26,20 +26,20 @@ TILES_PER_BAND = 4
 
 
 def grouped_gemm_swiglu(
-    x: Activations, w: Weights, plan: Permutation, *, top_k: int, tile: Tile, out: torch.Tensor, slots: int
+    x: Activations, w: Weights, permutation: Permutation, *, top_k: int, tile: Tile, out: torch.Tensor, assignments: int
 ) -> torch.Tensor:
     """out[r] = silu(g) * u with (g, u) = w[e] @ x[order[r] // top_k], for each sorted row r of expert e.
 
     The bits of a row depend on that row and the weights, not on the tile or on other rows.
 
     Args:
-        x: (T, H) in the format that `w` asks for; read at the tokens of the plan only.
+        x: (T, H) in the format that `w` asks for; read at the tokens of the permutation only.
         w: (E, 2I, H), gate rows first; read.
-        plan: what `permute` wrote for these tokens with tile_rows = tile.rows.
-        top_k: slots per token.
+        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows.
+        top_k: assignments per token.
         tile: sizes of one program's work.
-        out: (S, I) bf16 with S = plan.slots; rows in use are written, others left alone.
-        slots: most slots the plan can hold in this call, at most S: decides the grid.
+        out: (S, I) bf16 with S = permutation.assignments; rows in use are written, others left alone.
+        assignments: most assignments the permutation can hold in this call, at most S: decides the grid.
 
     Returns:
         out
@@ -47,23 +47,25 @@ def grouped_gemm_swiglu(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, plan, gated=True, top_k=top_k, tile=tile, out=out, out_rows="S", slots=slots)
+    return _launch(
+        x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, out_rows="S", assignments=assignments
+    )
 
 
 def grouped_gemm(
-    x: Activations, w: Weights, plan: Permutation, *, tile: Tile, out: torch.Tensor, slots: int
+    x: Activations, w: Weights, permutation: Permutation, *, tile: Tile, out: torch.Tensor, assignments: int
 ) -> torch.Tensor:
     """out[order[r]] = w[e] @ x[r] for each sorted row r of expert e.
 
     The bits of a row depend on that row and the weights, not on the tile or on other rows.
 
     Args:
-        x: (R, I) sorted rows in the format that `w` asks for, R >= slots; read at the rows in use only.
+        x: (R, I) sorted rows in the format that `w` asks for, R >= assignments; read at the rows in use only.
         w: (E, H, I); read.
-        plan: what `permute` wrote with tile_rows = tile.rows.
+        permutation: what `permute` wrote with tile_rows = tile.rows.
         tile: sizes of one program's work.
-        out: (S, H) bf16, S = plan.slots, in slot order; slots in use are written, absent ones left alone.
-        slots: most slots the plan can hold in this call, at most S: decides the grid.
+        out: (S, H) bf16, S = permutation.assignments, in assignment order; assignments in use are written, absent ones left alone.
+        assignments: most assignments the permutation can hold in this call, at most S: decides the grid.
 
     Returns:
         out
@@ -71,11 +73,11 @@ def grouped_gemm(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, plan, gated=False, top_k=1, tile=tile, out=out, out_rows="S", slots=slots)
+    return _launch(x, w, permutation, gated=False, top_k=1, tile=tile, out=out, out_rows="S", assignments=assignments)
 
 
 def _check(
-    x: Activations, w: Weights, plan: Permutation, gated: bool, out: torch.Tensor, slots: int, tile: Tile
+    x: Activations, w: Weights, permutation: Permutation, gated: bool, out: torch.Tensor, assignments: int, tile: Tile
 ) -> Dims:
     if type(x) is not w.activations:
         expected = f"{w.activations.__name__} for {type(w).__name__}"
@@ -84,21 +86,23 @@ def _check(
         )
     parts = 2 if gated else 1
     dims = LaunchDims()
-    dims.check("plan.order", plan.order, ("S",), dtype=torch.int32)
+    dims.check("permutation.order", permutation.order, ("S",), dtype=torch.int32)
     w.check("w", dims, parts)
     if w.data.shape[1] % parts:
         raise KernelContractError(
             "w.data.shape[1]", "2 x I rows, gate then up", f"{w.data.shape[1]} (stack gate and up)"
         )
     x.check("x", dims, "R", "K")
-    dims.check("plan.offsets", plan.offsets, (dims["E"] + 1,), dtype=torch.int32)
+    dims.check("permutation.offsets", permutation.offsets, (dims["E"] + 1,), dtype=torch.int32)
     tiles = max_tiles(dims["S"], dims["E"], MIN_TILE_ROWS)
-    dims.check("plan.tiles", plan.tiles, (tiles, 3), dtype=torch.int32)
-    dims.check("plan.num_tiles", plan.num_tiles, (1,), dtype=torch.int32)
+    dims.check("permutation.tiles", permutation.tiles, (tiles, 3), dtype=torch.int32)
+    dims.check("permutation.num_tiles", permutation.num_tiles, (1,), dtype=torch.int32)
     dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
-    check_range("slots", slots, 0, dims["S"], "allocate the permutation for the most slots of any call")
+    check_range(
+        "assignments", assignments, 0, dims["S"], "allocate the permutation for the most assignments of any call"
+    )
     if not gated:
-        check_range("rows of x", dims["R"], slots, INDEX_LIMIT, "pass one row per slot")
+        check_range("rows of x", dims["R"], assignments, INDEX_LIMIT, "pass one row per assignment")
     tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
@@ -108,20 +112,20 @@ def _check(
 def _launch(
     x: Activations,
     w: Weights,
-    plan: Permutation,
+    permutation: Permutation,
     *,
     gated: bool,
     top_k: int,
     tile: Tile,
     out: torch.Tensor,
     out_rows: str,
-    slots: int,
+    assignments: int,
 ) -> torch.Tensor:
-    dims = _check(x, w, plan, gated, out, slots, tile)
-    if slots == 0 or dims["R"] == 0:
+    dims = _check(x, w, permutation, gated, out, assignments, tile)
+    if assignments == 0 or dims["R"] == 0:
         return out
     columns = out.shape[1]
-    bands = -(-max_tiles(slots, dims["E"], tile.rows) // TILES_PER_BAND)
+    bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
     step = STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
@@ -130,8 +134,8 @@ def _launch(
         weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x.scales, weights, w.scales, out, plan.order, plan.tiles, plan.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], plan.tiles.shape[0], columns, dims["K"], top_k, *w.scale_strides,
+        x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
+        dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], columns, dims["K"], top_k, *w.scale_strides,
         GATED=gated, GATHER=gated, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,

@@ -11,7 +11,7 @@ from octavo.ops.formats import Fp8Block
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tiles of both grouped GEMMs of a layer; they share the plan, so their `rows` are equal."""
+    """The tiles of both grouped GEMMs of a layer; they share the permutation, so their `rows` are equal."""
 
     gate_up: Tile
     down: Tile
@@ -21,23 +21,23 @@ _SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
 """Rows to columns of the products gate_up and down, and warps."""
 
 
-def _safe(shape: tuple[str, int, int, int], slots: int) -> Tiles:
-    """Rows near the mean slots per expert; two programs fit on a multiprocessor at every height."""
+def _safe(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
+    """Rows near the mean assignments per expert; two programs fit on a multiprocessor at every height."""
     kind, experts, hidden, intermediate = shape
-    rows = next((rows for rows in (16, 32, 64) if slots <= rows * experts), 128)
+    rows = next((rows for rows in (16, 32, 64) if assignments <= rows * experts), 128)
     gated, down, warps = _SAFE[rows]
-    if kind == Fp8Block.tiles_key:
+    if kind == Fp8Block.__name__:
         down = 64  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
     return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned))
 
 
-def choose_tiles(shape: tuple[str, int, int, int], slots: int) -> Tiles:
-    """Tiles for `slots` routed slots and a layer `shape`: (the format's `tiles_key`, E, H, I).
+def choose_tiles(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
+    """Tiles for so many routed `assignments` and a layer `shape`: (the name of the weights' type, E, H, I).
 
-    The first entry of the table whose slots are not fewer; without a table, safe ones.
+    The first entry of the table whose assignments are not fewer; without a table, safe ones.
     """
     for most, gate_up, down in TABLE.get(shape, []):
-        if slots <= most:
+        if assignments <= most:
             return Tiles(gate_up, down)
-    return _safe(shape, slots)
+    return _safe(shape, assignments)

@@ -15,23 +15,23 @@ from octavo.ops.device import block_scale, silu, wait_for_previous
 @triton.jit
 def _product(
     x, x_tiles, x_scale, w, w_scale, y, order,
-    expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+    expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Up to ROWS sorted rows from first_row on by COLS columns, of one expert."""
+    """Multiplies up to ROWS sorted rows of one expert, from first_row on, into COLS columns."""
     column = first_column + tl.arange(0, COLS)
     row = first_row + tl.arange(0, ROWS)
-    live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < slots)
-    slot = tl.load(order + row, mask=live, other=-1)
-    live = live & (slot >= 0) & (slot < slots)
+    live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < assignments)
+    assignment = tl.load(order + row, mask=live, other=-1)
+    live = live & (assignment >= 0) & (assignment < assignments)
     if GATHER:
-        source = slot // top_k
+        source = assignment // top_k
         target = row
     else:
         source = row
-        target = slot
+        target = assignment
     live = live & (source < x_rows)
     source = tl.where(live, source, 0).to(tl.int64)
 
@@ -102,10 +102,10 @@ def _product(
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
 
 
-@triton.jit(do_not_specialize=["slots", "x_rows", "most_tiles"])
+@triton.jit(do_not_specialize=["assignments", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
     x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
-    slots, x_rows, experts, most_tiles, N, K, top_k, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    assignments, x_rows, experts, most_tiles, N, K, top_k, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -136,21 +136,21 @@ def grouped_gemm_kernel(
     if MIN_ROWS == ROWS or rows > ROWS // 2:
         _product(
             x, x_tiles, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
         )  # fmt: skip
     elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
         )  # fmt: skip
     else:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, slots, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
         )  # fmt: skip

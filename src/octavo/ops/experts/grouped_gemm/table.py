@@ -5,7 +5,7 @@ from __future__ import annotations
 from octavo.ops.experts.grouped_gemm.tile import Tile
 
 TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
-    ("ChannelWeights", 128, 2048, 768): [
+    ("Fp8Channel", 128, 2048, 768): [
         (16, Tile(16, 64, 4, 4, False, 0), Tile(16, 128, 8, 4, False, 0)),
         (64, Tile(16, 64, 4, 4, True, 0), Tile(16, 128, 4, 3, True, 0)),
         (256, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 3, True, 0)),
@@ -19,7 +19,7 @@ TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
         (131072, Tile(128, 64, 4, 3, True, 2), Tile(128, 128, 4, 3, True, 2)),
         (2147483647, Tile(128, 64, 4, 3, True, 0), Tile(128, 128, 4, 3, True, 0)),
     ],
-    ("BlockWeights", 128, 2048, 768): [
+    ("Fp8Block", 128, 2048, 768): [
         (16, Tile(16, 64, 4, 4, False, 0), Tile(16, 128, 4, 4, False, 0)),
         (64, Tile(16, 128, 4, 3, True, 0), Tile(16, 64, 4, 3, True, 0)),
         (256, Tile(16, 64, 4, 4, True, 0), Tile(16, 128, 4, 3, True, 0)),
@@ -33,7 +33,7 @@ TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
         (131072, Tile(128, 64, 4, 3, True, 0), Tile(128, 64, 4, 3, True, 0)),
         (2147483647, Tile(128, 64, 4, 3, True, 0), Tile(128, 64, 4, 3, True, 0)),
     ],
-    ("ChannelWeights", 8, 4096, 14336): [
+    ("Fp8Channel", 8, 4096, 14336): [
         (4, Tile(16, 64, 4, 6, True, 0), Tile(16, 64, 4, 6, True, 0)),
         (16, Tile(16, 64, 4, 4, True, 0), Tile(16, 64, 4, 4, False, 0)),
         (64, Tile(16, 64, 4, 6, True, 0), Tile(16, 128, 8, 3, True, 0)),

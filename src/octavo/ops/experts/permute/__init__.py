@@ -1,4 +1,4 @@
-"""Slots sorted by expert, and the tile plan of the grouped GEMMs."""
+"""Assignments sorted by expert, and the list of tiles of the grouped GEMMs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"
 
 MAX_EXPERTS = 512
 MIN_TILE_ROWS = 16
-_BLOCK_SLOTS = 256
-_FEW_SLOTS = 1024
-_FEW_BLOCK_SLOTS = 32
+_BLOCK_ASSIGNMENTS = 256
+_FEW_ASSIGNMENTS = 1024
+_FEW_BLOCK_ASSIGNMENTS = 32
 _CHUNK = 32
 _PLAN_BATCH = 16
 _SCAN_WIDTH = 16
 _SCAN_HEIGHT = 256
 
 
-def max_tiles(slots: int, experts: int, rows: int) -> int:
-    """Most tiles of `rows` rows that `slots` slots can need: each expert in use ends in at most one partial tile."""
-    return slots // rows + min(slots, experts)
+def max_tiles(assignments: int, experts: int, rows: int) -> int:
+    """Most tiles of `rows` rows that so many assignments can need: each expert in use ends in at most one partial tile."""
+    return assignments // rows + min(assignments, experts)
 
 
 def _bins(experts: int) -> int:
@@ -35,13 +35,13 @@ def _bins(experts: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Permutation:
-    """What `permute` writes, and its scratch memory; S = T x K slots, numbered t x K + k.
+    """Holds what `permute` writes, and its scratch memory; S = T x K choices, numbered t x K + k.
 
-    Allocated for S slots it serves every smaller number too.
+    Allocated for S assignments it serves every smaller number too.
     """
 
     order: torch.Tensor
-    """(S,) int32: the slot at each sorted row; rows from offsets[E] on are never written."""
+    """(S,) int32: the assignment at each sorted row; rows from offsets[E] on are never written."""
     offsets: torch.Tensor
     """(E + 1,) int32: expert e has the rows offsets[e] to offsets[e + 1] - 1."""
     tiles: torch.Tensor
@@ -54,26 +54,26 @@ class Permutation:
     """(bins,) int32 scratch"""
 
     @classmethod
-    def allocate(cls, slots: int, experts: int, device: torch.device) -> Permutation:
-        """Room for `slots` slots at any tile height from 16 rows up."""
+    def allocate(cls, assignments: int, experts: int, device: torch.device) -> Permutation:
+        """Room for `assignments` assignments at any tile height from 16 rows up."""
 
         def empty(*shape: int) -> torch.Tensor:
             return torch.empty(shape, dtype=torch.int32, device=device)
 
         bins = _bins(experts)
-        tiles = max_tiles(slots, experts, MIN_TILE_ROWS)
+        tiles = max_tiles(assignments, experts, MIN_TILE_ROWS)
         return cls(
-            empty(slots),
+            empty(assignments),
             empty(experts + 1),
             empty(tiles, 3).zero_(),  # entries not in use are loaded, though not followed
             empty(1),
-            empty(-(-slots // _BLOCK_SLOTS), bins),
+            empty(-(-assignments // _BLOCK_ASSIGNMENTS), bins),
             empty(bins),
         )
 
     @property
-    def slots(self) -> int:
-        """S, the slots there is room for."""
+    def assignments(self) -> int:
+        """S, the assignments there is room for."""
         return self.order.shape[0]
 
     @property
@@ -90,9 +90,9 @@ def permute(
     rows_in_use: torch.Tensor | None = None,
     out: Permutation | None = None,
 ) -> Permutation:
-    """order = slots t x K + k sorted by ids[t, k], equal experts in slot order; and tiles of `tile_rows` sorted rows.
+    """order = assignments t x K + k sorted by ids[t, k], those of an expert in order; and tiles of `tile_rows` sorted rows.
 
-    A slot is absent when its id is negative or >= experts or its token is at `rows_in_use` or later: it is dropped.
+    An assignment is absent, and dropped, when its id is negative or >= experts or its token is at `rows_in_use` or later.
     Integer arithmetic only; the result is a function of ids. At most three launches, no host synchronisation.
 
     Args:
@@ -100,7 +100,7 @@ def permute(
         experts: E, 1 to 512.
         tile_rows: most rows of a tile, a power of two >= 16.
         rows_in_use: (1,) int32 on the device, the tokens in use; None for all T.
-        out: where to write, with room for at least T x K slots; None allocates.
+        out: where to write, with room for at least T x K assignments; None allocates.
 
     Returns:
         order, offsets, tiles and num_tiles; see Permutation.
@@ -111,37 +111,41 @@ def permute(
     dims = LaunchDims()
     dims.check("ids", ids, ("T", "K"), dtype=torch.int32)
     tokens, top_k = dims["T"], dims["K"]
-    slots = tokens * top_k
+    assignments = tokens * top_k
     check_range("experts", experts, 1, MAX_EXPERTS, "the kernels keep one counter per expert in registers")
-    check_range("T x K", slots, 0, INDEX_LIMIT - _BLOCK_SLOTS, "pass fewer tokens in one call")
+    check_range("T x K", assignments, 0, INDEX_LIMIT - _BLOCK_ASSIGNMENTS, "pass fewer tokens in one call")
     check_range("tile_rows", tile_rows, MIN_TILE_ROWS, 1024, "use a tile of the table")
     if rows_in_use is not None:
         dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
-    out = out or Permutation.allocate(slots, experts, ids.device)
+    out = out or Permutation.allocate(assignments, experts, ids.device)
     bins = _bins(experts)
     dims.check("out.order", out.order, ("S",), dtype=torch.int32)
     check_range(
-        "out.order.shape[0]", dims["S"], slots, INDEX_LIMIT, "allocate the permutation for the most slots of any call"
+        "out.order.shape[0]",
+        dims["S"],
+        assignments,
+        INDEX_LIMIT,
+        "allocate the permutation for the most assignments of any call",
     )
     dims.check("out.offsets", out.offsets, (experts + 1,), dtype=torch.int32)
     dims.check("out.tiles", out.tiles, (max_tiles(dims["S"], experts, MIN_TILE_ROWS), 3), dtype=torch.int32)
     dims.check("out.num_tiles", out.num_tiles, (1,), dtype=torch.int32)
-    dims.check("out.block_counts", out.block_counts, (-(-dims["S"] // _BLOCK_SLOTS), bins), dtype=torch.int32)
+    dims.check("out.block_counts", out.block_counts, (-(-dims["S"] // _BLOCK_ASSIGNMENTS), bins), dtype=torch.int32)
     dims.check("out.totals", out.totals, (bins,), dtype=torch.int32)
-    if slots == 0:
+    if assignments == 0:
         out.offsets.zero_()
         out.num_tiles.zero_()
         return out
-    few = slots <= _FEW_SLOTS
-    block = _FEW_BLOCK_SLOTS if few else _BLOCK_SLOTS
-    blocks = -(-slots // block)
+    few = assignments <= _FEW_ASSIGNMENTS
+    block = _FEW_BLOCK_ASSIGNMENTS if few else _BLOCK_ASSIGNMENTS
+    blocks = -(-assignments // block)
     grid = check_grid("permute", blocks)
     if not few:
         count_kernel[grid](ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
         scan_kernel[(bins // _SCAN_WIDTH,)](
             out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
         )
-    everything = max(block, triton.next_power_of_2(slots)) if few else 0
+    everything = max(block, triton.next_power_of_2(assignments)) if few else 0
     place_kernel[grid](
         ids, rows_in_use, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),

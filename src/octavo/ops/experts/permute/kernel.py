@@ -1,10 +1,10 @@
-"""A stable counting sort of slots by expert in at most three launches; no atomic decides an order.
+"""A stable counting sort of assignments by expert in at most three launches; no atomic decides an order.
 
-    count   per block of slots: how many go to each expert
+    count   per block of assignments: how many go to each expert
     scan    per expert: exclusive sums over the blocks, and the total
-    place   per block: write each slot at offset + earlier blocks + rank in the block; and the tile plan
+    place   per block: write each assignment at offset + earlier blocks + rank in the block; and the list of tiles
 
-A slot's rank is the number of slots before it with the same expert, counted by comparing. Few slots need `place` alone:
+An assignment's rank is the number of those before it with the same expert, counted by comparing. Few need `place` alone:
 every program counts them all, and ranks its own among all before it.
 """
 
@@ -17,20 +17,20 @@ from octavo.ops.device import load_rows_in_use, wait_for_previous
 
 
 @triton.jit
-def _keys(ids, slot, live_slots, experts):
-    """Expert of each slot; `experts` for absent ones and those past the rows in use."""
-    expert = tl.load(ids + slot, mask=slot < live_slots, other=-1)
+def _keys(ids, assignment, live_assignments, experts):
+    """Expert of each assignment; `experts` for absent ones and those past the rows in use."""
+    expert = tl.load(ids + assignment, mask=assignment < live_assignments, other=-1)
     return tl.where((expert >= 0) & (expert < experts), expert, experts)
 
 
 @triton.jit
-def _ranks(ids, key, slot, first, live_slots, experts, CHUNK: tl.constexpr):
-    """How many slots from `first` on, before each of `slot`, have its key."""
-    rank = tl.zeros_like(slot)
-    for start in range(first, tl.max(slot, 0) + 1, CHUNK):
+def _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK: tl.constexpr):
+    """How many assignments from `first` on, before each of `assignment`, have its key."""
+    rank = tl.zeros_like(assignment)
+    for start in range(first, tl.max(assignment, 0) + 1, CHUNK):
         other = start + tl.arange(0, CHUNK)
-        same = key[:, None] == _keys(ids, other, live_slots, experts)[None, :]
-        rank += tl.sum((same & (other[None, :] < slot[:, None])).to(tl.int32), 1)
+        same = key[:, None] == _keys(ids, other, live_assignments, experts)[None, :]
+        rank += tl.sum((same & (other[None, :] < assignment[:, None])).to(tl.int32), 1)
     return rank
 
 
@@ -46,10 +46,10 @@ def count_kernel(
     BINS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (blocks,): block_counts[block, e] = slots of expert e. BINS: power of two > E."""
+    """Grid (blocks,): block_counts[block, e] = assignments of expert e. BINS: power of two > E."""
     wait_for_previous(PDL)
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    key = _keys(ids, slot, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
+    assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
     tl.store(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins, tl.histogram(key, BINS))
 
@@ -79,7 +79,9 @@ def scan_kernel(
 
 
 @triton.jit
-def _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr):
+def _list_tiles(
+    counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr
+):
     """Every program writes its share of the tiles (expert, first row, rows); BATCH tiles at a time."""
     expert_tiles = (counts + ROWS - 1) // ROWS
     end = tl.cumsum(expert_tiles, 0)
@@ -107,15 +109,15 @@ def place_kernel(
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
     BATCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL slots."""
+    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
     wait_for_previous(PDL)
-    live_slots = load_rows_in_use(rows_in_use, tokens) * top_k
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    key = _keys(ids, slot, live_slots, experts)
+    live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
+    assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = _keys(ids, assignment, live_assignments, experts)
     bins = tl.arange(0, BINS)
     if ALL > 0:
         first = 0
-        counts = tl.histogram(_keys(ids, tl.arange(0, ALL), live_slots, experts), BINS)
+        counts = tl.histogram(_keys(ids, tl.arange(0, ALL), live_assignments, experts), BINS)
         earlier = tl.zeros((BINS,), tl.int32)
     else:
         first = tl.program_id(0) * BLOCK
@@ -125,6 +127,6 @@ def place_kernel(
     offset = tl.cumsum(counts, 0) - counts
     if tl.program_id(0) == 0:
         tl.store(offsets + bins, offset, mask=bins <= experts)
-    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, slot, first, live_slots, experts, CHUNK)
-    tl.store(order + row, slot, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
-    _plan(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)
+    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
+    tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
+    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)

@@ -10,12 +10,12 @@ def permute_reference(
 ) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
     """order, offsets (E + 1) and tiles (expert, first row, rows) of ids (T, K) int32; see `permute`."""
     live = ids[:rows_in_use].flatten().tolist()
-    slots = [[s for s, e in enumerate(live) if e == expert] for expert in range(experts)]
-    order = [s for expert in slots for s in expert]
-    offsets = [sum(map(len, slots[:e])) for e in range(experts + 1)]
+    assignments = [[s for s, e in enumerate(live) if e == expert] for expert in range(experts)]
+    order = [s for expert in assignments for s in expert]
+    offsets = [sum(map(len, assignments[:e])) for e in range(experts + 1)]
     tiles = [
-        (e, offsets[e] + done, min(rows, len(slots[e]) - done))
+        (e, offsets[e] + done, min(rows, len(assignments[e]) - done))
         for e in range(experts)
-        for done in range(0, len(slots[e]), rows)
+        for done in range(0, len(assignments[e]), rows)
     ]
     return order, offsets, tiles

@@ -19,7 +19,7 @@ MAX_TOP_K = 32
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What `route` writes: ids (T, K) int32, weights (T, K) f32, flags (T,) bool."""
+    """Holds what `route` writes: ids (T, K) int32, weights (T, K) f32, flags (T,) bool."""
 
     ids: torch.Tensor
     weights: torch.Tensor
@@ -52,7 +52,7 @@ def route(
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
         top_k: K, 1 to min(E, 32).
-        renormalize: whether the weights of a row are divided by their sum (in slot order).
+        renormalize: whether the weights of a row are divided by their sum (in assignment order).
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
 

@@ -35,7 +35,7 @@ def route_kernel(
     highest = tl.max(x, 0)
     total = tl.sum(tl.exp(x - highest), 0)
 
-    slot = tl.arange(0, 32)
+    assignment = tl.arange(0, 32)
     chosen = tl.full((32,), -1, tl.int32)
     share = tl.zeros((32,), tl.float32)
     chosen_total = 0.0
@@ -43,11 +43,11 @@ def route_kernel(
         value, index = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
         p = tl.exp(value - highest)
         chosen_total += p
-        chosen = tl.where(slot == k, index.to(tl.int32), chosen)
-        share = tl.where(slot == k, p, share)
+        chosen = tl.where(assignment == k, index.to(tl.int32), chosen)
+        share = tl.where(assignment == k, p, share)
         x = tl.where(expert == index, -float("inf"), x)
     weight = share / (chosen_total if RENORMALIZE else total)
-    out = row * K + slot
-    tl.store(ids + out, tl.where(live, chosen, -1), mask=slot < K)
-    tl.store(weights + out, tl.where(live, weight, 0.0), mask=slot < K)
+    out = row * K + assignment
+    tl.store(ids + out, tl.where(live, chosen, -1), mask=assignment < K)
+    tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < K)
     tl.store(flags + row, flagged & live)

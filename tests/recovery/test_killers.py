@@ -14,7 +14,7 @@ from engine.harness import Outcome, alone, collect, config, finish, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
 from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
-from octavo.engine.recovery.poison import find_killers
+from octavo.engine.recovery.killers import find_killers
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestFailedError
 from octavo.messages import StepPlan
@@ -92,11 +92,11 @@ def run(engine: Engine, asked: list[Request], head_start: int = 0) -> dict[str, 
     return finish(engine, outcomes)
 
 
-def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConfig, poison: Collection[str]) -> None:
+def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConfig, killer: Collection[str]) -> None:
     for each in asked:
         outcome = outcomes[each.request_id]
         expected = alone(each, limits)
-        if each.request_id in poison:
+        if each.request_id in killer:
             assert isinstance(outcome.error, RequestFailedError)
             assert "the worker died each time this request ran" in outcome.error.message
             assert outcome.tokens == expected.tokens[: len(outcome.tokens)]
@@ -104,28 +104,28 @@ def check(outcomes: dict[str, Outcome], asked: list[Request], limits: EngineConf
             assert outcome == expected, each.request_id
 
 
-@pytest.mark.parametrize("poison", ["r0", "r13", "r31"])
+@pytest.mark.parametrize("killer", ["r0", "r13", "r31"])
 @pytest.mark.parametrize("limits", [{}, {"max_num_batched_tokens": 40}, {"max_num_seqs": 8, "num_blocks": 40}], ids=str)
-def test_one_poison_request_fails_alone(poison: str, limits: dict[str, int]) -> None:
+def test_one_killer_fails_alone(killer: str, limits: dict[str, int]) -> None:
     config_ = config(**limits)
-    engine, source = loaded(config_, f"segfault@request:{poison}")
+    engine, source = loaded(config_, f"segfault@request:{killer}")
     asked = load(32)
     outcomes = run(engine, asked)
-    check(outcomes, asked, config_, [poison])
-    message = outcomes[poison].error.message  # type: ignore[union-attr]
+    check(outcomes, asked, config_, [killer])
+    message = outcomes[killer].error.message  # type: ignore[union-attr]
     assert "with it alone" in message
     assert len(source.workers) - 1 <= 2 + 5 + 2
     assert engine.status().finished["error"] == 1
 
 
-def test_a_late_poison_request_does_no_harm_to_those_before() -> None:
+def test_a_late_killer_does_no_harm_to_those_before() -> None:
     limits = config()
     engine, _source = loaded(limits, "segfault@request:r30")
     asked = load(32)
     check(run(engine, asked, head_start=4), asked, limits, ["r30"])
 
 
-def test_two_poison_requests_at_once() -> None:
+def test_two_killers_at_once() -> None:
     limits = config()
     engine, source = loaded(limits, "segfault@request:r3", "exit@request:r20")
     asked = load(32)
@@ -143,7 +143,7 @@ def test_a_pair_that_kills_together_fails_and_no_one_else() -> None:
     assert len(source.workers) - 1 <= 2 + 2 * (5 + 2)
 
 
-def test_poison_after_poison_does_not_spend_the_budget() -> None:
+def test_killer_after_killer_does_not_spend_the_budget() -> None:
     limits = config()
     engine, source = loaded(limits, *(f"segfault@request:r{i}" for i in range(0, 24, 2)), restarts=3)
     asked = load(32)
@@ -214,7 +214,7 @@ def test_those_that_come_and_go_during_the_search() -> None:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None)
-def test_drawn_poison(data: st.DataObject) -> None:
+def test_drawn_killers(data: st.DataObject) -> None:
     limits = config(
         max_num_batched_tokens=data.draw(st.integers(8, 300)),
         max_num_seqs=data.draw(st.integers(1, 32)),
@@ -227,9 +227,9 @@ def test_drawn_poison(data: st.DataObject) -> None:
         each for each in load(data.draw(st.integers(1, 20))) if len(each.prompt_token_ids) < limits.pool_tokens - 20
     ]
     names = [each.request_id for each in asked]
-    poison = data.draw(st.sets(st.sampled_from(names), max_size=3)) if names else set()
-    engine, _source = loaded(limits, *(f"exit@request:{name}" for name in poison))
-    check(run(engine, asked, head_start=data.draw(st.integers(0, 5))), asked, limits, poison)
+    killer = data.draw(st.sets(st.sampled_from(names), max_size=3)) if names else set()
+    engine, _source = loaded(limits, *(f"exit@request:{name}" for name in killer))
+    check(run(engine, asked, head_start=data.draw(st.integers(0, 5))), asked, limits, killer)
 
 
 @pytest.mark.parametrize("limits", [{}, {"block_size": 2}], ids=["blocks-of-16", "blocks-of-2"])

@@ -35,7 +35,7 @@ class _Innocent(Exception):
 
 
 class _Trials:
-    """What groups of requests have been seen to do."""
+    """Remembers which groups of requests have killed a worker and which have lived."""
 
     def __init__(self) -> None:
         self.deadly: Counter[frozenset[str]] = Counter()
@@ -80,7 +80,7 @@ def find_killers(suspects: Sequence[str], others: Sequence[str] = (), *, deaths:
 
 
 def _smallest(trials: _Trials, background: list[str], grown: bool, rest: list[str]) -> Search:
-    """What of `rest` is needed beside `background`; `grown`: that alone has not been tried yet.
+    """Finds the requests of `rest` that kill only beside `background`; `grown`: `background` alone has not been tried yet.
 
     Halves, as in U. Junker, QuickXplain (AAAI 2004).
     """
@@ -168,8 +168,8 @@ class _Suspicion:
     """Deaths since it got well past its position."""
 
 
-class PoisonWatch:
-    """Who was in the steps that killed workers from inside.
+class SuspectWatch:
+    """Remembers which requests were in the steps that killed workers from inside.
 
     Args:
         deaths: of workers with a request alone before it is blamed.
