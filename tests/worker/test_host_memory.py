@@ -145,4 +145,4 @@ def test_a_cache_larger_than_memory_is_refused_at_once(setting: str, value: int,
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    return Model(tmp_path, read_config(raw_config()), None, None, DefaultSampling())  # type: ignore[arg-type]
+    return Model(tmp_path, read_config(raw_config()).facts, None, None, DefaultSampling())  # type: ignore[arg-type]
