@@ -22,14 +22,22 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralRMSNorm, MixtralTopKRouter
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts, OlmoeRMSNorm, OlmoeTopKRouter
+from transformers.models.qwen2_moe.modeling_qwen2_moe import (
+    Qwen2MoeExperts,
+    Qwen2MoeRMSNorm,
+    Qwen2MoeSparseMoeBlock,
+    Qwen2MoeTopKRouter,
+)
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
 
 from octavo.config import WeightFormat
 from octavo.ops.experts import Routing
 
-EXPERTS = (Qwen3MoeExperts, MixtralExperts)
-NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm)
-ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter)
+EXPERTS = (Qwen3MoeExperts, MixtralExperts, Qwen2MoeExperts, OlmoeExperts)
+NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm, Qwen2MoeRMSNorm, OlmoeRMSNorm, Qwen3RMSNorm)
+ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter, Qwen2MoeTopKRouter, OlmoeTopKRouter)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
@@ -81,10 +89,12 @@ def load(folder: Path, weights: WeightFormat) -> Any:
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         elif isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0].bfloat16().float()),))
-            if not name.endswith(("gate_proj", "up_proj")):
+            if not name.endswith(("gate_proj", "up_proj", "shared_expert_gate")):
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, EXPERTS):
             module.forward = types.MethodType(_experts(rounded), module)
+        elif isinstance(module, Qwen2MoeSparseMoeBlock):
+            module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, (torch.nn.Embedding, *NORMS)):
             module.weight.data = module.weight.data.bfloat16()
     if model.config.tie_word_embeddings:

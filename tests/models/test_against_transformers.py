@@ -21,6 +21,9 @@ from models.toy import (
     random_tensors,
     raw_config,
     raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
+    raw_qwen3,
     write_checkpoint,
 )
 from octavo.models.config import ModelConfig
@@ -85,7 +88,73 @@ def draw_mixtral(seed: int) -> dict[str, Any]:
     )
 
 
-DRAW: dict[str, Callable[[int], dict[str, Any]]] = {"qwen3_moe": draw_qwen3_moe, "mixtral": draw_mixtral}
+def draw_qwen3(seed: int) -> dict[str, Any]:
+    """One of all that a Qwen3 config can say."""
+    pick = random.Random(seed)
+    heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
+    return raw_qwen3(
+        hidden_size=pick.choice([64, 96, 128]),
+        intermediate_size=pick.choice([80, 112]),
+        num_hidden_layers=pick.choice([2, 3, 4]),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=pick.choice([16, 24, 32]),
+        tie_word_embeddings=seed % 4 == 2,
+        attention_bias=seed % 3 == 1,
+        **draw_rope(seed),
+    )
+
+
+def draw_qwen2_moe(seed: int) -> dict[str, Any]:
+    """One of all that a Qwen2-MoE config can say."""
+    pick = random.Random(seed)
+    heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
+    experts = pick.choice([4, 8, 16, 32])
+    return raw_qwen2_moe(
+        hidden_size=pick.choice([96, 192]),
+        intermediate_size=pick.choice([80, 112]),
+        moe_intermediate_size=pick.choice([32, 48, 80]),
+        shared_expert_intermediate_size=pick.choice([48, 96, 112]),
+        num_hidden_layers=pick.choice([2, 3]),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_experts=experts,
+        num_experts_per_tok=pick.randint(1, min(8, experts)),
+        norm_topk_prob=pick.random() < 0.5,
+        mlp_only_layers=[1] if seed % 3 == 0 else [],
+        qkv_bias=False if seed % 5 == 2 else None,
+        tie_word_embeddings=seed % 4 == 2,
+        **draw_rope(seed),
+    )
+
+
+def draw_olmoe(seed: int) -> dict[str, Any]:
+    """One of all that an OLMoE config can say."""
+    pick = random.Random(seed)
+    heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
+    experts = pick.choice([4, 8, 16, 32])
+    return raw_olmoe(
+        hidden_size=pick.choice([96, 192]),
+        intermediate_size=pick.choice([32, 48, 80]),
+        num_hidden_layers=pick.choice([2, 3]),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_experts=experts,
+        num_experts_per_tok=pick.randint(1, min(8, experts)),
+        norm_topk_prob=pick.random() < 0.5,
+        attention_bias=seed % 3 == 1,
+        tie_word_embeddings=seed % 4 == 2,
+        **draw_rope(seed),
+    )
+
+
+DRAW: dict[str, Callable[[int], dict[str, Any]]] = {
+    "qwen3_moe": draw_qwen3_moe,
+    "qwen3": draw_qwen3,
+    "qwen2_moe": draw_qwen2_moe,
+    "mixtral": draw_mixtral,
+    "olmoe": draw_olmoe,
+}
 families = pytest.mark.parametrize("family", DRAW)
 
 
@@ -178,13 +247,14 @@ def test_bf16(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.Monkey
 @families
 @pytest.mark.parametrize("seed", [0, 3, 8], ids=lambda seed: f"draw{seed}")
 def test_one_shuffled_expert_shows(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin: the outputs of one expert in the last sparse layer change places in transformers' copy."""
+    """The twin: the outputs of one expert in the last sparse layer change places in transformers' copy; or of the MLP."""
     raw = DRAW[family](seed)
     config = read_config(raw)
     tensors = random_tensors(config, seed)
     write_checkpoint(tmp_path / "true", raw, tensors)
-    expert = int(Pair(tmp_path / "true", tmp_path / "true", config, monkeypatch).routings[-1].ids.mode(0).values[0])
-    downs = [name for name in tensors if name.endswith((f".{expert}.down_proj.weight", f".{expert}.w2.weight"))]
+    routings = Pair(tmp_path / "true", tmp_path / "true", config, monkeypatch).routings
+    part = f"experts.{int(routings[-1].ids.mode(0).values[0])}." if routings else "mlp."
+    downs = [name for name in tensors if name.endswith((f"{part}down_proj.weight", f"{part}w2.weight"))]
     for name in (downs[-1], f"{downs[-1]}_scale"):
         tensors[name] = tensors[name].view(torch.uint8).roll(1, 0).view(tensors[name].dtype).contiguous()
     write_checkpoint(tmp_path / "shuffled", raw, tensors)

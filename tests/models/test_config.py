@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from models.toy import FP8_BLOCK, FP8_DYNAMIC, raw_config, raw_mixtral
+from models.toy import FP8_BLOCK, FP8_DYNAMIC, RAW, raw_config, raw_mixtral, raw_olmoe, raw_qwen2_moe, raw_qwen3
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError
 from octavo.models.mixtral.config import MixtralConfig
@@ -98,6 +98,41 @@ def test_mixtral_refused_by_name(changes: dict[str, Any], message: str) -> None:
         read_config(raw_mixtral(**changes))
 
 
+REFUSED_OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "olmoe-clip": (raw_olmoe(clip_qkv=8.0), "clip_qkv 8.0"),
+    "qwen2-window": (raw_qwen2_moe(use_sliding_window=True), "use_sliding_window"),
+    "qwen2-layers": (raw_qwen2_moe(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
+    "qwen3-layers": (raw_qwen3(layer_types="full_attention"), "layer_types"),
+    "qwen3-window": (raw_qwen3(use_sliding_window=True), "use_sliding_window"),
+}
+
+
+@pytest.mark.parametrize(("raw", "message"), REFUSED_OTHERS.values(), ids=REFUSED_OTHERS)
+def test_other_families_refuse_by_name(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_config(raw)
+
+
+SERVED_DEFAULTS = [
+    (
+        raw_qwen3(head_dim=None, num_key_value_heads=None, rope_theta=None, rms_norm_eps=None),
+        transformers.Qwen3Config(),
+    ),
+    (raw_qwen2_moe(num_experts=None, num_experts_per_tok=None, rope_theta=None), transformers.Qwen2MoeConfig()),
+    (raw_olmoe(num_experts=None, num_experts_per_tok=None, rope_theta=None), transformers.OlmoeConfig()),
+]
+
+
+@pytest.mark.parametrize(("raw", "theirs"), SERVED_DEFAULTS, ids=["qwen3", "qwen2_moe", "olmoe"])
+def test_defaults_of_other_families(raw: dict[str, Any], theirs: Any) -> None:
+    ours = read_config(raw).facts.identity
+    assert ours["rope_theta"] == theirs.rope_parameters["rope_theta"]
+    assert ours["rms_norm_eps"] == theirs.rms_norm_eps
+    for name in ("head_dim", "num_experts", "num_experts_per_tok", "qkv_bias", "norm_topk_prob", "attention_bias"):
+        if name not in raw and name in ours and hasattr(theirs, name):
+            assert ours[name] == getattr(theirs, name), name
+
+
 def test_mixtral_defaults_are_those_of_transformers() -> None:
     left_out = ("rope_theta", "rms_norm_eps", "num_local_experts", "num_experts_per_tok", "num_key_value_heads")
     raw = {name: value for name, value in raw_mixtral().items() if name not in left_out}
@@ -109,7 +144,7 @@ def test_mixtral_defaults_are_those_of_transformers() -> None:
     assert config.rope_theta == theirs.rope_parameters["rope_theta"]
 
 
-@pytest.mark.parametrize("raw", [raw_config(), raw_mixtral()], ids=["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("raw", [make() for make in RAW.values()], ids=RAW)
 def test_a_config_travels_between_processes(raw: dict[str, Any]) -> None:
     config = read_config(raw)
     assert decode_config(encode_config(config)) == config

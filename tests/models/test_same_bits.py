@@ -18,6 +18,8 @@ from models.toy import (
     random_tensors,
     raw_config,
     raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
     write_checkpoint,
 )
 from octavo.models.load import LoadedModel, load_model
@@ -29,6 +31,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fp8-dense-between-bias": raw_config(mlp_only_layers=[1], attention_bias=True, num_key_value_heads=1, head_dim=24),
     "fp8-no-sharing": raw_config(num_key_value_heads=4, tie_word_embeddings=True, norm_topk_prob=False),
     "mixtral": raw_mixtral(),
+    "olmoe": raw_olmoe(),
+    "qwen2-moe": raw_qwen2_moe(),
     "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }
 LENGTH = 300

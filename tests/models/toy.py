@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,40 @@ def raw_mixtral(**changes: Any) -> dict[str, Any]:
     }
     raw |= changes
     return {name: value for name, value in raw.items() if value is not None}
+
+
+def raw_qwen3(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Qwen3, dense, FP8-dynamic unless changed."""
+    left_out = ("moe_intermediate_size", "num_experts", "num_experts_per_tok", "norm_topk_prob", "decoder_sparse_step")
+    raw = raw_config(**dict.fromkeys((*left_out, "mlp_only_layers")))
+    raw |= {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"} | changes
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+def raw_qwen2_moe(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Qwen2-MoE, FP8-dynamic unless changed."""
+    raw = raw_config(head_dim=None, attention_bias=None)
+    raw |= {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "shared_expert_intermediate_size": 80}
+    raw |= {"quantization_config": FP8_DYNAMIC | {"ignore": ["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$"]}}
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
+def raw_olmoe(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of OLMoE, FP8-dynamic unless changed."""
+    left_out = ("head_dim", "moe_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "use_sliding_window")
+    raw = raw_config(**dict.fromkeys(left_out), intermediate_size=48, rms_norm_eps=1e-5)
+    raw |= {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "pad_token_id": None} | changes
+    return {name: value for name, value in raw.items() if value is not None}
+
+
+RAW: dict[str, Callable[..., dict[str, Any]]] = {
+    "qwen3_moe": raw_config,
+    "qwen3": raw_qwen3,
+    "qwen2_moe": raw_qwen2_moe,
+    "mixtral": raw_mixtral,
+    "olmoe": raw_olmoe,
+}
+"""model_type -> a `config.json` of it."""
 
 
 def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:

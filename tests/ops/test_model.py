@@ -16,6 +16,8 @@ from models.toy import (
     random_tensors,
     raw_config,
     raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
     write_checkpoint,
 )
 from octavo.models.cuda_operations import CudaOperations
@@ -29,6 +31,8 @@ CONFIGS = {
     "mixtral": raw_mixtral(
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_local_experts=4
     ),
+    "qwen2-moe": raw_qwen2_moe(**SMALL),
+    "olmoe": raw_olmoe(**SMALL),
     "blocks": raw_config(
         **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),

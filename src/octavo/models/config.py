@@ -93,8 +93,12 @@ class ModelConfig(abc.ABC):
         return name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight")
 
 
-def read_decoder(fields: JsonFields, *, rope_theta: float, rms_norm_eps: float) -> dict[str, Any]:
+def read_decoder(
+    fields: JsonFields, *, rope_theta: float, rms_norm_eps: float, head_dim: int | None = None
+) -> dict[str, Any]:
     """What every family's config states, as arguments of its class; the numbers are the family's defaults.
+
+    A head_dim of None is hidden_size over num_attention_heads.
 
     Raises:
         CheckpointError: as `ModelConfig.read`.
@@ -103,18 +107,18 @@ def read_decoder(fields: JsonFields, *, rope_theta: float, rms_norm_eps: float) 
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     vocab = fields.count("vocab_size")
     kv_heads = fields.count("num_key_value_heads", heads)
-    head_dim = fields.count("head_dim", hidden // heads)
+    width = fields.count("head_dim", head_dim or hidden // heads)
     if heads % kv_heads:
         raise fields.refuse(f"num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}")
-    if head_dim % 2:
-        raise fields.refuse(f"head_dim must be even for rotary embeddings, is {head_dim}")
+    if width % 2:
+        raise fields.refuse(f"head_dim must be even for rotary embeddings, is {width}")
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,
         "num_hidden_layers": fields.count("num_hidden_layers"),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
+        "head_dim": width,
         "max_position_embeddings": fields.count("max_position_embeddings"),
         "rope_theta": _read_rope_theta(fields, rope_theta),
         "rms_norm_eps": fields.number("rms_norm_eps", rms_norm_eps),
@@ -134,9 +138,17 @@ def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
         raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
 
 
+def is_sparse(layer: int, experts: int, every: int, dense: tuple[int, ...]) -> bool:
+    """Whether `layer` of one of Qwen's models has experts: each `every`-th layer that is not among the `dense` ones."""
+    return layer not in dense and experts > 0 and (layer + 1) % every == 0
+
+
 def _require_served(fields: JsonFields) -> None:
     """Refuse options that are not served by any family."""
     fields.require("hidden_act", "silu", "silu")
+    kinds = fields.raw.get("layer_types", [])
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise fields.refuse(f"layer_types {kinds!r} is not served; full_attention in every layer is")
     for name in ("dtype", "torch_dtype"):
         if (dtype := fields.raw.get(name, "bfloat16")) not in ("bfloat16", "float16", "float32"):
             raise fields.refuse(f"{name} {dtype!r} is not served; bfloat16, float16 and float32 are, all as bfloat16")

@@ -13,9 +13,14 @@ from octavo.config.json_fields import JsonFields, without_nulls
 from octavo.config.json_file import read_json_object
 from octavo.models.config import ModelConfig
 from octavo.models.mixtral.config import MixtralConfig
+from octavo.models.olmoe.config import OlmoeConfig
+from octavo.models.qwen2_moe.config import Qwen2MoeConfig
+from octavo.models.qwen3.config import Qwen3Config
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 
-FAMILIES: dict[str, type[ModelConfig]] = {family.architecture: family for family in (Qwen3MoeConfig, MixtralConfig)}
+FAMILIES: dict[str, type[ModelConfig]] = {
+    family.architecture: family for family in (Qwen3MoeConfig, Qwen3Config, Qwen2MoeConfig, MixtralConfig, OlmoeConfig)
+}
 
 
 def read_folder(folder: Path) -> ModelConfig:

@@ -15,6 +15,14 @@ from octavo.ops.prepare_qkv import HeadNorms
 
 
 @dataclasses.dataclass(frozen=True)
+class WidthNorms:
+    """Weights of norms over all query heads (Q D,) and all key heads (G D,) of a row, bf16."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionParameters:
     """Projections to and from attention."""
 
@@ -24,6 +32,8 @@ class AttentionParameters:
     """None: queries and keys are only rotated."""
     out: LinearWeight
     """(H, heads * D)"""
+    width_norms: WidthNorms | None = None
+    """What comes before the norms of heads, if anything does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +45,14 @@ class DenseMlp:
 
 
 @dataclasses.dataclass(frozen=True)
+class SharedExpert:
+    """An MLP that every row takes, weighted by the sigmoid of its gate (1, H)."""
+
+    mlp: DenseMlp
+    gate: LinearWeight
+
+
+@dataclasses.dataclass(frozen=True)
 class SparseMlp:
     """router (E, H) bf16 or FP8; the experts' stacked weights; how experts are chosen."""
 
@@ -43,6 +61,7 @@ class SparseMlp:
     top_k: int
     renormalize: bool
     """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
+    shared: SharedExpert | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +113,22 @@ def place_decoder(
 
 
 def place_attention(
-    make: ParameterMaker, config: ModelConfig, name: str, *, bias: bool = False, head_norms: bool = False
+    make: ParameterMaker,
+    config: ModelConfig,
+    name: str,
+    *,
+    bias: bool = False,
+    out_bias: bool = False,
+    head_norms: bool = False,
+    width_norms: bool = False,
 ) -> AttentionParameters:
     """Grouped-query attention as the checkpoint module `name` holds it.
 
     Args:
-        bias: whether the projections have biases.
+        bias: whether the projections to queries, keys and values have biases.
+        out_bias: whether the projection back has one.
         head_norms: whether queries and keys are normed, head by head.
+        width_norms: whether they are normed over all their heads at once.
     """
     width, heads = config.head_dim, config.num_attention_heads
     rows = {"q": heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
@@ -116,7 +144,15 @@ def place_attention(
             if head_norms
             else None
         ),
-        out=make.linear([(f"{name}.o_proj", config.hidden_size)], heads * width, bias=bias),
+        out=make.linear([(f"{name}.o_proj", config.hidden_size)], heads * width, bias=out_bias),
+        width_norms=(
+            WidthNorms(
+                make.vector(f"{name}.q_norm.weight", heads * width),
+                make.vector(f"{name}.k_norm.weight", config.num_key_value_heads * width),
+            )
+            if width_norms
+            else None
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from octavo.config.json_fields import JsonFields
-from octavo.models.config import ModelConfig, check_experts, read_decoder
+from octavo.models.config import ModelConfig, check_experts, is_sparse, read_decoder
 
 if TYPE_CHECKING:
     from octavo.models.decoder.parameters import DecoderParameters
@@ -50,10 +50,8 @@ class Qwen3MoeConfig(ModelConfig):
         )
 
     def is_sparse(self, layer: int) -> bool:
-        """Whether `layer` has experts: not in mlp_only_layers, and every decoder_sparse_step-th layer."""
-        return (
-            layer not in self.mlp_only_layers and self.num_experts > 0 and (layer + 1) % self.decoder_sparse_step == 0
-        )
+        """Whether `layer` has experts."""
+        return is_sparse(layer, self.num_experts, self.decoder_sparse_step, self.mlp_only_layers)
 
     def place_parameters(self, place: Place) -> DecoderParameters:
         """See `ModelConfig`."""

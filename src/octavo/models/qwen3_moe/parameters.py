@@ -25,7 +25,14 @@ def _layer(config: Qwen3MoeConfig, make: ParameterMaker, layer: int) -> LayerPar
     name = f"model.layers.{layer}"
     return LayerParameters(
         input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(make, config, f"{name}.self_attn", bias=config.attention_bias, head_norms=True),
+        attention=place_attention(
+            make,
+            config,
+            f"{name}.self_attn",
+            bias=config.attention_bias,
+            out_bias=config.attention_bias,
+            head_norms=True,
+        ),
         post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
         mlp=(
             place_sparse_mlp(
