@@ -52,7 +52,7 @@ coverage: $(VENV)/.installed-test
 # Write the pages that are made from the code and from benchmark results.
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tools.configuration_page
-	$(BIN)/python -m tools.benchmark_tables
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m tools.kernels_page
 
 clean:

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from octavo.cli.collect_env import collect
-from tools import benchmark_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,7 +67,7 @@ def write_result(
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    benchmark_tables.PAGE.write_text(benchmark_tables.page(), encoding="utf-8")
+    tables.PAGE.write_text(tables.page(), encoding="utf-8")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Shapes, routings and weights that tests and benchmarks share."""
+"""Shapes, routings and weights that tests share."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,12 @@ def test_the_run_time_check_sees_torch() -> None:
     """The twin: a room that does import torch."""
     run = subprocess.run([sys.executable, "-c", IMPORT_ALL, "octavo.models"], capture_output=True, text=True)
     assert "torch" in run.stdout.split(), run.stderr
+
+
+def test_benchmarks_do_not_import_tools() -> None:
+    """Tools measure with what benchmarks share, and not the other way round."""
+    sources = {path.name: path.read_text() for path in (SOURCE.parents[1] / "benchmarks").rglob("*.py")}
+    assert len(sources) > 10
+    assert [
+        name for name, source in sources.items() if re.search(r"^(from|import) tools\b", source, re.MULTILINE)
+    ] == []

@@ -7,8 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from benchmarks import tables
 
-from tools import benchmark_tables, configuration_page
+from tools import configuration_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -51,7 +52,7 @@ def test_pages_show_no_path_of_one_machine(page: Path) -> None:
 
 def test_generated_pages_are_current() -> None:
     assert configuration_page.PAGE.read_text(encoding="utf-8") == configuration_page.page(), "run make docs"
-    assert benchmark_tables.PAGE.read_text(encoding="utf-8") == benchmark_tables.page(), "run make docs"
+    assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run make docs"
 
 
 def test_every_dependency_has_a_reason_and_nothing_else_has() -> None:

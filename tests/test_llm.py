@@ -108,7 +108,7 @@ def test_n_answers_differ_and_the_first_is_that_of_n_1(llm: LLM) -> None:
 def test_each_prompt_may_have_its_own_settings(llm: LLM) -> None:
     outputs = llm.generate(["a", "b"], [GREEDY, GREEDY.replace(max_tokens=3)], use_tqdm=False)
     assert [len(tokens(output)[0]) for output in outputs] == [8, 3]
-    with pytest.raises(RequestError, match="sampling_params has 1 entries for 2 prompts"):
+    with pytest.raises(RequestError, match=r"sampling_params .*1 .*2"):
         llm.generate(["a", "b"], [GREEDY], use_tqdm=False)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.benchmark_tables import RESULTS, ROOT, section
+from benchmarks.tables import RESULTS, ROOT, section
 
 PAGE = ROOT / "docs" / "kernels.md"
 OPERATIONS = {

@@ -105,9 +105,9 @@ def test_what_cannot_work_is_refused(flags: list[str], words: str, capsys: pytes
 
 
 def test_no_other_process_is_killed() -> None:
-    with pytest.raises(OctavoError, match="is no worker of Octavo"):
+    with pytest.raises(OctavoError, match="worker"):
         check_worker(os.getpid())
-    with pytest.raises(OctavoError, match="is not on this machine"):
+    with pytest.raises(OctavoError, match="machine"):
         check_worker(2**22 + 1)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from octavo.config.engine import EngineConfig
 from octavo.config.settings import Settings
 from octavo.config.vllm_flags import VLLM_FLAGS, Shape
 from octavo.errors import ConfigError
@@ -232,3 +233,12 @@ def test_secrets_are_hidden() -> None:
     settings = Settings.from_values({"api_key": ["sesame"], "hf_token": "hf_sesame"})
     assert settings.public()["api_key"] == settings.public()["hf_token"] == "***"
     assert "sesame" not in repr(settings)
+
+
+def test_defaults_that_stand_twice_are_equal() -> None:
+    """Limits that the engine's config shares with the settings have the same default there, where they have one."""
+    shared = {field.name: field for field in dataclasses.fields(EngineConfig)}.keys() & vars(Settings())
+    own = {field.name: field.default for field in dataclasses.fields(EngineConfig) if field.name in shared}
+    assert {"max_num_seqs", "max_num_batched_tokens", "block_size", "max_logprobs"} <= own.keys()
+    for name, default in own.items():
+        assert default in (dataclasses.MISSING, getattr(Settings(), name)), name

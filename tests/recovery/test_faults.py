@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from octavo.config import Settings
@@ -39,15 +39,15 @@ def test_a_fault_is_asked_for_in_one_word(text: str, fault: InjectedFault) -> No
     "text", ["kill", "kill@", "kill@step:0", "kill@step:x", "kill@request:", "kill@request:a+", "kill@token:3"]
 )
 def test_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="has not the form") as caught:
+    with pytest.raises(ConfigError, match="form") as caught:
         parse_fault(text)
     assert FORM in caught.value.message
 
 
 def test_what_cannot_be_injected_is_refused_at_the_start() -> None:
-    with pytest.raises(ConfigError, match="the kind must be one of exit, kill"):
+    with pytest.raises(ConfigError, match="exit, kill"):
         fault_injector(Settings(inject_fault=("crash@step:1",)), "cpu")
-    with pytest.raises(ConfigError, match="out-of-bounds is a fault of CUDA kernels"):
+    with pytest.raises(ConfigError, match="CUDA"):
         fault_injector(Settings(inject_fault=("out-of-bounds@step:1",)), "cpu")
     assert fault_injector(Settings(inject_fault=("out-of-bounds@step:1",)), "cuda") is not None
     assert fault_injector(Settings(), "cpu") is None
@@ -118,9 +118,8 @@ def test_a_hang_says_where_it_is_when_asked(worker: ProcessWorker) -> None:
 def test_a_hang_is_silent_until_the_worker_is_closed(worker: ProcessWorker) -> None:
     worker.send(plan(FaultKind.HANG))
     assert worker.receive(0.3) is None
-    began_s = time.monotonic()
     worker.close()
-    assert time.monotonic() - began_s < 1
+    assert not psutil.pid_exists(worker.ready.pid)
 
 
 def test_nan_spoils_the_rows_of_its_request_alone(worker: ProcessWorker) -> None:

@@ -295,6 +295,14 @@ def test_a_field_that_is_not_served_is_refused(server: Running, path: str, name:
         assert server.http.post(path, json={**body, name: value}).status_code == 200, value
 
 
+def test_an_error_is_short_whatever_it_repeats() -> None:
+    with running(template="{{ raise_exception('no: ' + messages[0].content) }}") as server:
+        body = {"messages": [{"role": "user", "content": "x" * 1_000_000}]}
+        answer = server.http.post(CHAT, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+    assert len(answer.content) < 10_000
+
+
 THINKING = "{%- if enable_thinking is defined and not enable_thinking %}quiet{% else %}think{% endif %}{{ messages[0].content }}"
 LEVELS = "{{ messages[0].content }} {{ reasoning_effort or 'medium' }}"
 

@@ -14,12 +14,12 @@ COMPLETIONS = "/v1/completions"
 
 def test_worker_death() -> None:
     with running(worker={"delay_s": 0.02}) as server:
-        outcomes: list[tuple[bool, int, str, float]] = []
+        outcomes: list[tuple[bool, int, str]] = []
 
         def ask(stream: bool) -> None:
             body = {"prompt": [1] * 30, "max_tokens": 400, "ignore_eos": True, "stream": stream}
             answer = server.http.post(COMPLETIONS, json=body)
-            outcomes.append((stream, answer.status_code, answer.text, time.monotonic()))
+            outcomes.append((stream, answer.status_code, answer.text))
 
         threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(16)]
         for thread in threads:
@@ -31,12 +31,10 @@ def test_worker_death() -> None:
         server.worker.die(
             "the worker was killed, see /home/somebody/octavo/crash.json; its last output:\nsecrets", exit_code=-9
         )
-        died_s = time.monotonic()
         for thread in threads:
             thread.join()
         assert len(outcomes) == 16
-        for stream, status, text, end_s in outcomes:
-            assert end_s - died_s < 1
+        for stream, status, text in outcomes:
             error = _last_error(text) if stream else json.loads(text)["error"]
             assert status == (200 if stream else 500)
             assert (error["code"], error["type"]) == (500, "InternalServerError")

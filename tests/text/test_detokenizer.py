@@ -136,7 +136,7 @@ def test_a_step_costs_the_same_at_any_length() -> None:
 
 @pytest.mark.parametrize("strings", [["a"] * 1025, ["a" * 16385]], ids=["many", "long"])
 def test_too_many_stop_strings_are_refused(strings: list[str]) -> None:
-    with pytest.raises(RequestError, match="at most 1024 strings") as caught:
+    with pytest.raises(RequestError, match="1024") as caught:
         StopStrings(strings)
     assert caught.value.param == "stop"
 

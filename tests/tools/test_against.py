@@ -8,9 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from benchmarks import against, provenance
-
-from tools import benchmark_tables
+from benchmarks import against, provenance, tables
 
 BENCHMARK = """
 import json, os, pathlib, sys
@@ -42,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (against, provenance):
         monkeypatch.setattr(module, "ROOT", here)
     monkeypatch.setattr(provenance, "RESULTS", here / "benchmarks" / "results")
-    monkeypatch.setattr(benchmark_tables, "PAGE", here / "benchmarks.md")
+    monkeypatch.setattr(tables, "PAGE", here / "benchmarks.md")
     return here
 
 

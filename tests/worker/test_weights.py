@@ -88,7 +88,7 @@ def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights)
     last = parameters.layers[-1].mlp
     assert isinstance(last, SparseMlp)
     write_into(kept, last.experts.down.data[-1, -1], 0x01)
-    with pytest.raises(RuntimeError, match="not what was loaded"):
+    with pytest.raises(RuntimeError, match="loaded"):
         MappedWeights(kept, CPU).verify()
 
 
@@ -132,7 +132,7 @@ def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerCo
 
 def test_a_block_that_is_too_small_is_refused(kept: KeptWeights) -> None:
     longer = msgspec.structs.replace(kept, num_bytes=kept.num_bytes + 4096)
-    with pytest.raises(ValueError, match="mmap length is greater than file size"):
+    with pytest.raises(ValueError, match="mmap"):
         MappedWeights(longer, CPU)
 
 

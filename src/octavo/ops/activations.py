@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -26,6 +26,8 @@ class Activations(abc.ABC):
     """Rows of a product's input, in the format that its weights ask for."""
 
     data: torch.Tensor
+    dtype: ClassVar[torch.dtype] = FP8
+    """Of the data."""
 
     @property
     @abc.abstractmethod
@@ -37,13 +39,13 @@ class Activations(abc.ABC):
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
         """The shape of the scales that are written with (rows, width) of data."""
 
-    @abc.abstractmethod
     def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
         """Bind or compare the sizes `rows` and `cols`.
 
         Raises:
             KernelContractError: a tensor has another shape or dtype.
         """
+        dims.check(f"{argument}.data", self.data, (rows, cols), dtype=self.dtype)
 
     @abc.abstractmethod
     def values(self) -> torch.Tensor:
@@ -51,8 +53,8 @@ class Activations(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenScaled(Activations):
-    """Activations with one scale per row: data (R, K) fp8, scale (R,) f32."""
+class Scaled(Activations):
+    """FP8 activations, whose values are data times scale."""
 
     scale: torch.Tensor
 
@@ -60,57 +62,55 @@ class TokenScaled(Activations):
     def scales(self) -> torch.Tensor:
         return self.scale
 
+    def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
+        super().check(argument, dims, rows, cols)
+        dims.check(f"{argument}.scale", self.scale, self._scale_dims(dims, rows, cols), dtype=torch.float32)
+
+    @abc.abstractmethod
+    def _scale_dims(self, dims: Dims, rows: str, cols: str) -> tuple[str | int, ...]:
+        """The shape of `scale`, by the names of the data's sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScaled(Scaled):
+    """Activations with one scale per row: data (R, K) fp8, scale (R,) f32."""
+
     @staticmethod
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
         return (rows,)
 
-    def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
-        dims.check(f"{argument}.data", self.data, (rows, cols), dtype=FP8)
-        dims.check(f"{argument}.scale", self.scale, (rows,), dtype=torch.float32)
+    def _scale_dims(self, dims: Dims, rows: str, cols: str) -> tuple[str | int, ...]:
+        return (rows,)
 
     def values(self) -> torch.Tensor:
         return self.data.double() * self.scale.double()[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupScaled(Activations):
+class GroupScaled(Scaled):
     """Activations with one scale per row and 128 columns: data (R, K) fp8, scale (R, ceil(K / 128)) f32."""
-
-    scale: torch.Tensor
-
-    @property
-    def scales(self) -> torch.Tensor:
-        return self.scale
 
     @staticmethod
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
         return (rows, blocks(width))
 
-    def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
-        dims.check(f"{argument}.data", self.data, (rows, cols), dtype=FP8)
-        dims.check(f"{argument}.scale", self.scale, (rows, blocks(dims[cols])), dtype=torch.float32)
+    def _scale_dims(self, dims: Dims, rows: str, cols: str) -> tuple[str | int, ...]:
+        return (rows, blocks(dims[cols]))
 
     def values(self) -> torch.Tensor:
         return self.data.double() * self.scale.double().repeat_interleave(BLOCK, 1)[:, : self.data.shape[1]]
 
 
 @dataclasses.dataclass(frozen=True)
-class StaticScaled(Activations):
+class StaticScaled(Scaled):
     """Activations with one scale known beforehand: data (R, K) fp8, scale (1,) f32."""
-
-    scale: torch.Tensor
-
-    @property
-    def scales(self) -> torch.Tensor:
-        return self.scale
 
     @staticmethod
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
         return (0,)
 
-    def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
-        dims.check(f"{argument}.data", self.data, (rows, cols), dtype=FP8)
-        dims.check(f"{argument}.scale", self.scale, (1,), dtype=torch.float32)
+    def _scale_dims(self, dims: Dims, rows: str, cols: str) -> tuple[str | int, ...]:
+        return (1,)
 
     def values(self) -> torch.Tensor:
         return self.data.double() * self.scale.double()
@@ -120,6 +120,8 @@ class StaticScaled(Activations):
 class Unscaled(Activations):
     """Activations as they are: data (R, K) bf16."""
 
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
     @property
     def scales(self) -> None:
         return None
@@ -127,9 +129,6 @@ class Unscaled(Activations):
     @staticmethod
     def scale_shape(rows: int, width: int) -> tuple[int, ...]:
         return (0,)
-
-    def check(self, argument: str, dims: Dims, rows: str, cols: str) -> None:
-        dims.check(f"{argument}.data", self.data, (rows, cols), dtype=torch.bfloat16)
 
     def values(self) -> torch.Tensor:
         return self.data.double()

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError, WorkerDiedError
 
 _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.\-+@~]+/)+[\w.\-+@~]*|[A-Za-z]:\\[^\s'\"]+")
+MAX_MESSAGE = 4000
+"""Characters told of what is wrong with a request: a chat template may refuse one with all of its text."""
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -53,7 +55,7 @@ class InternalError(OctavoError):
 
 def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
     """The body for `error`; names the request, and no path of this machine."""
-    message = error.message if isinstance(error, RequestError) else public_cause(error.message)
+    message = error.message[:MAX_MESSAGE] if isinstance(error, RequestError) else public_cause(error.message)
     param = error.param if isinstance(error, RequestError) else None
     return {
         "error": {

@@ -48,7 +48,7 @@ def test_norm_with_a_weight_for_each_head() -> None:
 
 
 def test_contract() -> None:
-    with pytest.raises(KernelContractError, match=r"weight: expected \(8\), got \(7\)"):
+    with pytest.raises(KernelContractError, match=r"weight: .*\(8\).*\(7\)"):
         rms_norm(noise(3, 8), noise(7), 1e-6)
     with pytest.raises(KernelContractError, match="x: expected bfloat16"):
         rms_norm(noise(3, 8).float(), noise(8), 1e-6)

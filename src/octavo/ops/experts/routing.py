@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
+from octavo.ops.sort_keys import columns_of, sort_keys
+
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
@@ -40,16 +42,8 @@ def choose_experts(logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Ro
 
 
 def _largest(logits: torch.Tensor, top_k: int) -> torch.Tensor:
-    """(T, K) int64: ids of the largest of (T, E) float32 without NaN, ties to the lower id.
-
-    No two keys of a row are equal: the bits of a float order it as an integer once those of negatives are flipped, and
-    E - 1 - id is put below them.
-    """
-    bits = (logits + 0.0).view(torch.int32)  # adding 0.0 makes -0.0 tie with 0.0
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
-    experts = logits.shape[1]
-    keys = ordered + torch.arange(experts - 1, -1, -1, device=logits.device)
-    return experts - 1 - (_top(keys, top_k) & 0xFFFFFFFF)
+    """(T, K) int64: ids of the largest of (T, E) float32 without NaN, ties to the lower id."""
+    return columns_of(_top(sort_keys(logits), top_k), logits.shape[1])
 
 
 def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:

@@ -76,13 +76,7 @@ def quantize(
     rows, width = x.shape
     out = out or TokenScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows,), dtype=torch.float32))
     out.check("out", dims, "R", "K")
-    if rows:
-        block = triton.next_power_of_2(width)
-        per_program = _rows_per_program(rows, block)
-        quantize_kernel[check_grid("quantize", -(-rows // per_program))](
-            x, out.data, out.scale, rows_in_use, rows, width, 1, ROWS=per_program, GROUPS=1, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
-            num_warps=_warps(per_program * block), **LAUNCH,
-        )  # fmt: skip
+    _launch(x, out, rows_in_use, overlap_previous, groups=1, block=triton.next_power_of_2(width))
     return out
 
 
@@ -111,14 +105,29 @@ def quantize_groups(
     groups = blocks(width)
     out = out or GroupScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows, groups), dtype=torch.float32))
     out.check("out", dims, "R", "K")
-    if rows:
-        block = max(BLOCK, triton.next_power_of_2(width))
-        per_program = _rows_per_program(rows, block)
-        quantize_kernel[check_grid("quantize_groups", -(-rows // per_program))](
-            x, out.data, out.scale, rows_in_use, rows, width, groups, ROWS=per_program, GROUPS=block // BLOCK, BLOCK=block,
-            OVERLAP_PREVIOUS=overlap_previous, num_warps=_warps(per_program * block), **LAUNCH,
-        )  # fmt: skip
+    _launch(x, out, rows_in_use, overlap_previous, groups=groups, block=max(BLOCK, triton.next_power_of_2(width)))
     return out
+
+
+def _launch(
+    x: torch.Tensor,
+    out: TokenScaled | GroupScaled,
+    rows_in_use: torch.Tensor | None,
+    overlap_previous: bool,
+    *,
+    groups: int,
+    block: int,
+) -> None:
+    """Quantize rows with `groups` scales each; `block`: the power of two that holds a row, whole groups of it."""
+    rows, width = x.shape
+    if not rows:
+        return
+    per_program = _rows_per_program(rows, block)
+    quantize_kernel[check_grid("quantize", -(-rows // per_program))](
+        x, out.data, out.scale, rows_in_use, rows, width, groups,
+        ROWS=per_program, GROUPS=1 if groups == 1 else block // BLOCK, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
+        num_warps=_warps(per_program * block), **LAUNCH,
+    )  # fmt: skip
 
 
 def quantize_static(

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from octavo.ops.sort_keys import columns_of, sort_keys
 from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 
@@ -49,10 +50,4 @@ def _likeliest(logits: torch.Tensor, n: int) -> torch.Tensor:
     """(R, n) int64 ids of the largest logits, largest first, the lower id first among equals."""
     if n == 0:
         return torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
-    # Adding 0 turns -0 into +0. The bits of a float, the negative ones flipped, are in the order of the floats; with
-    # the id below them no two keys are equal, so every correct top-k gives the same answer.
-    bits = (logits + 0.0).view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    last = logits.shape[1] - 1
-    keys = ordered * 2**32 + (last - torch.arange(last + 1, device=logits.device))
-    return last - (keys.topk(n, dim=-1).values & 0xFFFFFFFF)
+    return columns_of(sort_keys(logits).topk(n, dim=-1).values, logits.shape[1])

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from benchmarks/results/*.json: `python -m tools.benchmark_tables`."""
+"""Writes docs/benchmarks.md from benchmarks/results/*.json: `python -m benchmarks.tables`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 HEAD = """# Benchmarks
 
-<!-- Written by tools/benchmark_tables.py from benchmarks/results; a test fails if it is not current. -->
+<!-- Written by benchmarks/tables.py from benchmarks/results; a test fails if it is not current. -->
 
 Every number here was measured by a script in `benchmarks/` and lies with its raw data in `benchmarks/results/`. How to
 run them: `benchmarks/README.md`.
