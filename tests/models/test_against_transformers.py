@@ -111,11 +111,11 @@ def draw_qwen2_moe(seed: int) -> dict[str, Any]:
     heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
     experts = pick.choice([4, 8, 16, 32])
     return raw_qwen2_moe(
-        hidden_size=pick.choice([96, 192]),
+        hidden_size=pick.choice([48, 96]),
         intermediate_size=pick.choice([80, 112]),
         moe_intermediate_size=pick.choice([32, 48, 80]),
         shared_expert_intermediate_size=pick.choice([48, 96, 112]),
-        num_hidden_layers=pick.choice([2, 3]),
+        num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_experts=experts,
@@ -134,9 +134,9 @@ def draw_olmoe(seed: int) -> dict[str, Any]:
     heads, kv_heads = pick.choice([(4, 2), (4, 4), (6, 2), (8, 1)])
     experts = pick.choice([4, 8, 16, 32])
     return raw_olmoe(
-        hidden_size=pick.choice([96, 192]),
+        hidden_size=pick.choice([48, 96]),
         intermediate_size=pick.choice([32, 48, 80]),
-        num_hidden_layers=pick.choice([2, 3]),
+        num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_experts=experts,
