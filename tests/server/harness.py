@@ -47,14 +47,14 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer() -> FileTokenizer:
-    """One token for each byte, id = byte; 256 ends a message, 257 starts one."""
+def byte_tokenizer(*more_special: str) -> FileTokenizer:
+    """One token for each byte, id = byte; 256 ends a message, 257 starts one; further special tokens follow."""
     alphabet = _byte_characters()
     vocabulary = {char: byte for byte, char in enumerate(alphabet)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    backend.add_special_tokens(["<|im_end|>", "<|im_start|>", *more_special])
     return FileTokenizer(backend, {"eos_token": "<|im_end|>", "bos_token": None})
 
 

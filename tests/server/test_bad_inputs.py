@@ -160,8 +160,11 @@ CASES = [
     completion("response_format", "response_format", "not supported yet", response_format={"type": "json_object"}),
     completion("structured_outputs", "structured_outputs", "not supported yet", structured_outputs={"regex": "a"}),
     completion("priority", "priority", "first come", priority=1),
-    chat("tools", "tools", "not supported yet", tools=[{"type": "function", "function": {"name": "f"}}]),
-    chat("a forced tool", "tool_choice", "not supported yet", tool_choice="required"),
+    chat(
+        "tools of a model that calls none", "tools", "parser", tools=[{"type": "function", "function": {"name": "f"}}]
+    ),
+    chat("a forced call without tools", "tool_choice", "no tools", tool_choice="required"),
+    chat("tools that are no list", "tools", "array", tools={"name": "f"}),
     chat("a template from the network", "chat_template", "never from a request", chat_template="{{ 1 }}"),
     chat(
         "a schema", "response_format", "not supported yet", response_format={"type": "json_schema", "json_schema": {}}
@@ -175,7 +178,12 @@ CASES = [
     chat(
         "an image", "messages[0].content", "text part", messages=[{"role": "user", "content": [{"type": "image_url"}]}]
     ),
-    chat("tool calls", "messages", "tool_calls", messages=[{"role": "assistant", "tool_calls": [{"id": "1"}]}]),
+    chat(
+        "a call without a function",
+        "messages[0].tool_calls[0]",
+        "name",
+        messages=[{"role": "assistant", "tool_calls": [{"id": "1"}]}],
+    ),
     chat("a role the template refuses", "messages", "no such role", messages=[{"role": "forbidden", "content": ""}]),
     chat("a reserved template argument", "chat_template_kwargs", "messages", chat_template_kwargs={"messages": []}),
     chat("continue and generation prompt", "continue_final_message", "false", continue_final_message=True),

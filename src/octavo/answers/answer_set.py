@@ -9,6 +9,7 @@ from typing import Any
 
 from octavo.answers.answer import Answer
 from octavo.answers.prompt import Prompt
+from octavo.answers.reading import Reading
 from octavo.engine.request import Request
 from octavo.engine.update import Update
 from octavo.errors import RequestError
@@ -33,6 +34,7 @@ class AnswerSet:
         tokenizer: makes text of tokens.
         stop: strings that end an answer, whichever prompt it continues.
         arrival_s: when the call arrived (time.monotonic).
+        reading: splits their texts into channels; None: nothing does.
         numbered: ids end with the index of the answer; else there is one answer, and its id stands alone.
 
     Raises:
@@ -40,7 +42,14 @@ class AnswerSet:
     """
 
     def __init__(
-        self, request_id: str, tokenizer: Tokenizer, stop: Sequence[str], arrival_s: float, *, numbered: bool = True
+        self,
+        request_id: str,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        arrival_s: float,
+        *,
+        reading: Reading | None = None,
+        numbered: bool = True,
     ) -> None:
         if stop and tokenizer.vocab_size == 0:
             raise RequestError("stop strings need a tokenizer, which the model lacks: use stop_token_ids", param="stop")
@@ -48,6 +57,8 @@ class AnswerSet:
         """Answers without a finish reason."""
         self.num_tokens = 0
         """Tokens made so far, over all answers."""
+        self.num_reasoning_tokens = 0
+        """Those of them that were thoughts."""
         self.firsts: list[Answer] = []
         """The first answer to each prompt: it knows what became of the prompt."""
         self._base_id = f"{request_id}.{next(_serials)}"
@@ -55,6 +66,8 @@ class AnswerSet:
         self._tokenizer = tokenizer
         self._stop = StopStrings(stop)
         self._arrival_s = arrival_s
+        self._make_parser = reading.parser if reading is not None and reading.splits else None
+        self._shown_ids = reading.shown_ids(tokenizer) if reading is not None else frozenset[int]()
         self._answers: dict[str, Answer] = {}
 
     def __len__(self) -> int:
@@ -74,13 +87,14 @@ class AnswerSet:
             stop=self._stop,
             include_stop_str_in_output=sampling.include_stop_str_in_output,
             skip_special_tokens=sampling.skip_special_tokens,
+            shown_ids=self._shown_ids,
             min_tokens=sampling.min_tokens,
             context=prompt.token_ids,
         )
         for number, alone in enumerate(each_alone(sampling.replace(**NOT_THE_ENGINES))):
             index = len(self._answers)
             request_id = f"{self._base_id}.{index}" if self._numbered else self._base_id
-            answer = self._answers[request_id] = Answer(index, request_id, prompt, detokenizer)
+            answer = self._answers[request_id] = Answer(index, request_id, prompt, detokenizer, self._make_parser)
             if number == 0:
                 self.firsts.append(answer)
             self.running += 1
@@ -95,9 +109,10 @@ class AnswerSet:
         answer = self._answers[update.request_id]
         if answer.finished():
             return False
-        before = answer.num_tokens
+        tokens, reasoning = answer.num_tokens, answer.num_reasoning_tokens
         answer.feed(update, now_s)
-        self.num_tokens += answer.num_tokens - before
+        self.num_tokens += answer.num_tokens - tokens
+        self.num_reasoning_tokens += answer.num_reasoning_tokens - reasoning
         if answer.finished():
             self.running -= 1
         return True

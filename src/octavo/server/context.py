@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from octavo.answers import Answer, Prompt
+from octavo.answers import Answer, AnswerForms, Prompt
 from octavo.config import EngineConfig, ModelConfig, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
@@ -76,12 +76,15 @@ class Server:
         self.fingerprint = fingerprint(context)
         self.started_s = int(time.time())
         self.draining = False
+        template = context.chat_template
+        self.forms = AnswerForms.chosen(context.settings, template.source if template is not None else None)
         self.reader = BodyReader(
             tokenizer=context.tokenizer,
             chat_template=context.chat_template,
             default_sampling=context.default_sampling,
             engine_config=context.engine_config,
             model_names=self.model_names,
+            forms=self.forms,
         )
         self.bodies = BodyPool(self.reader)
         self._intake = BodyIntake()

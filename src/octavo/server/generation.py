@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from octavo.answers import Answer, AnswerSet, Prompt
+from octavo.answers import Answer, AnswerSet, Prompt, Reading
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import OctavoError, OverloadedError, WorkerDiedError
@@ -24,7 +24,8 @@ TURN = 64
 class Generation:
     """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
 
-    `only_scores`: the token that the engine makes for each is not told, and not counted.
+    `only_scores`: the token that the engine makes for each is not told, and not counted. `reading` splits the answers into
+    channels.
 
     Raises:
         RequestError: there are stop strings without a tokenizer.
@@ -38,6 +39,7 @@ class Generation:
         request_id: str,
         *,
         only_scores: bool = False,
+        reading: Reading | None = None,
     ) -> None:
         self._server = server
         self._samplings = samplings
@@ -46,7 +48,10 @@ class Generation:
         self._failed = False
         self._only_scores = only_scores
         self.prompts = prompts
-        self.answers = AnswerSet(request_id, server.context.tokenizer, samplings[0].stop, self._arrival_s)
+        self._tells_reasoning = reading is not None and reading.reasoning is not None
+        self.answers = AnswerSet(
+            request_id, server.context.tokenizer, samplings[0].stop, self._arrival_s, reading=reading
+        )
 
     @property
     def stream(self) -> Stream:
@@ -96,12 +101,15 @@ class Generation:
         prompt_tokens = sum(len(answer.prompt.token_ids) for answer in firsts)
         made = 0 if self._only_scores else self.answers.num_tokens
         cached = sum(answer.num_cached_tokens for answer in firsts)
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": made,
             "total_tokens": prompt_tokens + made,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
+        if self._tells_reasoning:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.answers.num_reasoning_tokens}
+        return usage
 
     def close(self) -> None:
         """End what still runs."""

@@ -9,8 +9,9 @@ import struct
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import msgspec
 import numpy as np
 
 from octavo.config import EngineConfig
@@ -76,10 +77,12 @@ class MockWorker:
         die_at_step: int | None = None,
         bad_tokens: Collection[int] = (),
         first_starts: int | None = None,
+        says: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         """Each step takes `delay_s` seconds; the worker dies when it gets plan `die_at_step`; a chunk that computes one
         of `bad_tokens` has numbers that are not finite. The first chunk of a slot starts at a multiple of
-        `first_starts`; None: where a cached prefix can end, at a multiple of the block size."""
+        `first_starts`; None: where a cached prefix can end, at a multiple of the block size. `says` gives the answer to a
+        prompt, both as token ids, instead of `mock_token`; it ends with the first EOS, or the model's own."""
         self.config = config
         self.plans: deque[StepPlan] = deque(maxlen=256)
         """The latest plans, oldest first."""
@@ -87,6 +90,7 @@ class MockWorker:
         self._die_at_step = die_at_step
         self._bad_tokens = frozenset(bad_tokens)
         self._first_starts = first_starts or config.block_size
+        self._says = says
         self._death: WorkerDiedError | None = None
         self._slots: dict[int, _Slot] = {}
         self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
@@ -231,6 +235,11 @@ class MockWorker:
             return
         num_made = slot.length - slot.num_prompt_tokens
         token = mock_token(slot.digest(), slot.length, num_made, slot.sampling, slot.stop_ids, self.config.vocab_size)
+        if self._says is not None:
+            told = self._says(slot.prompt)
+            id_ = told[num_made] if num_made < len(told) else self.config.eos_token_ids[0]
+            score = None if token.score is None else msgspec.structs.replace(token.score, token_id=id_)
+            token = SampledToken(number, id_, score)
         slot.append(token.token_id)
         result.sampled.append(SampledToken(number, token.token_id, token.score))
 
@@ -291,6 +300,11 @@ class _Slot:
         self.bad = False
         self._digest = 0
         self._digested = 0
+
+    @property
+    def prompt(self) -> list[int]:
+        ids: list[int] = self.tokens[: self.num_prompt_tokens].tolist()
+        return ids
 
     def append(self, token: int) -> None:
         self.tokens[self.length] = token
