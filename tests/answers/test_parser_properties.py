@@ -15,6 +15,44 @@ from octavo.answers.parsers.json_scanner import JsonScanner
 
 PIECES = {
     "hermes": ["<tool_call>", "</tool_call>", '{"name": "weather", "arguments": {"city": "a"}}', '{"name":"now"}'],
+    "qwen3_coder": [
+        "<tool_call>\n<function=weather>\n",
+        "<function=now>",
+        "<parameter=city>\n",
+        "<parameter=days>1</parameter>",
+        "\n</parameter>\n",
+        "</function>",
+        "</tool_call>",
+    ],
+    "glm45": [
+        "<tool_call>weather\n",
+        "<tool_call>now",
+        "<arg_key>city</arg_key>\n",
+        "<arg_key>days</arg_key><arg_value>2",
+        "<arg_value>",
+        "</arg_value>\n",
+        "</tool_call>",
+    ],
+    "minimax_m2": [
+        "<minimax:tool_call>\n",
+        '<invoke name="weather">\n',
+        '<invoke name="now">',
+        '<parameter name="city">',
+        "</parameter>\n",
+        "</invoke>",
+        "</minimax:tool_call>",
+    ],
+    "mistral": [
+        "[TOOL_CALLS]",
+        '[{"name": "weather", "arguments": {"city": "a"}}',
+        ', {"name": "now", "arguments": {}}]',
+        "weather[ARGS]",
+        "now",
+        "[CALL_ID]abcdefghi",
+        '{"city": "a"}',
+    ],
+    "llama3_json": ["<|python_tag|>", '{"name": "weather", "parameters": {"city": "a"}}', "; ", '{"name": "now"}'],
+    "pythonic": ["<|python_start|>", "[weather(city='a')", ", now()]", "[now()]", "<|python_end|>", "weather(days=1,"],
 }
 """What texts of a form are made of, besides anything else."""
 COMMON = [
@@ -42,7 +80,7 @@ COMMON = [
     '{"name": "weather", "arguments": ["no"]}',
     '{"name": "weather", "parameters": {"city": "x"}}',
 ]
-FORMS = sorted(set(CALL_FORMS))
+FORMS = sorted(PIECES)
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -105,6 +143,10 @@ def test_text_without_marks_is_content_to_the_letter(form: str, data: st.DataObj
     text = data.draw(st.text(alphabet=st.characters(exclude_characters="<[{|", codec="utf-8")))
     found = events(text, parser(form))
     assert (content(found), calls(found)) == (text, [])
+
+
+def test_every_form_is_looked_at() -> None:
+    assert {CALL_FORMS[name] for name in FORMS} == set(CALL_FORMS.values())
 
 
 class Hasty(ToolCallParser):

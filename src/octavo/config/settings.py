@@ -23,7 +23,20 @@ CLOSE = 0.8
 """How alike names must be for a hint, as difflib counts: a wrong hint leads further astray than none."""
 
 
-TOOL_CALL_PARSERS = ("hermes", "qwen3")
+TOOL_CALL_PARSERS = (
+    "hermes",
+    "qwen3",
+    "qwen3_coder",
+    "qwen3_xml",
+    "glm45",
+    "glm47",
+    "minimax_m2",
+    "mistral",
+    "llama3_json",
+    "llama4_json",
+    "pythonic",
+    "llama4_pythonic",
+)
 """Names of the forms in which models write calls."""
 REASONING_PARSERS = ("qwen3", "glm45", "deepseek_r1", "minimax", "minimax_m2")
 """Names of the ways in which models mark thoughts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ class _Call(msgspec.Struct):
 
 def read_calls(text: str) -> list[Call] | None:
     """The calls in the text of an array of objects; None if it holds anything else."""
-    clean = as_json(text)
+    clean = _clean(text)
     items = _decode(clean, list[msgspec.Raw]) if clean is not None else None
     if not items:
         return None
@@ -31,8 +32,20 @@ def read_call(text: str) -> Call | None:
 
     Arguments stay as the model wrote them. They may be missing, or a text that holds the object.
     """
-    clean = as_json(text)
+    clean = _clean(text)
     return _read(clean) if clean is not None else None
+
+
+def _clean(text: str) -> str | None:
+    """`text` as JSON that any client can read: escapes of half a character become U+FFFD."""
+    clean = as_json(text)
+    if clean is None or "\\u" not in clean or _decode(clean, msgspec.Raw) is not None:
+        return clean
+    try:
+        written = json.dumps(json.loads(clean), ensure_ascii=False, allow_nan=False)
+    except ValueError:  # a number without bounds beside it
+        return None
+    return written.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _read(text: str) -> Call | None:

@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from octavo.answers.parsers.call_form import CallForm
+from octavo.answers.parsers.glm import Glm
 from octavo.answers.parsers.hermes import Hermes
+from octavo.answers.parsers.llama import Llama
+from octavo.answers.parsers.minimax_m2 import MiniMaxM2
+from octavo.answers.parsers.mistral import Mistral
+from octavo.answers.parsers.pythonic import Pythonic
+from octavo.answers.parsers.qwen3_coder import Qwen3Coder
 from octavo.answers.parsers.reasoning import CLOSE, DeepSeekR1, Glm45, MiniMax, Qwen3, Think
 
 CALL_FORMS: Mapping[str, type[CallForm]] = {
+    "qwen3_coder": Qwen3Coder,
+    "qwen3_xml": Qwen3Coder,
+    "glm45": Glm,
+    "glm47": Glm,
+    "minimax_m2": MiniMaxM2,
+    "mistral": Mistral,
+    "pythonic": Pythonic,
+    "llama4_pythonic": Pythonic,
+    "llama3_json": Llama,
+    "llama4_json": Llama,
     "hermes": Hermes,
     "qwen3": Hermes,
 }
+"""Those whose traits others show too come later."""
 REASONING: Mapping[str, type[Think]] = {
     "qwen3": Qwen3,
     "glm45": Glm45,
