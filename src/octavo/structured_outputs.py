@@ -17,6 +17,10 @@ ANY_WHITESPACE = frozenset([r"[\n\t ]*", r"[ \n\t]*", r"[ \t\n\r]*", r"[\n\t\r ]
 """Values of `whitespace_pattern` that say what holds anyway."""
 
 
+CHOICES_TOGETHER = 256
+"""In one rule: xgrammar's stack overflows with very many."""
+
+
 class GrammarKind(enum.Enum):
     """What a source text is written in."""
 
@@ -130,8 +134,13 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
     def _choices(self, choices: Sequence[str]) -> str:
         if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
             raise self._wrong(f"has choice {choices!r:.100}, must be a list of texts that is not empty")
-        quoted = (_quoted(self._as_text(f"choice[{index}]", text)) for index, text in enumerate(choices))
-        return "root ::= " + " | ".join(quoted)
+        texts = dict.fromkeys(self._as_text(f"choice[{index}]", text) for index, text in enumerate(choices))
+        quoted = [_quoted(text) for text in texts]
+        if len(quoted) <= CHOICES_TOGETHER:
+            return "root ::= " + " | ".join(quoted)
+        some = [" | ".join(quoted[at : at + CHOICES_TOGETHER]) for at in range(0, len(quoted), CHOICES_TOGETHER)]
+        root = "root ::= " + " | ".join(f"some{number}" for number in range(len(some)))
+        return "\n".join([root, *(f"some{number} ::= {each}" for number, each in enumerate(some))])
 
     def _wrong(self, what: str) -> RequestError:
         return RequestError(f"{self.asked_as} {what}", param=self.asked_as)

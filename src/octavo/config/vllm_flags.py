@@ -108,7 +108,7 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Refused(_THINKING), "reasoning-parser"),
         *_switches(Refused(_THINKING, _OFF), "enable-reasoning"),
         *_values(
-            Explained("structured outputs are not served yet; requests for them get a 400 that says so"),
+            Explained("structured outputs are always served, by xgrammar in processes of its own"),
             "structured-outputs-config",
             "guided-decoding-backend",
         ),
