@@ -173,6 +173,7 @@ class LLM(ModelHandle):
     def _begin(self, settings: Settings, workers: OpenWorkers) -> None:
         runtime = self._open(settings, workers)
         self._engine = engine = runtime.engine()
+        self._compiler = runtime.compiler
         self._numbers = itertools.count()
         self._turn = turn = threading.RLock()
         self._lifetime = Lifetime(self, lambda: _end(engine, runtime, turn))
@@ -183,7 +184,7 @@ class LLM(ModelHandle):
         samplings = self._samplings(sampling_params, len(prompts))
         tokenizer = self._model.tokenizer
         jobs = [
-            Job(str(next(self._numbers)), prompt, sampling, tokenizer)
+            Job(str(next(self._numbers)), prompt, sampling, tokenizer, self._compiler)
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ]
         answers = {request_id: job for job in jobs for request_id in job.answer_ids}

@@ -204,7 +204,7 @@ def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog
             "sha256",
             "--prefix-caching-hash-algo sha256 has no effect: prefixes are found by",
         ),
-        ("structured_outputs_config", '{"backend": "xgrammar"}', "structured outputs are not served yet"),
+        ("structured_outputs_config", '{"backend": "xgrammar"}', "structured outputs are always served"),
     ],
     ids=repr,
 )

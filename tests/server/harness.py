@@ -22,6 +22,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
+from octavo.grammar import Compiler, ForkServer, Vocabulary
 from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
@@ -184,18 +185,23 @@ def mock_context(
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
     link: WorkerLink = mock if script is None else ScriptedWorker(mock, script)
+    tokenizer = tokenizer or byte_tokenizer()
+    forks = ForkServer(Vocabulary(tokenizer, config.vocab_size, config.eos_token_ids))
     supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
     context = ServerContext(
-        loop=EngineLoop(Engine(config, link, metrics.on_step, supervisor=supervisor), dispatcher.deliver),
+        loop=EngineLoop(
+            Engine(config, link, metrics.on_step, supervisor=supervisor, fork_server=forks), dispatcher.deliver
+        ),
         dispatcher=dispatcher,
         metrics=metrics,
-        tokenizer=tokenizer or byte_tokenizer(),
+        tokenizer=tokenizer,
         chat_template=ChatTemplate(template, special_tokens={}) if template is not None else None,
         default_sampling=defaults or DefaultSampling(),
         settings=Settings(**{"served_model_name": ("mock", "alias"), **settings}),
         engine_config=config,
         model_config=MODEL,
         worker_ready=mock.ready,
+        compiler=Compiler(forks),
         phases={"load": 0.5},
     )
     return context, workers
@@ -212,6 +218,7 @@ def running(**options: Any) -> Iterator[Running]:
             yield Running(url, context, app.state.server, source, http)
     finally:
         context.loop.stop()
+        context.compiler.close()
 
 
 @contextlib.contextmanager

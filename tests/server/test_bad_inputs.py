@@ -154,11 +154,38 @@ CASES = [
     completion(
         "stream_options without stream", "stream_options", "needs stream", stream_options={"include_usage": True}
     ),
+    # The form of the answer
+    completion("an unknown response_format", "response_format", "must be one of", response_format={"type": "xml"}),
+    chat(
+        "a response_format without its schema",
+        "response_format",
+        "json_schema.schema",
+        response_format={"type": "json_schema", "json_schema": {"name": "x"}},
+    ),
+    chat(
+        "a schema that cannot be held to",
+        "response_format",
+        "#/properties/a: uniqueItems",
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"properties": {"a": {"type": "array", "uniqueItems": True}}}},
+        },
+    ),
+    completion(
+        "a schema from elsewhere", "guided_json", "#/items/$ref", guided_json={"items": {"$ref": "http://x.org/y"}}
+    ),
+    completion("a schema that is no JSON", "guided_json", "no JSON", guided_json="{"),
+    completion("no form", "structured_outputs", "exactly one", structured_outputs={}),
+    completion("two forms", "structured_outputs", "exactly one", structured_outputs={"regex": "a", "choice": ["a"]}),
+    completion("forms in two fields", "guided_regex", "one of", structured_outputs={"regex": "a"}, guided_regex="b"),
+    completion("an empty regex", "guided_regex", "not empty", guided_regex=""),
+    completion("a choice that is no text", "structured_outputs", "choice[1]", structured_outputs={"choice": ["a", 1]}),
+    completion(
+        "another backend", "guided_decoding_backend", "xgrammar", guided_regex="a", guided_decoding_backend="outlines"
+    ),
     # What is not supported
     completion("suffix", "suffix", "not supported", suffix="x"),
     completion("beam search", "use_beam_search", "not supported", use_beam_search=True),
-    completion("response_format", "response_format", "not supported yet", response_format={"type": "json_object"}),
-    completion("structured_outputs", "structured_outputs", "not supported yet", structured_outputs={"regex": "a"}),
     completion("priority", "priority", "first come", priority=1),
     chat(
         "tools of a model that calls none", "tools", "parser", tools=[{"type": "function", "function": {"name": "f"}}]
@@ -166,9 +193,6 @@ CASES = [
     chat("a forced call without tools", "tool_choice", "no tools", tool_choice="required"),
     chat("tools that are no list", "tools", "array", tools={"name": "f"}),
     chat("a template from the network", "chat_template", "never from a request", chat_template="{{ 1 }}"),
-    chat(
-        "a schema", "response_format", "not supported yet", response_format={"type": "json_schema", "json_schema": {}}
-    ),
     # Chats
     Case("no messages", CHAT, {}, param="messages", says="Field required"),
     chat("empty messages", "messages", "at least 1", messages=[]),

@@ -13,6 +13,7 @@ from octavo.answers.reading import Reading
 from octavo.engine.request import Request
 from octavo.engine.update import Update
 from octavo.errors import RequestError
+from octavo.grammar import Grammar
 from octavo.sampling import RequestOutputKind, SamplingParams, each_alone
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 
@@ -22,6 +23,7 @@ NOT_THE_ENGINES: Mapping[str, Any] = {
     "detokenize": True,
     "output_kind": RequestOutputKind.CUMULATIVE,
     "stream_interval": None,
+    "structured_outputs": None,
 }
 """Settings of how tokens are read: the engine makes them, and gets a copy of its settings for each answer."""
 
@@ -79,8 +81,14 @@ class AnswerSet:
     def __getitem__(self, request_id: str) -> Answer:
         return self._answers[request_id]
 
-    def requests_for(self, prompt: Prompt, sampling: SamplingParams) -> Iterator[Request]:
-        """Make a request for each of the `n` answers to `prompt`; the set holds the answer of each from then on."""
+    def requests_for(
+        self, prompt: Prompt, sampling: SamplingParams, grammar: Grammar | None = None
+    ) -> Iterator[Request]:
+        """Make a request for each of the `n` answers to `prompt`; the set holds the answer of each from then on.
+
+        `grammar`: what `sampling.structured_outputs` was compiled to.
+        """
+        assert (grammar is None) == (sampling.structured_outputs is None)
         detokenizer = partial(
             Detokenizer,
             self._tokenizer,
@@ -98,7 +106,7 @@ class AnswerSet:
             if number == 0:
                 self.firsts.append(answer)
             self.running += 1
-            yield Request(request_id, prompt.token_ids, alone, self._arrival_s)
+            yield Request(request_id, prompt.token_ids, alone, self._arrival_s, grammar)
 
     def take(self, update: Update, now_s: float) -> bool:
         """Give an answer its news; False if it had ended: the engine may still tell of one that a stop string has ended.

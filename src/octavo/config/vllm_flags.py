@@ -106,7 +106,7 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Refused("tools run at the client"), "tool-server"),
         *_switches(Explained("thoughts are split off as --reasoning-parser says", _ON), "enable-reasoning"),
         *_values(
-            Explained("structured outputs are not served yet; requests for them get a 400 that says so"),
+            Explained("structured outputs are always served, by xgrammar in processes of its own"),
             "structured-outputs-config",
             "guided-decoding-backend",
         ),

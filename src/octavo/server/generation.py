@@ -12,6 +12,7 @@ from octavo.answers import Answer, AnswerSet, Prompt, Reading
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import OctavoError, OverloadedError, WorkerDiedError
+from octavo.grammar import Grammar
 from octavo.sampling import SamplingParams
 from octavo.server.context import Server
 from octavo.server.dispatch import Stream
@@ -46,6 +47,7 @@ class Generation:
         self._arrival_s = time.monotonic()
         self._stream: Stream | None = None
         self._failed = False
+        self._grammar: Grammar | None = None
         self._only_scores = only_scores
         self.prompts = prompts
         self._tells_reasoning = reading is not None and reading.reasoning is not None
@@ -66,9 +68,11 @@ class Generation:
         """Hand all requests to the engine.
 
         Raises:
-            RequestError, OverloadedError: it does not take them; nothing is left behind.
+            RequestError, OverloadedError: the form of the answers cannot be served, or it does not take them; nothing is left behind.
         """
         context = self._server.context
+        # All prompts of a call have one form.
+        self._grammar = await self._server.compile(self._samplings[0].structured_outputs)
         try:
             self._stream = await context.dispatcher.open(context.loop, self._requests())
         except OverloadedError:
@@ -122,7 +126,7 @@ class Generation:
 
     def _requests(self) -> Iterator[Request]:
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
-            yield from self.answers.requests_for(prompt, sampling)
+            yield from self.answers.requests_for(prompt, sampling, self._grammar)
 
     def _take(self, update: Update, now_s: float) -> Answer | None:
         """Give an answer its news; return it, or None if it had ended.

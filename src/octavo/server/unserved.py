@@ -28,7 +28,7 @@ WITHOUT_EFFECT = frozenset(
 """Fields that clients send and that change no answer."""
 
 _TOOLS = "tools belong to chat"
-_STRUCTURED = "structured outputs are not supported yet; ask for the form in the prompt"
+_STRUCTURED = "use structured_outputs, or response_format"
 _BEAMS = "beam search is not supported; use n with a temperature"
 _TEXT = "prompts and answers are text"
 _ONE_ENGINE = "there is one engine; leave it out"
@@ -45,14 +45,6 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "functions": ((None, []), "use tools"),
     "function_call": ((None, "none", "auto"), "use tool_choice"),
     "web_search_options": ((None,), "the server searches nothing; put what is to be known into the messages"),
-    "structured_outputs": ((None,), _STRUCTURED),
-    "guided_json": ((None,), _STRUCTURED),
-    "guided_regex": ((None,), _STRUCTURED),
-    "guided_choice": ((None, []), _STRUCTURED),
-    "guided_grammar": ((None,), _STRUCTURED),
-    "guided_decoding_backend": ((None,), _STRUCTURED),
-    "guided_whitespace_pattern": ((None,), _STRUCTURED),
-    "structural_tag": ((None,), _STRUCTURED),
     "json_schema": ((None,), _STRUCTURED),
     "regex": ((None,), _STRUCTURED),
     "ebnf": ((None,), _STRUCTURED),
