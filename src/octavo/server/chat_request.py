@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from octavo.answers import Prompt, Reading, Tool
+from octavo.answers import Prompt, Reading
 from octavo.answers.parsers import Start
 from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
@@ -15,7 +15,8 @@ from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
 from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64, Json
-from octavo.server.tool_fields import NamedToolChoice, ToolChoice, Tools, checked_choice, checked_tools
+from octavo.server.tool_fields import ToolChoice, Tools, checked_choice, checked_tools
+from octavo.server.tool_use import ToolUse, check_marks, checked_budget, structure_of
 
 MAX_MESSAGES = 1 << 18
 """Each takes several tokens: no model here reads more."""
@@ -126,55 +127,42 @@ class ChatRequest(ChatFields, GenerationFields):
 
     def prepare(self, reader: BodyReader) -> Call[ChatRequest]:
         self.check_combinations()
-        tools = self._checked_tools(reader)
+        use = self._tool_use(reader)
+        budget = checked_budget(self.thinking_token_budget, reader.forms)
         sampling = self._sampling(reader)
         prompt = self.render(reader, add_special_tokens=self.add_special_tokens)
         prompt = dataclasses.replace(prompt, token_ids=checked_prompt(prompt.token_ids, reader.engine_config))
+        start = self._thoughts(prompt.text or "")
+        asked = sampling.structured_outputs
+        if asked is not None:
+            use = use.beside_a_form()
+        structure = structure_of(use, reader.forms, start, asked, budget)
+        if structure is not None and structure is not asked:
+            check_marks(use.reading(reader.forms, start), reader.tokenizer, structure.asked_as)
+            sampling = sampling.replace(structured_outputs=structure)
         samplings = [bounded(reader, sampling, prompt, self._answer_tokens)]
-        self._reading = self._read_as(reader, tools, prompt.text or "")
+        self._reading = use.reading(reader.forms, start)
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
         self.messages, self.tools = [], None
         return Call.checked(self, [prompt], samplings)
 
-    def _checked_tools(self, reader: BodyReader) -> tuple[Tool, ...]:
+    def _tool_use(self, reader: BodyReader) -> ToolUse:
         """Raises RequestError if the tools, or what is asked of them, cannot be served."""
         tools = checked_tools(self.tools or [])
         checked_choice(self.tool_choice, tools)
-        if self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice):
-            raise RequestError("tool_choice can be none or auto for now: no call can be enforced", param="tool_choice")
-        if tools and self.tool_choice != "none":
-            if not reader.forms.automatic:
-                raise RequestError(
-                    "tool_choice auto needs --enable-auto-tool-choice; none, required or a name go without",
-                    param="tool_choice",
-                )
-            if reader.forms.calls is None:
-                raise RequestError(
-                    "the chat template does not show how this model calls tools: name it with --tool-call-parser",
-                    param="tools",
-                )
-        if self.thinking_token_budget not in (None, -1):
-            raise RequestError("thinking has no bound of its own yet; use max_tokens", param="thinking_token_budget")
-        return tools
+        return ToolUse.asked(self.tool_choice, tools, reader.forms, parallel=self.parallel_tool_calls)
 
     def _shown_tools(self, reader: BodyReader) -> Tools:
         return [] if self.tool_choice == "none" and reader.forms.hide_unwanted else self.tools or []
 
-    def _read_as(self, reader: BodyReader, tools: tuple[Tool, ...], prompt: str) -> Reading:
-        last = self.messages[-1]
-        start = Start.after(prompt)
+    def _thoughts(self, prompt: str) -> Start:
+        """What the prompt says of the thoughts."""
+        last = self.messages[-1].content
         if self.continue_final_message:
-            start = Start.within(last.content if isinstance(last.content, str) else "")
-        wanted = tools and self.tool_choice != "none"
-        return Reading(
-            reasoning=reader.forms.reasoning,
-            start=start,
-            form=reader.forms.calls if wanted else None,
-            tools=tools if wanted else (),
-            most_calls=None if self.parallel_tool_calls else 1,
-        )
+            return Start.within(last if isinstance(last, str) else "")
+        return Start.after(prompt)
 
     @property
     def _answer_tokens(self) -> tuple[str, int | None]:

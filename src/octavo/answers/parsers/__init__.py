@@ -3,7 +3,7 @@
 from octavo.answers.parsers.answer_parser import AnswerParser
 from octavo.answers.parsers.events import Content, Event, Reasoning, ToolCallArguments, ToolCallStart, joined
 from octavo.answers.parsers.reasoning import Start, Think
-from octavo.answers.parsers.registry import CALL_FORMS, REASONING, form_for, reasoning_for
+from octavo.answers.parsers.registry import CALL_FORMS, REASONING, enforced_form, form_for, reasoning_for
 from octavo.answers.parsers.tool_calls import ToolCallParser
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ToolCallArguments",
     "ToolCallParser",
     "ToolCallStart",
+    "enforced_form",
     "form_for",
     "joined",
     "reasoning_for",

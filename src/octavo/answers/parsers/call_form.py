@@ -42,6 +42,18 @@ class CallReader(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CallText:
+    """How a call of a tool is spelled, for the grammar that enforces one; NAME stands for the tool's name."""
+
+    begin: str
+    end: str
+    style: str = "json"
+    """How arguments stand between the two, in xgrammar's words."""
+    separator: str = ""
+    """Between two calls."""
+
+
 class CallForm(Protocol):
     """One way to write calls."""
 
@@ -55,6 +67,8 @@ class CallForm(Protocol):
     """Characters, besides white space, that stand between two calls and say nothing."""
     short_ids: ClassVar[bool]
     """Ids of calls are nine letters or digits."""
+    text: ClassVar[CallText | None]
+    """None: enforced calls are spelled as Hermes does."""
     traits: ClassVar[tuple[str, ...]]
     """Texts of which one stands in the chat template of a model that writes so."""
 

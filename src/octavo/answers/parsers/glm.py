@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import CallReader
+from octavo.answers.parsers.call_form import CallReader, CallText
 from octavo.answers.parsers.tagged import TaggedReader, Tags
 from octavo.answers.tool import ToolSet
 
@@ -20,6 +20,7 @@ class Glm:
     other_marks: ClassVar[tuple[str, ...]] = (TAGS.key, TAGS.key_end, TAGS.value, TAGS.value_end, TAGS.end)
     between: ClassVar[str] = ""
     short_ids: ClassVar[bool] = False
+    text: ClassVar[CallText | None] = CallText(begin=f"{OPEN}NAME\n", end=TAGS.end, style="glm_xml", separator="\n")
     traits: ClassVar[tuple[str, ...]] = (TAGS.key,)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import Broken, CallReader, Complete, Verdict
+from octavo.answers.parsers.call_form import Broken, CallReader, CallText, Complete, Verdict
 from octavo.answers.parsers.json_call import read_call
 from octavo.answers.parsers.json_scanner import JsonScanner
 from octavo.answers.parsers.marks import after, skip_space
@@ -21,6 +21,9 @@ class Hermes:
     other_marks: ClassVar[tuple[str, ...]] = (CLOSE,)
     between: ClassVar[str] = ""
     short_ids: ClassVar[bool] = False
+    text: ClassVar[CallText | None] = CallText(
+        begin=f'{OPEN}\n{{"name": "NAME", "arguments": ', end=f"}}\n{CLOSE}", separator="\n"
+    )
     traits: ClassVar[tuple[str, ...]] = (OPEN,)
 
     @staticmethod

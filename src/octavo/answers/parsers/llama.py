@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import Broken, CallReader, Complete, Verdict
+from octavo.answers.parsers.call_form import Broken, CallReader, CallText, Complete, Verdict
 from octavo.answers.parsers.json_call import read_call
 from octavo.answers.parsers.json_scanner import JsonScanner
 from octavo.answers.parsers.marks import skip_space
@@ -22,6 +22,7 @@ class Llama:
     other_marks: ClassVar[tuple[str, ...]] = ()
     between: ClassVar[str] = ";,"
     short_ids: ClassVar[bool] = False
+    text: ClassVar[CallText | None] = CallText(begin='{"name": "NAME", "parameters": ', end="}", separator="; ")
     traits: ClassVar[tuple[str, ...]] = (TAG, '{"name": function name, "parameters"')
 
     @staticmethod

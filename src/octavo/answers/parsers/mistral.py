@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import Broken, Call, CallReader, Complete, Verdict
+from octavo.answers.parsers.call_form import Broken, Call, CallReader, CallText, Complete, Verdict
 from octavo.answers.parsers.json_call import read_calls
 from octavo.answers.parsers.json_scanner import JsonScanner, as_json
 from octavo.answers.parsers.marks import skip_space
@@ -25,6 +25,7 @@ class Mistral:
     other_marks: ClassVar[tuple[str, ...]] = (CALL_ID, ARGS)
     between: ClassVar[str] = ""
     short_ids: ClassVar[bool] = True
+    text: ClassVar[CallText | None] = CallText(begin=f'{OPEN}[{{"name": "NAME", "arguments": ', end="}]")
     traits: ClassVar[tuple[str, ...]] = (OPEN,)
 
     @staticmethod

@@ -6,7 +6,7 @@ import ast
 import re
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import Broken, Call, CallReader, Complete, Verdict
+from octavo.answers.parsers.call_form import Broken, Call, CallReader, CallText, Complete, Verdict
 from octavo.answers.parsers.json_scanner import json_text
 from octavo.answers.parsers.marks import after, skip_space
 from octavo.answers.tool import ToolSet
@@ -30,6 +30,7 @@ class Pythonic:
     other_marks: ClassVar[tuple[str, ...]] = (END,)
     between: ClassVar[str] = ""
     short_ids: ClassVar[bool] = False
+    text: ClassVar[CallText | None] = None
     traits: ClassVar[tuple[str, ...]] = (START, "func_name1(")
 
     @staticmethod

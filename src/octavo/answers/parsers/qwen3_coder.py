@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from octavo.answers.parsers.call_form import CallReader
+from octavo.answers.parsers.call_form import CallReader, CallText
 from octavo.answers.parsers.tagged import TaggedReader, Tags
 from octavo.answers.tool import ToolSet
 
@@ -29,6 +29,9 @@ class Qwen3Coder:
     other_marks: ClassVar[tuple[str, ...]] = (TAGS.close, TAGS.end, TAGS.key, TAGS.value_end)
     between: ClassVar[str] = ""
     short_ids: ClassVar[bool] = False
+    text: ClassVar[CallText | None] = CallText(
+        begin=f"{OPEN}\n{HEAD}NAME>\n", end=f"{TAGS.end}\n{TAGS.close}", style="qwen_xml", separator="\n"
+    )
     traits: ClassVar[tuple[str, ...]] = (HEAD,)
 
     @staticmethod

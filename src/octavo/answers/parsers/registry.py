@@ -40,6 +40,11 @@ _REASONING_TRAITS = {"<arg_key>": "glm45", "<minimax:tool_call>": "minimax_m2", 
 """Text of a chat template to the reasoning of its model; qwen3 for others that know thoughts."""
 
 
+def enforced_form(form: type[CallForm] | None) -> type[CallForm]:
+    """The form of calls that a grammar enforces of a model that writes `form`."""
+    return Hermes if form is None or form.text is None else form
+
+
 def form_for(template: str) -> str | None:
     """The first form of which the text of `template` shows a trait; None: the model seems to call no tools."""
     return next((name for name, form in CALL_FORMS.items() if any(trait in template for trait in form.traits)), None)
