@@ -104,6 +104,16 @@ ENGINE = EngineConfig(
 )
 
 
+class SharedForkServer(ForkServer):
+    """One for several servers with one tokenizer, which none of them closes: to start it takes seconds."""
+
+    def close(self) -> None:
+        """Leave it to `end`."""
+
+    def end(self) -> None:
+        super().close()
+
+
 @dataclasses.dataclass
 class Running:
     """A server that runs."""
@@ -172,11 +182,13 @@ def mock_context(
     template: str | None = TEMPLATE,
     defaults: DefaultSampling | None = None,
     source: Callable[[EngineConfig], MockSource] | None = None,
+    forks: ForkServer | None = None,
     **settings: Any,
 ) -> tuple[ServerContext, MockSource]:
     """What a server over mock workers is given; `settings` are those of `Settings`. The loop is not started.
 
-    There is one worker, made with the options `worker`, unless `source` gives others.
+    There is one worker, made with the options `worker`, unless `source` gives others. Processes that compile and follow
+    grammars come from `forks`, which must know the same tokens.
     """
     config = dataclasses.replace(ENGINE, **(engine or {}))
     most = 0 if source is None else 10
@@ -186,7 +198,7 @@ def mock_context(
     dispatcher = Dispatcher()
     link: WorkerLink = mock if script is None else ScriptedWorker(mock, script)
     tokenizer = tokenizer or byte_tokenizer()
-    forks = ForkServer(Vocabulary(tokenizer, config.vocab_size, config.eos_token_ids))
+    forks = forks or ForkServer(Vocabulary(tokenizer, config.vocab_size, config.eos_token_ids))
     supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
     context = ServerContext(
         loop=EngineLoop(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from octavo.answers.parsers import CALL_FORMS
+from octavo.grammar import Vocabulary
 from server.agent import QUESTION, WEATHER, talking
-from server.harness import Running, byte_tokenizer
+from server.harness import ENGINE, Running, SharedForkServer, byte_tokenizer
 
 CHAT = "/v1/chat/completions"
 NOW = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
@@ -32,10 +34,15 @@ OPEN = "{{ messages[0].content }}{% for t in tools or [] %}{{ t | tojson }}{% en
 """A template whose prompts open the thoughts."""
 
 
-@contextlib.contextmanager
-def saying(text: str, **options: Any) -> Iterator[Running]:
-    with talking(text, **options) as server:
-        yield server
+Saying = Callable[..., contextlib.AbstractContextManager[Running]]
+
+
+@pytest.fixture(scope="module")
+def saying() -> Iterator[Saying]:
+    """Makes servers whose models say a text, all with one source of processes for grammars."""
+    forks = SharedForkServer(Vocabulary(byte_tokenizer(), ENGINE.vocab_size, ENGINE.eos_token_ids))
+    yield functools.partial(talking, forks=forks)
+    forks.end()
 
 
 def choice_of(server: Running, **fields: Any) -> dict[str, Any]:
@@ -52,9 +59,9 @@ def calls_of(choice: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("form", sorted(CALL_FORMS))
-def test_a_named_tool_is_called_in_every_form(form: str) -> None:
+def test_a_named_tool_is_called_in_every_form(saying: Saying, form: str) -> None:
     """The model would rather talk: the grammar leaves it no choice, and the parser of the form reads what it writes."""
-    with saying("I would rather talk.", tool_call_parser=form) as server:
+    with saying("I would rather talk.", tool_call_parser=form, reasoning_parser="none") as server:
         choice = choice_of(server, tool_choice=NAMED)
         ((name, arguments),) = calls_of(choice)
         assert (name, choice["finish_reason"], choice["message"]["content"]) == ("count", "tool_calls", None)
@@ -63,18 +70,24 @@ def test_a_named_tool_is_called_in_every_form(form: str) -> None:
         assert set(arguments) == {"up", "to"}
 
 
-def test_required_calls_some_tool_and_says_nothing_else() -> None:
+def test_required_calls_some_tool_and_says_nothing_else(saying: Saying) -> None:
     with saying('<tool_call>\n{"name": "count", "arguments": {"up": true, "to": 2}}\n</tool_call>') as server:
         assert calls_of(choice_of(server, tool_choice="required")) == [("count", {"up": True, "to": 2})]
-    with saying("No.") as server:
+    with saying("No.", reasoning_parser="none") as server:
         for stream in (False, True):
-            body = {"messages": [QUESTION], "tools": [NOW], "tool_choice": "required", "parallel_tool_calls": False}
+            body = {
+                "messages": [QUESTION],
+                "tools": [NOW],
+                "tool_choice": "required",
+                "parallel_tool_calls": False,
+                "seed": 1,
+            }
             answer = server.http.post(CHAT, json={**body, "stream": stream, "max_tokens": 200}).text
             assert re.search(r'"name":"now"', answer), answer
             assert '"finish_reason":"tool_calls"' in answer
 
 
-def test_thoughts_come_before_an_enforced_call_and_before_a_form() -> None:
+def test_thoughts_come_before_an_enforced_call_and_before_a_form(saying: Saying) -> None:
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": COUNT["function"]["parameters"]}}
     for template, text in (({}, "<think>\nHm.\n</think>\n\n"), ({"template": OPEN}, "Hm.\n</think>\n\n")):
@@ -87,7 +100,7 @@ def test_thoughts_come_before_an_enforced_call_and_before_a_form() -> None:
             assert json.loads(choice["message"]["content"]) == {"up": True, "to": 3}
 
 
-def test_a_form_leaves_the_choice_to_call() -> None:
+def test_a_form_leaves_the_choice_to_call(saying: Saying) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": COUNT["function"]["parameters"]}}
     call = '<tool_call>\n{"name": "weather", "arguments": {}}'
     with saying('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>') as server:
@@ -104,7 +117,7 @@ def test_a_form_leaves_the_choice_to_call() -> None:
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 30])
 @pytest.mark.parametrize("opened", [False, True])
-def test_thoughts_end_with_their_budget(budget: int, opened: bool) -> None:
+def test_thoughts_end_with_their_budget(saying: Saying, budget: int, opened: bool) -> None:
     """One token for each byte: as many bytes of thoughts as the budget has tokens."""
     text = "a long thought" + "!" * 200
     options = {"template": OPEN} if opened else {}
@@ -115,7 +128,7 @@ def test_thoughts_end_with_their_budget(budget: int, opened: bool) -> None:
         assert free["message"]["reasoning"] == text
 
 
-def test_thoughts_within_their_budget_are_left_alone() -> None:
+def test_thoughts_within_their_budget_are_left_alone(saying: Saying) -> None:
     with saying("<think>Hm</think>So.") as server:
         message = choice_of(server, tools=None, thinking_token_budget=10)["message"]
         assert (message["reasoning"], message["content"]) == ("Hm", "So.")
@@ -134,7 +147,10 @@ def test_thoughts_within_their_budget_are_left_alone() -> None:
                 "tools": [
                     {
                         "type": "function",
-                        "function": {"name": "f", "parameters": {"properties": {"a": {"type": "array", "uniqueItems": True}}}},
+                        "function": {
+                            "name": "f",
+                            "parameters": {"properties": {"a": {"type": "array", "uniqueItems": True}}},
+                        },
                     }
                 ],
             },
@@ -143,13 +159,13 @@ def test_thoughts_within_their_budget_are_left_alone() -> None:
     ],
     ids=["negative", "a word", "a schema that cannot be held to"],
 )
-def test_what_no_grammar_can_do_is_refused(fields: dict[str, Any], param: str) -> None:
+def test_what_no_grammar_can_do_is_refused(saying: Saying, fields: dict[str, Any], param: str) -> None:
     with saying("x") as server:
         answer = server.http.post(CHAT, json={"messages": [QUESTION], **fields})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
-def test_a_budget_needs_marks_that_a_grammar_can_write() -> None:
+def test_a_budget_needs_marks_that_a_grammar_can_write(saying: Saying) -> None:
     body = {"messages": [QUESTION], "thinking_token_budget": 3}
     for options in (
         {"reasoning_parser": "none"},
