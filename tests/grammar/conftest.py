@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from grammar.grammars import Forms
 from grammar.tiny_server import TinyServer, tiny_server
 
 
@@ -11,3 +12,10 @@ from grammar.tiny_server import TinyServer, tiny_server
 def tiny() -> Iterator[TinyServer]:
     with tiny_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def forms() -> Iterator[Forms]:
+    opened = Forms()
+    yield opened
+    opened.close()

@@ -23,6 +23,8 @@ MAX_CACHED = 4096
 """The same in grammars, refused ones included."""
 MAX_COMPILING = 2
 """Grammars that are compiled beside each other."""
+STARTS = 3
+"""Tries to have a process: the one that forks may be killed meanwhile."""
 LOOK_S = 0.5
 """How often to look whether anybody still waits."""
 ANSWER_S = 180.0
@@ -115,15 +117,29 @@ class Compiler:
             checked = checked_source(source)
         except SchemaError as exc:
             return Refused(str(exc))
+        for _ in range(STARTS):
+            try:
+                made = self._order(checked)
+            except OSError as exc:
+                raise OverloadedError(f"no process can be started to compile a grammar: {exc}") from exc
+            if made is not None:
+                return made
+        raise OverloadedError("the process that compiles grammars could not start")
+
+    def _order(self, source: GrammarSource) -> Grammar | Refused | None:
+        """Have a process compile `source`; None if it did not even begin.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        wire = self._fork_server.fork()
+        began = False
         try:
-            wire = self._fork_server.fork()
-        except OSError as exc:
-            raise OverloadedError(f"no process can be started to compile a grammar: {exc}") from exc
-        try:
-            wire.send(msgspec.msgpack.encode(Compile(checked)))
-            began = False
+            wire.send(msgspec.msgpack.encode(Compile(source)))
             end_s = time.monotonic() + ANSWER_S
-            while not wire.ended and time.monotonic() < end_s and not self._closed:
+            while not wire.ended and time.monotonic() < end_s:
+                if self._closed:
+                    raise OverloadedError("the server is shutting down and compiles no grammars")
                 wire.wait(LOOK_S)
                 data = wire.receive()
                 if data is None:
@@ -136,9 +152,7 @@ class Compiler:
                 began = True
         finally:
             wire.close()
-        if self._closed or not began:
-            raise OverloadedError("the process that compiles grammars could not start")
-        return Refused(TOO_MUCH)
+        return Refused(TOO_MUCH) if began else None
 
     def _forget_oldest(self) -> None:
         """Keep as many results as there is room for; the lock is held."""
