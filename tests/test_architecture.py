@@ -14,15 +14,16 @@ import pytest
 import octavo
 
 SOURCE = Path(octavo.__file__).parent
-COMMON = {"errors", "version", "config", "logs", "sampling", "messages", "wire"}
+COMMON = {"errors", "version", "config", "logs", "structured_outputs", "sampling", "messages", "wire"}
 """Plain data that every room may import."""
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "logs": set(),
-    "sampling": {"errors"},
+    "structured_outputs": {"errors"},
+    "sampling": {"errors", "structured_outputs"},
     "config": {"errors"},
-    "messages": {"errors", "sampling"},
+    "messages": {"errors", "sampling", "structured_outputs"},
     "wire": set(),
     "outputs": COMMON,
     "text": COMMON,
@@ -30,20 +31,21 @@ ARROWS: dict[str, set[str]] = {
     "checkpoints": COMMON | {"ops"},
     "models": COMMON | {"ops", "checkpoints"},
     "worker": COMMON | {"models", "checkpoints", "ops"},
-    "engine": COMMON,
+    "grammar": COMMON,
+    "engine": COMMON | {"grammar"},
     "testing": COMMON,
-    "answers": COMMON | {"engine", "text"},
-    "server": COMMON | {"answers", "engine", "text"},
-    "startup": COMMON | {"server", "engine", "text", "worker", "models", "checkpoints"},
+    "answers": COMMON | {"engine", "grammar", "text"},
+    "server": COMMON | {"answers", "engine", "grammar", "text"},
+    "startup": COMMON | {"server", "engine", "grammar", "text", "worker", "models", "checkpoints"},
     "verification": COMMON | {"engine"},
     "inputs": set(),
-    "sampling_params": {"sampling"},
-    "library": COMMON | {"outputs", "startup", "answers", "engine", "text"},
+    "sampling_params": {"sampling", "structured_outputs"},
+    "library": COMMON | {"outputs", "startup", "answers", "engine", "grammar", "text"},
     "llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
     "async_llm": COMMON | {"outputs", "library", "startup", "answers", "engine", "text"},
     "cli": COMMON | {"verification", "outputs", "llm", "startup", "server", "engine", "text"},
     "__main__": {"cli"},
-    "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "version"},
+    "": {"async_llm", "inputs", "library", "llm", "outputs", "sampling", "structured_outputs", "version"},
 }
 """Room -> rooms it may import; the empty name is the package itself, `octavo/__init__.py`."""
 FREE_OF_TORCH = [
@@ -51,11 +53,13 @@ FREE_OF_TORCH = [
     "version",
     "logs",
     "sampling",
+    "structured_outputs",
     "config",
     "messages",
     "wire",
     "outputs",
     "text",
+    "grammar",
     "engine",
     "answers",
     "server",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from octavo.llm import LLM
     from octavo.outputs import CompletionOutput, Logprob, RequestOutput
     from octavo.sampling import RequestOutputKind, SamplingParams
+    from octavo.structured_outputs import StructuredOutputsParams
     from octavo.version import __version__
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
     "__version__",
@@ -41,6 +43,7 @@ _HOMES = {
     "RequestOutput": "octavo.outputs",
     "RequestOutputKind": "octavo.sampling",
     "SamplingParams": "octavo.sampling",
+    "StructuredOutputsParams": "octavo.structured_outputs",
     "TextPrompt": "octavo.inputs",
     "TokensPrompt": "octavo.inputs",
     "__version__": "octavo.version",

@@ -175,6 +175,7 @@ class AsyncLLM(ModelHandle):
 
     def _begin(self, settings: Settings, workers: OpenWorkers | None) -> None:
         runtime = self._open(settings, workers or (with_keeper if settings.keep_weights else in_processes))
+        self._compiler = runtime.compiler
         self._streams = streams = Streams()
         self._engine = engine = EngineLoop(runtime.engine(), streams.deliver)
         self._lifetime = Lifetime(self, lambda: _end(engine, runtime), in_thread=True)
@@ -199,7 +200,10 @@ class AsyncLLM(ModelHandle):
             read = await asyncio.to_thread(self._prompts.read, prompt, tokenization)
         else:
             read = self._prompts.read(prompt, tokenization)
-        return Job(request_id, read, sampling, self._model.tokenizer)
+        asked = sampling.structured_outputs
+        if asked is not None and self._compiler.kept(asked) is None:
+            await asyncio.to_thread(self._compiler.compile, asked)
+        return Job(request_id, read, sampling, self._model.tokenizer, self._compiler)
 
     async def _outputs(self, job: Job, stream: Stream) -> AsyncGenerator[RequestOutput, None]:
         kind = job.sampling.output_kind

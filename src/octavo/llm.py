@@ -136,7 +136,7 @@ class LLM(ModelHandle):
         chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        tools: Any = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Any = None,
@@ -146,13 +146,15 @@ class LLM(ModelHandle):
         Args:
             chat_template: Jinja's text instead of the model's template.
             chat_template_kwargs: arguments for the template, such as `enable_thinking`.
+            tools: functions that the template shows; answers are the text of the model, calls and all, which
+                `skip_special_tokens` leaves without those marks that are special tokens.
 
         Raises:
             RequestError: the model has no chat template, or it refuses the messages; else as `generate`.
             ConfigError: `chat_template` is no Jinja template.
         """
         self._lifetime.check()
-        unserved.refuse(lora_request=lora_request, tools=tools, mm_processor_kwargs=mm_processor_kwargs)
+        unserved.refuse(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
         conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
         prompts = [
             self._prompts.read_chat(
@@ -162,6 +164,7 @@ class LLM(ModelHandle):
                 arguments=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
             )
             for conversation in conversations
         ]
@@ -170,6 +173,7 @@ class LLM(ModelHandle):
     def _begin(self, settings: Settings, workers: OpenWorkers) -> None:
         runtime = self._open(settings, workers)
         self._engine = engine = runtime.engine()
+        self._compiler = runtime.compiler
         self._numbers = itertools.count()
         self._turn = turn = threading.RLock()
         self._lifetime = Lifetime(self, lambda: _end(engine, runtime, turn))
@@ -180,7 +184,7 @@ class LLM(ModelHandle):
         samplings = self._samplings(sampling_params, len(prompts))
         tokenizer = self._model.tokenizer
         jobs = [
-            Job(str(next(self._numbers)), prompt, sampling, tokenizer)
+            Job(str(next(self._numbers)), prompt, sampling, tokenizer, self._compiler)
             for prompt, sampling in zip(prompts, samplings, strict=True)
         ]
         answers = {request_id: job for job in jobs for request_id in job.answer_ids}

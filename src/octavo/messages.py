@@ -224,6 +224,17 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     """Of the requests it concerns."""
 
 
+class AllowedIds(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The ids of which the token that `slot` samples in this step must be one: what its grammar lets come next.
+
+    It is a function of the grammar and of all tokens before, so a plan has it only where the engine knows them all.
+    """
+
+    slot: int
+    bits: bytes
+    """ceil(V / 8) bytes; bit i % 8 of byte i // 8 is set if id i is allowed. At least one is."""
+
+
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     """One step. Order: releases, admissions, then all chunks as one batch."""
 
@@ -234,6 +245,8 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     admissions: list[Admission]
     chunks: list[Chunk]
     faults: list[Fault] = []
+    allowed: list[AllowedIds] = []
+    """Of the slots that sample under a grammar."""
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):

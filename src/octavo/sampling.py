@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from octavo.errors import RequestError
+from octavo.structured_outputs import StructuredOutputsParams, read_structure
 
 MAX_N = 16384
 """Most answers to one prompt (vLLM's VLLM_MAX_N_SEQUENCES)."""
@@ -39,8 +40,6 @@ class UnservedParams(msgspec.Struct, kw_only=True, omit_defaults=True, repr_omit
     bad_words: Any = None
     allowed_token_ids: Any = None
     logits_processors: Any = None
-    structured_outputs: Any = None
-    guided_decoding: Any = None
     logprob_token_ids: Any = None
     prompt_logprob_token_ids: Any = None
     prompt_logprob_start: Any = None
@@ -53,7 +52,6 @@ class UnservedParams(msgspec.Struct, kw_only=True, omit_defaults=True, repr_omit
 
 
 _ONE_ANSWER = "ask for n answers and choose the one with the highest cumulative_logprob"
-_NO_STRUCTURE = "structured outputs are not served yet; say in the prompt what form the answer must have"
 _SOME_SCORES = "ask for logprobs and read those of the tokens you want"
 UNSERVED = {
     "best_of": _ONE_ANSWER,
@@ -63,8 +61,6 @@ UNSERVED = {
     "bad_words": "forbid single tokens with logit_bias {id: -100}",
     "allowed_token_ids": "favour tokens with logit_bias {id: 100}",
     "logits_processors": "code of requests is never run; logit_bias adds to the logits of tokens",
-    "structured_outputs": _NO_STRUCTURE,
-    "guided_decoding": _NO_STRUCTURE,
     "logprob_token_ids": _SOME_SCORES,
     "prompt_logprob_token_ids": _SOME_SCORES,
     "prompt_logprob_start": "prompt_logprobs scores the whole prompt; drop what you do not need",
@@ -120,6 +116,10 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
     stream_interval: int | None = None
     """Least tokens between two outputs of a stream, if more than the setting of that name; read by `AsyncLLM`."""
     logit_bias: dict[int, float] = {}
+    structured_outputs: StructuredOutputsParams | None = None
+    """The form of the answer; also taken as a dict of the fields."""
+    guided_decoding: StructuredOutputsParams | None = None
+    """The older name of `structured_outputs`; what is given here is found there."""
 
     if TYPE_CHECKING:  # what is taken is wider than what the fields hold then
 
@@ -148,6 +148,8 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
             output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
             stream_interval: int | None = None,
             logit_bias: Mapping[int, float] | None = None,
+            structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None,
+            guided_decoding: StructuredOutputsParams | Mapping[str, Any] | None = None,
             **unserved: Any,
         ) -> None: ...
 
@@ -178,6 +180,7 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
         self.stop_token_ids = _listed(self.stop_token_ids, "stop_token_ids")
         bias: Any = self.logit_bias
         self.logit_bias = {} if bias is None else bias
+        self._read_structure()
         for name in ("logprobs", "prompt_logprobs"):
             if isinstance(asked := getattr(self, name), bool):
                 setattr(self, name, 1 if asked else None)
@@ -206,6 +209,17 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
         cloned.stop, cloned.stop_token_ids = list(cloned.stop), list(cloned.stop_token_ids)
         cloned.logit_bias = dict(cloned.logit_bias)
         return cloned
+
+    def _read_structure(self) -> None:
+        """Take a form under either name, as a dict or whole."""
+        for name in ("structured_outputs", "guided_decoding"):
+            given: Any = getattr(self, name)
+            if given is None:
+                continue
+            if name == "guided_decoding" and self.structured_outputs is not None:
+                raise RequestError("give structured_outputs or guided_decoding, not both", param=name)
+            self.structured_outputs = read_structure(given, name)
+        self.guided_decoding = None
 
 
 def each_alone(sampling: SamplingParams) -> Iterator[SamplingParams]:

@@ -24,6 +24,7 @@ from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
+from octavo.grammar import Compiler, ForkServer, Vocabulary
 from octavo.messages import FaultKind, WorkerConfig, WorkerReady
 from octavo.models.registry import read_folder
 from octavo.text import (
@@ -74,6 +75,8 @@ class Runtime:
     crashes: CrashLog | None
     phases: Mapping[str, float]
     """Name of each part of the start to its seconds."""
+    fork_server: ForkServer
+    compiler: Compiler
     engines: list[Engine] = dataclasses.field(default_factory=list)
     """Those that were made."""
 
@@ -90,6 +93,7 @@ class Runtime:
             injector=self.injector,
             crashes=self.crashes,
             deaths_before_blame=self.settings.deaths_before_blame,
+            fork_server=self.fork_server,
         )
         self.engines.append(engine)
         return engine
@@ -98,6 +102,8 @@ class Runtime:
         """End the workers, for which no engine looks for others; safe to call twice."""
         for engine in self.engines:
             engine.abandon()
+            engine.close()
+        self.compiler.close()
         self.source.close()
         if self.step_log is not None:
             self.step_log.close()
@@ -129,7 +135,8 @@ def start(settings: Settings, open_workers: OpenWorkers) -> Runtime:
             raise WorkerDiedError(f"the worker could not start: {exc}", cause=DeathCause.START) from exc
         raise
     phases = {"files": read - began, **_phases(link.ready, time.monotonic() - read)}
-    return Runtime(settings, model, source, link, engine, step_log, injector, crashes, phases)
+    forks = ForkServer(Vocabulary(model.tokenizer, engine.vocab_size, engine.eos_token_ids))
+    return Runtime(settings, model, source, link, engine, step_log, injector, crashes, phases, forks, Compiler(forks))
 
 
 def _phases(ready: WorkerReady, start_s: float) -> dict[str, float]:
@@ -164,6 +171,7 @@ def server_context(runtime: Runtime) -> ServerContext:
         model=runtime.model.facts,
         worker_ready=runtime.link.ready,
         phases=runtime.phases,
+        compiler=runtime.compiler,
     )
 
 

@@ -67,6 +67,15 @@ def test_arguments_that_ask_for_nothing(llm: LLM) -> None:
     )
 
 
+def test_tools_are_shown_by_the_template(llm: LLM) -> None:
+    template = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{{ messages[0].content }}"
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    (output,) = llm.chat(TALK, SOME, False, chat_template=template, tools=tools)
+    assert output.prompt == '{"type": "function", "function": {"name": "f", "parameters": {}}}hi'
+    made = llm.get_tokenizer().apply_chat_template(TALK, tools, chat_template=template, tokenize=False)
+    assert made == output.prompt
+
+
 def test_templates_of_a_call(llm: LLM) -> None:
     (output,) = llm.chat(TALK, SOME, False, chat_template=TEMPLATE, chat_template_kwargs={"mark": "!"})
     assert output.prompt == "[user]hi!"

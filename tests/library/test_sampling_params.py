@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 from typing import Any
 
 import msgspec
 import numpy as np
+import pydantic
 import pytest
 
 import octavo.sampling_params
 from octavo import LLM, SamplingParams
 from octavo.errors import RequestError
 from octavo.sampling import _RULES, UNSERVED, RequestOutputKind, UnservedParams
+from octavo.structured_outputs import GrammarKind, GrammarSource, StructuredOutputsParams
 from test_llm import mock_workers
 
 
@@ -38,6 +41,7 @@ def test_the_module_that_vllms_users_import_from() -> None:
         ("length_penalty", 1.0, None),
         ("bad_words", [], None),
         ("guided_decoding", None, None),
+        ("structured_outputs", {"regex": "a+"}, StructuredOutputsParams(regex="a+")),
     ],
 )
 def test_a_value_that_vllm_takes(field: str, given: Any, held: Any) -> None:
@@ -62,6 +66,22 @@ def test_a_value_that_vllm_takes(field: str, given: Any, held: Any) -> None:
         ("logprobs", -2),
         ("output_kind", "delta"),
         ("stream_interval", 0),
+        ("structured_outputs", 3),
+        ("structured_outputs", {}),
+        ("structured_outputs", {"json": {}, "regex": "a"}),
+        ("structured_outputs", {"json": "{"}),
+        ("structured_outputs", {"json": '{"const": NaN}'}),
+        ("structured_outputs", {"json": "[" * 100_000}),
+        ("structured_outputs", {"json": 7}),
+        ("structured_outputs", {"regex": ""}),
+        ("structured_outputs", {"regex": "\ud800"}),
+        ("structured_outputs", {"choice": []}),
+        ("structured_outputs", {"choice": "ab"}),
+        ("structured_outputs", {"choice": ["a", 7]}),
+        ("structured_outputs", {"json_object": False}),
+        ("structured_outputs", {"json_object": True, "whitespace_pattern": "x*"}),
+        ("structured_outputs", {"jsom": {}}),
+        ("guided_decoding", {"regex": ""}),
     ],
 )
 def test_an_error_names_the_field(field: str, value: Any) -> None:
@@ -73,6 +93,43 @@ def test_an_error_names_the_field(field: str, value: Any) -> None:
     with pytest.raises(RequestError) as error:
         params.clone()
     assert error.value.param == field
+
+
+class Person(pydantic.BaseModel):
+    """A schema as users of pydantic write it."""
+
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ({"json": {"b": 1, "a": 2}}, GrammarSource(GrammarKind.JSON_SCHEMA, '{"b": 1, "a": 2}')),
+        ({"json": '{"b":1,"a":2}'}, GrammarSource(GrammarKind.JSON_SCHEMA, '{"b": 1, "a": 2}')),
+        ({"json": {}, "disable_any_whitespace": True}, GrammarSource(GrammarKind.JSON_SCHEMA, "{}", False)),
+        ({"json": Person}, GrammarSource(GrammarKind.JSON_SCHEMA, json.dumps(Person.model_json_schema()))),
+        ({"json_object": True}, GrammarSource(GrammarKind.JSON_SCHEMA, '{"type": "object"}')),
+        ({"regex": "a+"}, GrammarSource(GrammarKind.REGEX, "a+")),
+        ({"choice": ["a", 'b"\\\n']}, GrammarSource(GrammarKind.EBNF, r'root ::= "a" | "b\"\\\n"')),
+        ({"grammar": 'root ::= "a"'}, GrammarSource(GrammarKind.EBNF, 'root ::= "a"')),
+        ({"grammar": 'start: "a"'}, GrammarSource(GrammarKind.LARK, 'start: "a"')),
+        ({"structural_tag": {"format": {}}}, GrammarSource(GrammarKind.STRUCTURAL_TAG, '{"format": {}}')),
+    ],
+)
+def test_what_a_grammar_is_compiled_from(given: dict[str, Any], source: GrammarSource) -> None:
+    params = SamplingParams(structured_outputs=given)
+    assert params.structured_outputs is not None
+    assert params.structured_outputs.source() == source
+    older = SamplingParams(guided_decoding=octavo.sampling_params.GuidedDecodingParams(**given))
+    assert older.structured_outputs == params.structured_outputs
+    assert older.guided_decoding is None
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
+
+
+def test_two_forms_are_refused() -> None:
+    with pytest.raises(RequestError) as error:
+        SamplingParams(structured_outputs={"regex": "a"}, guided_decoding={"regex": "b"})
+    assert error.value.param == "guided_decoding"
 
 
 def test_every_unserved_field_says_what_to_do() -> None:

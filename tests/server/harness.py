@@ -23,6 +23,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
+from octavo.grammar import Compiler, ForkServer, Vocabulary
 from octavo.messages import StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
@@ -48,14 +49,14 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer() -> FileTokenizer:
-    """One token for each byte, id = byte; 256 ends a message, 257 starts one."""
+def byte_tokenizer(*more_special: str) -> FileTokenizer:
+    """One token for each byte, id = byte; 256 ends a message, 257 starts one; further special tokens follow."""
     alphabet = _byte_characters()
     vocabulary = {char: byte for byte, char in enumerate(alphabet)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    backend.add_special_tokens(["<|im_end|>", "<|im_start|>", *more_special])
     return FileTokenizer(backend, {"eos_token": "<|im_end|>", "bos_token": None})
 
 
@@ -87,6 +88,16 @@ ENGINE = EngineConfig(
     block_size=16,
     num_blocks=128,
 )
+
+
+class SharedForkServer(ForkServer):
+    """One for several servers with one tokenizer, which none of them closes: to start it takes seconds."""
+
+    def close(self) -> None:
+        """Leave it to `end`."""
+
+    def end(self) -> None:
+        super().close()
 
 
 @dataclasses.dataclass
@@ -163,11 +174,13 @@ def mock_context(
     template: str | None = TEMPLATE,
     defaults: DefaultSampling | None = None,
     source: Callable[[EngineConfig], MockSource] | None = None,
+    forks: ForkServer | None = None,
     **settings: Any,
 ) -> tuple[ServerContext, MockSource]:
     """What a server over mock workers is given; `settings` are those of `Settings`. The loop is not started.
 
-    There is one worker, made with the options `worker`, unless `source` gives others.
+    There is one worker, made with the options `worker`, unless `source` gives others. Processes that compile and follow
+    grammars come from `forks`, which must know the same tokens.
     """
     config = dataclasses.replace(ENGINE, **(engine or {}))
     most = 0 if source is None else 10
@@ -176,18 +189,23 @@ def mock_context(
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
     link: WorkerLink = mock if script is None else ScriptedWorker(mock, script)
+    tokenizer = tokenizer or byte_tokenizer()
+    forks = forks or ForkServer(Vocabulary(tokenizer, config.vocab_size, config.eos_token_ids))
     supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
     context = ServerContext(
-        loop=EngineLoop(Engine(config, link, metrics.on_step, supervisor=supervisor), dispatcher.deliver),
+        loop=EngineLoop(
+            Engine(config, link, metrics.on_step, supervisor=supervisor, fork_server=forks), dispatcher.deliver
+        ),
         dispatcher=dispatcher,
         metrics=metrics,
-        tokenizer=tokenizer or byte_tokenizer(),
+        tokenizer=tokenizer,
         chat_template=ChatTemplate(template, special_tokens={}) if template is not None else None,
         default_sampling=defaults or DefaultSampling(),
         settings=Settings(**{"served_model_name": ("mock", "alias"), **settings}),
         engine_config=config,
         model=MODEL,
         worker_ready=mock.ready,
+        compiler=Compiler(forks),
         phases={"load": 0.5},
     )
     return context, workers
@@ -204,6 +222,7 @@ def running(**options: Any) -> Iterator[Running]:
             yield Running(url, context, app.state.server, source, http)
     finally:
         context.loop.stop()
+        context.compiler.close()
 
 
 @contextlib.contextmanager

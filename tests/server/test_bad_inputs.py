@@ -154,18 +154,45 @@ CASES = [
     completion(
         "stream_options without stream", "stream_options", "needs stream", stream_options={"include_usage": True}
     ),
+    # The form of the answer
+    completion("an unknown response_format", "response_format", "must be one of", response_format={"type": "xml"}),
+    chat(
+        "a response_format without its schema",
+        "response_format",
+        "json_schema.schema",
+        response_format={"type": "json_schema", "json_schema": {"name": "x"}},
+    ),
+    chat(
+        "a schema that cannot be held to",
+        "response_format",
+        "#/properties/a: uniqueItems",
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"properties": {"a": {"type": "array", "uniqueItems": True}}}},
+        },
+    ),
+    completion(
+        "a schema from elsewhere", "guided_json", "#/items/$ref", guided_json={"items": {"$ref": "http://x.org/y"}}
+    ),
+    completion("a schema that is no JSON", "guided_json", "no JSON", guided_json="{"),
+    completion("no form", "structured_outputs", "exactly one", structured_outputs={}),
+    completion("two forms", "structured_outputs", "exactly one", structured_outputs={"regex": "a", "choice": ["a"]}),
+    completion("forms in two fields", "guided_regex", "one of", structured_outputs={"regex": "a"}, guided_regex="b"),
+    completion("an empty regex", "guided_regex", "not empty", guided_regex=""),
+    completion("a choice that is no text", "structured_outputs", "choice[1]", structured_outputs={"choice": ["a", 1]}),
+    completion(
+        "another backend", "guided_decoding_backend", "xgrammar", guided_regex="a", guided_decoding_backend="outlines"
+    ),
     # What is not supported
     completion("suffix", "suffix", "not supported", suffix="x"),
     completion("beam search", "use_beam_search", "not supported", use_beam_search=True),
-    completion("response_format", "response_format", "not supported yet", response_format={"type": "json_object"}),
-    completion("structured_outputs", "structured_outputs", "not supported yet", structured_outputs={"regex": "a"}),
     completion("priority", "priority", "first come", priority=1),
-    chat("tools", "tools", "not supported yet", tools=[{"type": "function", "function": {"name": "f"}}]),
-    chat("a forced tool", "tool_choice", "not supported yet", tool_choice="required"),
-    chat("a template from the network", "chat_template", "never from a request", chat_template="{{ 1 }}"),
     chat(
-        "a schema", "response_format", "not supported yet", response_format={"type": "json_schema", "json_schema": {}}
+        "tools of a model that calls none", "tools", "parser", tools=[{"type": "function", "function": {"name": "f"}}]
     ),
+    chat("a forced call without tools", "tool_choice", "no tools", tool_choice="required"),
+    chat("tools that are no list", "tools", "array", tools={"name": "f"}),
+    chat("a template from the network", "chat_template", "never from a request", chat_template="{{ 1 }}"),
     # Chats
     Case("no messages", CHAT, {}, param="messages", says="Field required"),
     chat("empty messages", "messages", "at least 1", messages=[]),
@@ -175,7 +202,12 @@ CASES = [
     chat(
         "an image", "messages[0].content", "text part", messages=[{"role": "user", "content": [{"type": "image_url"}]}]
     ),
-    chat("tool calls", "messages", "tool_calls", messages=[{"role": "assistant", "tool_calls": [{"id": "1"}]}]),
+    chat(
+        "a call without a function",
+        "messages[0].tool_calls[0]",
+        "name",
+        messages=[{"role": "assistant", "tool_calls": [{"id": "1"}]}],
+    ),
     chat("a role the template refuses", "messages", "no such role", messages=[{"role": "forbidden", "content": ""}]),
     chat("a reserved template argument", "chat_template_kwargs", "messages", chat_template_kwargs={"messages": []}),
     chat("continue and generation prompt", "continue_final_message", "false", continue_final_message=True),

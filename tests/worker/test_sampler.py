@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -264,3 +265,34 @@ def test_a_top_k_shared_by_the_rows_is_noticed() -> None:
         return sample(logits, [Row(row.sampling.replace(top_k=most), row.position) for row in rows]).token_ids
 
     assert disagreement(shared) > 0
+
+
+def bits_of(allowed: list[int]) -> bytes:
+    number = sum(1 << id_ for id_ in allowed)
+    return number.to_bytes(-(-VOCAB // 8), "little")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(cases(), st.lists(ids, min_size=1, unique=True)), min_size=1, max_size=5), st.data())
+def test_allowed_ids_are_those_not_masked_and_touch_no_other_row(
+    drawn: list[tuple[tuple[list[float], SamplingParams, list[int], list[int], list[int], int], list[int]]],
+    data: st.DataObject,
+) -> None:
+    """A mask of bits does what a list of forbidden ids does, in its row alone."""
+    logits = torch.tensor([case[0] for case, _ in drawn])
+    plain = [as_row(*case[1:]) for case, _ in drawn]
+    under = [data.draw(st.booleans()) for _ in drawn]
+    rows, twins = [], []
+    for row, (_, allowed), masked in zip(plain, drawn, under, strict=True):
+        free = dataclasses.replace(row, masked_ids=())
+        rows.append(dataclasses.replace(free, allowed=bits_of(allowed)) if masked else row)
+        forbidden = [id_ for id_ in range(VOCAB) if id_ not in allowed]
+        twins.append(dataclasses.replace(free, masked_ids=forbidden) if masked else row)
+    choice = sample(logits, rows)
+    assert choice.finite.all()
+    assert torch.equal(choice.token_ids, sample(logits, twins).token_ids)
+    without = sample(logits, plain).token_ids
+    for token, (_, allowed), masked, other in zip(
+        choice.token_ids.tolist(), drawn, under, without.tolist(), strict=True
+    ):
+        assert token in allowed if masked else token == other

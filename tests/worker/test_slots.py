@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from octavo.messages import Admission, Chunk, StepPlan
+from octavo.messages import Admission, AllowedIds, Chunk, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.worker.batch import make_batch
 from octavo.worker.slots import PlanError, Slots
@@ -41,6 +41,9 @@ def running_slots() -> Slots:
     slots.apply(StepPlan(1, [], [admit(1)], [chunk(1, 0, 4, [20])]))
     return slots
 
+
+ALLOWED = b"\x01" + bytes(7)
+"""Id 0."""
 
 BROKEN = {
     "step skipped": (StepPlan(3, [], [], []), "step 3: step must be 2"),
@@ -89,6 +92,26 @@ BROKEN = {
             [chunk(0, 0, 40, range(10)), chunk(2, 0, 25, range(10, 17))],
         ),
         "chunks: 65 tokens, but max_num_batched_tokens is 64",
+    ),
+    "allowed ids of a slot that samples nothing": (
+        StepPlan(2, [], [], [chunk(1, 4, 1, [2])], [], [AllowedIds(1, ALLOWED)]),
+        "allowed ids of slot 1: it samples nothing",
+    ),
+    "allowed ids twice": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED)] * 2),
+        "allowed ids of slot 1: it samples nothing, or has them twice",
+    ),
+    "too few bits": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED[1:])]),
+        "allowed ids of slot 1: 7 bytes, must be 8",
+    ),
+    "nothing allowed": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, bytes(8))]),
+        "allowed ids of slot 1: none, or ids beyond",
+    ),
+    "ids beyond the vocabulary allowed": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, b"\xff" * 8)]),
+        "allowed ids of slot 1: none, or ids beyond",
     ),
     "block of two writers": (
         StepPlan(2, [], [admit(0), admit(2)], [chunk(0, 0, 4, [3]), chunk(2, 0, 4, [3])]),
@@ -170,3 +193,12 @@ def test_a_batch_holds_no_view_of_the_tables() -> None:
     batch = make_batch(slots.apply(StepPlan(2, [], [], [chunk(1, 4, 1, [2])])), slots, block_size=4)
     slots.tables[:] = np.int32(-7)
     assert batch.block_tables[0, :3].tolist() == [20, 2, -1]
+
+
+def test_allowed_ids_hold_for_one_step() -> None:
+    slots = running_slots()
+    slots.apply(StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED)]))
+    assert slots[1].allowed == ALLOWED
+    slots[1].resolve_token(slots[1].reserve_token(), 0)
+    slots.apply(StepPlan(3, [], [], [chunk(1, 10, 1, [], True)]))
+    assert slots[1].allowed is None

@@ -23,6 +23,25 @@ CLOSE = 0.8
 """How alike names must be for a hint, as difflib counts: a wrong hint leads further astray than none."""
 
 
+TOOL_CALL_PARSERS = (
+    "hermes",
+    "qwen3",
+    "qwen3_coder",
+    "qwen3_xml",
+    "glm45",
+    "glm47",
+    "minimax_m2",
+    "mistral",
+    "llama3_json",
+    "llama4_json",
+    "pythonic",
+    "llama4_pythonic",
+)
+"""Names of the forms in which models write calls."""
+REASONING_PARSERS = ("qwen3", "glm45", "deepseek_r1", "minimax", "minimax_m2")
+"""Names of the ways in which models mark thoughts."""
+
+
 def setting(default: Any, help: str, group: str, **extra: Any) -> Any:
     """A field of `Settings` with its help text and the group it is listed under.
 
@@ -140,6 +159,24 @@ class Settings:
     stream_interval: int = setting(1, "Tokens per streamed chunk", "Server", minimum=1)
     max_logprobs: int = setting(
         20, "Most logprobs per token a request may ask for; -1: the whole vocabulary", "Server", minimum=-1
+    )
+    enable_auto_tool_choice: bool = setting(
+        True, "Let the model call tools where a request does not say whether it shall", "Server"
+    )
+    tool_call_parser: str = setting(
+        "auto",
+        "How the model writes calls of tools; auto: as its chat template shows",
+        "Server",
+        choices=("auto", "none", *TOOL_CALL_PARSERS),
+    )
+    exclude_tools_when_tool_choice_none: bool = setting(
+        False, "Keep tools out of the prompt where tool_choice is none", "Server"
+    )
+    reasoning_parser: str = setting(
+        "auto",
+        "How the model marks its thoughts, which answers have apart; auto: as its chat template shows; none: leave them in",
+        "Server",
+        choices=("auto", "none", *REASONING_PARSERS),
     )
     response_role: str = setting("assistant", "Role of chat answers, unless they continue the last message", "Server")
     enable_force_include_usage: bool = setting(False, "Usage in every stream", "Server")
@@ -288,6 +325,8 @@ def _build(layers: list[_Layer]) -> Settings:
         for raw_name, raw in layer.values.items():
             name, label = raw_name.replace("-", "_"), layer.label(raw_name)
             vllm_flag = VLLM_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
+            if name in with_choices and raw in (None, ""):
+                continue  # vLLM's way not to choose
             if name in known:
                 try:
                     values[name] = known[name].read(raw)

@@ -67,8 +67,7 @@ def _switches(answer: VllmName, *names: str) -> list[VllmFlag]:
 _OFF, _ON = ("false",), ("true",)
 _BUCKETS = Explained("the captured sizes follow from the promise of equal bits; --enforce-eager turns capturing off")
 _KERNELS = Explained("there is one proved kernel for each job", ("auto",))
-_NO_TOOLS = "tool calls are not served yet; without it, requests with tools get a 400 that says so"
-_THINKING = "thinking is not split off yet: it comes as part of the text; leave the flag out to have that"
+_NO_PLUGINS = "code from outside is never run; --tool-call-parser and --reasoning-parser list the forms that are known"
 _TEXT = "text is the only modality"
 _ONE_GPU, _ONE_NODE = "one GPU per server", "one GPU per server, so one node"
 _NO_LORA = "LoRA adapters are not served"
@@ -103,12 +102,11 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_switches(Explained("the load is always counted", _ON), "enable-server-load-tracking"),
         *_switches(Explained("/tokenizer_info is always there", _ON), "enable-tokenizer-info-endpoint"),
         *_switches(Explained("requests are logged with --enable-log-requests", _ON), "disable-log-requests"),
-        *_switches(Refused(_NO_TOOLS, _OFF), "enable-auto-tool-choice"),
-        *_values(Refused(_NO_TOOLS), "tool-call-parser", "tool-parser-plugin", "tool-server"),
-        *_values(Refused(_THINKING), "reasoning-parser"),
-        *_switches(Refused(_THINKING, _OFF), "enable-reasoning"),
+        *_values(Refused(_NO_PLUGINS), "tool-parser-plugin", "reasoning-parser-plugin"),
+        *_values(Refused("tools run at the client"), "tool-server"),
+        *_switches(Explained("thoughts are split off as --reasoning-parser says", _ON), "enable-reasoning"),
         *_values(
-            Explained("structured outputs are not served yet; requests for them get a 400 that says so"),
+            Explained("structured outputs are always served, by xgrammar in processes of its own"),
             "structured-outputs-config",
             "guided-decoding-backend",
         ),

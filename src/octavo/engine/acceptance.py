@@ -125,6 +125,8 @@ def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as exc:
         field = next((name for name in SamplingParams.__struct_fields__ if f"$.{name}" in str(exc)), None)
         raise RequestError(f"sampling settings of the wrong type: {exc}", param=field) from exc
+    if sampling.structured_outputs is not None:
+        raise RequestError("structured_outputs must be compiled first", param=sampling.structured_outputs.asked_as)
     if sampling.n != 1:
         raise RequestError(f"n is {sampling.n}, but one request to the engine makes one answer", param="n")
     _token_ids(sampling.stop_token_ids, config, "stop_token_ids")

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from octavo.config import EngineConfig
 from octavo.engine.acceptance import accept, check_room
+from octavo.engine.masks import Masks
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash_log import CrashLog
 from octavo.engine.recovery.fault_injection import FaultInjector
@@ -23,10 +24,15 @@ from octavo.engine.sequence import Sequence
 from octavo.engine.statistics import EngineStatus, StepRecord
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, RequestError, WorkerDiedError
+from octavo.grammar import ForkServer
 from octavo.messages import StepResult
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
+PATIENCE_S = 0.005
+"""How long a step may wait for what its requests with a grammar may sample; those that are not told by then miss it."""
+MASK_LOOK_S = 0.05
+"""With nothing else to do: how long to wait for that before looking at other things."""
 
 
 class Engine:
@@ -35,6 +41,7 @@ class Engine:
     Every accepted request gets exactly one update with a finish reason. When the worker dies, the next one goes on with
     every request from its token history, which is the only state that matters; without a `supervisor`, or if that gives
     up, every request ends with an error. `deaths_before_blame`: of workers with a request alone before it is failed.
+    `fork_server`: where the process comes from that follows grammars; None: no request may have one.
 
     Raises:
         ConfigError: the worker has fewer KV blocks than the config says.
@@ -50,6 +57,7 @@ class Engine:
         injector: FaultInjector | None = None,
         crashes: CrashLog | None = None,
         *,
+        fork_server: ForkServer | None = None,
         deaths_before_blame: int = 2,
     ) -> None:
         if config.num_blocks > link.ready.num_blocks:
@@ -62,6 +70,7 @@ class Engine:
         self._clock = clock
         self._supervisor = supervisor or Supervisor(NoSource(), RestartBudget(0, 1.0), clock=clock)
         self._recovery = Recovery(self._requests, self._supervisor, injector, crashes, deaths_before_blame)
+        self._masks = Masks(self._requests, fork_server)
         self._in_flight: deque[Step] = deque()
         self._last_result_s = clock()
         self._step_began_s = clock()
@@ -103,6 +112,8 @@ class Engine:
         """
         if self.death is not None:
             raise copy_of(self.death)
+        if request.grammar is not None and not self._masks.served:
+            raise RequestError("this engine was made without what follows grammars", param="structured_outputs")
         return accept(request, self.config)
 
     def check_room(self, sequence: Sequence, arriving: Mapping[str, Sequence] = MappingProxyType({})) -> None:
@@ -122,6 +133,12 @@ class Engine:
             self._requests.refuse(sequence, self.death)
         else:
             self._requests.enqueue(sequence)
+            if sequence.grammar is not None:
+                self._masks.begin(sequence, sequence.grammar)
+
+    def close(self) -> None:
+        """Let go of the process that follows grammars, when no thread steps any more; safe to call twice."""
+        self._masks.close()
 
     def abandon(self) -> None:
         """Makes a `step` that waits for the next worker raise AbandonedError soon; any thread may call it."""
@@ -211,12 +228,18 @@ class Engine:
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then apply the result of the older."""
+        self._masks.take(0.0 if self._in_flight else PATIENCE_S)
         self._recovery.advance_search(idle=not self._in_flight)
-        while len(self._in_flight) < MAX_IN_FLIGHT and (step := self.scheduler.plan(self._clock())) is not None:
+        while len(self._in_flight) < self._most_in_flight and (step := self.scheduler.plan(self._clock())) is not None:
             if not self._send(step):
                 break
         if (result := self._receive(timeout_s)) is not None:
             self._apply(result)
+
+    @property
+    def _most_in_flight(self) -> int:
+        """One where the step after must know a token of it, which decides what its request may sample then."""
+        return 1 if any(step.allowed for step in self._in_flight) else MAX_IN_FLIGHT
 
     def _send(self, step: Step) -> bool:
         """Put `step` in flight; False if the worker is gone: receiving says so again, after the results still there."""
@@ -232,6 +255,9 @@ class Engine:
 
     def _receive(self, timeout_s: float | None) -> StepResult | None:
         """The next result, or None after `timeout_s` (None: as long as a step may take), or if none is due."""
+        if not self._in_flight and self._masks.pending:
+            self._masks.take(MASK_LOOK_S if timeout_s is None else min(timeout_s, MASK_LOOK_S))
+            return None
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
         if not self._in_flight:
             return self._link.receive(0)
@@ -257,7 +283,9 @@ class Engine:
         self._deadline.on_step(now_s - self._step_began_s)
         self._step_began_s = self._last_result_s = now_s
         positions = self._recovery.positions_of(step)
+        constrained = step.constrained()
         self._requests.apply_result(step, result)
+        self._masks.advance(constrained)
         self._in_flight.popleft()
         self.scheduler.received = step.number
         self._requests.counters.steps += 1

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence as Items
 
+from octavo.grammar import Grammar
 from octavo.sampling import SamplingParams
 
 
@@ -19,3 +20,5 @@ class Request:
     sampling: SamplingParams
     arrival_s: float = dataclasses.field(default_factory=time.monotonic)
     """When it arrived, by the engine's clock (`time.monotonic` unless simulated)."""
+    grammar: Grammar | None = None
+    """What the answer must follow: `sampling.structured_outputs`, compiled."""

@@ -12,7 +12,7 @@ from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Wa
 from octavo.engine.statistics import Counters, StepRecord
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, Chunk, Fault, StepPlan
+from octavo.messages import Admission, AllowedIds, Chunk, Fault, StepPlan
 
 _NO_BLOCKS: list[int] = []
 
@@ -22,6 +22,7 @@ class Step:
 
     __slots__ = (
         "admissions",
+        "allowed",
         "budget",
         "chunks",
         "faults",
@@ -40,6 +41,8 @@ class Step:
         """Tokens that still fit."""
         self.chunks: list[Chunk] = []
         self.admissions: list[Admission] = []
+        self.allowed: list[AllowedIds] = []
+        """Of the sequences with a grammar that get a token."""
         self.faults: list[Fault] = []
         """Injected ones."""
         self.releases: list[int] = []
@@ -52,11 +55,21 @@ class Step:
         self.kv_usage = 0.0
 
     def plan(self) -> StepPlan:
-        return StepPlan(self.number, self.releases, self.admissions, self.chunks, self.faults)
+        return StepPlan(self.number, self.releases, self.admissions, self.chunks, self.faults, self.allowed)
 
     def holders(self) -> dict[int, Running]:
         """Slot -> who is in it in this step."""
         return {running.slot: running for running, _count in self.prefills} | self.sampling
+
+    def sample(self, running: Running) -> None:
+        """The sequence gets a token in this step."""
+        self.sampling[running.slot] = running
+        if running.sequence.allowed is not None:
+            self.allowed.append(AllowedIds(running.slot, running.sequence.allowed[1]))
+
+    def constrained(self) -> list[Sequence]:
+        """The sequences with a grammar that get a token, as long as the result is not booked."""
+        return [self.sampling[allowed.slot].sequence for allowed in self.allowed]
 
     def slots(self) -> dict[str, int]:
         """The slot of each request in this step, by request id."""
@@ -215,35 +228,39 @@ class Scheduler:
     def _plan_decodes(self, step: Step) -> list[Running]:
         """Plan one token of each sequence that decodes; returns those that are still in prefill."""
         prefilling = []
-        chunks, sampling, budget = step.chunks, step.sampling, step.budget
+        chunks, budget = step.chunks, step.budget
         for running in self.running:  # preemption shortens the list behind the place we are at
             start = running.planned
             if start < running.prefill_end:
                 prefilling.append(running)
-            elif start != running.last and budget:
+            elif start != running.last and budget and running.sequence.can_sample_after(start + 1):
                 new_blocks = _NO_BLOCKS
                 if start == running.capacity:
                     new_blocks = self._extend(running)
                     if not new_blocks:
                         break
                 chunks.append(Chunk(running.slot, start, 1, new_blocks, True))
-                sampling[running.slot] = running
+                step.sample(running)
                 running.planned = start + 1
                 budget -= 1
         step.budget = budget
         return prefilling
 
     def _plan_prefill(self, running: Running, step: Step, new_blocks: list[int] = _NO_BLOCKS) -> None:
-        """Plan as much of the prefill of `running` as fits."""
-        start = running.planned
-        count = min(running.prefill_end - start, step.budget, self.config.long_prefill_token_threshold or NEVER)
+        """Plan as much of the prefill of `running` as fits; without its last token, if what may follow is not known yet."""
+        start, end = running.planned, running.prefill_end
+        if not running.sequence.can_sample_after(end):
+            end -= 1
+        if start == end:
+            return
+        count = min(end - start, step.budget, self.config.long_prefill_token_threshold or NEVER)
         running.planned = start + count
         sample = running.planned == running.prefill_end
         step.chunks.append(Chunk(running.slot, start, count, new_blocks, sample))
         step.prefills.append((running, count))
         step.budget -= count
         if sample:
-            step.sampling[running.slot] = running
+            step.sample(running)
 
     def _admit(self, step: Step, now_s: float) -> None:
         """Start waiting sequences, in order, while budget, slots and blocks last."""
@@ -271,7 +288,9 @@ class Scheduler:
             return None
         size = self.config.block_size
         reads = self.config.prefix_caching and sequence.reads_prefix_cache
-        hits = self.index.match(sequence.tokens) if reads else []
+        # What may follow is not known yet: a token is left to compute before the last.
+        tokens = sequence.tokens if sequence.can_sample_after(len(sequence.tokens)) else sequence.tokens[:-1]
+        hits = self.index.match(tokens) if reads else []
         cached = [entry.block for entry in hits]
         num_new = -(-len(sequence.tokens) // size) - len(cached)
         if num_new + spare > self.pool.available_beside(cached):

@@ -82,7 +82,9 @@ class Sequence:
     """An accepted request: limits resolved, history growing by one token per sampling step."""
 
     __slots__ = (
+        "allowed",
         "arrival_s",
+        "grammar",
         "limit",
         "num_cached_tokens",
         "num_preemptions",
@@ -107,6 +109,9 @@ class Sequence:
         self.num_prompt_tokens = len(prompt)
         self.limit = len(prompt) + sampling.max_tokens
         """Tokens, prompt included, at which it ends."""
+        self.grammar = request.grammar
+        self.allowed: tuple[int, bytes] | None = None
+        """With a grammar: a number of tokens, and the ids that may come after so many, as `AllowedIds.bits`."""
         self.sampling = sampling
         """With a seed (unless greedy) and max_tokens."""
         self.stop_ids = stop_ids
@@ -122,6 +127,10 @@ class Sequence:
         if sampling.prompt_logprobs is not None:
             self.prompt_scores = [None] * (len(prompt) - 1)
         self.state: State = Waiting(len(prompt))
+
+    def can_sample_after(self, num_tokens: int) -> bool:
+        """Whether it is known which ids may come after `num_tokens` tokens."""
+        return self.grammar is None or (self.allowed is not None and self.allowed[0] == num_tokens)
 
     def wait_again(self) -> None:
         """The worker is gone: nothing is computed any more, and no result will come."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from octavo.answers import Answer, AnswerSet, Part, Prompt
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
+from octavo.grammar import Compiler
 from octavo.messages import TokenScore
 from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
 from octavo.sampling import SamplingParams
@@ -23,12 +24,15 @@ class Job:
         prompt: what is to be answered.
         sampling: how; is copied.
         tokenizer: the model's.
+        compiler: of what the settings say of the answer's form; takes as long as it takes.
 
     Raises:
         RequestError: the settings cannot be served.
     """
 
-    def __init__(self, request_id: str, prompt: Prompt, sampling: SamplingParams, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, tokenizer: Tokenizer, compiler: Compiler
+    ) -> None:
         self.request_id = request_id
         self.sampling = sampling = sampling.clone()
         self._prompt = prompt
@@ -37,7 +41,9 @@ class Job:
         self._answers = AnswerSet(
             request_id, self._tokenizer, sampling.stop, self._metrics.arrival_time, numbered=sampling.n > 1
         )
-        self.requests: Sequence[Request] = list(self._answers.requests_for(prompt, sampling))
+        self.requests: Sequence[Request] = list(
+            self._answers.requests_for(prompt, sampling, compiler.compile_if_asked(sampling.structured_outputs))
+        )
         """One for each answer."""
         self._told_logprobs = dict.fromkeys(self.answer_ids, 0.0)
         """Sums over what `news` has told."""

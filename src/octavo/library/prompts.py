@@ -54,11 +54,12 @@ class PromptReader:
         arguments: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Prompt:
-        """The prompt that the chat template makes of `messages`.
+        """The prompt that the chat template makes of `messages` and `tools`.
 
         Raises:
-            RequestError: there is no template, or it refuses the messages.
+            RequestError: there is no template, or it refuses the messages, or shows no tools.
             ConfigError: `template` is no Jinja template.
         """
         text = self.template(template, content_format).render(
@@ -66,6 +67,7 @@ class PromptReader:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             kwargs=arguments,
+            tools=tools,
         )
         return self._encode(text, add_special_tokens=False)  # the template writes the special tokens itself
 

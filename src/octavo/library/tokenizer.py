@@ -139,16 +139,18 @@ class LLMTokenizer:
 
         Args:
             conversation: messages with `role` and `content`.
+            tools: functions that the template shows.
             chat_template: Jinja's text instead of the model's template.
             tokenize: make token ids.
             return_dict: with `tokenize`: ids under `input_ids`.
             arguments: for the template, such as `enable_thinking`.
 
         Raises:
-            RequestError: there is no template, it refuses the messages, or tools, documents or tensors are asked for.
+            RequestError: there is no template, it refuses the messages, shows no tools, or documents or tensors are asked
+                for.
         """
-        if tools or documents:
-            raise RequestError("tools and documents are not served yet; describe them in a message", param="tools")
+        if documents:
+            raise RequestError("documents are not served; put them into a message", param="documents")
         for name in ("return_tensors", "padding", "truncation", "max_length"):
             if arguments.pop(name, None):
                 raise RequestError(f"{name} is not served: prompts are lists of token ids, never cut", param=name)
@@ -161,6 +163,7 @@ class LLMTokenizer:
                 arguments=arguments,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
             )
             for messages in conversations
         ]

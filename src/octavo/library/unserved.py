@@ -11,9 +11,8 @@ _ONLY_TEXT = "text is the only modality"
 ARGUMENTS = {
     "lora_request": _NO_LORA,
     "prompt_adapter_request": "prompt adapters are not served",
-    "guided_options_request": "structured outputs are not served yet; say in the prompt what form the answer must have",
+    "guided_options_request": "give structured_outputs in SamplingParams",
     "priority": "requests run first come, first served; leave it out",
-    "tools": "tool calls are not served yet; describe the tools in a system message",
     "mm_processor_kwargs": _ONLY_TEXT,
     "trace_headers": "traces are not served yet",
     "data_parallel_rank": "there is one engine; leave it out",

@@ -82,7 +82,7 @@ def _lifespan(server: Server) -> Any:
             yield
         for task in tasks:
             task.cancel()
-        server.bodies.close()
+        server.close()
 
     return lifespan
 

@@ -27,6 +27,7 @@ def start_banner(server: Server, host: str, port: int) -> str:
             f"{server.most_tokens:,} tokens per request, {config.max_num_seqs} requests at once, "
             f"{config.max_num_batched_tokens:,} tokens per step"
         ),
+        "answers": _split(server),
         "start": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in context.phases.items()) or "at once",
         "API key": "needed" if context.settings.api_key else "none",
     }
@@ -34,6 +35,14 @@ def start_banner(server: Server, host: str, port: int) -> str:
     lines += [f"  {name:<9} {text}" for name, text in rows.items()]
     lines += ["", "Try:", f"  {_curl(server, address)}", ""]
     return "\n".join(lines)
+
+
+def _split(server: Server) -> str:
+    """What answers are split into, and by what."""
+    forms = server.forms
+    calls = forms.calls.__name__ if forms.calls is not None else "none"
+    reasoning = forms.reasoning.__name__ if forms.reasoning is not None else "none"
+    return f"tool calls as {calls}, reasoning as {reasoning}"
 
 
 def _reachable(host: str) -> str:

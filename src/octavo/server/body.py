@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validato
 from pydantic_core import CoreSchema
 from starlette.requests import ClientDisconnect, Request
 
+from octavo.answers import AnswerForms
 from octavo.config import EngineConfig
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError
 from octavo.server.dispatch import ClientGone
@@ -98,6 +99,7 @@ class BodyReader:
     default_sampling: DefaultSampling
     engine_config: EngineConfig
     model_names: tuple[str, ...]
+    forms: AnswerForms = AnswerForms()
 
     @property
     def most_tokens(self) -> int:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from octavo.answers import Answer, Part
 from octavo.server.body import body_schema
+from octavo.server.chat_message import ChatMessages
 from octavo.server.chat_request import ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
@@ -31,11 +32,10 @@ def chat_routes(server: Server) -> APIRouter:
         server.check_accepting()
         call = await server.read(request, ChatRequest)
         request_id = request.state.request_id
-        generation = Generation(server, call.prompts, call.samplings, request_id)
+        generation = Generation(server, call.prompts, call.samplings, request_id, reading=call.body.reading)
         server.log_request(request_id, call.prompts, call.samplings)
-        answer_format = ChatFormat(
-            server.context.tokenizer, call.body, call.body.continued_role or server.context.settings.response_role
-        )
+        role = call.body.continued_role or server.context.settings.response_role
+        answer_format = ChatFormat(server.context.tokenizer, call.body, role, request_id)
         return await AnswerWriter(server, call.body, answer_format, generation, request_id).answer(request)
 
     return router
@@ -48,20 +48,41 @@ class ChatFormat:
     object: ClassVar[str] = "chat.completion"
     chunk_object: ClassVar[str] = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str, request_id: str) -> None:
         self._tokenizer = tokenizer
         self._body = body
         self._role = role
+        form = body.reading.form
+        self._messages = ChatMessages(
+            request_id,
+            include_reasoning=body.include_reasoning,
+            short_ids=form is not None and form.short_ids,
+        )
 
     def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
         delta = {"role": self._role, "content": ""}
         return {"index": answer.index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
-        return self._choice(answer, part, {"delta": {"content": part.text}})
+    def chunks(self, answer: Answer, part: Part) -> list[dict[str, Any]]:
+        """A choice for each channel that has news; tokens and their scores come with the first, the end with the last."""
+        if self._body.reading.splits:
+            deltas = self._messages.deltas(answer, part.events)
+            must_tell = answer.finished() or self._shows_tokens
+        else:
+            deltas = [{"content": part.text}] if part.text else []
+            must_tell = answer.finished() or self._shows_tokens or answer.parts_taken == 1
+        if not deltas:
+            return [self._choice(answer, part, {"delta": self._nothing})] if must_tell else []
+        choices = [
+            self._choice(answer, part, {"delta": delta}, tokens=not number) for number, delta in enumerate(deltas)
+        ]
+        for choice in choices[:-1]:
+            choice["finish_reason"] = choice["stop_reason"] = None
+        return choices
 
     def message(self, answer: Answer, part: Part) -> dict[str, Any]:
-        return self._choice(answer, part, {"message": {"role": self._role, "content": part.text}})
+        said = self._messages.message(answer, part) if self._body.reading.splits else {"content": part.text}
+        return self._choice(answer, part, {"message": {"role": self._role, **said}})
 
     def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -72,11 +93,27 @@ class ChatFormat:
             fields["prompt_logprobs"] = prompt_logprobs(self._tokenizer, answer.prompt_scores)
         return fields
 
-    def _choice(self, answer: Answer, part: Part, content: dict[str, Any]) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": answer.index, **content, "logprobs": None}
-        if self._body.logprobs:
+    @property
+    def _nothing(self) -> dict[str, Any]:
+        """The delta of a part in which no channel has news."""
+        return {} if self._body.reading.splits else {"content": ""}
+
+    @property
+    def _shows_tokens(self) -> bool:
+        """A part without text has something to tell: the tokens themselves."""
+        return bool(self._body.logprobs or self._body.return_token_ids)
+
+    def _choice(self, answer: Answer, part: Part, said: dict[str, Any], *, tokens: bool = True) -> dict[str, Any]:
+        """`said`, with what tokens it took and how it ended."""
+        choice: dict[str, Any] = {"index": answer.index, **said, "logprobs": None}
+        if self._body.logprobs and tokens:
             choice["logprobs"] = chat_logprobs(self._tokenizer, part)
-        choice["finish_reason"], choice["stop_reason"] = answer.finish_reason, answer.stop_reason
+        choice["finish_reason"], choice["stop_reason"] = _end(answer), answer.stop_reason
         if self._body.return_token_ids:
-            choice["token_ids"] = part.token_ids
+            choice["token_ids"] = part.token_ids if tokens else []
         return choice
+
+
+def _end(answer: Answer) -> str | None:
+    """Why the answer ended; calls of tools are a reason of their own, unless the answer was cut."""
+    return "tool_calls" if answer.num_calls and answer.finish_reason == "stop" else answer.finish_reason

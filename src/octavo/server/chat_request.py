@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from octavo.answers import Prompt
+from octavo.answers import Prompt, Reading
+from octavo.answers.parsers import Start
 from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
 from octavo.server.call import Call, bounded, tokenize
 from octavo.server.fields import GenerationFields, Int64, Json
+from octavo.server.tool_fields import ToolChoice, Tools, checked_choice, checked_tools
+from octavo.server.tool_use import ToolUse, check_marks, checked_budget, structure_of
 
 MAX_MESSAGES = 1 << 18
 """Each takes several tokens: no model here reads more."""
@@ -40,11 +43,11 @@ class Message(BaseModel):
         """The message as `ChatTemplate.render` takes it.
 
         Raises:
-            RequestError: it calls tools.
+            RequestError: it calls a function in the way of old.
         """
         extra = self.model_extra or {}
-        if extra.get("tool_calls") or extra.get("function_call"):
-            raise RequestError(f"{where}.tool_calls: tool calls are not supported yet", param="messages")
+        if extra.get("function_call"):
+            raise RequestError(f"{where}.function_call: use tool_calls", param="messages")
         parts = [part.model_dump() for part in self.content] if isinstance(self.content, list) else self.content
         return {**extra, "role": self.role, "content": parts}
 
@@ -57,12 +60,13 @@ class ChatFields(Body):
     continue_final_message: bool = False
     chat_template_kwargs: Json | None = None
     reasoning_effort: Effort | None = None
+    tools: Tools | None = None
 
     def render(self, reader: BodyReader, *, add_special_tokens: bool) -> Prompt:
         """The prompt that the model's template makes of the messages.
 
         Raises:
-            RequestError: the template refuses the messages, or there is none; or they cannot fit.
+            RequestError: the template refuses the messages or the tools, or there is none; or they cannot fit.
         """
         template = reader.chat_template
         if template is None:
@@ -75,8 +79,13 @@ class ChatFields(Body):
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
             kwargs=self._effort(template.variables) | (self.chat_template_kwargs or {}),
+            tools=[tool.shown() for tool in self._shown_tools(reader)],
         )
         return Prompt(0, tokenize(reader, text, add_special_tokens=add_special_tokens, param="messages"), text)
+
+    def _shown_tools(self, reader: BodyReader) -> Tools:
+        """Tools that the prompt is to tell of."""
+        return self.tools or []
 
     def _effort(self, variables: frozenset[str]) -> Json:
         """`reasoning_effort` in the words of the template, as vLLM tells it: its level, and whether to think at all."""
@@ -99,23 +108,60 @@ class ChatRequest(ChatFields, GenerationFields):
     top_logprobs: Int64 | None = None
     echo: bool = False
     add_special_tokens: bool = False
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = None
     _continued_role: str | None = PrivateAttr(None)
+    _reading: Reading = PrivateAttr(Reading())
 
     @property
     def continued_role(self) -> str | None:
         """The role of the last message where the answer goes on with it."""
         return self._continued_role
 
+    @property
+    def reading(self) -> Reading:
+        """How answers are split into channels."""
+        return self._reading
+
     def prepare(self, reader: BodyReader) -> Call[ChatRequest]:
         self.check_combinations()
+        use = self._tool_use(reader)
+        budget = checked_budget(self.thinking_token_budget, reader.forms)
         sampling = self._sampling(reader)
         prompt = self.render(reader, add_special_tokens=self.add_special_tokens)
         prompt = dataclasses.replace(prompt, token_ids=checked_prompt(prompt.token_ids, reader.engine_config))
+        start = self._thoughts(prompt.text or "")
+        asked = sampling.structured_outputs
+        if asked is not None:
+            use = use.beside_a_form()
+        structure = structure_of(use, reader.forms, start, asked, budget)
+        if structure is not None and structure is not asked:
+            check_marks(use.reading(reader.forms, start), reader.tokenizer, structure.asked_as)
+            sampling = sampling.replace(structured_outputs=structure)
         samplings = [bounded(reader, sampling, prompt, self._answer_tokens)]
+        self._reading = use.reading(reader.forms, start)
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
         return Call.checked(self, [prompt], samplings)
+
+    def _tool_use(self, reader: BodyReader) -> ToolUse:
+        """Raises RequestError if the tools, or what is asked of them, cannot be served."""
+        tools = checked_tools(self.tools or [])
+        checked_choice(self.tool_choice, tools)
+        return ToolUse.asked(self.tool_choice, tools, reader.forms, parallel=self.parallel_tool_calls)
+
+    def _shown_tools(self, reader: BodyReader) -> Tools:
+        return [] if self.tool_choice == "none" and reader.forms.hide_unwanted else self.tools or []
+
+    def _thoughts(self, prompt: str) -> Start:
+        """What the prompt says of the thoughts."""
+        last = self.messages[-1].content
+        if self.continue_final_message:
+            return Start.within(last if isinstance(last, str) else "")
+        return Start.after(prompt)
 
     @property
     def _answer_tokens(self) -> tuple[str, int | None]:

@@ -55,7 +55,21 @@ class CompletionFormat:
     def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
         return None
 
-    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
+    def chunks(self, answer: Answer, part: Part) -> list[dict[str, Any]]:
+        shows_tokens = self._body.logprobs is not None or bool(self._body.return_token_ids)
+        tells = answer.parts_taken == 1 or bool(part.text) or answer.finished() or shows_tokens
+        return [self._choice(answer, part)] if tells else []
+
+    def message(self, answer: Answer, part: Part) -> dict[str, Any]:
+        choice = self._choice(answer, part)
+        if self._body.prompt_logprobs is not None and answer.prompt_scores is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, answer.prompt_scores)
+        return choice
+
+    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        return {}
+
+    def _choice(self, answer: Answer, part: Part) -> dict[str, Any]:
         first = answer.parts_taken == 1
         start = 0
         if self._body.echo:
@@ -73,15 +87,6 @@ class CompletionFormat:
             if first:
                 choice["prompt_token_ids"] = list(answer.prompt.token_ids)
         return choice
-
-    def message(self, answer: Answer, part: Part) -> dict[str, Any]:
-        choice = self.chunk(answer, part)
-        if self._body.prompt_logprobs is not None and answer.prompt_scores is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(self._tokenizer, answer.prompt_scores)
-        return choice
-
-    def extras(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        return {}
 
     def _echo(self, answer: Answer) -> Part:
         """The prompt of `answer`, as a part."""

@@ -11,17 +11,19 @@ import platform
 import re
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from octavo.answers import Answer, Prompt
+from octavo.answers import Answer, AnswerForms, Prompt
 from octavo.config import EngineConfig, ModelFacts, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
 from octavo.errors import OverloadedError
+from octavo.grammar import Compiler, Grammar
 from octavo.messages import WorkerReady
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyIntake, BodyReader, Preparable
@@ -30,6 +32,7 @@ from octavo.server.dispatch import ClientGone, Dispatcher
 from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
 from octavo.server.unserved import warn_unknown
+from octavo.structured_outputs import StructuredOutputsParams
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 from octavo.version import __version__
 
@@ -41,6 +44,10 @@ SMALL_BYTES = 4 << 10
 """Bodies up to here are read on the event loop: a thread would take longer to wake."""
 LIBRARIES = ("torch", "triton")
 """What computes: another version may round otherwise."""
+COMPILERS = 4
+"""Threads that wait for grammars to be compiled."""
+MAX_COMPILING = 64
+"""Requests that wait for one."""
 STALL_S = 60.0
 """With work waiting: seconds without a finished step after which the worker counts as hung, unless its largest step
 is known to be slow."""
@@ -63,6 +70,7 @@ class ServerContext:
     engine_config: EngineConfig
     model: ModelFacts
     worker_ready: WorkerReady
+    compiler: Compiler
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Name of each part of the start to its seconds."""
 
@@ -76,15 +84,20 @@ class Server:
         self.fingerprint = fingerprint(context)
         self.started_s = int(time.time())
         self.draining = False
+        template = context.chat_template
+        self.forms = AnswerForms.chosen(context.settings, template.source if template is not None else None)
         self.reader = BodyReader(
             tokenizer=context.tokenizer,
             chat_template=context.chat_template,
             default_sampling=context.default_sampling,
             engine_config=context.engine_config,
             model_names=self.model_names,
+            forms=self.forms,
         )
         self.bodies = BodyPool(self.reader)
         self._intake = BodyIntake()
+        self._compilers = ThreadPoolExecutor(COMPILERS, thread_name_prefix="grammar")
+        self._num_compiling = 0
         self._stall_s = max(STALL_S, STALL_STEPS * context.worker_ready.warm_up_s)
 
     @property
@@ -111,6 +124,30 @@ class Server:
             raise reading.error
         assert reading.result is not None
         return reading.result
+
+    async def compile(self, asked: StructuredOutputsParams | None) -> Grammar | None:
+        """The grammar of the form that an answer must have; None if any text will do.
+
+        Raises:
+            RequestError: it cannot be served; `param` names the field.
+            OverloadedError: too many wait to be compiled.
+        """
+        compiler = self.context.compiler
+        if asked is None or (grammar := compiler.kept(asked)) is not None:
+            return None if asked is None else grammar
+        if self._num_compiling >= MAX_COMPILING:
+            raise OverloadedError(f"{self._num_compiling} grammars wait to be compiled", retry_after_s=5)
+        self._num_compiling += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._compilers, compiler.compile, asked)
+        finally:
+            self._num_compiling -= 1
+
+    def close(self) -> None:
+        """End the threads and processes that read bodies and wait for grammars; safe to call twice."""
+        self.bodies.close()
+        self.context.compiler.close()
+        self._compilers.shutdown(wait=False, cancel_futures=True)
 
     def log_request(self, request_id: str, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams]) -> None:
         """Log what was asked, if the settings say so; prompts are cut to max_log_len characters."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, Field, StrictInt
 
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.body import Body, BodyReader
+from octavo.server.body import BodyReader
 from octavo.server.errors import checked_id
+from octavo.server.structure_fields import StructureFields
 from octavo.text import check_stops
 
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -31,14 +32,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    """The form of the answer; only `text` for now."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-
-
-class GenerationFields(Body):
+class GenerationFields(StructureFields):
     """Fields of both generation routes."""
 
     n: int | None = None
@@ -64,7 +58,6 @@ class GenerationFields(Body):
     return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
     request_id: str | None = None
 
     def checked_request_id(self) -> str | None:
@@ -104,6 +97,7 @@ class GenerationFields(Body):
             ignore_eos=self.ignore_eos,
             skip_special_tokens=self.skip_special_tokens,
             spaces_between_special_tokens=self.spaces_between_special_tokens,
+            structured_outputs=self.structure(),
             **own,
         )
 
@@ -121,11 +115,6 @@ class GenerationFields(Body):
         Raises:
             RequestError: `param` names the field.
         """
-        if self.response_format is not None and self.response_format.type != "text":
-            raise RequestError(
-                f"response_format {self.response_format.type[:40]!r} is not supported yet; only text is",
-                param="response_format",
-            )
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise RequestError("best_of must equal n: answers are not ranked", param="best_of")
         if self.stream_options is not None and not self.stream:

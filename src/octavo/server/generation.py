@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from octavo.answers import Answer, AnswerSet, Prompt
+from octavo.answers import Answer, AnswerSet, Prompt, Reading
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import OctavoError, OverloadedError, WorkerDiedError
+from octavo.grammar import Grammar
 from octavo.sampling import SamplingParams
 from octavo.server.context import Server
 from octavo.server.dispatch import Stream
@@ -24,7 +25,8 @@ TURN = 64
 class Generation:
     """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
 
-    `only_scores`: the token that the engine makes for each is not told, and not counted.
+    `only_scores`: the token that the engine makes for each is not told, and not counted. `reading` splits the answers into
+    channels.
 
     Raises:
         RequestError: there are stop strings without a tokenizer.
@@ -38,15 +40,20 @@ class Generation:
         request_id: str,
         *,
         only_scores: bool = False,
+        reading: Reading | None = None,
     ) -> None:
         self._server = server
         self._samplings = samplings
         self._arrival_s = time.monotonic()
         self._stream: Stream | None = None
         self._failed = False
+        self._grammar: Grammar | None = None
         self._only_scores = only_scores
         self.prompts = prompts
-        self.answers = AnswerSet(request_id, server.context.tokenizer, samplings[0].stop, self._arrival_s)
+        self._tells_reasoning = reading is not None and reading.reasoning is not None
+        self.answers = AnswerSet(
+            request_id, server.context.tokenizer, samplings[0].stop, self._arrival_s, reading=reading
+        )
 
     @property
     def stream(self) -> Stream:
@@ -61,9 +68,11 @@ class Generation:
         """Hand all requests to the engine.
 
         Raises:
-            RequestError, OverloadedError: it does not take them; nothing is left behind.
+            RequestError, OverloadedError: the form of the answers cannot be served, or it does not take them; nothing is left behind.
         """
         context = self._server.context
+        # All prompts of a call have one form.
+        self._grammar = await self._server.compile(self._samplings[0].structured_outputs)
         try:
             self._stream = await context.dispatcher.open(context.loop, self._requests())
         except OverloadedError:
@@ -96,12 +105,15 @@ class Generation:
         prompt_tokens = sum(len(answer.prompt.token_ids) for answer in firsts)
         made = 0 if self._only_scores else self.answers.num_tokens
         cached = sum(answer.num_cached_tokens for answer in firsts)
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": made,
             "total_tokens": prompt_tokens + made,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
+        if self._tells_reasoning:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.answers.num_reasoning_tokens}
+        return usage
 
     def close(self) -> None:
         """End what still runs."""
@@ -114,7 +126,7 @@ class Generation:
 
     def _requests(self) -> Iterator[Request]:
         for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
-            yield from self.answers.requests_for(prompt, sampling)
+            yield from self.answers.requests_for(prompt, sampling, self._grammar)
 
     def _take(self, update: Update, now_s: float) -> Answer | None:
         """Give an answer its news; return it, or None if it had ended.

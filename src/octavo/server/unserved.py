@@ -20,7 +20,6 @@ WITHOUT_EFFECT = frozenset(
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
-        "parallel_tool_calls",
         "prediction",
         "media_io_kwargs",
         "tool_stream",
@@ -28,8 +27,8 @@ WITHOUT_EFFECT = frozenset(
 )
 """Fields that clients send and that change no answer."""
 
-_TOOLS = "tool calls are not supported yet"
-_STRUCTURED = "structured outputs are not supported yet; ask for the form in the prompt"
+_TOOLS = "tools belong to chat"
+_STRUCTURED = "use structured_outputs, or response_format"
 _BEAMS = "beam search is not supported; use n with a temperature"
 _TEXT = "prompts and answers are text"
 _ONE_ENGINE = "there is one engine; leave it out"
@@ -42,26 +41,19 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "early_stopping": ((None, False), _BEAMS),
     "tools": ((None, []), _TOOLS),
     "tool_choice": ((None, "none", "auto"), _TOOLS),
-    "functions": ((None, []), _TOOLS),
-    "function_call": ((None, "none", "auto"), _TOOLS),
+    "parallel_tool_calls": ((None, True, False), _TOOLS),
+    "functions": ((None, []), "use tools"),
+    "function_call": ((None, "none", "auto"), "use tool_choice"),
     "web_search_options": ((None,), "the server searches nothing; put what is to be known into the messages"),
-    "structured_outputs": ((None,), _STRUCTURED),
-    "guided_json": ((None,), _STRUCTURED),
-    "guided_regex": ((None,), _STRUCTURED),
-    "guided_choice": ((None, []), _STRUCTURED),
-    "guided_grammar": ((None,), _STRUCTURED),
-    "guided_decoding_backend": ((None,), _STRUCTURED),
-    "guided_whitespace_pattern": ((None,), _STRUCTURED),
-    "structural_tag": ((None,), _STRUCTURED),
     "json_schema": ((None,), _STRUCTURED),
     "regex": ((None,), _STRUCTURED),
     "ebnf": ((None,), _STRUCTURED),
     "grammar": ((None, ""), _STRUCTURED),
     "reasoning": ((None,), "use reasoning_effort on chat, or chat_template_kwargs"),
     "reasoning_effort": ((None,), "it belongs to chat; write the prompt so that the model thinks or does not"),
-    "include_reasoning": ((None, True), "answers come as the model writes them, its reasoning with them"),
-    "separate_reasoning": ((None, False), "answers come as the model writes them, its reasoning with them"),
-    "thinking_token_budget": ((None, -1), "thinking has no bound of its own; use max_tokens"),
+    "include_reasoning": ((None, True), "it belongs to chat"),
+    "separate_reasoning": ((None, True), "thoughts come apart on chat; --reasoning-parser none leaves them in"),
+    "thinking_token_budget": ((None, -1), "it belongs to chat"),
     "enable_thinking": ((None,), 'use chat_template_kwargs: {"enable_thinking": ...}'),
     "verbosity": ((None, "medium"), "say in the messages how long the answer is to be; max_tokens bounds it"),
     "moderation": ((None,), "answers are not moderated"),

@@ -52,8 +52,8 @@ class AnswerFormat(Protocol):
         """A choice to stream before the first part of an answer, if the route has one."""
         ...
 
-    def chunk(self, answer: Answer, part: Part) -> dict[str, Any]:
-        """A streamed choice."""
+    def chunks(self, answer: Answer, part: Part) -> list[dict[str, Any]]:
+        """Streamed choices; none if nothing of `part` is for the reader."""
         ...
 
     def message(self, answer: Answer, part: Part) -> dict[str, Any]:
@@ -170,15 +170,7 @@ class AnswerWriter:
         first_chunk = self._format.first_chunk(answer) if first else None
         if first_chunk is not None:
             events.append(self._event([first_chunk]))
-        part = answer.take_part()
-        if first or part.text or answer.finished() or self._shows_tokens:
-            events.append(self._event([self._format.chunk(answer, part)]))
-        return events
-
-    @property
-    def _shows_tokens(self) -> bool:
-        """A part without text has something to tell: the tokens themselves."""
-        return self._generation.has_logprobs or bool(self._body.return_token_ids)
+        return events + [self._event([choice]) for choice in self._format.chunks(answer, answer.take_part())]
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         chunk: dict[str, Any] = {**self._head, "choices": choices}

@@ -9,8 +9,9 @@ import struct
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import msgspec
 import numpy as np
 
 from octavo.config import EngineConfig
@@ -38,14 +39,23 @@ def digest(token_ids: Collection[int], start: int = 0) -> int:
 
 
 def mock_token(
-    history: int, position: int, num_made: int, sampling: SamplingParams, stop_ids: Collection[int], vocab_size: int
+    history: int,
+    position: int,
+    num_made: int,
+    sampling: SamplingParams,
+    stop_ids: Collection[int],
+    vocab_size: int,
+    allowed: bytes | None = None,
 ) -> SampledToken:
     """next_token = f(tokens so far, sampling parameters, seed, position); `history` is the digest of the tokens so far.
 
-    The slot of the answer is 0.
+    `allowed` are the ids to choose from, as `AllowedIds.bits`; None: all. The slot of the answer is 0.
     """
     draw = zlib.crc32(struct.pack("<qq", sampling.seed or 0, position), history)
     token = draw % vocab_size
+    if allowed is not None:
+        choice = [id_ for id_ in range(vocab_size) if allowed[id_ // 8] >> id_ % 8 & 1]
+        token = choice[draw % len(choice)]
     while num_made < sampling.min_tokens and token in stop_ids:
         token = (token + 1) % vocab_size
     score = None if sampling.logprobs is None else mock_score(draw, token, sampling.logprobs, vocab_size)
@@ -76,10 +86,12 @@ class MockWorker:
         die_at_step: int | None = None,
         bad_tokens: Collection[int] = (),
         first_starts: int | None = None,
+        says: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> None:
         """Each step takes `delay_s` seconds; the worker dies when it gets plan `die_at_step`; a chunk that computes one
         of `bad_tokens` has numbers that are not finite. The first chunk of a slot starts at a multiple of
-        `first_starts`; None: where a cached prefix can end, at a multiple of the block size."""
+        `first_starts`; None: where a cached prefix can end, at a multiple of the block size. `says` gives the answer to a
+        prompt, both as token ids, instead of `mock_token`; it ends with the first EOS, or the model's own."""
         self.config = config
         self.plans: deque[StepPlan] = deque(maxlen=256)
         """The latest plans, oldest first."""
@@ -87,6 +99,7 @@ class MockWorker:
         self._die_at_step = die_at_step
         self._bad_tokens = frozenset(bad_tokens)
         self._first_starts = first_starts or config.block_size
+        self._says = says
         self._death: WorkerDiedError | None = None
         self._slots: dict[int, _Slot] = {}
         self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
@@ -176,6 +189,10 @@ class MockWorker:
         for slot in {slot for fault in plan.faults for slot in fault.slots}:
             self._slots[slot].bad = True
         for chunk in plan.chunks:
+            self._slots[chunk.slot].allowed = None
+        for allowed in plan.allowed:
+            self._slots[allowed.slot].allowed = allowed.bits
+        for chunk in plan.chunks:
             self._compute(self._slots[chunk.slot], chunk, result)
         return result
 
@@ -230,9 +247,29 @@ class MockWorker:
             slot.append(0)
             return
         num_made = slot.length - slot.num_prompt_tokens
-        token = mock_token(slot.digest(), slot.length, num_made, slot.sampling, slot.stop_ids, self.config.vocab_size)
+        token = mock_token(
+            slot.digest(),
+            slot.length,
+            num_made,
+            slot.sampling,
+            slot.stop_ids,
+            self.config.vocab_size,
+            slot.allowed,
+        )
+        if self._says is not None:
+            token = self._said(slot, num_made, token)
         slot.append(token.token_id)
         result.sampled.append(SampledToken(number, token.token_id, token.score))
+
+    def _said(self, slot: _Slot, num_made: int, token: SampledToken) -> SampledToken:
+        """The token of the script, or `token` where a grammar does not let that come."""
+        assert self._says is not None
+        told = self._says(slot.prompt)
+        id_ = told[num_made] if num_made < len(told) else self.config.eos_token_ids[0]
+        if slot.allowed is not None and not slot.allowed[id_ // 8] >> id_ % 8 & 1:
+            return token
+        score = None if token.score is None else msgspec.structs.replace(token.score, token_id=id_)
+        return SampledToken(0, id_, score)
 
     def _prompt_scores(self, slot: _Slot, chunk: Chunk) -> PromptScores:
         assert slot.sampling.prompt_logprobs is not None
@@ -289,8 +326,14 @@ class _Slot:
         self.table: list[int] = []
         self.computed = 0
         self.bad = False
+        self.allowed: bytes | None = None
         self._digest = 0
         self._digested = 0
+
+    @property
+    def prompt(self) -> list[int]:
+        ids: list[int] = self.tokens[: self.num_prompt_tokens].tolist()
+        return ids
 
     def append(self, token: int) -> None:
         self.tokens[self.length] = token

@@ -91,21 +91,28 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt for `messages`; `kwargs` go to the template (such as `enable_thinking`).
+        """The prompt for `messages` and `tools`; `kwargs` go to the template (such as `enable_thinking`).
 
         Contents come to the template in the form that it can show. A developer is a system to templates that do not
         know developers.
 
         Raises:
-            RequestError: the template refuses the messages, or would not show one of them; or they are none.
+            RequestError: the template refuses the messages, or would not show one of them, or no tools; or they are none.
         """
         reserved = RESERVED.intersection(kwargs or ())
         if reserved:
             raise RequestError(
                 f"chat_template_kwargs must not set {', '.join(sorted(reserved))}", param="chat_template_kwargs"
             )
+        if tools and not self._probe.shows_tools:
+            raise RequestError(
+                "the model's chat template shows no tools: leave them out, or give a template with --chat-template",
+                param="tools",
+            )
         given, messages = messages, self._fitted(messages)
+        kwargs = {**(kwargs or {}), "tools": list(tools)} if tools else kwargs
         hidden = self._probe.first_hidden(messages, kwargs)
         if hidden is not None:
             why = f"is {given[hidden]['role'][:64]!r}, which the chat template would leave out at this place"
@@ -129,7 +136,11 @@ class ChatTemplate:
         """The messages with roles that the template knows, where it knows one as good, and contents in its form."""
         if not messages:
             raise RequestError("messages must hold at least one", param="messages")
-        return [self._fit(read_message(message, number)) for number, message in enumerate(messages)]
+        read = [read_message(message, number) for number, message in enumerate(messages)]
+        calling = next((number for number, message in enumerate(read) if message.get("tool_calls")), None)
+        if calling is not None and not self._probe.shows_calls:
+            raise refusal(calling, "tool_calls", "would be left out by the model's chat template")
+        return [self._fit(message) for message in read]
 
     def _fit(self, message: Message) -> Message:
         role = message["role"]

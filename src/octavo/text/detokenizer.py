@@ -15,7 +15,8 @@ _NO_STOPS = StopStrings(())
 class Detokenizer:
     """The text of one answer. The parts that `push` and `finish` return, joined, are the decoded answer, up to its stop.
 
-    `context` are the prompt's last ids, for tokenizers that decode a token by its neighbours.
+    `context` are the prompt's last ids, for tokenizers that decode a token by its neighbours; `shown_ids` are special
+    tokens that are not left out.
     """
 
     def __init__(
@@ -26,13 +27,12 @@ class Detokenizer:
         include_stop_str_in_output: bool = False,
         skip_special_tokens: bool = True,
         min_tokens: int = 0,
+        shown_ids: frozenset[int] = frozenset(),
         context: Sequence[int] = (),
     ) -> None:
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_ids - shown_ids if skip_special_tokens else frozenset()
         self._decoder: _Decoder = (
-            _ByteDecoder(tokenizer)
-            if tokenizer.context_free
-            else _WindowDecoder(tokenizer, context, skip_special_tokens)
+            _ByteDecoder(tokenizer) if tokenizer.context_free else _WindowDecoder(tokenizer, context, self._skipped)
         )
         self._scanner = StopScanner(stop, include=include_stop_str_in_output) if stop else None
         self._include_stop = include_stop_str_in_output
@@ -104,10 +104,9 @@ class _WindowDecoder:
     MOST_PENDING = 8
     """Tokens that one character may take; after that a U+FFFD is real."""
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int], skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._shown = list(context[-self.CONTEXT_TOKENS :])
+        self._shown = [id_ for id_ in context[-self.CONTEXT_TOKENS :] if id_ not in skipped]
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -123,6 +122,6 @@ class _WindowDecoder:
         return self._growth() if self._pending else ""
 
     def _growth(self) -> str:
-        before = self._tokenizer.decode(self._shown, skip_special_tokens=self._skip)
-        after = self._tokenizer.decode(self._shown + self._pending, skip_special_tokens=self._skip)
+        before = self._tokenizer.decode(self._shown, skip_special_tokens=False)
+        after = self._tokenizer.decode(self._shown + self._pending, skip_special_tokens=False)
         return after[len(before) :]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo.errors import RequestError
 
 Message = Mapping[str, Any]
-"""`role`, `content` (a text, a list of text parts, or None of an assistant), and what else the template reads."""
+"""`role`, `content` (a text, a list of text parts, or None of an assistant), and what else the template reads, such as
+`tool_calls`, whose arguments come as the text of a JSON object, and the `reasoning` of an answer."""
 
 Content = str | list[dict[str, str]]
 
@@ -26,8 +28,10 @@ class ContentForm(enum.Enum):
 
 
 def read_message(message: Any, number: int) -> Message:
-    """The message with a role and a content, itself if it has both; None as the content of an assistant becomes an empty
-    text.
+    """The message as templates read it, itself if it is so already.
+
+    None as the content of an assistant becomes an empty text, other fields that are None are left out, arguments of calls
+    become objects, and reasoning gets both of its names.
 
     Args:
         message: as it came.
@@ -42,9 +46,17 @@ def read_message(message: Any, number: int) -> Message:
     if not isinstance(role, str) or not role:
         raise refusal(number, "role", "must be a text such as user")
     content = message.get("content")
-    if isinstance(content, str):
+    if isinstance(content, str) and len(message) == 2:
         return message
-    return {**message, "content": _read_content(content, role, number)}
+    fields = {name: value for name, value in message.items() if value is not None}
+    if not isinstance(content, str):
+        fields["content"] = _read_content(content, role, number)
+    if calls := fields.pop("tool_calls", None):
+        fields["tool_calls"] = _read_calls(calls, number)
+    reasoning = fields.get("reasoning_content") or fields.get("reasoning")
+    if reasoning:
+        fields.update(reasoning=reasoning, reasoning_content=reasoning)
+    return fields
 
 
 def in_form(content: Content, form: ContentForm) -> Content:
@@ -79,6 +91,33 @@ def size_of(messages: Sequence[Message]) -> int:
 def refusal(number: int, field: str, why: str) -> RequestError:
     """The error for a field of message `number`."""
     return RequestError(f"messages[{number}].{field} {why}", param=f"messages[{number}].{field}")
+
+
+def _read_calls(calls: Any, number: int) -> list[dict[str, Any]]:
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise refusal(number, "tool_calls", "must be a list of calls")
+    return [_read_call(call, number, place) for place, call in enumerate(calls)]
+
+
+def _read_call(call: Any, number: int, place: int) -> dict[str, Any]:
+    """A call with its arguments as an object, or as they are where the model wrote no object."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+        raise refusal(number, f"tool_calls[{place}]", "must have a function with a name")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        found = _object_in(arguments)
+        arguments = arguments if found is None else found
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _object_in(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read_content(content: Any, role: str, number: int) -> Content:

@@ -59,6 +59,21 @@ class TemplateProbe:
                 self._forms[role] = ContentForm.PARTS if "0" in _marks(parts) else ContentForm.TEXT
         return self._forms[role]
 
+    @functools.cached_property
+    def shows_tools(self) -> bool:
+        """Whether tools are shown."""
+        function = {"name": _mark(0), "description": "nothing", "parameters": {"type": "object", "properties": {}}}
+        return "0" in _marks(self._try([_USER], {"tools": [{"type": "function", "function": function}]}))
+
+    @functools.cached_property
+    def shows_calls(self) -> bool:
+        """Whether calls in the history are shown."""
+        call = {"id": "call00000", "type": "function", "function": {"name": _mark(0), "arguments": {}}}
+        result = {"role": "tool", "tool_call_id": "call00000", "name": "tool", "content": "done"}
+        return "0" in _marks(
+            self._try([_USER, {"role": "assistant", "content": "", "tool_calls": [call]}, result], None)
+        )
+
     def first_hidden(self, messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> int | None:
         """The place of the first message whose text would not be in the prompt; None if all are.
 
@@ -105,7 +120,8 @@ def _marks(text: str | None) -> set[str]:
 
 
 def _says(message: Message) -> bool:
-    return bool(text_of(message["content"]).strip())
+    """Whether it has a text that must be shown; beside calls of tools many templates show none."""
+    return not message.get("tool_calls") and bool(text_of(message["content"]).strip())
 
 
 def _marked(message: Message, number: int) -> Message:

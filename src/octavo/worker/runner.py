@@ -275,7 +275,7 @@ class Runner:
 
     def _settings_of(self, row: LogitRow) -> Row:
         slot = self._slots[row.slot]
-        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts)
+        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts, slot.allowed)
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))

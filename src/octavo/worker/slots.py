@@ -27,7 +27,17 @@ class PlanError(OctavoError):
 class Slot:
     """One running request."""
 
-    __slots__ = ("bad", "computed", "counts", "num_blocks", "num_prompt_tokens", "sampling", "stop_ids", "tokens")
+    __slots__ = (
+        "allowed",
+        "bad",
+        "computed",
+        "counts",
+        "num_blocks",
+        "num_prompt_tokens",
+        "sampling",
+        "stop_ids",
+        "tokens",
+    )
 
     def __init__(self, admission: Admission) -> None:
         self.tokens = list(admission.token_ids)
@@ -41,6 +51,8 @@ class Slot:
         """Filled columns of the block table row."""
         self.bad = False
         """Numbers were not finite: nothing is computed for this slot again until it is released."""
+        self.allowed: bytes | None = None
+        """Ids that the step may sample, as `AllowedIds.bits`; None: all."""
         self.counts: TokenCounts | None = None
         if self._penalised:
             self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
@@ -117,10 +129,29 @@ class Slots:
             self._extend_table(chunk, plan)
             self._advance(chunk, written, plan)
             total += chunk.count
+        self._restrict(plan)
         limit = self._config.max_num_batched_tokens
         if total > limit:
             raise _wrong(plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
         return [chunk for chunk in plan.chunks if not self[chunk.slot].bad]
+
+    def _restrict(self, plan: StepPlan) -> None:
+        """Note which ids each slot of the step may sample."""
+        sampling = {chunk.slot for chunk in plan.chunks if chunk.sample}
+        for slot in sampling:
+            self[slot].allowed = None
+        for allowed in plan.allowed:
+            where = f"allowed ids of slot {allowed.slot}"
+            if allowed.slot not in sampling:
+                raise _wrong(plan, f"{where}: it samples nothing, or has them twice")
+            sampling.discard(allowed.slot)
+            length, size = len(allowed.bits), -(-self._vocab_size // 8)
+            if length != size:
+                raise _wrong(plan, f"{where}: {length} bytes, must be {size}")
+            bits = int.from_bytes(allowed.bits, "little")
+            if not 0 < bits < 1 << self._vocab_size:
+                raise _wrong(plan, f"{where}: none, or ids beyond the vocabulary")
+            self[allowed.slot].allowed = allowed.bits
 
     def _check_index(self, index: int, plan: StepPlan, what: str, *, taken: bool = True) -> None:
         count = len(self._slots)

@@ -1,4 +1,4 @@
-"""Logit bias, min_tokens and penalties: what changes the logits before a token is chosen, in vLLM's order."""
+"""Logit bias, min_tokens, penalties and grammars: what changes the logits before a token is chosen, in vLLM's order."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Row:
     """Ids that may not be sampled."""
     counts: TokenCounts | None = None
     """Needed if `sampling` has a penalty."""
+    allowed: bytes | None = None
+    """Ids that may be sampled, as `AllowedIds.bits`; None: all."""
 
 
 def adjust_logits(logits: torch.Tensor, rows: Sequence[Row]) -> None:
@@ -33,7 +35,7 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[Row]) -> None:
         repetition:  x / r if x > 0 else x * r,  for ids in prompt or answer
         frequency:   x - f * (times in the answer)
         presence:    x - p, for ids in the answer
-        masked:      -inf
+        masked:      -inf, also for ids that are not allowed
 
     vLLM masks before the penalties, which leave -inf as it is; masking last gives the same.
 
@@ -47,6 +49,21 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[Row]) -> None:
     if pairs:
         where = upload(torch.tensor(pairs), logits.device).T
         logits[where[0], where[1]] = -torch.inf
+    _mask_the_rest(logits, rows)
+
+
+def _mask_the_rest(logits: torch.Tensor, rows: Sequence[Row]) -> None:
+    """-inf for all ids but those that a row allows."""
+    indices = [index for index, row in enumerate(rows) if row.allowed is not None]
+    if not indices:
+        return
+    device = logits.device
+    packed = np.frombuffer(b"".join(row.allowed for row in rows if row.allowed is not None), dtype=np.uint8)
+    bits = upload(torch.from_numpy(packed.reshape(len(indices), -1).copy()), device)
+    ids = torch.arange(logits.shape[1], device=device)
+    forbidden = bits[:, ids // 8].bitwise_right_shift_((ids % 8).byte()).bitwise_and_(1) == 0
+    where = upload(torch.tensor(indices), device)
+    logits.index_copy_(0, where, logits.index_select(0, where).masked_fill_(forbidden, -torch.inf))
 
 
 def _add_biases(logits: torch.Tensor, rows: Sequence[Row]) -> None:

@@ -1,0 +1,208 @@
+"""What requests with a grammar may sample next: told by a process that follows them, which may die of any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable
+
+from octavo.engine.request_table import RequestTable
+from octavo.engine.sequence import Finished, Sequence
+from octavo.engine.update import FinishReason
+from octavo.errors import RequestFailedError
+from octavo.grammar import Follower, ForkServer, Grammar
+
+MAX_DEATHS = 2
+"""Of processes that died over a request, after which it is failed: the first may have been killed from outside."""
+MAX_FAILED_STARTS = 3
+"""Of processes in a row that died before they said a word."""
+ANSWER_S = 180.0
+"""How long to wait for a process that neither answers nor ends: the system should have ended it long before."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Place:
+    """A request in its grammar."""
+
+    number: int
+    sequence: Sequence
+    grammar: Grammar
+    stops: int
+    """Bits of the ids that end it."""
+    followed: bool = False
+    """The process knows it, with all tokens but those that are asked about."""
+    deaths: int = 0
+    """Of processes that were busy with it."""
+    asked_s: float = 0.0
+    """When the last question was asked."""
+
+
+class Masks:
+    """Sets `Sequence.allowed`, and ends the requests whose grammar leaves nothing to say.
+
+    What may come next is a function of the grammar and of the tokens so far, so nothing here is state that must be kept:
+    whatever dies is made again from the histories.
+
+    Args:
+        requests: the table that they are in.
+        fork_server: where processes come from; None: there are no requests with a grammar.
+    """
+
+    def __init__(self, requests: RequestTable, fork_server: ForkServer | None) -> None:
+        self._requests = requests
+        self._fork_server = fork_server
+        self._follower: Follower | None = None
+        self._numbers = itertools.count()
+        self._places: dict[str, _Place] = {}
+        """By request id."""
+        self._asked: dict[int, _Place] = {}
+        """Those whose next ids are not told yet, by number, oldest question first."""
+        self._failed_starts = 0
+        self._eos = _bits(requests.config.eos_token_ids)
+
+    @property
+    def served(self) -> bool:
+        """Requests may have a grammar."""
+        return self._fork_server is not None
+
+    @property
+    def pending(self) -> bool:
+        """Something is not told yet."""
+        return bool(self._asked)
+
+    def begin(self, sequence: Sequence, grammar: Grammar) -> None:
+        """Tell a new request what its answer may begin with."""
+        self._forget_ended()
+        place = _Place(next(self._numbers), sequence, grammar, _bits(sequence.stop_ids))
+        self._places[sequence.request_id] = place
+        self._tell(place, grammar.first)
+
+    def advance(self, sequences: Iterable[Sequence]) -> None:
+        """Ask for each of those that have one more token, and go on, what may come next."""
+        for sequence in sequences:
+            if not isinstance(sequence.state, Finished):
+                self._ask(self._places[sequence.request_id])
+
+    def take(self, timeout_s: float) -> None:
+        """Take in what is told by now, waiting for it for up to `timeout_s` seconds."""
+        end_s = time.monotonic() + timeout_s
+        while self._follower is not None:
+            self._take()
+            left_s = end_s - time.monotonic()
+            if not self._asked or left_s <= 0:
+                break
+            if self._follower is not None:
+                self._follower.wait(left_s)
+        self._forget_ended()
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    def _take(self) -> None:
+        follower = self._follower
+        assert follower is not None
+        for told in follower.take():
+            self._failed_starts = 0
+            place = self._asked.pop(told.request, None)
+            if place is None or isinstance(place.sequence.state, Finished):
+                continue
+            if told.bits is None:
+                self._fail(place, "the grammar of this request could not be followed")
+            else:
+                self._tell(place, told.bits)
+        late = bool(self._asked) and time.monotonic() - next(iter(self._asked.values())).asked_s > ANSWER_S
+        if follower.ended or late:
+            self._on_death(follower)
+
+    def _tell(self, place: _Place, bits: bytes) -> None:
+        """Let the request sample `bits` next, or end it if they leave nothing but its end."""
+        sequence = place.sequence
+        allowed = within = int.from_bytes(bits, "little")
+        if sequence.num_made_tokens < sequence.sampling.min_tokens:
+            allowed &= ~place.stops
+        if sequence.sampling.ignore_eos:
+            allowed &= ~self._eos
+        if allowed & ~self._eos:
+            sequence.allowed = len(sequence.tokens), allowed.to_bytes(len(bits), "little")
+        elif within & ~self._eos:
+            self._fail(place, "min_tokens forbids every token that the grammar of this request lets come next")
+        else:
+            self._requests.end(sequence, FinishReason.STOP)
+
+    def _ask(self, place: _Place) -> None:
+        sequence = place.sequence
+        place.asked_s = time.monotonic()
+        self._asked[place.number] = place
+        follower = self._follower or self._start()
+        if follower is None:
+            return
+        made = sequence.tokens[sequence.num_prompt_tokens :]
+        if place.followed:
+            follower.advance(place.number, made[-1])
+        else:
+            follower.follow(place.number, place.grammar.key, place.grammar.data, made)
+            place.followed = True
+
+    def _start(self) -> Follower | None:
+        """Start the process; if there is none to be had, requests that need it end with an error."""
+        assert self._fork_server is not None
+        try:
+            self._follower = Follower(self._fork_server)
+        except OSError as exc:
+            self._fail_asked(f"no process can be started to follow the grammar of this request: {exc}")
+        return self._follower
+
+    def _on_death(self, follower: Follower) -> None:
+        """The process has ended: ask another one, last about the request that this one was busy with."""
+        follower.close()
+        self._follower = None
+        for place in self._places.values():
+            place.followed = False
+        asked = [place for place in self._asked.values() if not isinstance(place.sequence.state, Finished)]
+        self._asked.clear()
+        if not follower.began:
+            self._failed_starts += 1
+        elif asked:
+            asked[0].deaths += 1
+            asked = [*asked[1:], asked[0]]
+        for place in asked:
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                self._fail(place, "the process that follows grammars cannot start")
+            elif place.deaths >= MAX_DEATHS:
+                self._fail(place, "to follow the grammar of this request takes too much time or memory; others go on")
+            else:
+                self._ask(place)
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            self._failed_starts = 0
+
+    def _fail_asked(self, message: str) -> None:
+        places, self._asked = list(self._asked.values()), {}
+        for place in places:
+            self._fail(place, message)
+
+    def _fail(self, place: _Place, message: str) -> None:
+        if not isinstance(place.sequence.state, Finished):
+            self._requests.end(place.sequence, FinishReason.ERROR, error=RequestFailedError(message))
+
+    def _forget_ended(self) -> None:
+        ended = [place for place in self._places.values() if isinstance(place.sequence.state, Finished)]
+        if not ended:
+            return
+        for place in ended:
+            del self._places[place.sequence.request_id]
+            self._asked.pop(place.number, None)
+        if self._follower is not None:
+            unused = {place.grammar.key for place in ended} - {place.grammar.key for place in self._places.values()}
+            self._follower.leave([place.number for place in ended], sorted(unused))
+
+
+def _bits(ids: Iterable[int]) -> int:
+    """A number with these bits set."""
+    number = 0
+    for id_ in ids:
+        number |= 1 << id_
+    return number

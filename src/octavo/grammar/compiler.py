@@ -1,0 +1,170 @@
+"""From what a client asks for to a grammar that can be followed: checked, compiled in a process of its own, and kept."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+
+import msgspec
+
+from octavo.errors import OverloadedError, RequestError
+from octavo.grammar.fork_server import ForkServer
+from octavo.grammar.messages import TOO_MUCH, Answer, Compile, Compiled, Refused
+from octavo.grammar.schema import SchemaError
+from octavo.grammar.source import checked_source
+from octavo.structured_outputs import GrammarSource, StructuredOutputsParams
+
+MAX_CACHED_BYTES = 256 << 20
+"""Of grammars that are kept for the next request."""
+MAX_CACHED = 4096
+"""The same in grammars, refused ones included."""
+MAX_COMPILING = 2
+"""Grammars that are compiled beside each other."""
+STARTS = 3
+"""Tries to have a process: the one that forks may be killed meanwhile."""
+LOOK_S = 0.5
+"""How often to look whether anybody still waits."""
+ANSWER_S = 180.0
+"""How long to wait for a process that neither answers nor ends: the system should have ended it long before."""
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """A compiled grammar."""
+
+    key: int
+    """No other grammar of this process has it."""
+    data: bytes
+    """For who follows it."""
+    first: bytes
+    """Ids that may begin an answer, as `Allowed.bits`."""
+
+
+class Compiler:
+    """Compiles each source once, as long as it is kept. Every method may be called from any thread.
+
+    Args:
+        fork_server: where processes come from.
+    """
+
+    def __init__(self, fork_server: ForkServer) -> None:
+        self._fork_server = fork_server
+        self._lock = threading.Lock()
+        self._turn = threading.Semaphore(MAX_COMPILING)
+        self._closed = False
+        self._keys = itertools.count(1)
+        self._results: OrderedDict[GrammarSource, Future[Grammar | Refused]] = OrderedDict()
+        """Of all sources that are compiled, or being compiled; the last used at the end."""
+        self._decode = msgspec.msgpack.Decoder(Answer).decode
+
+    def compile(self, asked: StructuredOutputsParams) -> Grammar:
+        """The grammar of what is `asked`; takes as long as it takes, at most some seconds of a processor.
+
+        Raises:
+            RequestError: there is no such grammar, or it takes too much to compile.
+            OverloadedError: no process can be started, or this was closed.
+        """
+        source = asked.source()
+        with self._lock:
+            result = self._results.get(source)
+            mine = result is None
+            if result is None:
+                result = self._results[source] = Future()
+            self._results.move_to_end(source)
+        if mine:
+            self._fill(result, source)
+        made = result.result()
+        if isinstance(made, Refused):
+            raise RequestError(
+                f"{asked.asked_as}: this {source.kind.value} cannot be served: {made.reason}", param=asked.asked_as
+            )
+        return made
+
+    def compile_if_asked(self, asked: StructuredOutputsParams | None) -> Grammar | None:
+        """As `compile`; None if nothing is asked."""
+        return None if asked is None else self.compile(asked)
+
+    def close(self) -> None:
+        """Let those who wait go with an error, soon, and end the process that forks; safe to call twice."""
+        self._closed = True
+        self._fork_server.close()
+
+    def kept(self, asked: StructuredOutputsParams) -> Grammar | None:
+        """The grammar of what is `asked`, if it is there already."""
+        with self._lock:
+            result = self._results.get(asked.source())
+        if result is None or not result.done() or result.exception() is not None:
+            return None
+        made = result.result()
+        return None if isinstance(made, Refused) else made
+
+    def _fill(self, result: Future[Grammar | Refused], source: GrammarSource) -> None:
+        """Set what becomes of `source`; nothing of it is kept if it is no fault of its own."""
+        try:
+            with self._turn:
+                result.set_result(self._compile(source))
+        except BaseException as exc:
+            result.set_exception(exc)
+            with self._lock:
+                del self._results[source]
+        with self._lock:
+            self._forget_oldest()
+
+    def _compile(self, source: GrammarSource) -> Grammar | Refused:
+        try:
+            checked = checked_source(source)
+        except SchemaError as exc:
+            return Refused(str(exc))
+        for _ in range(STARTS):
+            try:
+                made = self._order(checked)
+            except OSError as exc:
+                raise OverloadedError(f"no process can be started to compile a grammar: {exc}") from exc
+            if made is not None:
+                return made
+        raise OverloadedError("the process that compiles grammars could not start")
+
+    def _order(self, source: GrammarSource) -> Grammar | Refused | None:
+        """Have a process compile `source`; None if it did not even begin.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        wire = self._fork_server.fork()
+        began = False
+        try:
+            wire.send(msgspec.msgpack.encode(Compile(source)))
+            end_s = time.monotonic() + ANSWER_S
+            while not wire.ended and time.monotonic() < end_s:
+                if self._closed:
+                    raise OverloadedError("the server is shutting down and compiles no grammars")
+                wire.wait(LOOK_S)
+                data = wire.receive()
+                if data is None:
+                    continue
+                answer = self._decode(data)
+                if isinstance(answer, Compiled):
+                    return Grammar(next(self._keys), answer.data, answer.first)
+                if isinstance(answer, Refused):
+                    return answer
+                began = True
+        finally:
+            wire.close()
+        return Refused(TOO_MUCH) if began else None
+
+    def _forget_oldest(self) -> None:
+        """Keep as many results as there is room for; the lock is held."""
+        held = sum(_num_bytes(source, result) for source, result in self._results.items())
+        for source, result in list(self._results.items())[:-1]:
+            if held <= MAX_CACHED_BYTES and len(self._results) <= MAX_CACHED:
+                return
+            if result.done():
+                held -= _num_bytes(source, result)
+                del self._results[source]
+
+
+def _num_bytes(source: GrammarSource, result: Future[Grammar | Refused]) -> int:
+    made = result.result() if result.done() and result.exception() is None else None
+    return len(source.text) + (len(made.data) if isinstance(made, Grammar) else 0)

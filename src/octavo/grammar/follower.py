@@ -1,0 +1,68 @@
+"""The process that follows the grammars of all running requests, as the engine sees it: asked now, read later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from octavo.grammar.fork_server import ForkServer
+from octavo.grammar.messages import Advance, Allowed, Answer, Follow, Leave, Ready
+from octavo.wire import Wire
+
+
+class Follower:
+    """One such process; used by one thread at a time. When it has `ended`, another one must be made.
+
+    Args:
+        fork_server: where it comes from.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, fork_server: ForkServer) -> None:
+        self._wire: Wire = fork_server.fork()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Answer).decode
+        self._keys: set[int] = set()
+        self.began = False
+        """It has said a word: it is no fault of the system's if it ends."""
+
+    @property
+    def ended(self) -> bool:
+        """The process has ended; what it said before has been read."""
+        return self._wire.ended
+
+    def follow(self, request: int, key: int, data: bytes, tokens: Iterable[int]) -> None:
+        """Ask what may come after `tokens` in the grammar `key`, which is in `data`."""
+        unknown = key not in self._keys
+        self._keys.add(key)
+        self._wire.send(self._encode(Follow(request, key, data if unknown else None, list(tokens))))
+
+    def advance(self, request: int, token_id: int) -> None:
+        """Ask what may come after one more token."""
+        self._wire.send(self._encode(Advance(request, token_id)))
+
+    def leave(self, requests: list[int], keys: list[int]) -> None:
+        """Let it forget requests and grammars."""
+        self._keys -= set(keys)
+        self._wire.send(self._encode(Leave(requests, keys)))
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is something to take."""
+        self._wire.wait(timeout_s)
+
+    def take(self) -> Iterator[Allowed]:
+        """Yield the answers that have come, in the order in which they were asked for."""
+        while (data := self._wire.receive()) is not None:
+            answer = self._decode(data)
+            self.began = True
+            if not isinstance(answer, (Allowed, Ready)):
+                raise ValueError(f"the follower of grammars said {type(answer).__name__}")
+            if isinstance(answer, Allowed):
+                yield answer
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._wire.close()

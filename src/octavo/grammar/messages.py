@@ -1,0 +1,87 @@
+"""What the server and the processes that run xgrammar say to each other: plain data, encoded as MessagePack.
+
+server                                   compiling process        (one for each grammar, then it ends)
+  | -- Compile -------------------------> |
+  | <------------------ Compiled/Refused  |
+
+server                                   following process        (one for all requests)
+  | -- Follow (its tokens so far) ------> |
+  | <------------------------------ Allowed
+  | -- Advance (one token) -------------> |
+  | <------------------------------ Allowed
+  | -- Leave ---------------------------> |   no answer
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.structured_outputs import GrammarSource
+
+TOO_MUCH = "to compile it takes too much time or memory; make it smaller"
+
+
+class Compile(msgspec.Struct, frozen=True, tag="compile"):
+    """Compile this."""
+
+    source: GrammarSource
+
+
+class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
+    """It is a grammar."""
+
+    data: bytes
+    """As xgrammar writes it: all that it takes to follow it."""
+    first: bytes
+    """Ids that may begin an answer; see `Allowed.bits`."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """It is none, or none that can be honoured."""
+
+    reason: str
+
+
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Follow a grammar from its start through the tokens that a request has made."""
+
+    request: int
+    """A number that no other request ever has."""
+    key: int
+    """Of the grammar."""
+    data: bytes | None
+    """Of the grammar; None if this process has had it."""
+    tokens: list[int]
+
+
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """A request has made one more token."""
+
+    request: int
+    token_id: int
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """Requests that have ended, and grammars that none of those left has."""
+
+    requests: list[int]
+    keys: list[int]
+
+
+class Allowed(msgspec.Struct, frozen=True, tag="allowed"):
+    """Which ids may come next."""
+
+    request: int
+    num_tokens: int
+    """How many the request had made."""
+    bits: bytes | None
+    """Bit i % 8 of byte i // 8 is set if id i may come, EOS among them where the text may end; None: the tokens do not
+    follow the grammar, or it cannot be followed."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """A process has begun."""
+
+
+Order = Compile | Follow | Advance | Leave
+Answer = Compiled | Refused | Allowed | Ready

@@ -1,0 +1,299 @@
+"""`python -m octavo.grammar.process FD`: imports xgrammar, then forks a child for each socket that comes through FD.
+
+A child runs code of others' on what strangers send. So it may use so much processor time for one order, and so much memory,
+and the system kills it when it takes more: no code in it is trusted to look at a clock. It never speaks unasked, it opens
+nothing, and it ends when the other end of its socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo.grammar.fork_server import Vocabulary
+from octavo.grammar.messages import (
+    TOO_MUCH,
+    Advance,
+    Allowed,
+    Answer,
+    Compile,
+    Compiled,
+    Follow,
+    Leave,
+    Order,
+    Ready,
+    Refused,
+)
+from octavo.structured_outputs import GrammarKind, GrammarSource
+from octavo.wire import Wire
+
+COMPILE_S = 10.0
+"""Processor seconds for a grammar."""
+FOLLOW_S = 5.0
+"""The same for one token."""
+REPLAY_S = 0.002
+"""More of them for each token that a request has made before."""
+WALL = 6.0
+"""As many times longer by the clock on the wall: the process may sleep, or other processes run."""
+COMPILE_BYTES = 2 << 30
+"""Memory for one grammar."""
+FOLLOW_BYTES = 8 << 30
+"""Memory for all that are followed."""
+MAX_WHITESPACE = 24
+"""Characters between two tokens of JSON: models that may go on with whitespace for ever sometimes do."""
+MAX_DATA_BYTES = 64 << 20
+"""Largest grammar that is kept."""
+NICENESS = 5
+"""Of a process that compiles: the engine, and who follows grammars for it, come first when processor cores are scarce."""
+
+_PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
+_LONE_SURROGATE = re.compile(b"\xed[\xa0-\xbf]")
+
+
+class Vocabularies:
+    """The vocabulary as xgrammar wants it.
+
+    Bytes that are no UTF-8 are made impossible: half of a surrogate pair, which xgrammar takes for a character.
+    """
+
+    def __init__(self, told: Vocabulary) -> None:
+        import xgrammar
+
+        tokenizer, special = told.tokenizer, told.tokenizer.special_ids
+        pieces: list[Any] = []
+        if tokenizer.context_free:
+            kind = xgrammar.VocabType.RAW
+            pieces = [tokenizer.piece(id_) for id_ in range(told.size)]
+            pieces = [b"" if id_ in special or _LONE_SURROGATE.search(p) else p for id_, p in enumerate(pieces)]
+        else:
+            kind = xgrammar.VocabType.BYTE_FALLBACK
+            names = {id_: name for name, id_ in tokenizer.vocabulary.items()}
+            pieces = ["" if id_ in special else names.get(id_, "") for id_ in range(told.size)]
+        self.size = told.size
+        self.info = xgrammar.TokenizerInfo(
+            pieces, kind, vocab_size=told.size, stop_token_ids=list(told.eos_ids) or None
+        )
+        decoded = self.info.decoded_vocab
+        self.eos = sum(1 << id_ for id_ in told.eos_ids)
+        self.all = (1 << told.size) - 1
+        self._surrogate_heads = {id_ for id_, piece in enumerate(decoded) if piece.endswith(b"\xed")}
+        tails = (id_ for id_, piece in enumerate(decoded) if piece[:1] >= b"\xa0" and piece[:1] <= b"\xbf")
+        self._surrogate_tails = sum(1 << id_ for id_ in tails)
+
+    def after(self, token_id: int | None) -> int:
+        """Bits of the ids that may follow `token_id` in any text."""
+        return self.all & ~self._surrogate_tails if token_id in self._surrogate_heads else self.all
+
+
+class Following:
+    """One request's place in its grammar."""
+
+    def __init__(self, vocabularies: Vocabularies, compiled: Any) -> None:
+        import numpy as np
+        import xgrammar
+
+        self._vocabularies = vocabularies
+        self._matcher = xgrammar.GrammarMatcher(compiled)
+        self._bits = np.zeros((1, -(-vocabularies.size // 32)), dtype=np.int32)
+        self._last: int | None = None
+        self.num_tokens = 0
+
+    def accept(self, token_id: int) -> bool:
+        """Go on by one token; False if it may not come."""
+        self.num_tokens += 1
+        self._last = token_id
+        return bool(self._matcher.accept_token(token_id))
+
+    def bits(self) -> bytes:
+        """As `Allowed.bits`."""
+        if self._matcher.is_terminated():
+            return bytes(-(-self._vocabularies.size // 8))
+        self._matcher.fill_next_token_bitmask(self._bits)
+        allowed = int.from_bytes(self._bits.tobytes(), "little") & self._vocabularies.after(self._last)
+        return allowed.to_bytes(-(-self._vocabularies.size // 8), "little")
+
+
+class Child:
+    """Carries out orders until the other end closes."""
+
+    def __init__(self, wire: Wire, vocabularies: Vocabularies) -> None:
+        self._wire = wire
+        self._vocabularies = vocabularies
+        self._grammars: dict[int, Any] = {}
+        self._following: dict[int, Following] = {}
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def run(self) -> None:
+        decode = msgspec.msgpack.Decoder(Order).decode
+        self._say(Ready())
+        while True:
+            match decode(self._wire.read()):
+                case Compile(source):
+                    _bound_memory(COMPILE_BYTES)
+                    os.nice(NICENESS)
+                    with _limited(COMPILE_S):
+                        answer = self._compile(source)
+                    self._say(answer)
+                case Follow(request, key, data, tokens):
+                    _bound_memory(FOLLOW_BYTES)
+                    with _limited(FOLLOW_S + REPLAY_S * len(tokens)):
+                        allowed = self._follow(request, key, data, tokens)
+                    self._say(allowed)
+                case Advance(request, token_id):
+                    with _limited(FOLLOW_S):
+                        allowed = self._advance(request, [token_id])
+                    self._say(allowed)
+                case Leave(requests, keys):
+                    for request in requests:
+                        self._following.pop(request, None)
+                    for key in keys:
+                        self._grammars.pop(key, None)
+
+    def _say(self, answer: Answer) -> None:
+        self._wire.send(self._encode(answer))
+        self._wire.flush()
+
+    def _compile(self, source: GrammarSource) -> Compiled | Refused:
+        with _caught_output() as output:
+            try:
+                compiled = _compile(self._vocabularies.info, source)
+                data = compiled.serialize_json().encode()
+                first = Following(self._vocabularies, compiled).bits()
+            except MemoryError:
+                return Refused(TOO_MUCH)
+            except Exception as exc:
+                return Refused(TOO_MUCH if "bad_alloc" in str(exc) else _told(str(exc)))
+        if warning := output():  # what it cannot honour it leaves out, and says so
+            return Refused(_told(warning))
+        if len(data) > MAX_DATA_BYTES:
+            return Refused(f"it is too large: {len(data) >> 20} MiB compiled, at most {MAX_DATA_BYTES >> 20}")
+        if not int.from_bytes(first, "little") & ~self._vocabularies.eos:
+            return Refused("no text fits it that the model's tokens can write, or none but the empty one")
+        return Compiled(data, first)
+
+    def _follow(self, request: int, key: int, data: bytes | None, tokens: list[int]) -> Allowed:
+        import xgrammar
+
+        try:
+            if data is not None:
+                self._grammars[key] = xgrammar.CompiledGrammar.deserialize_json(data.decode(), self._vocabularies.info)
+            self._following[request] = Following(self._vocabularies, self._grammars[key])
+        except Exception:
+            return Allowed(request, len(tokens), None)
+        return self._advance(request, tokens)
+
+    def _advance(self, request: int, tokens: list[int]) -> Allowed:
+        following = self._following[request]
+        try:
+            bits = following.bits() if all(map(following.accept, tokens)) else None
+        except Exception:
+            bits = None
+        return Allowed(request, following.num_tokens, bits)
+
+
+def _compile(info: Any, source: GrammarSource) -> Any:
+    import xgrammar
+
+    compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    match source.kind:
+        case GrammarKind.JSON_SCHEMA:
+            return compiler.compile_json_schema(
+                source.text,
+                any_whitespace=source.any_whitespace,
+                max_whitespace_cnt=MAX_WHITESPACE if source.any_whitespace else None,
+            )
+        case GrammarKind.REGEX:
+            return compiler.compile_regex(source.text)
+        case GrammarKind.EBNF:
+            return compiler.compile_grammar(source.text)
+        case GrammarKind.LARK:
+            return compiler.compile_lark(source.text)
+        case GrammarKind.STRUCTURAL_TAG:
+            return compiler.compile_structural_tag(_tag(source.text))
+
+
+def _tag(text: str) -> Any:
+    """A structural tag, also in its older form."""
+    import xgrammar
+
+    told = json.loads(text)
+    if "structures" not in told:
+        return text
+    items = [xgrammar.StructuralTagItem(**each) for each in told["structures"]]
+    return xgrammar.StructuralTag.from_legacy_structural_tag(items, told.get("triggers", []))
+
+
+def _told(message: str) -> str:
+    """xgrammar's message without the place in its source."""
+    return _PREFIX.sub("", message.strip())[:500] or "xgrammar gives no reason"
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """The system kills this process when it uses more than `seconds` of a processor meanwhile."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL * seconds)
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def _caught_output() -> Iterator[Any]:
+    """What is written to standard error meanwhile, by whichever code; gives what reads it, after."""
+    caught, before = os.memfd_create("output"), os.dup(2)
+    os.dup2(caught, 2)
+    try:
+        yield lambda: os.pread(caught, 4096, 0).decode("utf-8", "replace").strip()
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+_bounded = False
+
+
+def _bound_memory(num_bytes: int) -> None:
+    """From now on this process can have `num_bytes` more."""
+    global _bounded
+    if not _bounded:
+        _bounded = True
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + num_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the children
+    line = socket.socket(fileno=int(sys.argv[1]))
+    told: Vocabulary = pickle.load(sys.stdin.buffer)
+    vocabularies = Vocabularies(told)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(line, 1, 1)
+        if not message:
+            return
+        if os.fork() == 0:
+            try:
+                line.close()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                Child(Wire(socket.socket(fileno=descriptors[0])), vocabularies).run()
+            finally:
+                os._exit(0)
+        os.close(descriptors[0])
+
+
+if __name__ == "__main__":
+    main()

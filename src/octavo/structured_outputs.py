@@ -1,0 +1,175 @@
+"""The form that an answer must have: what clients say of it, and the one source text that a grammar is compiled from."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from octavo.errors import RequestError
+
+CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+"""Fields of which a request sets one."""
+ANY_WHITESPACE = frozenset([r"[\n\t ]*", r"[ \n\t]*", r"[ \t\n\r]*", r"[\n\t\r ]*", r"\s*", "[\n\t ]*"])
+"""Values of `whitespace_pattern` that say what holds anyway."""
+
+
+CHOICES_TOGETHER = 256
+"""In one rule: xgrammar's stack overflows with very many."""
+
+
+class GrammarKind(enum.Enum):
+    """What a source text is written in."""
+
+    JSON_SCHEMA = "JSON schema"
+    REGEX = "regular expression"
+    EBNF = "EBNF grammar"
+    LARK = "Lark grammar"
+    STRUCTURAL_TAG = "structural tag"
+
+
+class GrammarSource(msgspec.Struct, frozen=True):
+    """What a grammar is compiled from; equal sources have one grammar."""
+
+    kind: GrammarKind
+    text: str
+    any_whitespace: bool = True
+    """JSON may have whitespace between its tokens."""
+
+
+class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
+    """The form of an answer; names, order and defaults are those of vLLM's `StructuredOutputsParams`.
+
+    Raises:
+        RequestError: not exactly one of json, regex, choice, grammar, json_object and structural_tag is set, or a value
+            cannot be; `param` is `asked_as`.
+    """
+
+    json: Any = None
+    """A JSON schema: as a dict, as JSON, or as a class with `model_json_schema`, such as pydantic's models."""
+    regex: str | None = None
+    """Of the whole answer."""
+    choice: list[str] | None = None
+    """The answer is one of these."""
+    grammar: str | None = None
+    """EBNF as llama.cpp writes it, with the rule `root`; or Lark, with the rule `start`."""
+    json_object: bool | None = None
+    """Any JSON object."""
+    disable_any_whitespace: bool = False
+    """JSON comes on one line, with `, ` and `: `."""
+    disable_additional_properties: bool = False
+    """Holds always: properties that a schema does not name are never made, unless it asks for them."""
+    whitespace_pattern: str | None = None
+    """Only with values that say what holds anyway: any whitespace."""
+    structural_tag: Any = None
+    """Text with parts that have a form: `{"format": ...}`, or the older `{"structures": ..., "triggers": ...}`."""
+    asked_as: str = "structured_outputs"
+    """The field of the request that errors name."""
+
+    def __post_init__(self) -> None:
+        if self.json_object is False:
+            msgspec.structs.force_setattr(self, "json_object", None)
+        if hasattr(self.json, "model_json_schema"):
+            msgspec.structs.force_setattr(self, "json", self.json.model_json_schema())
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            told = "none is" if not given else " and ".join(given) + " are"
+            raise self._wrong(f"needs exactly one of {', '.join(CONSTRAINTS)}, but {told} given")
+        pattern = self.whitespace_pattern
+        if pattern is not None and pattern not in ANY_WHITESPACE:
+            raise self._wrong(
+                f"has the whitespace_pattern {pattern!r:.100}, which cannot be served: leave it out for any whitespace, or "
+                "set disable_any_whitespace"
+            )
+        self._read()
+
+    def source(self) -> GrammarSource:
+        """What the grammar is compiled from.
+
+        Raises:
+            RequestError: as the class.
+        """
+        kind, text = self._read()
+        return GrammarSource(kind, text, not self.disable_any_whitespace)
+
+    def _read(self) -> tuple[GrammarKind, str]:
+        if self.json is not None:
+            return GrammarKind.JSON_SCHEMA, self._as_json("json", self.json)
+        if self.json_object is not None:
+            return GrammarKind.JSON_SCHEMA, '{"type": "object"}'
+        if self.regex is not None:
+            return GrammarKind.REGEX, self._as_text("regex", self.regex)
+        if self.choice is not None:
+            return GrammarKind.EBNF, self._choices(self.choice)
+        if self.grammar is not None:
+            text = self._as_text("grammar", self.grammar)
+            return (GrammarKind.EBNF if "::=" in text else GrammarKind.LARK), text
+        return GrammarKind.STRUCTURAL_TAG, self._as_json("structural_tag", self.structural_tag)
+
+    def _as_json(self, name: str, value: Any) -> str:
+        """`value` as one line of JSON, its keys in their order."""
+        try:
+            if isinstance(value, str):
+                value = json.loads(value, parse_constant=_no_number)
+            if not isinstance(value, dict):
+                raise self._wrong(f"has {name} {value!r:.100}, which is no JSON object")
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except RecursionError:
+            raise self._wrong(f"has {name} that is nested too deeply to be read") from None
+        except (ValueError, TypeError) as exc:
+            raise self._wrong(f"has {name} that is no JSON: {exc!s:.200}") from exc
+
+    def _as_text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise self._wrong(f"has {name} {value!r:.100}, must be a text that is not empty")
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise self._wrong(f"has {name} that is not valid Unicode (a lone surrogate?)") from exc
+        return value
+
+    def _choices(self, choices: Sequence[str]) -> str:
+        if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
+            raise self._wrong(f"has choice {choices!r:.100}, must be a list of texts that is not empty")
+        texts = dict.fromkeys(self._as_text(f"choice[{index}]", text) for index, text in enumerate(choices))
+        quoted = [_quoted(text) for text in texts]
+        if len(quoted) <= CHOICES_TOGETHER:
+            return "root ::= " + " | ".join(quoted)
+        some = [" | ".join(quoted[at : at + CHOICES_TOGETHER]) for at in range(0, len(quoted), CHOICES_TOGETHER)]
+        root = "root ::= " + " | ".join(f"some{number}" for number in range(len(some)))
+        return "\n".join([root, *(f"some{number} ::= {each}" for number, each in enumerate(some))])
+
+    def _wrong(self, what: str) -> RequestError:
+        return RequestError(f"{self.asked_as} {what}", param=self.asked_as)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _quoted(text: str) -> str:
+    """`text` as a literal of EBNF."""
+    escaped = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return (
+        '"' + "".join(escaped.get(char, char if char.isprintable() else f"\\U{ord(char):08x}") for char in text) + '"'
+    )
+
+
+def read_structure(given: Any, asked_as: str) -> StructuredOutputsParams:
+    """The form that is `given` whole, or as a dict of its fields, of which errors then name `asked_as`.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if isinstance(given, StructuredOutputsParams):
+        return given
+    if not isinstance(given, dict):
+        raise RequestError(f"{asked_as} must be StructuredOutputsParams or a dict, got {given!r:.100}", param=asked_as)
+    known = [name for name in StructuredOutputsParams.__struct_fields__ if name != "asked_as"]
+    for name in given:
+        if name not in known:
+            raise RequestError(f"{asked_as} has {name!r:.60}, must have {', '.join(known)}", param=asked_as)
+    return StructuredOutputsParams(**given, asked_as=asked_as)

@@ -1,0 +1,237 @@
+"""Requests with a grammar in the engine: whatever disturbs them, they get the tokens that they get alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jsonschema_rs
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.harness import Outcome, collect, finish
+from grammar.grammars import BYTES, Forms
+from octavo.engine import Engine, FinishReason, Request
+from octavo.engine.masks import Masks
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
+from octavo.errors import RequestError
+from octavo.grammar import Grammar
+from octavo.sampling import SamplingParams
+from octavo.structured_outputs import StructuredOutputsParams
+from octavo.testing.mock_worker import MockSource, MockWorker
+from server.harness import ENGINE, EOS
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 999}, "s": {"type": "string", "maxLength": 6}},
+    "required": ["n", "s"],
+}
+FORMS = {
+    "schema": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
+    "regex": StructuredOutputsParams(regex="[a-z]{3,20}"),
+    "choice": StructuredOutputsParams(choice=["yes", "no"]),
+}
+
+
+NO_MESSAGE = b"\xc1"
+"""Of which a process dies that cannot read it."""
+
+
+@pytest.fixture(scope="module")
+def forms() -> Iterator[Forms]:
+    """Of this module's own: its processes are killed."""
+    opened = Forms()
+    yield opened
+    opened.close()
+
+
+def engine(forms: Forms, *, die_at: int | None = None, **limits: Any) -> tuple[Engine, MockSource]:
+    """On mock workers, the first of which dies at a step."""
+    config = dataclasses.replace(ENGINE, **limits)
+    source = MockSource(config, lambda number, config: MockWorker(config, die_at_step=None if number else die_at))
+    supervisor = Supervisor(source, RestartBudget(10, 600.0))
+    return Engine(config, source.start(None), supervisor=supervisor, fork_server=forms.fork_server), source
+
+
+def request(name: str, prompt: bytes, grammar: Grammar | None, **sampling: Any) -> Request:
+    return Request(name, list(prompt), SamplingParams(**{"seed": 5, "max_tokens": 60, **sampling}), 0.0, grammar)
+
+
+def run(made: Engine, requests: Iterable[Request]) -> dict[str, Outcome]:
+    for each in requests:
+        made.add(each)
+    try:
+        return finish(made)
+    finally:
+        made.close()
+
+
+def alone(forms: Forms, asked: Request) -> Outcome:
+    return run(engine(forms)[0], [asked])[asked.request_id]
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> list[tuple[str | None, bytes, dict[str, Any]]]:
+    each = st.tuples(
+        st.sampled_from([*FORMS, None]),
+        st.binary(min_size=1, max_size=60),
+        st.fixed_dictionaries(
+            {"seed": st.integers(0, 99), "max_tokens": st.sampled_from([7, 60])},
+            optional={
+                "min_tokens": st.just(4),
+                "ignore_eos": st.just(True),
+                "presence_penalty": st.just(0.5),
+                "logprobs": st.just(1),
+                "stop_token_ids": st.just([ord("q")]),
+            },
+        ),
+    )
+    return draw(st.lists(each, min_size=1, max_size=6))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    drawn=asked(),
+    budget=st.sampled_from([8, 17, 256]),
+    blocks=st.sampled_from([12, 20, 128]),
+    die_at=st.sampled_from([None, 3, 9, 25]),
+    kill_follower_at=st.sampled_from([None, 4, 12]),
+)
+def test_whatever_disturbs_them_they_get_the_same_tokens(
+    forms: Forms, drawn: list[Any], budget: int, blocks: int, die_at: int | None, kill_follower_at: int | None
+) -> None:
+    """Chunks, preemption, dead workers, and a dead process that follows grammars."""
+    compiled = {name: forms.compile(form) for name, form in FORMS.items()}
+    requests = [
+        request(f"r{number}", prompt, compiled.get(form or ""), **sampling)
+        for number, (form, prompt, sampling) in enumerate(drawn)
+    ]
+    limits = {"max_num_batched_tokens": budget, "num_blocks": blocks, "block_size": 16, "max_num_seqs": 3}
+    made, _ = engine(forms, die_at=die_at, **limits)
+    outcomes: dict[str, Outcome] = {}
+    for each in requests:
+        made.add(each)
+    for step in range(5000):
+        if not made.has_work:
+            break
+        if step == kill_follower_at:
+            kill_follower(made)
+        collect(outcomes, made.step())
+        made.check_invariants()
+    made.close()
+    assert outcomes == {each.request_id: alone(forms, each) for each in requests}
+    for (form, _, sampling), outcome in zip(drawn, (outcomes[each.request_id] for each in requests), strict=True):
+        if form is not None and outcome.reason is FinishReason.STOP and outcome.stop_token_id is None:
+            assert "stop_token_ids" in sampling or fits(form, outcome)
+
+
+def fits(form: str, outcome: Outcome) -> bool:
+    text = BYTES.decode([token for token in outcome.token_ids if token != EOS])
+    if form == "schema":
+        return bool(jsonschema_rs.is_valid(SCHEMA, json.loads(text)))
+    return bool(re.fullmatch({"regex": "[a-z]{3,20}", "choice": "yes|no"}[form], text))
+
+
+def kill_follower(made: Engine) -> None:
+    """Kill the process that follows grammars, if there is one, and all others that were forked."""
+    fork_server = made._masks._fork_server
+    assert fork_server is not None
+    assert fork_server.pid is not None
+    for child in psutil.Process(fork_server.pid).children():
+        os.kill(child.pid, signal.SIGKILL)
+
+
+class Forgetful(Masks):
+    """The twin: it takes what was told of the token before for what may come next."""
+
+    def _tell(self, place: Any, bits: bytes) -> None:
+        super()._tell(place, place.grammar.first if place.sequence.num_made_tokens == 3 else bits)
+
+
+def test_the_comparison_sees_a_wrong_mask(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = forms.compile(FORMS["schema"])
+    expected = alone(forms, request("a", b"x", grammar))
+    monkeypatch.setattr("octavo.engine.engine.Masks", Forgetful)
+    assert alone(forms, request("a", b"x", grammar)) != expected
+
+
+def test_an_answer_ends_where_nothing_may_come(forms: Forms) -> None:
+    """Without its end token where that is ignored or forbidden: then the text ends it."""
+    grammar = forms.compile(FORMS["choice"])
+    for sampling in ({}, {"ignore_eos": True}, {"min_tokens": 30}):
+        outcome = alone(forms, request("a", b"x", grammar, **sampling))
+        assert outcome.reason is FinishReason.STOP
+        assert BYTES.decode(outcome.token_ids) in ("yes", "no")
+
+
+def test_a_model_without_an_end_token_ends_too(forms: Forms) -> None:
+    made, _ = engine(forms, eos_token_ids=())
+    outcome = run(made, [request("a", b"x", forms.compile(FORMS["choice"]))])["a"]
+    assert outcome.reason is FinishReason.STOP
+
+
+def test_min_tokens_that_forbid_all_that_may_come_fail_the_request_alone(forms: Forms) -> None:
+    grammar = forms.compile(StructuredOutputsParams(regex="ab"))
+    outcomes = run(
+        engine(forms)[0],
+        [
+            request("a", b"x", grammar, min_tokens=5, stop_token_ids=[ord("b")]),
+            request("b", b"x", grammar),
+        ],
+    )
+    assert outcomes["a"].reason is FinishReason.ERROR
+    assert outcomes["b"].reason is FinishReason.STOP
+
+
+def test_a_request_over_which_two_processes_die_fails_alone(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose grammar takes for ever; here whatever process is to follow it gets what kills it before."""
+    made, _ = engine(forms)
+    grammar = forms.compile(FORMS["schema"])
+    for name in ("good", "bad"):
+        made.add(request(name, b"x", grammar, seed=len(name)))
+    outcomes: dict[str, Outcome] = {}
+    masks = made._masks
+    ask = masks._ask
+
+    def ask_and_die(place: Any) -> None:
+        if place.sequence.request_id == "bad":
+            follower = masks._follower or masks._start()
+            assert follower is not None
+            follower._wire.send(NO_MESSAGE)
+        ask(place)
+
+    monkeypatch.setattr(masks, "_ask", ask_and_die)
+    while made.has_work:
+        collect(outcomes, made.step())
+    made.close()
+    assert outcomes["bad"].reason is FinishReason.ERROR
+    assert outcomes["good"] == alone(forms, request("good", b"x", grammar, seed=4))
+
+
+def test_an_engine_without_a_fork_server_takes_no_grammar(forms: Forms) -> None:
+    source = MockSource(ENGINE)
+    made = Engine(ENGINE, source.start(None))
+    with pytest.raises(RequestError):
+        made.add(request("a", b"x", forms.compile(FORMS["choice"])))
+    with pytest.raises(RequestError):
+        made.add(Request("a", [1], SamplingParams(structured_outputs={"regex": "a"})))
+
+
+def test_a_fork_server_that_was_killed_is_started_again() -> None:
+    opened = Forms()
+    opened.compile(FORMS["choice"])
+    pid = opened.fork_server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    grammar = opened.compile(FORMS["regex"])
+    assert opened.fork_server.pid != pid
+    assert alone(opened, request("a", b"x", grammar)).reason is FinishReason.STOP
+    opened.close()
+    assert opened.fork_server.pid is None
