@@ -12,6 +12,8 @@ import pytest
 
 from server.harness import Running, running
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 CHAT = "/v1/chat/completions"
 SERVED, REFUSED = 200, 400
 

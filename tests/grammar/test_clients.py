@@ -12,6 +12,8 @@ import pytest
 
 from grammar.tiny_server import TinyServer
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 MODEL = "octavo-tiny"
 MESSAGES: Any = [{"role": "user", "content": "Who are you?"}]
 
