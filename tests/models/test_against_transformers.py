@@ -213,7 +213,10 @@ def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.
     widths = {name: pick.choice([48, 128, 256]) for name in ("intermediate_size", "moe_intermediate_size")}
     widths["intermediate_size"] = pick.choice([128, 256])
     raw = DRAW[family](seed) | {"quantization_config": FP8_BLOCK} | changes
+    widths["shared_expert_intermediate_size"] = pick.choice([128, 256])
     raw |= {name: width for name, width in widths.items() if name in raw}
+    if family == "olmoe":  # whose heads are as wide as its hidden states
+        raw |= {"hidden_size": 256}
     config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed))
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
