@@ -27,7 +27,7 @@ CORE = (
     "tests/worker/test_runner.py",
 )
 """Fast tests of every floor of the house, for changes that no import leads from, and for none."""
-MANY = 40
+MAX_FILES = 40
 """Changed Python files. Past as many nearly every test is near."""
 REACH = 3
 """Imports. Tests that are further away meet the change through what is tested nearer."""
@@ -69,8 +69,8 @@ def choose(graph: ImportGraph, changed: Sequence[str]) -> tuple[list[str], list[
     python = [file for file in changed if file in graph.files]
     if not changed:
         return list(CORE), ["nothing changed: the core set"]
-    if len(python) > MANY:
-        return list(CORE), [f"more than {MANY} Python files changed: the core set; `make test` is the answer"]
+    if len(python) > MAX_FILES:
+        return list(CORE), [f"more than {MAX_FILES} Python files changed: the core set; `make test` is the answer"]
     near = {test: found for test, found in graph.tests_near(python).items() if found[0] <= REACH}
     reasons = [f"{test}: {_reason(test, *found)}" for test, found in list(near.items())[:SHOWN]]
     if len(near) > SHOWN:

@@ -85,7 +85,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """No CUDA graphs."""
     logging_level: str = "info"
     """Of what keeper and worker say on standard error."""
-    proven: bool = False
+    has_predecessor: bool = False
     """A worker with these settings and as many blocks has run before: the largest steps fit."""
 
 
@@ -94,7 +94,7 @@ class Begin(msgspec.Struct, frozen=True, array_like=True):
 
     num_blocks: int | None
     """As in `WorkerConfig`, instead of what that said."""
-    proven: bool
+    has_predecessor: bool
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):

@@ -45,7 +45,10 @@ def main() -> None:
             keep(wire, config.model)
         else:
             begin = msgspec.msgpack.decode(wire.read(), type=Begin)
-            work(wire, msgspec.structs.replace(config, num_blocks=begin.num_blocks, proven=begin.proven))
+            work(
+                wire,
+                msgspec.structs.replace(config, num_blocks=begin.num_blocks, has_predecessor=begin.has_predecessor),
+            )
     except EOFError:
         os._exit(3)
 
@@ -75,7 +78,7 @@ def keep(wire: Wire, how: str) -> None:
 def work(wire: Wire, config: WorkerConfig) -> None:
     if config.model == "worker dies":
         sys.exit(5)
-    if config.model == "second hangs" and config.proven:
+    if config.model == "second hangs" and config.has_predecessor:
         time.sleep(60)
     assert config.weights is not None
     assert isinstance(config.weights.block, HostBlock)

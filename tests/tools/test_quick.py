@@ -88,7 +88,7 @@ def test_what_no_import_leads_from_is_met_by_the_core_set(house: Path, changed: 
 
 
 def test_too_much_is_met_by_the_core_set(house: Path) -> None:
-    many = [f"src/octavo/room/many_{number}.py" for number in range(quick.MANY + 1)]
+    many = [f"src/octavo/room/many_{number}.py" for number in range(quick.MAX_FILES + 1)]
     for name in many:
         (house / name).write_text("")
     assert quick.choose(ImportGraph(house), many)[0] == list(quick.CORE)

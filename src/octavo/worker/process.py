@@ -62,7 +62,9 @@ def serve(prepare: Prepare) -> NoReturn:
         send(wire, Waiting(configured=True))
         log.debug("waits for its turn")
         begin = msgspec.msgpack.decode(wire.read(), type=Begin)
-        log.debug("its turn: %s", "a worker like it has run before" if begin.proven else "the first of its kind")
+        log.debug(
+            "its turn: %s", "a worker like it has run before" if begin.has_predecessor else "the first of its kind"
+        )
         runner, ready = start(begin)
         send(wire, ready)
         log.debug("ready for the first step")

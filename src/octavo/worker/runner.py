@@ -165,7 +165,8 @@ class Runner:
     def launch(self, plan: StepPlan) -> Launched:
         """Give the device all of `plan`, behind the step before, whose result need not have been read.
 
-        That of the one before it is read here, and where the host must know all tokens that of the step before too.
+        Reads the result of step n - 2 first. If a request has penalties, also reads that of n - 1: their counts need every
+        token on the host.
 
         Raises:
             PlanError: the plan breaks the contract.

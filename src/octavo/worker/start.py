@@ -52,7 +52,7 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
         ConfigError: a setting cannot work on this machine.
         CheckpointError: the model folder is wrong.
     """
-    return prepare(config, choose)(Begin(config.num_blocks, config.proven))
+    return prepare(config, choose)(Begin(config.num_blocks, config.has_predecessor))
 
 
 def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Start:
@@ -77,7 +77,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     log.debug("device %s opened in %.2f s", _describe(device), open_s)
     how, mib = "loaded" if weights is None else "mapped", loaded.weight_bytes / 2**20
     log.debug("weights %s in %.2f s: %.1f MiB as %s", how, load_s, mib, loaded.config.quantization.format.value)
-    ahead = config.proven and device.type == "cuda"
+    ahead = config.has_predecessor and device.type == "cuda"
     if ahead:
         _load_kernels_ahead(loaded, config, device)
         open_s = load_s = 0.0  # nobody has waited for it
@@ -87,7 +87,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         if weights is not None:
             weights.verify()
         verify_s = watch.lap()
-        settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, proven=order.proven)
+        settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, has_predecessor=order.has_predecessor)
         runner, ready = _begin(settled, device, loaded, watch, ahead, taken)
         told = {"weights_checksum": weights_checksum, "open_s": open_s, "load_s": load_s + verify_s}
         return runner, msgspec.structs.replace(ready, **told)
@@ -99,18 +99,24 @@ def _begin(
     config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, ahead: bool, taken: int
 ) -> tuple[Runner, WorkerReady]:
     require_share(config, taken)
-    measure = device.type == "cuda" and not config.proven
+    measure = device.type == "cuda" and not config.has_predecessor
     workspace = _measure_workspace(loaded, config, device) if measure else 0
     measure_s = watch.lap()
     num_blocks = count_blocks(config, loaded.config.facts, available_bytes(config, workspace, taken))
-    if config.proven and device.type == "cuda":
+    if config.has_predecessor and device.type == "cuda":
         await_memory(num_blocks * loaded.config.facts.kv_bytes_per_token * config.block_size)
     kv_cache = _allocate(loaded, config, num_blocks, device)
     allocate_s = watch.lap()
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
     model, idle_work = prepare_model(loaded, kv_cache, config, record=measure)
-    warm_up(model, kv_cache, config, vocab_size=vocab_size, briefly=config.proven and (ahead or device.type == "cpu"))
+    warm_up(
+        model,
+        kv_cache,
+        config,
+        vocab_size=vocab_size,
+        briefly=config.has_predecessor and (ahead or device.type == "cpu"),
+    )
     warm_up_s = watch.lap()
     log.debug("warm in %.2f s; kernels and workspace took %.2f s, %.1f MiB", warm_up_s, measure_s, workspace / 2**20)
     print(MemoryTable(loaded.weight_bytes, kv_cache.num_bytes, workspace), file=sys.stderr, flush=True)

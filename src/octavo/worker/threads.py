@@ -23,7 +23,7 @@ LEAST_ROWS = 256
 """Rows of a part, in the mean. Chosen, not tuned."""
 EVEN_KEYS = 750
 """Keys that cost a row of octavo-tiny as much in attention as everything else does."""
-MANY = 10_000
+MAX_WAITERS = 10_000
 """More than a model has layers."""
 
 
@@ -61,7 +61,7 @@ class ThreadedModel:
                 plan = self._model.plan(rows, kv_cache).map(functools.partial(_waiting, relay))
                 return self._model.compute(rows, plan, kv_cache)
             except BaseException:
-                written[part + 1].release(MANY)  # so that nobody waits for what will not come
+                written[part + 1].release(MAX_WAITERS)  # so that nobody waits for what will not come
                 raise
 
         if parts == 1:

@@ -93,8 +93,10 @@ class StandbySource:
             with self._starting.of(keeper, standby.channel):
                 weights, load_s = self._weights(deadline_s)
                 standby.channel.need(keeper)
-                proven = self._worker is not None and num_blocks == self._worker.ready.num_blocks
-                config = msgspec.structs.replace(self._config, num_blocks=num_blocks, weights=weights, proven=proven)
+                has_predecessor = self._worker is not None and num_blocks == self._worker.ready.num_blocks
+                config = msgspec.structs.replace(
+                    self._config, num_blocks=num_blocks, weights=weights, has_predecessor=has_predecessor
+                )
                 self._worker = self._begin(standby.channel, config, deadline_s, load_s, configured=standby.configured)
         except BaseException:
             standby.channel.close()
@@ -107,7 +109,7 @@ class StandbySource:
         if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
             return
         config = msgspec.structs.replace(
-            self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, proven=True
+            self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, has_predecessor=True
         )
         self._standbys.tend(config, self._keeper.channel, self._free_bytes // STANDBY_BYTES)
 
@@ -134,7 +136,7 @@ class StandbySource:
         """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
         began_s = time.monotonic()
         timeout_s = deadline_s - began_s
-        if config.proven:
+        if config.has_predecessor:
             timeout_s = min(timeout_s, max(RESTART_FLOOR_S, RESTART_FACTOR * self._usual_s))
         try:
             worker = ProcessWorker(config, timeout_s, standby, load_s, configured=configured)

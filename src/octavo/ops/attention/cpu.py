@@ -20,7 +20,7 @@ CALL_ROWS = 160
 """Most rows of a call (tokens times the query heads that share a KV head)."""
 GATHERED_KEYS = 8192
 """Keys of single-token chunks gathered at a time: they stay in the cache."""
-HUGE = 2.0**60
+FINITE_LIMIT = 2.0**60
 """Queries and keys from here on count as not finite: no product of smaller ones overflows."""
 
 
@@ -145,8 +145,8 @@ def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttention
     dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=torch.bfloat16)
     kv_heads, width = cache.shape[3:]
     dims.check("queries", queries, ("T", "H", "D"), dtype=torch.bfloat16)
-    if not all_below(queries, HUGE):
-        queries = torch.where(queries.abs() < HUGE, queries, torch.nan)
+    if not all_below(queries, FINITE_LIMIT):
+        queries = torch.where(queries.abs() < FINITE_LIMIT, queries, torch.nan)
     grouped = queries.view(len(queries), kv_heads, queries.shape[1] // kv_heads, width)
     out = torch.empty_like(grouped)
     slots = cache.view(2, -1, kv_heads, width)
@@ -220,7 +220,7 @@ def _read(slots: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torc
         side.index_select(0, wanted.view(-1)).float().view(*wanted.shape, *slots.shape[2:]).transpose(1, 2)
         for side in (slots[0], slots[1])
     )
-    if all_below(keys, HUGE):
+    if all_below(keys, FINITE_LIMIT):
         return keys, values, None
-    bad = ~(keys.abs() < HUGE).all(-1)
+    bad = ~(keys.abs() < FINITE_LIMIT).all(-1)
     return keys.masked_fill(bad[..., None], 0.0), values.masked_fill(bad[..., None], 0.0), bad

@@ -20,8 +20,8 @@ def dense_gemm_kernel(
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
-    TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. What is loaded past `rows`
-    or N is from inside the tensors or zero, is multiplied into nothing but itself, and is not written.
+    TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. Loads past `rows` or
+    N are clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
     """
     wait_for_previous(PDL)
     row_tiles = tl.cdiv(rows, ROWS)

@@ -16,7 +16,7 @@ from octavo.messages import DeviceBlock
 
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY"""
-GRAIN = 2 * 2**20
+GRANULARITY_BYTES = 2 * 2**20
 """Bytes of which allocations are multiples: smaller ones share a block with others, which a handle would share too."""
 LAZY_PEER_ACCESS = 1
 """CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, the one flag there is, and required."""
@@ -53,7 +53,9 @@ def create_device_block(num_bytes: int, device: torch.device) -> tuple[torch.Ten
     """
     _enter(device)
     address, handle = ctypes.c_uint64(), _Handle()
-    code = _driver().cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(-(-num_bytes // GRAIN) * GRAIN))
+    code = _driver().cuMemAlloc_v2(
+        ctypes.byref(address), ctypes.c_size_t(-(-num_bytes // GRANULARITY_BYTES) * GRANULARITY_BYTES)
+    )
     if code == OUT_OF_MEMORY:
         free, total = torch.cuda.mem_get_info(device)
         raise ConfigError(
