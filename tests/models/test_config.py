@@ -167,6 +167,7 @@ def quantization(**changes: Any) -> dict[str, Any]:
 
 
 UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
+    "list": ({"quant_method": ["fp8"]}, "quant_method"),
     "gptq": ({"quant_method": "gptq"}, "quant_method 'gptq'"),
     "packed": ({"format": "pack-quantized"}, "format 'pack-quantized'"),
     "uncalibrated": ({"quantization_status": "initialized"}, "quantization_status 'initialized'"),

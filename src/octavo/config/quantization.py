@@ -57,8 +57,7 @@ def read_quantization(fields: JsonFields) -> Quantization:
         raise fields.refuse(f"quantization_config must be an object, is {stated!r}")
     part = QuantizationFields(stated, fields)
     method = stated.get("quant_method")
-    if method not in READERS:
-        part.require("quant_method", method, tuple(READERS))
+    part.require("quant_method", method, tuple(READERS))
     return READERS[method](part)
 
 
