@@ -118,6 +118,7 @@ class EngineLoop:
         for request_id in list(self._engine.sequences):
             self._engine.abort(request_id)
         self._hand_out(self._engine.take_updates())
+        self._engine.close()
 
     def _turn(self) -> bool:
         """Make the calls that came in, then one step; False once stopped."""
