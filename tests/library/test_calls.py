@@ -130,7 +130,6 @@ def test_answers_without_a_text(llm: LLM) -> None:
         (lambda llm: llm.generate({"prompt": "a", "colour": 5}, SOME), "colour"),
         (lambda llm: llm.generate({"prompt_token_ids": "abc"}, SOME), "prompt_token_ids"),
         (lambda llm: llm.generate({"prompt_embeds": [1.0]}, SOME), "prompt_embeds"),
-        (lambda llm: llm.chat(TALK, SOME, tools=[{"type": "function"}]), "tools"),
         (lambda llm: llm.chat(TALK, SOME, mm_processor_kwargs={"a": 1}), "mm_processor_kwargs"),
         (lambda llm: llm.chat(TALK, SOME, chat_template_content_format="xml"), "chat_template_content_format"),
     ],
