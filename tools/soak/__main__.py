@@ -187,9 +187,10 @@ async def _get(session: aiohttp.ClientSession, url: str) -> Any:
 
 
 def _strange(log: Path) -> list[str]:
-    """Lines of the server's output that should not be there."""
+    """Lines of the server's output that should not be there, each with what surrounds it."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line for line in lines if "Traceback" in line or " ERROR " in line][:20]
+    places = [place for place, line in enumerate(lines) if "Traceback" in line or " ERROR " in line][:20]
+    return ["\n".join(lines[max(0, place - 2) : place + 40]) for place in places]
 
 
 if __name__ == "__main__":
