@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from octavo.answers.parsers import AnswerParser, Start, Think, ToolCallParser
+from octavo.answers.parsers import AnswerParser, EnforcedCallParser, Start, Think, ToolCallParser
 from octavo.answers.parsers.call_form import CallForm
 from octavo.answers.tool import Tool, ToolSet
 from octavo.text import Tokenizer
@@ -21,6 +21,8 @@ class Reading:
     form: type[CallForm] | None = None
     """How calls are written; None: text that looks like one is content."""
     tools: tuple[Tool, ...] = ()
+    enforced: bool = False
+    """A grammar lets nothing but calls come after the thoughts."""
     most_calls: int | None = None
     """An answer ends with its last allowed call."""
 
@@ -31,11 +33,18 @@ class Reading:
 
     def parser(self) -> AnswerParser:
         """What reads one answer."""
-        calls = self.form is not None
+        calls = self.form is not None and not self.enforced
         return AnswerParser(
             self.reasoning(self.start, calls_end_it=calls) if self.reasoning is not None else None,
-            ToolCallParser(self.form, ToolSet(self.tools), self.most_calls) if self.form is not None else None,
+            self._call_parser(),
         )
+
+    def _call_parser(self) -> ToolCallParser | EnforcedCallParser | None:
+        if self.form is None:
+            return None
+        in_json = self.form.text is not None and self.form.text.style == "json"
+        kind = EnforcedCallParser if self.enforced and in_json else ToolCallParser
+        return kind(self.form, ToolSet(self.tools), self.most_calls)
 
     def shown_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
         """Special tokens that are marks: the parsers must see them, though readers of the answer do not."""

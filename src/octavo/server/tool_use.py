@@ -67,6 +67,7 @@ class ToolUse:
             start=start,
             form=self.form,
             tools=self.tools,
+            enforced=self.enforced,
             most_calls=1 if self.only_one else None,
         )
 

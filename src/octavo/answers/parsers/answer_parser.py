@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from octavo.answers.parsers.enforced_calls import EnforcedCallParser
 from octavo.answers.parsers.events import Content, Event
 from octavo.answers.parsers.reasoning import Think
 from octavo.answers.parsers.tool_calls import ToolCallParser
@@ -16,7 +17,7 @@ class AnswerParser:
         tools: splits off the calls; None: the same.
     """
 
-    def __init__(self, reasoning: Think | None, tools: ToolCallParser | None) -> None:
+    def __init__(self, reasoning: Think | None, tools: ToolCallParser | EnforcedCallParser | None) -> None:
         self._reasoning = reasoning
         self._tools = tools
 
