@@ -27,6 +27,20 @@ def test_both_spellings_of_rope() -> None:
     assert old.rope_theta == 5e5
 
 
+def test_a_base_within_rope_scaling() -> None:
+    """As transformers reads it."""
+    raw = raw_config(rope_theta=None, rope_scaling={"rope_type": "default", "rope_theta": 77.0})
+    assert read_config(raw).facts.identity["rope_theta"] == 77.0
+
+
+def test_a_config_nested_too_deep_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(CheckpointError, match="nested"):
+        read_config(raw_config(extra=deep))
+
+
 def test_sparse_layers() -> None:
     config = Qwen3MoeConfig.from_json(raw_config(num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3]))
     assert [config.is_sparse(layer) for layer in range(6)] == [False, True, False, False, False, True]
@@ -71,6 +85,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "heads": ({"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple of num_key_value_heads 3"),
     "odd-head": ({"head_dim": 15}, "head_dim must be even for rotary embeddings, is 15"),
     "top-k": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 must not exceed num_experts 8"),
+    "theta-elsewhere": ({"rope_theta": None, "rope_scaling": {"rope_type": "default", "factor": 4.0}}, "factor"),
+    "rope-by-kind": ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "full_attention"),
+    "partial-at-the-top": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    "400-digits": ({"rope_theta": 10**400}, "rope_theta"),
+    "layers-without-end": ({"num_hidden_layers": 10**30}, "num_hidden_layers"),
     "no-family": ({"architectures": None, "model_type": None}, "architecture None"),
     "two-families": ({"model_type": "mixtral"}, "Qwen3MoeForCausalLM.*mixtral"),
 }
@@ -291,8 +310,9 @@ def test_ignore_takes_names_and_patterns() -> None:
     assert not any(config.quantization.covers(module) for module in modules)
     others = ["model.layers.1.mlp.gate_proj", "model.layers.1.self_attn.o_proj", "xlm_head"]
     assert all(config.quantization.covers(module) for module in others)
-    with pytest.raises(CheckpointError, match=r"bad pattern 're:\*'"):
-        read_config(raw_config(quantization_config=quantization(ignore=["re:*"])))
+    for bad in ("re:*", "re:a{99999999999999999999}", "re:" + "(" * 5000 + ")" * 5000):
+        with pytest.raises(CheckpointError, match="bad pattern"):
+            read_config(raw_config(quantization_config=quantization(ignore=[bad])))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff"], ids=["empty", "cut", "list", "not-utf8"])

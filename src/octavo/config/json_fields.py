@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from octavo.errors import CheckpointError
+
+MOST = 2**31 - 1
+"""No size of a model is larger."""
+FLOAT_LIMIT = 1e300
+"""Numbers below it are floats, however they are written."""
+
+
+def read_fields(raw: dict[str, Any], file: str) -> JsonFields:
+    """The fields of a parsed JSON object, without nulls.
+
+    Raises:
+        CheckpointError: it is nested deeper than any config.
+    """
+    try:
+        return JsonFields(without_nulls(raw), file)
+    except RecursionError:
+        raise CheckpointError("is nested too deep", file=file) from None
+
+
+def _shown(value: object) -> str:
+    """`value` in a message, of bounded length: an integer of thousands of digits cannot even be written."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    return repr(value)[:200]
 
 
 def without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
@@ -34,14 +57,16 @@ class JsonFields:
         """The integer `name`, at least `least`."""
         value = self.raw.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.refuse(f"{name} must be an integer of at least {least}, is {value!r}")
+            raise self.refuse(f"{name} must be an integer of at least {least}, is {_shown(value)}")
+        if value > MOST:
+            raise self.refuse(f"{name} must be at most {MOST}, is {_shown(value)}")
         return value
 
     def number(self, name: str, default: float) -> float:
         """The positive finite number `name`."""
         value = self.raw.get(name, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise self.refuse(f"{name} must be a positive number, is {value!r}")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < FLOAT_LIMIT:
+            raise self.refuse(f"{name} must be a positive number, is {_shown(value)}")
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -38,10 +39,20 @@ class Quantization:
 
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
-        return self.format is not WeightFormat.BF16 and not any(
-            re.match(pattern[3:], module) if pattern.startswith("re:") else pattern == module
-            for pattern in self.unquantized
-        )
+        return self.format is not WeightFormat.BF16 and not _matcher(self.unquantized)(module)
+
+
+@functools.lru_cache(maxsize=8)
+def _matcher(unquantized: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a module is among names and `re:` patterns: a model has tens of thousands, asked for several times."""
+    names = frozenset(name for name in unquantized if not name.startswith("re:"))
+    patterns = [re.compile(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
+
+    @functools.cache
+    def matches(module: str) -> bool:
+        return module in names or any(pattern.match(module) for pattern in patterns)
+
+    return matches
 
 
 def read_quantization(fields: JsonFields) -> Quantization:
@@ -145,8 +156,8 @@ def read_fp8(part: QuantizationFields) -> Quantization:
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
     part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
     names = [*part.names("modules_to_not_convert"), *part.names("ignored_layers"), "lm_head", "gate"]
-    skipped = dict.fromkeys(f"re:(.*\\.)?{re.escape(name)}(\\..*)?$" for name in names)
-    return Quantization(WeightFormat.FP8_BLOCK, tuple(skipped), "weight_scale_inv")
+    skipped = "|".join(re.escape(name) for name in dict.fromkeys(names))
+    return Quantization(WeightFormat.FP8_BLOCK, (f"re:(.*\\.)?({skipped})(\\..*)?$",), "weight_scale_inv")
 
 
 READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
@@ -164,5 +175,5 @@ def _changes_nothing(name: str, part: Any) -> bool:
 def _check_pattern(pattern: str, fields: JsonFields) -> None:
     try:
         re.compile(pattern.removeprefix("re:"))
-    except re.error as exc:
+    except (re.error, OverflowError, RecursionError) as exc:
         raise fields.refuse(f"quantization_config: ignore holds the bad pattern {pattern!r}: {exc}") from exc

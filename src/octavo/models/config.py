@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from octavo.config.facts import CacheLayout, ModelFacts, PagedKv
-from octavo.config.json_fields import JsonFields, without_nulls
+from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.quantization import Quantization, read_quantization
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModelConfig(abc.ABC):
     @classmethod
     def from_json(cls, raw: dict[str, Any], *, file: str = "config.json") -> Self:
         """`read` of a parsed `config.json`, in which null stands for what is not set."""
-        return cls.read(JsonFields(without_nulls(raw), file))
+        return cls.read(read_fields(raw, file))
 
     @abc.abstractmethod
     def place_parameters(self, place: Place) -> DecoderParameters:
@@ -156,14 +156,18 @@ def _require_served(fields: JsonFields) -> None:
 
 def _read_rope_theta(fields: JsonFields, default: float) -> float:
     """The base of rotary embeddings, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
-    parameters = fields.raw.get("rope_parameters") or {}
-    for rope in (parameters, fields.raw.get("rope_scaling") or {}):
+    both: dict[str, Any] = {}
+    for rope in (fields.raw.get("rope_scaling") or {}, fields.raw.get("rope_parameters") or {}):
         if not isinstance(rope, dict):
             raise fields.refuse(f"rope_parameters and rope_scaling must be objects, one is {rope!r}")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise fields.refuse(f"rope scaling {kind!r} is not served; default (no scaling) is")
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.refuse("partial_rotary_factor other than 1 is not served")
-    theta = parameters.get("rope_theta", fields.raw.get("rope_theta", default))
+        if unknown := rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
+            raise fields.refuse(f"rope scaling by {min(unknown)} is not served; default (no scaling) is")
+        both |= rope
+    for stated in (fields.raw, both):
+        if stated.get("partial_rotary_factor", 1.0) != 1.0:
+            raise fields.refuse("partial_rotary_factor other than 1 is not served")
+    theta = both.get("rope_theta", fields.raw.get("rope_theta", default))
     return JsonFields({"rope_theta": theta}, fields.file).number("rope_theta", default)

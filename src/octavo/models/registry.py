@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from octavo.config.json_fields import JsonFields, without_nulls
+from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
 from octavo.models.config import ModelConfig
 from octavo.models.mixtral.config import MixtralConfig
@@ -33,7 +33,7 @@ def read_folder(folder: Path) -> ModelConfig:
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
-    fields = JsonFields(without_nulls(read_json_object(generation)), str(generation))
+    fields = read_fields(read_json_object(generation), str(generation))
     ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
     return dataclasses.replace(config, eos_token_ids=tuple(ids))
 
@@ -44,7 +44,7 @@ def read_config(raw: dict[str, Any], *, file: str = "config.json") -> ModelConfi
     Raises:
         CheckpointError: its family is not served, or as `ModelConfig.read`.
     """
-    fields = JsonFields(without_nulls(raw), file)
+    fields = read_fields(raw, file)
     return find_family(fields).read(fields)
 
 
