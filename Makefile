@@ -43,7 +43,7 @@ test: lint
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # Apart from `make test`, whose tests it would slow by two fifths: rooms that need no device, tested in one process.
-COVERED := tests/config tests/text tests/checkpoints tests/engine \
+COVERED := tests/config tests/text tests/checkpoints tests/engine tests/models/test_config.py tests/grammar/test_engine.py \
 	$(patsubst %,tests/recovery/test_%.py,blame crash deadline killers replay)
 coverage: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m coverage run -m pytest -q -m "not slow" $(COVERED)
