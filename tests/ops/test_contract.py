@@ -17,7 +17,7 @@ from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.formats import Weights
 from octavo.ops.launch import GRID_LIMIT, LaunchDims, check_grid
-from octavo.ops.linear.dense_gemm import choose_tile
+from octavo.ops.linear.choice import choose_block_tile, choose_tile
 
 ROOM = pathlib.Path(octavo.ops.__path__[0])
 OPS = ["attention", "experts", "linear", "norm", "prepare_qkv", "quantize", "rotary"]
@@ -113,7 +113,10 @@ def test_every_tile_of_the_table_is_legal_and_the_assignments_ascend() -> None:
 def test_no_tile_is_chosen_only_between_two_powers_of_two(shape: tuple[str, int, int, int], top_k: int) -> None:
     """The worker loads its kernels at these numbers of tokens; a tile that none of them takes would be compiled later."""
     assert not compiled_late(lambda tokens: choose_tiles(shape, tokens * top_k))
-    assert not compiled_late(lambda tokens: choose_tile(tokens, tma=True))
+    for columns in (128, 5120, 151936):
+        for element_size in (1, 2):
+            assert not compiled_late(lambda tokens: choose_tile(tokens, columns, 16, element_size))  # noqa: B023 (called here)
+    assert not compiled_late(choose_block_tile)
 
 
 def test_a_tile_between_two_powers_of_two_would_be_found() -> None:

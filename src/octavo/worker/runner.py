@@ -26,8 +26,10 @@ from octavo.worker.sampling.scores import score
 from octavo.worker.slots import Slot, Slots
 from octavo.worker.transfer import Download
 
-MAX_LOGITS = 2**24
-"""Most logits at once (64 MiB in float32): bounds the memory of sampling and scoring, whatever is asked."""
+MAX_LOGITS = 2**26
+"""Most logits at once (256 MiB in float32): one product for all rows that are sampled reads the head's weights once."""
+MAX_SAMPLED = 2**24
+"""Most of them that are sampled or scored at once: bounds the memory of that, which is several times theirs."""
 MAX_ROWS = 512
 """Most rows at once, however small the vocabulary."""
 
@@ -147,7 +149,9 @@ class Runner:
         self._slots = Slots(config, num_blocks=kv_cache.num_blocks, vocab_size=vocab_size)
         self._vocab_size = vocab_size
         self._device = kv_cache.device
-        self._rows_at_once = max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))
+        self._rows_of_logits, self._rows_at_once = (
+            max(1, min(MAX_ROWS, most // vocab_size)) for most in (MAX_LOGITS, MAX_SAMPLED)
+        )
         self._last_sampled = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self._device)
         """(slots,) for the step after, which need not wait until the host knows them."""
         self._launched: deque[Launched] = deque()
@@ -206,10 +210,10 @@ class Runner:
             if chunk.slot in spoiled:
                 hidden[starts[i] : starts[i + 1]] = torch.nan
         step.hidden_rows = list(starts)
-        for rows in self._batches(self._rows_to_sample(chunks, starts)):
-            step.sampled.append(self._sample_rows(rows, self._logits(hidden, rows)))
-        for rows in self._batches(self._prompt_rows(chunks, starts)):
-            step.prompts.append(self._score_known_tokens(rows, self._logits(hidden, rows)))
+        for rows, logits in self._with_logits(self._rows_to_sample(chunks, starts), hidden):
+            step.sampled.append(self._sample_rows(rows, logits))
+        for rows, logits in self._with_logits(self._prompt_rows(chunks, starts), hidden):
+            step.prompts.append(self._score_known_tokens(rows, logits))
         for sampled in step.sampled:
             slots = upload(torch.tensor([row.slot for row in sampled.rows]), self._device)
             self._last_sampled.index_copy_(0, slots, sampled.token_ids)
@@ -250,15 +254,14 @@ class Runner:
                 rows += [LogitRow(chunk.slot, first + p, p, num_top) for p in range(chunk.start + 1, end + 1)]
         return rows
 
-    def _batches(self, rows: Sequence[LogitRow]) -> Iterator[Sequence[LogitRow]]:
-        """`rows`, as many at a time as memory is kept for."""
-        for start in range(0, len(rows), self._rows_at_once):
-            yield rows[start : start + self._rows_at_once]
-
-    def _logits(self, hidden: torch.Tensor, rows: Sequence[LogitRow]) -> torch.Tensor:
-        """(R, V) float32 of `rows`."""
-        where = upload(torch.tensor([row.hidden_row for row in rows]), self._device)
-        return self._model.logits(hidden.index_select(0, where))
+    def _with_logits(
+        self, rows: Sequence[LogitRow], hidden: torch.Tensor
+    ) -> Iterator[tuple[Sequence[LogitRow], torch.Tensor]]:
+        """`rows` and their logits (R, V) float32, as many at a time as memory is kept for."""
+        for together in _batches(rows, self._rows_of_logits):
+            where = upload(torch.tensor([row.hidden_row for row in together]), self._device)
+            logits = self._model.logits(hidden.index_select(0, where))
+            yield from zip(_batches(together, self._rows_at_once), logits.split(self._rows_at_once), strict=True)
 
     def _sample_rows(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
         """Sample the tokens of `rows`, and score them where asked."""
@@ -280,6 +283,12 @@ class Runner:
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))
+
+
+def _batches(rows: Sequence[LogitRow], most: int) -> Iterator[Sequence[LogitRow]]:
+    """`rows` in order, up to `most` at a time."""
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most]
 
 
 def _by_slot(results: Iterable[RowResult]) -> Iterator[PromptScores]:

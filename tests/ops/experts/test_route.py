@@ -22,9 +22,11 @@ def assert_routing(got: Routing, logits: torch.Tensor, top_k: int, renormalize: 
     assert float((got.weights.cpu().double() / weights - 1).abs().max()) < 2e-6
 
 
-def guarded(logits: torch.Tensor, top_k: int, guard: Guard, renormalize: bool = True, **more: torch.Tensor) -> Routing:
+def guarded(
+    logits: torch.Tensor, top_k: int, guard: Guard, renormalize: bool = True, rows_in_use: torch.Tensor | None = None
+) -> Routing:
     out = guard.rebuild(Routing.allocate(logits.shape[0], top_k, logits.device))
-    return route(guard.copy(logits), top_k, renormalize=renormalize, out=out, **more)
+    return route(guard.copy(logits), top_k, renormalize=renormalize, rows_in_use=rows_in_use, out=out)
 
 
 @pytest.mark.parametrize("renormalize", [True, False], ids=["renormalised", "softmax"])
@@ -55,6 +57,17 @@ def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> No
             got.weights[0, 1] *= 1.00001
     with pytest.raises(AssertionError):
         assert_routing(got, logits, 4, True)
+
+
+def test_a_spoilt_row_is_routed_by_nan(device: torch.device) -> None:
+    logits = torch.randn((5, 64), generator=torch.Generator().manual_seed(2)).to(device)
+    logits[3, 7] = NAN
+    plain, spoilt = (route(logits, 4, renormalize=True, spoil=spoil) for spoil in (False, True))
+    assert torch.equal(spoilt.ids, plain.ids)
+    assert torch.equal(spoilt.flags, plain.flags)
+    assert spoilt.weights[3].isnan().all()
+    spoilt.weights[3] = plain.weights[3]
+    assert torch.equal(spoilt.weights, plain.weights)
 
 
 BAD_ROWS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -12,15 +13,23 @@ from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled, blocks
+from octavo.ops.activations import FP8, GroupScaled, TokenScaled, Unscaled, blocks
+from octavo.ops.experts.grouped_gemm import STEP
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.linear.choice import choose_block_tile, choose_tile
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import Tile, choose_tile, dense_gemm
+from octavo.ops.linear.dense_gemm import Tile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
 
 SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256), (300, 300)]
 """N, K: columns and steps that do not fill the last tile."""
 TILES = [Tile(16, 64, 4, 4), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3, tma=True), Tile(128, 128, 8, 3)]
+LONG_STEPS = [
+    Tile(16, 64, 4, 3, step_factor=2),
+    Tile(64, 64, 4, 3, tma=True, step_factor=4),
+    Tile(128, 128, 8, 2, step_factor=2),
+]
+"""Not for scales per block."""
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
@@ -83,11 +92,11 @@ def test_against_float64(kind: type, columns: int, width: int, dtype: torch.dtyp
 @each_kind
 def test_any_number_of_rows_and_any_tile(kind: type, device: torch.device) -> None:
     noise = torch.Generator().manual_seed(1)
-    case = Case.draw(kind, 300, 80, 192, device)
-    if isinstance(case.x, Unscaled):  # numbers whose sums round
-        case = Case(Unscaled(torch.randn((300, 192), generator=noise).bfloat16().to(device)), case.w)
+    case = Case.draw(kind, 300, 80, 592, device)
+    for side in (case.x, case.w):  # numbers whose sums round
+        side.data.copy_(torch.randn(side.data.shape, generator=noise).to(side.data.dtype))
     whole = case.run(dtype=torch.float32)
-    for tile in TILES:
+    for tile in TILES if kind is Fp8Block else [*TILES, *LONG_STEPS]:
         assert torch.equal(case.run(tile, torch.float32), whole), tile
     for some in (slice(0, 1), slice(7, 8), slice(299, 300), slice(3, 20), slice(40, 105), slice(0, 128)):
         assert torch.equal(case.rows(some).run(dtype=torch.float32), whole[some]), some
@@ -115,13 +124,13 @@ def test_no_rows(kind: type, device: torch.device) -> None:
     ).shape == (0, 80)
 
 
-def test_every_choice_can_run() -> None:
-    for rows in (1, 16, 17, 32, 33, 256, 257, 10**6):
-        for tma in (False, True):
-            for blockwise in (False, True):
-                tile = choose_tile(rows, tma=tma, blockwise=blockwise)
-                assert tile.reasons_against(gated=False, step_bytes=128) == []
-                assert tile.cols <= 128
+@pytest.mark.parametrize("rows", [1, 16, 17, 32, 33, 64, 65, 256, 257, 10**6])
+def test_every_choice_can_run(rows: int) -> None:
+    assert choose_block_tile(rows).reasons_against(gated=False, step_bytes=128) == []
+    for columns, width, kind in itertools.product((1, 128, 5120, 151936), (64, 128, 300, 4096), (FP8, torch.bfloat16)):
+        tile = choose_tile(rows, columns, width // STEP[kind], kind.itemsize)
+        assert tile.reasons_against(gated=False, step_bytes=tile.step_factor * STEP[kind] * kind.itemsize) == []
+        assert tile.step_factor == 1 or tile.step_factor * STEP[kind] <= width
 
 
 def test_contract(device: torch.device) -> None:
@@ -149,6 +158,8 @@ def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:
 
 
 def test_a_tile_of_two_blocks_is_refused(device: torch.device) -> None:
-    case = Case.draw(Fp8Block, 5, 300, 128, device)
+    case = Case.draw(Fp8Block, 5, 300, 256, device)
     with pytest.raises(KernelContractError, match=r"tile\.cols"):
         case.run(Tile(16, 256, 8, 3))
+    with pytest.raises(KernelContractError, match=r"tile\.step_factor"):
+        case.run(Tile(16, 64, 4, 3, step_factor=2))

@@ -9,6 +9,7 @@ import torch
 
 from octavo.ops.attention.kernel import attend_kernel, merge_kernel
 from octavo.ops.attention.plan import (
+    FEW_ROWS,
     KV_TILE,
     MAX_SPLIT_RESULTS,
     ROWS,
@@ -110,7 +111,7 @@ def paged_attention(
         split_results.stats, split_results.acc,
         dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
-        ROWS=ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
+        ROWS=ROWS, FEW_ROWS=FEW_ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
     if dims["F"]:
         merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](

@@ -21,15 +21,33 @@ def _reference(row_max):
 
 
 @triton.jit
-def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale):
+def _inverse(total):
+    """1 / total (R,) f32: one division a row, where one for each number of it would be a third of the kernel's code."""
+    return tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
+
+
+@triton.jit
+def _of_rows(x, KEYS_TALL: tl.constexpr):
+    """x (R,) against a tile: (R, 1), or (1, R) where keys are the tall side."""
+    return x[None, :] if KEYS_TALL else x[:, None]
+
+
+@triton.jit
+def _of_columns(x, KEYS_TALL: tl.constexpr):
+    """x (C,) of keys or of columns of a head against a tile: (1, C), or (C, 1) where keys are the tall side."""
+    return x[:, None] if KEYS_TALL else x[None, :]
+
+
+@triton.jit
+def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KEYS_TALL: tl.constexpr):
     """Both halves of a softmax relative to the larger maximum: (R,), (R,), (R, D) and the same of a split."""
     highest = tl.maximum(row_max, split_row_max)
     reference = _reference(highest)
     before = tl.exp2((row_max - reference) * scale)
     now = tl.exp2((split_row_max - reference) * scale)
     total = tl.fma(total, before, split_total * now)
-    kept = tl.broadcast_to(before[:, None], acc.shape)
-    return highest, total, tl.fma(acc, kept, split_acc * now[:, None])
+    kept = tl.broadcast_to(_of_rows(before, KEYS_TALL), acc.shape)
+    return highest, total, tl.fma(acc, kept, split_acc * _of_rows(now, KEYS_TALL))
 
 
 @triton.jit
@@ -37,12 +55,14 @@ def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
 ):  # fmt: skip
     """One query tile, one KV head, some splits of its context: `item` is the piece of work times kv_heads plus the head.
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
+    KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
     """
+    along: tl.constexpr = 0 if KEYS_TALL else 1
     heads = kv_heads * SHARED
     row = tl.arange(0, ROWS)
     token = row // SHARED
@@ -66,20 +86,21 @@ def _attend(
         position = first_position + token
         context = first_position + tokens
         head = group * SHARED + row % SHARED
-        at = ((first_row + token).to(tl.int64) * heads + head)[:, None] * WIDTH + column[None, :]
-        mask = live_row[:, None] & inside[None, :]
+        at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
+        at += _of_columns(column, KEYS_TALL)
+        mask = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
         q = tl.load(queries + at, mask=mask, other=0.0)
 
         table = tables + chunk.to(tl.int64) * columns
         keys = cache + group * WIDTH + column
         row_max = tl.full((ROWS,), float("-inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
-        acc = tl.zeros((ROWS, HEAD), tl.float32)
+        acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
         missing_block = tl.zeros((KV_TILE,), tl.int32)
         for split in range(first_split, end_split):
             tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
-            tile_total = tl.zeros((ROWS,), tl.float32)
-            tile_acc = tl.zeros((ROWS, HEAD), tl.float32)
+            tile_totals = tl.zeros((64, ROWS) if KEYS_TALL else (ROWS, 16), tl.float32)
+            tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
             end = tl.minimum((split + 1) * SPLIT, context)
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
@@ -92,30 +113,68 @@ def _attend(
                 read = known[:, None] & inside[None, :]
                 k = tl.load(key_at, mask=read, other=0.0)
                 v = tl.load(key_at + side_stride, mask=read, other=0.0)
-                scores = tl.dot(q, tl.trans(k))
-                scores = tl.where(key[None, :] <= position[:, None], scores, float("-inf"))
-                highest = tl.maximum(tile_row_max, tl.max(scores, 1))
+                scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
+                seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
+                scores = tl.where(seen, scores, float("-inf"))
+                highest = tl.maximum(tile_row_max, tl.max(scores, along))
                 reference = _reference(highest)
-                level = tl.broadcast_to((-reference * scale)[:, None], scores.shape)
-                weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level))
-                shrink = tl.exp2((tile_row_max - reference) * scale)
-                tile_total = tl.fma(tile_total, shrink, tl.sum(weights, 1))
-                tile_acc = tl.dot(weights.to(tl.bfloat16), v, tile_acc * shrink[:, None])
+                level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
+                weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
+                shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
+                # weights are summed by a product too: its order along the keys does not hang on which side is tall
+                if KEYS_TALL:
+                    ones = tl.full((64, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
+                    tile_totals = tl.dot(ones, weights, tile_totals * shrink)
+                    tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
+                else:
+                    ones = tl.full((KV_TILE, 16), 1.0, tl.float32).to(tl.bfloat16)
+                    tile_totals = tl.dot(weights, ones, tile_totals * shrink)
+                    tile_acc = tl.dot(weights, v, tile_acc * shrink)
                 tile_row_max = highest
-            row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale)
+            # all totals of a row are the same: one, and zeros
+            first = _of_columns(tl.arange(0, 64 if KEYS_TALL else 16) == 0, KEYS_TALL)
+            tile_total = tl.sum(tl.where(first, tile_totals, 0.0), along)
+            row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
         total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
 
         if split_result < 0:
-            tl.store(out + at, tl.div_rn(acc, tl.broadcast_to(total[:, None], acc.shape)).to(tl.bfloat16), mask=mask)
+            share = acc * _of_rows(_inverse(total), KEYS_TALL)
+            tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
             kept = split_result.to(tl.int64) + token
             live_row &= kept < num_split_results
             stat = split_stats + (kept * heads + head) * 2
             tl.store(stat, row_max, mask=live_row)
             tl.store(stat + 1, total, mask=live_row)
-            spot = (kept * heads + head)[:, None] * WIDTH + column[None, :]
-            tl.store(split_accs + spot, acc, mask=live_row[:, None] & inside[None, :])
+            spot = _of_rows((kept * heads + head) * WIDTH, KEYS_TALL) + _of_columns(column, KEYS_TALL)
+            written = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
+            tl.store(split_accs + spot, acc, mask=written)
+
+
+@triton.jit
+def _attend_any(
+    item, queries, cache, tables, work, out, split_stats, split_accs,
+    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+    SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """`_attend` with the side tall that wastes less: rows, or keys where the tile has few rows; the bits are the same."""
+    few = False
+    if SHARED <= FEW_ROWS:
+        few = tl.load(work + (item // kv_heads).to(tl.int64) * 7 + 2) * SHARED <= FEW_ROWS
+    if few:
+        _attend(
+            item, queries, cache, tables, work, out, split_stats, split_accs,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            SHARED, WIDTH, BLOCK_SIZE, FEW_ROWS, HEAD, KV_TILE, SPLIT, True,
+        )  # fmt: skip
+    else:
+        _attend(
+            item, queries, cache, tables, work, out, split_stats, split_accs,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, False,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces"])
@@ -123,7 +182,8 @@ def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, PDL: tl.constexpr,
+    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
 
@@ -131,17 +191,17 @@ def attend_kernel(
     """
     wait_for_previous(PDL)
     if lines_in_use is None:
-        _attend(
+        _attend_any(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT,
+            SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
-            _attend(
+            _attend_any(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT,
+                SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
             )  # fmt: skip
 
 
@@ -175,7 +235,7 @@ def merge_kernel(
                 split_acc = tl.load(
                     split_accs + at[:, None] * WIDTH + column[None, :], mask=known[:, None] & inside, other=0.0
                 )
-                row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale)
+                row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, False)
             out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
-            share = tl.div_rn(acc, tl.broadcast_to(total[:, None], acc.shape))
+            share = acc * _inverse(total)[:, None]
             tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)

@@ -13,6 +13,8 @@ from octavo.ops.upload import upload
 
 ROWS = 64
 """Rows of a query tile (tokens times the query heads that share a KV head): what one warp group multiplies at a time."""
+FEW_ROWS = 16
+"""Of a query tile for which keys are the tall side of a product: the fewest that its narrow side takes of bf16 in Triton."""
 KV_TILE = 64
 """Keys per tile; tile j holds positions 64 j .. 64 j + 63 of a request, whatever the batch."""
 SPLIT = 512

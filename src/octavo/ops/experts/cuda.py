@@ -33,10 +33,9 @@ class KernelExperts:
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
-        routing = route(logits, self._top_k, renormalize=self._renormalize)
+        routing = route(logits, self._top_k, renormalize=self._renormalize, spoil=True)
         out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
-        moe(
+        return moe(
             x, routing.ids, routing.weights, self._gate_up, self._down,
             workspace=self._workspace, out=out, flags=flags, rows_in_use=rows_in_use,
         )  # fmt: skip
-        return out.masked_fill_(routing.flags[:, None], torch.nan)

@@ -1,18 +1,40 @@
-"""Tiles by the number of rows; the bits are the same with any."""
+"""Tiles by the number of rows and the shape of the weight; the bits are the same with any."""
 
 from __future__ import annotations
 
 from octavo.ops.experts.grouped_gemm.tile import Tile
 
+FEW_COLUMNS = 4096
+"""Of a weight that fewer programs read than a device has multiprocessors: each keeps more bytes in flight."""
+MANY_COLUMNS = 32768
+"""Of a head: square tiles fill the device from few rows on."""
 
-def choose_tile(rows: int, *, tma: bool, blockwise: bool = False) -> Tile:
-    """Small tiles with many steps in flight while the weights are what is waited for, square ones from then on."""
-    if rows <= 16:
-        return Tile(16, 64, 4, 6, tma)
+
+def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Tile:
+    """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes.
+
+    Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
+    H200 at the shapes of Qwen3-30B-A3B: docs/kernels_log.md.
+    """
     if rows <= 32:
-        return Tile(32, 64, 4, 6, tma)
-    if rows <= 256:
-        return Tile(64, 64, 4, 5, tma)
-    if blockwise:
-        return Tile(128, 64, 4, 3, tma)  # products of one K step and sums are separate registers
-    return Tile(128, 128, 4, 3, tma)
+        height = 16 if rows <= 16 else 32
+        if columns >= FEW_COLUMNS:
+            return Tile(height, 64, 4, 4, step_factor=_factor(2, steps))
+        return Tile(height, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
+    if columns < FEW_COLUMNS and rows <= 64:
+        return Tile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
+    if rows <= 64 or (rows <= 256 and columns < MANY_COLUMNS):
+        return Tile(64, 64, 4, 5)
+    return Tile(128, 128, 4, 3)
+
+
+def choose_block_tile(rows: int) -> Tile:
+    """The tile for weights with scales per block: products of one K step and their sums are separate registers."""
+    if rows <= 32:
+        return Tile(16 if rows <= 16 else 32, 64, 4, 6)
+    return Tile(64, 64, 4, 5) if rows <= 256 else Tile(128, 64, 4, 3)
+
+
+def _factor(most: int, steps: int) -> int:
+    """`most`, or less where K has not so many steps."""
+    return next(factor for factor in (most, most // 2, 1) if factor <= max(steps, 1))

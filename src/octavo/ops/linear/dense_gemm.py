@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -12,7 +14,7 @@ from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, Tile
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
-from octavo.ops.linear.choice import choose_tile
+from octavo.ops.linear.choice import choose_block_tile, choose_tile
 from octavo.ops.linear.kernel import dense_gemm_kernel
 
 __all__ = ["TILES_PER_BAND", "Tile", "choose_tile", "dense_gemm"]
@@ -42,11 +44,12 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
     rows, columns, width = dims["T"], dims["N"], dims["K"]
     if not rows:
         return out
-    step = STEP[w.data.dtype]
-    tile = tile or _choose(x, w, rows, step)
+    tile = tile or _choose(x, w, rows)
+    step = tile.step_factor * STEP[w.data.dtype]
     tile.check(gated=False, step_bytes=step * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
+        check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
     if tile.tma:
@@ -64,11 +67,15 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
     return out
 
 
-def _choose(x: Activations, w: LinearWeight, rows: int, step: int) -> Tile:
+def _choose(x: Activations, w: LinearWeight, rows: int) -> Tile:
     """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
-    width = w.data.shape[1]
-    whole = width >= step and width * w.data.element_size() % ALIGNMENT == 0
-    return choose_tile(rows, tma=whole and takes_bulk_copies(x.data, w.data), blockwise=w.blockwise)
+    columns, width = w.data.shape
+    aligned = width * w.data.element_size() % ALIGNMENT == 0 and takes_bulk_copies(x.data, w.data)
+    if w.blockwise:
+        tile = choose_block_tile(rows)
+    else:
+        tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size())
+    return dataclasses.replace(tile, tma=aligned and width >= tile.step_factor * STEP[w.data.dtype])
 
 
 def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:

@@ -1,7 +1,8 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator (one per
-128 columns where scales are per block). ROWS, COLS, warps, stages and the order of the programs are free.
+The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
+where scales are per block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps, stages and the order of the
+programs.
 """
 
 from __future__ import annotations

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from octavo.ops.sort_keys import columns_of, sort_keys
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.finite import finite_rows
 from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
+
+SHORT = 1024
+"""Largest top_k for which the likeliest ids are picked out; more are found by sorting all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +42,11 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     """
     finite = finite_rows(logits)
     # A row that is not finite is replaced, not multiplied: zero times NaN is NaN. Adding 0 turns -0 into +0.
-    adjusted = torch.where(finite[:, None], logits, 0.0) + 0.0
+    adjusted = torch.where(finite[:, None], logits, 0.0).add_(0.0)
     adjust_logits(adjusted, rows)
     token_ids = adjusted.argmax(-1)
-    finite = finite & (adjusted.amax(-1) > -torch.inf)
-    for belongs, draw in ((_is_plain, _draw_plain), (_is_truncated, _draw_truncated)):
+    finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
+    for belongs, draw in ((_is_plain, _draw_plain), (_is_short, _draw_short), (_is_truncated, _draw_truncated)):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
         if indices:
             where = upload(torch.tensor(indices), logits.device)
@@ -50,13 +54,19 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     return Choice(token_ids, finite)
 
 
+def _is_short(row: Row) -> bool:
+    """Whether the likeliest few ids are all that can be drawn."""
+    return not row.sampling.greedy and 0 < row.sampling.top_k <= SHORT
+
+
 def _is_truncated(row: Row) -> bool:
-    """Whether the order of the ids by likelihood is needed."""
-    return not row.sampling.greedy and (row.sampling.top_k > 0 or row.sampling.top_p < 1)
+    """Whether the order of all ids by likelihood is needed."""
+    truncated = row.sampling.top_k > 0 or row.sampling.top_p < 1
+    return not row.sampling.greedy and truncated and not _is_short(row)
 
 
 def _is_plain(row: Row) -> bool:
-    return not row.sampling.greedy and not _is_truncated(row)
+    return not row.sampling.greedy and row.sampling.top_k == 0 and row.sampling.top_p == 1
 
 
 def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
@@ -64,14 +74,26 @@ def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     return _invert(_masses(logits, rows), rows)
 
 
+def _draw_short(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    """`_draw_truncated` of rows whose top_k is short: what it does not leave has no mass, and need not be sorted."""
+    count = min(logits.shape[1], max(row.sampling.top_k for row in rows))
+    ids = columns_of(sort_keys(logits).topk(count, dim=-1).values, logits.shape[1])
+    return _draw_sorted(logits.gather(1, ids), ids, rows)
+
+
 def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """(R,) int64 from what min_p, top_k and top_p leave, likeliest first."""
-    vocab_size = logits.shape[1]
     values, ids = logits.sort(dim=-1, descending=True, stable=True)
+    return _draw_sorted(values, ids, rows)
+
+
+def _draw_sorted(values: torch.Tensor, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    """(R,) int64 of ids (R, N), the likeliest first with their logits (R, N)."""
+    count = values.shape[1]
     mass = _masses(values, rows)
-    top_k = _column(rows, logits.device, lambda row: row.sampling.top_k if row.sampling.top_k > 0 else vocab_size)
-    mass.masked_fill_(torch.arange(vocab_size, device=logits.device) >= top_k, 0)
-    top_p = _column(rows, logits.device, lambda row: row.sampling.top_p)
+    top_k = _column(rows, values.device, lambda row: row.sampling.top_k if row.sampling.top_k > 0 else count)
+    mass.masked_fill_(torch.arange(count, device=values.device) >= top_k, 0)
+    top_p = _column(rows, values.device, lambda row: row.sampling.top_p)
     before = mass.cumsum(-1) - mass
     mass.masked_fill_(before >= top_p * mass.sum(-1, keepdim=True), 0)
     return ids.gather(1, _invert(mass, rows)[:, None])[:, 0]

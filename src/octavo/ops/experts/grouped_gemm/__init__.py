@@ -19,7 +19,8 @@ from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 __all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
 
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
-"""Columns of K per step, by weight dtype: part of the order of summation, so never a choice of the tile."""
+"""Columns of K per step, by weight dtype. With scales per block they are part of the order of summation; else a tile may take
+several at a time, as wgmma adds its 16 or 32 columns to one accumulator in the same order (tests on the device compare)."""
 
 TILES_PER_BAND = 4
 """Row tiles whose programs run next to each other."""
@@ -103,9 +104,10 @@ def _check(
     )
     if not gated:
         check_range("rows of x", dims["R"], assignments, INDEX_LIMIT, "pass one row per assignment")
-    tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
+    tile.check(gated=gated, step_bytes=tile.step_factor * STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
+        check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
     return dims
 
 
@@ -127,7 +129,7 @@ def _launch(
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
-    step = STEP[w.data.dtype]
+    step = tile.step_factor * STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:

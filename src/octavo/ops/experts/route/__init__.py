@@ -40,19 +40,21 @@ def route(
     top_k: int,
     *,
     renormalize: bool,
+    spoil: bool = False,
     rows_in_use: torch.Tensor | None = None,
     out: Routing | None = None,
 ) -> Routing:
     """ids = the top_k largest of softmax(logits), ties to the lower id; weights = their probabilities.
 
     For any logits the ids of a row are distinct and in [0, E) and its weights finite. A row with NaN or infinity is
-    flagged and routed as if all its logits were zero. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
+    flagged and routed as if all its logits were zero, but with `spoil` by weights of NaN. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
     row's result depends on that row alone.
 
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
         top_k: K, 1 to min(E, 32).
         renormalize: whether the weights of a row are divided by their sum (in assignment order).
+        spoil: whether the weights of a flagged row are NaN, and with them all that is made of it.
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
 
@@ -78,6 +80,6 @@ def route(
         return out
     route_kernel[check_grid("route", tokens)](
         logits, out.ids, out.weights, out.flags, rows_in_use, tokens, experts,
-        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, num_warps=1, **LAUNCH,
+        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, SPOIL=spoil, num_warps=1, **LAUNCH,
     )  # fmt: skip
     return out

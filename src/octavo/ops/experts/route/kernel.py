@@ -20,6 +20,7 @@ def route_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
     RENORMALIZE: tl.constexpr,
+    SPOIL: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag."""
@@ -47,6 +48,8 @@ def route_kernel(
         share = tl.where(assignment == k, p, share)
         x = tl.where(expert == index, -float("inf"), x)
     weight = share / (chosen_total if RENORMALIZE else total)
+    if SPOIL:
+        weight = tl.where(flagged, float("nan"), weight)
     out = row * K + assignment
     tl.store(ids + out, tl.where(live, chosen, -1), mask=assignment < K)
     tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < K)
