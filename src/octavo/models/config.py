@@ -138,11 +138,6 @@ def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
         raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
 
 
-def is_sparse(layer: int, experts: int, every: int, dense: tuple[int, ...]) -> bool:
-    """Whether `layer` of one of Qwen's models has experts: each `every`-th layer that is not among the `dense` ones."""
-    return layer not in dense and experts > 0 and (layer + 1) % every == 0
-
-
 def _require_served(fields: JsonFields) -> None:
     """Refuse options that are not served by any family."""
     fields.require("hidden_act", "silu", "silu")

@@ -10,6 +10,7 @@ from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts import CpuExperts, ExpertWeights, choose_experts
 from octavo.ops.experts.reference import experts_reference
+from octavo.ops.experts.routing import sigmoid
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, WIDTH = 16, 4, 40, 24
@@ -143,3 +144,12 @@ def test_contract(kind: str) -> None:
         layer(x, logits[:2])
     with pytest.raises(KernelContractError, match="x: expected"):
         layer(x[:, :-1].contiguous(), logits)
+
+
+@pytest.mark.parametrize("rows", [5, 64, 257])
+def test_a_sigmoid_alone_and_among_others(rows: int) -> None:
+    """What torch.sigmoid does not keep: on a CPU it rounds what is left over of whole vectors in another way."""
+    x = torch.randn((rows, 1), generator=generator(9)) * 5
+    together = sigmoid(x)
+    assert torch.equal(together, torch.cat([sigmoid(row) for row in x.split(1)]))
+    assert float((together.double() - x.double().sigmoid()).abs().max()) < 2e-7

@@ -9,7 +9,7 @@ import torch
 from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, LayerParameters, SharedExpert, SparseMlp
 from octavo.models.operations import Operations
 from octavo.ops.attention.layer import Attention, AttentionRows
-from octavo.ops.experts.routing import swiglu
+from octavo.ops.experts.routing import sigmoid, swiglu
 
 
 class Mlp(Protocol):
@@ -38,7 +38,7 @@ class Shared:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, H) bf16 -> (T, H) float32"""
-        return self._gate.float32(x).sigmoid() * self._mlp(x, None).float()
+        return sigmoid(self._gate.float32(x)) * self._mlp(x, None).float()
 
 
 class Sparse:
@@ -59,25 +59,13 @@ class Sparse:
 class SelfAttention:
     """The projection to queries, keys and values, attention over the cache, and the projection back."""
 
-    def __init__(
-        self, parameters: AttentionParameters, attention: Attention, operations: Operations, eps: float
-    ) -> None:
+    def __init__(self, parameters: AttentionParameters, attention: Attention, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
-        self._attend = attention.layer(parameters.head_norms)
-        self._width_norms, self._norm, self._eps = parameters.width_norms, operations.norm, eps
+        self._attend = attention.layer(parameters.norms)
 
     def __call__(self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """(T, H) bf16 -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""
-        return self._out(self._attend(self._normed(self._qkv(x)), rows, cache))
-
-    def _normed(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Queries and keys of qkv (T, (heads + 2 KV heads) D) bf16 normed over their whole width, if they are to be."""
-        if self._width_norms is None:
-            return qkv
-        weights = (self._width_norms.queries, self._width_norms.keys)
-        *parts, values = qkv.split([len(weights[0]), len(weights[1]), len(weights[1])], dim=1)
-        normed = (self._norm(part.contiguous(), weight, self._eps) for part, weight in zip(parts, weights, strict=True))
-        return torch.cat((*normed, values), dim=1)
+        return self._out(self._attend(self._qkv(x), rows, cache))
 
 
 class Layer:
@@ -86,7 +74,7 @@ class Layer:
     def __init__(
         self, parameters: LayerParameters, attention: Attention, operations: Operations, rms_norm_eps: float
     ) -> None:
-        self._attention = SelfAttention(parameters.attention, attention, operations, rms_norm_eps)
+        self._attention = SelfAttention(parameters.attention, attention, operations)
         self._mlp: Mlp
         match parameters.mlp:
             case DenseMlp():

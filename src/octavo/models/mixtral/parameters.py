@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from octavo.models.decoder.parameters import (
+    AttentionParameters,
     DecoderParameters,
-    LayerParameters,
+    SparseMlp,
     place_attention,
     place_decoder,
     place_sparse_mlp,
@@ -17,16 +16,12 @@ from octavo.models.placing import ParameterMaker, Place
 
 def place_parameters(config: MixtralConfig, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-    return place_decoder(config, place, partial(_layer, config))
 
+    def attention(make: ParameterMaker, name: str, layer: int) -> AttentionParameters:
+        return place_attention(make, config, f"{name}.self_attn")
 
-def _layer(config: MixtralConfig, make: ParameterMaker, layer: int) -> LayerParameters:
-    name = f"model.layers.{layer}"
-    return LayerParameters(
-        input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(make, config, f"{name}.self_attn"),
-        post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
-        mlp=place_sparse_mlp(
+    def mlp(make: ParameterMaker, name: str, layer: int) -> SparseMlp:
+        return place_sparse_mlp(
             make,
             f"{name}.block_sparse_moe",
             hidden=config.hidden_size,
@@ -35,5 +30,6 @@ def _layer(config: MixtralConfig, make: ParameterMaker, layer: int) -> LayerPara
             top_k=config.num_experts_per_tok,
             renormalize=True,
             names=("w1", "w3", "w2"),
-        ),
-    )
+        )
+
+    return place_decoder(config, place, attention, mlp)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 from octavo.ops.rotary import RotaryTable
 
 
@@ -43,7 +43,7 @@ class AttentionRows:
 
 
 class AttentionLayer(Protocol):
-    """The attention of one layer, with the norms of its query and key heads."""
+    """The attention of one layer, with the norms of its queries and keys."""
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """Norm and rotate queries and keys, write keys and values to the cache, attend.
@@ -86,6 +86,6 @@ class Attention(Protocol):
         """
         ...
 
-    def layer(self, norms: HeadNorms | None) -> AttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None) -> AttentionLayer:
         """The attention of a layer; None for `norms`: queries and keys are only rotated."""
         ...

@@ -54,6 +54,11 @@ def _top(keys: torch.Tensor, top_k: int) -> torch.Tensor:
     return torch.from_numpy(ordered[:, ::-1][:, :top_k].copy())
 
 
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + exp(-x)) of x (...) float32, new. Written out: on a CPU torch.sigmoid rounds the last few numbers otherwise."""
+    return x.neg().exp_().add_(1.0).reciprocal_()
+
+
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up; gate_up (T, 2I) float32 -> (T, I) bf16. Written out: torch.silu rounds a row's tail otherwise."""
     gate, up = gate_up.chunk(2, dim=-1)
