@@ -10,7 +10,7 @@ from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
-from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import rms_norm
@@ -25,9 +25,9 @@ class TorchOperations:
         """See `Operations`."""
         return torch_linear(weight)
 
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+    def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
-        return CudaExperts(weights, top_k=top_k, renormalize=renormalize)
+        return CudaExperts(weights, rule)
 
     def attention(self, shape: AttentionShape) -> TorchAttention:
         """See `Operations`."""

@@ -6,7 +6,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from models.toy import raw_config, raw_mixtral, raw_olmoe, raw_qwen2_moe, raw_qwen3
+from models.toy import (
+    raw_config,
+    raw_glm4_moe,
+    raw_minimax_m2,
+    raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
+    raw_qwen3,
+)
 
 
 class Draw:
@@ -115,11 +123,50 @@ def draw_olmoe(seed: int) -> dict[str, Any]:
     )
 
 
+def draw_glm4_moe(seed: int) -> dict[str, Any]:
+    """One of all that a GLM-4.5 config can say.
+
+    Its routed experts are scaled by up to 1.5: by GLM-4.5's 2.5, roundings to FP8 within them alone reach 2 %.
+    """
+    draw = Draw(seed)
+    experts = draw.experts([8, 16, 32], most=4, name="n_routed_experts")
+    groups = {"n_group": 4, "topk_group": 2} if seed % 3 == 1 else {}
+    return raw_glm4_moe(
+        **experts,
+        **groups,
+        **draw.decoder(hidden=[64, 96]),
+        **draw.widths("intermediate_size", "moe_intermediate_size"),
+        head_dim=draw.pick.choice([16, 24, 32]),
+        partial_rotary_factor=draw.pick.choice([0.5, 0.25, 1.0, None]),
+        routed_scaling_factor=draw.pick.choice([1.0, 1.5, 0.8]),
+        norm_topk_prob=seed % 4 != 3,
+        n_shared_experts=2 if seed % 5 == 3 else 1,
+        first_k_dense_replace=seed % 2,
+        use_qk_norm=draw.coin(),
+        attention_bias=draw.coin(),
+    )
+
+
+def draw_minimax_m2(seed: int) -> dict[str, Any]:
+    """One of all that a MiniMax-M2 config can say."""
+    draw = Draw(seed)
+    head_dim = draw.head_dim()
+    return raw_minimax_m2(
+        **draw.decoder(hidden=[64, 96]),
+        **draw.experts([4, 8, 16, 32], most=8, name="num_local_experts"),
+        intermediate_size=draw.pick.choice([32, 48, 80]),
+        head_dim=head_dim,
+        rotary_dim=draw.pick.choice([head_dim // 2, head_dim, None]),
+    )
+
+
 DRAWS: dict[str, Callable[[int], dict[str, Any]]] = {
     "qwen3_moe": draw_qwen3_moe,
     "qwen3": draw_qwen3,
     "qwen2_moe": draw_qwen2_moe,
     "mixtral": draw_mixtral,
     "olmoe": draw_olmoe,
+    "glm4_moe": draw_glm4_moe,
+    "minimax_m2": draw_minimax_m2,
 }
 """model_type -> a config of it for a seed."""

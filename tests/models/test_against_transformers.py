@@ -17,7 +17,7 @@ from models.toy import CPU, FP8_BLOCK, allocate_cache, make_batch, random_tensor
 from octavo.models.config import ModelConfig
 from octavo.models.load import load_model
 from octavo.models.registry import read_config
-from octavo.ops.experts import Routing, choose_experts
+from octavo.ops.experts import Routing, RoutingRule, choose_experts
 
 LIMIT = 0.02
 TOKENS = 32
@@ -42,8 +42,8 @@ class Pair:
             self.expected_hidden = out.last_hidden_state[0]
             self.expected_logits = other.lm_head(self.expected_hidden)
 
-    def _note(self, logits: torch.Tensor, top_k: int, *, renormalize: bool) -> Routing:
-        self.routings.append(choose_experts(logits, top_k, renormalize=renormalize))
+    def _note(self, logits: torch.Tensor, rule: RoutingRule) -> Routing:
+        self.routings.append(choose_experts(logits, rule))
         return self.routings[-1]
 
     def assert_agree(self) -> None:
@@ -77,6 +77,8 @@ def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.
     widths["intermediate_size"] = pick.choice([128, 256])
     raw = DRAWS[family](seed) | {"quantization_config": FP8_BLOCK} | changes
     widths["shared_expert_intermediate_size"] = pick.choice([128, 256])
+    if "n_shared_experts" in raw:  # as wide as one that is chosen
+        widths["moe_intermediate_size"] = pick.choice([128, 256])
     raw |= {name: width for name, width in widths.items() if name in raw}
     if family == "olmoe":  # whose heads are as wide as its hidden states
         raw |= {"hidden_size": 256}

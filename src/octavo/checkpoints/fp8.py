@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.checkpoints.bf16 import FLOATS
+from octavo.checkpoints.bf16 import FLOATS, Bf16Format
 
 FP8 = torch.float8_e4m3fn
 
@@ -24,7 +24,7 @@ class Fp8Format:
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
         """Scales must be positive numbers; see `Format`."""
         if not name.endswith((".weight_scale", ".weight_scale_inv")):
-            return None
+            return Bf16Format().complaint(name, tensor)
         rows = (~(tensor.isfinite() & (tensor > 0))).any(-1).nonzero().view(-1).tolist()
         bad = [scale for scale in tensor[rows[0]].view(-1).tolist() if not 0 < scale < float("inf")] if rows else []
         return f"scale of row {rows[0]} is {bad[0]}; scales must be positive numbers" if rows else None

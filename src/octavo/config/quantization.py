@@ -152,7 +152,7 @@ def read_fp8(part: QuantizationFields) -> Quantization:
     """
     stated = part.raw
     part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
-    part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3",))
+    part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"))
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
     part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
     names = [*part.names("modules_to_not_convert"), *part.names("ignored_layers"), "lm_head", "gate"]

@@ -12,6 +12,8 @@ import msgspec
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
 from octavo.models.config import ModelConfig
+from octavo.models.glm4_moe.config import Glm4MoeConfig
+from octavo.models.minimax_m2.config import MiniMaxM2Config
 from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
@@ -19,7 +21,16 @@ from octavo.models.qwen3.config import Qwen3Config
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 
 FAMILIES: dict[str, type[ModelConfig]] = {
-    family.architecture: family for family in (Qwen3MoeConfig, Qwen3Config, Qwen2MoeConfig, MixtralConfig, OlmoeConfig)
+    family.architecture: family
+    for family in (
+        Qwen3MoeConfig,
+        Qwen3Config,
+        Qwen2MoeConfig,
+        MixtralConfig,
+        OlmoeConfig,
+        Glm4MoeConfig,
+        MiniMaxM2Config,
+    )
 }
 
 

@@ -9,7 +9,8 @@ import torch
 from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, LayerParameters, SharedExpert, SparseMlp
 from octavo.models.operations import Operations
 from octavo.ops.attention.layer import Attention, AttentionRows
-from octavo.ops.experts.routing import sigmoid, swiglu
+from octavo.ops.experts.routing import swiglu
+from octavo.ops.experts.rules import sigmoid
 
 
 class Mlp(Protocol):
@@ -30,15 +31,16 @@ class Dense:
 
 
 class Shared:
-    """sigmoid(gate x) * mlp(x), in float32"""
+    """sigmoid(gate x) * mlp(x), in float32; without a gate mlp(x)"""
 
     def __init__(self, parameters: SharedExpert, operations: Operations) -> None:
         self._mlp = Dense(parameters.mlp, operations)
-        self._gate = operations.linear(parameters.gate)
+        self._gate = None if parameters.gate is None else operations.linear(parameters.gate)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, H) bf16 -> (T, H) float32"""
-        return sigmoid(self._gate.float32(x)) * self._mlp(x, None).float()
+        out = self._mlp(x, None).float()
+        return out if self._gate is None else sigmoid(self._gate.float32(x)) * out
 
 
 class Sparse:
@@ -46,9 +48,7 @@ class Sparse:
 
     def __init__(self, parameters: SparseMlp, operations: Operations) -> None:
         self._router = operations.linear(parameters.router)
-        self._experts = operations.experts(
-            parameters.experts, top_k=parameters.top_k, renormalize=parameters.renormalize
-        )
+        self._experts = operations.experts(parameters.experts, parameters.rule)
         self._shared = None if parameters.shared is None else Shared(parameters.shared, operations)
 
     def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:

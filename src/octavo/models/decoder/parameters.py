@@ -9,7 +9,7 @@ import torch
 
 from octavo.models.config import ModelConfig
 from octavo.models.placing import ParameterMaker, Place
-from octavo.ops.experts import ExpertWeights
+from octavo.ops.experts import ExpertWeights, RoutingRule
 from octavo.ops.formats import Bf16, LinearWeight
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 
@@ -36,10 +36,10 @@ class DenseMlp:
 
 @dataclasses.dataclass(frozen=True)
 class SharedExpert:
-    """An MLP that every row takes, weighted by the sigmoid of its gate (1, H)."""
+    """An MLP that every row takes, weighted by the sigmoid of its gate (1, H) if it has one."""
 
     mlp: DenseMlp
-    gate: LinearWeight
+    gate: LinearWeight | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,7 @@ class SparseMlp:
 
     router: LinearWeight
     experts: ExpertWeights
-    top_k: int
-    renormalize: bool
-    """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
+    rule: RoutingRule
     shared: SharedExpert | None = None
 
 
@@ -164,13 +162,13 @@ def place_sparse_mlp(
     hidden: int,
     width: int,
     experts: int,
-    top_k: int,
-    renormalize: bool,
+    rule: RoutingRule,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> SparseMlp:
     """Experts of `width` and their router as the checkpoint module `name` holds them.
 
     Args:
+        rule: how experts are chosen.
         names: of an expert's gate, up and down.
     """
     gate, up, down = names
@@ -180,6 +178,5 @@ def place_sparse_mlp(
             gate_up=make.stack(f"{name}.experts", experts, [(gate, width), (up, width)], hidden),
             down=make.stack(f"{name}.experts", experts, [(down, hidden)], width),
         ),
-        top_k=top_k,
-        renormalize=renormalize,
+        rule=rule,
     )

@@ -12,6 +12,7 @@ from octavo.models.decoder.parameters import (
 )
 from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.placing import ParameterMaker, Place
+from octavo.ops.experts import SoftmaxRule
 
 
 def place_parameters(config: MixtralConfig, place: Place) -> DecoderParameters:
@@ -27,8 +28,7 @@ def place_parameters(config: MixtralConfig, place: Place) -> DecoderParameters:
             hidden=config.hidden_size,
             width=config.intermediate_size,
             experts=config.num_local_experts,
-            top_k=config.num_experts_per_tok,
-            renormalize=True,
+            rule=SoftmaxRule(config.num_experts_per_tok, True),
             names=("w1", "w3", "w2"),
         )
 

@@ -12,6 +12,7 @@ from octavo.models.decoder.parameters import (
 )
 from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.placing import ParameterMaker, Place
+from octavo.ops.experts import SoftmaxRule
 from octavo.ops.prepare_qkv import WidthNorms
 
 
@@ -29,8 +30,7 @@ def place_parameters(config: OlmoeConfig, place: Place) -> DecoderParameters:
             hidden=config.hidden_size,
             width=config.intermediate_size,
             experts=config.num_experts,
-            top_k=config.num_experts_per_tok,
-            renormalize=config.norm_topk_prob,
+            rule=SoftmaxRule(config.num_experts_per_tok, config.norm_topk_prob),
         )
 
     return place_decoder(config, place, attention, mlp)

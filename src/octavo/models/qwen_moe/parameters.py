@@ -5,6 +5,7 @@ from __future__ import annotations
 from octavo.models.decoder.parameters import DenseMlp, SparseMlp, place_mlp, place_sparse_mlp
 from octavo.models.placing import ParameterMaker
 from octavo.models.qwen_moe.config import QwenMoeConfig
+from octavo.ops.experts import SoftmaxRule
 
 
 def place_qwen_mlp(config: QwenMoeConfig, make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
@@ -17,6 +18,5 @@ def place_qwen_mlp(config: QwenMoeConfig, make: ParameterMaker, name: str, layer
         hidden=config.hidden_size,
         width=config.moe_intermediate_size,
         experts=config.num_experts,
-        top_k=config.num_experts_per_tok,
-        renormalize=config.norm_topk_prob,
+        rule=SoftmaxRule(config.num_experts_per_tok, config.norm_topk_prob),
     )

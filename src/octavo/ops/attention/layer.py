@@ -31,7 +31,7 @@ class AttentionRows:
     slot_mapping: torch.Tensor
     """(T,) int64: where each row's keys and values go."""
     angles: RotaryTable
-    """(T, D / 2): the table at each row's position."""
+    """(T, R / 2): the table at each row's position, of the R <= D numbers of a head that are turned."""
     plan: AttentionPlan
     """Of the rows that attend."""
     query_rows: torch.Tensor | None = None
