@@ -24,7 +24,12 @@ class Draw:
         self.seed, self.pick = seed, random.Random(seed)
 
     def rope(self) -> dict[str, Any]:
-        """Both spellings of the base."""
+        """Both spellings of the base, and of scaling."""
+        if self.seed % 5 == 4:
+            yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 5e4}
+            return {"rope_theta": None, "rope_parameters": yarn}
+        if self.seed % 10 == 1:
+            return {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}}
         if self.seed % 2:
             return {"rope_theta": 1e6}
         return {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4, "rope_type": "default"}}

@@ -31,7 +31,10 @@ def norm_widths(
     norms: HeadNorms | WidthNorms | None,
     norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor],
 ) -> tuple[torch.Tensor, HeadNorms | None]:
-    """qkv (T, (H + 2 G) D) bf16, its queries and keys normed over their width if `norms` are such; and the norms left to do."""
+    """qkv with queries and keys normed over their width, if `norms` are such; and the norms that are left to do.
+
+    qkv (T, N) bf16 of N = (H + 2 G) D numbers: query heads, key heads, value heads.
+    """
     if not isinstance(norms, WidthNorms):
         return qkv, norms
     weights = (norms.queries, norms.keys)

@@ -93,8 +93,10 @@ def prepare_qkv_kernel(
     wait_for_previous(PDL)
     every = heads + 2 * kv_heads
     column = tl.arange(0, BLOCK)[None, :]
-    first_of = tl.where(column < TURNED, column, column + TURNED)
-    second_of = tl.where(column < TURNED, column + TURNED, column + HALF)
+    first_of, second_of = column, column + HALF
+    if TURNED < HALF:
+        first_of = tl.where(column < TURNED, column, column + TURNED)
+        second_of = tl.where(column < TURNED, column + TURNED, column + HALF)
     place = tl.arange(0, ROWS)
     query_tiles = tl.cdiv(tokens * heads, ROWS)
     if tl.program_id(0) < query_tiles:
