@@ -17,6 +17,7 @@ from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swi
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
+from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import dense_gemm
@@ -132,7 +133,9 @@ def sorting(device: torch.device) -> Iterator[Scenario]:
 
 
 def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[torch.Tensor]:
-    outs = [route(x, top_k, renormalize=True, rows_in_use=used) for x in (logits, logits.bfloat16())]
+    bias = torch.zeros(logits.shape[1], device=logits.device)
+    rules = (SoftmaxRule(top_k, True), SigmoidRule(top_k, True, bias))
+    outs = [route(x, rule, rows_in_use=used) for x in (logits, logits.bfloat16()) for rule in rules]
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
@@ -248,7 +251,7 @@ def _moe(
 
 def _experts(x: torch.Tensor, logits: torch.Tensor, up: Any, down: Any, shape: LayerShape) -> list[torch.Tensor]:
     workspace = moe_workspace(len(x), shape.top_k, up, down)
-    return [KernelExperts(up, down, top_k=shape.top_k, renormalize=True, workspace=workspace)(x, logits)]
+    return [KernelExperts(up, down, SoftmaxRule(shape.top_k, True), workspace=workspace)(x, logits)]
 
 
 Group = Callable[[torch.device], Iterator[Scenario]]

@@ -22,6 +22,7 @@ import torch
 from octavo.ops.activations import FP8
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.route import Routing, route
+from octavo.ops.experts.rules import SoftmaxRule
 from octavo.ops.formats import Fp8Channel
 from octavo.ops.quantize.cuda import rms_norm_quantize, swiglu_quantize
 
@@ -51,7 +52,7 @@ def check(tokens: int, gate_up: Fp8Channel, down: Fp8Channel) -> None:
     out, flags = torch.empty_like(x), torch.empty((tokens,), dtype=torch.bool).cuda()
 
     def layer() -> None:
-        route(logits, TOP_K, renormalize=True, rows_in_use=used, out=routing)
+        route(logits, SoftmaxRule(TOP_K, True), rows_in_use=used, out=routing)
         moe(
             x, routing.ids, routing.weights, gate_up, down,
             workspace=workspace, out=out, flags=flags, rows_in_use=used,

@@ -10,6 +10,7 @@ from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import choose_experts, swiglu
+from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
 from octavo.ops.row_chunks import row_chunks
@@ -22,10 +23,10 @@ class CudaExperts:
         CheckpointError: sizes that `RowwiseFp8Linear` cannot run.
     """
 
-    def __init__(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> None:
+    def __init__(self, weights: ExpertWeights, rule: RoutingRule) -> None:
         self._gate_up, self._down = _split(weights.gate_up), _split(weights.down)
         self._hidden_size = weights.down.data.shape[1]
-        self._top_k, self._renormalize = top_k, renormalize
+        self._rule, self._top_k = rule, rule.top_k
 
     def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """See `Experts`.
@@ -36,7 +37,7 @@ class CudaExperts:
         dims = Dims()
         dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
         dims.check("logits", logits, ("T", len(self._down)), dtype=torch.float32)
-        routing = choose_experts(logits, self._top_k, renormalize=self._renormalize)
+        routing = choose_experts(logits, self._rule)
         ids = routing.ids.view(-1)
         order = torch.argsort(ids, stable=True)
         bounds = torch.searchsorted(ids[order], torch.arange(len(self._down) + 1, device=x.device)).tolist()

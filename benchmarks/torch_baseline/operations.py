@@ -10,11 +10,11 @@ from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
-from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import rms_norm
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
 from octavo.ops.rotary import rotary
 
 
@@ -25,9 +25,9 @@ class TorchOperations:
         """See `Operations`."""
         return torch_linear(weight)
 
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+    def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
-        return CudaExperts(weights, top_k=top_k, renormalize=renormalize)
+        return CudaExperts(weights, rule)
 
     def attention(self, shape: AttentionShape) -> TorchAttention:
         """See `Operations`."""
@@ -56,7 +56,7 @@ class TorchAttention:
         shared = self._shape.heads // self._shape.kv_heads
         return plan_attention(block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared)
 
-    def layer(self, norms: HeadNorms | None) -> TorchAttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None) -> TorchAttentionLayer:
         """See `Attention`."""
         return TorchAttentionLayer(self._shape, norms)
 
@@ -64,13 +64,14 @@ class TorchAttention:
 class TorchAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, shape: AttentionShape, norms: HeadNorms | None) -> None:
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None) -> None:
         self._shape, self._norms = shape, norms
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, TilePlan), "TorchAttention makes the plan"
-        shape, norms = self._shape, self._norms
+        shape = self._shape
+        qkv, norms = norm_widths(qkv, self._norms, rms_norm)
         heads = qkv.view(len(qkv), -1, shape.head_dim)
         queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
         if norms is not None:

@@ -20,6 +20,7 @@ What comes once per token is kept from the garbage collector (`gc=False`): it is
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import msgspec
 
@@ -64,6 +65,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Folder with config.json, safetensors and tokenizer files."""
     load_format: str = "auto"
     """`auto` and `safetensors` read safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
+    hf_overrides: dict[str, Any] = {}
+    """Fields instead of those in config.json."""
     device: str = "cpu"
     """A torch device: `cpu` or `cuda`."""
     max_model_len: int

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ from octavo.engine.statistics import RecoveryRecord, StepLog, StepRecord
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.grammar import Compiler, ForkServer, Vocabulary
 from octavo.messages import FaultKind, WorkerConfig, WorkerReady
-from octavo.models.registry import read_folder
+from octavo.models.registry import idle_overrides, read_folder
 from octavo.text import (
     ChatTemplate,
     DefaultSampling,
@@ -209,7 +209,7 @@ def load_model(settings: Settings) -> Model:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
-    facts = read_facts(folder)
+    facts = read_facts(folder, settings.hf_overrides)
     check_dtype(settings.dtype, facts.weight_format)
     return Model(
         folder=folder,
@@ -225,13 +225,16 @@ def load_model(settings: Settings) -> Model:
     )
 
 
-def read_facts(folder: Path) -> ModelFacts:
-    """What `folder`'s config.json says of its model.
+def read_facts(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelFacts:
+    """What `folder`'s config.json says of its model, with `overrides` instead of its own fields.
 
     Raises:
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
-    return read_folder(folder).facts
+    facts = read_folder(folder, overrides).facts
+    if idle := idle_overrides(folder, overrides or {}):
+        log.warning("--hf-overrides: %s changes nothing that is read of this model's config", ", ".join(idle))
+    return facts
 
 
 def check_dtype(dtype: str, weights: WeightFormat) -> None:
@@ -261,6 +264,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
     return WorkerConfig(
         model=str(model.folder),
         load_format=settings.load_format,
+        hf_overrides=settings.hf_overrides or {},
         device=resolve_device(settings.device),
         max_model_len=settings.max_model_len or longest,
         max_num_seqs=settings.max_num_seqs,

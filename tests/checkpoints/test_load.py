@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from models.toy import CPU, FP8_BLOCK, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError, ConfigError
@@ -168,6 +168,26 @@ def test_quantized_tensors_without_a_quantization_config(tmp_path: Path) -> None
     write_checkpoint(tmp_path, raw, {n: t for n, t in tensors.items() if not n.endswith("_scale")})
     with pytest.raises(CheckpointError, match=r"is float8_e4m3fn, but .* asks for bfloat16 or float16 or float32"):
         load(tmp_path)
+
+
+def test_a_block_of_zeros_may_have_a_scale_of_zero(tmp_path: Path) -> None:
+    """As some writers store it; what is no number or negative is refused there too."""
+    blocks: dict[str, Any] = {"quantization_config": FP8_BLOCK, "num_attention_heads": 4, "num_key_value_heads": 4}
+    tensors = write(tmp_path, **blocks, head_dim=32)
+    scale = f"{EXPERT}_scale_inv"
+    whole = hidden_of(load(tmp_path))
+    change(tmp_path, lambda t: t.update({EXPERT: torch.zeros_like(t[EXPERT])}))
+    zeros = hidden_of(load(tmp_path))
+    change(tmp_path, lambda t: t[scale].zero_())
+    loaded = load(tmp_path)
+    assert torch.equal(hidden_of(loaded), zeros)
+    assert not torch.equal(whole, zeros)
+    for bad in (-1.0, torch.nan, torch.inf):
+        change(tmp_path, lambda t, bad=bad: t[scale].fill_(bad))
+        with pytest.raises(CheckpointError, match="at least 0") as info:
+            load(tmp_path)
+        assert info.value.tensor == scale
+    assert tensors[scale].shape == (1, 1)
 
 
 def test_shards(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeExperts, Glm4MoeMoE, Glm4MoeRMSNorm, Glm4MoeTopkRouter
+from transformers.models.minimax_m2.modeling_minimax_m2 import MiniMaxM2Experts, MiniMaxM2RMSNorm, MiniMaxM2TopKRouter
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralRMSNorm, MixtralTopKRouter
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts, OlmoeRMSNorm, OlmoeTopKRouter
 from transformers.models.qwen2_moe.modeling_qwen2_moe import (
@@ -35,12 +37,15 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qw
 from octavo.config import WeightFormat
 from octavo.ops.experts import Routing
 
-EXPERTS = (Qwen3MoeExperts, MixtralExperts, Qwen2MoeExperts, OlmoeExperts)
-NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm, Qwen2MoeRMSNorm, OlmoeRMSNorm, Qwen3RMSNorm)
-ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter, Qwen2MoeTopKRouter, OlmoeTopKRouter)
+EXPERTS = (Qwen3MoeExperts, MixtralExperts, Qwen2MoeExperts, OlmoeExperts, Glm4MoeExperts, MiniMaxM2Experts)
+NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm, Qwen2MoeRMSNorm, OlmoeRMSNorm, Qwen3RMSNorm, Glm4MoeRMSNorm, MiniMaxM2RMSNorm)
+SIGMOID_ROUTERS = (Glm4MoeTopkRouter, MiniMaxM2TopKRouter)
+ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter, Qwen2MoeTopKRouter, OlmoeTopKRouter, *SIGMOID_ROUTERS)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
+SCORE_TIE = TIE / 4
+"""The same of sigmoids, which grow by at most a quarter of what logits do."""
 
 
 def round_activations(x: torch.Tensor) -> torch.Tensor:
@@ -93,7 +98,7 @@ def load(folder: Path, weights: WeightFormat) -> Any:
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, EXPERTS):
             module.forward = types.MethodType(_experts(rounded), module)
-        elif isinstance(module, Qwen2MoeSparseMoeBlock):
+        elif isinstance(module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE)):
             module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, (torch.nn.Embedding, *NORMS)):
             module.weight.data = module.weight.data.bfloat16()
@@ -145,7 +150,8 @@ def follow_ties(model: Any, routings: list[Routing]) -> list[int]:
     left: Iterator[Routing] = iter(routings)
     for module in model.modules():
         if isinstance(module, ROUTERS):
-            module.forward = types.MethodType(_router(next(left), followed), module)
+            make = _sigmoid_router if isinstance(module, SIGMOID_ROUTERS) else _router
+            module.forward = types.MethodType(make(next(left), followed), module)
     assert next(left, None) is None
     return followed
 
@@ -164,6 +170,21 @@ def _router(routing: Routing, followed: list[int]) -> Any:
     return forward
 
 
-def _tied(logits: torch.Tensor, own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """(T,) whether the worst of `theirs` is less than TIE below the worst of `own`."""
-    return logits.gather(1, theirs).amin(-1) > logits.gather(1, own).amin(-1) - TIE
+def _sigmoid_router(routing: Routing, followed: list[int]) -> Any:
+    def forward(self: Any, x: torch.Tensor, *bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits, _, own = type(self).forward(self, x.float(), *bias)
+        shares = logits.sigmoid()
+        scores = shares + (bias[0] if bias else self.e_score_correction_bias)
+        ids = torch.where(_tied(scores, own, routing.ids, SCORE_TIE)[:, None], routing.ids, own)
+        followed.append(int((ids.sort(-1).values != own.sort(-1).values).any(-1).sum()))
+        weights = shares.gather(1, ids)
+        if getattr(self, "norm_topk_prob", True):  # MiniMax always does
+            weights = weights / weights.sum(-1, keepdim=True)
+        return logits, weights * getattr(self, "routed_scaling_factor", 1.0), ids
+
+    return forward
+
+
+def _tied(logits: torch.Tensor, own: torch.Tensor, theirs: torch.Tensor, tie: float = TIE) -> torch.Tensor:
+    """(T,) whether the worst of `theirs` is less than `tie` below the worst of `own`."""
+    return logits.gather(1, theirs).amin(-1) > logits.gather(1, own).amin(-1) - tie

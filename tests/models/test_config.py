@@ -11,7 +11,18 @@ import pytest
 import torch
 import transformers
 
-from models.toy import FP8_BLOCK, FP8_DYNAMIC, RAW, raw_config, raw_mixtral, raw_olmoe, raw_qwen2_moe, raw_qwen3
+from models.toy import (
+    FP8_BLOCK,
+    FP8_DYNAMIC,
+    RAW,
+    raw_config,
+    raw_glm4_moe,
+    raw_minimax_m2,
+    raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
+    raw_qwen3,
+)
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError
 from octavo.models.mixtral.config import MixtralConfig
@@ -24,13 +35,13 @@ def test_both_spellings_of_rope() -> None:
     old = read_config(raw_config(rope_theta=5e5, rope_scaling=None))
     new = read_config(raw_config(rope_theta=None, rope_parameters={"rope_theta": 5e5, "rope_type": "default"}))
     assert old == new
-    assert old.rope_theta == 5e5
+    assert old.rope.theta == 5e5
 
 
 def test_a_base_within_rope_scaling() -> None:
     """As transformers reads it."""
     raw = raw_config(rope_theta=None, rope_scaling={"rope_type": "default", "rope_theta": 77.0})
-    assert read_config(raw).facts.identity["rope_theta"] == 77.0
+    assert read_config(raw).facts.identity["rope"]["theta"] == 77.0
 
 
 def test_a_config_nested_too_deep_is_refused() -> None:
@@ -71,7 +82,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act .*silu"),
     "sliding-window": ({"use_sliding_window": True}, "use_sliding_window"),
     "dtype": ({"torch_dtype": "int8"}, "torch_dtype 'int8' is not served"),
-    "old-rope-scaling": ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling 'yarn' is not served"),
+    "dynamic-rope": ({"rope_scaling": {"type": "dynamic", "factor": 4}}, "'dynamic' is not served.*cached"),
+    "rope-factor": ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "factor"),
+    "rope-no-factor": ({"rope_scaling": {"type": "linear"}}, "factor"),
+    "rope-betas": ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 2}}, "beta_fast"),
+    "rope-unknown": ({"rope_scaling": {"type": "yarn", "factor": 2, "finetuned": True}}, "finetuned"),
+    "rope-without-end": ({"rope_scaling": {"type": "linear", "factor": 1e12}}, "positions"),
+    "rope-no-object": ({"rope_scaling": ["yarn"]}, "rope_scaling must be an object"),
+    "yarn-of-one": ({"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2}}, "rope_theta"),
     "new-rope-scaling": ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope scaling 'llama3'"),
     "partial-rope": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     "theta": ({"rope_theta": -1}, "rope_theta must be a positive number, is -1"),
@@ -107,7 +125,7 @@ REFUSED_MIXTRAL: dict[str, tuple[dict[str, Any], str]] = {
     "window-type": ({"sliding_window": "all"}, "sliding_window"),
     "top-k": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9"),
     "experts": ({"num_local_experts": 0}, "num_local_experts"),
-    "rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+    "rope": ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e6}}, "longrope"),
 }
 
 
@@ -122,6 +140,18 @@ REFUSED_OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "qwen2-window": (raw_qwen2_moe(use_sliding_window=True), "use_sliding_window"),
     "qwen2-layers": (raw_qwen2_moe(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
     "qwen3-layers": (raw_qwen3(layer_types="full_attention"), "layer_types"),
+    "glm-groups": (raw_glm4_moe(n_group=3), "n_group 3"),
+    "glm-kept": (raw_glm4_moe(n_group=2, topk_group=3), "topk_group 3"),
+    "glm-few": (raw_glm4_moe(n_group=4, num_experts_per_tok=3), "num_experts_per_tok 3"),
+    "glm-alone": (raw_glm4_moe(n_group=8), "n_group 8"),
+    "glm-scores": (raw_glm4_moe(scoring_func="softmax"), "scoring_func"),
+    "glm-share": (raw_glm4_moe(partial_rotary_factor=0.3, head_dim=10), "partial_rotary_factor"),
+    "glm-whole": (raw_glm4_moe(partial_rotary_factor=1.5), "partial_rotary_factor"),
+    "minimax-lightning": (raw_minimax_m2(attn_type_list=[1, 0, 1]), "attn_type_list"),
+    "minimax-no-bias": (raw_minimax_m2(use_routing_bias=False), "use_routing_bias"),
+    "minimax-norms": (raw_minimax_m2(qk_norm_type="per_head"), "qk_norm_type"),
+    "minimax-shared": (raw_minimax_m2(shared_intermediate_size=64), "shared_intermediate_size"),
+    "minimax-turned": (raw_minimax_m2(rotary_dim=32), "partial_rotary_factor"),
     "qwen3-window": (raw_qwen3(use_sliding_window=True), "use_sliding_window"),
 }
 
@@ -132,6 +162,8 @@ def test_other_families_refuse_by_name(raw: dict[str, Any], message: str) -> Non
         read_config(raw)
 
 
+GLM_DEFAULTS = ["n_routed_experts", "num_experts_per_tok", "n_group", "topk_group", "routed_scaling_factor"]
+GLM_DEFAULTS += ["norm_topk_prob", "n_shared_experts", "first_k_dense_replace", "use_qk_norm", "attention_bias"]
 SERVED_DEFAULTS = [
     (
         raw_qwen3(head_dim=None, num_key_value_heads=None, rope_theta=None, rms_norm_eps=None),
@@ -139,15 +171,29 @@ SERVED_DEFAULTS = [
     ),
     (raw_qwen2_moe(num_experts=None, num_experts_per_tok=None, rope_theta=None), transformers.Qwen2MoeConfig()),
     (raw_olmoe(num_experts=None, num_experts_per_tok=None, rope_theta=None), transformers.OlmoeConfig()),
+    (
+        raw_glm4_moe(**dict.fromkeys([*GLM_DEFAULTS, "rope_theta", "rms_norm_eps", "partial_rotary_factor"])),
+        transformers.Glm4MoeConfig(),
+    ),
+    (
+        raw_minimax_m2(
+            **dict.fromkeys(["num_local_experts", "num_experts_per_tok", "rope_theta", "head_dim", "rotary_dim"])
+        ),
+        transformers.MiniMaxM2Config(),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("raw", "theirs"), SERVED_DEFAULTS, ids=["qwen3", "qwen2_moe", "olmoe"])
+@pytest.mark.parametrize(
+    ("raw", "theirs"), SERVED_DEFAULTS, ids=["qwen3", "qwen2_moe", "olmoe", "glm4_moe", "minimax_m2"]
+)
 def test_defaults_of_other_families(raw: dict[str, Any], theirs: Any) -> None:
     ours = read_config(raw).facts.identity
-    assert ours["rope_theta"] == theirs.rope_parameters["rope_theta"]
+    assert ours["rope"]["theta"] == theirs.rope_parameters["rope_theta"]
     assert ours["rms_norm_eps"] == theirs.rms_norm_eps
-    for name in ("head_dim", "num_experts", "num_experts_per_tok", "qkv_bias", "norm_topk_prob", "attention_bias"):
+    share = theirs.rope_parameters.get("partial_rotary_factor", 1.0)
+    assert ours["rope"]["width"] == int(ours["head_dim"] * share)
+    for name in (*GLM_DEFAULTS, "head_dim", "num_experts", "qkv_bias", "num_local_experts"):
         if name not in raw and name in ours and hasattr(theirs, name):
             assert ours[name] == getattr(theirs, name), name
 
@@ -160,7 +206,7 @@ def test_mixtral_defaults_are_those_of_transformers() -> None:
     assert config.rms_norm_eps == theirs.rms_norm_eps
     assert config.num_local_experts == theirs.num_local_experts
     assert config.num_experts_per_tok == theirs.num_experts_per_tok
-    assert config.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert config.rope.theta == theirs.rope_parameters["rope_theta"]
 
 
 @pytest.mark.parametrize("raw", [make() for make in RAW.values()], ids=RAW)

@@ -17,6 +17,8 @@ from models.toy import (
     make_batch,
     random_tensors,
     raw_config,
+    raw_glm4_moe,
+    raw_minimax_m2,
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
@@ -33,6 +35,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": raw_mixtral(),
     "olmoe": raw_olmoe(),
     "qwen2-moe": raw_qwen2_moe(),
+    "glm4-moe": raw_glm4_moe(n_group=4, topk_group=2, use_qk_norm=True, attention_bias=True),
+    "minimax-m2": raw_minimax_m2(),
     "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }
 LENGTH = 300

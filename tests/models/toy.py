@@ -132,12 +132,52 @@ def raw_olmoe(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if value is not None}
 
 
+def raw_glm4_moe(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of GLM-4.5, FP8-dynamic unless changed; its first layer is dense."""
+    left_out = ("num_experts", "decoder_sparse_step", "mlp_only_layers", "use_sliding_window")
+    raw = raw_config(**dict.fromkeys(left_out), rms_norm_eps=1e-5)
+    raw |= {
+        "architectures": ["Glm4MoeForCausalLM"],
+        "model_type": "glm4_moe",
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "first_k_dense_replace": 1,
+        "use_qk_norm": False,
+        "partial_rotary_factor": 0.5,
+        "num_nextn_predict_layers": 1,
+    }
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
+def raw_minimax_m2(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of MiniMax-M2, FP8-dynamic unless changed."""
+    raw = raw_mixtral(rms_norm_eps=1e-6, head_dim=16)
+    raw |= {
+        "architectures": ["MiniMaxM2ForCausalLM"],
+        "model_type": "minimax_m2",
+        "rotary_dim": 8,
+        "scoring_func": "sigmoid",
+        "use_routing_bias": True,
+        "use_qk_norm": True,
+        "qk_norm_type": "per_layer",
+        "shared_intermediate_size": 0,
+        "use_mtp": True,
+        "num_mtp_modules": 3,
+    }
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
 RAW: dict[str, Callable[..., dict[str, Any]]] = {
     "qwen3_moe": raw_config,
     "qwen3": raw_qwen3,
     "qwen2_moe": raw_qwen2_moe,
     "mixtral": raw_mixtral,
     "olmoe": raw_olmoe,
+    "glm4_moe": raw_glm4_moe,
+    "minimax_m2": raw_minimax_m2,
 }
 """model_type -> a `config.json` of it."""
 
@@ -162,7 +202,7 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
         elif view.ndim == 2:
             tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).bfloat16()
         else:
-            tensors[name] = (noise * 0.1 + (0.0 if name.endswith(".bias") else 1.0)).bfloat16()
+            tensors[name] = (noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)).to(view.dtype)
     return tensors
 
 

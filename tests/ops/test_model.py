@@ -15,6 +15,8 @@ from models.toy import (
     make_batch,
     random_tensors,
     raw_config,
+    raw_glm4_moe,
+    raw_minimax_m2,
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
@@ -33,6 +35,12 @@ CONFIGS = {
     ),
     "qwen2-moe": raw_qwen2_moe(**SMALL),
     "olmoe": raw_olmoe(**SMALL),
+    "glm4-moe": raw_glm4_moe(
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, n_routed_experts=4, use_qk_norm=True
+    ),
+    "minimax-m2": raw_minimax_m2(
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=4
+    ),
     "blocks": raw_config(
         **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),

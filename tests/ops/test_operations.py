@@ -8,7 +8,7 @@ import torch
 from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors
 from octavo.models.cuda_operations import CudaOperations
-from octavo.ops.experts import CpuExperts, ExpertWeights
+from octavo.ops.experts import CpuExperts, ExpertWeights, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 8, 2, 128, 96
@@ -35,8 +35,8 @@ def test_both_backends_agree(kind: type, device: torch.device) -> None:
     x = torch.randn((9, HIDDEN), generator=generator).bfloat16()
     logits = torch.randn((9, EXPERTS), generator=generator) * 3
     logits[4, 2] = torch.nan
-    torch_experts = CpuExperts(weights, top_k=TOP_K, renormalize=True)
-    kernel_experts = CudaOperations(max_tokens=16).experts(moved(weights, device), top_k=TOP_K, renormalize=True)
+    torch_experts = CpuExperts(weights, SoftmaxRule(TOP_K, True))
+    kernel_experts = CudaOperations(max_tokens=16).experts(moved(weights, device), SoftmaxRule(TOP_K, True))
     expected = torch_experts(x, logits)
     out = kernel_experts(x.to(device), logits.to(device)).cpu()
     good = [0, 1, 2, 3, 5, 6, 7, 8]
@@ -58,7 +58,7 @@ def test_layers_of_a_shape_share_their_workspace(device: torch.device) -> None:
         device,
     )
     operations = CudaOperations(max_tokens=4)
-    first, second = (operations.experts(weights, top_k=TOP_K, renormalize=False) for _ in range(2))
+    first, second = (operations.experts(weights, SoftmaxRule(TOP_K, False)) for _ in range(2))
     assert vars(first)["_workspace"] is vars(second)["_workspace"]
 
 
@@ -73,7 +73,7 @@ def test_rows_past_those_in_use_are_not_computed(rows_in_use: int, device: torch
         ),
         device,
     )
-    experts = CudaOperations(max_tokens=4).experts(weights, top_k=TOP_K, renormalize=True)
+    experts = CudaOperations(max_tokens=4).experts(weights, SoftmaxRule(TOP_K, True))
     x = torch.randn((4, HIDDEN), generator=generator).bfloat16().to(device)
     logits = torch.randn((4, EXPERTS), generator=generator).to(device)
     every = experts(x, logits)

@@ -201,6 +201,29 @@ def test_an_error_in_one_part_is_the_error_of_the_step() -> None:
     torch.set_num_threads(1)
 
 
+class Lingering(Slow):
+    """A model whose first part fails at once, and whose others take their time."""
+
+    def compute(self, batch: ForwardBatch, plan: DecoderPlan, kv_cache: KVCache) -> torch.Tensor:
+        first = int(batch.positions[0])
+        if not first:
+            raise ZeroDivisionError
+        time.sleep(0.2)
+        self.events.append(("ends", 0, first))
+        return torch.zeros(len(batch.positions), 1)
+
+
+def test_an_error_is_told_when_no_part_computes_any_more() -> None:
+    """Or they would go on writing to the cache that the next step uses."""
+    model = Lingering(fails=True)
+    batch = batch_of([(0, 3 * LEAST_ROWS)], 3, 3 * LEAST_ROWS // BLOCK)
+    with pytest.raises(ZeroDivisionError):
+        ThreadedModel(model, 3).forward(batch, KVCache([]))
+    assert len(model.events) == 2
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+
+
 def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
     loaded = load_model(TINY, load_format="auto", device=CPU, seed=0, operations=CpuOperations())
     now = batch_of([(0, 150), (0, 40), (0, 1)], 2)

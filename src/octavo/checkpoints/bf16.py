@@ -15,5 +15,7 @@ class Bf16Format:
         return FLOATS
 
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
-        """See `Format`."""
+        """The biases by which a router decides must be finite; see `Format`."""
+        if name.endswith("e_score_correction_bias") and not bool(tensor.isfinite().all()):
+            return "holds NaN or infinity; a router cannot decide by that"
         return None

@@ -38,7 +38,7 @@ def _scaled(
     if name.endswith((".weight_scale", ".weight_scale_inv")):
         inputs = parameters[name.rpartition("_scale")[0]].shape[1]
         return noise.mul_(0.1).clamp_(-0.5, 0.5).add_(1.0).div_(SPREAD * inputs**0.5)
-    if name.endswith(".bias"):
+    if name.endswith("bias"):
         return noise.mul_(0.1)
     if parameter.ndim == 1:
         return noise.mul_(0.1).add_(1.0)

@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import torch
 
-from octavo.checkpoints.bf16 import FLOATS
+from octavo.checkpoints.bf16 import FLOATS, Bf16Format
 
 FP8 = torch.float8_e4m3fn
 
 
 class Fp8Format:
-    """FP8 weights with float scales; the rest as `Bf16Format`."""
+    """FP8 weights with float scales; the rest as `Bf16Format`.
+
+    Args:
+        zeros: whether a scale may be 0, as some writers store a block of nothing but zeros.
+    """
+
+    def __init__(self, *, zeros: bool = False) -> None:
+        self._zeros = zeros
 
     def stored_as(self, name: str, parameter: torch.dtype) -> tuple[torch.dtype, ...]:
         """See `Format`."""
         return (FP8,) if parameter == FP8 else FLOATS
 
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
-        """Scales must be positive numbers; see `Format`."""
+        """Scales must be numbers, positive or, of blocks, not negative: see `Format`."""
         if not name.endswith((".weight_scale", ".weight_scale_inv")):
+            return Bf16Format().complaint(name, tensor)
+        good = tensor.isfinite() & ((tensor >= 0) if self._zeros else (tensor > 0))
+        if good.all():
             return None
-        rows = (~(tensor.isfinite() & (tensor > 0))).any(-1).nonzero().view(-1).tolist()
-        bad = [scale for scale in tensor[rows[0]].view(-1).tolist() if not 0 < scale < float("inf")] if rows else []
-        return f"scale of row {rows[0]} is {bad[0]}; scales must be positive numbers" if rows else None
+        row = int((~good).any(-1).nonzero()[0])
+        bad = tensor[row][~good[row]].view(-1)[0].item()
+        return f"scale of row {row} is {bad}; scales must be {'at least 0' if self._zeros else 'positive numbers'}"

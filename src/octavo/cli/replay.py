@@ -87,7 +87,7 @@ def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.
     from octavo.engine.recovery.replay import histories, preparation, recorded
     from octavo.startup import read_facts
 
-    vocab_size = read_facts(Path(config.model)).vocab_size
+    vocab_size = read_facts(Path(config.model), config.hf_overrides).vocab_size
     history = histories(config.block_size, vocab_size, args.seed)
     before = preparation(crash, history)
     plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)

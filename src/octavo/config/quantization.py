@@ -10,6 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from octavo.config.json_fields import JsonFields
+from octavo.config.patterns import compile_pattern
+
+PLAIN = re.compile(r"[\w.-]+")
+"""A key that is a name and no pattern, though a dot is one."""
+EXPERT = re.compile(r"(.*\.experts)\.\d+\.")
+HEADS_AND_ROUTERS = r"re:(.*\.)?(lm_head|gate)$"
 
 
 class WeightFormat(enum.Enum):
@@ -37,22 +43,56 @@ class Quantization:
     scale_name: str = "weight_scale"
     """What a checkpoint calls the scales of a module."""
 
+    skipped: tuple[str, ...] = ()
+    """Names and patterns by transformers' rule (`modules_to_not_convert`), which stay in bf16 too."""
+
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
-        return self.format is not WeightFormat.BF16 and not _matcher(self.unquantized)(module)
+        return self.format is not WeightFormat.BF16 and not _matcher(self.unquantized, self.skipped)(module)
 
 
 @functools.lru_cache(maxsize=8)
-def _matcher(unquantized: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a module is among names and `re:` patterns: a model has tens of thousands, asked for several times."""
+def _matcher(unquantized: tuple[str, ...], skipped: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a module is among those left out: a model has tens of thousands, asked for several times."""
     names = frozenset(name for name in unquantized if not name.startswith("re:"))
-    patterns = [re.compile(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
+    patterns = [compile_pattern(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
+    is_skipped = _skipper(skipped)
 
     @functools.cache
     def matches(module: str) -> bool:
-        return module in names or any(pattern.match(module) for pattern in patterns)
+        return module in names or any(pattern.match(module) for pattern in patterns) or is_skipped(module)
 
     return matches
+
+
+def _skipper(keys: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a module is skipped by transformers' `should_convert_module`.
+
+    A key names a module, one around it, or how a name ends; or it is a pattern of a name's beginning, up to a dot or the end.
+    There the experts of a layer are one module, so that what skips it skips each of them.
+    """
+    plain = frozenset(key for key in keys if PLAIN.fullmatch(key))
+    odd = tuple(key for key in keys if key not in plain)
+    patterns = [compile_pattern(_up_to_a_dot(key)) for key in odd]
+
+    def skips(name: str) -> bool:
+        around = (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
+        return (
+            any(part in plain for part in around)
+            or any(name[start:] in plain for start in range(len(name)))
+            or name.endswith(odd)
+            or any(pattern.match(name) for pattern in patterns)
+        )
+
+    def is_skipped(module: str) -> bool:
+        experts = EXPERT.match(module)
+        return bool(keys) and (skips(module) or (experts is not None and skips(experts[1])))
+
+    return is_skipped
+
+
+def _up_to_a_dot(key: str) -> str:
+    return rf"(?:{key})(?:(?<=\.)|(?=\.|$))"
 
 
 def read_quantization(fields: JsonFields) -> Quantization:
@@ -129,7 +169,8 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     _require_all(part, "input_activations", activations, _ACTIVATIONS | of_activations)
     ignore = part.names("ignore")
     for pattern in ignore:
-        _check_pattern(pattern, part.config)
+        if pattern.startswith("re:"):
+            _check_pattern("ignore", pattern, pattern.removeprefix("re:"), part.config)
     return Quantization(weight_format, tuple(ignore))
 
 
@@ -152,12 +193,14 @@ def read_fp8(part: QuantizationFields) -> Quantization:
     """
     stated = part.raw
     part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
-    part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3",))
+    part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"))
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
     part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
-    names = [*part.names("modules_to_not_convert"), *part.names("ignored_layers"), "lm_head", "gate"]
-    skipped = "|".join(re.escape(name) for name in dict.fromkeys(names))
-    return Quantization(WeightFormat.FP8_BLOCK, (f"re:(.*\\.)?({skipped})(\\..*)?$",), "weight_scale_inv")
+    skipped = tuple(dict.fromkeys([*part.names("modules_to_not_convert"), *part.names("ignored_layers")]))
+    for key in skipped:
+        if not PLAIN.fullmatch(key):
+            _check_pattern("modules_to_not_convert", key, _up_to_a_dot(key), part.config)
+    return Quantization(WeightFormat.FP8_BLOCK, (HEADS_AND_ROUTERS,), "weight_scale_inv", skipped)
 
 
 READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
@@ -172,8 +215,8 @@ def _changes_nothing(name: str, part: Any) -> bool:
     return not part or (name == "sparsity_config" and isinstance(part, dict) and part.get("format") == "dense")
 
 
-def _check_pattern(pattern: str, fields: JsonFields) -> None:
+def _check_pattern(field: str, stated: str, pattern: str, fields: JsonFields) -> None:
     try:
-        re.compile(pattern.removeprefix("re:"))
-    except (re.error, OverflowError, RecursionError) as exc:
-        raise fields.refuse(f"quantization_config: ignore holds the bad pattern {pattern!r}: {exc}") from exc
+        compile_pattern(pattern)
+    except ValueError as exc:
+        raise fields.refuse(f"quantization_config: {field} holds the bad pattern {stated[:200]!r}: {exc}") from exc

@@ -114,6 +114,11 @@ class Settings:
     generation_config: str = setting(
         "auto", "Where default sampling comes from: auto (model folder), vllm (none) or a folder", "Model"
     )
+    hf_overrides: dict[str, Any] | None = setting(
+        None,
+        "JSON: fields instead of those in the model's config.json, such as rope_scaling; null: without it",
+        "Model",
+    )
     override_generation_config: dict[str, Any] | None = setting(None, "JSON: default sampling settings", "Model")
 
     # Memory and schedule

@@ -153,7 +153,6 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Refused("keys and values stay on the device", ("0", "0.0")), "kv-offloading-size"),
         *_values(Refused(_TLS), "ssl-keyfile", "ssl-certfile", "ssl-ca-certs"),
         *_values(Refused("bind --host and --port"), "uds"),
-        *_values(Refused("config.json says what the model is", ("{}",)), "hf-overrides"),
     ]
 }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from octavo.config.facts import CacheLayout, ModelFacts, PagedKv
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.quantization import Quantization, read_quantization
+from octavo.config.rope import Rope, read_rope
 
 if TYPE_CHECKING:
     from octavo.models.decoder.model import Decoder
@@ -31,11 +33,14 @@ class ModelConfig(abc.ABC):
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
-    rope_theta: float
+    """Most tokens of a request: as many more than config.json states as `rope` makes room for."""
+    rope: Rope
     rms_norm_eps: float
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
     quantization: Quantization
+    num_mtp_layers: int = 0
+    """Layers behind the model's own that predict further tokens: a checkpoint may hold them, and they are left out."""
 
     @classmethod
     @abc.abstractmethod
@@ -88,17 +93,26 @@ class ModelConfig(abc.ABC):
     def is_needless(self, name: str) -> bool:
         """Whether a checkpoint may hold the tensor `name` although the model computes without it.
 
-        Old writers store what follows from the config (frequencies of rotary embeddings), others a tied head a second time.
+        Old writers store what follows from the config (frequencies of rotary embeddings), others a tied head a second time,
+        and layers that predict further tokens serve speculation alone.
         """
-        return name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight")
+        if name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight"):
+            return True
+        layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
+        return layer is not None and 0 <= int(layer[1]) - self.num_hidden_layers < self.num_mtp_layers
 
 
 def read_decoder(
-    fields: JsonFields, *, rope_theta: float, rms_norm_eps: float, head_dim: int | None = None
+    fields: JsonFields,
+    *,
+    rope_theta: float,
+    rms_norm_eps: float,
+    head_dim: int | None = None,
+    rotary_share: float | None = None,
 ) -> dict[str, Any]:
     """What every family's config states, as arguments of its class; the numbers are the family's defaults.
 
-    A head_dim of None is hidden_size over num_attention_heads.
+    A head_dim of None is hidden_size over num_attention_heads; a rotary_share of None, that whole heads are turned.
 
     Raises:
         CheckpointError: as `ModelConfig.read`.
@@ -112,6 +126,7 @@ def read_decoder(
         raise fields.refuse(f"num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}")
     if width % 2:
         raise fields.refuse(f"head_dim must be even for rotary embeddings, is {width}")
+    rope = read_rope(fields, head_dim=width, theta=rope_theta, share=rotary_share)
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,
@@ -119,8 +134,8 @@ def read_decoder(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": width,
-        "max_position_embeddings": fields.count("max_position_embeddings"),
-        "rope_theta": _read_rope_theta(fields, rope_theta),
+        "max_position_embeddings": rope.positions(fields.count("max_position_embeddings")),
+        "rope": rope,
         "rms_norm_eps": fields.number("rms_norm_eps", rms_norm_eps),
         "tie_word_embeddings": fields.flag("tie_word_embeddings"),
         "eos_token_ids": fields.token_ids("eos_token_id", vocab),
@@ -138,11 +153,6 @@ def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
         raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
 
 
-def is_sparse(layer: int, experts: int, every: int, dense: tuple[int, ...]) -> bool:
-    """Whether `layer` of one of Qwen's models has experts: each `every`-th layer that is not among the `dense` ones."""
-    return layer not in dense and experts > 0 and (layer + 1) % every == 0
-
-
 def _require_served(fields: JsonFields) -> None:
     """Refuse options that are not served by any family."""
     fields.require("hidden_act", "silu", "silu")
@@ -152,22 +162,3 @@ def _require_served(fields: JsonFields) -> None:
     for name in ("dtype", "torch_dtype"):
         if (dtype := fields.raw.get(name, "bfloat16")) not in ("bfloat16", "float16", "float32"):
             raise fields.refuse(f"{name} {dtype!r} is not served; bfloat16, float16 and float32 are, all as bfloat16")
-
-
-def _read_rope_theta(fields: JsonFields, default: float) -> float:
-    """The base of rotary embeddings, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
-    both: dict[str, Any] = {}
-    for rope in (fields.raw.get("rope_scaling") or {}, fields.raw.get("rope_parameters") or {}):
-        if not isinstance(rope, dict):
-            raise fields.refuse(f"rope_parameters and rope_scaling must be objects, one is {rope!r}")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise fields.refuse(f"rope scaling {kind!r} is not served; default (no scaling) is")
-        if unknown := rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
-            raise fields.refuse(f"rope scaling by {min(unknown)} is not served; default (no scaling) is")
-        both |= rope
-    for stated in (fields.raw, both):
-        if stated.get("partial_rotary_factor", 1.0) != 1.0:
-            raise fields.refuse("partial_rotary_factor other than 1 is not served")
-    theta = both.get("rope_theta", fields.raw.get("rope_theta", default))
-    return JsonFields({"rope_theta": theta}, fields.file).number("rope_theta", default)

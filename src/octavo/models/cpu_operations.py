@@ -6,7 +6,7 @@ import torch
 
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
-from octavo.ops.experts import CpuExperts, Experts, ExpertWeights
+from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TiledLinear
 from octavo.ops.linear.layer import Linear
@@ -20,9 +20,9 @@ class CpuOperations:
         """See `Operations`."""
         return TiledLinear(weight)
 
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+    def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
-        return CpuExperts(weights, top_k=top_k, renormalize=renormalize)
+        return CpuExperts(weights, rule)
 
     def attention(self, shape: AttentionShape) -> CpuAttention:
         """See `Operations`."""

@@ -9,7 +9,7 @@ import torch
 
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
-from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.formats import LinearWeight
@@ -33,13 +33,13 @@ class CudaOperations:
         """See `Operations`."""
         return KernelLinear(weight)
 
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
+    def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
         gate_up, down = weights.gate_up, weights.down
-        shape = (type(gate_up), type(down), tuple(down.data.shape), down.data.device, top_k)
+        shape = (type(gate_up), type(down), tuple(down.data.shape), down.data.device, rule.top_k)
         if shape not in self._workspaces:
-            self._workspaces[shape] = moe_workspace(self._max_tokens, top_k, gate_up, down)
-        return KernelExperts(gate_up, down, top_k=top_k, renormalize=renormalize, workspace=self._workspaces[shape])
+            self._workspaces[shape] = moe_workspace(self._max_tokens, rule.top_k, gate_up, down)
+        return KernelExperts(gate_up, down, rule, workspace=self._workspaces[shape])
 
     def attention(self, shape: AttentionShape) -> PagedAttention:
         """See `Operations`."""

@@ -24,7 +24,7 @@ from octavo.models.registry import read_folder
 FORMATS: dict[WeightFormat, Format] = {
     WeightFormat.BF16: Bf16Format(),
     WeightFormat.FP8_DYNAMIC: Fp8Format(),
-    WeightFormat.FP8_BLOCK: Fp8Format(),
+    WeightFormat.FP8_BLOCK: Fp8Format(zeros=True),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from octavo.ops.attention.layer import Attention, AttentionShape
-from octavo.ops.experts import Experts, ExpertWeights
+from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
 
@@ -19,8 +19,8 @@ class Operations(Protocol):
         """The linear layer of `weight`."""
         ...
 
-    def experts(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> Experts:
-        """The expert layer of `weights`."""
+    def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
+        """The expert layer of `weights`, whose experts are chosen by `rule`."""
         ...
 
     def attention(self, shape: AttentionShape) -> Attention:

@@ -44,6 +44,11 @@ class ParameterMaker:
         self.sources[name] = self._empty((size,), torch.bfloat16)
         return self.sources[name]
 
+    def float_vector(self, name: str, size: int) -> torch.Tensor:
+        """The tensor `name`: (size,) float32."""
+        self.sources[name] = self._empty((size,), torch.float32)
+        return self.sources[name]
+
     def matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         """The tensor `name`: (rows, columns) bf16."""
         self.sources[name] = self._empty((rows, columns), torch.bfloat16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import msgspec
 
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
+from octavo.errors import CheckpointError
 from octavo.models.config import ModelConfig
+from octavo.models.glm4_moe.config import Glm4MoeConfig
+from octavo.models.minimax_m2.config import MiniMaxM2Config
 from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
@@ -19,23 +23,55 @@ from octavo.models.qwen3.config import Qwen3Config
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 
 FAMILIES: dict[str, type[ModelConfig]] = {
-    family.architecture: family for family in (Qwen3MoeConfig, Qwen3Config, Qwen2MoeConfig, MixtralConfig, OlmoeConfig)
+    family.architecture: family
+    for family in (
+        Qwen3MoeConfig,
+        Qwen3Config,
+        Qwen2MoeConfig,
+        MixtralConfig,
+        OlmoeConfig,
+        Glm4MoeConfig,
+        MiniMaxM2Config,
+    )
 }
 
 
-def read_folder(folder: Path) -> ModelConfig:
+def read_folder(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """Read `folder/config.json`, and the eos ids of `folder/generation_config.json` if there is one.
+
+    Args:
+        folder: of a model.
+        overrides: fields instead of those in config.json; what is None is left out of it.
 
     Raises:
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
-    config = read_config(read_json_object(folder / "config.json"), file=str(folder / "config.json"))
+    path = folder / "config.json"
+    config = read_config(read_json_object(path) | dict(overrides or {}), file=str(path))
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
     fields = read_fields(read_json_object(generation), str(generation))
     ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
     return dataclasses.replace(config, eos_token_ids=tuple(ids))
+
+
+def idle_overrides(folder: Path, overrides: Mapping[str, Any]) -> list[str]:
+    """The names of those `overrides` that state something else than `folder/config.json` and change nothing that is read.
+
+    Raises:
+        CheckpointError: as `read_folder`.
+    """
+    stated, whole = read_json_object(folder / "config.json"), read_folder(folder, overrides)
+
+    def is_idle(name: str) -> bool:
+        others = {other: value for other, value in overrides.items() if other != name}
+        try:
+            return overrides[name] != stated.get(name) and read_folder(folder, others) == whole
+        except CheckpointError:
+            return False  # without it the model is not even served
+
+    return [name for name in overrides if is_idle(name)]
 
 
 def read_config(raw: dict[str, Any], *, file: str = "config.json") -> ModelConfig:

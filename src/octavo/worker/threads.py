@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Semaphore
 
 import numpy as np
@@ -66,9 +66,10 @@ class ThreadedModel:
 
         if parts == 1:
             return run(0)
-        hidden = torch.cat(list(self._pool.map(run, range(parts))))
+        futures = [self._pool.submit(run, part) for part in range(parts)]
+        wait(futures)  # all of them, also if one fails: none may still write to the cache when the next step does
         torch.set_num_threads(self._threads)
-        return hidden
+        return torch.cat([future.result() for future in futures])
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `Model`."""

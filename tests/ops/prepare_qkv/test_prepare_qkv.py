@@ -10,8 +10,10 @@ import torch
 from cases import SMALL_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from memory import Guard
+from octavo.config.rope import Rope
 from octavo.errors import KernelContractError
 from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
 from octavo.ops.prepare_qkv.cuda import TILE_ROWS, prepare_qkv
 from octavo.ops.prepare_qkv.reference import prepare_qkv_reference
 from octavo.ops.rotary import RotaryTable
@@ -32,12 +34,12 @@ class Case:
     rows: RotaryTable
 
     @classmethod
-    def draw(cls, tokens: int, shape: HeadShape, seed: int, *, normed: bool = True) -> Case:
+    def draw(cls, tokens: int, shape: HeadShape, seed: int, *, normed: bool = True, width: int | None = None) -> Case:
         noise = torch.Generator().manual_seed(seed)
         qkv = torch.randn((tokens, shape.heads + 2 * shape.kv_heads, shape.width), generator=noise) * 3
         weights = (torch.randn((2, shape.width), generator=noise) * 0.1 + 1).bfloat16()
         positions = torch.randint(0, 1000, (tokens,), generator=noise)
-        table = RotaryTable.make(1000, shape.width, 10000.0, torch.device("cpu")).at(positions)
+        table = RotaryTable.make(1000, Rope(10000.0, width or shape.width), torch.device("cpu")).at(positions)
         return cls(shape, qkv.bfloat16(), HeadNorms(weights[0], weights[1], EPS) if normed else None, table)
 
     def expected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -80,6 +82,25 @@ def test_against_float64(shape: HeadShape, normed: bool, device: torch.device) -
     assert row_errors(queries.flatten(0, 1), swapped[0].flatten(0, 1)).min() > LIMIT
     shifted = dataclasses.replace(case, rows=RotaryTable(case.rows.cos.roll(1, 0), case.rows.sin.roll(1, 0))).expected()
     assert row_errors(cache[0, slots].flatten(0, 1), shifted[1].flatten(0, 1)).min() > LIMIT
+
+
+@pytest.mark.parametrize("normed", [True, False], ids=["normed", "rotated"])
+@pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)
+def test_a_part_of_each_head(shape: HeadShape, normed: bool, device: torch.device) -> None:
+    """Also where what is not turned is wider than what is, or has other bits than bf16 would keep of a product with 1."""
+    slots = [3, 31, 0, 17, 8]
+    for width in sorted({2, 2 * (shape.width // 4), shape.width - 2} - {0}):
+        case = Case.draw(5, shape, seed=1, normed=normed, width=width)
+        queries, cache = case.run(slots, device)
+        expected = case.expected()
+        assert_rows(queries.flatten(0, 1), expected[0].flatten(0, 1), LIMIT)
+        assert_rows(cache[0, slots].flatten(0, 1), expected[1].flatten(0, 1), LIMIT)
+        assert torch.equal(cache[1, slots].double(), expected[2])
+        assert torch.equal(queries[..., width:].double(), expected[0][..., width:]) or normed
+        mirror = torch.empty_like(cache)
+        on_cpu = cpu_prepare_qkv(case.qkv, case.norms, case.rows, mirror[:, None], torch.tensor(slots))
+        assert_rows(queries.flatten(0, 1), on_cpu.flatten(0, 1), LIMIT)
+        assert_rows(cache[0, slots].flatten(0, 1), mirror[0, slots].flatten(0, 1), LIMIT)
 
 
 def test_a_row_alone_and_among_others(device: torch.device) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
+from octavo.config.rope import Rope
 from octavo.errors import KernelContractError
 from octavo.ops.rotary import RotaryTable, rotary
 from octavo.ops.rotary.reference import rotary_reference
@@ -21,15 +22,27 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 def test_rotary_against_float64(head_dim: int) -> None:
     positions = torch.tensor([0, 1, 2, 77, 511])
     x = noise(5, 3, head_dim)
-    out = rotary(x, RotaryTable.make(512, head_dim, 1e4, CPU).at(positions))
+    out = rotary(x, RotaryTable.make(512, Rope(1e4, head_dim), CPU).at(positions))
     expected = rotary_reference(x, positions, 1e4)
     assert_rows(out.flatten(0, 1), expected.flatten(0, 1), BF16_ROUNDING)
     off_by_one = rotary_reference(x, positions + 1, 1e4)
     assert row_errors(out.flatten(0, 1), off_by_one.flatten(0, 1)).min() > BF16_ROUNDING
 
 
+@pytest.mark.parametrize(("head_dim", "width"), [(16, 8), (24, 10), (128, 64), (128, 2)])
+def test_a_part_of_each_head(head_dim: int, width: int) -> None:
+    positions = torch.tensor([0, 1, 2, 77, 511])
+    x = noise(5, 3, head_dim)
+    out = rotary(x, RotaryTable.make(512, Rope(1e4, width), CPU).at(positions))
+    expected = rotary_reference(x, positions, 1e4, width)
+    assert_rows(out.flatten(0, 1), expected.flatten(0, 1), BF16_ROUNDING)
+    assert torch.equal(out[..., width:], x[..., width:])
+    whole = rotary_reference(x, positions, 1e4)
+    assert row_errors(out[1:].flatten(0, 1), whole[1:].flatten(0, 1)).min() > BF16_ROUNDING
+
+
 def test_rotary_row_depends_on_itself_alone() -> None:
-    table = RotaryTable.make(128, 24, 1e6, CPU)
+    table = RotaryTable.make(128, Rope(1e6, 24), CPU)
     positions = torch.randint(128, (50,), generator=torch.Generator().manual_seed(3))
     x = noise(50, 4, 24)
     whole = rotary(x, table.at(positions))
@@ -38,8 +51,8 @@ def test_rotary_row_depends_on_itself_alone() -> None:
 
 
 def test_contract() -> None:
-    table = RotaryTable.make(8, 16, 1e4, CPU)
-    with pytest.raises(KernelContractError, match="x: expected"):
+    table = RotaryTable.make(8, Rope(1e4, 16), CPU)
+    with pytest.raises(KernelContractError, match=r"rows.cos"):
         rotary(noise(3, 2, 8), table.at(torch.tensor([0, 1, 2])))
     with pytest.raises(KernelContractError, match=r"rows.cos"):
         rotary(noise(3, 2, 16), table.at(torch.tensor([0, 1])))

@@ -10,6 +10,7 @@ from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, Laye
 from octavo.models.operations import Operations
 from octavo.ops.attention.layer import Attention, AttentionRows
 from octavo.ops.experts.routing import swiglu
+from octavo.ops.experts.rules import sigmoid
 
 
 class Mlp(Protocol):
@@ -30,15 +31,16 @@ class Dense:
 
 
 class Shared:
-    """sigmoid(gate x) * mlp(x), in float32"""
+    """sigmoid(gate x) * mlp(x), in float32; without a gate mlp(x)"""
 
     def __init__(self, parameters: SharedExpert, operations: Operations) -> None:
         self._mlp = Dense(parameters.mlp, operations)
-        self._gate = operations.linear(parameters.gate)
+        self._gate = None if parameters.gate is None else operations.linear(parameters.gate)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x (T, H) bf16 -> (T, H) float32"""
-        return self._gate.float32(x).sigmoid() * self._mlp(x, None).float()
+        out = self._mlp(x, None).float()
+        return out if self._gate is None else sigmoid(self._gate.float32(x)) * out
 
 
 class Sparse:
@@ -46,9 +48,7 @@ class Sparse:
 
     def __init__(self, parameters: SparseMlp, operations: Operations) -> None:
         self._router = operations.linear(parameters.router)
-        self._experts = operations.experts(
-            parameters.experts, top_k=parameters.top_k, renormalize=parameters.renormalize
-        )
+        self._experts = operations.experts(parameters.experts, parameters.rule)
         self._shared = None if parameters.shared is None else Shared(parameters.shared, operations)
 
     def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
@@ -59,25 +59,13 @@ class Sparse:
 class SelfAttention:
     """The projection to queries, keys and values, attention over the cache, and the projection back."""
 
-    def __init__(
-        self, parameters: AttentionParameters, attention: Attention, operations: Operations, eps: float
-    ) -> None:
+    def __init__(self, parameters: AttentionParameters, attention: Attention, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
-        self._attend = attention.layer(parameters.head_norms)
-        self._width_norms, self._norm, self._eps = parameters.width_norms, operations.norm, eps
+        self._attend = attention.layer(parameters.norms)
 
     def __call__(self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """(T, H) bf16 -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""
-        return self._out(self._attend(self._normed(self._qkv(x)), rows, cache))
-
-    def _normed(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Queries and keys of qkv (T, (heads + 2 KV heads) D) bf16 normed over their whole width, if they are to be."""
-        if self._width_norms is None:
-            return qkv
-        weights = (self._width_norms.queries, self._width_norms.keys)
-        *parts, values = qkv.split([len(weights[0]), len(weights[1]), len(weights[1])], dim=1)
-        normed = (self._norm(part.contiguous(), weight, self._eps) for part, weight in zip(parts, weights, strict=True))
-        return torch.cat((*normed, values), dim=1)
+        return self._out(self._attend(self._qkv(x), rows, cache))
 
 
 class Layer:
@@ -86,7 +74,7 @@ class Layer:
     def __init__(
         self, parameters: LayerParameters, attention: Attention, operations: Operations, rms_norm_eps: float
     ) -> None:
-        self._attention = SelfAttention(parameters.attention, attention, operations, rms_norm_eps)
+        self._attention = SelfAttention(parameters.attention, attention, operations)
         self._mlp: Mlp
         match parameters.mlp:
             case DenseMlp():

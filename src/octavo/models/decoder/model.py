@@ -46,9 +46,7 @@ class Decoder:
         self._embedding, self._final_norm = parameters.embedding, parameters.norm
         self._layers = [Layer(layer, self._attention, operations, self._eps) for layer in parameters.layers]
         self._head = operations.linear(parameters.head)
-        self._rotary = RotaryTable.make(
-            config.max_position_embeddings, config.head_dim, config.rope_theta, parameters.embedding.device
-        )
+        self._rotary = RotaryTable.make(config.max_position_embeddings, config.rope, parameters.embedding.device)
 
     @property
     def hidden_size(self) -> int:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 
 from octavo.models.config import ModelConfig
 from octavo.models.placing import ParameterMaker, Place
-from octavo.ops.experts import ExpertWeights
+from octavo.ops.experts import ExpertWeights, RoutingRule
 from octavo.ops.formats import Bf16, LinearWeight
-from octavo.ops.prepare_qkv import HeadNorms
-
-
-@dataclasses.dataclass(frozen=True)
-class WidthNorms:
-    """Weights of norms over all query heads (Q D,) and all key heads (G D,) of a row, bf16."""
-
-    queries: torch.Tensor
-    keys: torch.Tensor
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +20,10 @@ class AttentionParameters:
 
     qkv: LinearWeight
     """((heads + 2 KV heads) * D, H): query rows, key rows, value rows."""
-    head_norms: HeadNorms | None
+    norms: HeadNorms | WidthNorms | None
     """None: queries and keys are only rotated."""
     out: LinearWeight
     """(H, heads * D)"""
-    width_norms: WidthNorms | None = None
-    """What comes before the norms of heads, if anything does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +36,10 @@ class DenseMlp:
 
 @dataclasses.dataclass(frozen=True)
 class SharedExpert:
-    """An MLP that every row takes, weighted by the sigmoid of its gate (1, H)."""
+    """An MLP that every row takes, weighted by the sigmoid of its gate (1, H) if it has one."""
 
     mlp: DenseMlp
-    gate: LinearWeight
+    gate: LinearWeight | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +48,7 @@ class SparseMlp:
 
     router: LinearWeight
     experts: ExpertWeights
-    top_k: int
-    renormalize: bool
-    """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
+    rule: RoutingRule
     shared: SharedExpert | None = None
 
 
@@ -94,17 +82,36 @@ class DecoderParameters:
         return sum(view.numel() * view.element_size() for view in self.sources.values())
 
 
+Part = TypeVar("Part", covariant=True)
+
+
+class PlacePart(Protocol[Part]):
+    """How a family places a part of a layer: given the checkpoint module of the layer, and its number."""
+
+    def __call__(self, make: ParameterMaker, name: str, layer: int) -> Part: ...
+
+
 def place_decoder(
-    config: ModelConfig, place: Place, layer: Callable[[ParameterMaker, int], LayerParameters]
+    config: ModelConfig, place: Place, attention: PlacePart[AttentionParameters], mlp: PlacePart[DenseMlp | SparseMlp]
 ) -> DecoderParameters:
-    """The parameters of `config` in `place`, each layer's by `layer`.
+    """The parameters of `config` in `place`: embedding, head and norms, and what `attention` and `mlp` make of each layer.
 
     Raises:
         CheckpointError: the config quantizes one of two layers that are computed together and not the other.
     """
     make = ParameterMaker(place, config.quantization)
+
+    def layer(number: int) -> LayerParameters:
+        name = f"model.layers.{number}"
+        return LayerParameters(
+            input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
+            attention=attention(make, name, number),
+            post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
+            mlp=mlp(make, name, number),
+        )
+
     embedding = make.matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-    layers = tuple(layer(make, number) for number in range(config.num_hidden_layers))
+    layers = tuple(layer(number) for number in range(config.num_hidden_layers))
     norm = make.vector("model.norm.weight", config.hidden_size)
     head: LinearWeight = Bf16(embedding)
     if not config.tie_word_embeddings:
@@ -119,41 +126,25 @@ def place_attention(
     *,
     bias: bool = False,
     out_bias: bool = False,
-    head_norms: bool = False,
-    width_norms: bool = False,
+    norms: type[HeadNorms] | type[WidthNorms] | None = None,
 ) -> AttentionParameters:
     """Grouped-query attention as the checkpoint module `name` holds it.
 
     Args:
         bias: whether the projections to queries, keys and values have biases.
         out_bias: whether the projection back has one.
-        head_norms: whether queries and keys are normed, head by head.
-        width_norms: whether they are normed over all their heads at once.
+        norms: how queries and keys are normed, if they are.
     """
-    width, heads = config.head_dim, config.num_attention_heads
-    rows = {"q": heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
-    parts = [(f"{name}.{part}_proj", count * width) for part, count in rows.items()]
-    return AttentionParameters(
-        qkv=make.linear(parts, config.hidden_size, bias=bias),
-        head_norms=(
-            HeadNorms(
-                make.vector(f"{name}.q_norm.weight", width),
-                make.vector(f"{name}.k_norm.weight", width),
-                config.rms_norm_eps,
-            )
-            if head_norms
-            else None
-        ),
-        out=make.linear([(f"{name}.o_proj", config.hidden_size)], heads * width, bias=out_bias),
-        width_norms=(
-            WidthNorms(
-                make.vector(f"{name}.q_norm.weight", heads * width),
-                make.vector(f"{name}.k_norm.weight", config.num_key_value_heads * width),
-            )
-            if width_norms
-            else None
-        ),
-    )
+    width, heads, kv_heads = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+    rows = {"q": heads * width, "k": kv_heads * width, "v": kv_heads * width}
+    qkv = make.linear([(f"{name}.{part}_proj", count) for part, count in rows.items()], config.hidden_size, bias=bias)
+    of_queries_and_keys = None
+    if norms is not None:
+        sizes = (width, width) if norms is HeadNorms else (rows["q"], rows["k"])
+        queries, keys = (make.vector(f"{name}.{part}_norm.weight", n) for part, n in zip("qk", sizes, strict=True))
+        of_queries_and_keys = norms(queries, keys, config.rms_norm_eps)
+    out = make.linear([(f"{name}.o_proj", config.hidden_size)], rows["q"], bias=out_bias)
+    return AttentionParameters(qkv, of_queries_and_keys, out)
 
 
 def place_mlp(make: ParameterMaker, name: str, *, hidden: int, width: int) -> DenseMlp:
@@ -171,13 +162,13 @@ def place_sparse_mlp(
     hidden: int,
     width: int,
     experts: int,
-    top_k: int,
-    renormalize: bool,
+    rule: RoutingRule,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> SparseMlp:
     """Experts of `width` and their router as the checkpoint module `name` holds them.
 
     Args:
+        rule: how experts are chosen.
         names: of an expert's gate, up and down.
     """
     gate, up, down = names
@@ -187,6 +178,5 @@ def place_sparse_mlp(
             gate_up=make.stack(f"{name}.experts", experts, [(gate, width), (up, width)], hidden),
             down=make.stack(f"{name}.experts", experts, [(down, hidden)], width),
         ),
-        top_k=top_k,
-        renormalize=renormalize,
+        rule=rule,
     )

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from octavo.models.decoder.parameters import (
+    AttentionParameters,
     DecoderParameters,
-    LayerParameters,
+    SparseMlp,
     place_attention,
     place_decoder,
     place_sparse_mlp,
 )
 from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.placing import ParameterMaker, Place
+from octavo.ops.experts import SoftmaxRule
+from octavo.ops.prepare_qkv import WidthNorms
 
 
 def place_parameters(config: OlmoeConfig, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-    return place_decoder(config, place, partial(_layer, config))
 
+    def attention(make: ParameterMaker, name: str, layer: int) -> AttentionParameters:
+        bias = config.attention_bias
+        return place_attention(make, config, f"{name}.self_attn", bias=bias, out_bias=bias, norms=WidthNorms)
 
-def _layer(config: OlmoeConfig, make: ParameterMaker, layer: int) -> LayerParameters:
-    name = f"model.layers.{layer}"
-    return LayerParameters(
-        input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(
-            make,
-            config,
-            f"{name}.self_attn",
-            bias=config.attention_bias,
-            out_bias=config.attention_bias,
-            width_norms=True,
-        ),
-        post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
-        mlp=place_sparse_mlp(
+    def mlp(make: ParameterMaker, name: str, layer: int) -> SparseMlp:
+        return place_sparse_mlp(
             make,
             f"{name}.mlp",
             hidden=config.hidden_size,
             width=config.intermediate_size,
             experts=config.num_experts,
-            top_k=config.num_experts_per_tok,
-            renormalize=config.norm_topk_prob,
-        ),
-    )
+            rule=SoftmaxRule(config.num_experts_per_tok, config.norm_topk_prob),
+        )
+
+    return place_decoder(config, place, attention, mlp)

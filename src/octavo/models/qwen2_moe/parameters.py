@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 from octavo.models.decoder.parameters import (
+    AttentionParameters,
     DecoderParameters,
-    LayerParameters,
+    DenseMlp,
     SharedExpert,
     SparseMlp,
     place_attention,
     place_decoder,
     place_mlp,
-    place_sparse_mlp,
 )
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
+from octavo.models.qwen_moe.parameters import place_qwen_mlp
 
 
 def place_parameters(config: Qwen2MoeConfig, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-    return place_decoder(config, place, partial(_layer, config))
+    hidden, shared_width = config.hidden_size, config.shared_expert_intermediate_size
 
+    def attention(make: ParameterMaker, name: str, layer: int) -> AttentionParameters:
+        return place_attention(make, config, f"{name}.self_attn", bias=config.qkv_bias)
 
-def _layer(config: Qwen2MoeConfig, make: ParameterMaker, layer: int) -> LayerParameters:
-    name = f"model.layers.{layer}"
-    return LayerParameters(
-        input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(make, config, f"{name}.self_attn", bias=config.qkv_bias),
-        post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
-        mlp=(
-            _sparse(config, make, f"{name}.mlp")
-            if config.is_sparse(layer)
-            else place_mlp(make, f"{name}.mlp", hidden=config.hidden_size, width=config.intermediate_size)
-        ),
-    )
+    def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
+        chosen = place_qwen_mlp(config, make, f"{name}.mlp", layer)
+        if isinstance(chosen, DenseMlp):
+            return chosen
+        shared = place_mlp(make, f"{name}.mlp.shared_expert", hidden=hidden, width=shared_width)
+        gate = make.linear([(f"{name}.mlp.shared_expert_gate", 1)], hidden)
+        return dataclasses.replace(chosen, shared=SharedExpert(shared, gate))
 
-
-def _sparse(config: Qwen2MoeConfig, make: ParameterMaker, name: str) -> SparseMlp:
-    hidden = config.hidden_size
-    chosen = place_sparse_mlp(
-        make,
-        name,
-        hidden=hidden,
-        width=config.moe_intermediate_size,
-        experts=config.num_experts,
-        top_k=config.num_experts_per_tok,
-        renormalize=config.norm_topk_prob,
-    )
-    mlp = place_mlp(make, f"{name}.shared_expert", hidden=hidden, width=config.shared_expert_intermediate_size)
-    shared = SharedExpert(mlp, make.linear([(f"{name}.shared_expert_gate", 1)], hidden))
-    return dataclasses.replace(chosen, shared=shared)
+    return place_decoder(config, place, attention, mlp)

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from octavo.models.decoder.parameters import (
+    AttentionParameters,
     DecoderParameters,
-    LayerParameters,
+    DenseMlp,
     place_attention,
     place_decoder,
     place_mlp,
 )
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen3.config import Qwen3Config
+from octavo.ops.prepare_qkv import HeadNorms
 
 
 def place_parameters(config: Qwen3Config, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-    return place_decoder(config, place, partial(_layer, config))
 
+    def attention(make: ParameterMaker, name: str, layer: int) -> AttentionParameters:
+        bias = config.attention_bias
+        return place_attention(make, config, f"{name}.self_attn", bias=bias, out_bias=bias, norms=HeadNorms)
 
-def _layer(config: Qwen3Config, make: ParameterMaker, layer: int) -> LayerParameters:
-    name = f"model.layers.{layer}"
-    return LayerParameters(
-        input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(
-            make,
-            config,
-            f"{name}.self_attn",
-            bias=config.attention_bias,
-            out_bias=config.attention_bias,
-            head_norms=True,
-        ),
-        post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
-        mlp=place_mlp(make, f"{name}.mlp", hidden=config.hidden_size, width=config.intermediate_size),
-    )
+    def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp:
+        return place_mlp(make, f"{name}.mlp", hidden=config.hidden_size, width=config.intermediate_size)
+
+    return place_decoder(config, place, attention, mlp)

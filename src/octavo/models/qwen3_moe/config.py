@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from octavo.config.json_fields import JsonFields
-from octavo.models.config import ModelConfig, check_experts, is_sparse, read_decoder
+from octavo.models.qwen_moe.config import QwenMoeConfig, read_qwen_moe
 
 if TYPE_CHECKING:
     from octavo.models.decoder.parameters import DecoderParameters
@@ -14,44 +14,21 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Qwen3MoeConfig(ModelConfig):
+class Qwen3MoeConfig(QwenMoeConfig):
     """Attention with q/k norms; layers have experts, or one dense MLP."""
 
     architecture: ClassVar[str] = "Qwen3MoeForCausalLM"
     model_type: ClassVar[str] = "qwen3_moe"
 
-    intermediate_size: int
-    """Of dense MLPs."""
-    moe_intermediate_size: int
-    num_experts: int
-    num_experts_per_tok: int
-    norm_topk_prob: bool
-    decoder_sparse_step: int
-    mlp_only_layers: tuple[int, ...]
     attention_bias: bool
 
     @classmethod
     def read(cls, fields: JsonFields) -> Qwen3MoeConfig:
         """See `ModelConfig`."""
-        fields.require("use_sliding_window", False, False)
-        experts = fields.count("num_experts", fields.raw.get("num_local_experts"), least=0)
-        chosen = fields.count("num_experts_per_tok")
-        check_experts(fields, chosen, experts)
         return cls(
-            **read_decoder(fields, rope_theta=1e4, rms_norm_eps=1e-6),
-            intermediate_size=fields.count("intermediate_size"),
-            moe_intermediate_size=fields.count("moe_intermediate_size"),
-            num_experts=experts,
-            num_experts_per_tok=chosen,
-            norm_topk_prob=fields.flag("norm_topk_prob"),
-            decoder_sparse_step=fields.count("decoder_sparse_step", 1),
-            mlp_only_layers=fields.integers("mlp_only_layers"),
+            **read_qwen_moe(fields, experts=fields.raw.get("num_local_experts")),
             attention_bias=fields.flag("attention_bias"),
         )
-
-    def is_sparse(self, layer: int) -> bool:
-        """Whether `layer` has experts."""
-        return is_sparse(layer, self.num_experts, self.decoder_sparse_step, self.mlp_only_layers)
 
     def place_parameters(self, place: Place) -> DecoderParameters:
         """See `ModelConfig`."""

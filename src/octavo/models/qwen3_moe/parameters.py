@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from octavo.models.decoder.parameters import (
+    AttentionParameters,
     DecoderParameters,
-    LayerParameters,
+    DenseMlp,
+    SparseMlp,
     place_attention,
     place_decoder,
-    place_mlp,
-    place_sparse_mlp,
 )
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
+from octavo.models.qwen_moe.parameters import place_qwen_mlp
+from octavo.ops.prepare_qkv import HeadNorms
 
 
 def place_parameters(config: Qwen3MoeConfig, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-    return place_decoder(config, place, partial(_layer, config))
 
+    def attention(make: ParameterMaker, name: str, layer: int) -> AttentionParameters:
+        bias = config.attention_bias
+        return place_attention(make, config, f"{name}.self_attn", bias=bias, out_bias=bias, norms=HeadNorms)
 
-def _layer(config: Qwen3MoeConfig, make: ParameterMaker, layer: int) -> LayerParameters:
-    name = f"model.layers.{layer}"
-    return LayerParameters(
-        input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-        attention=place_attention(
-            make,
-            config,
-            f"{name}.self_attn",
-            bias=config.attention_bias,
-            out_bias=config.attention_bias,
-            head_norms=True,
-        ),
-        post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
-        mlp=(
-            place_sparse_mlp(
-                make,
-                f"{name}.mlp",
-                hidden=config.hidden_size,
-                width=config.moe_intermediate_size,
-                experts=config.num_experts,
-                top_k=config.num_experts_per_tok,
-                renormalize=config.norm_topk_prob,
-            )
-            if config.is_sparse(layer)
-            else place_mlp(make, f"{name}.mlp", hidden=config.hidden_size, width=config.intermediate_size)
-        ),
-    )
+    def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
+        return place_qwen_mlp(config, make, f"{name}.mlp", layer)
+
+    return place_decoder(config, place, attention, mlp)

@@ -6,7 +6,8 @@ import torch
 
 from octavo.ops.attention.cpu import CpuAttentionPlan, cpu_attention, plan_cpu_attention
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
 from octavo.ops.prepare_qkv.cpu import cpu_prepare_qkv
 
 
@@ -30,7 +31,7 @@ class CpuAttention:
             block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
         )
 
-    def layer(self, norms: HeadNorms | None) -> CpuAttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None) -> CpuAttentionLayer:
         """See `Attention`."""
         return CpuAttentionLayer(self._shape, norms)
 
@@ -38,13 +39,14 @@ class CpuAttention:
 class CpuAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, shape: AttentionShape, norms: HeadNorms | None) -> None:
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None) -> None:
         self._width, self._norms = shape.head_dim, norms
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, CpuAttentionPlan), "CpuAttention makes the plan"
+        qkv, norms = norm_widths(qkv, self._norms, rms_norm)
         heads = qkv.view(len(qkv), qkv.shape[1] // self._width, self._width)
-        queries = cpu_prepare_qkv(heads, self._norms, rows.angles, cache, rows.slot_mapping)
+        queries = cpu_prepare_qkv(heads, norms, rows.angles, cache, rows.slot_mapping)
         rows.plan.wait_for_context()
         return cpu_attention(rows.select_queries(queries), cache, rows.plan).flatten(1)

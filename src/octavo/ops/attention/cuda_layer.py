@@ -6,7 +6,8 @@ import torch
 
 from octavo.ops.attention.cuda import PagedPlan, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
 from octavo.ops.prepare_qkv.cuda import prepare_qkv
 
 
@@ -31,16 +32,17 @@ class PagedAttention:
             block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
         )
 
-    def layer(self, norms: HeadNorms | None) -> PagedAttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None) -> PagedAttentionLayer:
         """See `Attention`."""
         return PagedAttentionLayer(self, norms)
 
     def prepare(
-        self, qkv: torch.Tensor, norms: HeadNorms | None, rows: AttentionRows, cache: torch.Tensor
+        self, qkv: torch.Tensor, norms: HeadNorms | WidthNorms | None, rows: AttentionRows, cache: torch.Tensor
     ) -> torch.Tensor:
         """Queries (R, heads, D) of the rows that attend; keys and values of all rows are written to `cache`."""
+        qkv, of_heads = norm_widths(qkv, norms, cuda_rms_norm)
         heads = qkv.view(len(qkv), self._shape.heads + 2 * self._shape.kv_heads, self._shape.head_dim)
-        return rows.select_queries(prepare_qkv(heads, norms, rows.angles, cache, rows.slot_mapping))
+        return rows.select_queries(prepare_qkv(heads, of_heads, rows.angles, cache, rows.slot_mapping))
 
     def attend(self, queries: torch.Tensor, cache: torch.Tensor, plan: PagedPlan) -> torch.Tensor:
         """`paged_attention` with the room of this shape: queries (R, heads, D) bf16 -> (R, heads, D) bf16, new."""
@@ -52,7 +54,7 @@ class PagedAttention:
 class PagedAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, attention: PagedAttention, norms: HeadNorms | None) -> None:
+    def __init__(self, attention: PagedAttention, norms: HeadNorms | WidthNorms | None) -> None:
         self._attention, self._norms = attention, norms
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:

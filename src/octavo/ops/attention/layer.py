@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 from octavo.ops.rotary import RotaryTable
 
 
@@ -31,7 +31,7 @@ class AttentionRows:
     slot_mapping: torch.Tensor
     """(T,) int64: where each row's keys and values go."""
     angles: RotaryTable
-    """(T, D / 2): the table at each row's position."""
+    """(T, R / 2): the table at each row's position, of the R <= D numbers of a head that are turned."""
     plan: AttentionPlan
     """Of the rows that attend."""
     query_rows: torch.Tensor | None = None
@@ -43,7 +43,7 @@ class AttentionRows:
 
 
 class AttentionLayer(Protocol):
-    """The attention of one layer, with the norms of its query and key heads."""
+    """The attention of one layer, with the norms of its queries and keys."""
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """Norm and rotate queries and keys, write keys and values to the cache, attend.
@@ -86,6 +86,6 @@ class Attention(Protocol):
         """
         ...
 
-    def layer(self, norms: HeadNorms | None) -> AttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None) -> AttentionLayer:
         """The attention of a layer; None for `norms`: queries and keys are only rotated."""
         ...

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from octavo.ops.contract import Dims
 from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts, swiglu
+from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TILE_ROWS
 from octavo.ops.quantize.cpu import dequantized
@@ -37,10 +38,10 @@ class CpuExperts:
     The weights are widened once. A row's bits depend on that row and the weights alone.
     """
 
-    def __init__(self, weights: ExpertWeights, *, top_k: int, renormalize: bool) -> None:
+    def __init__(self, weights: ExpertWeights, rule: RoutingRule) -> None:
         self._gate_up, self._down = _Stack(weights.gate_up), _Stack(weights.down)
         self._experts, self._hidden_size = weights.down.data.shape[:2]
-        self._top_k, self._renormalize = top_k, renormalize
+        self._rule, self._top_k = rule, rule.top_k
 
     def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties away from zero.
@@ -62,10 +63,7 @@ class CpuExperts:
         return F.embedding_bag(places.view(-1, self._top_k), rows, mode="sum")
 
     def _choose(self, logits: torch.Tensor) -> Routing:
-        parts = [
-            choose_experts(logits[chunk], self._top_k, renormalize=self._renormalize)
-            for chunk in row_chunks(len(logits))
-        ]
+        parts = [choose_experts(logits[chunk], self._rule) for chunk in row_chunks(len(logits))]
         return Routing(torch.cat([part.ids for part in parts]), torch.cat([part.weights for part in parts]))
 
 

@@ -6,18 +6,16 @@ import torch
 
 from octavo.ops.experts.moe import MoeWorkspace, moe
 from octavo.ops.experts.route import route
+from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import Weights
 
 
 class KernelExperts:
     """Routes and runs the experts; layers of one shape share a workspace. A row's bits depend on that row alone."""
 
-    def __init__(
-        self, gate_up: Weights, down: Weights, *, top_k: int, renormalize: bool, workspace: MoeWorkspace
-    ) -> None:
+    def __init__(self, gate_up: Weights, down: Weights, rule: RoutingRule, *, workspace: MoeWorkspace) -> None:
         self._gate_up, self._down = gate_up, down
-        self._top_k, self._renormalize = top_k, renormalize
-        self._workspace = workspace
+        self._rule, self._workspace = rule, workspace
 
     def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
@@ -33,7 +31,7 @@ class KernelExperts:
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
-        routing = route(logits, self._top_k, renormalize=self._renormalize, spoil=True)
+        routing = route(logits, self._rule, spoil=True)
         out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
         return moe(
             x, routing.ids, routing.weights, self._gate_up, self._down,

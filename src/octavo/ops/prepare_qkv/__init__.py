@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -14,3 +15,29 @@ class HeadNorms:
     queries: torch.Tensor
     keys: torch.Tensor
     eps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthNorms:
+    """Weights (H D,) and (G D,) bf16 of norms over all query heads and all key heads of a row, and what is added."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    eps: float
+
+
+def norm_widths(
+    qkv: torch.Tensor,
+    norms: HeadNorms | WidthNorms | None,
+    norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor],
+) -> tuple[torch.Tensor, HeadNorms | None]:
+    """qkv with queries and keys normed over their width, if `norms` are such; and the norms that are left to do.
+
+    qkv (T, N) bf16 of N = (H + 2 G) D numbers: query heads, key heads, value heads.
+    """
+    if not isinstance(norms, WidthNorms):
+        return qkv, norms
+    weights = (norms.queries, norms.keys)
+    *parts, values = qkv.split([len(norms.queries), len(norms.keys), len(norms.keys)], dim=1)
+    normed = (norm(part.contiguous(), weight, norms.eps) for part, weight in zip(parts, weights, strict=True))
+    return torch.cat((*normed, values), dim=1), None

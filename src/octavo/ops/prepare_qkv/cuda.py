@@ -36,7 +36,7 @@ def prepare_qkv(
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
         norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
-        rows: (T, D / 2) f32: the table at the position of each token.
+        rows: (T, R / 2) f32, R <= D: the table at the position of each token; a head's numbers from R on are not turned.
         cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
         tile_rows: heads of one program, a power of two; any, the bits are the same.
@@ -54,7 +54,8 @@ def prepare_qkv(
         dims.check("norms.queries", norms.queries, ("D",), dtype=torch.bfloat16)
         dims.check("norms.keys", norms.keys, ("D",), dtype=torch.bfloat16)
     for name, table in (("rows.cos", rows.cos), ("rows.sin", rows.sin)):
-        dims.check(name, table, ("T", dims["D"] // 2), dtype=torch.float32)
+        dims.check(name, table, ("T", "R / 2"), dtype=torch.float32)
+    check_range("rows.cos.shape[1]", dims["R / 2"], 1, max(1, dims["D"] // 2), "pass the table of this head's width")
     dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
     tokens, every, kv_heads, width = dims["T"], dims["H + 2G"], dims["G"], dims["D"]
     heads = every - 2 * kv_heads
@@ -68,7 +69,7 @@ def prepare_qkv(
         prepare_qkv_kernel[check_grid("prepare_qkv", tiles)](
             qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
             tokens, dims["B"] * dims["block size"], cache.stride(0), eps, heads, kv_heads,
-            ROWS=tile_rows, HALF=width // 2, BLOCK=triton.next_power_of_2(width // 2),
+            ROWS=tile_rows, HALF=width // 2, TURNED=dims["R / 2"], BLOCK=triton.next_power_of_2(width // 2),
             num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
         )  # fmt: skip
     return queries

@@ -46,70 +46,84 @@ def _divide(x, root):
 
 @triton.jit
 def _turn(
-    at, weight, cosines, sines, token, column, inside, eps, ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Both halves (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated.
+    at, weight, cosines, sines, token, column, first_of, second_of, inside, eps,
+    ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated.
 
-    Without a weight they are only rotated.
+    Without a weight they are only rotated; of HALF pairs the first TURNED are.
     """
-    a = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(at + HALF, mask=inside, other=0.0).to(tl.float32)
-    angle = token[:, None] * HALF + column
-    cosine = tl.load(cosines + angle, mask=inside, other=0.0)
-    sine = tl.load(sines + angle, mask=inside, other=0.0)
+    a = tl.load(at + first_of, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(at + second_of, mask=inside, other=0.0).to(tl.float32)
+    turned = inside & (column < TURNED)
+    angle = token[:, None] * TURNED + column
+    cosine = tl.load(cosines + angle, mask=turned, other=0.0)
+    sine = tl.load(sines + angle, mask=turned, other=0.0)
     if weight is not None:
-        first = tl.load(weight + column, mask=column < HALF, other=0.0).to(tl.float32)
-        second = tl.load(weight + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)
+        first = tl.load(weight + first_of, mask=column < HALF, other=0.0).to(tl.float32)
+        second = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
         mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
         root = tl.sqrt_rn(mean + eps)[:, None]
         a = (_divide(a, root).to(tl.float32) * first).to(tl.bfloat16).to(tl.float32)
         b = (_divide(b, root).to(tl.float32) * second).to(tl.bfloat16).to(tl.float32)
-    return tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
+    low, high = tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
+    if TURNED < HALF:
+        low, high = tl.where(turned, low, a), tl.where(turned, high, b)
+    return low, high
 
 
 @triton.jit
-def _store(to, first, second, mask, HALF: tl.constexpr):
-    """Both halves of heads, rounded to bf16."""
-    tl.store(to, first.to(tl.bfloat16), mask=mask)
-    tl.store(to + HALF, second.to(tl.bfloat16), mask=mask)
+def _store(to, first, second, first_of, second_of, mask):
+    """Both of the pairs of heads, rounded to bf16."""
+    tl.store(to + first_of, first.to(tl.bfloat16), mask=mask)
+    tl.store(to + second_of, second.to(tl.bfloat16), mask=mask)
 
 
 @triton.jit(do_not_specialize=["tokens", "slots"])
 def prepare_qkv_kernel(
     qkv, q_weight, k_weight, cosines, sines, slot_mapping, queries, cache,
     tokens, slots, side_stride, eps, heads, kv_heads,
-    ROWS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(tokens x heads / ROWS) + ceil(tokens x kv_heads / ROWS),): query heads, then keys with their values.
 
-    A row of a tile is a head of a token: 2 x HALF numbers.
+    A row of a tile is a head of a token: 2 x HALF numbers. They go in pairs: i and i + TURNED of the first 2 x TURNED, which
+    are rotated, and likewise the halves of what is left, which is not.
     """
     wait_for_previous(PDL)
     every = heads + 2 * kv_heads
     column = tl.arange(0, BLOCK)[None, :]
+    first_of, second_of = column, column + HALF
+    if TURNED < HALF:
+        first_of = tl.where(column < TURNED, column, column + TURNED)
+        second_of = tl.where(column < TURNED, column + TURNED, column + HALF)
     place = tl.arange(0, ROWS)
     query_tiles = tl.cdiv(tokens * heads, ROWS)
     if tl.program_id(0) < query_tiles:
         row = tl.program_id(0) * ROWS + place
         token, head = (row // heads).to(tl.int64), row % heads
         inside = (token < tokens)[:, None] & (column < HALF)
-        at = qkv + (token * every + head)[:, None] * (2 * HALF) + column
-        a, b = _turn(at, q_weight, cosines, sines, token, column, inside, eps, ROWS, HALF, BLOCK)
-        _store(queries + row.to(tl.int64)[:, None] * (2 * HALF) + column, a, b, inside, HALF)
+        at = qkv + (token * every + head)[:, None] * (2 * HALF)
+        a, b = _turn(
+            at, q_weight, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+        )
+        _store(queries + row.to(tl.int64)[:, None] * (2 * HALF), a, b, first_of, second_of, inside)
         return
     row = (tl.program_id(0) - query_tiles) * ROWS + place
     token, head = (row // kv_heads).to(tl.int64), row % kv_heads
     inside = (token < tokens)[:, None] & (column < HALF)
-    at = qkv + (token * every + heads + head)[:, None] * (2 * HALF) + column
+    at = qkv + (token * every + heads + head)[:, None] * (2 * HALF)
     value_at = at + kv_heads * (2 * HALF)
-    first = tl.load(value_at, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(value_at + HALF, mask=inside, other=0.0).to(tl.float32)
-    a, b = _turn(at, k_weight, cosines, sines, token, column, inside, eps, ROWS, HALF, BLOCK)
+    first = tl.load(value_at + first_of, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(value_at + second_of, mask=inside, other=0.0).to(tl.float32)
+    a, b = _turn(
+        at, k_weight, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+    )
     sound = tl.min((is_finite(first) & is_finite(second)).to(tl.int32), 1)[:, None] > 0
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1)
     inside &= ((slot >= 0) & (slot < slots))[:, None]
-    to = cache + (slot * kv_heads + head)[:, None] * (2 * HALF) + column
-    _store(to, tl.where(sound, a, float("nan")), tl.where(sound, b, float("nan")), inside, HALF)
+    to = cache + (slot * kv_heads + head)[:, None] * (2 * HALF)
+    _store(to, tl.where(sound, a, float("nan")), tl.where(sound, b, float("nan")), first_of, second_of, inside)
     first = tl.where(is_finite(first), first, 0.0)
     second = tl.where(is_finite(second), second, 0.0)
-    _store(to + side_stride, first, second, inside, HALF)
+    _store(to + side_stride, first, second, first_of, second_of, inside)

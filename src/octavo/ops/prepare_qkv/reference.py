@@ -20,8 +20,8 @@ def prepare_qkv_reference(
         if weight is not None:
             wide = (wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()).bfloat16().double()
             wide = (wide * weight.double()).bfloat16().double()
-        a, b = wide.chunk(2, -1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        a, b = wide[..., : 2 * cos.shape[-1]].chunk(2, -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin, wide[..., 2 * cos.shape[-1] :]), -1)
 
     finite = values.isfinite()
     q_weight, k_weight, eps = (None, None, 0.0) if norms is None else (norms.queries, norms.keys, norms.eps)

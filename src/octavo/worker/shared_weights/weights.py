@@ -70,7 +70,7 @@ def load_weights(config: WorkerConfig, device: torch.device, operations: Operati
         CheckpointError, ConfigError: as `load_model`.
     """
     folder = Path(config.model)
-    model, heap = read_folder(folder), _Heap(device)
+    model, heap = read_folder(folder, config.hf_overrides), _Heap(device)
     parameters = model.place_parameters(heap)
     fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
     return build_model(model, parameters, operations), heap.checksum()
@@ -83,7 +83,7 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
         CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
     """
     folder = Path(config.model)
-    model = read_folder(folder)
+    model = read_folder(folder, config.hf_overrides)
     taken = taken_bytes(device)
     require_weight_room(model, device)
     num_bytes = block_bytes(model)

@@ -1,4 +1,4 @@
-"""Router logits to experts: softmax, top-k, renormalisation."""
+"""Router logits to experts: softmax or sigmoids, top-k, renormalisation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import triton
 
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.route.kernel import route_kernel
+from octavo.ops.experts.rules import RoutingRule, SigmoidRule
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
-__all__ = ["MAX_EXPERTS", "MAX_TOP_K", "Routing", "route"]
+__all__ = ["MAX_EXPERTS", "MAX_GROUPS", "MAX_TOP_K", "Routing", "route"]
 
 MAX_EXPERTS = 512
 MAX_TOP_K = 32
+MAX_GROUPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +39,13 @@ class Routing:
 
 def route(
     logits: torch.Tensor,
-    top_k: int,
+    rule: RoutingRule,
     *,
-    renormalize: bool,
     spoil: bool = False,
     rows_in_use: torch.Tensor | None = None,
     out: Routing | None = None,
 ) -> Routing:
-    """ids = the top_k largest of softmax(logits), ties to the lower id; weights = their probabilities.
+    """ids = the experts that `rule` chooses, ties to the lower id; weights = what it weighs them by.
 
     For any logits the ids of a row are distinct and in [0, E) and its weights finite. A row with NaN or infinity is
     flagged and routed as if all its logits were zero, but with `spoil` by weights of NaN. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
@@ -52,8 +53,7 @@ def route(
 
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
-        top_k: K, 1 to min(E, 32).
-        renormalize: whether the weights of a row are divided by their sum (in assignment order).
+        rule: chooses K experts, 1 to min(E, 32), of at most 32 groups; sums of weights are in assignment order.
         spoil: whether the weights of a flagged row are NaN, and with them all that is made of it.
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
@@ -68,6 +68,7 @@ def route(
     dims.check("logits", logits, ("T", "E"), dtype=(torch.float32, torch.bfloat16))
     tokens, experts = dims["T"], dims["E"]
     check_range("logits.shape[1]", experts, 1, MAX_EXPERTS, "the kernel keeps a row in registers")
+    top_k = rule.top_k
     check_range("top_k", top_k, 1, min(experts, MAX_TOP_K), "choose no more experts than there are")
     check_range("T x top_k", tokens * top_k, 0, INDEX_LIMIT, "pass fewer tokens in one call")
     if rows_in_use is not None:
@@ -76,10 +77,25 @@ def route(
     dims.check("out.ids", out.ids, ("T", top_k), dtype=torch.int32)
     dims.check("out.weights", out.weights, ("T", top_k), dtype=torch.float32)
     dims.check("out.flags", out.flags, ("T",), dtype=torch.bool)
+    bias, groups, kept, scale = None, 1, 1, 1.0
+    if isinstance(rule, SigmoidRule):
+        bias, groups, kept, scale = rule.bias, rule.groups, rule.kept, rule.scale
+        dims.check("rule.bias", bias, ("E",), dtype=torch.float32)
+        _check_groups(experts, top_k, groups, kept)
     if tokens == 0:
         return out
     route_kernel[check_grid("route", tokens)](
-        logits, out.ids, out.weights, out.flags, rows_in_use, tokens, experts,
-        K=top_k, BLOCK=max(32, triton.next_power_of_2(experts)), RENORMALIZE=renormalize, SPOIL=spoil, num_warps=1, **LAUNCH,
+        logits, bias, out.ids, out.weights, out.flags, rows_in_use, scale, tokens, experts,
+        K=top_k, GROUPS=groups, KEPT=kept, BLOCK=max(32, triton.next_power_of_2(experts)),
+        RENORMALIZE=rule.renormalize, SPOIL=spoil, num_warps=1, **LAUNCH,
     )  # fmt: skip
     return out
+
+
+def _check_groups(experts: int, top_k: int, groups: int, kept: int) -> None:
+    check_range("rule.groups", groups, 1, MAX_GROUPS, "the kernel keeps a group's score in a lane")
+    check_range("rule.kept", kept, 1, groups, "keep no more groups than there are")
+    if groups > 1:
+        check_range("experts of a group", experts // groups, 2, experts, "a group is as good as its two best")
+        check_range("experts outside groups", experts % groups, 0, 0, "make all groups equally large")
+        check_range("top_k", top_k, 1, experts // groups * kept, "choose no more experts than the kept groups hold")

@@ -1,4 +1,4 @@
-"""One row, one program, one warp: the softmax sum has one tree whatever the batch."""
+"""One row, one program, one warp: the sums have one tree whatever the batch."""
 
 from __future__ import annotations
 
@@ -7,23 +7,51 @@ import triton.language as tl
 
 from octavo.ops.device import is_finite, load_rows_in_use, wait_for_previous
 
+MASKED = tl.constexpr(-3.4028234663852886e38)
 
-@triton.jit(do_not_specialize=["tokens"])
+
+@triton.jit
+def _keep_groups(scores, expert, experts, GROUPS: tl.constexpr, KEPT: tl.constexpr):
+    """`scores` (BLOCK,) with those outside the KEPT best groups masked; a group is as good as its two best, ties to the lower."""
+    group = expert // (experts // GROUPS)
+    lane = tl.arange(0, 32)
+    sums = tl.full((32,), -float("inf"), tl.float32)
+    for g in range(GROUPS):
+        own = tl.where(group == g, scores, -float("inf"))
+        first, index = tl.max(own, 0, return_indices=True, return_indices_tie_break_left=True)
+        second = tl.max(tl.where(expert == index, -float("inf"), own), 0)
+        sums = tl.where(lane == g, first + second, sums)
+    masked = tl.where(group < GROUPS, MASKED, -float("inf"))
+    for _ in range(KEPT):
+        best = tl.max(sums, 0, return_indices=True, return_indices_tie_break_left=True)[1]
+        masked = tl.where(group == best, scores, masked)
+        sums = tl.where(lane == best, -float("inf"), sums)
+    return masked
+
+
+@triton.jit(do_not_specialize=["tokens", "scale"])
 def route_kernel(
     logits,
+    bias,
     ids,
     weights,
     flags,
     rows_in_use,
+    scale,
     tokens,
     experts,
     K: tl.constexpr,
+    GROUPS: tl.constexpr,
+    KEPT: tl.constexpr,
     BLOCK: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     SPOIL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag."""
+    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag.
+
+    Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides.
+    """
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     live = row < load_rows_in_use(rows_in_use, tokens)
@@ -33,8 +61,14 @@ def route_kernel(
     flagged = tl.max((inside & ~is_finite(x)).to(tl.int32), 0) > 0
     # 0.0 is added so that -0.0 ties with 0.0
     x = tl.where(inside, tl.where(flagged, 0.0, x) + 0.0, -float("inf"))
-    highest = tl.max(x, 0)
-    total = tl.sum(tl.exp(x - highest), 0)
+    if bias is None:
+        highest = tl.max(x, 0)
+        total = tl.sum(tl.exp(x - highest), 0)
+    else:
+        shares = 1.0 / (1.0 + tl.exp(x * -1.0))
+        x = tl.where(inside, shares + tl.load(bias + expert, mask=inside, other=0.0) + 0.0, -float("inf"))
+        if GROUPS > KEPT:
+            x = _keep_groups(x, expert, experts, GROUPS, KEPT)
 
     assignment = tl.arange(0, 32)
     chosen = tl.full((32,), -1, tl.int32)
@@ -42,12 +76,15 @@ def route_kernel(
     chosen_total = 0.0
     for k in range(K):
         value, index = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
-        p = tl.exp(value - highest)
+        p = tl.exp(value - highest) if bias is None else tl.max(tl.where(expert == index, shares, 0.0), 0)
         chosen_total += p
         chosen = tl.where(assignment == k, index.to(tl.int32), chosen)
         share = tl.where(assignment == k, p, share)
         x = tl.where(expert == index, -float("inf"), x)
-    weight = share / (chosen_total if RENORMALIZE else total)
+    if bias is None:
+        weight = share / (chosen_total if RENORMALIZE else total)
+    else:
+        weight = (share / (chosen_total + 1e-20) if RENORMALIZE else share) * scale
     if SPOIL:
         weight = tl.where(flagged, float("nan"), weight)
     out = row * K + assignment

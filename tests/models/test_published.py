@@ -1,0 +1,155 @@
+"""Folders as they are published: the config.json of a public checkpoint, and tensors with exactly its names.
+
+The names are those that each repository's `model.safetensors.index.json` holds, and by which transformers' own mapping
+(`conversion_mapping.py`) finds a checkpoint's tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.toy import CPU, FP8_DYNAMIC, allocate_cache, make_batch, random_tensors, write_checkpoint
+from octavo.errors import CheckpointError
+from octavo.models.load import load_model
+from octavo.models.placing import fresh_memory
+from octavo.models.registry import read_config
+
+PUBLISHED = Path(__file__).parent / "published"
+NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
+SMALL = {"vocab_size": 97, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32}
+SMALL |= {"hidden_size": 128, "max_position_embeddings": 512, "eos_token_id": 1, "num_experts_per_tok": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A public checkpoint, and what is made smaller of it to be loaded in a test."""
+
+    file: str
+    scale: str
+    """What its scales are called; empty: it has none."""
+    small: dict[str, Any]
+    positions: int
+
+    def raw(self, **changes: Any) -> dict[str, Any]:
+        return {**json.loads((PUBLISHED / self.file).read_text(encoding="utf-8")), **changes}
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        raise NotImplementedError
+
+    def linear(self, *names: str) -> Iterator[str]:
+        """A weight, and its scales."""
+        for name in names:
+            yield f"{name}.weight"
+            if self.scale:
+                yield f"{name}.{self.scale}"
+
+    def names(self, layers: int, experts: int) -> set[str]:
+        every = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+        for number in range(layers):
+            every |= {f"model.layers.{number}.{name}" for name in self.layer(number, experts)}
+        return every
+
+
+class Glm45Air(Published):
+    """zai-org/GLM-4.5-Air and GLM-4.5-Air-FP8."""
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        yield from NORMS
+        yield from self.linear(*(f"self_attn.{part}_proj" for part in "qkvo"))
+        yield from (f"self_attn.{part}_proj.bias" for part in "qkv")
+        mlps = ["mlp"]
+        if number:
+            yield from ("mlp.gate.weight", "mlp.gate.e_score_correction_bias")
+            mlps = ["mlp.shared_experts", *(f"mlp.experts.{expert}" for expert in range(experts))]
+        for mlp in mlps:
+            yield from self.linear(*(f"{mlp}.{part}_proj" for part in ("gate", "up", "down")))
+
+
+class MiniMaxM2(Published):
+    """MiniMaxAI/MiniMax-M2.5; M2 and M2.1 are alike."""
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        yield from (*NORMS, "self_attn.q_norm.weight", "self_attn.k_norm.weight")
+        yield from self.linear(*(f"self_attn.{part}_proj" for part in "qkvo"))
+        yield from ("block_sparse_moe.gate.weight", "block_sparse_moe.e_score_correction_bias")
+        for expert in range(experts):
+            yield from self.linear(*(f"block_sparse_moe.experts.{expert}.w{n}" for n in (1, 2, 3)))
+
+
+GLM_SMALL = {"intermediate_size": 128, "moe_intermediate_size": 128, "n_routed_experts": 4}
+GLM_FP8 = {"quantization_config": FP8_DYNAMIC}
+CHECKPOINTS = {
+    "glm-4.5-air": Glm45Air("glm-4.5-air.json", "", GLM_SMALL, 131072),
+    "glm-4.5-air-fp8": Glm45Air("glm-4.5-air.json", "weight_scale", GLM_SMALL | GLM_FP8, 131072),
+    "minimax-m2.5": MiniMaxM2(
+        "minimax-m2.5.json",
+        "weight_scale_inv",
+        {"intermediate_size": 128, "num_local_experts": 4, "rotary_dim": 16, "attn_type_list": [1, 1]},
+        196608,
+    ),
+}
+checkpoints = pytest.mark.parametrize("published", CHECKPOINTS.values(), ids=CHECKPOINTS)
+
+
+@checkpoints
+def test_a_published_config_asks_for_the_published_names(published: Published) -> None:
+    """Of two of its layers, with all their experts."""
+    quantized = {name: published.small[name] for name in ("quantization_config",) if name in published.small}
+    whole = read_config(published.raw(**quantized))
+    assert whole.max_position_embeddings == published.positions
+    assert whole.rope.width == 64
+    raw = published.raw(num_hidden_layers=2, attn_type_list=[1, 1], **quantized)
+    experts = raw.get("n_routed_experts") or raw["num_local_experts"]
+    sources = read_config(raw).place_parameters(fresh_memory(torch.device("meta"))).sources
+    assert set(sources) == published.names(2, experts)
+
+
+@checkpoints
+def test_a_folder_with_the_published_names_loads(
+    published: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the layer behind the last one, which predicts further tokens: it is named and left out."""
+    raw = published.raw(**SMALL | published.small)
+    config = read_config(raw)
+    made = random_tensors(config, 1)
+    assert set(made) == published.names(2, 4)
+    further = [f"model.layers.2.{name}.weight" for name in ("eh_proj", "enorm", "hnorm", "shared_head.norm")]
+    write_checkpoint(tmp_path, raw, made | {name: torch.ones(4).bfloat16() for name in further})
+    with caplog.at_level(logging.WARNING):
+        loaded = load_model(tmp_path, load_format="auto", device=CPU, seed=0, progress=False)
+    assert f"{further[0]} and 3 more" in caplog.text
+    batch = make_batch([(list(range(20)), 0, 20, [1, 0])], block_size=16, columns=2)
+    hidden = loaded.model.forward(batch, allocate_cache(config, num_blocks=2, block_size=16))
+    assert loaded.model.logits(hidden).isfinite().all()
+
+
+def test_a_layer_behind_those_is_no_such_layer(tmp_path: Path) -> None:
+    """The twin: a checkpoint of more layers than the config says."""
+    published = CHECKPOINTS["glm-4.5-air"]
+    raw = published.raw(**SMALL | published.small)
+    made = random_tensors(read_config(raw), 1)
+    write_checkpoint(tmp_path, raw, made | {"model.layers.3.enorm.weight": torch.ones(4).bfloat16()})
+    with pytest.raises(CheckpointError, match="not expected") as info:
+        load_model(tmp_path, load_format="auto", device=CPU, seed=0, progress=False)
+    assert info.value.tensor == "model.layers.3.enorm.weight"
+
+
+def test_a_bias_that_cannot_decide_is_refused(tmp_path: Path) -> None:
+    for name in ("glm-4.5-air", "minimax-m2.5"):
+        published = CHECKPOINTS[name]
+        raw = published.raw(**SMALL | published.small)
+        made = random_tensors(read_config(raw), 1)
+        bias = next(name for name in made if name.endswith("e_score_correction_bias"))
+        made[bias][1] = torch.nan
+        write_checkpoint(tmp_path / name, raw, made)
+        with pytest.raises(CheckpointError, match="NaN") as info:
+            load_model(tmp_path / name, load_format="auto", device=CPU, seed=0, progress=False)
+        assert info.value.tensor == bias
