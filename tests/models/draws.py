@@ -87,8 +87,9 @@ def draw_mixtral(seed: int) -> dict[str, Any]:
         **draw.decoder(hidden=[96, 192]),
         **draw.experts([2, 4, 8, 16], most=4, name="num_local_experts"),
         intermediate_size=draw.pick.choice([32, 48, 80]),
-        head_dim=draw.head_dim() if seed % 3 else None,
-        sliding_window=512 if seed % 4 == 3 else None,
+        # with YaRN transformers needs it stated
+        head_dim=draw.head_dim() if seed % 3 or seed % 5 == 4 else None,
+        sliding_window=2048 if seed % 4 == 3 else None,
     )
 
 

@@ -200,7 +200,7 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
             tensors[name] = (weight / every).clamp(-448, 448).to(FP8)
             tensors[f"{name.removesuffix('weight')}{config.quantization.scale_name}"] = scale
         elif view.ndim == 2:
-            tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).bfloat16()
+            tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).to(view.dtype)
         else:
             tensors[name] = (noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)).to(view.dtype)
     return tensors

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 import tokenizers
 
+from octavo.checkpoints.folder import ASSETS
 from octavo.server.context import fingerprint
+from octavo.startup import read_facts
 from octavo.text import ChatTemplate, DefaultSampling
 from octavo.text.tokenizer import FileTokenizer, NoTokenizer
 from octavo.version import __version__
@@ -87,3 +89,11 @@ def test_another_library_is_another_fingerprint(library: str, monkeypatch: pytes
     between = seen()
     monkeypatch.setattr("octavo.server.context.metadata.version", lambda name: "1")
     assert len({before, between, seen()}) == 3
+
+
+def test_fields_put_in_the_place_of_those_in_config_json_change_it() -> None:
+    tiny = ASSETS / "octavo-tiny"
+    overrides = [None, {"rope_theta": 2e4}, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}]
+    made = [seen({"model": read_facts(tiny, override)}) for override in overrides]
+    assert len(set(made)) == len(made)
+    assert seen({"model": read_facts(tiny, {})}) == made[0]

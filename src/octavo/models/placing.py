@@ -54,6 +54,13 @@ class ParameterMaker:
         self.sources[name] = self._empty((rows, columns), torch.bfloat16)
         return self.sources[name]
 
+    def float_linear(self, module: str, rows: int, columns: int) -> LinearWeight | torch.Tensor:
+        """The layer `module` of (rows, columns): a tensor in float32, or a weight in FP8 if it is quantized."""
+        if self._covers([module]):
+            return self.linear([(module, rows)], columns)
+        self.sources[f"{module}.weight"] = self._empty((rows, columns), torch.float32)
+        return self.sources[f"{module}.weight"]
+
     def linear(self, parts: list[tuple[str, int]], columns: int, *, bias: bool = False) -> LinearWeight:
         """The layers `parts` (module name, rows), which read the same input, one above the other.
 

@@ -11,6 +11,7 @@ from octavo.models.operations import Operations
 from octavo.ops.attention.layer import Attention, AttentionRows
 from octavo.ops.experts.routing import swiglu
 from octavo.ops.experts.rules import sigmoid
+from octavo.ops.formats import Bf16, LinearWeight
 
 
 class Mlp(Protocol):
@@ -43,16 +44,44 @@ class Shared:
         return out if self._gate is None else sigmoid(self._gate.float32(x)) * out
 
 
+class Router:
+    """The logits of a router: x (T, H) bf16 -> (T, E) float32, new.
+
+    Weights in float32 are the exact sum of three in bf16, the later ones of what the earlier leave. Their products with x
+    are added in this order; where the first says it all, as for a checkpoint in bf16, there is but one.
+    """
+
+    def __init__(self, weight: LinearWeight | torch.Tensor, operations: Operations) -> None:
+        parts = split_float32(weight) if isinstance(weight, torch.Tensor) else []
+        self._parts = max(1, len(parts))
+        self._linear = operations.linear(Bf16(torch.cat(parts)) if isinstance(weight, torch.Tensor) else weight)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        logits, *others = self._linear.float32(x).chunk(self._parts, dim=1)
+        for other in others:
+            logits = logits + other
+        return logits.contiguous()
+
+
+def split_float32(weight: torch.Tensor) -> list[torch.Tensor]:
+    """Up to three matrices (E, H) bf16 whose sum is `weight` (E, H) float32."""
+    parts: list[torch.Tensor] = []
+    while not parts or (len(parts) < 3 and bool(weight.any())):
+        parts.append(weight.bfloat16())
+        weight = weight - parts[-1].float()
+    return parts
+
+
 class Sparse:
     """The experts that the router chooses for each row, weighted, and the one that all rows share if there is one."""
 
     def __init__(self, parameters: SparseMlp, operations: Operations) -> None:
-        self._router = operations.linear(parameters.router)
+        self._router = Router(parameters.router, operations)
         self._experts = operations.experts(parameters.experts, parameters.rule)
         self._shared = None if parameters.shared is None else Shared(parameters.shared, operations)
 
     def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
-        chosen = self._experts(x, self._router.float32(x), rows_in_use)
+        chosen = self._experts(x, self._router(x), rows_in_use)
         return chosen if self._shared is None else (chosen.float() + self._shared(x)).to(torch.bfloat16)
 
 

@@ -44,9 +44,10 @@ class SharedExpert:
 
 @dataclasses.dataclass(frozen=True)
 class SparseMlp:
-    """router (E, H) bf16 or FP8; the experts' stacked weights; how experts are chosen."""
+    """The router, the experts' stacked weights, and how experts are chosen."""
 
-    router: LinearWeight
+    router: LinearWeight | torch.Tensor
+    """(E, H); a tensor is float32."""
     experts: ExpertWeights
     rule: RoutingRule
     shared: SharedExpert | None = None
@@ -164,16 +165,22 @@ def place_sparse_mlp(
     experts: int,
     rule: RoutingRule,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    float_router: bool = False,
 ) -> SparseMlp:
     """Experts of `width` and their router as the checkpoint module `name` holds them.
 
     Args:
         rule: how experts are chosen.
         names: of an expert's gate, up and down.
+        float_router: whether a checkpoint may hold the router in float32, all of which counts.
     """
     gate, up, down = names
     return SparseMlp(
-        router=make.linear([(f"{name}.gate", experts)], hidden),
+        router=(
+            make.float_linear(f"{name}.gate", experts, hidden)
+            if float_router
+            else make.linear([(f"{name}.gate", experts)], hidden)
+        ),
         experts=ExpertWeights(
             gate_up=make.stack(f"{name}.experts", experts, [(gate, width), (up, width)], hidden),
             down=make.stack(f"{name}.experts", experts, [(down, hidden)], width),

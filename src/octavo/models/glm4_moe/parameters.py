@@ -58,4 +58,5 @@ def _sparse(config: Glm4MoeConfig, make: ParameterMaker, name: str) -> SparseMlp
         width=config.moe_intermediate_size,
         experts=config.n_routed_experts,
         rule=rule,
+        float_router=True,
     )

@@ -33,6 +33,7 @@ def place_parameters(config: MiniMaxM2Config, place: Place) -> DecoderParameters
             experts=config.num_local_experts,
             rule=SigmoidRule(config.num_experts_per_tok, True, bias),
             names=("w1", "w3", "w2"),
+            float_router=True,
         )
 
     return place_decoder(config, place, attention, mlp)
