@@ -14,7 +14,7 @@ from grammar.tiny_server import TinyServer, tiny_server
 from octavo import LLM, SamplingParams, StructuredOutputsParams
 from octavo.startup import in_this_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.usefixtures("warm")]
 
 SCHEMA = {
     "type": "object",

@@ -15,6 +15,7 @@ from octavo.config import Settings
 from octavo.errors import WorkerDiedError
 from octavo.startup import Runtime, start, with_keeper
 
+pytestmark = pytest.mark.usefixtures("warm")
 LINE = re.compile(r"^\S+ \S+ (DEBUG|INFO|WARNING) (worker|keeper)\[(\d+)\] octavo\.worker\.\w+: (.*)$", re.MULTILINE)
 Read = Callable[[Callable[[str], bool]], str]
 
