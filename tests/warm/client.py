@@ -75,7 +75,8 @@ def client() -> Client:
         if _client is None:
             ours, theirs = socket.socketpair()
             path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-            environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+            # What OpenMP reads when it is loaded is as `octavo.engine.processes.child` has it for those to come.
+            environment = {"GOMP_SPINCOUNT": "5000", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
             command = [sys.executable, "-P", "-m", "warm.template", TEMPLATE_ROOM]
             with theirs:
                 pid = os.posix_spawn(
@@ -136,6 +137,17 @@ class WarmPopen(subprocess.Popen[Any]):
         self.pid = client().order(msgspec.msgpack.encode(order), [*standard, *pass_fds])
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def run(command: list[str], *, timeout_s: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run`; returns what the process said, as text."""
+    with WarmPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 SUBPROCESS = SimpleNamespace(

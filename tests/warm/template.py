@@ -18,6 +18,7 @@ import runpy
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +114,7 @@ def start_another(line: socket.socket, descriptors: Sequence[int]) -> None:
             each.close()
         for descriptor in descriptors:
             os.close(descriptor)
+        write_command_line([sys.executable, "-m", "warm.template"])
         order, own = await_order(theirs)
         theirs.close()
         begin(order, own)
@@ -129,6 +131,9 @@ def begin(order: Order, descriptors: Sequence[int]) -> NoReturn:
     os.environ.update(order.environment)
     os.chdir(order.folder)
     write_command_line([sys.executable, *order.words])
+    warnings._processoptions(  # type: ignore[attr-defined]
+        [each for each in order.environment.get("PYTHONWARNINGS", "").split(",") if each]
+    )
     sys.path[:0] = [each for each in order.environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through="PYTHONUNBUFFERED" in order.environment)  # type: ignore[union-attr]
