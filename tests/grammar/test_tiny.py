@@ -112,7 +112,7 @@ def test_over_http_after_a_kill() -> None:
         "model": "octavo-tiny",
         "messages": [{"role": "user", "content": "Who?"}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
-        "max_tokens": 300,
+        "max_tokens": 100,
         "seed": 4,
         "n": 2,
         "stream": True,
