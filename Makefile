@@ -38,9 +38,10 @@ lint: $(VENV)/.installed-test
 quick: lint
 	$(BIN)/python -m tools.quick
 
-# Two processes share the cores: threads that spin while they wait would take them from each other.
+# Two processes share the cores: threads that spin while they wait would take them from each other. Bytecode is kept, whatever the
+# environment says: hundreds of processes start, and pytest compiles what it rewrites.
 test: lint
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
 # Apart from `make test`, whose tests it would slow by two fifths: rooms that need no device, tested in one process.
 COVERED := tests/config tests/text tests/checkpoints tests/engine tests/models/test_config.py tests/grammar/test_engine.py \

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
+
+from warm.client import SUBPROCESS
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keepers and workers that are started here have imported what they need: see `warm/client.py`."""
+    monkeypatch.setattr("octavo.engine.processes.child.subprocess", SUBPROCESS)

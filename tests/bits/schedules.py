@@ -249,10 +249,14 @@ def jobs(draw: st.DrawFn) -> list[Job]:
     return drawn
 
 
+BLOCK_SIZES = (1, 2, 3, 4, 8, 16)
+AHEAD = (1, 2)
+
+
 @st.composite
-def houses(draw: st.DrawFn) -> House:
+def houses(draw: st.DrawFn, block_sizes: Sequence[int] = BLOCK_SIZES, steps_ahead: Sequence[int] = AHEAD) -> House:
     """Pools from the smallest that holds any one request, so that many preempt."""
-    block_size = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
+    block_size = draw(st.sampled_from(block_sizes))
     longest = -(-(max(map(len, HEADS)) + 8 + MOST_MADE) // block_size)
     return House(
         budget=draw(st.one_of(st.integers(1, 12), st.integers(13, 64), st.just(8192))),
@@ -261,5 +265,5 @@ def houses(draw: st.DrawFn) -> House:
         num_blocks=longest + draw(st.one_of(st.just(0), st.integers(0, 6), st.integers(0, 200))),
         threshold=draw(st.one_of(st.just(0), st.integers(1, 9))),
         prefix_caching=draw(st.sampled_from([True, True, True, False])),
-        ahead=draw(st.sampled_from([1, 2])),
+        ahead=draw(st.sampled_from(steps_ahead)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 
 import pytest
@@ -32,6 +33,12 @@ POISONED = {
 }
 
 
+@functools.cache
+def solo() -> Solo:
+    """Of the clean requests, which are the same in all tests: each runs alone once."""
+    return Solo(tiny_machine(POISON))
+
+
 @pytest.mark.parametrize("where", POISONED)
 @pytest.mark.parametrize("threshold", [0, 6], ids=["whole", "chunked"])
 def test_one_request_of_32_with_nan_fails_alone(where: str, threshold: int) -> None:
@@ -45,7 +52,7 @@ def test_one_request_of_32_with_nan_fails_alone(where: str, threshold: int) -> N
     answers = run_schedule(engine, jobs, seen)
     assert answers["poisoned"].finish is FinishReason.ERROR
     assert isinstance(answers["poisoned"].error, RequestFailedError)
-    assert Solo(machine).differences([*first, *later], answers) == []
+    assert solo().differences([*first, *later], answers) == []
 
     history = [*poisoned.prompt, *(token_id for token_id, _ in answers["poisoned"].tokens), 0]
     probe = run_schedule(engine, [Job("probe", tuple(history), SamplingParams(seed=1))], seen)["probe"]

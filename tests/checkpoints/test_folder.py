@@ -38,12 +38,12 @@ def test_local_folder(tmp_path: Path) -> None:
 
 
 def test_names_that_are_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no folder, no Hugging Face repo id, and not embedded \(octavo-tiny"):
+    with pytest.raises(ConfigError, match="octavo-tiny"):
         resolve_folder("no-such-model", None)
     with pytest.raises(ConfigError, match="no folder"):
         resolve_folder("../no/such/folder", None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a file; give the folder"):
+    with pytest.raises(ConfigError, match="a file"):
         resolve_folder(str(tmp_path / "file"), None)
 
 
@@ -80,5 +80,5 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("cannot reach the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match=r"some/model@v2 is no local folder .* cannot reach the hub.*HF_TOKEN"):
+    with pytest.raises(CheckpointError, match=r"some/model@v2 .*HF_TOKEN"):
         resolve_folder("some/model", "v2")

@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
+from warm.client import WarmPopen
+
 COMMAND = [sys.executable, "-m", "octavo.cli.main", "serve", "--device", "cpu", "--cpu-threads", "1", "--port", "0"]
 COMMAND += [
     "--host",
@@ -39,7 +41,7 @@ class Served:
     """A running `octavo serve`."""
 
     def __init__(self, *flags: str) -> None:
-        self.process = subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = WarmPopen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self._log: list[str] = []
         self._addressed = threading.Event()

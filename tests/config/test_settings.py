@@ -96,11 +96,11 @@ def test_an_error_names_the_source(tmp_path: Path) -> None:
 def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text("max-num-seq: 1\n")
-    with pytest.raises(ConfigError, match="did you mean --max-num-seqs"):
+    with pytest.raises(ConfigError, match="--max-num-seqs"):
         Settings.from_sources({"max_num_seq": "1"})
-    with pytest.raises(ConfigError, match="did you mean max-num-seqs in"):
+    with pytest.raises(ConfigError, match="mean max-num-seqs"):
         Settings.from_sources({}, config=config)
-    with pytest.raises(ConfigError, match="did you mean OCTAVO_MAX_NUM_SEQS"):
+    with pytest.raises(ConfigError, match="OCTAVO_MAX_NUM_SEQS"):
         Settings.from_sources({}, environ={"OCTAVO_MAX_NUM_SEQ": "1"})
     for name in ("xyzzy", "modality", "parsing"):
         with pytest.raises(ConfigError, match=r"unknown setting$"):

@@ -14,7 +14,7 @@ from grammar.tiny_server import TinyServer, tiny_server
 from octavo import LLM, SamplingParams, StructuredOutputsParams
 from octavo.startup import in_this_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.usefixtures("warm")]
 
 SCHEMA = {
     "type": "object",
@@ -25,6 +25,7 @@ SCHEMA = {
     },
     "required": ["name", "age", "pets"],
 }
+SMALL: dict[str, Any] = {"max_model_len": 256, "max_num_batched_tokens": 512, "num_gpu_blocks_override": 64}
 FORM = StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True)
 FORMS = [FORM, None, StructuredOutputsParams(regex="[a-z]{4,12}"), FORM, StructuredOutputsParams(choice=["up", "down"])]
 PROMPTS = ["Describe a person. " * 3, "Count: 1 2 3", "A word: ", "Who? ", "Where? "]
@@ -48,9 +49,7 @@ def told(outputs: Any) -> Told:
 @pytest.fixture(scope="module")
 def undisturbed() -> Told:
     """Each alone."""
-    with LLM(
-        "octavo-tiny", workers=in_this_process, device="cpu", max_model_len=256, num_gpu_blocks_override=64
-    ) as llm:
+    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL) as llm:
         return [
             one
             for prompt, sampling in zip(PROMPTS, samplings(), strict=True)
@@ -86,8 +85,7 @@ def test_killed_workers_change_no_bit(undisturbed: Told) -> None:
     with LLM(
         "octavo-tiny",
         device="cpu",
-        max_model_len=256,
-        num_gpu_blocks_override=64,
+        **SMALL,
         inject_fault=faults,
         crash_dir=None,
     ) as llm:
@@ -98,9 +96,7 @@ def test_killed_workers_change_no_bit(undisturbed: Told) -> None:
 def test_another_mask_is_seen(undisturbed: Told) -> None:
     """The twin: one property of the schema may be one shorter, and the answers are others."""
     other = json.loads(json.dumps(SCHEMA).replace('"maximum": 99', '"maximum": 0'))
-    with LLM(
-        "octavo-tiny", workers=in_this_process, device="cpu", max_model_len=256, num_gpu_blocks_override=64
-    ) as llm:
+    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL) as llm:
         form = StructuredOutputsParams(json=other, disable_any_whitespace=True)
         changed = [
             each.replace(structured_outputs=form) if each.structured_outputs is FORM else each for each in samplings()
@@ -116,7 +112,7 @@ def test_over_http_after_a_kill() -> None:
         "model": "octavo-tiny",
         "messages": [{"role": "user", "content": "Who?"}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
-        "max_tokens": 300,
+        "max_tokens": 100,
         "seed": 4,
         "n": 2,
         "stream": True,

@@ -28,7 +28,8 @@ class TinyServer:
 @contextlib.contextmanager
 def tiny_server(*, own_process: bool = False, **settings: Any) -> Iterator[TinyServer]:
     """Serve octavo-tiny; its worker runs in this process unless it is to have its own."""
-    told = {"model": "octavo-tiny", "device": "cpu", "max_model_len": 1024, "num_gpu_blocks_override": 600, **settings}
+    small = {"max_model_len": 1024, "max_num_batched_tokens": 512, "num_gpu_blocks_override": 600}
+    told = {"model": "octavo-tiny", "device": "cpu", **small, **settings}
     runtime = start(Settings(**{"crash_dir": None, **told}), in_processes if own_process else in_this_process)
     context = server_context(runtime)
     context.loop.start()

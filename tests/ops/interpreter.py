@@ -3,6 +3,9 @@
 As shipped (3.6 to 3.9) it truncates float32 to bf16, rounds halves and subnormals of FP8 wrongly, and multiplies the bit
 patterns of bf16 matrices, and a broadcast bool becomes an int32, which is no mask; up to 3.7 its multiply-add rounds twice.
 PyTorch's casts round to nearest even, as the device does.
+
+It also spends half of its time replacing the functions of `triton.language` at every launch, and at every call from one kernel
+function to another. Nothing here needs the shipped ones, so they are replaced once.
 """
 
 from __future__ import annotations
@@ -34,8 +37,46 @@ def _to_numpy(tensor: torch.Tensor, dtype: tl.dtype) -> np.ndarray:
     return typed.reshape(tensor.shape)
 
 
+class Kept:
+    """What has been replaced, and stays so."""
+
+    def restore(self) -> None:
+        pass
+
+
+def replace_once() -> None:
+    """Have the functions of `triton.language` replaced for each module that has kernels, when it is first seen."""
+    shipped = interpreter._patch_lang
+    seen: dict[int, Any] = {}
+
+    def patch(function: Any) -> Kept:
+        names = function.__globals__
+        if id(names) not in seen:
+            seen[id(names)] = names
+            shipped(function)
+        return Kept()
+
+    interpreter._patch_lang = patch
+
+
+def remember_dtypes() -> None:
+    """NumPy's type for one of Triton's, which the interpreter looks up in a table that it makes anew each time."""
+    shipped = interpreter._get_np_dtype
+    known: dict[str, Any] = {}
+
+    def np_dtype(asked: Any) -> Any:
+        name = asked.scalar.name
+        if name not in known:
+            known[name] = shipped(asked)
+        return known[name]
+
+    interpreter._get_np_dtype = np_dtype
+
+
 def repair() -> None:
-    """Replace the interpreter's float casts, its matrix product, its multiply-add and its splat of a bool."""
+    """Replace the interpreter's float casts, its matrix product, its multiply-add, its splat of a bool, and its two wastes of time."""
+    replace_once()
+    remember_dtypes()
     builder: Any = interpreter.InterpreterBuilder
     shipped_cast = builder.cast_impl
     handle = interpreter.TensorHandle

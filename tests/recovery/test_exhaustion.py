@@ -39,7 +39,18 @@ class Served:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        flags = ["--port", str(port), "--host", "127.0.0.1", "--cpu-threads", "1", "--max-model-len", "1024"]
+        flags = [
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+            "--cpu-threads",
+            "1",
+            "--max-model-len",
+            "1024",
+            "--max-num-batched-tokens",
+            "512",
+        ]
         flags += ["--max-worker-restarts", "100", "--crash-dir", str(folder / "crashes")]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "octavo.cli.main", "serve", *flags],
@@ -49,7 +60,8 @@ class Served:
         )
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
         self.wait(lambda: self.get("/health").status_code == 200)
-        self.expected = [self.stream(number) for number in range(STREAMS)]
+        with ThreadPoolExecutor(STREAMS) as pool:
+            self.expected = [*pool.map(self.stream, range(STREAMS))]
 
     def get(self, path: str) -> httpx.Response:
         try:

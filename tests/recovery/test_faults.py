@@ -77,7 +77,7 @@ def test_a_fault_that_was_not_committed_comes_again() -> None:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
+def worker(monkeypatch: pytest.MonkeyPatch, warm: None) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     worker = ProcessWorker(toy_config(), 60.0, ProcessChannel("worker.toy_worker"))

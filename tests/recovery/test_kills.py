@@ -17,7 +17,6 @@ from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.sequence import Sequence
 from octavo.startup import Runtime, in_this_process, start, with_keeper
 from octavo.testing.mock_worker import MockSource, MockWorker
-from recovery.forked import SUBPROCESS
 from recovery.load import answers, requests, settings
 
 KILLED_STEPS = 40
@@ -37,9 +36,8 @@ def undisturbed() -> dict[str, Outcome]:
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Runtime]]:
-    """Starts an engine's surroundings, with the faults to inject; processes are forked, as there will be many."""
-    monkeypatch.setattr("octavo.engine.processes.child.subprocess", SUBPROCESS)
+def runtime(warm: None) -> Iterator[Callable[..., Runtime]]:
+    """Starts an engine's surroundings, with the faults to inject."""
     opened: list[Runtime] = []
 
     def begin(*faults: str) -> Runtime:

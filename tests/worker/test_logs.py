@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from octavo.config import Settings
 from octavo.errors import WorkerDiedError
 from octavo.startup import Runtime, start, with_keeper
 
+pytestmark = pytest.mark.usefixtures("warm")
+SMALL: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 512, "max_model_len": 1024}
 LINE = re.compile(r"^\S+ \S+ (DEBUG|INFO|WARNING) (worker|keeper)\[(\d+)\] octavo\.worker\.\w+: (.*)$", re.MULTILINE)
 Read = Callable[[Callable[[str], bool]], str]
 
@@ -37,7 +40,7 @@ def read(capfd: pytest.CaptureFixture[str]) -> Read:
 
 def begin(tmp_path: Path, level: str) -> Runtime:
     settings = Settings(
-        model="octavo-tiny", device="cpu", cpu_threads=1, logging_level=level, crash_dir=str(tmp_path), max_num_seqs=4
+        model="octavo-tiny", device="cpu", cpu_threads=1, logging_level=level, crash_dir=str(tmp_path), **SMALL
     )
     return start(settings, with_keeper)
 

@@ -132,7 +132,7 @@ def test_no_more_than_is_free_is_shared_out(gpu: dict[str, int]) -> None:
 def test_a_share_that_others_have_taken_is_refused_before_anything_is_measured(gpu: dict[str, int]) -> None:
     gpu["free"] = 58 * GIB
     config = toy_config(device="cuda", gpu_memory_utilization=0.6, num_blocks=None)
-    with pytest.raises(ConfigError, match=r"60\.0 GiB, .* 58\.0 GiB were free") as error:
+    with pytest.raises(ConfigError, match=r"60\.0 .* 58\.0 ") as error:
         require_share(config, taken_bytes(torch.device("cuda")))
     assert error.value.setting == "gpu_memory_utilization"
     for told in ({"num_blocks": 9}, {"kv_cache_memory_bytes": GIB}):

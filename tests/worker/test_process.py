@@ -39,7 +39,7 @@ PLANS = [
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessWorker]:
+def worker(monkeypatch: pytest.MonkeyPatch, warm: None) -> Iterator[ProcessWorker]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     process = ProcessWorker(toy_config(), START_S, ProcessChannel("worker.toy_worker"))

@@ -198,5 +198,5 @@ def test_logits_that_are_not_finite_make_a_slot_bad() -> None:
 
 def test_a_vocabulary_beyond_the_sampler_is_refused() -> None:
     config = toy_config()
-    with pytest.raises(Exception, match="1048577 token ids; the sampler takes up to 1048576"):
+    with pytest.raises(Exception, match="1048576"):
         Runner(ToyModel(), toy_cache(config), config, vocab_size=2**20 + 1)

@@ -82,7 +82,7 @@ def test_a_process_gives_the_bits_of_an_in_process_worker(config: WorkerConfig) 
 def test_a_fault_in_process_is_the_worker_s_death(config: WorkerConfig) -> None:
     worker = InProcessWorker(config)
     worker.send(StepPlan(1, [2], [], []))
-    with pytest.raises(WorkerDiedError, match="the worker met a fault: step 1: releases: slot 2 is free"):
+    with pytest.raises(WorkerDiedError, match="slot 2"):
         worker.receive(None)
     with pytest.raises(WorkerDiedError, match="closed"):
         worker.receive(0)
@@ -104,7 +104,7 @@ def test_a_model_folder_that_is_not_there_is_named(config: WorkerConfig) -> None
 def test_cuda_without_a_device_names_the_remedy(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     on_cuda = msgspec.structs.replace(config, device="cuda")
-    with pytest.raises(ConfigError, match="device: cuda asked for, but torch sees no CUDA device; use --device cpu"):
+    with pytest.raises(ConfigError, match=r"device: .*--device cpu"):
         InProcessWorker(on_cuda)
 
 

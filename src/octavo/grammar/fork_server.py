@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     # tvm_ffi would compile an extension of PyTorch, which nothing here needs, with whatever compiler it finds.
     "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1",
-    # xgrammar imports transformers, which would look for other libraries and models of its own.
+    # Where xgrammar needs transformers (see `lean_import`), that would look for other libraries and models of its own.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "CUDA_VISIBLE_DEVICES": "",

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from octavo.grammar.fork_server import Vocabulary
+from octavo.grammar.lean_import import import_lean
 from octavo.grammar.messages import (
     TOO_MUCH,
     Advance,
@@ -57,6 +58,9 @@ MAX_DATA_BYTES = 64 << 20
 """Largest grammar that is kept."""
 NICENESS = 5
 """Of a process that compiles: the engine, and who follows grammars for it, come first when processor cores are scarce."""
+
+WHOLE = "--whole"
+"""Argument upon which xgrammar is imported with all that it asks for."""
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
 _LONE_SURROGATE = re.compile(b"\xed[\xa0-\xbf]")
@@ -276,9 +280,20 @@ def _bound_memory(num_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def _import_xgrammar() -> None:
+    """Leaner if this version of it can be; if not, as this process is spoilt for anything else, begin anew as one that does not try."""
+    if WHOLE in sys.argv:
+        return
+    try:
+        import_lean()
+    except Exception:
+        os.execv(sys.executable, [*sys.orig_argv, WHOLE])
+
+
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the children
     line = socket.socket(fileno=int(sys.argv[1]))
+    _import_xgrammar()
     told: Vocabulary = pickle.load(sys.stdin.buffer)
     vocabularies = Vocabularies(told)
     while True:

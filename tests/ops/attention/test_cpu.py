@@ -223,7 +223,7 @@ def test_contract() -> None:
     cache = poisoned(2, 16, 2, 16)
     with pytest.raises(KernelContractError, match="keys: expected"):
         write_kv(request.keys[..., :8], request.values, cache, torch.tensor([0, 1, 2]))
-    with pytest.raises(KernelContractError, match="slot_mapping: expected int64"):
+    with pytest.raises(KernelContractError, match=r"slot_mapping.*int64"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 2], dtype=torch.int32))
     with pytest.raises(IndexError, match="out of"):
         write_kv(request.keys, request.values, cache, torch.tensor([0, 1, 32]))

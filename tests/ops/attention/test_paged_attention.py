@@ -233,10 +233,10 @@ def test_contract(device: torch.device) -> None:
     request = Request.draw(3, NARROW, seed=10)
     cache = poisoned(2, 16, NARROW, device)
     tables = torch.zeros((1, 2), dtype=torch.int32, device=device)
-    with pytest.raises(KernelContractError, match="heads_per_kv_head: expected 1 to 64"):
+    with pytest.raises(KernelContractError, match="heads_per_kv_head"):
         plan_paged_attention(tables, (0, 3), (3,), block_size=16, heads_per_kv_head=65)
     plan = plan_paged_attention(tables, (0, 1), (3000,), block_size=16, heads_per_kv_head=2)
-    with pytest.raises(KernelContractError, match=r"cache: expected \(2, B, 16, G, D\)"):
+    with pytest.raises(KernelContractError, match=r"^cache"):
         paged_attention(
             request.queries[:1].to(device), cache.view(2, 4, 8, 1, 16), plan, SplitResults.allocate(2, 16, device)
         )
@@ -244,5 +244,5 @@ def test_contract(device: torch.device) -> None:
         paged_attention(
             request.queries.to(device)[:, :1].contiguous(), cache, plan, SplitResults.allocate(2, 16, device)
         )
-    with pytest.raises(KernelContractError, match=r"plan.num_split_results: expected 0 to 5"):
+    with pytest.raises(KernelContractError, match="num_split_results"):
         paged_attention(request.queries[:1].to(device), cache, plan, SplitResults.allocate(2, 16, device, count=5))

@@ -157,7 +157,7 @@ def test_class_f_rows_at_the_edge_of_the_scale() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_contract(kind: str) -> None:
     _, linear = make(kind, 16, 32)
-    with pytest.raises(KernelContractError, match=r"x: expected \(T, 32\), got \(3, 31\)"):
+    with pytest.raises(KernelContractError, match=r"x: .*\(3, 31\)"):
         linear(torch.zeros((3, 31), dtype=torch.bfloat16))
-    with pytest.raises(KernelContractError, match="x: expected bfloat16, got float32"):
+    with pytest.raises(KernelContractError, match=r"x: .*float32"):
         linear(torch.zeros((3, 32)))

@@ -135,9 +135,9 @@ def test_every_choice_can_run(rows: int) -> None:
 
 def test_contract(device: torch.device) -> None:
     fp8, plain = (Case.draw(kind, 3, 80, 72, device) for kind in (Fp8Channel, Bf16))
-    with pytest.raises(KernelContractError, match="x: expected TokenScaled for Fp8Channel"):
+    with pytest.raises(KernelContractError, match="TokenScaled"):
         Case(plain.x, fp8.w).run()
-    with pytest.raises(KernelContractError, match=r"x.data: expected \(T, K=72"):
+    with pytest.raises(KernelContractError, match=r"x\.data: .*K=72"):
         Case(Unscaled(plain.x.data[:, :64].contiguous()), plain.w).run()
     with pytest.raises(KernelContractError, match="use a tile without tma"):
         fp8.run(Tile(16, 64, 4, 4, tma=True))

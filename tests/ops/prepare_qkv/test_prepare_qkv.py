@@ -190,7 +190,7 @@ def test_no_tokens(device: torch.device) -> None:
 
 def test_contract(device: torch.device) -> None:
     case = Case.draw(3, SMALL_HEADS[0], seed=6)
-    with pytest.raises(KernelContractError, match=r"slot_mapping: expected \(T=3"):
+    with pytest.raises(KernelContractError, match=r"slot_mapping.*T=3"):
         case.run([0, 1], device)
-    with pytest.raises(KernelContractError, match="qkv: expected queries beside"):
+    with pytest.raises(KernelContractError, match="qkv"):
         dataclasses.replace(case, qkv=case.qkv[:, :2].contiguous()).run([0, 1, 2], device)

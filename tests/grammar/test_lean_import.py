@@ -1,0 +1,58 @@
+"""The process that forks for grammars imports neither PyTorch nor transformers, and one that must have them still works."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from octavo.grammar import Compiler, ForkServer, Vocabulary, process
+from octavo.structured_outputs import StructuredOutputsParams
+from server.harness import byte_tokenizer
+
+FORM = StructuredOutputsParams(regex="[ab]{2}")
+LEAN = """
+import sys
+from octavo.grammar.lean_import import import_lean
+import_lean()
+print(*(name for name in ("torch._C", "transformers.utils") if name in sys.modules))
+"""
+
+
+def test_xgrammar_is_imported_without_what_it_does_not_need() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", LEAN], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_a_version_that_needs_more_is_imported_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise AttributeError("no such name")
+
+    begun: list[list[str]] = []
+    monkeypatch.setattr(process, "import_lean", fail)
+    monkeypatch.setattr(os, "execv", lambda path, words: begun.append([path, *words[-1:]]))
+    process._import_xgrammar()
+    assert begun == [[sys.executable, process.WHOLE]]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, process.WHOLE])
+    process._import_xgrammar()
+    assert len(begun) == 1
+
+
+def started(popen: Any, more: list[str], words: list[str], **options: Any) -> Any:
+    return popen([*words, *more], **options)
+
+
+def test_grammars_of_a_process_that_imported_all_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    popen = subprocess.Popen
+    for more in ([], [process.WHOLE]):
+        monkeypatch.setattr(subprocess, "Popen", functools.partial(started, popen, more))
+        server = ForkServer(Vocabulary(byte_tokenizer(), 300, (256,)))
+        made.append(Compiler(server).compile(FORM))
+        server.close()
+    lean, whole = made
+    assert (lean.data, lean.first) == (whole.data, whole.first)
