@@ -69,10 +69,10 @@ class ChatMessages:
         return {"index": event.index, "function": {"arguments": event.text}}
 
     def _opened(self, answer: Answer, event: ToolCallStart) -> dict[str, Any]:
-        id_ = self._call_id(answer, event.index)
+        id_ = self.call_id(answer, event.index)
         return {"id": id_, "type": "function", "function": {"name": event.name, "arguments": ""}}
 
-    def _call_id(self, answer: Answer, index: int) -> str:
+    def call_id(self, answer: Answer, index: int) -> str:
         """Equal for an equal call with an equal request id; another for every turn, as its prompt is another."""
         parts = [self._request_id, answer.index, index, answer.prompt.text]
         digest = hashlib.sha256(msgspec.json.encode(parts)).digest()
