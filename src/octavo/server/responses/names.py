@@ -15,10 +15,11 @@ OF_CHAT = {
     "reasoning_effort": "reasoning.effort",
     "logprobs": "top_logprobs",
     "messages": "input",
+    "prompt": "input",
 }
 """Field of chat -> field of a response."""
 _IN_TEXT = re.compile(
-    r"\b(?:max_completion_tokens|max_tokens|response_format|reasoning_effort)\b|^(?:logprobs|messages)\b"
+    r"\b(?:max_completion_tokens|max_tokens|response_format|reasoning_effort)\b|^(?:logprobs|messages|prompt)\b"
 )
 _MESSAGE = re.compile(r"messages[\[.](\d+)\]?(?:\.tool_calls(?:\[\d+\])?)?")
 _FUNCTION = re.compile(r"tools\.(\d+)(\.function)?")

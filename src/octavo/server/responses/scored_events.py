@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from octavo.answers import Part
-from octavo.answers.parsers import Content, Event, Reasoning
+from octavo.answers.parsers import Content, Event, Reasoning, Think, joined
 from octavo.messages import TokenScore
 
 
@@ -21,6 +21,8 @@ class ScoredEvents:
         self._splits = splits
         self._untold: list[tuple[str, TokenScore | None]] = []
         """Texts and scores of tokens of which an event may still tell."""
+        self._last: type[Event] | None = None
+        """The kind of the last event."""
 
     def take(self, part: Part, *, last: bool) -> Iterator[tuple[Event, list[TokenScore]]]:
         """The events of `part`, each with its scores; `last`: no part comes after it."""
@@ -41,21 +43,26 @@ class ScoredEvents:
         return [Content(text)] if text else []
 
     def _scored(self, events: list[Event]) -> Iterator[tuple[Event, list[TokenScore]]]:
-        for event in events:
-            match event:
-                case Content(text):
-                    yield event, self._pop(text)
-                case Reasoning(text):
-                    self._pop(text)
-                    yield event, []
-                case _:
-                    del self._untold[:-1]
-                    yield event, []
+        for event in joined(events):
+            if isinstance(event, Content | Reasoning):
+                scores = self._pop(event.text, follows=self._follows(event))
+                yield event, scores if isinstance(event, Content) else []
+            else:
+                del self._untold[:-1]
+                yield event, []
+            self._last = type(event)
 
-    def _pop(self, told: str) -> list[TokenScore]:
-        """The scores of the tokens of `told`, with which the untold text ends, but for what parsers still hold back."""
+    def _follows(self, event: Event) -> bool:
+        """Nothing but what parsers hold back is between what was told before `event` and its own text: no mark."""
+        if self._last is not None:
+            return self._last is type(event)
         text = "".join(text for text, _ in self._untold)
-        begin = max(text.rfind(told), 0)
+        return not text.lstrip().startswith(Think.marks)
+
+    def _pop(self, told: str, *, follows: bool) -> list[TokenScore]:
+        """The scores of the tokens of `told`, with which the untold text begins, or else ends but for what is held back."""
+        text = "".join(text for text, _ in self._untold)
+        begin = 0 if follows and text.startswith(told) else max(text.rfind(told), 0)
         end = begin + len(told)
         scores: list[TokenScore] = []
         rest: list[tuple[str, TokenScore | None]] = []
