@@ -44,12 +44,14 @@ class ScoredEvents:
 
     def _scored(self, events: list[Event]) -> Iterator[tuple[Event, list[TokenScore]]]:
         for event in joined(events):
-            if isinstance(event, Content | Reasoning):
-                scores = self._pop(event.text, follows=self._follows(event))
-                yield event, scores if isinstance(event, Content) else []
-            else:
-                del self._untold[:-1]
-                yield event, []
+            match event:
+                case Content(text):
+                    yield event, self._pop(text, follows=self._follows(event), scored=True)
+                case Reasoning(text):
+                    yield event, self._pop(text, follows=self._follows(event), scored=False)
+                case _:
+                    del self._untold[:-1]
+                    yield event, []
             self._last = type(event)
 
     def _follows(self, event: Event) -> bool:
@@ -59,8 +61,11 @@ class ScoredEvents:
         text = "".join(text for text, _ in self._untold)
         return not text.lstrip().startswith(Think.marks)
 
-    def _pop(self, told: str, *, follows: bool) -> list[TokenScore]:
-        """The scores of the tokens of `told`, with which the untold text begins, or else ends but for what is held back."""
+    def _pop(self, told: str, *, follows: bool, scored: bool) -> list[TokenScore]:
+        """Drop the tokens of `told`, with which the untold text begins, or else ends but for what is held back.
+
+        `scored`: their scores are returned, and belong to no other text.
+        """
         text = "".join(text for text, _ in self._untold)
         begin = 0 if follows and text.startswith(told) else max(text.rfind(told), 0)
         end = begin + len(told)
@@ -72,9 +77,9 @@ class ScoredEvents:
             if first >= end:
                 rest.append((text, score))
                 continue
-            if score is not None and (at > begin or first == begin):
+            if scored and score is not None and (at > begin or first == begin):
                 scores.append(score)
             if at > end:
-                rest.append((text[end - first :], None))
+                rest.append((text[end - first :], None if scored else score))
         self._untold = rest
         return scores

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from octavo.answers import Answer, Part
 from octavo.errors import OctavoError
 from octavo.messages import TokenScore
-from octavo.server.chat_message import ChatMessages
+from octavo.server.chat_message import call_id
 from octavo.server.context import Server
 from octavo.server.errors import error_object
 from octavo.server.fields import Json
@@ -40,7 +40,7 @@ class ResponseWriter(GenerationWriter):
         self._told = call.told
         self._num_events = 0
         form = call.reading.form
-        self._ids = ChatMessages(request_id, include_reasoning=True, short_ids=form is not None and form.short_ids)
+        self._short_ids = form is not None and form.short_ids
         self._output = Output(
             request_id,
             splits=call.reading.splits,
@@ -132,7 +132,7 @@ class ResponseWriter(GenerationWriter):
 
     def _call_id(self, index: int) -> str:
         (answer,) = self._generation.answers
-        return self._ids.call_id(answer, index)
+        return call_id(self._request_id, answer, index, prefix="call_", short=self._short_ids)
 
     def _scores(self, scores: Sequence[TokenScore]) -> Raw:
         """The inside of a list of scores."""
