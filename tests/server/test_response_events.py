@@ -88,7 +88,7 @@ def told(tokens: Sequence[int], cuts: Sequence[int], reading: Reading, reason: F
     """The items that the events tell, put together, for an answer whose parts end at `cuts`."""
     answers, answer = answering(reading)
     options = {"write_scores": write_scores, **options}
-    output = Output("x", splits=reading.splits, call_id=lambda index: f"call_{index}", sealed=True, **options)
+    output = Output("x", splits=reading.splits, call_id=lambda index: f"call_{index}", **options)
     events: list[dict[str, Any]] = []
     for number, token in enumerate(tokens):
         last = number == len(tokens) - 1

@@ -174,7 +174,7 @@ def test_scores_are_of_the_tokens_of_the_text(agent: Running) -> None:
 
 
 def test_thoughts_come_back_in_every_form(agent: Running) -> None:
-    output = both(agent, tools=[TOOL], include=["reasoning.encrypted_content"])["output"]
+    output = both(agent, tools=[TOOL])["output"]
     thoughts, message, call = output
     assert thoughts["content"] == [{"type": "reasoning_text", "text": "I must look."}]
     assert thoughts["summary"] == []

@@ -77,25 +77,17 @@ class _WithPart(Item):
 
 
 class Thoughts(_WithPart):
-    """What the model wrote for itself; `sealed`: also as a text for clients that keep no other."""
+    """What the model wrote for itself; sealed too, as some clients keep nothing else of it."""
 
     prefix = "rs"
     kind = "reasoning_text"
-
-    def __init__(self, base_id: str, index: int, *, sealed: bool) -> None:
-        super().__init__(base_id, index)
-        self._sealed = sealed
 
     def grow(self, text: str, scores: Sequence[Raw] = ()) -> Json:
         self._texts.append(text)
         return self._event("reasoning_text.delta", content_index=0, delta=text)
 
     def shown(self, status: str) -> Json:
-        return {
-            **self._bare(status),
-            "content": [self._part(self.text)],
-            "encrypted_content": seal(self.text) if self._sealed else None,
-        }
+        return {**self._bare(status), "content": [self._part(self.text)], "encrypted_content": seal(self.text)}
 
     def _bare(self, status: str) -> Json:
         empty: Json = {"summary": [], "content": [], "encrypted_content": None}

@@ -25,7 +25,6 @@ class Output:
         base_id: what the ids of items are made of.
         splits: a parser makes the events; else all text is content.
         call_id: the id of a call by its number.
-        sealed: thoughts come as `encrypted_content` too.
         write_scores: the inside of a JSON list of scores; None: they are not told.
     """
 
@@ -35,13 +34,11 @@ class Output:
         *,
         splits: bool,
         call_id: Callable[[int], str],
-        sealed: bool = False,
         write_scores: Callable[[Sequence[TokenScore]], Raw] | None = None,
     ) -> None:
         self._base_id = base_id
         self._splits = splits
         self._call_id = call_id
-        self._sealed = sealed
         self._write_scores = write_scores
         self._scored = ScoredEvents(splits=splits) if write_scores is not None else None
         self._closed: list[Json] = []
@@ -76,7 +73,7 @@ class Output:
         if isinstance(first, Content) and not isinstance(self._open, Message):
             yield from self._begin(Message(self._base_id, index))
         elif isinstance(first, Reasoning) and not isinstance(self._open, Thoughts):
-            yield from self._begin(Thoughts(self._base_id, index, sealed=self._sealed))
+            yield from self._begin(Thoughts(self._base_id, index))
         assert self._open is not None
         text = "".join(event.text for event, _ in run if not isinstance(event, ToolCallStart))
         scores = [score for _, some in run for score in some]

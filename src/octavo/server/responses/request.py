@@ -32,7 +32,7 @@ from octavo.server.unserved import REFUSED, Refusal
 
 LOGPROBS, SEALED = "message.output_text.logprobs", "reasoning.encrypted_content"
 INCLUDED = (LOGPROBS, SEALED)
-"""What a response tells only if it is asked to."""
+"""What a response may be asked to tell; thoughts are always sealed."""
 
 _STATELESS = "nothing is kept here: send the earlier items in input"
 _FORM = "use text.format or structured_outputs"
@@ -121,7 +121,6 @@ class ResponseRequest(ResponseFields):
         return ResponseCall(
             call=call,
             stream=bool(self.stream),
-            sealed=SEALED in (self.include or []),
             told=self._told(call),
         )
 
@@ -192,8 +191,6 @@ class ResponseCall:
 
     call: Call[ChatRequest]
     stream: bool
-    sealed: bool
-    """Thoughts come as `encrypted_content` too."""
     told: bytes
     """The fields of the request that a response tells again, as the JSON of an object."""
 

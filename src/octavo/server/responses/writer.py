@@ -45,7 +45,6 @@ class ResponseWriter(GenerationWriter):
             request_id,
             splits=call.reading.splits,
             call_id=self._call_id,
-            sealed=call.sealed,
             write_scores=self._scores if call.has_logprobs else None,
         )
         self._head = {
