@@ -37,10 +37,10 @@ def message(content: Any, **fields: Any) -> Any:
 CASES = [
     # Input items
     response("no input", "input", "required", input=...),
-    response("null input", "input", input=None),
+    response("null input", "input", "list of", input=None),
     response("a number as input", "input", input=7),
     response("no items", "input", input=[]),
-    response("an item that is a text", "input", input=["hi"]),
+    response("an item that is a text", "input[0]", "type", input=["hi"]),
     item("an unknown type", "input[0].type", "must be one of message", {"type": "web_search_call", "id": "x"}),
     item("no type", "input[0].type", "message", {"content": "hi"}),
     item("an item by reference", "input[1].type", "send the item itself", message("a"), {"type": "item_reference", "id": "msg_1"}),
@@ -72,7 +72,7 @@ CASES = [
     response("a tool of the server", "tools[1]", "'web_search'", tools=[TOOL, {"type": "web_search"}]),
     response("a custom tool", "tools[0]", "'custom'", tools=[{"type": "custom", "name": "f"}]),
     response("a tool without a name", "tools[0].name", "", tools=[{"type": "function"}]),
-    response("a tool as chat has it", "tools[0].name", "", tools=[WEATHER]),
+    response("a tool as chat has it", "tools[0].name", "in no function", tools=[WEATHER]),
     response("a tool with a wrong name", "tools", "tools[0].name", tools=[{**TOOL, "name": "a b"}]),
     response("a tool with a wrong schema", "tools", "tools[0].parameters", tools=[{**TOOL, "parameters": {"type": "list"}}]),
     response("a tool twice", "tools", "twice", tools=[TOOL, TOOL]),
@@ -80,8 +80,8 @@ CASES = [
     response("tools that are no list", "tools", "", tools="none"),
     response("tool_choice without tools", "tool_choice", "no tools", tool_choice="required"),
     response("tool_choice of another tool", "tool_choice", "'f'", tools=[TOOL], tool_choice={"type": "function", "name": "f"}),
-    response("tool_choice of allowed tools", "tool_choice", "", tools=[TOOL], tool_choice={"type": "allowed_tools"}),
-    response("tool_choice in a word", "tool_choice", "", tools=[TOOL], tool_choice="maybe"),
+    response("tool_choice of allowed tools", "tool_choice", "allowed_tools", tools=[TOOL], tool_choice={"type": "allowed_tools"}),
+    response("tool_choice in a word", "tool_choice", "maybe", tools=[TOOL], tool_choice="maybe"),
     # Form, thoughts and what is told
     response("text in a word", "text", "", text="json"),
     response("an unknown form", "text", "json_schema", text={"format": {"type": "xml"}}),

@@ -406,6 +406,24 @@ def test_an_error_before_the_stream_is_an_answer_and_one_within_it_an_event() ->
         server.wait_idle()
 
 
+def test_silence_is_filled_with_comments_that_are_no_events() -> None:
+    with running(worker={"delay_s": 0.6}, sse_keep_alive_interval=0.1) as server:
+        body = {"input": "hi", "max_output_tokens": 2, "ignore_eos": True, "stream": True}
+        answer = server.http.post(PATH, json=body)
+        assert answer.text.count(": keep-alive\n\n") >= 3
+        assert folded(events_of(answer.text))["usage"]["output_tokens"] == 2
+
+
+def test_a_client_that_leaves_ends_its_response() -> None:
+    with running(worker={"delay_s": 0.01}) as server:
+        body = {"input": "hi", "max_output_tokens": 400, "ignore_eos": True, "stream": True}
+        with server.http.stream("POST", PATH, json=body) as answer:
+            assert next(answer.iter_lines()) == "event: response.created"
+        server.wait_idle()
+        status = server.context.loop.status()
+        assert (status.finished["abort"], status.finished["length"]) == (1, 0)
+
+
 def test_a_response_is_counted_and_described(agent: Running) -> None:
     both(agent)
     assert 'http_requests_total{handler="/v1/responses",method="POST",status="200"}' in agent.http.get("/metrics").text

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from octavo.errors import RequestError
+from octavo.server.chat_request import MAX_MESSAGES
 from octavo.server.fields import Json
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -20,19 +21,28 @@ _SEALED = "octavo:"
 """Begins the thoughts of this server where a client asked for them as `encrypted_content`."""
 
 
+ITEMS_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MAX_MESSAGES},
+    ]
+}
+"""How /openapi.json describes `input`."""
+
+
 def seal(thoughts: str) -> str:
     """`thoughts` as text that a client keeps and sends back unread."""
     return _SEALED + base64.urlsafe_b64encode(thoughts.encode()).decode()
 
 
 class Conversation:
-    """Messages of chat made of `instructions` and `given`.
+    """Messages of chat made of `instructions` and of `given`, which is a text or a list of items.
 
     Raises:
-        RequestError: an item is none, or one that cannot be served; `param` names it.
+        RequestError: it is neither, or an item is none, or one that cannot be served; `param` names it.
     """
 
-    def __init__(self, given: str | Sequence[Json], instructions: str | None = None) -> None:
+    def __init__(self, given: Any, instructions: str | None = None) -> None:
         self.messages: list[Json] = []
         self.origins: list[str] = []
         """The field that each message was made of."""
@@ -45,10 +55,14 @@ class Conversation:
         if isinstance(given, str):
             self._add("input", {"role": "user", "content": given})
             return
+        if not isinstance(given, list) or not 1 <= len(given) <= MAX_MESSAGES:
+            raise _wrong("input", f"must be a text or a list of 1 to {MAX_MESSAGES} items")
         for number, item in enumerate(given):
             self._take(item, f"input[{number}]")
 
-    def _take(self, item: Json, where: str) -> None:
+    def _take(self, item: Any, where: str) -> None:
+        if not isinstance(item, dict):
+            raise _wrong(where, "must be an object with a type")
         kind = item.get("type") or ("message" if "role" in item else None)
         read = self._readers.get(kind) if isinstance(kind, str) else None
         if kind == "item_reference":

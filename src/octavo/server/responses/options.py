@@ -107,7 +107,8 @@ class FunctionTool(BaseModel):
                 param=where,
             )
         if self.name is None:
-            raise RequestError(f"{where}.name is missing", param=f"{where}.name")
+            why = "is missing; name, description and parameters stand in the tool itself, in no function"
+            raise RequestError(f"{where}.name {why}", param=f"{where}.name")
         for name, value in (self.model_extra or {}).items():
             if value not in HARMLESS.get(name, (None,)):
                 raise RequestError(f"{where}.{name:.60} cannot be served: leave it out", param=f"{where}.{name:.60}")
@@ -128,17 +129,30 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 """Further fields of a tool, with the values that ask for nothing."""
 
 
-class NamedTool(Option):
-    """The one tool that is to be called."""
-
-    type: Literal["function"]
-    name: str
-
-
 FunctionTools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
-Choice = Literal["none", "auto", "required"] | NamedTool
+Choice = str | Json
+CHOICES = ("none", "auto", "required")
+
+
+def is_enforced(choice: Choice | None) -> bool:
+    """Whether the model has to call."""
+    return choice == "required" or isinstance(choice, dict)
 
 
 def choice_of_chat(choice: Choice | None) -> Any:
-    """The `tool_choice` of chat."""
-    return {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
+    """The `tool_choice` of chat.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if choice is None or choice in CHOICES:
+        return choice
+    if isinstance(choice, dict):
+        name = choice.get("name")
+        if choice.get("type") == "function" and isinstance(name, str) and len(choice) == 2:
+            return {"type": "function", "function": {"name": name}}
+        choice = str(choice.get("type"))
+    raise RequestError(
+        f'tool_choice is {choice!r:.60}, must be {", ".join(CHOICES)} or {{"type": "function", "name": ...}}',
+        param="tool_choice",
+    )

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from octavo.answers import Reading
 from octavo.errors import RequestError
 from octavo.server.body import BodyReader
 from octavo.server.call import Call
-from octavo.server.chat_request import MAX_MESSAGES, ChatRequest
+from octavo.server.chat_request import ChatRequest
 from octavo.server.errors import from_validation
 from octavo.server.fields import Int64, Json, SamplingFields
 from octavo.server.json_pieces import encode
-from octavo.server.responses.input_items import Conversation
+from octavo.server.responses.input_items import ITEMS_SCHEMA, Conversation
 from octavo.server.responses.names import renaming
 from octavo.server.responses.options import (
     Choice,
     FunctionTools,
-    NamedTool,
     ReasoningOption,
     StreamOption,
     TextOption,
     choice_of_chat,
+    is_enforced,
 )
 from octavo.server.unserved import REFUSED, Refusal
 
@@ -34,16 +34,16 @@ LOGPROBS, SEALED = "message.output_text.logprobs", "reasoning.encrypted_content"
 INCLUDED = (LOGPROBS, SEALED)
 """What a response may be asked to tell; thoughts are always sealed."""
 
-_STATELESS = "nothing is kept here: send the earlier items in input"
+_STATELESS = "nothing is kept; send the earlier items in input"
 _FORM = "use text.format or structured_outputs"
 _ONE = "a response is one answer; send the request again, or use chat"
 _REFUSED: Mapping[str, Refusal] = {
     "previous_response_id": ((None,), _STATELESS),
     "conversation": ((None,), _STATELESS),
-    "background": ((None, False), "nothing is kept here: leave it out, and stream"),
-    "background_options": ((None,), "nothing is kept here: leave it out, and stream"),
-    "truncation": ((None, "disabled"), "input is never cut: send a shorter one, and truncation disabled"),
-    "context_management": ((None, []), "input is never cut: send a shorter one"),
+    "background": ((None, False), "nothing is kept; leave it out, and stream"),
+    "background_options": ((None,), "nothing is kept; leave it out, and stream"),
+    "truncation": ((None, "disabled"), "input is never cut; send a shorter one, and truncation disabled"),
+    "context_management": ((None, []), "input is never cut; send a shorter one"),
     "prompt": ((None,), "there are no prompt templates here; put what it says into instructions and input"),
     "max_tool_calls": ((None,), "it bounds tools that the server runs, and there are none; see parallel_tool_calls"),
     "moderation": ((None,), "answers are not moderated"),
@@ -72,7 +72,6 @@ _REFUSED: Mapping[str, Refusal] = {
 Label = Annotated[str, Field(max_length=512)]
 """A text that a response tells again."""
 Metadata = Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)]
-Items = Annotated[list[Json], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class ResponseFields(SamplingFields):
@@ -93,7 +92,7 @@ class ResponseRequest(ResponseFields):
         **_REFUSED,
     }
 
-    input: str | Items
+    input: Annotated[Any, WithJsonSchema(ITEMS_SCHEMA)]
     instructions: str | None = None
     max_output_tokens: int | None = None
     tools: FunctionTools | None = None
@@ -155,8 +154,7 @@ class ResponseRequest(ResponseFields):
 
     def _told(self, call: Call[ChatRequest]) -> bytes:
         """The fields that a response tells again, as the JSON of an object."""
-        enforced = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
-        choice = self.tool_choice.model_dump() if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        enforced = is_enforced(self.tool_choice)
         sampling = call.samplings[0]
         return encode(
             {
@@ -175,7 +173,7 @@ class ResponseRequest(ResponseFields):
                 "store": False,
                 "temperature": sampling.temperature,
                 "text": (self.text or TextOption()).shown(),
-                "tool_choice": choice or "auto",
+                "tool_choice": self.tool_choice or "auto",
                 "tools": [tool.shown(enforced=enforced) for tool in self.tools or []],
                 "top_logprobs": self.top_logprobs or 0,
                 "top_p": sampling.top_p,
