@@ -198,5 +198,6 @@ def test_errors_name_the_item_that_a_message_was_made_of() -> None:
     with talking("x", template="{% for message in messages %}{{ message.content }}{% endfor %}") as server:
         answer = server.http.post(PATH, json={"input": "a", "reasoning": {"effort": "low"}}).json()["error"]
         assert (answer["code"], answer["param"]) == (400, "reasoning.effort")
-        answer = server.http.post(PATH, json={"input": "x" * 5000}).json()["error"]
-        assert (answer["code"], answer["param"]) == (400, "input")
+        for size in (5_000, 200_000):
+            answer = server.http.post(PATH, json={"input": "x" * size}).json()["error"]
+            assert (answer["code"], answer["param"], answer["message"].partition(" ")[0]) == (400, "input", "input")
