@@ -42,6 +42,7 @@ def talking(
     tokenizer: FileTokenizer | None = None,
     template: str = TEMPLATE,
     worker: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """A server whose model answers `says`, or `says(prompt)`."""
@@ -51,7 +52,7 @@ def talking(
         text = says if isinstance(says, str) else says(tokens.decode(prompt, skip_special_tokens=False))
         return [*tokens.encode(text), EOS]
 
-    engine = {"max_model_len": 4096, "num_blocks": 1024, "max_num_batched_tokens": 1024}
+    engine = {"max_model_len": 4096, "num_blocks": 1024, "max_num_batched_tokens": 1024, **(engine or {})}
     worker = {"says": answer, **(worker or {})}
     with running(worker=worker, engine=engine, tokenizer=tokens, template=template, **options) as server:
         yield server

@@ -51,7 +51,7 @@ TEMPLATE = (
 
 def byte_tokenizer(*more_special: str) -> FileTokenizer:
     """One token for each byte, id = byte; 256 ends a message, 257 starts one; further special tokens follow."""
-    alphabet = _byte_characters()
+    alphabet = byte_characters()
     vocabulary = {char: byte for byte, char in enumerate(alphabet)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -60,7 +60,7 @@ def byte_tokenizer(*more_special: str) -> FileTokenizer:
     return FileTokenizer(backend, {"eos_token": "<|im_end|>", "bos_token": None})
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that byte-level BPE writes for each byte, found by asking the library."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))

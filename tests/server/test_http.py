@@ -17,10 +17,17 @@ from octavo.server.unserved import REFUSED
 from server.harness import Running, mock_context, running
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-PATHS = dict(zip((body.__name__ for body in BODIES), (COMPLETIONS, CHAT, "/tokenize", "/detokenize"), strict=True))
+PATHS = {
+    "CompletionRequest": COMPLETIONS,
+    "ChatRequest": CHAT,
+    "ResponseRequest": "/v1/responses",
+    "TokenizeRequest": "/tokenize",
+    "DetokenizeRequest": "/detokenize",
+}
 LEAST: dict[str, Any] = {
     "CompletionRequest": {"prompt": "x", "max_tokens": 1},
     "ChatRequest": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "ResponseRequest": {"input": "x", "max_output_tokens": 1},
     "TokenizeRequest": {"prompt": "x"},
     "DetokenizeRequest": {"tokens": [1]},
 }

@@ -25,6 +25,8 @@ class Part:
     scores: list[TokenScore | None] = dataclasses.field(default_factory=list)
     offsets: list[int] = dataclasses.field(default_factory=list)
     """Characters of the answer before each token."""
+    steps: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """What there was of the text, in characters, and of the events once each token was read."""
 
 
 class Answer:
@@ -117,6 +119,7 @@ class Answer:
             part.scores.append(token.score)
             self._add(detokenizer.push_stop(token.token_id) if ends else detokenizer.push(token.token_id))
             part.offsets.append(detokenizer.offset)
+            part.steps.append((len(part.text), len(part.events)))
             if detokenizer.stop is not None or self._has_all_calls:
                 break
         if update.finish_reason is not None:

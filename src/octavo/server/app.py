@@ -24,6 +24,7 @@ from octavo.server.errors import error_response, from_http
 from octavo.server.middleware import RequestMiddleware
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
+from octavo.server.responses import ResponseRequest, response_routes
 from octavo.server.stats import keep_logging, watch_worker
 from octavo.server.token_request import DetokenizeRequest, TokenizeRequest
 from octavo.server.tokens import token_routes
@@ -32,7 +33,14 @@ from octavo.version import __version__
 RECOVERING_S = 1.0
 """Seconds of silence before an SSE comment line while the next worker takes over."""
 
-BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    CompletionRequest,
+    ChatRequest,
+    ResponseRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
+ROUTES = (completion_routes, chat_routes, response_routes, model_routes, token_routes, probe_routes, about_routes)
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -53,7 +61,7 @@ def create_app(context: ServerContext) -> FastAPI:
         responses=_ERRORS,
     )
     app.state.server = server
-    for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes, about_routes):
+    for routes in ROUTES:
         app.include_router(routes(server))
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(RequestMiddleware, server=server)

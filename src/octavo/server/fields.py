@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StrictInt
 
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
-from octavo.server.body import BodyReader
+from octavo.server.body import Body, BodyReader
 from octavo.server.errors import checked_id
 from octavo.server.structure_fields import StructureFields
 from octavo.text import check_stops
@@ -32,11 +32,9 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationFields(StructureFields):
-    """Fields of both generation routes."""
+class SamplingFields(Body):
+    """Fields of every generation route: how tokens are chosen, where an answer ends, and how it is told."""
 
-    n: int | None = None
-    best_of: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -50,18 +48,25 @@ class GenerationFields(StructureFields):
     include_stop_str_in_output: bool = False
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
     ignore_eos: bool = False
-    max_tokens: int | None = None
     min_tokens: int | None = None
-    prompt_logprobs: Int64 | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
-    return_token_ids: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     request_id: str | None = None
 
     def checked_request_id(self) -> str | None:
         return None if self.request_id is None else checked_id(self.request_id, "request_id")
+
+
+class GenerationFields(SamplingFields, StructureFields):
+    """Fields of completions and chat."""
+
+    n: int | None = None
+    best_of: int | None = None
+    max_tokens: int | None = None
+    prompt_logprobs: Int64 | None = None
+    return_token_ids: bool | None = None
+    stream_options: StreamOptions | None = None
 
     def settle(self) -> None:
         """Forget all fields that may be large: they have become prompts and sampling settings, and each would cost the

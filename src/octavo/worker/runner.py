@@ -212,8 +212,10 @@ class Runner:
         step.hidden_rows = list(starts)
         for rows, logits in self._with_logits(self._rows_to_sample(chunks, starts), hidden):
             step.sampled.append(self._sample_rows(rows, logits))
+            del logits  # the next product's take its room
         for rows, logits in self._with_logits(self._prompt_rows(chunks, starts), hidden):
             step.prompts.append(self._score_known_tokens(rows, logits))
+            del logits
         for sampled in step.sampled:
             slots = upload(torch.tensor([row.slot for row in sampled.rows]), self._device)
             self._last_sampled.index_copy_(0, slots, sampled.token_ids)
@@ -262,6 +264,7 @@ class Runner:
             where = upload(torch.tensor([row.hidden_row for row in together]), self._device)
             logits = self._model.logits(hidden.index_select(0, where))
             yield from zip(_batches(together, self._rows_at_once), logits.split(self._rows_at_once), strict=True)
+            del logits
 
     def _sample_rows(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
         """Sample the tokens of `rows`, and score them where asked."""

@@ -11,9 +11,9 @@ from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
 
 EVERYTHING = SamplingParams(
-    top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
+    top_k=0, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
 )
-"""Settings that take the sampler through all it can do."""
+"""Settings that take the most memory of the sampler: without a small top_k it sorts all ids."""
 BRIEF_TOKENS = 64
 """Of the step where nothing is to be proven."""
 

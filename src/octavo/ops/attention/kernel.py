@@ -105,7 +105,7 @@ def _attend(
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
                 place = key // BLOCK_SIZE
-                block = tl.load(table + place, mask=(key < context) & (place < columns), other=-1)
+                block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
                 known = (block >= 0) & (block < blocks)
                 missing_block |= ((key < context) & (known == 0)).to(tl.int32)
                 slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE

@@ -66,7 +66,7 @@ def _is_truncated(row: Row) -> bool:
 
 
 def _is_plain(row: Row) -> bool:
-    return not row.sampling.greedy and row.sampling.top_k == 0 and row.sampling.top_p == 1
+    return not (row.sampling.greedy or _is_short(row) or _is_truncated(row))
 
 
 def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-The order of summation along K is a function of the weight's format alone: steps of STEP columns, one accumulator (one
-per 128 columns where scales are per block). ROWS, COLS, warps and stages are free.
+The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
+where scales are per block. ROWS, COLS, warps and stages are free.
 """
 
 from __future__ import annotations

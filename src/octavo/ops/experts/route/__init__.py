@@ -47,9 +47,9 @@ def route(
 ) -> Routing:
     """ids = the experts that `rule` chooses, ties to the lower id; weights = what it weighs them by.
 
-    For any logits the ids of a row are distinct and in [0, E) and its weights finite. A row with NaN or infinity is
-    flagged and routed as if all its logits were zero, but with `spoil` by weights of NaN. Rows from `rows_in_use` on get id -1, weight 0 and no flag. A
-    row's result depends on that row alone.
+    For any logits the ids of a row are distinct and in [0, E), and its weights finite unless it is spoilt. A row with NaN or
+    infinity is flagged and routed as if all its logits were zero, with `spoil` by weights of NaN. Rows from `rows_in_use` on get
+    id -1, weight 0 and no flag. A row's result depends on that row alone.
 
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
