@@ -21,6 +21,8 @@ from octavo.server.completion_request import CompletionRequest
 from octavo.server.completions import completion_routes
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import error_response, from_http
+from octavo.server.messages.request import CountTokensRequest, MessagesRequest
+from octavo.server.messages.routes import message_routes
 from octavo.server.middleware import RequestMiddleware
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
@@ -32,7 +34,14 @@ from octavo.version import __version__
 RECOVERING_S = 1.0
 """Seconds of silence before an SSE comment line while the next worker takes over."""
 
-BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+BODIES: tuple[type[BaseModel], ...] = (
+    CompletionRequest,
+    ChatRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -53,7 +62,8 @@ def create_app(context: ServerContext) -> FastAPI:
         responses=_ERRORS,
     )
     app.state.server = server
-    for routes in (completion_routes, chat_routes, model_routes, token_routes, probe_routes, about_routes):
+    generation = (completion_routes, chat_routes, message_routes)
+    for routes in (*generation, model_routes, token_routes, probe_routes, about_routes):
         app.include_router(routes(server))
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(RequestMiddleware, server=server)
@@ -108,7 +118,8 @@ async def _keep_alive(server: Server, interval_s: float) -> None:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = error_response(from_http(error, request.url.path, request.method), request.state.request_id)
+    path = request.url.path
+    answer = error_response(from_http(error, path, request.method), request.state.request_id, path)
     answer.headers.update(error.headers or {})
     return answer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pydantic
@@ -17,7 +17,7 @@ from octavo.config import EngineConfig
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError
 from octavo.server.dispatch import ClientGone
 from octavo.server.errors import SlowRequestError, TooLargeError, from_validation
-from octavo.server.unserved import check_unserved, unknown_names
+from octavo.server.unserved import REFUSED, Refusal, check_unserved, unknown_names
 from octavo.text import ChatTemplate, DefaultSampling, Tokenizer
 
 T = TypeVar("T")
@@ -47,6 +47,9 @@ class Body(BaseModel):
     """The fields of a request; each kind of request is `Preparable`."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    refused: ClassVar[Mapping[str, Refusal]] = REFUSED
+    """Names that the class does not have, and that would change the answer."""
 
     model: str | None = None
 
@@ -114,8 +117,8 @@ class BodyReader:
             reading.request_id = body.checked_request_id()
             self.check_model(body.model)
             extra = body.model_extra or {}
-            check_unserved(extra)
-            reading.unknown = unknown_names(extra)
+            check_unserved(extra, body.refused)
+            reading.unknown = unknown_names(extra, body.refused)
             reading.result = body.prepare(self)
         except OctavoError as error:
             reading.error = error

@@ -69,16 +69,15 @@ class ChatMessages:
         return {"index": event.index, "function": {"arguments": event.text}}
 
     def _opened(self, answer: Answer, event: ToolCallStart) -> dict[str, Any]:
-        id_ = self._call_id(answer, event.index)
+        id_ = call_id(self._request_id, answer, event.index, prefix="call_", short=self._short_ids)
         return {"id": id_, "type": "function", "function": {"name": event.name, "arguments": ""}}
 
-    def _call_id(self, answer: Answer, index: int) -> str:
-        """Equal for an equal call with an equal request id; another for every turn, as its prompt is another."""
-        parts = [self._request_id, answer.index, index, answer.prompt.text]
-        digest = hashlib.sha256(msgspec.json.encode(parts)).digest()
-        if self._short_ids:
-            return base64.b32encode(digest)[:SHORT_ID].decode()
-        return f"call_{digest.hex()[:24]}"
+
+def call_id(request_id: str, answer: Answer, index: int, *, prefix: str, short: bool) -> str:
+    """Equal for an equal call with an equal request id; another for every turn, as its prompt is another."""
+    parts = [request_id, answer.index, index, answer.prompt.text]
+    digest = hashlib.sha256(msgspec.json.encode(parts)).digest()
+    return base64.b32encode(digest)[:SHORT_ID].decode() if short else f"{prefix}{digest.hex()[:24]}"
 
 
 def _thought(text: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from octavo.errors import RequestError
 
@@ -34,7 +34,10 @@ _TEXT = "prompts and answers are text"
 _ONE_ENGINE = "there is one engine; leave it out"
 _LOGPROBS = "use logprobs"
 
-REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+Refusal: TypeAlias = tuple[tuple[Any, ...], str]
+"""The values of a field that ask for nothing, and what to do instead."""
+
+REFUSED: Mapping[str, Refusal] = {
     "suffix": ((None, ""), "insertion is not supported"),
     "use_beam_search": ((None, False), _BEAMS),
     "length_penalty": ((None, 1, 1.0), _BEAMS),
@@ -95,23 +98,23 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((None,), _TEXT),
     "mm_processor_kwargs": ((None, {}), _TEXT),
 }
-"""Fields that would change the answer, the values that ask for nothing, and what to do instead."""
+"""Fields that would change the answer."""
 
 _seen_unknown: set[frozenset[str]] = set()
 _MOST_WARNINGS = 1000
 
 
-def check_unserved(extra: Mapping[str, Any]) -> None:
+def check_unserved(extra: Mapping[str, Any], refused: Mapping[str, Refusal] = REFUSED) -> None:
     """Raises RequestError for the first of the fields that would change the answer."""
     for name, value in extra.items():
-        harmless, remedy = REFUSED.get(name, ((value,), ""))
+        harmless, remedy = refused.get(name, ((value,), ""))
         if value not in harmless:
             raise RequestError(f"{name} cannot be served here: {remedy}", param=name)
 
 
-def unknown_names(extra: Iterable[str]) -> frozenset[str]:
+def unknown_names(extra: Iterable[str], refused: Mapping[str, Refusal] = REFUSED) -> frozenset[str]:
     """Picks the names that nothing here knows; long ones are shortened, and there are no more than a line shows."""
-    unknown = [name for name in extra if name not in WITHOUT_EFFECT and name not in REFUSED]
+    unknown = [name for name in extra if name not in WITHOUT_EFFECT and name not in refused]
     return frozenset(name[:64] for name in sorted(unknown)[:20])
 
 

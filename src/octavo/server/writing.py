@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
@@ -65,30 +66,18 @@ class AnswerFormat(Protocol):
         ...
 
 
-class AnswerWriter:
-    """Writes one generation in one format."""
+class GenerationWriter(abc.ABC):
+    """Writes one generation, as a whole or as events; each protocol has its own words for both.
 
-    def __init__(
-        self,
-        server: Server,
-        body: GenerationFields,
-        answer_format: AnswerFormat,
-        generation: Generation,
-        request_id: str,
-    ) -> None:
+    Args:
+        stream: the answer comes as events.
+    """
+
+    def __init__(self, server: Server, generation: Generation, request_id: str, *, stream: bool) -> None:
         self._server = server
-        self._body = body
-        self._format = answer_format
         self._generation = generation
         self._request_id = request_id
-        self._wrote_extras = False
-        self._head = {
-            "id": f"{answer_format.id_prefix}-{request_id}",
-            "object": answer_format.chunk_object if body.stream else answer_format.object,
-            "created": int(time.time()),
-            "model": server.reader.check_model(body.model),
-            "system_fingerprint": server.fingerprint,
-        }
+        self._stream = stream
 
     async def answer(self, request: HttpRequest) -> Response:
         """Begin, and return the HTTP answer.
@@ -98,7 +87,7 @@ class AnswerWriter:
             ClientGone: nobody waits for the answer.
         """
         await self._generation.begin()
-        if self._body.stream:
+        if self._stream:
             return EventStream(self._events(), self._generation)
         try:
             async with leaving(request.receive, self._generation.stream):
@@ -106,19 +95,37 @@ class AnswerWriter:
         finally:
             self._generation.close()
 
+    @abc.abstractmethod
+    def _pieces(self, answers: Sequence[Answer]) -> Pieces:
+        """The whole."""
+
+    @abc.abstractmethod
+    def _write(self, answer: Answer) -> list[bytes]:
+        """Events for what is new in `answer`; none while there is too little to tell."""
+
+    @abc.abstractmethod
+    def _ending(self) -> bytes:
+        """The events after all answers."""
+
+    @abc.abstractmethod
+    def _failure(self, error: OctavoError) -> bytes:
+        """The events that tell an error, and end the stream."""
+
+    def _silence(self) -> bytes:
+        """What a stream sends when it has nothing to tell: a comment."""
+        return RECOVERING if self._server.context.loop.status().recovering else KEEP_ALIVE
+
+    def _is_due(self, answer: Answer) -> bool:
+        """Whether enough of `answer` is new to be told."""
+        enough = len(answer.part.token_ids) >= self._server.context.settings.stream_interval
+        return answer.finished() or answer.parts_taken == 0 or enough
+
     async def _whole(self) -> Pieces:
         generation = self._generation
         while generation.answers.running:
             await generation.advance()
         answers = list(generation.answers)
         return await self._off_loop(answers, self._pieces)
-
-    def _pieces(self, answers: Sequence[Answer]) -> Pieces:
-        """One object, with a piece for each choice."""
-        choices = [encode(self._format.message(answer, answer.take_part())) for answer in answers]
-        head = encode({**self._head, "choices": []}).removesuffix(b"]}")
-        rest = encode({"usage": self._generation.usage(), **self._format.extras(answers)}).removeprefix(b"{")
-        return joined([head, choices[0], *(part for choice in choices[1:] for part in (b",", choice)), b"],", rest])
 
     async def _off_loop(self, answers: Sequence[Answer], write: Callable[[Sequence[Answer]], T]) -> T:
         """`write(answers)`: beside the event loop if they are long."""
@@ -136,38 +143,66 @@ class AnswerWriter:
                 touched = await generation.advance()
                 events = await self._off_loop(touched, self._write_all)
                 if events or not touched:
-                    yield events or self._comment
-            if self._wants_usage:
-                yield self._event([], usage=generation.usage())
+                    yield events or self._silence()
+            yield self._ending()
         except OctavoError as error:
-            yield _data(error_object(error, self._request_id))
+            yield self._failure(error)
         except ClientGone:
             raise
         except Exception:
             log.exception("request %s failed", self._request_id)
-            yield _data(error_object(InternalError(), self._request_id))
-        yield DONE
+            yield self._failure(InternalError())
 
-    @property
-    def _comment(self) -> bytes:
-        """The comment that a stream sends when it has nothing to tell."""
-        return RECOVERING if self._server.context.loop.status().recovering else KEEP_ALIVE
+    def _write_all(self, answers: Sequence[Answer]) -> bytes:
+        return b"".join([event for answer in answers for event in self._write(answer)])
+
+
+class AnswerWriter(GenerationWriter):
+    """Writes one generation in one of OpenAI's formats."""
+
+    def __init__(
+        self,
+        server: Server,
+        body: GenerationFields,
+        answer_format: AnswerFormat,
+        generation: Generation,
+        request_id: str,
+    ) -> None:
+        super().__init__(server, generation, request_id, stream=bool(body.stream))
+        self._body = body
+        self._format = answer_format
+        self._wrote_extras = False
+        self._head = {
+            "id": f"{answer_format.id_prefix}-{request_id}",
+            "object": answer_format.chunk_object if body.stream else answer_format.object,
+            "created": int(time.time()),
+            "model": server.reader.check_model(body.model),
+            "system_fingerprint": server.fingerprint,
+        }
+
+    def _pieces(self, answers: Sequence[Answer]) -> Pieces:
+        """One object, with a piece for each choice."""
+        choices = [encode(self._format.message(answer, answer.take_part())) for answer in answers]
+        head = encode({**self._head, "choices": []}).removesuffix(b"]}")
+        rest = encode({"usage": self._generation.usage(), **self._format.extras(answers)}).removeprefix(b"{")
+        return joined([head, choices[0], *(part for choice in choices[1:] for part in (b",", choice)), b"],", rest])
+
+    def _ending(self) -> bytes:
+        usage = self._event([], usage=self._generation.usage()) if self._wants_usage else b""
+        return usage + DONE
+
+    def _failure(self, error: OctavoError) -> bytes:
+        return _data(error_object(error, self._request_id)) + DONE
 
     @property
     def _wants_usage(self) -> bool:
         return self._body.wants_usage_chunk or self._server.context.settings.enable_force_include_usage
 
-    def _write_all(self, answers: Sequence[Answer]) -> bytes:
-        return b"".join([event for answer in answers for event in self._write(answer)])
-
     def _write(self, answer: Answer) -> list[bytes]:
-        """Events for what is new in `answer`; none while there is too little to tell."""
-        first = answer.parts_taken == 0
-        enough = first or len(answer.part.token_ids) >= self._server.context.settings.stream_interval
-        if not (answer.finished() or enough):
+        if not self._is_due(answer):
             return []
         events = []
-        first_chunk = self._format.first_chunk(answer) if first else None
+        first_chunk = self._format.first_chunk(answer) if answer.parts_taken == 0 else None
         if first_chunk is not None:
             events.append(self._event([first_chunk]))
         return events + [self._event([choice]) for choice in self._format.chunks(answer, answer.take_part())]

@@ -72,6 +72,11 @@ class ChatTemplate:
         """Names that the template reads and does not set."""
         return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
+    @property
+    def default_names(self) -> frozenset[str]:
+        """Arguments that are set where requests do not set them."""
+        return frozenset(self._default_kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         """All but what Jinja compiled and what renders with it, which no other process can be sent."""
         return {name: value for name, value in vars(self).items() if name not in ("_template", "_probe")}
