@@ -327,7 +327,6 @@ def test_what_a_template_refuses_is_told_by_its_place() -> None:
     with talking("x", template=shown) as server:
         for fields, says in (
             ({"system": "x"}, "system: "),
-            (turns(("user", "x"), ("system", "y")), "messages.1: "),
             (turns(("user", "x"), ("assistant", [CALL]), ("user", [RESULT])), "messages.1: "),
             ({"tools": [TOOL]}, "tools"),
         ):

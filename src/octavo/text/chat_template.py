@@ -73,6 +73,11 @@ class ChatTemplate:
         return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
     @property
+    def shows_later_systems(self) -> bool:
+        """Whether a message of the system may come after others."""
+        return self._probe.shows_later_systems
+
+    @property
     def default_names(self) -> frozenset[str]:
         """Arguments that are set where requests do not set them."""
         return frozenset(self._default_kwargs)

@@ -61,10 +61,15 @@ class Turn:
 
 
 class Conversation:
-    """Turns of one role that follow each other become one."""
+    """Turns of one role that follow each other become one.
 
-    def __init__(self) -> None:
+    Args:
+        later_systems: the chat template takes messages of the system after others; else a user's text says what they do.
+    """
+
+    def __init__(self, *, later_systems: bool) -> None:
         self.turns: list[Turn] = []
+        self._later_systems = later_systems
         self._calls: set[str] = set()
         """Ids so far."""
 
@@ -83,6 +88,11 @@ class Conversation:
         Raises:
             RequestError: it has a block that its role cannot have, or a result of no call.
         """
+        later = message.role == "system" and any(turn.role != "system" for turn in self.turns)
+        if later and not self._later_systems:
+            texts = [_text_of(block, place) for block, place in _places(message.content, where)]
+            self._turn("user", where).texts += ["<system>", *texts, "</system>"]
+            return
         add = {"user": self._add_to_user, "assistant": self._add_to_assistant, "system": self._add_to_system}
         turn = self._turn(message.role, where)
         for block, place in _places(message.content, where):
@@ -98,7 +108,7 @@ class Conversation:
 
     def _turn(self, role: str, where: str) -> Turn:
         """The turn that goes on, or a new one."""
-        if role == "system" or not self.turns or self.turns[-1].role != role:
+        if not self.turns or self.turns[-1].role != role:
             self.turns.append(Turn(role, where))
         return self.turns[-1]
 

@@ -28,7 +28,9 @@ NAMES = {
     "thinking_token_budget": "thinking.budget_tokens",
 }
 """Field of chat -> field of a message."""
-_UNLIKE_WORDS = re.compile(r"\b(response_format|reasoning_effort|thinking_token_budget)\b")
+_UNLIKE_WORDS = {**NAMES, "reasoning_effort none": "thinking of type disabled"}
+"""Those of chat that are no words of a sentence."""
+_UNLIKE_WORD = re.compile(r"\b(response_format|reasoning_effort(?: none)?|thinking_token_budget)\b")
 
 
 def speaks_messages(path: str) -> bool:
@@ -53,7 +55,7 @@ def _named(message: str, param: str | None) -> str:
         return message
     name = NAMES.get(param, param)
     message = name + message[len(param) :] if message.startswith(param) else message
-    message = _UNLIKE_WORDS.sub(lambda found: NAMES[found[0]], message)
+    message = _UNLIKE_WORD.sub(lambda found: _UNLIKE_WORDS[found[0]], message)
     where, space, rest = message.partition(" ")
     where = where.replace(".function.parameters", ".input_schema").replace(".function.", ".")
     message = where + space + rest

@@ -100,7 +100,8 @@ class MessageFields(Body):
             RequestError: something in it cannot be served.
         """
         self._check()
-        conversation = Conversation()
+        template = reader.chat_template
+        conversation = Conversation(later_systems=template is not None and template.shows_later_systems)
         if self.system is not None:
             conversation.add_system(self.system)
         for number, message in enumerate(self.messages):
