@@ -150,6 +150,27 @@ def events_of(answer: Any) -> list[dict[str, Any]]:
     return events
 
 
+def test_the_client_runs_tools_by_itself(saying: Saying) -> None:
+    """It would have the server keep the conversation, and goes on without when it hears that this one does not."""
+
+    def says(prompt: str) -> str:
+        return "It is 12 degrees." if "12 degrees" in prompt else CALL
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Weather of a city
+
+        Args:
+            city: its name
+        """
+        return f"12 degrees in {city}"
+
+    with saying(says) as server, client_of(server) as client:
+        runner = client.beta.messages.tool_runner(**body(), tools=[get_weather])
+        assert runner.until_done().content[0].to_dict()["text"] == "It is 12 degrees."
+        assert "12 degrees in Köln" in prompt_of(server)
+
+
 def test_the_wire(saying: Saying) -> None:
     with saying(f"<think>x</think>a{CALL}") as server:
         answer = server.http.post(PATH, json=body(tools=[TOOL], thinking=ADAPTIVE, stream=True))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -158,6 +157,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a container": ({"container": "x"}, "container"),
     "another server's tools": ({"mcp_servers": [{"type": "url", "url": "x", "name": "x"}]}, "mcp_servers"),
+    "a thread": ({"thread": {"type": "create"}}, "thread cannot"),
     "haste": ({"speed": "fast"}, "speed"),
     "a field of chat": ({"seed": 5}, "seed"),
     "another field of chat": ({"n": 2}, "n cannot"),
@@ -278,25 +278,32 @@ def test_keys() -> None:
 
 
 def test_a_full_queue_and_a_server_that_drains() -> None:
-    with running(worker={"delay_s": 0.05}, engine={"max_num_seqs": 1, "max_num_queued_reqs": 1}) as server:
-        body = {"max_tokens": 20, "messages": [QUESTION]}
-        threads = [threading.Thread(target=lambda: server.http.post(PATH, json=body)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        while server.context.loop.status().waiting < 1:
-            time.sleep(0.005)
-        refused = server.http.post(PATH, json=body)
-        check_error(refused, 529, "overloaded_error", "full")
-        assert int(refused.headers["retry-after"]) >= 1
-        with anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0) as client:
-            with pytest.raises(anthropic.APIStatusError) as told:
-                client.messages.create(model="mock", max_tokens=1, messages=[{"role": "user", "content": "x"}])
-            assert told.value.status_code == 529
-        for thread in threads:
-            thread.join()
+    worker = {"delay_s": 0.05, "says": lambda _: [97] * 400}
+    with running(worker=worker, engine={"max_num_seqs": 1, "max_num_queued_reqs": 1}) as server:
+        body = {"max_tokens": 400, "messages": [QUESTION], "stream": True}
+        with server.http.stream("POST", PATH, json=body):
+            wait_until(lambda: server.context.loop.status().running == 1)
+            with server.http.stream("POST", PATH, json=body):
+                wait_until(lambda: server.context.loop.status().waiting == 1)
+                refused = server.http.post(PATH, json=body)
+                check_error(refused, 529, "overloaded_error", "full")
+                assert int(refused.headers["retry-after"]) >= 1
+                with (
+                    anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0) as client,
+                    pytest.raises(anthropic.APIStatusError) as told,
+                ):
+                    client.messages.create(model="mock", max_tokens=1, messages=[{"role": "user", "content": "x"}])
+                assert told.value.status_code == 529
         server.server.draining = True
         check_error(server.http.post(PATH, json=body), 529, "overloaded_error", "shutting down")
         server.wait_idle()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
 
 
 def test_a_request_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ NAMES = {
     "thinking_token_budget": "thinking.budget_tokens",
 }
 """Field of chat -> field of a message."""
+DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
+"""Of errors about a field, where clients read them: theirs goes on without a thread, and sends all messages."""
 _UNLIKE_WORDS = {**NAMES, "reasoning_effort none": "thinking of type disabled"}
 """Those of chat that are no words of a sentence."""
 _UNLIKE_WORD = re.compile(r"\b(response_format|reasoning_effort(?: none)?|thinking_token_budget)\b")
@@ -45,8 +47,10 @@ def messages_error(error: OctavoError, message: str, request_id: str) -> dict[st
         message = f"prompt is too long: {error.num_tokens} tokens > {error.most} maximum"
     elif isinstance(error, RequestError):
         message = _named(message, error.param)
-    kind = KINDS.get(error.status, "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    told: dict[str, Any] = {"type": KINDS.get(error.status, "invalid_request_error"), "message": message}
+    if isinstance(error, RequestError) and error.param in DETAILS:
+        told["details"] = DETAILS[error.param]
+    return {"type": "error", "error": told, "request_id": request_id}
 
 
 def _named(message: str, param: str | None) -> str:
