@@ -6,6 +6,7 @@
     │   └── ChangedWeightsError    no longer what it was at the start
     ├── KernelContractError    a tensor breaks a kernel contract  a bug in the caller: 500
     ├── RequestError           a request is wrong                 400
+    │   ├── PromptTooLongError no model here reads so much        400
     │   ├── AuthenticationError                                   401
     │   └── NotFoundError      unknown model or route             404
     ├── OverloadedError        the queue is full or recovering    503 with Retry-After
@@ -77,6 +78,15 @@ class RequestError(OctavoError):
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class PromptTooLongError(RequestError):
+    """The prompt has `num_tokens` tokens or more, of which a request may have `most`."""
+
+    def __init__(self, message: str, *, param: str | None = None, num_tokens: int = 0, most: int = 0) -> None:
+        super().__init__(message, param=param)
+        self.num_tokens = num_tokens
+        self.most = most
 
 
 class AuthenticationError(RequestError):

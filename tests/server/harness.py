@@ -192,6 +192,7 @@ def mock_context(
     tokenizer = tokenizer or byte_tokenizer()
     forks = forks or ForkServer(Vocabulary(tokenizer, config.vocab_size, config.eos_token_ids))
     supervisor = Supervisor(workers, RestartBudget(most, 600.0), metrics.on_recovery)
+    arguments = settings.get("default_chat_template_kwargs")
     context = ServerContext(
         loop=EngineLoop(
             Engine(config, link, metrics.on_step, supervisor=supervisor, fork_server=forks), dispatcher.deliver
@@ -199,7 +200,7 @@ def mock_context(
         dispatcher=dispatcher,
         metrics=metrics,
         tokenizer=tokenizer,
-        chat_template=ChatTemplate(template, special_tokens={}) if template is not None else None,
+        chat_template=None if template is None else ChatTemplate(template, special_tokens={}, default_kwargs=arguments),
         default_sampling=defaults or DefaultSampling(),
         settings=Settings(**{"served_model_name": ("mock", "alias"), **settings}),
         engine_config=config,

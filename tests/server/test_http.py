@@ -21,6 +21,8 @@ PATHS = {
     "CompletionRequest": COMPLETIONS,
     "ChatRequest": CHAT,
     "ResponseRequest": "/v1/responses",
+    "MessagesRequest": "/v1/messages",
+    "CountTokensRequest": "/v1/messages/count_tokens",
     "TokenizeRequest": "/tokenize",
     "DetokenizeRequest": "/detokenize",
 }
@@ -28,6 +30,8 @@ LEAST: dict[str, Any] = {
     "CompletionRequest": {"prompt": "x", "max_tokens": 1},
     "ChatRequest": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "ResponseRequest": {"input": "x", "max_output_tokens": 1},
+    "MessagesRequest": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "CountTokensRequest": {"messages": [{"role": "user", "content": "x"}]},
     "TokenizeRequest": {"prompt": "x"},
     "DetokenizeRequest": {"tokens": [1]},
 }

@@ -25,6 +25,7 @@ from octavo.server.chat_request import ChatRequest
 from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import SMALL_BYTES
 from octavo.server.fields import GenerationFields
+from octavo.server.messages.request import MessagesRequest
 from server.harness import Running, running
 
 MOST_CPU_S = 0.4
@@ -105,6 +106,10 @@ def chat(messages: list[dict[str, str]], **fields: Any) -> tuple[str, bytes]:
     return "/v1/chat/completions", json.dumps({"messages": messages, "max_tokens": 1, **fields}).encode()
 
 
+def message(**fields: Any) -> tuple[str, bytes]:
+    return "/v1/messages", json.dumps({"messages": [HI], "max_tokens": 1, **fields}).encode()
+
+
 def other(path: str, **fields: Any) -> tuple[str, bytes]:
     return path, json.dumps(fields).encode()
 
@@ -112,6 +117,8 @@ def other(path: str, **fields: Any) -> tuple[str, bytes]:
 Made = Callable[[], tuple[str, bytes]]
 STOPS = [f"stop {i}" for i in range(800)]
 HI = {"role": "user", "content": "hi"}
+WORDS = {"type": "text", "text": "word"}
+USE = {"type": "tool_use", "id": "1", "name": "f", "input": {str(number): [number] for number in range(MB)}}
 KINDS: dict[str, tuple[int, Made]] = {
     "text": (200, lambda: other("/tokenize", prompt="word " * (MB // 2))),
     "text with strings": (200, lambda: other("/tokenize", prompt="word " * (MB // 5), return_token_strs=True)),
@@ -140,6 +147,15 @@ KINDS: dict[str, tuple[int, Made]] = {
         200,
         lambda: completion(response_format={"type": "text", **{str(number): [number] for number in range(2 * MB)}}),
     ),
+    "many turns of a message": (400, lambda: message(messages=[HI] * 300_000)),
+    "many turns that are one": (200, lambda: other("/v1/messages/count_tokens", messages=[HI] * 200_000)),
+    "many blocks": (400, lambda: message(messages=[{"role": "user", "content": [WORDS] * 200_000}])),
+    "many blocks that are counted": (
+        200,
+        lambda: other("/v1/messages/count_tokens", messages=[{"role": "user", "content": [WORDS] * 100_000}]),
+    ),
+    "input of a call": (400, lambda: message(messages=[HI, {"role": "assistant", "content": [USE]}])),
+    "a large tool": (400, lambda: message(tools=[{"name": "f", "input_schema": {"x": list(range(MB))}}])),
     "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(2 * MB)})),
     "stop strings": (400, lambda: completion(stop=["stop"] * MB)),
     "stop ids": (400, lambda: completion(stop_token_ids=[1] * (6 * MB))),
@@ -207,6 +223,13 @@ def test_what_is_left_of_a_large_body_is_small(
     """It goes from process to process, and the event loop's thread frees it in the end: fields that nobody reads too."""
     model: Any = body
     reading = roomy.server.reader.read(model, json.dumps(fields).encode())
+    assert reading.error is None
+    assert len(pickle.dumps(reading)) < SMALL_BYTES
+
+
+def test_what_is_left_of_a_large_message_is_small(roomy: Running) -> None:
+    fields = {"messages": [HI], "metadata": {"user_id": "x" * MB}, "cache_control": {"type": "ephemeral", **LARGE}}
+    reading = roomy.server.reader.read(MessagesRequest, json.dumps({**fields, "max_tokens": 1, "odd": LARGE}).encode())
     assert reading.error is None
     assert len(pickle.dumps(reading)) < SMALL_BYTES
 

@@ -175,3 +175,10 @@ def test_a_long_conversation_and_fields_of_the_clients() -> None:
 def test_no_messages_are_refused() -> None:
     with pytest.raises(RequestError, match="messages"):
         ChatTemplate(BOTH, special_tokens={}).render([])
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"), [(KNOWN_ROLES, True), (BOTH, True), (SYSTEM_FIRST, False), (NO_SYSTEM, False)]
+)
+def test_messages_of_the_system_after_others(source: str, shown: bool) -> None:
+    assert ChatTemplate(source, special_tokens={}).shows_later_systems == shown

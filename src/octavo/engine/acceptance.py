@@ -13,7 +13,7 @@ from octavo.config import EngineConfig
 from octavo.engine.request import Request
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
-from octavo.errors import OverloadedError, RequestError
+from octavo.errors import OverloadedError, PromptTooLongError, RequestError
 from octavo.sampling import SamplingParams
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -94,10 +94,12 @@ def _room(num_prompt_tokens: int, config: EngineConfig) -> int:
         raise RequestError("prompt is empty: at least one token is needed", param="prompt")
     limit = config.max_request_tokens
     if num_prompt_tokens >= limit:
-        raise RequestError(
+        raise PromptTooLongError(
             f"prompt has {num_prompt_tokens} tokens, but at most {limit - 1} fit: a request may have {limit} tokens, "
             f"one of them made (max_model_len {config.max_model_len}, KV pool {config.pool_tokens})",
             param="prompt",
+            num_tokens=num_prompt_tokens,
+            most=limit - 1,
         )
     return limit - num_prompt_tokens
 

@@ -21,6 +21,8 @@ from octavo.server.completion_request import CompletionRequest
 from octavo.server.completions import completion_routes
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import error_response, from_http
+from octavo.server.messages.request import CountTokensRequest, MessagesRequest
+from octavo.server.messages.routes import message_routes
 from octavo.server.middleware import RequestMiddleware
 from octavo.server.models import model_routes
 from octavo.server.probes import probe_routes
@@ -37,10 +39,14 @@ BODIES: tuple[type[BaseModel], ...] = (
     CompletionRequest,
     ChatRequest,
     ResponseRequest,
+    MessagesRequest,
+    CountTokensRequest,
     TokenizeRequest,
     DetokenizeRequest,
 )
-ROUTES = (completion_routes, chat_routes, response_routes, model_routes, token_routes, probe_routes, about_routes)
+ROUTES = (
+    completion_routes, chat_routes, response_routes, message_routes, model_routes, token_routes, probe_routes, about_routes,
+)  # fmt: skip
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -116,7 +122,8 @@ async def _keep_alive(server: Server, interval_s: float) -> None:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = error_response(from_http(error, request.url.path, request.method), request.state.request_id)
+    path = request.url.path
+    answer = error_response(from_http(error, path, request.method), request.state.request_id, path)
     answer.headers.update(error.headers or {})
     return answer
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from octavo.answers import Prompt
-from octavo.errors import RequestError
+from octavo.errors import PromptTooLongError, RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyReader
 
@@ -64,9 +64,11 @@ def tokenize(reader: BodyReader, text: str, *, add_special_tokens: bool, param: 
     """
     longest, limit = reader.tokenizer.longest_token, reader.most_tokens
     if longest is not None and len(text) > limit * longest:
-        raise RequestError(
+        raise PromptTooLongError(
             f"{param} has {len(text)} characters, more than {limit} tokens can hold: at most {limit} tokens fit",
             param=param,
+            num_tokens=-(-len(text) // longest),
+            most=limit - 1,
         )
     return reader.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
@@ -78,15 +80,17 @@ def bounded(
     asked: tuple[str, int | None],
     *,
     default: int | None = None,
+    cut: bool = False,
 ) -> SamplingParams:
-    """`sampling` with the max_tokens that `prompt` leaves room for; `asked` is the client's field and value.
+    """`sampling` with the max_tokens that `prompt` leaves room for; `asked` is the client's field and value. `cut`: more than
+    fits is cut to it, by the engine, and not refused.
 
     Raises:
         RequestError: the client asked for more than fits; the message has both numbers.
     """
     name, wanted = asked
     length, limit = len(prompt.token_ids), reader.most_tokens
-    if wanted is not None and length < limit < length + wanted:
+    if wanted is not None and length < limit < length + wanted and not cut:
         raise RequestError(
             f"{name} is {wanted} and the prompt has {length} tokens, together {length + wanted}, but a request may have "
             f"at most {limit} tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -112,6 +112,8 @@ class ChatRequest(ChatFields, GenerationFields):
     parallel_tool_calls: bool = True
     include_reasoning: bool = True
     thinking_token_budget: int | None = None
+    cut_to_room: ClassVar[bool] = False
+    """An answer may have what fits where more is asked for; else that is refused."""
     _continued_role: str | None = PrivateAttr(None)
     _reading: Reading = PrivateAttr(Reading())
 
@@ -140,7 +142,7 @@ class ChatRequest(ChatFields, GenerationFields):
         if structure is not None and structure is not asked:
             check_marks(use.reading(reader.forms, start), reader.tokenizer, structure.asked_as)
             sampling = sampling.replace(structured_outputs=structure)
-        samplings = [bounded(reader, sampling, prompt, self._answer_tokens)]
+        samplings = [bounded(reader, sampling, prompt, self._answer_tokens, cut=self.cut_to_room)]
         self._reading = use.reading(reader.forms, start)
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role

@@ -1,4 +1,5 @@
-"""Turns every error into one answer: `{"error": {"message", "type", "param", "code"}}`, as the openai client reads it."""
+"""Turns every error into one answer: `{"error": {"message", "type", "param", "code"}}`, as the openai client reads it, or what
+Anthropic's clients read on their paths."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from octavo.errors import NotFoundError, OctavoError, OverloadedError, RequestError, WorkerDiedError
+from octavo.server.messages import failures
 
 _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.\-+@~]+/)+[\w.\-+@~]*|[A-Za-z]:\\[^\s'\"]+")
 MAX_MESSAGE = 4000
@@ -53,9 +55,11 @@ class InternalError(OctavoError):
         super().__init__("internal error; the server's log says more")
 
 
-def error_object(error: OctavoError, request_id: str) -> dict[str, Any]:
-    """The body for `error`; names the request, and no path of this machine."""
+def error_object(error: OctavoError, request_id: str, path: str = "") -> dict[str, Any]:
+    """The body for `error` of a request to `path`; names the request, and no path of this machine."""
     message = error.message[:MAX_MESSAGE] if isinstance(error, RequestError) else public_cause(error.message)
+    if failures.speaks_messages(path):
+        return failures.messages_error(error, message, request_id)
     param = error.param if isinstance(error, RequestError) else None
     return {
         "error": {
@@ -73,15 +77,20 @@ def public_cause(message: str) -> str:
     return _PATH.sub("<path>", first)[:500]
 
 
-def error_response(error: OctavoError, request_id: str) -> Response:
-    """The HTTP answer for `error`."""
+def error_status(error: OctavoError, path: str) -> int:
+    """The status of the answer for `error` of a request to `path`."""
+    return failures.STATUS.get(error.status, error.status) if failures.speaks_messages(path) else error.status
+
+
+def error_response(error: OctavoError, request_id: str, path: str = "") -> Response:
+    """The HTTP answer for `error` of a request to `path`."""
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, min(120, error.retry_after_s)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = msgspec.json.encode(error_object(error, request_id))
-    return Response(body, error.status, headers, media_type="application/json")
+    body = msgspec.json.encode(error_object(error, request_id, path))
+    return Response(body, error_status(error, path), headers, media_type="application/json")
 
 
 def not_accepted(error: WorkerDiedError) -> OverloadedError:
@@ -101,7 +110,7 @@ def from_http(error: HTTPException, path: str, method: str) -> OctavoError:
 def from_validation(error: pydantic.ValidationError) -> RequestError:
     """The first thing wrong with a body, by the name of its field."""
     first, *others = error.errors(include_url=False, include_context=False, include_input=False)
-    where = ".".join(str(part) for part in first["loc"])[:200]
+    where = ".".join(part for part in map(str, first["loc"]) if part.strip())[:200]  # some parts of unions have no name
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not JSON: {first['msg']}")

@@ -130,7 +130,8 @@ class HttpProtocol(HttpToolsProtocol):
         return not self.cycle.response_started
 
     def _write_error(self, error: OctavoError) -> None:
-        body = msgspec.json.encode(error_object(error, "none"))
+        path = "" if self._in_head else self.scope["path"]
+        body = msgspec.json.encode(error_object(error, "none", path))
         phrase = http.HTTPStatus(error.status).phrase.encode()
         self.transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"

@@ -17,6 +17,7 @@ from octavo.errors import AuthenticationError, OctavoError
 from octavo.server.context import Server
 from octavo.server.dispatch import ClientGone
 from octavo.server.errors import InternalError, checked_id, error_response
+from octavo.server.messages.failures import speaks_messages
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("octavo.access")
@@ -51,7 +52,7 @@ class RequestMiddleware:
         try:
             exchange.read_id()
             if scope["path"] not in OPEN_PATHS:
-                self._keys.check(exchange.headers.get("authorization", ""))
+                self._keys.check(exchange.headers)
             await self._app(scope, receive, exchange.send)
         except ClientGone:
             exchange.status = CLIENT_GONE_STATUS
@@ -120,13 +121,15 @@ class Exchange:
             self.status = message["status"]
             if self._shows_id:
                 MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+                if speaks_messages(self.scope["path"]):
+                    MutableHeaders(scope=message)["request-id"] = self.request_id  # where their clients look
         await self._send(message)
 
     async def answer(self, error: OctavoError, receive: Receive) -> None:
         """Tell `error`, unless an answer has begun: then the connection can only be closed, by raising."""
         if self._begun:
             raise error
-        await error_response(error, self.request_id)(self.scope, receive, self.send)
+        await error_response(error, self.request_id, self.scope["path"])(self.scope, receive, self.send)
 
 
 class Keys:
@@ -135,15 +138,18 @@ class Keys:
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
-    def check(self, authorization: str) -> None:
-        """Raises AuthenticationError unless the header bears a key, or none is asked for."""
+    def check(self, headers: Headers) -> None:
+        """Raises AuthenticationError unless one of the headers bears a key, or none is asked for."""
         if not self._digests:
             return
-        scheme, _, sent = authorization.partition(" ")
-        digest = _digest(sent.strip())
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise AuthenticationError("a valid API key is needed: send it as 'Authorization: Bearer <key>'")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        sent = [bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")]
+        digests = [_digest(key.strip()) for key in sent if key.strip()]
+        matches = [hmac.compare_digest(digest, known) for digest in digests for known in self._digests]
+        if not any(matches):
+            raise AuthenticationError(
+                "a valid API key is needed: send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'"
+            )
 
 
 def _digest(key: str) -> bytes:

@@ -72,6 +72,16 @@ class ChatTemplate:
         """Names that the template reads and does not set."""
         return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
 
+    @property
+    def shows_later_systems(self) -> bool:
+        """Whether a message of the system may come after others."""
+        return self._probe.shows_later_systems
+
+    @property
+    def default_names(self) -> frozenset[str]:
+        """Arguments that are set where requests do not set them."""
+        return frozenset(self._default_kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         """All but what Jinja compiled and what renders with it, which no other process can be sent."""
         return {name: value for name, value in vars(self).items() if name not in ("_template", "_probe")}

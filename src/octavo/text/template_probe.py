@@ -74,6 +74,12 @@ class TemplateProbe:
             self._try([_USER, {"role": "assistant", "content": "", "tool_calls": [call]}, result], None)
         )
 
+    @functools.cached_property
+    def shows_later_systems(self) -> bool:
+        """Whether a message of the system is shown that comes after one of the user."""
+        content = _as_part(_mark(0)) if self.form("system") is ContentForm.PARTS else _mark(0)
+        return "0" in _marks(self._try([_USER, {"role": "system", "content": content}], None))
+
     def first_hidden(self, messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> int | None:
         """The place of the first message whose text would not be in the prompt; None if all are.
 

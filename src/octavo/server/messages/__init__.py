@@ -1,0 +1,1 @@
+"""Anthropic's messages: their blocks, events and errors over the same core as chat."""
