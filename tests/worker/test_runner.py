@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -52,7 +54,7 @@ def test_a_plan_of_releases_alone_runs() -> None:
 def test_prompt_scores_cross_chunk_borders_exactly(cuts: list[int], num_top: int, small_pieces: bool) -> None:
     runner = toy_runner()
     if small_pieces:
-        runner._rows_at_once = 2
+        runner._rows_of_logits, runner._rows_at_once = 3, 2
     runner.run(StepPlan(1, [], [admit(0, [1, 2])], [Chunk(0, 0, 2, [20, 21, 22, 23, 24], True)]))
     sampling = GREEDY.replace(prompt_logprobs=num_top)
     start, step = 0, 2
@@ -93,16 +95,42 @@ def test_a_single_prompt_token_has_no_scores() -> None:
 
 
 def test_rows_are_answered_in_pieces_with_the_same_result() -> None:
-    def run(rows_at_once: int) -> object:
+    def run(rows_of_logits: int, rows_at_once: int) -> object:
         runner = toy_runner()
-        runner._rows_at_once = rows_at_once
+        runner._rows_of_logits, runner._rows_at_once = rows_of_logits, rows_at_once
         sampling = SamplingParams(seed=4, logprobs=3, prompt_logprobs=1)
         admissions = [admit(slot, PROMPT[slot:], sampling if slot != 1 else GREEDY) for slot in range(3)]
         chunks = [Chunk(slot, 0, 10 - slot, [3 * slot, 3 * slot + 1, 3 * slot + 2], True) for slot in range(3)]
         result = runner.run(StepPlan(1, [], admissions, chunks))
         return result.sampled, result.prompt_scores
 
-    assert run(512) == run(1) == run(2)
+    assert run(512, 512) == run(1, 1) == run(512, 2) == run(3, 2) == run(4, 8)
+
+
+class WatchedModel(ToyModel):
+    """Counts how many products of logits are alive when it makes another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref[object]] = []
+        self.alive_at_once = 0
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.alive_at_once = max(self.alive_at_once, 1 + sum(made() is not None for made in self.made))
+        memory = super().logits(hidden).numpy().copy()
+        self.made.append(weakref.ref(memory))
+        return torch.from_numpy(memory)
+
+
+def test_logits_are_let_go_before_others_are_made() -> None:
+    model, config = WatchedModel(), toy_config()
+    runner = Runner(model, toy_cache(config), config, vocab_size=VOCAB)
+    runner._rows_of_logits, runner._rows_at_once = 4, 2
+    admissions = [admit(slot, PROMPT, SamplingParams(seed=1, prompt_logprobs=0)) for slot in range(4)]
+    chunks = [Chunk(slot, 0, 10, [3 * slot, 3 * slot + 1, 3 * slot + 2], True) for slot in range(4)]
+    runner.run(StepPlan(1, [], admissions, chunks))
+    assert len(model.made) >= 10
+    assert model.alive_at_once == 1
 
 
 def test_a_token_has_as_many_top_scores_as_asked_for() -> None:

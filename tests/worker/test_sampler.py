@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.sampling import SamplingParams
+from octavo.worker.sampling import sampler
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.counts import TokenCounts
@@ -296,3 +298,35 @@ def test_allowed_ids_are_those_not_masked_and_touch_no_other_row(
         choice.token_ids.tolist(), drawn, under, without.tolist(), strict=True
     ):
         assert token in allowed if masked else token == other
+
+
+def test_picking_the_likeliest_gives_what_sorting_all_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    pick = random.Random(5)
+    noise = torch.Generator().manual_seed(5)
+    for vocab in (1, 5, 300):
+        logits = (torch.randn((40, vocab), generator=noise) * 2).round() / 2  # many ties
+        logits[::7] = logits[::7].masked_fill(torch.rand(logits[::7].shape, generator=noise) < 0.9, -30.0)
+        rows = [
+            Row(
+                SamplingParams(
+                    temperature=pick.choice([0.3, 1.0, 2.0]),
+                    top_k=pick.choice([-1, 0, 1, 2, 20, 299, 1000]),
+                    top_p=pick.choice([1.0, 0.8, 0.1]),
+                    min_p=pick.choice([0, 0.05]),
+                    seed=pick.randrange(1000),
+                ),
+                pick.randrange(100),
+            )
+            for _ in logits
+        ]
+        picked = sample(logits, rows).token_ids
+        assert len(set(picked.tolist())) > 1 or vocab == 1
+        monkeypatch.setattr(sampler, "SMALL", 0)
+        assert torch.equal(sample(logits, rows).token_ids, picked)
+        monkeypatch.undo()
+
+
+def test_an_unbounded_row_is_drawn_from_all_ids() -> None:
+    for top_k in (0, -1):
+        rows = [Row(SamplingParams(seed=seed, top_k=top_k), 3) for seed in range(50)]
+        assert len(set(sample(torch.zeros((50, 8)), rows).token_ids.tolist())) == 8

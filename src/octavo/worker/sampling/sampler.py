@@ -14,7 +14,7 @@ from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.finite import finite_rows
 from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
-SHORT = 1024
+SMALL = 1024
 """Largest top_k for which the likeliest ids are picked out; more are found by sorting all."""
 
 
@@ -46,7 +46,11 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     adjust_logits(adjusted, rows)
     token_ids = adjusted.argmax(-1)
     finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
-    for belongs, draw in ((_is_plain, _draw_plain), (_is_short, _draw_short), (_is_truncated, _draw_truncated)):
+    for belongs, draw in (
+        (_is_plain, _draw_plain),
+        (_has_small_top_k, _draw_likeliest),
+        (_is_truncated, _draw_truncated),
+    ):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
         if indices:
             where = upload(torch.tensor(indices), logits.device)
@@ -54,19 +58,19 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     return Choice(token_ids, finite)
 
 
-def _is_short(row: Row) -> bool:
+def _has_small_top_k(row: Row) -> bool:
     """Whether the likeliest few ids are all that can be drawn."""
-    return not row.sampling.greedy and 0 < row.sampling.top_k <= SHORT
+    return not row.sampling.greedy and 0 < row.sampling.top_k <= SMALL
 
 
 def _is_truncated(row: Row) -> bool:
     """Whether the order of all ids by likelihood is needed."""
     truncated = row.sampling.top_k > 0 or row.sampling.top_p < 1
-    return not row.sampling.greedy and truncated and not _is_short(row)
+    return not row.sampling.greedy and truncated and not _has_small_top_k(row)
 
 
 def _is_plain(row: Row) -> bool:
-    return not (row.sampling.greedy or _is_short(row) or _is_truncated(row))
+    return not (row.sampling.greedy or _has_small_top_k(row) or _is_truncated(row))
 
 
 def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
@@ -74,8 +78,8 @@ def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     return _invert(_masses(logits, rows), rows)
 
 
-def _draw_short(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """`_draw_truncated` of rows whose top_k is short: what it does not leave has no mass, and need not be sorted."""
+def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be sorted."""
     count = min(logits.shape[1], max(row.sampling.top_k for row in rows))
     ids = columns_of(sort_keys(logits).topk(count, dim=-1).values, logits.shape[1])
     return _draw_sorted(logits.gather(1, ids), ids, rows)
