@@ -20,7 +20,6 @@ EXCEPTIONS = {
     ("wild_write", "reference"): "it writes out of bounds on purpose, so that a worker dies",
     ("wild_write", "test"): "tests of recovery on a GPU ask for it by the name of the fault",
     ("wild_write", "benchmark"): "there is nothing to be fast at",
-    ("experts/route", "benchmark"): "it takes microseconds of a step, of which `end_to_end.py` measures the whole",
 }
 """(Folder, part): why it has none."""
 
