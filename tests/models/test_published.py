@@ -6,6 +6,7 @@ The names are those that each repository's `model.safetensors.index.json` holds,
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import logging
@@ -29,7 +30,7 @@ SMALL |= {"hidden_size": 128, "max_position_embeddings": 512, "eos_token_id": 1,
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class Published(abc.ABC):
     """A public checkpoint, and what is made smaller of it to be loaded in a test."""
 
     file: str
@@ -41,8 +42,9 @@ class Published:
     def raw(self, **changes: Any) -> dict[str, Any]:
         return {**json.loads((PUBLISHED / self.file).read_text(encoding="utf-8")), **changes}
 
+    @abc.abstractmethod
     def layer(self, number: int, experts: int) -> Iterator[str]:
-        raise NotImplementedError
+        """The names of the tensors of one layer."""
 
     def linear(self, *names: str) -> Iterator[str]:
         """A weight, and its scales."""
