@@ -1,7 +1,8 @@
 """Folders as they are published: the config.json of a public checkpoint, and tensors with exactly its names.
 
-The names are those that each repository's `model.safetensors.index.json` holds, and by which transformers' own mapping
-(`conversion_mapping.py`) finds a checkpoint's tensors.
+The names of layers are those by which transformers' own mapping (`conversion_mapping.py`) finds a checkpoint's tensors. Not yet
+compared with the repositories' own files: GLM-4.5-Air's config.json, the quantization_config of MiniMax-M2, and the names of
+MTP layers.
 """
 
 from __future__ import annotations
