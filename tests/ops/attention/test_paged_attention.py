@@ -199,7 +199,9 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
         lines = {name: torch.cat((getattr(plan, name), stray)) for name, stray in strays.items()}
         counts = [len(lines[name] if name == wrong else getattr(plan, name)) for name in strays]
         in_use = torch.tensor(counts, dtype=torch.int32, device=device)
-        fixed = dataclasses.replace(plan, lines_in_use=in_use, **lines)
+        fixed = dataclasses.replace(
+            plan, work=lines["work"], small_work=lines["small_work"], merges=lines["merges"], lines_in_use=in_use
+        )
         out = paged_attention(queries, cache, fixed, split_results, out=untouched.clone())
         same = torch.equal(out.nan_to_num(99.0), expected.nan_to_num(99.0))
         # The twins: with the lines counted that should not be.

@@ -48,8 +48,8 @@ class QueryTile:
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
-LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=3, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264)
+LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=2, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -119,18 +119,18 @@ def paged_attention(
     out = torch.empty_like(queries) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
     scale = math.log2(math.e) / math.sqrt(width)
-    before = False
+    launched = 0
     for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
             attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
                 queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
-                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale,
+                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, launched,
                 SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
-                ROWS=tile.rows, KEYS_TALL=tile.keys_tall, OVERLAP_PREVIOUS=before,
+                ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
                 num_warps=tile.warps, num_stages=stages or tile.stages, **LAUNCH,
             )  # fmt: skip
-            before = True
+            launched += 1
     if dims["F"]:
         merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
             split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[2:], out,

@@ -162,19 +162,26 @@ def _attend(
             tl.store(split_accs + spot, acc, mask=written)
 
 
-@triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces"])
+@triton.jit(
+    do_not_specialize=[
+        "rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces", "overlap_previous",
+    ]
+)  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, overlap_previous,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
-    OVERLAP_PREVIOUS: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
 
+    overlap_previous: 1 behind the same kernel for other work, beside which this one may run; no constant, so that no step
+    waits for one more kernel to be compiled.
+
     The loop of the second kind costs 6 to 8 % of the first's time on an H200.
     """
-    if OVERLAP_PREVIOUS:
+    if overlap_previous != 0:
         launch_next_early(PDL)
     else:
         wait_for_previous(PDL)
@@ -191,7 +198,7 @@ def attend_kernel(
                 rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
                 SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
             )  # fmt: skip
-    if OVERLAP_PREVIOUS:
+    if overlap_previous != 0:
         wait_for_previous(PDL)
 
 
