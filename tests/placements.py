@@ -12,6 +12,7 @@ import torch
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
 from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.draw.cuda import cuda_draw
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
@@ -54,6 +55,10 @@ def _count(number: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([number], dtype=torch.int32, device=device)
 
 
+def _draw(logits: torch.Tensor, *columns: torch.Tensor) -> list[torch.Tensor]:
+    return [cuda_draw(logits, *columns)]
+
+
 def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:
     """How many rows are in use, and the tensor that says so: all of them without one, and all but one."""
     return [(rows, None), (rows - 1, _count(rows - 1, device))]
@@ -69,6 +74,8 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         gate_up, scale = _noise(tokens, 2 * width).bfloat16().to(device), torch.tensor([0.03], device=device)
         label = f"{tokens}x{width}"
         yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
+        heat, least, numbers = (torch.rand(tokens, dtype=torch.float64).to(device) + 0.01 for _ in range(3))
+        yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), heat, least, numbers - 0.01), _draw)
         yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)

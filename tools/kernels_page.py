@@ -21,6 +21,7 @@ OPERATIONS = {
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "norm.cuda": ["add_norm", "cuda_rms_norm"],
+    "draw": ["draw"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],

@@ -90,7 +90,7 @@ class CudaAddNorm:
 
 def _warps(block: int) -> int:
     """A function of the row width alone: the tree of the sum depends on it."""
-    return max(1, min(8, block // 1024))
+    return max(1, min(8, block // 512))
 
 
 def _addend(
