@@ -67,8 +67,8 @@ def test_what_is_left_of_a_large_body_is_small(roomy: Running) -> None:
     reading = roomy.server.reader.read(ResponseRequest, json.dumps(body).encode())
     assert reading.error is None
     assert reading.result is not None
-    prompt = reading.result.call.prompts[0]
-    needed = len(pickle.dumps(prompt)) + len(reading.result.told)
+    prompt = reading.result.prompts[0]
+    needed = len(pickle.dumps(prompt)) + len(reading.result.body.told)
     assert len(pickle.dumps(reading)) < needed + SMALL_BYTES
 
 
