@@ -21,7 +21,7 @@ OPERATIONS = {
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "prepare_qkv.cuda": ["prepare_qkv"],
-    "linear.dense_gemm": ["dense_gemm"],
+    "linear.dense_gemm": ["dense_gemm", "DenseTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],
 }
 
