@@ -22,7 +22,7 @@ from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.norm.cuda import add_norm, cuda_rms_norm
 from octavo.ops.quantize.cuda import (
@@ -211,14 +211,14 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        for tile in (None, Tile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
+        for tile in (None, DenseTile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
             label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
         x = _noise(rows, width).bfloat16().to(device)
         yield Scenario(f"linear {kind.__name__} {rows}x{columns}x{width}", (x, case.w), _linear)
 
 
-def _dense(x: Any, w: Any, tile: Tile | None) -> list[torch.Tensor]:
+def _dense(x: Any, w: Any, tile: DenseTile | None) -> list[torch.Tensor]:
     shape, device = (len(x.data), len(w.data)), w.data.device
     kinds = (torch.bfloat16, torch.float32)
     return [dense_gemm(x, w, out=torch.empty(shape, dtype=kind, device=device), tile=tile) for kind in kinds]

@@ -23,7 +23,7 @@ OPERATIONS = {
     "norm.cuda": ["add_norm", "cuda_rms_norm"],
     "draw": ["draw"],
     "prepare_qkv.cuda": ["prepare_qkv"],
-    "linear.dense_gemm": ["dense_gemm"],
+    "linear.dense_gemm": ["dense_gemm", "DenseTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],
 }
 

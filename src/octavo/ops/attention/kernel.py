@@ -13,6 +13,11 @@ import triton.language as tl
 
 from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
+ONES_TALL = tl.constexpr(64)
+"""Rows of ones that sum weights where keys are the tall side: as many as one instruction of Hopper's tensor cores takes. One is read."""
+ONES_WIDE = tl.constexpr(16)
+"""Columns of ones where rows are the tall side: the fewest that `tl.dot` takes. One is read."""
+
 
 @triton.jit
 def _reference(row_max):
@@ -100,7 +105,7 @@ def _attend(
         missing_block = tl.zeros((KV_TILE,), tl.int32)
         for split in range(first_split, end_split):
             tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
-            tile_totals = tl.zeros((64, ROWS) if KEYS_TALL else (ROWS, 16), tl.float32)
+            tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
             tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
             end = tl.minimum((split + 1) * SPLIT, context)
             for start in range(split * SPLIT, end, KV_TILE):
@@ -133,16 +138,16 @@ def _attend(
                 shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
                 # weights are summed by a product too: its order along the keys does not hang on which side is tall
                 if KEYS_TALL:
-                    ones = tl.full((64, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
+                    ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
                     tile_totals = tl.dot(ones, weights, tile_totals * shrink)
                     tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
                 else:
-                    ones = tl.full((KV_TILE, 16), 1.0, tl.float32).to(tl.bfloat16)
+                    ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
                     tile_totals = tl.dot(weights, ones, tile_totals * shrink)
                     tile_acc = tl.dot(weights, v, tile_acc * shrink)
                 tile_row_max = highest
             # all totals of a row are the same: one, and zeros
-            first = _of_columns(tl.arange(0, 64 if KEYS_TALL else 16) == 0, KEYS_TALL)
+            first = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
             tile_total = tl.sum(tl.where(first, tile_totals, 0.0), along)
             row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
