@@ -23,7 +23,7 @@ def cpu_draw(
 def check_draw(
     dims: Dims, logits: torch.Tensor, temperature: torch.Tensor, min_p: torch.Tensor, numbers: torch.Tensor
 ) -> None:
-    """Bind R and V to the sizes of the arguments of `draw`.
+    """Bind R and V to the sizes of the arguments of `draw`: logits (R, V), the others (R,).
 
     Raises:
         KernelContractError: a tensor has another dtype, size or device.
