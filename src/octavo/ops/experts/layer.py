@@ -37,5 +37,5 @@ class Experts(Protocol):
         ...
 
     def addend(self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> Addend:
-        """The same for an `AddNorm`, which may be left to sum over k; to be read before any layer of the model is called again."""
+        """As `__call__`, for an `AddNorm`, which may be left to sum over k; read before the next layer's experts are called."""
         ...

@@ -72,7 +72,7 @@ def expert_parts(
     rows_in_use: torch.Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> WeightedSum:
-    """What `moe` sums, in the workspace; the arguments are those of `moe`.
+    """What `moe` sums, (S, H) bf16 in the workspace; the arguments are those of `moe`.
 
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
