@@ -21,6 +21,7 @@ from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
+from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.norm.cpu import rms_norm
@@ -76,6 +77,8 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
         heat, least, numbers = (torch.rand(tokens, dtype=torch.float64).to(device) + 0.01 for _ in range(3))
         yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), heat, least, numbers - 0.01), _draw)
+        if width > 300:
+            yield Scenario(f"largest {label}", (_noise(tokens, width).to(device),), lambda x: [cuda_largest(x, 2)])
         yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)

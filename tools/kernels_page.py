@@ -22,6 +22,7 @@ OPERATIONS = {
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "norm.cuda": ["add_norm", "cuda_rms_norm"],
     "draw": ["draw"],
+    "largest": ["largest"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm", "DenseTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],

@@ -33,7 +33,7 @@ class ActivationBuffer:
         )
 
     def quantizer(self, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False) -> Quantizer:
-        """Writes activations of up to R rows here: (R', K), R' <= R; the arguments are those of `quantize`."""
+        """Writes activations of (rows, K) numbers here, up to R rows; the arguments are those of `quantize`."""
         return _IntoBuffer(self, rows_in_use, overlap_previous)
 
     def held(self, rows: int, weights: Weights) -> Activations:

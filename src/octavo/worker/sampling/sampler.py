@@ -9,7 +9,7 @@ import torch
 
 from octavo.ops.draw import draw
 from octavo.ops.draw.cpu import invert, masses
-from octavo.ops.sort_keys import largest
+from octavo.ops.largest import largest
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform

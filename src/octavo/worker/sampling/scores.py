@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from octavo.ops.draw.fixed_point import ONE, below_max, fixed_point_exp
-from octavo.ops.sort_keys import largest
+from octavo.ops.largest import largest
 
 
 @dataclasses.dataclass(frozen=True)
