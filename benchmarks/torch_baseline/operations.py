@@ -10,6 +10,8 @@ from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
@@ -32,6 +34,10 @@ class TorchOperations:
     def attention(self, shape: AttentionShape) -> TorchAttention:
         """See `Operations`."""
         return TorchAttention(shape)
+
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
+        """See `Operations`."""
+        return CpuDeltaNet(shape, weights)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Operations`."""

@@ -6,6 +6,8 @@ import torch
 
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TiledLinear
@@ -27,6 +29,10 @@ class CpuOperations:
     def attention(self, shape: AttentionShape) -> CpuAttention:
         """See `Operations`."""
         return CpuAttention(shape)
+
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
+        """See `Operations`."""
+        return CpuDeltaNet(shape, weights)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `Operations`."""

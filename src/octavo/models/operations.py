@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from octavo.ops.attention.layer import Attention, AttentionShape
+from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
@@ -27,6 +28,10 @@ class Operations(Protocol):
         """Attention of `shape`, for all layers of a model that have it."""
         ...
 
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> DeltaNet:
+        """Gated DeltaNet of one layer."""
+        ...
+
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root-mean-square norm of each row: x (T, H), weight (H,) bf16 -> (T, H) bf16."""
+        """Root-mean-square norm of each row: x (T, H) bf16, weight (H,) bf16 or float32 -> (T, H) bf16."""
         ...

@@ -14,11 +14,13 @@ __all__ = ["cuda_rms_norm"]
 
 
 def cuda_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight). A row's bits depend on that row alone.
+    """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight), a weight in float32 without the inner rounding.
+
+    A row's bits depend on that row alone.
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
-        weight: (K,) bf16; read.
+        weight: (K,) bf16 or float32; read.
         eps: added to the mean of squares.
 
     Returns:
@@ -29,7 +31,7 @@ def cuda_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     """
     dims = LaunchDims()
     dims.check("x", x, ("R", "K"), dtype=torch.bfloat16)
-    dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
+    dims.check("weight", weight, ("K",), dtype=(torch.bfloat16, torch.float32))
     rows, width = dims["R"], dims["K"]
     check_range("x.shape[0]", rows, 0, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("x.shape[1]", width, 1, MAX_WIDTH, "the kernel keeps a row in registers")
