@@ -12,6 +12,9 @@ import torch
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
 from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
+from octavo.ops.delta_net.cpu import CpuDeltaNet
+from octavo.ops.delta_net.cuda import KernelDeltaNet
 from octavo.ops.draw.cuda import cuda_draw
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
@@ -34,6 +37,9 @@ from octavo.ops.quantize.cuda import (
 )
 from octavo.ops.rotary import rotary
 from octavo.ops.weighted_sum import Addend, WeightedSum
+from ops.delta_net.draws import SHAPES as DELTA_SHAPES
+from ops.delta_net.draws import Tokens as DeltaTokens
+from ops.delta_net.draws import draw_weights
 from ops.experts.test_grouped_gemm import down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
@@ -177,6 +183,29 @@ def _combine(
     return [combine(y, ids, weights, experts, out=out, flags=flags, rows_in_use=used), flags]
 
 
+def delta(device: torch.device) -> Iterator[Scenario]:
+    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside a line that is not in use."""
+    for name, shape in DELTA_SHAPES.items():
+        tokens, weights = DeltaTokens.draw(9, shape, seed=1), draw_weights(shape)
+        uses = [StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2)]
+        plan = plan_delta(uses, (0, 4, 9), torch.device("cpu"))
+        plan = DeltaPlan(torch.cat((plan.chunks, torch.full((1, 6), -1, dtype=torch.int32))).to(device))
+        inputs = [part.to(device) for part in vars(tokens).values()]
+        weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
+        states = _noise(4, shape.state.numbers).to(device)
+        yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)
+
+
+def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: Any) -> list[torch.Tensor]:
+    own = states.clone()
+    layers: list[tuple[DeltaNet, torch.Tensor]] = [
+        (KernelDeltaNet(shape, weights), states),
+        (CpuDeltaNet(shape, weights), own),
+    ]
+    qkv, write, decay = inputs
+    return [tensor for layer, kept in layers for tensor in (layer(qkv, write, decay, kept, plan), kept)]
+
+
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
     """Both grouped products of a format."""
     calls: list[tuple[LayerShape, int, Tile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
@@ -284,6 +313,7 @@ GROUPS: dict[str, Group] = {
     "rows": rows,
     "routing": routing,
     "sorting": sorting,
+    "delta-net": delta,
     "attention-inputs": attention_inputs,
     "attention": attention,
     "model-in-graphs": functools.partial(model, graphs=True),

@@ -11,6 +11,8 @@ from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.activations import Activations
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
@@ -33,6 +35,10 @@ class TorchOperations:
     def attention(self, shape: AttentionShape) -> TorchAttention:
         """See `Operations`."""
         return TorchAttention(shape)
+
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
+        """See `Operations`."""
+        return CpuDeltaNet(shape, weights)
 
     def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CpuAddNorm:
         """See `Operations`; PyTorch's operations on any device."""

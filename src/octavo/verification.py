@@ -164,14 +164,17 @@ class Verification:
         cases += [
             Case("in reverse order", plain, older=2, younger=2, reverse=True),
             Case("prompts in chunks of 37 tokens", chunk, older=2, younger=2),
-            Case(
-                "prefix from the cache",
-                dataclasses.replace(config, prefix_caching=True),
-                rounds=2,
-                expect=lambda run: run.num_cached_tokens > 0,
-                lacks="no prompt token came from the cache",
-            ),
         ]
+        if config.num_snapshots != 0:  # else nothing of a model with recurrent layers is ever cached
+            cases.append(
+                Case(
+                    "prefix from the cache",
+                    dataclasses.replace(config, prefix_caching=True),
+                    rounds=2,
+                    expect=lambda run: run.num_cached_tokens > 0,
+                    lacks="no prompt token came from the cache",
+                )
+            )
         if scarce.num_blocks <= config.num_blocks and scarce.num_blocks // 2 < most:
             # half of the pool is taken by others that need the other half one step later: the youngest, the probes, give way
             cases.append(

@@ -12,7 +12,7 @@ from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Wa
 from octavo.engine.statistics import Counters
 from octavo.engine.step import Step
 from octavo.engine.update import FinishReason
-from octavo.messages import Admission, Chunk
+from octavo.messages import Admission, Chunk, SnapshotUse
 
 _NO_BLOCKS: list[int] = []
 
@@ -28,7 +28,7 @@ class Scheduler:
     def __init__(self, config: EngineConfig, counters: Counters) -> None:
         self.config = config
         self.counters = counters
-        self.index = PrefixIndex(config.block_size)
+        self.index = PrefixIndex(config.block_size, config.num_snapshots)
         self.pool = BlockPool(config.num_blocks, self.index)
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.held: OrderedDict[str, Sequence] = OrderedDict()
@@ -47,6 +47,7 @@ class Scheduler:
         self._slots = list(range(config.max_num_seqs - 1, -1, -1))
         self._releases: list[int] = []
         """Slots the worker still believes taken."""
+        self._keeps_snapshots = bool(config.num_snapshots)
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put a waiting sequence at the end of the queue."""
@@ -110,10 +111,15 @@ class Scheduler:
             block = running.blocks[end // size - 1]
             running.chain = self.index.register(running.chain, tokens[end - size : end], block)
             running.register_at = end + size if running.chain is not None else NEVER
+            if running.chain is not None and end in running.pending:
+                self.index.snapshots.keep(running.pending.pop(end), running.chain)
 
     def check_invariants(self) -> None:
         """Assert exact accounting of blocks, slots and queue, and the order of arrival."""
         self.pool.check_invariants([running.blocks for running in self.running])
+        self.index.snapshots.check_invariants(
+            snapshot for running in self.running for snapshot in running.pending.values()
+        )
         slots = [running.slot for running in self.running]
         assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
         states = [sequence.state for sequence in [*self.waiting.values(), *self.held.values()]]
@@ -145,6 +151,8 @@ class Scheduler:
                     if not new_blocks:
                         break
                 chunks.append(Chunk(running.slot, start, 1, new_blocks, True))
+                if self._keeps_snapshots:
+                    self._plan_snapshot(running, start, start + 1, step)
                 step.sample(running)
                 running.planned = start + 1
                 budget -= 1
@@ -162,10 +170,35 @@ class Scheduler:
         running.planned = start + count
         sample = running.planned == running.prefill_end
         step.chunks.append(Chunk(running.slot, start, count, new_blocks, sample))
+        if self._keeps_snapshots:
+            self._plan_snapshot(running, start, running.planned, step)
         step.prefills.append((running, count))
         step.budget -= count
         if sample:
             step.sample(running)
+
+    def _plan_snapshot(self, running: Running, start: int, end: int, step: Step) -> None:
+        """Plan which snapshot the chunk `start` .. `end` - 1 of `running` goes on from, and which gets the states in it."""
+        restore, running.restore = running.restore, None
+        border, snapshot = self._snapshot_at(running, start, end), None
+        if border > start and running.register_at != NEVER:
+            pinned = {use.restore for use in step.snapshots}
+            snapshot = self.index.snapshots.take(pinned if restore is None else pinned | {restore})
+        if snapshot is not None:
+            running.pending[border] = snapshot
+        if restore is not None or snapshot is not None:
+            from_, to = (-1 if each is None else each for each in (restore, snapshot))
+            step.snapshots.append(SnapshotUse(running.slot, from_, to, 0 if snapshot is None else border - start))
+
+    def _snapshot_at(self, running: Running, start: int, end: int) -> int:
+        """The block border in the chunk at which states are to be kept: the last that leaves a token of the prefill to
+        compute, or one each `snapshot_spacing` tokens; 0: none."""
+        size, spacing = self.config.block_size, self.config.snapshot_spacing
+        last = (running.prefill_end - 1) // size * size
+        if start < last <= end:
+            return last
+        border = end // size * size
+        return border if border // spacing > start // spacing else 0
 
     def _admit(self, step: Step, now_s: float) -> None:
         """Start waiting sequences, in order, while budget, slots and blocks last."""
@@ -204,6 +237,8 @@ class Scheduler:
         running = Running(sequence, self._slots.pop(), cached + self.pool.allocate(num_new), size, hits)
         if not self.config.prefix_caching:
             running.register_at = NEVER
+        if running.restore is not None:
+            self.index.snapshots.use(running.restore)
         del self.waiting[sequence.request_id]
         self._count(waiting, -1)
         sequence.state = running
@@ -256,4 +291,7 @@ class Scheduler:
         """Give back slot and blocks. Steps in flight may still write there: plans run in order, so before any new owner."""
         self._releases.append(running.slot)
         self._slots.append(running.slot)
+        for snapshot in running.pending.values():
+            self.index.snapshots.give_back(snapshot)
+        running.pending.clear()
         self.pool.release(running.blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from octavo.engine.sequence import Running, Sequence
 from octavo.engine.statistics import StepRecord
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, AllowedIds, Chunk, Fault, StepPlan
+from octavo.messages import Admission, AllowedIds, Chunk, Fault, SnapshotUse, StepPlan
 
 
 class Step:
@@ -24,6 +24,7 @@ class Step:
         "prefills",
         "releases",
         "sampling",
+        "snapshots",
     )
 
     def __init__(self, number: int, budget: int) -> None:
@@ -37,6 +38,7 @@ class Step:
         self.faults: list[Fault] = []
         """Injected ones."""
         self.releases: list[int] = []
+        self.snapshots: list[SnapshotUse] = []
         self.prefills: list[tuple[Running, int]] = []
         """Prefill chunks with their token counts, in the order planned."""
         self.sampling: dict[int, Running] = {}
@@ -46,7 +48,9 @@ class Step:
         self.kv_usage = 0.0
 
     def plan(self) -> StepPlan:
-        return StepPlan(self.number, self.releases, self.admissions, self.chunks, self.faults, self.allowed)
+        return StepPlan(
+            self.number, self.releases, self.admissions, self.chunks, self.faults, self.allowed, self.snapshots
+        )
 
     def holders(self) -> dict[int, Running]:
         """Slot -> who is in it in this step."""

@@ -7,6 +7,8 @@ import torch
 from octavo.ops.activations import Activations
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TiledLinear
@@ -28,6 +30,10 @@ class CpuOperations:
     def attention(self, shape: AttentionShape) -> CpuAttention:
         """See `Operations`."""
         return CpuAttention(shape)
+
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
+        """See `Operations`."""
+        return CpuDeltaNet(shape, weights)
 
     def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CpuAddNorm:
         """See `Operations`."""

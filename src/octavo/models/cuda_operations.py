@@ -10,6 +10,8 @@ import torch
 from octavo.ops.activations import Activations
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cuda import KernelDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
@@ -45,6 +47,10 @@ class CudaOperations:
     def attention(self, shape: AttentionShape) -> PagedAttention:
         """See `Operations`."""
         return PagedAttention(shape)
+
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> KernelDeltaNet:
+        """See `Operations`."""
+        return KernelDeltaNet(shape, weights)
 
     def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CudaAddNorm:
         """See `Operations`."""

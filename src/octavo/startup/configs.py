@@ -42,6 +42,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         max_num_batched_tokens=settings.max_num_batched_tokens,
         block_size=block_size_of(settings),
         num_blocks=settings.num_gpu_blocks_override,
+        num_snapshots=_num_snapshots(settings, model),
         gpu_memory_utilization=settings.gpu_memory_utilization,
         enforce_eager=settings.enforce_eager,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
@@ -85,12 +86,20 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         block_size=block_size_of(settings),
         num_blocks=num_blocks,
         prefix_caching=settings.enable_prefix_caching,
+        num_snapshots=_num_snapshots(settings, model) if model.facts.state_bytes_per_request else None,
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,
         max_logprobs=model.facts.vocab_size if settings.max_logprobs == -1 else settings.max_logprobs,
         seed=settings.seed,
     )
+
+
+def _num_snapshots(settings: Settings, model: Model) -> int:
+    """States of recurrent layers to keep behind cached prefixes: half as many as requests run at once."""
+    if not settings.enable_prefix_caching or not model.facts.state_bytes_per_request:
+        return 0
+    return -(-settings.max_num_seqs // 2)
 
 
 def require_files_and_memory(config: WorkerConfig, model: Model) -> None:
@@ -105,11 +114,12 @@ def require_files_and_memory(config: WorkerConfig, model: Model) -> None:
     if config.device != "cpu":
         return
     told = {
+        "max_num_seqs": config.num_states * model.facts.state_bytes_per_request,
         "kv_cache_memory_bytes": config.kv_cache_memory_bytes or 0,
         "num_gpu_blocks_override": (config.num_blocks or 0) * config.block_size * model.facts.kv_bytes_per_token,
     }
     for setting, num_bytes in told.items():
-        require_room(num_bytes, free_host_bytes(), setting, "keys and values as told take")
+        require_room(num_bytes, free_host_bytes(), setting, "keys, values and states as told take")
 
 
 def resolve_device(device: str) -> str:

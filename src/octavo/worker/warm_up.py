@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from tqdm import tqdm
 
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
@@ -78,7 +78,8 @@ def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
         admissions.append(Admission(slot, [0] * length, num_prompt_tokens, EVERYTHING, []))
         chunks.append(Chunk(slot, length - count, count, blocks, True))
         used, left = used + len(blocks), left - count
-    return StepPlan(1, [], admissions, chunks)
+    behind = [chunk.slot for chunk in chunks if chunk.start and config.num_snapshots]
+    return StepPlan(1, [], admissions, chunks, snapshots=[SnapshotUse(slot, restore=0) for slot in behind])
 
 
 def divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:

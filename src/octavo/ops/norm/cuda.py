@@ -35,7 +35,7 @@ def add_norm(
     Args:
         x: (R, K) bf16, K <= 32768; read.
         change: (R, K) bf16, or the sum of parts of width K; read. None: z is x.
-        weight: (K,) bf16; read.
+        weight: (K,) bf16, or float32, with which y is not rounded before the product; read.
         eps: added to the mean of squares.
         forms: how y is wanted: `Unscaled`, and `TokenScaled` or `GroupScaled`. Others are left to those who read it, from bf16.
 
@@ -47,7 +47,7 @@ def add_norm(
     """
     dims = LaunchDims()
     dims.check("x", x, ("R", "K"), dtype=torch.bfloat16)
-    dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
+    dims.check("weight", weight, ("K",), dtype=(torch.bfloat16, torch.float32))
     rows, width = dims["R"], dims["K"]
     check_range("x.shape[0]", rows, 0, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("x.shape[1]", width, 1, MAX_WIDTH, "the kernel keeps a row in registers")

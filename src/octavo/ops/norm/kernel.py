@@ -15,7 +15,8 @@ def add_norm_kernel(
     eps, rows, width, experts, groups,
     K: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,). x (R, width) bf16; rounds to bf16 after each sum, after the division and after the weight.
+    """Grid (R,). x (R, width) bf16; rounds to bf16 after each sum, after the division unless the weight is float32, and after
+    the weight.
 
     change: None, or (R, width) bf16, or, where there are ids, the K parts of each row's weighted sum. Outputs that are None are
     not wanted.
@@ -37,7 +38,8 @@ def add_norm_kernel(
             tl.store(total + at, value, mask=inside)
         value = value.to(tl.float32)
     mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
-    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,))).to(tl.bfloat16).to(tl.float32)
+    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,)))
+    value = value.to(weight.dtype.element_ty).to(tl.float32)
     value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     value = value.to(tl.bfloat16)
     if normed is not None:
