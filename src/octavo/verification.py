@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from octavo.config import EngineConfig
@@ -45,7 +46,7 @@ class SharedLink:
         releases = self._left + plan.releases
         self._left = []
         self._held = self._held.difference(releases).union(admission.slot for admission in plan.admissions)
-        self._link.send(StepPlan(self._sent, releases, plan.admissions, plan.chunks))
+        self._link.send(msgspec.structs.replace(plan, step=self._sent, releases=releases))
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         result = self._link.receive(timeout_s)

@@ -102,9 +102,9 @@ class GraphedModel:
         if where == len(self._sizes):
             return self._model.forward(batch.to(self._device), kv_cache)
         size = self._sizes[where]
-        self._fill(batch, size)
         if size not in self._graphs:
             self._record(size)
+        self._fill(batch, size)
         self._graphs[size]()
         wanted = batch.output_rows()
         return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
@@ -126,9 +126,6 @@ class GraphedModel:
         size = next((size for size in reversed(self._sizes) if size not in self._graphs), None)
         if size is None:
             return False
-        nothing = torch.empty(0, dtype=torch.int64)
-        tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
-        self._fill(ForwardBatch(nothing, nothing, nothing, tables, (0,), ()), size)
         self._record(size)
         return True
 
@@ -137,7 +134,10 @@ class GraphedModel:
         self._inputs.fill(batch, plan, size)
 
     def _record(self, size: int) -> None:
-        """Run the step once, so that its kernels are loaded, and record it."""
+        """Run a step without rows, so that its kernels are loaded, and record it: a step with rows would move states twice."""
+        nothing = torch.empty(0, dtype=torch.int64)
+        tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
+        self._fill(ForwardBatch(nothing, nothing, nothing, tables, (0,), ()), size)
         batch, plan = self._inputs.of(size)
 
         def launch() -> None:

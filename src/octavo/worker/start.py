@@ -71,7 +71,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)
-        require_weight_room(read_folder(Path(config.model), config.hf_overrides), device)
+        require_weight_room(read_folder(Path(config.model), config.hf_overrides), device, num_states=config.num_states)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)

@@ -122,6 +122,15 @@ def test_a_row_has_the_same_bits_alone(width: int, device: torch.device) -> None
         assert same(out.scaled.data, whole.scaled.data[row : row + 1])
 
 
+def test_a_weight_in_float32_is_multiplied_before_the_only_rounding(device: torch.device) -> None:
+    noise = torch.Generator().manual_seed(7)
+    x = (torch.randn((5, 96), generator=noise) * 3).bfloat16().to(device)
+    weight = (torch.randn((96,), generator=noise) * 0.01 + 1).to(device)
+    out, expected = cuda_rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6)
+    assert ((out.double() - expected).abs() <= 2.0**-8 * expected.abs() * 1.001).all()
+    assert not torch.equal(out, cuda_rms_norm(x, weight.bfloat16(), 1e-6))
+
+
 def test_contract(device: torch.device) -> None:
     x, parts = draw(ROWS, 64, device=device), draw_parts(64, device)
     weight = x[0].contiguous()

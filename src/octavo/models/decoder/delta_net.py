@@ -48,8 +48,6 @@ class GatedDeltaNet:
 
     def _split_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, 2 value heads) float32 -> what decides how much is written, and how fast a state decays: (T, value heads)."""
-        if not self._grouped:
-            write, decay = logits.chunk(2, dim=1)
-            return write.contiguous(), decay.contiguous()
-        write, decay = logits.unflatten(1, (self._shape.key_heads, -1)).chunk(2, dim=2)
-        return write.flatten(1), decay.flatten(1)
+        groups = self._shape.key_heads if self._grouped else 1
+        write, decay = logits.unflatten(1, (groups, -1)).chunk(2, dim=2)
+        return write.flatten(1).contiguous(), decay.flatten(1).contiguous()
