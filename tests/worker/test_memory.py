@@ -166,13 +166,13 @@ class Witness(ToyModel):
 
 
 SHAPES = {
-    "budget": ({}, (64, 4, 16), (64, 2, 40)),
-    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 1, 40)),
+    "budget": ({}, (64, 4, 16), (64, 3, 40)),
+    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 2, 40)),
     "one seat": ({"max_num_seqs": 1}, (40, 1, 40), (40, 1, 40)),
     "small pool": ({"num_blocks": 12, "max_num_seqs": 20}, (48, 12, 4), (48, 2, 40)),
     "tiny pool": ({"num_blocks": 2}, (8, 2, 4), (8, 1, 8)),
     "budget of one": ({"max_num_batched_tokens": 1}, (1, 1, 1), (1, 1, 40)),
-    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 1, 40)),
+    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 2, 40)),
 }
 """Settings -> (tokens, requests, longest context) of the divided and of the widest step."""
 

@@ -103,7 +103,9 @@ class Settings:
         None, "Exact size of the KV cache (accepts 1g)", "Memory and schedule", minimum=1
     )
     num_gpu_blocks_override: int | None = setting(None, "Exact number of KV blocks", "Memory and schedule", minimum=1)
-    block_size: int = setting(16, "Tokens per KV block", "Memory and schedule", minimum=1)
+    block_size: int | None = setting(
+        None, "Tokens per KV block; default: 64 on CUDA, 16 on a CPU", "Memory and schedule", minimum=1
+    )
     enable_prefix_caching: bool = setting(True, "Reuse KV blocks of equal prefixes", "Memory and schedule")
     max_num_seqs: int = setting(256, "Most requests running at once", "Memory and schedule", minimum=1)
     max_num_batched_tokens: int = setting(8192, "Token budget of a step", "Memory and schedule", minimum=1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.activations import Activations
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TiledLinear
 from octavo.ops.linear.layer import Linear
-from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.norm.cpu import CpuAddNorm
 
 
 class CpuOperations:
@@ -28,6 +29,6 @@ class CpuOperations:
         """See `Operations`."""
         return CpuAttention(shape)
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CpuAddNorm:
         """See `Operations`."""
-        return rms_norm(x, weight, eps)
+        return CpuAddNorm(weight, eps)

@@ -22,8 +22,8 @@ from octavo.worker.planned_model import PlannedModel
 
 log = logging.getLogger(__name__)
 
-MOST_TOKENS = 4096
-"""Of a graph. A larger step keeps the device busy for longer than its launches take, and needs none."""
+MOST_TOKENS = 8192
+"""Of a graph. Launched kernel by kernel, steps of 8,192 tokens took 79 to 112 ms on an H200 for 72 ms of kernels."""
 
 Replay = Callable[[], object]
 Capture = Callable[[Replay], Replay]

@@ -8,26 +8,35 @@ import torch
 
 from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, LayerParameters, SharedExpert, SparseMlp
 from octavo.models.operations import Operations
+from octavo.ops.activations import Activations
 from octavo.ops.attention.layer import Attention, AttentionRows
 from octavo.ops.experts.routing import swiglu
 from octavo.ops.experts.rules import sigmoid
 from octavo.ops.formats import Bf16, LinearWeight
+from octavo.ops.inputs import Inputs
+from octavo.ops.weighted_sum import Addend
 
 
 class Mlp(Protocol):
-    """The second half of a layer: (T, H) bf16 -> (T, H) bf16; `rows_in_use` as in `ForwardBatch`."""
+    """The second half of a layer: normed rows -> what is added to those before the norm; `rows_in_use` as in `ForwardBatch`."""
 
-    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor: ...
+    @property
+    def forms(self) -> frozenset[type[Activations]]:
+        """In which it reads its rows."""
+        ...
+
+    def __call__(self, x: Inputs, rows_in_use: torch.Tensor | None) -> Addend: ...
 
 
 class Dense:
     """down (silu(gate x) * (up x))"""
 
     def __init__(self, parameters: DenseMlp, operations: Operations) -> None:
+        self.forms = frozenset({parameters.gate_up.activations})
         self._gate_up = operations.linear(parameters.gate_up)
         self._down = operations.linear(parameters.down)
 
-    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, x: Inputs, rows_in_use: torch.Tensor | None) -> torch.Tensor:
         return self._down(swiglu(self._gate_up.float32(x)))
 
 
@@ -36,16 +45,17 @@ class Shared:
 
     def __init__(self, parameters: SharedExpert, operations: Operations) -> None:
         self._mlp = Dense(parameters.mlp, operations)
+        self.forms = self._mlp.forms | ({parameters.gate.activations} if parameters.gate is not None else set())
         self._gate = None if parameters.gate is None else operations.linear(parameters.gate)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (T, H) bf16 -> (T, H) float32"""
+    def __call__(self, x: Inputs) -> torch.Tensor:
+        """x (T, H) -> (T, H) float32"""
         out = self._mlp(x, None).float()
         return out if self._gate is None else sigmoid(self._gate.float32(x)) * out
 
 
 class Router:
-    """The logits of a router: x (T, H) bf16 -> (T, E) float32, new.
+    """The logits of a router: x (T, H) -> (T, E) float32, new.
 
     Weights in float32 are the exact sum of three in bf16, the later ones of what the earlier leave. Their products with x
     are added in this order; where the first says it all, as for a checkpoint in bf16, there is but one.
@@ -54,9 +64,11 @@ class Router:
     def __init__(self, weight: LinearWeight | torch.Tensor, operations: Operations) -> None:
         parts = split_float32(weight) if isinstance(weight, torch.Tensor) else []
         self._parts = max(1, len(parts))
-        self._linear = operations.linear(Bf16(torch.cat(parts)) if isinstance(weight, torch.Tensor) else weight)
+        whole = Bf16(torch.cat(parts)) if isinstance(weight, torch.Tensor) else weight
+        self.forms = frozenset({whole.activations})
+        self._linear = operations.linear(whole)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Inputs) -> torch.Tensor:
         logits, *others = self._linear.float32(x).chunk(self._parts, dim=1)
         for other in others:
             logits = logits + other
@@ -79,10 +91,15 @@ class Sparse:
         self._router = Router(parameters.router, operations)
         self._experts = operations.experts(parameters.experts, parameters.rule)
         self._shared = None if parameters.shared is None else Shared(parameters.shared, operations)
+        self.forms = self._router.forms | {parameters.experts.gate_up.activations}
+        if self._shared is not None:
+            self.forms |= self._shared.forms
 
-    def __call__(self, x: torch.Tensor, rows_in_use: torch.Tensor | None) -> torch.Tensor:
-        chosen = self._experts(x, self._router(x), rows_in_use)
-        return chosen if self._shared is None else (chosen.float() + self._shared(x)).to(torch.bfloat16)
+    def __call__(self, x: Inputs, rows_in_use: torch.Tensor | None) -> Addend:
+        logits = self._router(x)
+        if self._shared is None:
+            return self._experts.addend(x, logits, rows_in_use)
+        return (self._experts(x, logits, rows_in_use).float() + self._shared(x)).to(torch.bfloat16)
 
 
 class SelfAttention:
@@ -91,14 +108,18 @@ class SelfAttention:
     def __init__(self, parameters: AttentionParameters, attention: Attention, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
         self._attend = attention.layer(parameters.norms)
+        self.forms = frozenset({parameters.qkv.activations})
 
-    def __call__(self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
-        """(T, H) bf16 -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""
+    def __call__(self, x: Inputs, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
+        """x (T, H) -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""
         return self._out(self._attend(self._qkv(x), rows, cache))
 
 
 class Layer:
-    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (R, H) bf16 of the R rows that attend."""
+    """x + attention(norm(x)), then the same with the MLP: (T, H) bf16 -> (R, H) bf16 of the R rows that attend.
+
+    What comes in and goes out are the two addends of such a sum: the norm that reads it makes it.
+    """
 
     def __init__(
         self, parameters: LayerParameters, attention: Attention, operations: Operations, rms_norm_eps: float
@@ -110,12 +131,18 @@ class Layer:
                 self._mlp = Dense(parameters.mlp, operations)
             case SparseMlp():
                 self._mlp = Sparse(parameters.mlp, operations)
-        self._norms = (parameters.input_norm, parameters.post_norm)
-        self._eps, self._norm = rms_norm_eps, operations.norm
+        self._input_norm = operations.add_norm(parameters.input_norm, rms_norm_eps, self._attention.forms)
+        self._post_norm = operations.add_norm(parameters.post_norm, rms_norm_eps, self._mlp.forms)
 
     def __call__(
-        self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor, rows_in_use: torch.Tensor | None
-    ) -> torch.Tensor:
-        attended = self._attention(self._norm(x, self._norms[0], self._eps), rows, cache)
-        x = rows.select_queries(x) + attended
-        return x + self._mlp(self._norm(x, self._norms[1], self._eps), rows_in_use)
+        self,
+        x: torch.Tensor,
+        change: Addend | None,
+        rows: AttentionRows,
+        cache: torch.Tensor,
+        rows_in_use: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Addend]:
+        x, normed = self._input_norm(x, change)
+        attended = self._attention(normed, rows, cache)
+        x, normed = self._post_norm(rows.select_queries(x), attended)
+        return x, self._mlp(normed, rows_in_use)

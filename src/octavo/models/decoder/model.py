@@ -16,6 +16,7 @@ from octavo.models.decoder.parameters import DecoderParameters
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.operations import Operations
+from octavo.ops.activations import Unscaled
 from octavo.ops.attention.layer import AttentionPlan, AttentionRows, AttentionShape
 from octavo.ops.rotary import RotaryTable
 
@@ -42,9 +43,9 @@ class Decoder:
         """Bind `parameters` (filled; on the device of `operations`) to layers."""
         shape = AttentionShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._attention = operations.attention(shape)
-        self._eps, self._norm = config.rms_norm_eps, operations.norm
-        self._embedding, self._final_norm = parameters.embedding, parameters.norm
-        self._layers = [Layer(layer, self._attention, operations, self._eps) for layer in parameters.layers]
+        self._embedding = parameters.embedding
+        self._layers = [Layer(layer, self._attention, operations, config.rms_norm_eps) for layer in parameters.layers]
+        self._norm = operations.add_norm(parameters.norm, config.rms_norm_eps, frozenset({Unscaled}))
         self._head = operations.linear(parameters.head)
         self._rotary = RotaryTable.make(config.max_position_embeddings, config.rope, parameters.embedding.device)
 
@@ -85,13 +86,13 @@ class Decoder:
         angles = self._rotary.at(batch.positions)
         rows = AttentionRows(batch.slot_mapping, angles, plan.all_rows)
         last_rows = AttentionRows(batch.slot_mapping, angles, plan.outputs, plan.output_rows)
-        x = self._embedding.index_select(0, batch.token_ids)
+        x, change = self._embedding.index_select(0, batch.token_ids), None
         *before, last = zip(self._layers, kv_cache.layers, strict=True)
         for layer, cache in before:
-            x = layer(x, rows, cache, batch.rows_in_use)
+            x, change = layer(x, change, rows, cache, batch.rows_in_use)
         layer, cache = last
-        x = layer(x, last_rows, cache, batch.rows_in_use)
-        return self._norm(x, self._final_norm, self._eps)
+        x, change = layer(x, change, last_rows, cache, batch.rows_in_use)
+        return self._norm(x, change)[1].bf16
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous
+from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
 ONES_TALL = tl.constexpr(64)
 """Rows of ones that sum weights where keys are the tall side: as many as one instruction of Hopper's tensor cores takes. One is read."""
@@ -90,6 +90,7 @@ def _attend(
         live_row = (token < tokens) & (first_row + token < rows)
         position = first_position + token
         context = first_position + tokens
+        seen_by_all = first_position + 1
         head = group * SHARED + row % SHARED
         at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
         at += _of_columns(column, KEYS_TALL)
@@ -109,18 +110,27 @@ def _attend(
             end = tl.minimum((split + 1) * SPLIT, context)
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
-                place = key // BLOCK_SIZE
-                block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
-                known = (block >= 0) & (block < blocks)
+                if BLOCK_SIZE % KV_TILE == 0:
+                    # the tile is in one block: its id is one number, and addresses are it plus what does not change
+                    place = start // BLOCK_SIZE
+                    block = tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+                    known = (key < context) & (block >= 0) & (block < blocks)
+                    first = keys + (block.to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE) * slot_stride
+                    key_at = first[None, :] + (offset * slot_stride)[:, None]
+                else:
+                    place = key // BLOCK_SIZE
+                    block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
+                    known = (block >= 0) & (block < blocks)
+                    slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+                    key_at = keys[None, :] + slot[:, None] * slot_stride
                 missing_block |= ((key < context) & (known == 0)).to(tl.int32)
-                slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-                key_at = keys[None, :] + slot[:, None] * slot_stride
                 read = known[:, None] & inside[None, :]
                 k = tl.load(key_at, mask=read, other=0.0)
                 v = tl.load(key_at + side_stride, mask=read, other=0.0)
                 scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
-                seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
-                scores = tl.where(seen, scores, float("-inf"))
+                if start + KV_TILE > seen_by_all:
+                    seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
+                    scores = tl.where(seen, scores, float("-inf"))
                 highest = tl.maximum(tile_row_max, tl.max(scores, along))
                 reference = _reference(highest)
                 level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
@@ -157,57 +167,44 @@ def _attend(
             tl.store(split_accs + spot, acc, mask=written)
 
 
-@triton.jit
-def _attend_any(
-    item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-    SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """`_attend` with the side tall that wastes less: rows, or keys where the tile has few rows; the bits are the same."""
-    few = False
-    if SHARED <= FEW_ROWS:
-        few = tl.load(work + (item // kv_heads).to(tl.int64) * 7 + 2) * SHARED <= FEW_ROWS
-    if few:
-        _attend(
-            item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-            SHARED, WIDTH, BLOCK_SIZE, FEW_ROWS, HEAD, KV_TILE, SPLIT, True,
-        )  # fmt: skip
-    else:
-        _attend(
-            item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, False,
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces"])
+@triton.jit(
+    do_not_specialize=[
+        "rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces", "overlap_previous",
+    ]
+)  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, overlap_previous,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
 
+    overlap_previous: 1 behind the same kernel for other work, beside which this one may run; no constant, so that no step
+    waits for one more kernel to be compiled.
+
     The loop of the second kind costs 6 to 8 % of the first's time on an H200.
     """
-    wait_for_previous(PDL)
+    if overlap_previous != 0:
+        launch_next_early(PDL)
+    else:
+        wait_for_previous(PDL)
     if lines_in_use is None:
-        _attend_any(
+        _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
+            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
-            _attend_any(
+            _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
-                SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
+                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
             )  # fmt: skip
+    if overlap_previous != 0:
+        wait_for_previous(PDL)
 
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from octavo.ops.contract import Dims
+from octavo.ops.inputs import Inputs
+from octavo.ops.weighted_sum import Addend, WeightedSum
 
-__all__ = ["rms_norm"]
+__all__ = ["CpuAddNorm", "rms_norm"]
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -31,3 +35,17 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.float()
     mean = wide.square().sum(-1, keepdim=True).div_(x.shape[-1])
     return wide.mul_(mean.add_(eps).rsqrt_()).to(torch.bfloat16).mul_(weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class CpuAddNorm:
+    """See `AddNorm`."""
+
+    weight: torch.Tensor
+    eps: float
+
+    def __call__(self, x: torch.Tensor, change: Addend | None) -> tuple[torch.Tensor, Inputs]:
+        """See `AddNorm`."""
+        assert not isinstance(change, WeightedSum), "the experts of a CPU add up themselves"
+        total = x if change is None else x + change
+        return total, Inputs(rms_norm(total, self.weight, self.eps))
