@@ -40,9 +40,11 @@ def test_drawn_schedules_give_what_requests_give_alone() -> None:
     machine = hybrid_machine()
     solo = Solo(machine)
     seen: Counter[str] = Counter()
+    # one that is known to meet everything, and drawn ones
+    assert differences(machine, seen, num_snapshots=9, kills=(7,)) == []
     for num_snapshots, block_size in itertools.product(SNAPSHOTS, BLOCK_SIZES):
 
-        @settings(deadline=None, max_examples=SCHEDULES, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+        @settings(deadline=None, max_examples=SCHEDULES, suppress_health_check=[HealthCheck.too_slow])
         @given(hybrid_houses(num_snapshots, block_size), jobs())
         def each(house: House, drawn: list[Job]) -> None:
             seen["schedules"] += 1
