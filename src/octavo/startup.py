@@ -326,6 +326,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         block_size=settings.block_size,
         num_blocks=num_blocks,
         prefix_caching=settings.enable_prefix_caching,
+        priorities=settings.scheduling_policy == "priority",
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,
         max_num_queued_tokens=settings.max_num_queued_tokens,

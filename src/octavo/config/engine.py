@@ -30,6 +30,8 @@ class EngineConfig:
     prefix_caching: bool = True
     long_prefill_token_threshold: int = 0
     """Most prompt tokens of one request per step; 0: no bound but the budget."""
+    priorities: bool = False
+    """Requests may have a priority."""
     max_num_queued_reqs: int | None = None
     max_num_queued_tokens: int | None = None
     max_logprobs: int = 20

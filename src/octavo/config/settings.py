@@ -134,6 +134,12 @@ class Settings:
     long_prefill_token_threshold: int = setting(
         0, "Most prompt tokens of one request per step; 0: no bound", "Memory and schedule", minimum=0
     )
+    scheduling_policy: str = setting(
+        "fcfs",
+        "Who runs first: fcfs (first come, first served) or priority (the request with the lowest `priority`)",
+        "Memory and schedule",
+        choices=("fcfs", "priority"),
+    )
     max_num_queued_reqs: int | None = setting(
         None, "Most waiting requests; beyond them 503", "Memory and schedule", minimum=1
     )

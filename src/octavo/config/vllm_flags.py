@@ -128,7 +128,6 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
             ),
             "quantization",
         ),
-        *_values(Refused("requests run first come, first served", ("fcfs",)), "scheduling-policy"),
         *_values(Refused("logprobs are those of the raw distribution", ("raw_logprobs",)), "logprobs-mode"),
         *_values(Refused("generating text is the only task", ("auto", "generate")), "task", "runner"),
         *_values(Refused("generating text is the only task", ("auto",)), "convert"),

@@ -14,7 +14,7 @@ from octavo.server.chat_message import ChatMessages
 from octavo.server.chat_request import ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.scores import chat_logprobs, prompt_logprobs
+from octavo.server.scores import chat_logprobs, naming, prompt_logprobs
 from octavo.server.writing import STREAMED, AnswerWriter
 from octavo.text import Tokenizer
 
@@ -51,6 +51,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str, request_id: str) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._name = naming(as_ids=body.return_tokens_as_token_ids)
         self._role = role
         form = body.reading.form
         self._messages = ChatMessages(
@@ -107,7 +108,7 @@ class ChatFormat:
         """`said`, with what tokens it took and how it ended."""
         choice: dict[str, Any] = {"index": answer.index, **said, "logprobs": None}
         if self._body.logprobs and tokens:
-            choice["logprobs"] = chat_logprobs(self._tokenizer, part)
+            choice["logprobs"] = chat_logprobs(self._tokenizer, part, self._name)
         choice["finish_reason"], choice["stop_reason"] = _end(answer), answer.stop_reason
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids if tokens else []
