@@ -332,6 +332,7 @@ def test_the_statistics_line() -> None:
         waiting=0,
         kv_usage=0,
         free_blocks=1,
+        cached_blocks=0,
         total_blocks=1,
         steps=0,
         last_step_age_s=0,

@@ -22,8 +22,10 @@ from octavo.server.messages.failures import speaks_messages
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("octavo.access")
 
-OPEN_PATHS = frozenset({"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load"})
-"""Probes: they need no key."""
+OPEN_PATHS = frozenset(
+    {"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load", "/", "/docs"}
+)
+"""Probes, and pages that ask for the key themselves: they need none."""
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 _PROCESS, _numbers = secrets.token_hex(8), itertools.count(1)
 """Ids count from a random start: asking the system for each would cost a turn of the interpreter's lock."""
