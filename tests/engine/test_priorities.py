@@ -37,10 +37,11 @@ def test_the_last_of_the_highest_number_gives_way() -> None:
     limits = config(priorities=True, block_size=2, num_blocks=24, prefix_caching=False, max_model_len=48)
     engine = Engine(limits, MockWorker(limits))
     requests = [asked(*each, max_tokens=20) for each in (("a", 9), ("b", 1), ("c", 0))]
+    outcomes: dict[str, Outcome] = {}
     for each in requests:
         engine.add(each)
+        collect(outcomes, engine.step())  # so that the first to arrive is the first to run
     lost: dict[str, int] = {}
-    outcomes: dict[str, Outcome] = {}
     while engine.has_work:
         updates = engine.step()
         collect(outcomes, updates)
