@@ -92,6 +92,12 @@ def test_the_engine_live(server: Running) -> None:
     assert live(now["steps"][-1][0])["steps"] == []
 
 
+@pytest.mark.parametrize("since", ["soon", "-1", "1.5", "9" * 5000, ""])
+def test_a_step_that_is_none(server: Running, since: str) -> None:
+    answer = server.http.get("/live", params={"since": since})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
+
+
 def test_pages_need_no_key_but_what_they_ask_for_does() -> None:
     with running(api_key=("secret",)) as server:
         for path in PAGES:

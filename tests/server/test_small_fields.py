@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,18 @@ def test_bad_words_are_never_made(server: Running, path: str) -> None:
 def test_where_nothing_is_left_the_error_says_so(server: Running) -> None:
     fields = {"prompt": "x", **FREE, "allowed_token_ids": [97], "bad_words": ["aa"]}
     answer = server.http.post(COMPLETIONS, json=fields)
+    assert answer.status_code == 500
+    assert "bad_words" in answer.json()["error"]["message"]
+
+
+def test_a_grammar_and_bounds_hold_together(server: Running) -> None:
+    fields = {"structured_outputs": {"regex": "[abc]{12}"}, "ignore_eos": False}
+    (choice,) = ask(server, **fields, bad_words=["ab", "cc"], allowed_token_ids=[97, 98, 99, 120])["choices"]
+    assert re.fullmatch("[abc]{12}", choice["text"])
+    assert "ab" not in choice["text"]
+    assert "cc" not in choice["text"]
+    none = {"prompt": "x", **FREE, "structured_outputs": {"choice": ["ab"]}, "bad_words": ["ab"]}
+    answer = server.http.post(COMPLETIONS, json=none)
     assert answer.status_code == 500
     assert "bad_words" in answer.json()["error"]["message"]
 

@@ -34,8 +34,10 @@ def page_routes(server: Server) -> APIRouter:
         return _page("chat.html")
 
     @router.get("/live", summary="The engine at this moment, and its latest steps")
-    async def live(since: int = 0) -> Response:
-        return json({**_live(server, since), "may_kill": may_kill})
+    async def live(since: str = "0") -> Response:
+        if not since.isdecimal() or len(since) > 18:
+            raise RequestError(f"since must be the number of a step, got {since!r:.100}", param="since")
+        return json({**_live(server, int(since)), "may_kill": may_kill})
 
     if not settings.disable_fastapi_docs:
 
