@@ -54,15 +54,16 @@ def test_where_nothing_is_left_the_error_says_so(server: Running) -> None:
 
 
 def test_a_grammar_and_bounds_hold_together(server: Running) -> None:
-    fields = {"structured_outputs": {"regex": "[abc]{12}"}, "ignore_eos": False}
+    fields: dict[str, Any] = {"structured_outputs": {"regex": "[abc]{12}"}, "ignore_eos": False}
     (choice,) = ask(server, **fields, bad_words=["ab", "cc"], allowed_token_ids=[97, 98, 99, 120])["choices"]
     assert re.fullmatch("[abc]{12}", choice["text"])
     assert "ab" not in choice["text"]
     assert "cc" not in choice["text"]
-    none = {"prompt": "x", **FREE, "structured_outputs": {"choice": ["ab"]}, "bad_words": ["ab"]}
-    answer = server.http.post(COMPLETIONS, json=none)
-    assert answer.status_code == 500
-    assert "bad_words" in answer.json()["error"]["message"]
+    for bound in ({"bad_words": ["ab"]}, {"allowed_token_ids": [120]}):
+        none = {"prompt": "x", **FREE, "structured_outputs": {"choice": ["ab"]}, **bound}
+        answer = server.http.post(COMPLETIONS, json=none)
+        assert answer.status_code == 500
+        assert "grammar" in answer.json()["error"]["message"], "it says that it is what the grammar leaves"
 
 
 def test_the_scores_of_given_ids(server: Running) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
-from octavo.errors import OverloadedError, RequestError
+from octavo.errors import RequestError
 from octavo.server.context import Server
 from octavo.server.json_pieces import json
 from octavo.version import __version__
@@ -47,11 +47,16 @@ def page_routes(server: Server) -> APIRouter:
 
     if may_kill:
 
-        @router.post("/kill_worker", summary="Kill the worker, as from outside, to see what follows")
+        @router.post(
+            "/kill_worker",
+            summary="Kill the worker, as from outside, to see what follows",
+            responses={409: {"description": "There is none at the moment"}},
+        )
         async def kill_worker(request: Request) -> Response:
             if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
                 raise RequestError("pages of others may not kill the worker", param="Sec-Fetch-Site")
-            return json({"killed": _kill(server)})
+            killed = _kill(server)
+            return json({"killed": killed}, 200 if killed is not None else 409)
 
     return router
 
@@ -110,17 +115,13 @@ def _live(server: Server, since: int) -> dict[str, Any]:
     }
 
 
-def _kill(server: Server) -> int:
-    """Send SIGKILL to the worker; its process id.
-
-    Raises:
-        OverloadedError: there is none at the moment, or it has no process of its own.
-    """
+def _kill(server: Server) -> int | None:
+    """Send SIGKILL to the worker, and tell its process id; None: there is none now, or it has no process of its own."""
     status = server.context.loop.status()
     if not status.alive or status.recovering or status.worker_pid == os.getpid():
-        raise OverloadedError("there is no worker to be killed now", retry_after_s=1)
+        return None
     try:
         os.kill(status.worker_pid, signal.SIGKILL)
     except ProcessLookupError:
-        raise OverloadedError("the worker has just ended", retry_after_s=1) from None
+        return None
     return status.worker_pid
