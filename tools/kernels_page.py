@@ -16,12 +16,15 @@ OPERATIONS = {
     "experts.moe": ["moe", "moe_workspace"],
     "experts.route": ["route"],
     "experts.permute": ["permute", "Permutation"],
-    "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "rms_norm_quantize", "swiglu_quantize"],
+    "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "swiglu_quantize"],
     "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
+    "norm.cuda": ["add_norm", "cuda_rms_norm"],
+    "draw": ["draw"],
+    "largest": ["largest"],
     "prepare_qkv.cuda": ["prepare_qkv"],
-    "linear.dense_gemm": ["dense_gemm"],
+    "linear.dense_gemm": ["dense_gemm", "DenseTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],
 }
 

@@ -6,6 +6,7 @@ import functools
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,8 +53,12 @@ CONFIG = {
 @functools.cache
 def tiny_machine(poison: int | None = None) -> Machine:
     """The model, loaded once per session; token `poison` has an embedding of NaN."""
+    return _load(CONFIG, poison)
+
+
+def _load(raw: dict[str, Any], poison: int | None = None) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
+        (Path(folder) / "config.json").write_text(json.dumps(raw))
         loaded = load_model(Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False)
     if poison is not None:
         loaded.model._embedding[poison] = torch.nan
@@ -62,7 +67,28 @@ def tiny_machine(poison: int | None = None) -> Machine:
         loaded.model,
         vocab_size=config.vocab_size,
         eos_token_id=config.eos_token_ids[0],
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
+        cache=config.cache,
     )
+
+
+HYBRID = {
+    **CONFIG,
+    "architectures": ["Qwen3NextForCausalLM"],
+    "num_hidden_layers": 3,
+    "full_attention_interval": 2,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "head_dim": 16,
+    "shared_expert_intermediate_size": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 8,
+}
+"""Gated DeltaNet before and behind a layer of attention."""
+
+
+@functools.cache
+def hybrid_machine() -> Machine:
+    """A model with recurrent layers, loaded once per session."""
+    return _load(HYBRID)

@@ -45,6 +45,8 @@ def limits(draw: st.DrawFn) -> EngineConfig:
         prefix_caching=draw(st.booleans()),
         priorities=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3])),
+        num_snapshots=draw(st.sampled_from([None, 0, 1, 3])),
+        snapshot_spacing=draw(st.sampled_from([1, 4, 1000])),
     )
 
 

@@ -33,14 +33,46 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import (
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
+from transformers.models.qwen3_next.modeling_qwen3_next import (
+    Qwen3NextExperts,
+    Qwen3NextRMSNorm,
+    Qwen3NextRMSNormGated,
+    Qwen3NextSparseMoeBlock,
+    Qwen3NextTopKRouter,
+)
 
 from octavo.config import WeightFormat
 from octavo.ops.experts import Routing
 
-EXPERTS = (Qwen3MoeExperts, MixtralExperts, Qwen2MoeExperts, OlmoeExperts, Glm4MoeExperts, MiniMaxM2Experts)
-NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm, Qwen2MoeRMSNorm, OlmoeRMSNorm, Qwen3RMSNorm, Glm4MoeRMSNorm, MiniMaxM2RMSNorm)
+EXPERTS = (
+    Qwen3MoeExperts,
+    MixtralExperts,
+    Qwen2MoeExperts,
+    OlmoeExperts,
+    Glm4MoeExperts,
+    MiniMaxM2Experts,
+    Qwen3NextExperts,
+)
+NORMS = (
+    Qwen3MoeRMSNorm,
+    MixtralRMSNorm,
+    Qwen2MoeRMSNorm,
+    OlmoeRMSNorm,
+    Qwen3RMSNorm,
+    Glm4MoeRMSNorm,
+    MiniMaxM2RMSNorm,
+    Qwen3NextRMSNorm,
+    Qwen3NextRMSNormGated,
+)
 SIGMOID_ROUTERS = (Glm4MoeTopkRouter, MiniMaxM2TopKRouter)
-ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter, Qwen2MoeTopKRouter, OlmoeTopKRouter, *SIGMOID_ROUTERS)
+ROUTERS = (
+    Qwen3MoeTopKRouter,
+    MixtralTopKRouter,
+    Qwen2MoeTopKRouter,
+    OlmoeTopKRouter,
+    Qwen3NextTopKRouter,
+    *SIGMOID_ROUTERS,
+)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
@@ -94,11 +126,11 @@ def load(folder: Path, weights: WeightFormat) -> Any:
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         elif isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0].bfloat16().float()),))
-            if not name.endswith(("gate_proj", "up_proj", "shared_expert_gate")):
+            if not name.endswith(("gate_proj", "up_proj", "shared_expert_gate", "in_proj_ba")):
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, EXPERTS):
             module.forward = types.MethodType(_experts(rounded), module)
-        elif isinstance(module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE)):
+        elif isinstance(module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE, Qwen3NextSparseMoeBlock)):
             module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, (torch.nn.Embedding, *NORMS)):
             module.weight.data = module.weight.data.bfloat16()

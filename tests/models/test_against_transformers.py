@@ -79,6 +79,8 @@ def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.
     widths["shared_expert_intermediate_size"] = pick.choice([128, 256])
     if "n_shared_experts" in raw:  # as wide as one that is chosen
         widths["moe_intermediate_size"] = pick.choice([128, 256])
+    widths |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    widths |= {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
     raw |= {name: width for name, width in widths.items() if name in raw}
     if family == "olmoe":  # whose heads are as wide as its hidden states
         raw |= {"hidden_size": 256}

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from bits.schedules import House, Job, Machine, Solo, houses, make_engine, run_schedule
 from engine.harness import completing
+from octavo.config.facts import PagedKv
 from octavo.engine.update import FinishReason
 from octavo.errors import RequestFailedError
 from octavo.sampling import SamplingParams
 from octavo.worker.sampling.scores import score
 from worker.toy import HIDDEN, VOCAB, ToyModel
 
-MACHINE = Machine(ToyModel(), vocab_size=VOCAB, eos_token_id=58, num_layers=1, num_kv_heads=1, head_dim=HIDDEN)
+MACHINE = Machine(ToyModel(), vocab_size=VOCAB, eos_token_id=58, cache=(PagedKv(1, HIDDEN),))
 LETTERS = [3, 7, 11]
 words = st.lists(st.lists(st.sampled_from(LETTERS), min_size=1, max_size=3), max_size=5)
 

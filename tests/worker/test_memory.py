@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.toy import raw_qwen3_next
 from octavo.errors import ConfigError
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
@@ -166,13 +167,13 @@ class Witness(ToyModel):
 
 
 SHAPES = {
-    "budget": ({}, (64, 4, 16), (64, 2, 40)),
-    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 1, 40)),
+    "budget": ({}, (64, 4, 16), (64, 3, 40)),
+    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 2, 40)),
     "one seat": ({"max_num_seqs": 1}, (40, 1, 40), (40, 1, 40)),
     "small pool": ({"num_blocks": 12, "max_num_seqs": 20}, (48, 12, 4), (48, 2, 40)),
     "tiny pool": ({"num_blocks": 2}, (8, 2, 4), (8, 1, 8)),
     "budget of one": ({"max_num_batched_tokens": 1}, (1, 1, 1), (1, 1, 40)),
-    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 1, 40)),
+    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 2, 40)),
 }
 """Settings -> (tokens, requests, longest context) of the divided and of the widest step."""
 
@@ -216,3 +217,19 @@ def test_the_widest_step_takes_the_whole_budget_if_it_gets_its_blocks(
 def test_model_shape_is_read_from_the_configuration() -> None:
     assert MODEL.kv_bytes_per_token * 4 == BLOCK_BYTES
     assert dataclasses.replace(CONFIG, num_hidden_layers=3).facts.kv_bytes_per_token * 8 == 3 * BLOCK_BYTES
+
+
+def test_states_of_all_requests_are_counted_beside_the_blocks() -> None:
+    """Of a model with recurrent layers; and what is allocated is what was counted."""
+    raw = raw_qwen3_next()
+    model = read_config(raw)
+    facts = model.facts
+    states, block = 4 * facts.state_bytes_per_request, 4 * facts.kv_bytes_per_token
+    assert states > 0
+    config = toy_config(num_blocks=None, kv_cache_memory_bytes=states + 3 * block)
+    assert count_blocks(config, facts, 0) == 3
+    cache = KVCache.allocate(model.cache, num_blocks=3, num_states=4, block_size=4, device=torch.device("cpu"))
+    assert cache.num_bytes == states + 3 * block == facts.cache_bytes(tokens=12, requests=4)
+    assert (cache.num_blocks, cache.block_size, cache.num_states) == (3, 4, 4)
+    with pytest.raises(ConfigError, match="max_num_seqs"):
+        count_blocks(toy_config(num_blocks=None, kv_cache_memory_bytes=states + block - 1), facts, 0)

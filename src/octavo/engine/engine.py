@@ -19,9 +19,10 @@ from octavo.engine.recovery.recovery import Recovery
 from octavo.engine.recovery.supervisor import NoSource, RestartBudget, Supervisor
 from octavo.engine.request import Request
 from octavo.engine.request_table import RequestTable, copy_of
-from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.statistics import EngineStatus, StepRecord
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, RequestError, WorkerDiedError
 from octavo.grammar import ForkServer

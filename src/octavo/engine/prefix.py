@@ -7,19 +7,23 @@ import itertools
 from array import array
 from collections.abc import Iterator
 
+from octavo.engine.snapshots import SnapshotPool
+
 ROOT = 0
 
 
 class Entry:
     """A full block in the index: the tokens of one block behind the tokens of its parent."""
 
-    __slots__ = ("block", "key", "number")
+    __slots__ = ("block", "key", "number", "snapshot")
 
     def __init__(self, number: int, key: bytes, block: int) -> None:
         self.number = number
         """Unique over the life of the index: a child of an evicted entry can never be taken for another's."""
         self.key = key
         self.block = block
+        self.snapshot: int | None = None
+        """Of the recurrent states behind the block, if one is kept."""
 
 
 def _key(parent: int, tokens: bytes, root: bytes = b"") -> bytes:
@@ -35,8 +39,10 @@ def root_of(cache_salt: str | None) -> bytes:
 class PrefixIndex:
     """(parent, token ids of a full block) -> the block that holds their keys and values."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, num_snapshots: int | None = None) -> None:
         self.block_size = block_size
+        self.snapshots = SnapshotPool(num_snapshots or 0)
+        self._needs_snapshots = num_snapshots is not None
         self._numbers = itertools.count(ROOT + 1)
         self._by_key: dict[bytes, Entry] = {}
         self._by_block: dict[int, Entry] = {}
@@ -51,7 +57,10 @@ class PrefixIndex:
         return iter(self._by_block)
 
     def match(self, tokens: array[int], root: bytes = b"") -> list[Entry]:
-        """The longest chain of entries from `root` that is a prefix of `tokens` and leaves at least one token to compute."""
+        """The longest chain of entries from `root` that is a prefix of `tokens` and leaves at least one token to compute.
+
+        Of a model with recurrent layers it ends where a snapshot is kept.
+        """
         num_blocks = (len(tokens) - 1) // self.block_size
         data = tokens[: num_blocks * self.block_size].tobytes()
         width = tokens.itemsize * self.block_size
@@ -63,6 +72,8 @@ class PrefixIndex:
                 break
             found.append(entry)
             parent = entry.number
+        while self._needs_snapshots and found and found[-1].snapshot is None:
+            found.pop()
         return found
 
     def register(self, parent: Entry | None, tokens: array[int], block: int, root: bytes = b"") -> Entry | None:
@@ -89,9 +100,12 @@ class PrefixIndex:
         entry = self._by_block.pop(block, None)
         if entry is not None:
             del self._by_key[entry.key]
+            self.snapshots.forget(entry)
 
     def reset(self) -> None:
         """Take every block out."""
+        for entry in self._by_block.values():
+            self.snapshots.forget(entry)
         self._by_key.clear()
         self._by_block.clear()
 

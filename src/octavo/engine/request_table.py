@@ -7,9 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 from octavo.config import EngineConfig
-from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Finished, Running, Sequence
 from octavo.engine.statistics import Counters
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import RequestFailedError, WorkerDiedError
 from octavo.messages import SampledToken, StepResult

@@ -40,9 +40,11 @@ class Running:
         "chain",
         "computed",
         "last",
+        "pending",
         "planned",
         "prefill_end",
         "register_at",
+        "restore",
         "sequence",
         "slot",
     )
@@ -66,6 +68,10 @@ class Running:
         """Computed positions at which the next block is full and may enter the prefix index."""
         self.chain: Entry | None = hits[-1] if hits else None
         """Where the last block stands in the prefix index."""
+        self.restore = hits[-1].snapshot if hits else None
+        """The snapshot that its first chunk goes on from, until that is planned."""
+        self.pending: dict[int, int] = {}
+        """Number of tokens -> the snapshot that gets the states behind them, until it is kept in the prefix index."""
 
 
 class Finished:

@@ -1,4 +1,4 @@
-"""The paged cache of keys and values of all layers."""
+"""The cache of all layers: paged keys and values, and states of running requests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import mmap
 
 import torch
 
-from octavo.config.facts import CacheLayout
+from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
 
 
 class KVCache:
-    """Paged keys and values, layer by layer as the family describes them.
+    """Keys, values and states, layer by layer as the family describes them.
 
-    `layers[l]` is (2, num_blocks, block_size, num_kv_heads, head_dim) bf16; [0] keys, [1] values; written by
-    attention at `slot_mapping`, read through `block_tables`.
+    `layers[l]` of an attention layer is (2, num_blocks, block_size, num_kv_heads, head_dim) bf16; [0] keys, [1] values;
+    written by attention at `slot_mapping`, read through `block_tables`. Of a recurrent layer it is (num_states, numbers)
+    float32, a row for each running request. A model has an attention layer at least.
     """
 
     def __init__(self, layers: list[torch.Tensor]) -> None:
@@ -23,12 +24,17 @@ class KVCache:
     @property
     def num_blocks(self) -> int:
         """Blocks of each layer."""
-        return int(self.layers[0].shape[1])
+        return int(self._paged.shape[1])
 
     @property
     def block_size(self) -> int:
         """Tokens per block."""
-        return int(self.layers[0].shape[2])
+        return int(self._paged.shape[2])
+
+    @property
+    def num_states(self) -> int:
+        """States of each recurrent layer; 0 if there is no such layer."""
+        return next((len(layer) for layer in self.layers if layer.ndim == 2), 0)
 
     @property
     def device(self) -> torch.device:
@@ -41,15 +47,30 @@ class KVCache:
         return sum(layer.numel() * layer.element_size() for layer in self.layers)
 
     @classmethod
-    def allocate(cls, layout: CacheLayout, *, num_blocks: int, block_size: int, device: torch.device) -> KVCache:
-        """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN."""
-        shapes = ((2, num_blocks, block_size, layer.num_kv_heads, layer.head_dim) for layer in layout)
-        return cls([_zeros(shape, device) for shape in shapes])
+    def allocate(
+        cls, layout: CacheLayout, *, num_blocks: int, num_states: int = 0, block_size: int, device: torch.device
+    ) -> KVCache:
+        """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN.
+
+        Args:
+            num_states: how many requests may run at once; 0 serves models of attention alone.
+        """
+
+        def layer(kind: PagedKv | RecurrentState) -> torch.Tensor:
+            if isinstance(kind, RecurrentState):
+                return _zeros((num_states, kind.numbers), torch.float32, device)
+            return _zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), torch.bfloat16, device)
+
+        return cls([layer(kind) for kind in layout])
+
+    @property
+    def _paged(self) -> torch.Tensor:
+        return next(layer for layer in self.layers if layer.ndim == 5)
 
 
-def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """bf16 zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=torch.bfloat16, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * torch.bfloat16.itemsize, flags=mmap.MAP_PRIVATE)
-    return torch.frombuffer(memory, dtype=torch.bfloat16).view(shape)
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -21,6 +21,7 @@ from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
 from octavo.models.qwen3.config import Qwen3Config
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
+from octavo.models.qwen3_next.config import Qwen3NextConfig
 
 FAMILIES: dict[str, type[ModelConfig]] = {
     family.architecture: family
@@ -28,6 +29,7 @@ FAMILIES: dict[str, type[ModelConfig]] = {
         Qwen3MoeConfig,
         Qwen3Config,
         Qwen2MoeConfig,
+        Qwen3NextConfig,
         MixtralConfig,
         OlmoeConfig,
         Glm4MoeConfig,

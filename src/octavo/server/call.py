@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from octavo.answers import Prompt
+from octavo.answers import Prompt, Reading
 from octavo.errors import PromptTooLongError, RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyReader
 
-if TYPE_CHECKING:
-    from octavo.server.fields import GenerationFields
-
-B = TypeVar("B", bound="GenerationFields")
+B = TypeVar("B")
 
 MAX_ANSWERS = 16384
 """Most answers of one call, over all its prompts."""
@@ -29,14 +26,22 @@ class Call(Generic[B]):
     """`n` answers to each prompt."""
 
     body: B
-    """Without what has become prompts and settings."""
+    """What of it the answers are written by, without what has become prompts and settings."""
     prompts: list[Prompt]
     samplings: list[SamplingParams]
     """One for each prompt."""
+    reading: Reading = Reading()
+    """How the answers are split into channels."""
+    only_scores: bool = False
+    """The token that the engine makes for each prompt is not told, and not counted."""
 
-    @classmethod
-    def checked(cls, body: B, prompts: list[Prompt], samplings: list[SamplingParams]) -> Call[B]:
-        """Raises RequestError if it is too much for one call."""
+    def checked(self) -> Call[B]:
+        """This call.
+
+        Raises:
+            RequestError: it is too much for one.
+        """
+        prompts, samplings = self.prompts, self.samplings
         count = sum(sampling.n for sampling in samplings)
         if count > MAX_ANSWERS:
             raise RequestError(
@@ -54,7 +59,7 @@ class Call(Generic[B]):
                 f"{MAX_CALL_IDS} in a call",
                 param="logit_bias",
             )
-        return cls(body, prompts, samplings)
+        return self
 
 
 def _num_ids(sampling: SamplingParams) -> int:

@@ -149,7 +149,7 @@ class ChatRequest(ChatFields, GenerationFields):
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
-        return Call.checked(self, [prompt], samplings)
+        return Call(self, [prompt], samplings, self._reading).checked()
 
     def _tool_use(self, reader: BodyReader) -> ToolUse:
         """Raises RequestError if the tools, or what is asked of them, cannot be served."""

@@ -23,6 +23,7 @@ from octavo.messages import (
     FaultKind,
     PromptScores,
     SampledToken,
+    SnapshotUse,
     StepPlan,
     StepResult,
     TokenScore,
@@ -118,6 +119,7 @@ class MockWorker:
         self._slots: dict[int, _Slot] = {}
         self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
         self._holders: Counter[int] = Counter()
+        self._states: dict[int, int] = {}
         self._results: deque[tuple[float, StepResult]] = deque()
         self._last_step = 0
         self._free_at_s = 0.0
@@ -208,7 +210,31 @@ class MockWorker:
             self._slots[allowed.slot].allowed = allowed.bits
         for chunk in plan.chunks:
             self._compute(self._slots[chunk.slot], chunk, result)
+        if self.config.num_snapshots is not None:
+            self._move_states(plan, self.config.num_snapshots)
         return result
+
+    def _move_states(self, plan: StepPlan, num_snapshots: int) -> None:
+        """Assert that each chunk goes on from the recurrent state behind its own tokens; states are digests of those."""
+        uses = {use.slot: use for use in plan.snapshots}
+        read = {use.restore for use in plan.snapshots if use.restore >= 0}
+        written = [use.keep for use in plan.snapshots if use.keep >= 0]
+        assert len(uses) == len(plan.snapshots), "a chunk uses snapshots twice"
+        assert all(0 <= snapshot < num_snapshots for snapshot in (*read, *written))
+        assert len(set(written)) == len(written), "a snapshot is kept twice"
+        assert not read.intersection(written), "a snapshot is kept where another chunk goes on from it"
+        for chunk in plan.chunks:
+            tokens, use = self._slots[chunk.slot].tokens, uses.pop(chunk.slot, SnapshotUse(chunk.slot))
+            source = chunk.slot if use.restore < 0 else self.config.max_num_seqs + use.restore
+            if chunk.start:
+                state = self._states.get(source)
+                assert state == digest(tokens[: chunk.start]), "the state gone on from is of other tokens"
+            if use.keep >= 0:
+                assert 1 <= use.keep_after <= chunk.count
+                kept = digest(tokens[: chunk.start + use.keep_after])
+                self._states[self.config.max_num_seqs + use.keep] = kept
+            self._states[chunk.slot] = digest(tokens[: chunk.start + chunk.count])
+        assert not uses, "snapshots for a slot without a chunk"
 
     def _admit(self, admission: Admission) -> None:
         assert 0 <= admission.slot < self.config.max_num_seqs, f"slot {admission.slot}"

@@ -14,12 +14,12 @@ from octavo.errors import ConfigError
 from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
+from octavo.ops.draw.fixed_point import MAX_VOCAB
 from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
 from octavo.worker.sampling.adjust import Row
 from octavo.worker.sampling.finite import finite_rows
-from octavo.worker.sampling.fixed_point import MAX_VOCAB
 from octavo.worker.sampling.rows import LogitRow, RowResult, SampledBatch, read_results
 from octavo.worker.sampling.sampler import sample
 from octavo.worker.sampling.scores import score

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from octavo.bad_words import BadWords
 from octavo.errors import OctavoError
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 from octavo.worker.sampling.counts import TokenCounts
 
@@ -38,6 +38,7 @@ class Slot:
         "num_prompt_tokens",
         "permitted",
         "sampling",
+        "snapshots",
         "stop_ids",
         "tokens",
     )
@@ -60,6 +61,8 @@ class Slot:
         self.permitted = None if ids is None else _as_bits(ids, vocab_size)
         """The same for every step, as the request asks."""
         self.bad_words = BadWords(self.sampling.bad_word_ids)
+        self.snapshots: SnapshotUse | None = None
+        """What the chunk of the step does with snapshots; None: nothing."""
         self.counts: TokenCounts | None = None
         if self._penalised:
             self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
@@ -140,6 +143,7 @@ class Slots:
             self._release(index, plan)
         for admission in plan.admissions:
             self._admit(admission, plan)
+        behind_prefix = {chunk.slot for chunk in plan.chunks if chunk.start and self._is_new(chunk.slot)}
         total = 0
         seen: set[int] = set()
         written: set[int] = set()
@@ -152,6 +156,7 @@ class Slots:
             self._advance(chunk, written, plan)
             total += chunk.count
         self._restrict(plan)
+        self._check_snapshots(plan, behind_prefix)
         limit = self._config.max_num_batched_tokens
         if total > limit:
             raise _wrong(plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
@@ -174,6 +179,39 @@ class Slots:
             if not 0 < bits < 1 << self._vocab_size:
                 raise _wrong(plan, f"{where}: none, or ids beyond the vocabulary")
             self[allowed.slot].allowed = allowed.bits
+
+    def _is_new(self, index: int) -> bool:
+        """Whether the slot, if there is such, has had no chunk."""
+        slot = self._slots[index] if 0 <= index < len(self._slots) else None
+        return slot is not None and slot.computed is None
+
+    def _check_snapshots(self, plan: StepPlan, behind_prefix: set[int]) -> None:
+        """Note what each chunk does with snapshots; slots that go on `behind_prefix` need one to do so.
+
+        None is written by two chunks, or read by one and written by another.
+        """
+        chunks, count = {chunk.slot: chunk for chunk in plan.chunks}, self._config.num_snapshots
+        for slot in chunks:
+            self[slot].snapshots = None
+        written: set[int] = set()
+        for use in plan.snapshots:
+            where = f"snapshots of slot {use.slot}"
+            if use.slot not in chunks or self[use.slot].snapshots is not None:
+                raise _wrong(plan, f"{where}: it has no chunk, or has them twice")
+            if not (-1 <= use.restore < count and -1 <= use.keep < count):
+                raise _wrong(plan, f"{where}: {use.restore} or {use.keep} is not in -1..{count - 1}")
+            if use.keep >= 0 and (use.keep in written or not 1 <= use.keep_after <= chunks[use.slot].count):
+                raise _wrong(plan, f"{where}: {use.keep} is kept twice, or not behind a token of the chunk")
+            if (use.restore >= 0) is not (use.slot in behind_prefix):
+                raise _wrong(plan, f"{where}: restore is {use.restore}, which is for the first chunk behind a prefix")
+            if use.keep >= 0:
+                written.add(use.keep)
+            self[use.slot].snapshots = use
+        if any(use.restore in written for use in plan.snapshots):
+            raise _wrong(plan, "snapshots: one is kept in the step in which another chunk goes on from it")
+        missing = behind_prefix - {use.slot for use in plan.snapshots} if count else None
+        if missing:
+            raise _wrong(plan, f"snapshots: slot {min(missing)} has no state to go on from behind its prefix")
 
     def _check_index(self, index: int, plan: StepPlan, what: str, *, taken: bool = True) -> None:
         count = len(self._slots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from tqdm import tqdm
 
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
@@ -56,26 +56,30 @@ def load_kernels(
 
 def blocks_of_widest(config: WorkerConfig) -> int:
     """KV blocks that the widest step takes if it gets all it asks for."""
-    requests = min(config.max_num_seqs, -(-config.max_num_batched_tokens // config.max_model_len))
+    requests = min(config.max_num_seqs, -(-(config.max_num_batched_tokens - 1) // config.max_model_len) + 1)
     return requests * -(-config.max_model_len // config.block_size)
 
 
 def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
-    """The whole token budget in as few requests as possible, each at the end of as long a context as possible."""
+    """The whole token budget in as few requests as possible, each at the end of as long a context as possible.
+
+    The last of several has one token, so that attention's kernels for chunks and for decodes are both among the step's.
+    """
     size = config.block_size
     admissions, chunks, used, left = [], [], 0, config.max_num_batched_tokens
     for slot in range(config.max_num_seqs):
         length = min(config.max_model_len, (num_blocks - used) * size)
         if not length or not left:
             break
-        count = min(length, left)
+        count = min(length, left - (left > 1 and slot + 1 < config.max_num_seqs))
         blocks = list(range(used, used - (-length // size)))
         # Later tokens count as made: scoring more rows than one piece takes no more memory.
         num_prompt_tokens = min(length, length - count + MAX_ROWS)
         admissions.append(Admission(slot, [0] * length, num_prompt_tokens, EVERYTHING, []))
         chunks.append(Chunk(slot, length - count, count, blocks, True))
         used, left = used + len(blocks), left - count
-    return StepPlan(1, [], admissions, chunks)
+    behind = [chunk.slot for chunk in chunks if chunk.start and config.num_snapshots]
+    return StepPlan(1, [], admissions, chunks, snapshots=[SnapshotUse(slot, restore=0) for slot in behind])
 
 
 def divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:

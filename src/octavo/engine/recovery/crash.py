@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.engine.scheduler import Step
 from octavo.engine.sequence import Running
+from octavo.engine.step import Step
 from octavo.errors import ConfigError, DeathCause
 from octavo.messages import Chunk, Fault, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams

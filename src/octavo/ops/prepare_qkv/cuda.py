@@ -35,7 +35,7 @@ def prepare_qkv(
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
-        norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
+        norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token; a head's numbers from R on are not turned.
         cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
@@ -51,8 +51,8 @@ def prepare_qkv(
     dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=torch.bfloat16)
     dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
     if norms is not None:
-        dims.check("norms.queries", norms.queries, ("D",), dtype=torch.bfloat16)
-        dims.check("norms.keys", norms.keys, ("D",), dtype=torch.bfloat16)
+        dims.check("norms.queries", norms.queries, ("D",), dtype=(torch.bfloat16, torch.float32))
+        dims.check("norms.keys", norms.keys, ("D",), dtype=norms.queries.dtype)
     for name, table in (("rows.cos", rows.cos), ("rows.sin", rows.sin)):
         dims.check(name, table, ("T", "R / 2"), dtype=torch.float32)
     check_range("rows.cos.shape[1]", dims["R / 2"], 1, max(1, dims["D"] // 2), "pass the table of this head's width")

@@ -27,6 +27,11 @@ class Row:
     allowed: bytes | None = None
     """Ids that may be sampled, as `AllowedIds.bits`; None: all."""
 
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether `adjust_logits` changes its logits."""
+        return bool(self.sampling.logit_bias or self.masked_ids) or not (self.counts is None and self.allowed is None)
+
 
 def adjust_logits(logits: torch.Tensor, rows: Sequence[Row]) -> None:
     """Add biases, apply penalties, and mask; each (row, id) pair is touched on its own.

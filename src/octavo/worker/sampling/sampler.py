@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from octavo.ops.sort_keys import columns_of, sort_keys
+from octavo.ops.draw import draw
+from octavo.ops.draw.cpu import invert, masses
+from octavo.ops.largest import largest
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.finite import finite_rows
-from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 SMALL = 1024
 """Largest top_k for which the likeliest ids are picked out; more are found by sorting all."""
@@ -41,20 +42,24 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
         rows: (R)
     """
     finite = finite_rows(logits)
-    # A row that is not finite is replaced, not multiplied: zero times NaN is NaN. Adding 0 turns -0 into +0.
-    adjusted = torch.where(finite[:, None], logits, 0.0).add_(0.0)
-    adjust_logits(adjusted, rows)
+    adjusted = logits
+    if any(row.is_adjusted for row in rows):
+        # A row that is not finite is replaced, not multiplied: zero times NaN is NaN.
+        adjusted = torch.where(finite[:, None], logits, 0.0)
+        adjust_logits(adjusted, rows)
     token_ids = adjusted.argmax(-1)
     finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
-    for belongs, draw in (
+    for belongs, choose in (
         (_is_plain, _draw_plain),
         (_has_small_top_k, _draw_likeliest),
         (_is_truncated, _draw_truncated),
     ):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
-        if indices:
+        if len(indices) == len(rows):
+            token_ids = choose(adjusted, rows)
+        elif indices:
             where = upload(torch.tensor(indices), logits.device)
-            token_ids[where] = draw(adjusted[where], [rows[index] for index in indices])
+            token_ids[where] = choose(adjusted[where], [rows[index] for index in indices])
     return Choice(token_ids, finite)
 
 
@@ -75,13 +80,14 @@ def _is_plain(row: Row) -> bool:
 
 def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """(R,) int64 from all ids that min_p leaves, in order of id."""
-    return _invert(_masses(logits, rows), rows)
+    temperature, min_p = _temperature(rows, logits.device), _min_p(rows, logits.device)
+    return draw(logits, temperature[:, 0], min_p[:, 0], _numbers(rows, logits.device)[:, 0])
 
 
 def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be sorted."""
     count = min(logits.shape[1], max(row.sampling.top_k for row in rows))
-    ids = columns_of(sort_keys(logits).topk(count, dim=-1).values, logits.shape[1])
+    ids = largest(logits, count)
     return _draw_sorted(logits.gather(1, ids), ids, rows)
 
 
@@ -94,32 +100,27 @@ def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 def _draw_sorted(values: torch.Tensor, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """(R,) int64 of ids (R, N), the likeliest first with their logits (R, N)."""
     count = values.shape[1]
-    mass = _masses(values, rows)
+    mass = masses(values, _temperature(rows, values.device), _min_p(rows, values.device))
     top_k = _column(rows, values.device, lambda row: row.sampling.top_k if row.sampling.top_k > 0 else count)
     mass.masked_fill_(torch.arange(count, device=values.device) >= top_k, 0)
     top_p = _column(rows, values.device, lambda row: row.sampling.top_p)
     before = mass.cumsum(-1) - mass
     mass.masked_fill_(before >= top_p * mass.sum(-1, keepdim=True), 0)
-    return ids.gather(1, _invert(mass, rows)[:, None])[:, 0]
+    return ids.gather(1, invert(mass, _numbers(rows, mass.device))[:, None])[:, 0]
 
 
-def _masses(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """(R, V) int64: exp((x - max x) / T) in units of 1 / ONE, 0 below min_p."""
-    # The maximum is taken off first, so that no temperature, however small, overflows.
-    temperature = _column(rows, logits.device, lambda row: row.sampling.temperature)
-    mass = fixed_point_exp(below_max(logits).div_(temperature))
-    min_p = _column(rows, logits.device, lambda row: row.sampling.min_p)
-    return mass.masked_fill_(mass < min_p * ONE, 0)
+def _temperature(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    return _column(rows, device, lambda row: row.sampling.temperature)
 
 
-def _invert(mass: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """(R,) int64: the first index whose cumulative mass exceeds u * total; never one without mass."""
-    cumulative = mass.cumsum(-1)
-    total = cumulative[:, -1:]
+def _min_p(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    return _column(rows, device, lambda row: row.sampling.min_p)
+
+
+def _numbers(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
+    """(R, 1) float64: the uniform number of each row's token."""
     seeds = [row.sampling.seed or 0 for row in rows]
-    numbers = upload(torch.from_numpy(uniform(seeds, [row.position for row in rows])), mass.device)
-    target = torch.minimum((numbers[:, None] * total).long(), total - 1)
-    return (cumulative <= target).sum(-1).clamp_(0, mass.shape[1] - 1)
+    return upload(torch.from_numpy(uniform(seeds, [row.position for row in rows])), device)[:, None]
 
 
 def _column(rows: Sequence[Row], device: torch.device, value: Callable[[Row], float]) -> torch.Tensor:

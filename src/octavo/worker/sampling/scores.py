@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from octavo.ops.sort_keys import columns_of, sort_keys
+from octavo.ops.draw.fixed_point import ONE, below_max, fixed_point_exp
+from octavo.ops.largest import largest
 from octavo.ops.upload import upload
-from octavo.worker.sampling.fixed_point import ONE, below_max, fixed_point_exp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,4 +57,4 @@ def _likeliest(logits: torch.Tensor, n: int) -> torch.Tensor:
     """(R, n) int64 ids of the largest logits, largest first, the lower id first among equals."""
     if n == 0:
         return torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
-    return columns_of(sort_keys(logits).topk(n, dim=-1).values, logits.shape[1])
+    return largest(logits, n)
