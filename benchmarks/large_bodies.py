@@ -53,7 +53,8 @@ RETURNED = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "
 
 def serve(port: int) -> None:
     """Run the server in this process until SIGTERM."""
-    from octavo.server.run import bind, run_server
+    from octavo.server.listening import bind
+    from octavo.server.run import run_server
     from octavo.startup import in_processes, server_context, start
 
     settings = Settings(port=port, host="127.0.0.1", disable_log_stats=True, disable_uvicorn_access_log=True)

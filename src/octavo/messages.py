@@ -281,7 +281,7 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: int
     """1 for the likeliest."""
     top: list[tuple[int, float]]
-    """(token id, logprob), likeliest first; as many as were asked for."""
+    """(token id, logprob), likeliest first, as many as were asked for; or of the `logprob_token_ids`, in their order."""
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True, gc=False):

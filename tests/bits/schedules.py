@@ -278,6 +278,9 @@ samplings = st.builds(
     min_tokens=st.just(0),
     logprobs=st.one_of(st.none(), st.integers(0, 3)),
     prompt_logprobs=st.one_of(st.none(), st.none(), st.integers(0, 2)),
+    allowed_token_ids=st.one_of(st.none(), st.none(), st.lists(ids, min_size=1, max_size=30)),
+    bad_word_ids=st.one_of(st.just([]), st.lists(st.lists(ids, min_size=1, max_size=3), max_size=40)),
+    logprob_token_ids=st.one_of(st.none(), st.none(), st.lists(ids, min_size=1, max_size=3, unique=True)),
 )
 prompts = st.builds(
     lambda head, length, tail: (*HEADS[head][:length], *tail),
@@ -293,7 +296,7 @@ def jobs(draw: st.DrawFn) -> list[Job]:
     drawn: list[Job] = []
     for i in range(draw(st.one_of(st.integers(1, 7), st.integers(4, 7)))):
         sampling = draw(samplings)
-        min_tokens = draw(st.integers(0, sampling.max_tokens or 0))
+        min_tokens = draw(st.integers(0, sampling.max_tokens or 0)) if sampling.allowed_token_ids is None else 0
         arrival = draw(st.integers(0, 6))
         abort_after = draw(st.one_of(st.none(), st.none(), st.none(), st.integers(0, 12)))
         drawn.append(Job(f"job-{i}", draw(prompts), sampling.replace(min_tokens=min_tokens), arrival, abort_after))

@@ -145,7 +145,7 @@ def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> Non
         ("speculative_config", '{"method": "ngram"}'),
         ("enable_expert_parallel", True),
         ("logprobs_mode", "processed_logprobs"),
-        ("scheduling_policy", "priority"),
+        ("scheduling_policy", "luck"),
         ("load_format", "pt"),
         ("model_impl", "transformers"),
         ("convert", "embed"),

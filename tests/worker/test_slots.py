@@ -69,6 +69,18 @@ BROKEN = {
         StepPlan(2, [], [admit(sampling=GREEDY.replace(logit_bias={-5: 1.0}))], []),
         "logit_bias: id -5 is not in 0..60",
     ),
+    "allowed id beyond vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(allowed_token_ids=[3, 61]))], []),
+        "allowed_token_ids: id 61",
+    ),
+    "scored id beyond vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(logprob_token_ids=[99]))], []),
+        "logprob_token_ids: id 99",
+    ),
+    "forbidden id below vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(bad_word_ids=[[1], [2, -1]]))], []),
+        "bad_word_ids: id -1",
+    ),
     "random without seed": (StepPlan(2, [], [admit(sampling=SamplingParams())], []), "admission of slot 0: seed"),
     "chunk out of range": (StepPlan(2, [], [], [chunk(9)]), "chunk: slot 9 is not in 0..3"),
     "chunk of a free slot": (StepPlan(2, [], [], [chunk(0)]), "chunk: slot 0 is free"),
@@ -186,6 +198,26 @@ def test_stop_ids_are_masked_until_min_tokens_are_made() -> None:
         masked.append(list(slots[0].masked_ids))
         slots[0].resolve_token(slots[0].reserve_token(), token_id)
     assert masked == [[5, 6], [5, 6], []]
+
+
+def test_an_id_that_would_complete_a_forbidden_word_is_masked() -> None:
+    slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
+    sampling = GREEDY.replace(bad_word_ids=[[9], [7, 8], [3, 7, 2]])
+    slots.apply(StepPlan(1, [], [admit(0, [1, 2, 3], num_prompt_tokens=3, sampling=sampling)], []))
+    masked = []
+    for token_id in (7, 3, 7, 5):
+        masked.append(list(slots[0].masked_ids))
+        slots[0].resolve_token(slots[0].reserve_token(), token_id)
+    assert masked == [[9], [9, 8], [9], [9, 8, 2]], "the 3 of the prompt is no part of an answer"
+    assert slots[0].needs_history
+
+
+def test_what_a_grammar_and_a_request_allow_is_what_both_do() -> None:
+    slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
+    slots.apply(StepPlan(1, [], [admit(0, sampling=GREEDY.replace(allowed_token_ids=[0, 9, 60]))], []))
+    assert slots[0].allowed_bits == bytes([1, 2, 0, 0, 0, 0, 0, 16])
+    slots[0].allowed = b"\xff\0\0\0\0\0\0\xff"
+    assert slots[0].allowed_bits == bytes([1, 0, 0, 0, 0, 0, 0, 16])
 
 
 def test_counts_are_kept_for_penalties_and_grow() -> None:

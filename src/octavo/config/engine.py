@@ -34,6 +34,8 @@ class EngineConfig:
     """Tokens between two snapshots of a request, besides the one at its prompt's end."""
     long_prefill_token_threshold: int = 0
     """Most prompt tokens of one request per step; 0: no bound but the budget."""
+    priorities: bool = False
+    """Requests may have a priority."""
     max_num_queued_reqs: int | None = None
     max_num_queued_tokens: int | None = None
     max_logprobs: int = 20

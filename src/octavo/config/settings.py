@@ -112,6 +112,12 @@ class Settings:
     long_prefill_token_threshold: int = setting(
         0, "Most prompt tokens of one request per step; 0: no bound", "Memory and schedule", minimum=0
     )
+    scheduling_policy: str = setting(
+        "fcfs",
+        "Who runs first: fcfs (first come, first served) or priority (the request with the lowest `priority`)",
+        "Memory and schedule",
+        choices=("fcfs", "priority"),
+    )
     max_num_queued_reqs: int | None = setting(
         None, "Most waiting requests; beyond them 503", "Memory and schedule", minimum=1
     )
@@ -126,6 +132,14 @@ class Settings:
     # Server
     host: str = setting("0.0.0.0", "Address to bind", "Server")
     port: int = setting(8000, "Port to bind", "Server", minimum=0)
+    uds: str | None = setting(None, "Unix socket to listen at, instead of --host and --port", "Server")
+    root_path: str = setting("", "Path under which a proxy shows the server, such as /octavo", "Server")
+    ssl_certfile: str | None = setting(None, "PEM file of the certificate (and those above it): speak TLS", "Server")
+    ssl_keyfile: str | None = setting(None, "PEM file of its key, if not in the same file", "Server")
+    ssl_ca_certs: str | None = setting(None, "PEM file of those who sign clients' certificates", "Server")
+    ssl_cert_reqs: int = setting(
+        0, "Certificates of clients: 0 none, 1 checked if shown, 2 needed", "Server", minimum=0
+    )
     api_key: tuple[str, ...] = setting((), "Keys that clients must send as Bearer token", "Server", secret=True)
     allowed_origins: tuple[str, ...] = setting(("*",), "JSON list of CORS origins", "Server")
     allowed_methods: tuple[str, ...] = setting(("*",), "JSON list of CORS methods", "Server")
@@ -230,6 +244,8 @@ class Settings:
             raise ConfigError("gpu_memory_utilization", f"must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.port > 65535:
             raise ConfigError("port", f"must be at most 65535, got {self.port}")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ConfigError("root_path", f"must begin with / and not end with it, got {self.root_path!r}")
         if "" in self.api_key:
             raise ConfigError("api_key", "holds an empty key, which everybody has; leave it out to ask for none")
         if self.enable_log_outputs and not self.enable_log_requests:

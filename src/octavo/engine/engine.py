@@ -203,6 +203,7 @@ class Engine:
             kv_usage=scheduler.pool.usage,
             free_blocks=scheduler.pool.available,
             total_blocks=self.config.num_blocks,
+            cached_blocks=scheduler.pool.num_cached,
             last_step_age_s=self._clock() - self._last_result_s,
             **dataclasses.asdict(self._requests.counters),
             finished={reason.value: count for reason, count in self._requests.finished.items()},

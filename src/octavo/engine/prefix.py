@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from array import array
 from collections.abc import Iterator
@@ -25,9 +26,14 @@ class Entry:
         """Of the recurrent states behind the block, if one is kept."""
 
 
-def _key(parent: int, tokens: bytes) -> bytes:
+def _key(parent: int, tokens: bytes, root: bytes = b"") -> bytes:
     """Parent and token ids, whole: Python hashes the key, and compares it when hashes are equal."""
-    return parent.to_bytes(8, "little") + tokens
+    return (root if parent == ROOT else b"") + parent.to_bytes(8, "little") + tokens
+
+
+def root_of(cache_salt: str | None) -> bytes:
+    """Where the chains of requests with this salt begin: 32 bytes that no other salt has; empty without one."""
+    return b"" if cache_salt is None else hashlib.sha256(cache_salt.encode("utf-8", "surrogatepass")).digest()
 
 
 class PrefixIndex:
@@ -50,8 +56,8 @@ class PrefixIndex:
     def blocks(self) -> Iterator[int]:
         return iter(self._by_block)
 
-    def match(self, tokens: array[int]) -> list[Entry]:
-        """The longest chain of entries that is a prefix of `tokens` and leaves at least one token to compute.
+    def match(self, tokens: array[int], root: bytes = b"") -> list[Entry]:
+        """The longest chain of entries from `root` that is a prefix of `tokens` and leaves at least one token to compute.
 
         Of a model with recurrent layers it ends where a snapshot is kept.
         """
@@ -61,7 +67,7 @@ class PrefixIndex:
         found: list[Entry] = []
         parent = ROOT
         for start in range(0, num_blocks * width, width):
-            entry = self._by_key.get(_key(parent, data[start : start + width]))
+            entry = self._by_key.get(_key(parent, data[start : start + width], root))
             if entry is None:
                 break
             found.append(entry)
@@ -70,8 +76,8 @@ class PrefixIndex:
             found.pop()
         return found
 
-    def register(self, parent: Entry | None, tokens: array[int], block: int) -> Entry | None:
-        """Enter `block`, which holds `tokens` behind `parent` (None: at position 0).
+    def register(self, parent: Entry | None, tokens: array[int], block: int, root: bytes = b"") -> Entry | None:
+        """Enter `block`, which holds `tokens` behind `parent` (None: at position 0, of the chain from `root`).
 
         Returns:
             The entry for these tokens, which keeps an earlier block if there is one; None if `parent` has been
@@ -81,7 +87,7 @@ class PrefixIndex:
         assert block not in self._by_block
         if parent is not None and self._by_block.get(parent.block) is not parent:
             return None
-        key = _key(ROOT if parent is None else parent.number, tokens.tobytes())
+        key = _key(ROOT if parent is None else parent.number, tokens.tobytes(), root)
         entry = self._by_key.get(key)
         if entry is None:
             entry = Entry(next(self._numbers), key, block)

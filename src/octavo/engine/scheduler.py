@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from octavo.config import EngineConfig
 from octavo.engine.blocks import BlockPool
 from octavo.engine.prefix import PrefixIndex
+from octavo.engine.queue import Queue
 from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Waiting
 from octavo.engine.statistics import Counters
 from octavo.engine.step import Step
@@ -17,12 +19,16 @@ from octavo.messages import Admission, Chunk, SnapshotUse
 _NO_BLOCKS: list[int] = []
 
 
-class Scheduler:
-    """Continuous batching: first come, first served; decode before prefill before new sequences.
+def _priority(running: Running) -> int:
+    return running.sequence.priority
 
-    All running sequences arrived before all waiting ones: the queue is entered at its front only by preemption, which
-    takes the last to arrive. A sequence gets the blocks of its whole history when it starts, so only decode can run
-    out of blocks, and the first to arrive always goes on.
+
+class Scheduler:
+    """Continuous batching: first come, first served among those of one priority; decode before prefill before new sequences.
+
+    All running sequences arrived before all waiting ones of their priority: the queue is entered before them only by
+    preemption, which takes the last to arrive of the last priority. A sequence gets the blocks of its whole history when it
+    starts, so only decode can run out of blocks, and the first always goes on. None gives way to one that only waits.
     """
 
     def __init__(self, config: EngineConfig, counters: Counters) -> None:
@@ -30,11 +36,11 @@ class Scheduler:
         self.counters = counters
         self.index = PrefixIndex(config.block_size, config.num_snapshots)
         self.pool = BlockPool(config.num_blocks, self.index)
-        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.waiting = Queue()
         self.held: OrderedDict[str, Sequence] = OrderedDict()
         """Those of the queue that may not run now."""
         self.running: list[Running] = []
-        """In order of arrival."""
+        """By priority, then in order of arrival."""
         self._chosen: Collection[str] | None = None
         """Who alone may run; None: everybody."""
         self.num_queued = 0
@@ -95,7 +101,7 @@ class Scheduler:
         assert not isinstance(state, Finished)
         sequence.state = Finished(reason)
         if isinstance(state, Waiting):
-            self.waiting.pop(sequence.request_id, None)
+            self.waiting.remove(sequence)
             self.held.pop(sequence.request_id, None)
             self._count(state, -1)
             return
@@ -109,7 +115,8 @@ class Scheduler:
         while running.register_at <= running.computed:
             end = running.register_at
             block = running.blocks[end // size - 1]
-            running.chain = self.index.register(running.chain, tokens[end - size : end], block)
+            root = running.sequence.cache_root
+            running.chain = self.index.register(running.chain, tokens[end - size : end], block, root)
             running.register_at = end + size if running.chain is not None else NEVER
             if running.chain is not None and end in running.pending:
                 self.index.snapshots.keep(running.pending.pop(end), running.chain)
@@ -122,12 +129,12 @@ class Scheduler:
         )
         slots = [running.slot for running in self.running]
         assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
-        states = [sequence.state for sequence in [*self.waiting.values(), *self.held.values()]]
+        states = [sequence.state for sequence in [*self.waiting, *self.held.values()]]
         if self._chosen is None:
             assert not self.held
         else:
-            members = [*self.waiting, *(running.sequence.request_id for running in self.running)]
-            assert set(members) <= set(self._chosen)
+            members = [*self.waiting, *(running.sequence for running in self.running)]
+            assert {sequence.request_id for sequence in members} <= set(self._chosen)
         assert all(isinstance(state, Waiting) for state in states)
         bounded = [state.num_tokens for state in states if isinstance(state, Waiting) and not state.was_running]
         assert (self.num_queued, self.num_queued_tokens) == (len(bounded), sum(bounded))
@@ -203,7 +210,7 @@ class Scheduler:
     def _admit(self, step: Step, now_s: float) -> None:
         """Start waiting sequences, in order, while budget, slots and blocks last."""
         while step.budget and self._slots and self.waiting:
-            sequence = next(iter(self.waiting.values()))
+            sequence = self.waiting.first
             running = self._start(sequence)
             if running is None:
                 break
@@ -228,7 +235,7 @@ class Scheduler:
         reads = self.config.prefix_caching and sequence.reads_prefix_cache
         # What may follow is not known yet: a token is left to compute before the last.
         tokens = sequence.tokens if sequence.can_sample_after(len(sequence.tokens)) else sequence.tokens[:-1]
-        hits = self.index.match(tokens) if reads else []
+        hits = self.index.match(tokens, sequence.cache_root) if reads else []
         cached = [entry.block for entry in hits]
         num_new = -(-len(sequence.tokens) // size) - len(cached)
         if num_new + spare > self.pool.available_beside(cached):
@@ -239,10 +246,10 @@ class Scheduler:
             running.register_at = NEVER
         if running.restore is not None:
             self.index.snapshots.use(running.restore)
-        del self.waiting[sequence.request_id]
+        self.waiting.remove(sequence)
         self._count(waiting, -1)
         sequence.state = running
-        self.running.append(running)
+        bisect.insort(self.running, running, key=_priority)
         return running
 
     def _first_start(self, sequence: Sequence, running: Running, now_s: float) -> None:
@@ -271,14 +278,17 @@ class Scheduler:
         self._vacate(victim)
         sequence.state = Waiting(len(sequence.tokens), after_step=self._steps)
         self.enqueue(sequence)
-        self.waiting.move_to_end(sequence.request_id, last=False)
+        self.waiting.put_first(sequence)
         sequence.num_preemptions += 1
         self.counters.preemptions += 1
 
     def _place(self, sequence: Sequence) -> None:
         """Puts a sequence at the end of the queue, or of the sequences that may not run."""
         may_run = self._chosen is None or sequence.request_id in self._chosen
-        (self.waiting if may_run else self.held)[sequence.request_id] = sequence
+        if may_run:
+            self.waiting.add(sequence)
+        else:
+            self.held[sequence.request_id] = sequence
 
     def _count(self, state: State, sign: int) -> None:
         """`state` enters (1) or leaves (-1) the queue."""

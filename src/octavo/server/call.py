@@ -18,7 +18,7 @@ MAX_ANSWERS = 16384
 MAX_CALL_TOKENS = 1 << 23
 """Most prompt tokens of one call, each prompt counted once for each of its answers: about 300 MB in the engine."""
 MAX_CALL_IDS = 1 << 20
-"""The same for entries of `logit_bias` and `stop_token_ids`: about 100 MB in the engine."""
+"""The same for entries of `logit_bias` and of lists of ids: about 100 MB in the engine."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,23 +52,31 @@ class Call(Generic[B]):
             raise RequestError(
                 f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
             )
-        ids = sum(s.n * (len(s.logit_bias) + len(s.stop_token_ids)) for s in samplings)
+        ids = sum(s.n * _num_ids(s) for s in samplings)
         if ids > MAX_CALL_IDS:
             raise RequestError(
-                f"logit_bias and stop_token_ids have {ids} entries over all answers, at most {MAX_CALL_IDS} in a call",
+                f"logit_bias, stop_token_ids, allowed_token_ids and bad_words have {ids} entries over all answers, at most "
+                f"{MAX_CALL_IDS} in a call",
                 param="logit_bias",
             )
         return self
 
 
-def tokenize(reader: BodyReader, text: str, *, add_special_tokens: bool, param: str = "prompt") -> Sequence[int]:
-    """Token ids of `text`; a text that cannot fit is refused unread.
+def _num_ids(sampling: SamplingParams) -> int:
+    words = sum(map(len, sampling.bad_word_ids))
+    return len(sampling.logit_bias) + len(sampling.stop_token_ids) + len(sampling.allowed_token_ids or ()) + words
+
+
+def tokenize(
+    reader: BodyReader, text: str, *, add_special_tokens: bool, param: str = "prompt", cut: bool = False
+) -> Sequence[int]:
+    """Token ids of `text`; a text that cannot fit is refused unread, unless it is going to be `cut`.
 
     Raises:
         RequestError: too long, or not text.
     """
     longest, limit = reader.tokenizer.longest_token, reader.most_tokens
-    if longest is not None and len(text) > limit * longest:
+    if longest is not None and not cut and len(text) > limit * longest:
         raise PromptTooLongError(
             f"{param} has {len(text)} characters, more than {limit} tokens can hold: at most {limit} tokens fit",
             param=param,

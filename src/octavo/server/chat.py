@@ -14,7 +14,7 @@ from octavo.server.chat_request import ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.generation_route import GenerationRoute
-from octavo.server.scores import chat_logprobs, prompt_logprobs
+from octavo.server.scores import chat_logprobs, naming, prompt_logprobs
 from octavo.server.writing import AnswerWriter
 from octavo.text import Tokenizer
 
@@ -47,6 +47,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str, request_id: str) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._name = naming(as_ids=body.return_tokens_as_token_ids)
         self._role = role
         form = body.reading.form
         self._messages = ChatMessages(
@@ -103,7 +104,7 @@ class ChatFormat:
         """`said`, with what tokens it took and how it ended."""
         choice: dict[str, Any] = {"index": answer.index, **said, "logprobs": None}
         if self._body.logprobs and tokens:
-            choice["logprobs"] = chat_logprobs(self._tokenizer, part)
+            choice["logprobs"] = chat_logprobs(self._tokenizer, part, self._name)
         choice["finish_reason"], choice["stop_reason"] = _end(answer), answer.stop_reason
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids if tokens else []

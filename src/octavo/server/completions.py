@@ -13,7 +13,7 @@ from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.generation_route import GenerationRoute
-from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
+from octavo.server.scores import legacy_logprobs, naming, prompt_logprobs, prompt_part
 from octavo.server.writing import AnswerWriter
 from octavo.text import Tokenizer
 
@@ -46,6 +46,7 @@ class CompletionFormat:
     def __init__(self, tokenizer: Tokenizer, body: CompletionRequest) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._name = naming(as_ids=body.return_tokens_as_token_ids)
         self._echoed: dict[int, Part] = {}
 
     def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
@@ -76,7 +77,7 @@ class CompletionFormat:
                 start = 0
         choice: dict[str, Any] = {"index": answer.index, "text": part.text, "logprobs": None}
         if self._body.logprobs is not None:
-            choice["logprobs"] = legacy_logprobs(self._tokenizer, part, start)
+            choice["logprobs"] = legacy_logprobs(self._tokenizer, part, start, self._name)
         choice["finish_reason"], choice["stop_reason"] = answer.finish_reason, answer.stop_reason
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids

@@ -86,6 +86,7 @@ def engine_config(settings: Settings, model: Model, num_blocks: int) -> EngineCo
         block_size=block_size_of(settings),
         num_blocks=num_blocks,
         prefix_caching=settings.enable_prefix_caching,
+        priorities=settings.scheduling_policy == "priority",
         num_snapshots=_num_snapshots(settings, model) if model.facts.state_bytes_per_request else None,
         long_prefill_token_threshold=settings.long_prefill_token_threshold,
         max_num_queued_reqs=settings.max_num_queued_reqs,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 import numpy as np
 
+from octavo.bad_words import BadWords
 from octavo.config import EngineConfig
 from octavo.errors import WorkerDiedError
 from octavo.messages import (
@@ -47,19 +48,32 @@ def mock_token(
     stop_ids: Collection[int],
     vocab_size: int,
     allowed: bytes | None = None,
+    barred: Collection[int] = (),
 ) -> SampledToken:
     """next_token = f(tokens so far, sampling parameters, seed, position); `history` is the digest of the tokens so far.
 
-    `allowed` are the ids to choose from, as `AllowedIds.bits`; None: all. The slot of the answer is 0.
+    `allowed` are the ids to choose from, as `AllowedIds.bits` (None: all), `barred` those that may not come. The slot of the
+    answer is 0.
+
+    Raises:
+        ValueError: no id is left to choose.
     """
     draw = zlib.crc32(struct.pack("<qq", sampling.seed or 0, position), history)
     token = draw % vocab_size
-    if allowed is not None:
-        choice = [id_ for id_ in range(vocab_size) if allowed[id_ // 8] >> id_ % 8 & 1]
+    if allowed is not None or barred or sampling.allowed_token_ids is not None:
+        choice = sorted(set(sampling.allowed_token_ids or range(vocab_size)).difference(barred))
+        if allowed is not None:
+            choice = [id_ for id_ in choice if allowed[id_ // 8] >> id_ % 8 & 1]
+        if not choice:
+            raise ValueError("no id is left to choose")
         token = choice[draw % len(choice)]
     while num_made < sampling.min_tokens and token in stop_ids:
         token = (token + 1) % vocab_size
-    score = None if sampling.logprobs is None else mock_score(draw, token, sampling.logprobs, vocab_size)
+    num_top = sampling.num_scores
+    score = None if num_top is None else mock_score(draw, token, num_top, vocab_size)
+    if score is not None and sampling.logprob_token_ids is not None:
+        top = [(id_, -((draw ^ id_) % 1024) / 64) for id_ in sampling.logprob_token_ids]
+        score = msgspec.structs.replace(score, top=top)
     return SampledToken(0, token, score)
 
 
@@ -273,15 +287,21 @@ class MockWorker:
             slot.append(0)
             return
         num_made = slot.length - slot.num_prompt_tokens
-        token = mock_token(
-            slot.digest(),
-            slot.length,
-            num_made,
-            slot.sampling,
-            slot.stop_ids,
-            self.config.vocab_size,
-            slot.allowed,
-        )
+        try:
+            token = mock_token(
+                slot.digest(),
+                slot.length,
+                num_made,
+                slot.sampling,
+                slot.stop_ids,
+                self.config.vocab_size,
+                slot.allowed,
+                slot.bad_words.completing(slot.tokens[: slot.length].tolist(), slot.num_prompt_tokens),
+            )
+        except ValueError:
+            slot.bad = True
+            result.bad_slots.append(number)
+            return slot.append(0)
         if self._says is not None:
             token = self._said(slot, num_made, token)
         slot.append(token.token_id)
@@ -345,6 +365,7 @@ class _Slot:
     def __init__(self, admission: Admission, max_model_len: int) -> None:
         self.sampling = admission.sampling
         self.stop_ids = frozenset(admission.stop_token_ids)
+        self.bad_words = BadWords(admission.sampling.bad_word_ids)
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.length = len(admission.token_ids)
         self.tokens = np.full(max_model_len, -1, dtype=np.int64)

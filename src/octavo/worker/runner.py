@@ -169,8 +169,8 @@ class Runner:
     def launch(self, plan: StepPlan) -> Launched:
         """Give the device all of `plan`, behind the step before, whose result need not have been read.
 
-        Reads the result of step n - 2 first. If a request has penalties, also reads that of n - 1: their counts need every
-        token on the host.
+        Reads the result of step n - 2 first. If a request has penalties or forbidden words, also reads that of n - 1: they
+        need every token on the host.
 
         Raises:
             PlanError: the plan breaks the contract.
@@ -179,7 +179,7 @@ class Runner:
         spoiled = commit(plan.faults, self._device)
         self._read_but(1)
         chunks = self._slots.apply(plan)
-        if any(self._slots[chunk.slot].counts is not None for chunk in chunks):
+        if any(self._slots[chunk.slot].needs_history for chunk in chunks):
             self._read_but(0)
             chunks = [chunk for chunk in chunks if not self._slots[chunk.slot].bad]
         step = Launched(plan, {chunk.slot: self._slots[chunk.slot] for chunk in chunks}, began_s)
@@ -234,11 +234,10 @@ class Runner:
     def _rows_to_sample(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> list[LogitRow]:
         """The last row of every chunk that ends its history."""
         return [
-            LogitRow(
-                chunk.slot, starts[i + 1] - 1, chunk.start + chunk.count, self._slots[chunk.slot].sampling.logprobs
-            )
+            LogitRow(chunk.slot, starts[i + 1] - 1, chunk.start + chunk.count, sampling.num_scores)
             for i, chunk in enumerate(chunks)
             if chunk.sample
+            for sampling in [self._slots[chunk.slot].sampling]
         ]
 
     def _prompt_rows(self, chunks: Sequence[Chunk], starts: Sequence[int]) -> list[LogitRow]:
@@ -271,7 +270,8 @@ class Runner:
         choice = sample(logits, [self._settings_of(row) for row in rows])
         wanted = [index for index, row in enumerate(rows) if row.num_top is not None]
         where = upload(torch.tensor(wanted, dtype=torch.int64), self._device)
-        scores = score(logits[where], choice.token_ids[where], self._most_top(rows))
+        asked = [self._slots[rows[index].slot].sampling.logprob_token_ids or () for index in wanted]
+        scores = score(logits[where], choice.token_ids[where], self._most_top(rows), asked)
         return SampledBatch(rows, choice.token_ids, choice.finite, scores)
 
     def _score_known_tokens(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
@@ -282,7 +282,7 @@ class Runner:
 
     def _settings_of(self, row: LogitRow) -> Row:
         slot = self._slots[row.slot]
-        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts, slot.allowed)
+        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts, slot.allowed_bits)
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))

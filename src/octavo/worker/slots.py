@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from octavo.bad_words import BadWords
 from octavo.errors import OctavoError
 from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
@@ -30,17 +31,19 @@ class Slot:
     __slots__ = (
         "allowed",
         "bad",
+        "bad_words",
         "computed",
         "counts",
         "num_blocks",
         "num_prompt_tokens",
+        "permitted",
         "sampling",
         "snapshots",
         "stop_ids",
         "tokens",
     )
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, vocab_size: int) -> None:
         self.tokens = list(admission.token_ids)
         """The whole history: prompt, then made tokens; the last may be UNKNOWN."""
         self.num_prompt_tokens = admission.num_prompt_tokens
@@ -54,6 +57,10 @@ class Slot:
         """Numbers were not finite: nothing is computed for this slot again until it is released."""
         self.allowed: bytes | None = None
         """Ids that the step may sample, as `AllowedIds.bits`; None: all."""
+        ids = self.sampling.allowed_token_ids
+        self.permitted = None if ids is None else _as_bits(ids, vocab_size)
+        """The same for every step, as the request asks."""
+        self.bad_words = BadWords(self.sampling.bad_word_ids)
         self.snapshots: SnapshotUse | None = None
         """What the chunk of the step does with snapshots; None: nothing."""
         self.counts: TokenCounts | None = None
@@ -74,9 +81,24 @@ class Slot:
 
     @property
     def masked_ids(self) -> Sequence[int]:
-        """Ids that may not be sampled next: what would end the request before min_tokens are made."""
+        """Ids that may not be sampled next: what would end the request before min_tokens are made, or complete a forbidden
+        word."""
         made = len(self.tokens) - self.num_prompt_tokens
-        return self.stop_ids if made < self.sampling.min_tokens else ()
+        forbidden = self.bad_words.completing(self.tokens, self.num_prompt_tokens)
+        return [*self.stop_ids, *forbidden] if made < self.sampling.min_tokens else forbidden
+
+    @property
+    def allowed_bits(self) -> bytes | None:
+        """The only ids that may be sampled next, for the grammar and for the request; None: all."""
+        if self.allowed is None or self.permitted is None:
+            return self.permitted if self.allowed is None else self.allowed
+        both = np.frombuffer(self.allowed, np.uint8) & np.frombuffer(self.permitted, np.uint8)
+        return both.tobytes()
+
+    @property
+    def needs_history(self) -> bool:
+        """What may be sampled depends on every token made, so that the host must know them all."""
+        return self.counts is not None or self.bad_words.need_history
 
     @property
     def _penalised(self) -> bool:
@@ -215,10 +237,15 @@ class Slots:
             raise _wrong(plan, f"{where}: num_prompt_tokens is {prompt}, must be in 1..{length}")
         self._check_ids(admission.token_ids, plan, f"{where}: token_ids")
         self._check_ids(admission.stop_token_ids, plan, f"{where}: stop_token_ids")
-        self._check_ids(admission.sampling.logit_bias, plan, f"{where}: logit_bias")
-        if not admission.sampling.greedy and admission.sampling.seed is None:
+        sampling = admission.sampling
+        self._check_ids(sampling.logit_bias, plan, f"{where}: logit_bias")
+        self._check_ids(sampling.allowed_token_ids or (), plan, f"{where}: allowed_token_ids")
+        self._check_ids(sampling.logprob_token_ids or (), plan, f"{where}: logprob_token_ids")
+        for word in sampling.bad_word_ids:
+            self._check_ids(word, plan, f"{where}: bad_word_ids")
+        if not sampling.greedy and sampling.seed is None:
             raise _wrong(plan, f"{where}: seed is missing, sampling is random")
-        self._slots[index] = Slot(admission)
+        self._slots[index] = Slot(admission, self._vocab_size)
 
     def _check_ids(self, ids: Iterable[int], plan: StepPlan, what: str) -> None:
         low, high = min(ids, default=0), max(ids, default=0)
@@ -267,6 +294,13 @@ class Slots:
             if block in written:
                 raise _wrong(plan, f"chunk of slot {chunk.slot}: block {block} is written by two chunks")
             written.add(block)
+
+
+def _as_bits(ids: Sequence[int], vocab_size: int) -> bytes:
+    """As `AllowedIds.bits`."""
+    members = np.zeros(vocab_size, dtype=np.uint8)
+    members[list(ids)] = 1
+    return np.packbits(members, bitorder="little").tobytes()
 
 
 def _wrong(plan: StepPlan, what: str) -> PlanError:

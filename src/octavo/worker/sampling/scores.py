@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
 from octavo.ops.draw.fixed_point import ONE, below_max, fixed_point_exp
 from octavo.ops.largest import largest
+from octavo.ops.upload import upload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +21,12 @@ class Scores:
     ranks: torch.Tensor
     """(R,) int64, 1 for the likeliest; among equals the lower id comes first."""
     top_ids: torch.Tensor
-    """(R, n) int64, likeliest first."""
+    """(R, n) int64, likeliest first, or as asked for."""
     top_logprobs: torch.Tensor
     """(R, n) float32"""
 
 
-def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int) -> Scores:
+def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int, asked: Sequence[Sequence[int]] = ()) -> Scores:
     """log_softmax(logits)[token] with its rank, and the n likeliest.
 
     Each row alone decides its bits: maxima, integer sums and comparisons have no order.
@@ -33,10 +35,15 @@ def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int) -> Scores:
         logits: (R, V) float32, finite (a row that is not gives numbers without meaning, and harms no other); not written.
         token_ids: (R,) int64 in 0..V-1, on the same device.
         n: how many of the likeliest, 0..V.
+        asked: (R) ids in 0..V-1, at most n of them, which stand first instead of the likeliest; empty: nowhere.
     """
     column = token_ids[:, None]
     shifted = below_max(logits)
     top_ids = _likeliest(logits, n)
+    cells = [(row, place, id_) for row, ids in enumerate(asked) for place, id_ in enumerate(ids)]
+    if cells:
+        rows, places, wanted = upload(torch.tensor(cells), logits.device).T
+        top_ids[rows, places] = wanted
     top = shifted.gather(1, top_ids)
     own = shifted.gather(1, column)
     ids = torch.arange(logits.shape[1], device=logits.device)
