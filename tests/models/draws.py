@@ -14,6 +14,7 @@ from models.toy import (
     raw_olmoe,
     raw_qwen2_moe,
     raw_qwen3,
+    raw_qwen3_5_moe,
     raw_qwen3_next,
 )
 
@@ -143,6 +144,21 @@ def draw_qwen3_next(seed: int) -> dict[str, Any]:
     )
 
 
+def draw_qwen3_5_moe(seed: int) -> dict[str, Any]:
+    """One of all that a Qwen3.5-MoE config can say of its text.
+
+    Attention comes last: behind it, roundings to FP8 within Gated DeltaNet alone reach 2 % in a row of some draws.
+    """
+    left_out = ("intermediate_size", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob", "architectures")
+    drawn = draw_qwen3_next(seed)
+    drawn = {name: drawn[name] for name in drawn if name not in (*left_out, "model_type", "quantization_config")}
+    if "rope_parameters" in drawn and drawn["rope_parameters"]["rope_type"] == "default":
+        drawn["rope_parameters"]["mrope_section"] = [1, 1, 0]
+    if "layer_types" in drawn:
+        drawn["layer_types"] = ["linear_attention", "full_attention"]
+    return raw_qwen3_5_moe(**drawn)
+
+
 def draw_olmoe(seed: int) -> dict[str, Any]:
     """One of all that an OLMoE config can say."""
     draw = Draw(seed)
@@ -201,5 +217,6 @@ DRAWS: dict[str, Callable[[int], dict[str, Any]]] = {
     "glm4_moe": draw_glm4_moe,
     "minimax_m2": draw_minimax_m2,
     "qwen3_next": draw_qwen3_next,
+    "qwen3_5_moe_text": draw_qwen3_5_moe,
 }
 """model_type -> a config of it for a seed."""

@@ -22,6 +22,7 @@ from models.toy import (
     raw_olmoe,
     raw_qwen2_moe,
     raw_qwen3,
+    raw_qwen3_5_moe,
     raw_qwen3_next,
 )
 from octavo.config import WeightFormat
@@ -149,6 +150,9 @@ REFUSED_OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "hybrid-taps": (raw_qwen3_next(linear_conv_kernel_dim=9), "linear_conv_kernel_dim 9"),
     "hybrid-one-tap": (raw_qwen3_next(linear_conv_kernel_dim=1), "linear_conv_kernel_dim"),
     "hybrid-key": (raw_qwen3_next(linear_key_head_dim=257), "linear_key_head_dim 257"),
+    "hybrid-gate": (raw_qwen3_5_moe(attn_output_gate=False), "attn_output_gate"),
+    "hybrid-state": (raw_qwen3_5_moe(mamba_ssm_dtype="bfloat16"), "mamba_ssm_dtype"),
+    "hybrid-text": ({"architectures": ["Qwen3_5MoeForConditionalGeneration"]}, "text_config"),
     "hybrid-interval": (raw_qwen3_next(full_attention_interval=0), "full_attention_interval"),
     "glm-groups": (raw_glm4_moe(n_group=3), "n_group 3"),
     "glm-kept": (raw_glm4_moe(n_group=2, topk_group=3), "topk_group 3"),
@@ -176,6 +180,7 @@ GLM_DEFAULTS = ["n_routed_experts", "num_experts_per_tok", "n_group", "topk_grou
 GLM_DEFAULTS += ["linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"]
 GLM_DEFAULTS += ["linear_conv_kernel_dim", "shared_expert_intermediate_size"]
 GLM_DEFAULTS += ["norm_topk_prob", "n_shared_experts", "first_k_dense_replace", "use_qk_norm", "attention_bias"]
+HYBRID_DEFAULTS = dict.fromkeys([*GLM_DEFAULTS, "num_experts", "rope_theta", "head_dim", "partial_rotary_factor"])
 SERVED_DEFAULTS = [
     (
         raw_qwen3(head_dim=None, num_key_value_heads=None, rope_theta=None, rms_norm_eps=None),
@@ -193,17 +198,15 @@ SERVED_DEFAULTS = [
         ),
         transformers.MiniMaxM2Config(),
     ),
-    (
-        raw_qwen3_next(
-            **dict.fromkeys([*GLM_DEFAULTS, "num_experts", "rope_theta", "head_dim", "partial_rotary_factor"])
-        ),
-        transformers.Qwen3NextConfig(),
-    ),
+    (raw_qwen3_next(**HYBRID_DEFAULTS), transformers.Qwen3NextConfig()),
+    (raw_qwen3_5_moe(**HYBRID_DEFAULTS), transformers.Qwen3_5MoeTextConfig()),
 ]
 
 
 @pytest.mark.parametrize(
-    ("raw", "theirs"), SERVED_DEFAULTS, ids=["qwen3", "qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "qwen3_next"]
+    ("raw", "theirs"),
+    SERVED_DEFAULTS,
+    ids=["qwen3", "qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "qwen3_next", "qwen3_5_moe"],
 )
 def test_defaults_of_other_families(raw: dict[str, Any], theirs: Any) -> None:
     ours = read_config(raw).facts.identity
@@ -232,7 +235,7 @@ def test_a_config_travels_between_processes(raw: dict[str, Any]) -> None:
     config = read_config(raw)
     assert decode_config(encode_config(config)) == config
     paged = sum(isinstance(layer, PagedKv) for layer in config.cache)
-    assert paged == (1 if config.model_type == "qwen3_next" else 3)
+    assert paged == (1 if config.model_type in ("qwen3_next", "qwen3_5_moe_text") else 3)
     assert config.facts.kv_bytes_per_token == 2 * 2 * paged * 2 * config.head_dim
 
 

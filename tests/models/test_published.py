@@ -2,7 +2,8 @@
 
 The names of layers are those by which transformers' own mapping (`conversion_mapping.py`) finds a checkpoint's tensors. Not yet
 compared with the repositories' own files: GLM-4.5-Air's config.json, the quantization_config of MiniMax-M2, and the names of
-MTP layers. Qwen3-Next's config.json is as two public repositories transcribe it, which agree.
+MTP layers. Qwen3-Next's config.json is as two public repositories transcribe it, which agree;
+so are the sizes of Qwen3.6-35B-A3B-FP8, its names and which of its modules are in bf16, but not how that is written.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Published(abc.ABC):
     positions: int
     layers: int = 2
     """First layers among which each kind is."""
+    module: str = "model"
 
     def raw(self, **changes: Any) -> dict[str, Any]:
         return {**json.loads((PUBLISHED / self.file).read_text(encoding="utf-8")), **changes}
@@ -61,9 +63,9 @@ class Published(abc.ABC):
                 yield f"{name}.{self.scale}"
 
     def names(self, layers: int, experts: int) -> set[str]:
-        every = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+        every = {f"{self.module}.embed_tokens.weight", f"{self.module}.norm.weight", "lm_head.weight"}
         for number in range(layers):
-            every |= {f"model.layers.{number}.{name}" for name in self.layer(number, experts)}
+            every |= {f"{self.module}.layers.{number}.{name}" for name in self.layer(number, experts)}
         return every
 
 
@@ -112,6 +114,31 @@ class Qwen3Next(Published):
         return [f"mtp.{name}.weight" for name in ("fc", "norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")]
 
 
+class Qwen36(Published):
+    """Qwen/Qwen3.6-35B-A3B-FP8: the decoder of a model that sees."""
+
+    def raw(self, **changes: Any) -> dict[str, Any]:
+        whole = super().raw()
+        return whole | {"text_config": whole["text_config"] | changes}
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        yield from NORMS
+        if (number + 1) % 4:
+            yield from (f"linear_attn.{name}" for name in ("A_log", "dt_bias", "conv1d.weight", "norm.weight"))
+            yield from ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
+            yield from self.linear(*(f"linear_attn.{name}" for name in ("in_proj_qkv", "in_proj_z", "out_proj")))
+        else:
+            yield from self.linear(*(f"self_attn.{part}_proj" for part in "qkvo"))
+            yield from ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+        yield from ("mlp.gate.weight", "mlp.shared_expert_gate.weight")
+        for mlp in ("mlp.shared_expert", *(f"mlp.experts.{expert}" for expert in range(experts))):
+            yield from self.linear(*(f"{mlp}.{part}_proj" for part in ("gate", "up", "down")))
+
+    def further(self) -> list[str]:
+        seeing = [f"model.visual.{name}.weight" for name in ("merger.norm", "patch_embed.proj")]
+        return [*seeing, "mtp.fc.weight", "mtp.norm.weight"]
+
+
 GLM_SMALL = {"intermediate_size": 128, "moe_intermediate_size": 128, "n_routed_experts": 4}
 GLM_FP8 = {"quantization_config": FP8_DYNAMIC}
 CHECKPOINTS = {
@@ -140,6 +167,23 @@ CHECKPOINTS = {
         262144,
         layers=4,
     ),
+    "qwen3.6-35b-a3b-fp8": Qwen36(
+        "qwen3.6-35b-a3b-fp8.json",
+        "weight_scale_inv",
+        {
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+        },
+        262144,
+        layers=4,
+        module="model.language_model",
+    ),
 }
 checkpoints = pytest.mark.parametrize("published", CHECKPOINTS.values(), ids=CHECKPOINTS)
 
@@ -152,7 +196,8 @@ def test_a_published_config_asks_for_the_published_names(published: Published) -
     assert whole.max_position_embeddings == published.positions
     assert whole.rope.width == 64
     raw = published.raw(num_hidden_layers=published.layers, attn_type_list=[1, 1], **quantized)
-    experts = next(raw[name] for name in ("n_routed_experts", "num_local_experts", "num_experts") if name in raw)
+    text = raw.get("text_config", raw)
+    experts = next(text[name] for name in ("n_routed_experts", "num_local_experts", "num_experts") if name in text)
     sources = read_config(raw).place_parameters(fresh_memory(torch.device("meta"))).sources
     assert set(sources) == published.names(published.layers, experts)
 

@@ -191,6 +191,20 @@ def raw_qwen3_next(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (raw | changes).items() if value is not None}
 
 
+def raw_qwen3_5_moe(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Qwen3.5-MoE's text, FP8-dynamic unless changed; its first two layers are Gated DeltaNet."""
+    raw = raw_qwen3_next(**dict.fromkeys(("intermediate_size", "decoder_sparse_step", "mlp_only_layers")))
+    del raw["norm_topk_prob"]
+    raw |= {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "attn_output_gate": True,
+        "quantization_config": FP8_DYNAMIC
+        | {"ignore": ["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$", "re:.*in_proj_[ab]$"]},
+    }
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
 RAW: dict[str, Callable[..., dict[str, Any]]] = {
     "qwen3_moe": raw_config,
     "qwen3": raw_qwen3,
@@ -200,6 +214,7 @@ RAW: dict[str, Callable[..., dict[str, Any]]] = {
     "glm4_moe": raw_glm4_moe,
     "minimax_m2": raw_minimax_m2,
     "qwen3_next": raw_qwen3_next,
+    "qwen3_5_moe_text": raw_qwen3_5_moe,
 }
 """model_type -> a `config.json` of it."""
 

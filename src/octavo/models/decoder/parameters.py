@@ -126,8 +126,11 @@ def place_decoder(
     mlp: PlacePart[DenseMlp | SparseMlp],
     *,
     offset_norms: bool = False,
+    module: str = "model",
 ) -> DecoderParameters:
     """The parameters of `config` in `place`: embedding, head and norms, and what `mixer` and `mlp` make of each layer.
+
+    All but the head are in the checkpoint's `module`.
 
     Raises:
         CheckpointError: the config quantizes one of two layers that are computed together and not the other.
@@ -135,7 +138,7 @@ def place_decoder(
     make = ParameterMaker(place, config.quantization)
 
     def layer(number: int) -> LayerParameters:
-        name = f"model.layers.{number}"
+        name = f"{module}.layers.{number}"
         return LayerParameters(
             input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
             mixer=mixer(make, name, number),
@@ -143,9 +146,9 @@ def place_decoder(
             mlp=mlp(make, name, number),
         )
 
-    embedding = make.matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+    embedding = make.matrix(f"{module}.embed_tokens.weight", config.vocab_size, config.hidden_size)
     layers = tuple(layer(number) for number in range(config.num_hidden_layers))
-    norm = make.vector("model.norm.weight", config.hidden_size)
+    norm = make.vector(f"{module}.norm.weight", config.hidden_size)
     head: LinearWeight = Bf16(embedding)
     if not config.tie_word_embeddings:
         head = make.linear([("lm_head", config.vocab_size)], config.hidden_size)

@@ -2,58 +2,12 @@
 
 from __future__ import annotations
 
-from octavo.models.decoder.parameters import (
-    DecoderParameters,
-    DeltaNetParameters,
-    DenseMlp,
-    Mixer,
-    SparseMlp,
-    place_attention,
-    place_decoder,
-)
-from octavo.models.placing import ParameterMaker, Place
+from octavo.models.decoder.parameters import DecoderParameters
+from octavo.models.placing import Place
 from octavo.models.qwen3_next.config import Qwen3NextConfig
-from octavo.models.qwen_moe.parameters import place_qwen_shared_mlp
-from octavo.ops.delta_net import DeltaShape, DeltaWeights
-from octavo.ops.prepare_qkv import HeadNorms
+from octavo.models.qwen_hybrid.parameters import place_hybrid
 
 
 def place_parameters(config: Qwen3NextConfig, place: Place) -> DecoderParameters:
     """See `ModelConfig.place_parameters`."""
-
-    def mixer(make: ParameterMaker, name: str, layer: int) -> Mixer:
-        if layer not in config.attention_layers:
-            return _delta_net(config, make, f"{name}.linear_attn")
-        bias = config.attention_bias
-        return place_attention(make, config, f"{name}.self_attn", bias=bias, out_bias=bias, norms=HeadNorms, gated=True)
-
-    def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
-        width = config.shared_expert_intermediate_size
-        return place_qwen_shared_mlp(config, make, f"{name}.mlp", layer, shared_width=width)
-
-    return place_decoder(config, place, mixer, mlp, offset_norms=True)
-
-
-def _delta_net(config: Qwen3NextConfig, make: ParameterMaker, name: str) -> DeltaNetParameters:
-    """Gated DeltaNet as the checkpoint module `name` holds it."""
-    shape = DeltaShape(
-        config.linear_num_key_heads,
-        config.linear_num_value_heads,
-        config.linear_key_head_dim,
-        config.linear_value_head_dim,
-        config.linear_conv_kernel_dim,
-    )
-    hidden, heads, values = config.hidden_size, shape.value_heads, shape.value_heads * shape.value_dim
-    return DeltaNetParameters(
-        shape=shape,
-        qkvz=make.linear([(f"{name}.in_proj_qkvz", shape.channels + values)], hidden),
-        write_decay=make.linear([(f"{name}.in_proj_ba", 2 * heads)], hidden),
-        grouped=True,
-        weights=DeltaWeights(
-            taps=make.taps(f"{name}.conv1d.weight", shape.channels, shape.taps),
-            log_decay=make.float_vector(f"{name}.A_log", heads),
-            step_bias=make.float_vector(f"{name}.dt_bias", heads),
-        ),
-        norm=make.vector(f"{name}.norm.weight", shape.value_dim),
-        out=make.linear([(f"{name}.out_proj", hidden)], values),
-    )
+    return place_hybrid(config, place, qkvz=("in_proj_qkvz",), write_decay=("in_proj_ba",))
