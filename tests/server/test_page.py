@@ -73,6 +73,14 @@ def test_what_the_script_asks_for_is_in_the_page(server: Running, path: str) -> 
         ), f"{attributes['id']} has no label"
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/"])
+def test_the_printed_address_leads_to_the_page(server: Running, path: str) -> None:
+    """By a relative address, which holds behind a proxy that serves Octavo under a path of its own."""
+    answer = server.http.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (307, "./" if path == "/v1" else "../")
+    assert server.http.get(path, follow_redirects=True).text == server.http.get("/").text
+
+
 def test_the_engine_live(server: Running) -> None:
     def live(since: int = 0) -> Any:
         return server.http.get("/live", params={"since": since}).json()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from octavo.errors import RequestError
 from octavo.server.context import Server
@@ -32,6 +32,12 @@ def page_routes(server: Server) -> APIRouter:
     @router.get("/", summary="A chat, and the engine live", response_class=HTMLResponse)
     async def chat_page() -> Response:
         return _page("chat.html")
+
+    @router.get("/v1", include_in_schema=False)
+    @router.get("/v1/", include_in_schema=False)
+    async def printed_address(request: Request) -> Response:
+        """The address that the server prints is one for clients; who opens it in a browser is sent to the page."""
+        return RedirectResponse("../" if request.url.path.endswith("/") else "./")
 
     @router.get("/live", summary="The engine at this moment, and its latest steps")
     async def live(since: str = "0") -> Response:

@@ -55,9 +55,9 @@ def add_norm(
     total = x if change is None else torch.empty_like(x)
     out = _allocate(x, forms)
     if rows:
-        grouped = isinstance(out.scaled, GroupScaled)
-        block = max(BLOCK if grouped else 1, triton.next_power_of_2(width))
         codes, scales = (None, None) if out.scaled is None else (out.scaled.data, out.scaled.scale)
+        grouped = scales is not None and scales.ndim == 2
+        block = max(BLOCK if grouped else 1, triton.next_power_of_2(width))
         add_norm_kernel[check_grid("add_norm", rows)](
             x, added, ids, shares, in_use, weight, None if change is None else total, out.rows, codes, scales,
             eps, rows, width, experts, blocks(width) if grouped else 1,
