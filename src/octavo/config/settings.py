@@ -104,7 +104,10 @@ class Settings:
     )
     num_gpu_blocks_override: int | None = setting(None, "Exact number of KV blocks", "Memory and schedule", minimum=1)
     block_size: int | None = setting(
-        None, "Tokens per KV block; default: 64 on CUDA, 16 on a CPU", "Memory and schedule", minimum=1
+        None,
+        "Tokens per KV block, of which --num-gpu-blocks-override counts; default: 64 on CUDA, 16 on a CPU",
+        "Memory and schedule",
+        minimum=1,
     )
     enable_prefix_caching: bool = setting(True, "Reuse KV blocks of equal prefixes", "Memory and schedule")
     max_num_seqs: int = setting(256, "Most requests running at once", "Memory and schedule", minimum=1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import msgspec
+import torch
 from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.models.kv_cache import KVCache
+from octavo.ops.draw import draw
+from octavo.ops.largest import MAX_FEW, largest
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
 
@@ -44,14 +47,24 @@ def load_kernels(
 ) -> None:
     """Run steps of 1, 2, 4, ... tokens, so that no request waits for a kernel to be compiled; shows a progress bar.
 
-    Tiles change with the number of tokens, and none is chosen only between two powers of two. Arguments as `warm_up`.
+    Tiles change with the number of tokens, and none is chosen only between two powers of two; the sampler's kernels with how
+    many of the likeliest are asked for. Arguments as `warm_up`.
     """
+    _load_sampler(vocab_size, kv_cache.device)
     num_blocks = kv_cache.num_blocks
     sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
     for tokens in tqdm(sizes, desc="Loading kernels", unit="step", disable=quiet):
         step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)
         for plan in (divided_plan(step, num_blocks), widest_plan(step, num_blocks)):
             Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+def _load_sampler(vocab_size: int, device: torch.device) -> None:
+    """Draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
+    logits, ones = torch.zeros((1, vocab_size), device=device), torch.ones(1, dtype=torch.float64, device=device)
+    draw(logits, ones, 0 * ones, 0 * ones)
+    for count in (1 << i for i in range(MAX_FEW.bit_length())):
+        largest(logits, min(count, vocab_size))
 
 
 def blocks_of_widest(config: WorkerConfig) -> int:

@@ -54,6 +54,16 @@ def test_a_row_that_is_not_finite_harms_no_other(device: torch.device) -> None:
         assert torch.equal(cuda_largest(values[row : row + 1], 5)[0], expected[row])
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nan_of_either_sign_gives_columns(sign: float, device: torch.device) -> None:
+    """The last group is filled up with columns that there are not."""
+    values = torch.zeros((1, 20 * GROUP + 1), device=device)
+    values[0, : 4 * GROUP] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
+    values[0, -1] = 9.0
+    for found in (cpu_largest(values, 5), cuda_largest(values, 5)):
+        assert ((found >= 0) & (found < values.shape[1])).all()
+
+
 def test_contract(device: torch.device) -> None:
     values = draw(3000, 5, device)
     for wrong, name in ((values.double(), "values"), (values[:, ::2], "values"), (values[0], "values")):

@@ -20,6 +20,8 @@ def cpu_largest(values: torch.Tensor, count: int) -> torch.Tensor:
     width = values.shape[1]
     if not 0 < 4 * count * GROUP <= width:
         return columns_of(_top(sort_keys(values), count), width)
+    # NaN with a sign would sort below what fills the last group, whose columns are none
+    values = torch.where(values == values, values, -torch.inf)
     whole = width // GROUP * GROUP
     maxima = values[:, :whole].unflatten(1, (-1, GROUP)).amax(-1)
     if whole < width:
