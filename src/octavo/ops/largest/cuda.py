@@ -6,6 +6,7 @@ import torch
 import triton
 
 from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.largest import MAX_FEW
 from octavo.ops.largest.cpu import GROUP
 from octavo.ops.largest.kernel import largest_kernel, maxima_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -22,7 +23,7 @@ def cuda_largest(values: torch.Tensor, count: int) -> torch.Tensor:
 
     Args:
         values: (R, N) float32; read.
-        count: 1 to 64.
+        count: 1 to `MAX_FEW`.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -32,7 +33,7 @@ def cuda_largest(values: torch.Tensor, count: int) -> torch.Tensor:
     rows, width = dims["R"], dims["N"]
     groups = -(-width // GROUP)
     check_range("values.shape[1]", width, 1, MAX_GROUPS * GROUP, "the kernel keeps the groups of a row in registers")
-    check_range("count", count, 1, min(64, width // GROUP), "ask for fewer, or sort")
+    check_range("count", count, 1, min(MAX_FEW, width // GROUP), "ask for fewer, or sort")
     check_range("R x groups", rows * groups, 0, INDEX_LIMIT, "pass fewer rows in one call")
     out = torch.empty((rows, count), dtype=torch.int64, device=values.device)
     if rows:
