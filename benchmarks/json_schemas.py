@@ -23,7 +23,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from benchmarks.provenance import write_result
+from benchmarks.provenance import commit_of, write_result
 from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.grammar import Compiler, ForkServer, Vocabulary
@@ -40,11 +40,12 @@ COLUMNS = [
     "",
     "schemas",
     "compiled",
-    "refused",
+    "refused with a place",
+    "refused without",
     "answers drawn",
     "not valid",
-    "invalid instances that fit",
-    "valid that fit",
+    "invalid instances let through",
+    "valid ones let through",
 ]
 
 Compile = Callable[[Any], Any]
@@ -80,7 +81,12 @@ class Outcome:
         """What must not be, as plain data."""
         if not self.invalid and not self.fits:
             return None
-        return {"file": self.case.file, "schema": self.case.description, "drawn": self.invalid, "fits": self.fits}
+        return {
+            "file": self.case.file,
+            "schema": self.case.description,
+            "drawn": self.invalid[:2],
+            "fits": self.fits[:2],
+        }
 
 
 class Suite:
@@ -220,11 +226,13 @@ def row(name: str, outcomes: Sequence[Outcome]) -> list[object]:
     """A line of the table."""
     compiled = [each for each in outcomes if each.refused is None]
     valid = sum(each.valid for each in compiled)
+    placed = [each for each in outcomes if each.refused is not None and "at #" in each.refused]
     return [
         name,
         len(outcomes),
         len(compiled),
-        len(outcomes) - len(compiled),
+        len(placed),
+        len(outcomes) - len(compiled) - len(placed),
         sum(each.drawn for each in compiled),
         sum(len(each.invalid) for each in compiled),
         sum(len(each.fits) for each in compiled),
@@ -242,7 +250,8 @@ def main() -> None:
     vocabulary = Vocabulary(model.tokenizer, model.facts.vocab_size, tuple(model.facts.eos_token_ids))
     vocabularies = Vocabularies(vocabulary)
     suite, texts, compiler = Suite(args.suite), Texts(vocabularies, model), Compiler(ForkServer(vocabulary))
-    rows, raw = [], {}
+    rows: list[list[object]] = []
+    raw: dict[str, Any] = {"commit of the suite": commit_of(args.suite)}
     for way, compile_ in (("Octavo", octavo_way(compiler, vocabularies)), ("xgrammar alone", bare_way(vocabularies))):
         for draft in DRAFTS:
             cases = [case for case in suite.cases(draft) if args.file in (None, case.file)]
@@ -258,7 +267,14 @@ def main() -> None:
     write_result(
         "json_schemas",
         title="Schemas of the JSON Schema Test Suite",
-        conditions="TODO",
+        conditions=(
+            "What the two drafts require of validators, each schema as the form of an answer: compiled, or refused (a 400; the two "
+            f"without a place of each draft are `true` and `false` themselves). Of each schema that compiles, {args.answers} answers "
+            "were drawn over octavo-tiny's tokens, of which those that came to an end are counted and validated; and the suite's own "
+            "instances were followed. xgrammar alone leaves out what it does not know, as servers do that hand it a schema as it "
+            "came. Valid instances that do not get through have their properties in another order than the schema, or ones that it "
+            "does not name, or match a pattern with a part only."
+        ),
         columns=COLUMNS,
         rows=rows,
         raw=raw,
