@@ -9,6 +9,7 @@ from benchmarks.torch_baseline.attention_plan import TilePlan, plan_attention
 from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.attention import write_kv
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
@@ -56,8 +57,8 @@ class TorchAttention:
         shared = self._shape.heads // self._shape.kv_heads
         return plan_attention(block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared)
 
-    def layer(self, norms: HeadNorms | WidthNorms | None) -> TorchAttentionLayer:
-        """See `Attention`."""
+    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> TorchAttentionLayer:
+        """See `Attention`; the cache is one in bf16."""
         return TorchAttentionLayer(self._shape, norms)
 
 

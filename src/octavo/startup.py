@@ -15,6 +15,7 @@ import msgspec
 from octavo.checkpoints.files import find_files
 from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
 from octavo.config import EngineConfig, ModelFacts, Settings, WeightFormat
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.engine.engine import Engine
 from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
@@ -209,7 +210,7 @@ def load_model(settings: Settings) -> Model:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
-    facts = read_facts(folder, settings.hf_overrides)
+    facts = read_facts(folder, settings.hf_overrides, FormatChoice(settings.kv_cache_dtype))
     check_dtype(settings.dtype, facts.weight_format)
     return Model(
         folder=folder,
@@ -225,13 +226,16 @@ def load_model(settings: Settings) -> Model:
     )
 
 
-def read_facts(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelFacts:
-    """What `folder`'s config.json says of its model, with `overrides` instead of its own fields.
+def read_facts(
+    folder: Path, overrides: Mapping[str, Any] | None = None, choice: FormatChoice = AS_STATED
+) -> ModelFacts:
+    """What `folder`'s config.json says of its model, with `overrides` instead of its own fields,
+    and formats as the user says.
 
     Raises:
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
-    facts = read_folder(folder, overrides).facts
+    facts = read_folder(folder, overrides, choice).facts
     if idle := idle_overrides(folder, overrides or {}):
         log.warning("--hf-overrides: %s changes nothing that is read of this model's config", ", ".join(idle))
     return facts
@@ -265,6 +269,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         model=str(model.folder),
         load_format=settings.load_format,
         hf_overrides=settings.hf_overrides or {},
+        kv_cache_dtype=settings.kv_cache_dtype,
         device=resolve_device(settings.device),
         max_model_len=settings.max_model_len or longest,
         max_num_seqs=settings.max_num_seqs,

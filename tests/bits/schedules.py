@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
 from octavo.config.facts import PagedKv
+from octavo.config.quantization import KvFormat
 from octavo.engine import Engine, Request
 from octavo.engine.statistics import StepRecord
 from octavo.engine.update import FinishReason
@@ -39,12 +40,13 @@ class Machine:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    kv_format: KvFormat = KvFormat.BF16
 
     def start(self, config: WorkerConfig) -> tuple[Runner, WorkerReady]:
         """A runner on a KV cache full of NaN: whatever is read before it is written shows."""
         assert config.num_blocks is not None
         cache = KVCache.allocate(
-            (PagedKv(self.num_kv_heads, self.head_dim),) * self.num_layers,
+            (PagedKv(self.num_kv_heads, self.head_dim, self.kv_format),) * self.num_layers,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
             device=torch.device("cpu"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from bits.schedules import Machine
+from octavo.config.format_choice import FormatChoice
 from octavo.models.load import load_model
 
 HIDDEN = 32
@@ -50,11 +51,18 @@ CONFIG = {
 
 
 @functools.cache
-def tiny_machine(poison: int | None = None) -> Machine:
+def tiny_machine(poison: int | None = None, kv_cache_dtype: str = "auto") -> Machine:
     """The model, loaded once per session; token `poison` has an embedding of NaN."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
-        loaded = load_model(Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False)
+        loaded = load_model(
+            Path(folder),
+            load_format="dummy",
+            device=torch.device("cpu"),
+            seed=3,
+            progress=False,
+            choice=FormatChoice(kv_cache_dtype=kv_cache_dtype),
+        )
     if poison is not None:
         loaded.model._embedding[poison] = torch.nan
     config = loaded.config
@@ -65,4 +73,5 @@ def tiny_machine(poison: int | None = None) -> Machine:
         num_layers=config.num_hidden_layers,
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
+        kv_format=config.quantization.kv_cache,
     )

@@ -11,6 +11,8 @@ from compare import BF16_ROUNDING, assert_rows, row_errors
 from models.toy import (
     CPU,
     FP8_BLOCK,
+    FP8_DYNAMIC,
+    KV_FP8,
     allocate_cache,
     make_batch,
     random_tensors,
@@ -30,6 +32,7 @@ from octavo.models.registry import read_config
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4}
 CONFIGS = {
     "fp8": raw_config(**SMALL),
+    "fp8-cache": raw_config(**SMALL, quantization_config=FP8_DYNAMIC | {"kv_cache_scheme": KV_FP8}),
     "mixtral": raw_mixtral(
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_local_experts=4
     ),
@@ -81,9 +84,10 @@ def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
     assert_rows(kernels.model.logits(out), load(folder, None).model.logits(out), BF16_ROUNDING)
 
 
-def test_any_chunks_blocks_and_neighbours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fp8", "fp8-cache"])
+def test_any_chunks_blocks_and_neighbours(name: str, tmp_path: Path) -> None:
     """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
-    write_checkpoint(tmp_path, CONFIGS["fp8"], random_tensors(read_config(CONFIGS["fp8"]), 3))
+    write_checkpoint(tmp_path, CONFIGS[name], random_tensors(read_config(CONFIGS[name]), 3))
     loaded = load(tmp_path, CudaOperations(max_tokens=128))
     requests = [tokens(1, LENGTH), tokens(2, 5), tokens(3, 3)]
     expected = [alone(loaded, ids) for ids in requests]

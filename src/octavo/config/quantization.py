@@ -26,6 +26,18 @@ class WeightFormat(enum.Enum):
     FP8_BLOCK = "FP8 (weights in blocks of 128 x 128, activations per token in groups of 128)"
 
 
+class KvFormat(enum.Enum):
+    """How keys and values are kept; computed with as bfloat16 either way."""
+
+    BF16 = "bfloat16"
+    FP8 = "fp8_e4m3"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one number."""
+        return 1 if self is KvFormat.FP8 else 2
+
+
 SERVED = (
     "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations, and "
     "compressed-tensors float-quantized with 8-bit float weights, symmetric, and dynamic 8-bit float activations: per channel "
@@ -45,6 +57,8 @@ class Quantization:
 
     skipped: tuple[str, ...] = ()
     """Names and patterns by transformers' rule (`modules_to_not_convert`), which stay in bf16 too."""
+    kv_cache: KvFormat = KvFormat.BF16
+    """What keys and values are kept in: as the user says, else as the checkpoint was made for."""
 
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
@@ -134,7 +148,7 @@ class QuantizationFields:
 
 _STATUSES = ("compressed", "frozen")
 """Of how the weights came to be; how they are stored, `format` says, and each tensor's type is checked."""
-_DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False}
+_DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False, "strategy": "tensor"}
 _FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
 _WEIGHTS = _FLOAT8 | {"dynamic": False}
 _ACTIVATIONS = _FLOAT8 | {"dynamic": True}
@@ -153,7 +167,11 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     stated = part.raw
     part.require("format", stated.get("format"), ("float-quantized",))
     part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
-    for name in ("kv_cache_scheme", "sparsity_config", "transform_config"):
+    kv_cache = KvFormat.BF16
+    if isinstance(scheme := stated.get("kv_cache_scheme"), dict) and scheme:
+        _require_all(part, "kv_cache_scheme", scheme, _WEIGHTS | {"strategy": "tensor"})
+        kv_cache = KvFormat.FP8
+    for name in ("sparsity_config", "transform_config"):
         part.require(name, None if _changes_nothing(name, stated.get(name)) else stated[name], (None,))
     groups = stated.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(group := next(iter(groups.values())), dict):
@@ -171,7 +189,7 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     for pattern in ignore:
         if pattern.startswith("re:"):
             _check_pattern("ignore", pattern, pattern.removeprefix("re:"), part.config)
-    return Quantization(weight_format, tuple(ignore))
+    return Quantization(weight_format, tuple(ignore), kv_cache=kv_cache)
 
 
 def _arguments(part: QuantizationFields, group: dict[str, Any], name: str) -> dict[str, Any]:

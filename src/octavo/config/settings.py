@@ -126,6 +126,13 @@ class Settings:
     kv_cache_memory_bytes: int | None = setting(
         None, "Exact size of the KV cache (accepts 1g)", "Memory and schedule", minimum=1
     )
+    kv_cache_dtype: str = setting(
+        "auto",
+        "What keys and values are kept in: bfloat16, fp8 (fp8_e4m3; half the memory, scales from the checkpoint or 1), "
+        "or auto: as the checkpoint was made for",
+        "Memory and schedule",
+        choices=("auto", "bfloat16", "fp8", "fp8_e4m3"),
+    )
     num_gpu_blocks_override: int | None = setting(None, "Exact number of KV blocks", "Memory and schedule", minimum=1)
     block_size: int = setting(16, "Tokens per KV block", "Memory and schedule", minimum=1)
     enable_prefix_caching: bool = setting(True, "Reuse KV blocks of equal prefixes", "Memory and schedule")

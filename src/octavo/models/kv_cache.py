@@ -7,14 +7,16 @@ import mmap
 
 import torch
 
-from octavo.config.facts import CacheLayout
+from octavo.config.facts import CacheLayout, PagedKv
+from octavo.config.quantization import KvFormat
+from octavo.ops.activations import FP8
 
 
 class KVCache:
     """Paged keys and values, layer by layer as the family describes them.
 
-    `layers[l]` is (2, num_blocks, block_size, num_kv_heads, head_dim) bf16; [0] keys, [1] values; written by
-    attention at `slot_mapping`, read through `block_tables`.
+    `layers[l]` is (2, num_blocks, block_size, num_kv_heads, head_dim), bf16 or fp8; [0] keys, [1] values; written
+    by attention at `slot_mapping`, read through `block_tables`.
     """
 
     def __init__(self, layers: list[torch.Tensor]) -> None:
@@ -43,13 +45,16 @@ class KVCache:
     @classmethod
     def allocate(cls, layout: CacheLayout, *, num_blocks: int, block_size: int, device: torch.device) -> KVCache:
         """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN."""
-        shapes = ((2, num_blocks, block_size, layer.num_kv_heads, layer.head_dim) for layer in layout)
-        return cls([_zeros(shape, device) for shape in shapes])
+        return cls([_zeros(layer, num_blocks, block_size, device) for layer in layout])
 
 
-def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """bf16 zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
+DTYPES = {KvFormat.BF16: torch.bfloat16, KvFormat.FP8: FP8}
+
+
+def _zeros(layer: PagedKv, num_blocks: int, block_size: int, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
+    shape, dtype = (2, num_blocks, block_size, layer.num_kv_heads, layer.head_dim), DTYPES[layer.format]
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=torch.bfloat16, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * torch.bfloat16.itemsize, flags=mmap.MAP_PRIVATE)
-    return torch.frombuffer(memory, dtype=torch.bfloat16).view(shape)
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
 from octavo.errors import CheckpointError
@@ -36,18 +37,22 @@ FAMILIES: dict[str, type[ModelConfig]] = {
 }
 
 
-def read_folder(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+def read_folder(
+    folder: Path, overrides: Mapping[str, Any] | None = None, choice: FormatChoice = AS_STATED
+) -> ModelConfig:
     """Read `folder/config.json`, and the eos ids of `folder/generation_config.json` if there is one.
 
     Args:
         folder: of a model.
         overrides: fields instead of those in config.json; what is None is left out of it.
+        choice: what the user says of formats.
 
     Raises:
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
     path = folder / "config.json"
     config = read_config(read_json_object(path) | dict(overrides or {}), file=str(path))
+    config = dataclasses.replace(config, quantization=choice.apply(config.quantization))
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config

@@ -8,6 +8,7 @@ import torch
 
 from octavo.models.decoder.parameters import AttentionParameters, DenseMlp, LayerParameters, SharedExpert, SparseMlp
 from octavo.models.operations import Operations
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import Attention, AttentionRows
 from octavo.ops.experts.routing import swiglu
 from octavo.ops.experts.rules import sigmoid
@@ -90,7 +91,10 @@ class SelfAttention:
 
     def __init__(self, parameters: AttentionParameters, attention: Attention, operations: Operations) -> None:
         self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
-        self._attend = attention.layer(parameters.norms)
+        scales = parameters.kv_scales
+        self._attend = attention.layer(
+            parameters.norms, UNSCALED if scales is None else KvScales(*(scale.item() for scale in scales))
+        )
 
     def __call__(self, x: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """(T, H) bf16 -> (R, H) bf16 of the R rows that attend; keys and values of all rows are written to `cache`."""

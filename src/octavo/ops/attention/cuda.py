@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.attention.kernel import attend_kernel, merge_kernel
 from octavo.ops.attention.plan import (
     FEW_ROWS,
@@ -64,6 +65,7 @@ def paged_attention(
     cache: torch.Tensor,
     plan: PagedPlan,
     split_results: SplitResults,
+    scales: KvScales = UNSCALED,
     *,
     out: torch.Tensor | None = None,
     stages: int = STAGES,
@@ -76,9 +78,11 @@ def paged_attention(
 
     Args:
         queries: (T, H, D) bf16; read.
-        cache: (2, blocks, block size, G, D) bf16, written by `prepare_qkv` for these tokens too; read. Its values are finite.
+        cache: (2, blocks, block size, G, D) bf16 or fp8, written by `prepare_qkv` for these tokens too; read. Its values are
+            finite.
         plan: of this batch; H = G times its `shared`; T at least its rows.
         split_results: room for the plan's `num_split_results`; overwritten.
+        scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads; any, the bits are the same.
 
@@ -89,7 +93,7 @@ def paged_attention(
         KernelContractError: an argument has another shape, dtype or device.
     """
     dims = LaunchDims()
-    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=torch.bfloat16)
+    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=CACHE_TYPES)
     kv_heads, width = dims["G"], dims["D"]
     heads = kv_heads * plan.shared
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
@@ -105,18 +109,18 @@ def paged_attention(
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
     if not dims["N"]:
         return out
-    scale = math.log2(math.e) / math.sqrt(width)
+    scale = math.log2(math.e) / math.sqrt(width) * scales.keys
     attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
         queries, cache, plan.tables, plan.work, plan.lines_in_use, out,
         split_results.stats, split_results.acc,
-        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale,
+        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale, scales.values,
         SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
         ROWS=ROWS, FEW_ROWS=FEW_ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
     )  # fmt: skip
     if dims["F"]:
         merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
             split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[1:], out,
-            dims["T"], dims["P"], dims["F"], heads, scale,
+            dims["T"], dims["P"], dims["F"], heads, scale, scales.values,
             WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
         )  # fmt: skip
     return out

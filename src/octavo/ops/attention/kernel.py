@@ -53,7 +53,7 @@ def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KE
 @triton.jit
 def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
 ):  # fmt: skip
@@ -111,8 +111,8 @@ def _attend(
                 slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
                 key_at = keys[None, :] + slot[:, None] * slot_stride
                 read = known[:, None] & inside[None, :]
-                k = tl.load(key_at, mask=read, other=0.0)
-                v = tl.load(key_at + side_stride, mask=read, other=0.0)
+                k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
+                v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
                 scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
                 seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
                 scores = tl.where(seen, scores, float("-inf"))
@@ -139,7 +139,7 @@ def _attend(
         total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
 
         if split_result < 0:
-            share = acc * _of_rows(_inverse(total), KEYS_TALL)
+            share = acc * _of_rows(_inverse(total) * v_scale, KEYS_TALL)
             tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
             kept = split_result.to(tl.int64) + token
@@ -155,7 +155,7 @@ def _attend(
 @triton.jit
 def _attend_any(
     item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
@@ -166,13 +166,13 @@ def _attend_any(
     if few:
         _attend(
             item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
             SHARED, WIDTH, BLOCK_SIZE, FEW_ROWS, HEAD, KV_TILE, SPLIT, True,
         )  # fmt: skip
     else:
         _attend(
             item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
             SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, False,
         )  # fmt: skip
 
@@ -180,7 +180,7 @@ def _attend_any(
 @triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces"])
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
     PDL: tl.constexpr,
@@ -193,21 +193,21 @@ def attend_kernel(
     if lines_in_use is None:
         _attend_any(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
             SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
             _attend_any(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
-                rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+                rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
                 SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])
 def merge_kernel(
-    split_stats, split_accs, merges, lines_in_use, out, rows, num_split_results, num_merges, heads, scale,
+    split_stats, split_accs, merges, lines_in_use, out, rows, num_split_results, num_merges, heads, scale, v_scale,
     WIDTH: tl.constexpr, HEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Any grid: each (line of `merges`, head) is one program's: the splits of one row and head in order."""
@@ -237,5 +237,5 @@ def merge_kernel(
                 )
                 row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, False)
             out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
-            share = acc * _inverse(total)[:, None]
+            share = acc * (_inverse(total) * v_scale)[:, None]
             tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)
