@@ -210,7 +210,7 @@ def load_model(settings: Settings) -> Model:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
-    facts = read_facts(folder, settings.hf_overrides, FormatChoice(settings.kv_cache_dtype))
+    facts = read_facts(folder, settings.hf_overrides, FormatChoice(settings.kv_cache_dtype, settings.quantization))
     check_dtype(settings.dtype, facts.weight_format)
     return Model(
         folder=folder,
@@ -270,6 +270,7 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         load_format=settings.load_format,
         hf_overrides=settings.hf_overrides or {},
         kv_cache_dtype=settings.kv_cache_dtype,
+        quantization=settings.quantization,
         device=resolve_device(settings.device),
         max_model_len=settings.max_model_len or longest,
         max_num_seqs=settings.max_num_seqs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
 
@@ -36,6 +37,14 @@ class Bf16Format:
     def is_single(self, name: str) -> bool:
         """See `Format`."""
         return is_kv_scale(name)
+
+    def is_made(self, name: str) -> bool:
+        """Nothing is; see `Format`."""
+        return False
+
+    def put(self, name: str, tensor: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Convert it to the parameter's type; see `Format`."""
+        parameters[name].copy_(tensor)
 
     def default(self, name: str) -> float | None:
         """Scales of keys and values that nobody has measured are 1; see `Format`."""

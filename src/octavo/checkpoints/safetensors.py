@@ -36,6 +36,14 @@ class Format(Protocol):
         """Whether the tensor `name` is one number, in whatever shape, that fills all of its parameter."""
         ...
 
+    def is_made(self, name: str) -> bool:
+        """Whether the parameter `name` is made of what fills another one, and no file has such a tensor."""
+        ...
+
+    def put(self, name: str, tensor: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Write `tensor`, of the parameter's shape, to the parameter `name`, and to those that are made of it."""
+        ...
+
     def default(self, name: str) -> float | None:
         """What all of the parameter `name` is without such a tensor; None: that is an error."""
         ...
@@ -65,7 +73,7 @@ def fill_from_folder(
             does not fit; names tensor, file and both shapes.
     """
     files = find_files(folder)
-    missing, left_out = set(parameters), list[str]()
+    missing, left_out = {name for name in parameters if not stored.is_made(name)}, list[str]()
     with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
         for path, claimed in files.items():
             names, surplus = _fill_from_file(path, parameters, missing, stored, needless, bar)
@@ -113,7 +121,7 @@ def _fill_from_file(
                     raise CheckpointError(
                         _why_surplus(usual, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
                     )
-                _fill(parameters[usual], (name, usual), file.get_tensor(name), path, stored)
+                _fill(parameters, (name, usual), file.get_tensor(name), path, stored)
                 missing.remove(usual)
                 bar.update(1)
     except FileNotFoundError as exc:
@@ -123,9 +131,12 @@ def _fill_from_file(
     return names, left_out
 
 
-def _fill(parameter: torch.Tensor, names: tuple[str, str], tensor: torch.Tensor, path: Path, stored: Format) -> None:
-    """Fill `parameter` from the tensor whose names in the file and in the parameters are `names`."""
+def _fill(
+    parameters: Mapping[str, torch.Tensor], names: tuple[str, str], tensor: torch.Tensor, path: Path, stored: Format
+) -> None:
+    """Fill a parameter from the tensor whose names in the file and in the parameters are `names`."""
     name, usual = names
+    parameter = parameters[usual]
     if stored.is_single(usual) and tensor.numel() == 1:
         tensor = tensor.view(1).expand(parameter.shape)
     if tensor.shape != parameter.shape:
@@ -144,7 +155,7 @@ def _fill(parameter: torch.Tensor, names: tuple[str, str], tensor: torch.Tensor,
         )
     if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
-    parameter.copy_(tensor)
+    stored.put(usual, tensor, parameters)
 
 
 def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor]) -> str:

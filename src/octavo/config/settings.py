@@ -92,6 +92,12 @@ class Settings:
         "Model",
         choices=("auto", "bfloat16", "float16", "half"),
     )
+    quantization: str = setting(
+        "auto",
+        "How weights are stored, as config.json says (auto); fp8 makes FP8 of a bfloat16 checkpoint as it is loaded",
+        "Model",
+        choices=("auto", "fp8", "compressed-tensors"),
+    )
     max_model_len: int | None = setting(
         None,
         "Most tokens per request (accepts 32k); the model's own limit if not set",
@@ -335,7 +341,7 @@ def _build(layers: list[_Layer]) -> Settings:
     labels: dict[str, str] = {}
     for layer in layers:
         for raw_name, raw in layer.values.items():
-            name, label = raw_name.replace("-", "_"), layer.label(raw_name)
+            name, label = ALIASES.get(raw_name, raw_name).replace("-", "_"), layer.label(raw_name)
             vllm_flag = VLLM_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
             if name in with_choices and raw in (None, ""):
                 continue  # vLLM's way not to choose

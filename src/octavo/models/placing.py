@@ -113,7 +113,7 @@ class ParameterMaker:
         if not quantized:
             return Bf16(self._empty(shape, torch.bfloat16), biases)
         data = self._empty(shape, FP8)
-        if self._quantization.format is WeightFormat.FP8_DYNAMIC:
+        if self._quantization.format in (WeightFormat.FP8_DYNAMIC, WeightFormat.FP8_ONLINE):
             return Fp8Channel(data, self._empty(shape[:-1], torch.float32), biases)
         *experts, rows, columns = shape
         scales = (*experts, parts * blocks(rows // parts), blocks(columns))

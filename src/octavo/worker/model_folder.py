@@ -14,6 +14,7 @@ def read_model(config: WorkerConfig) -> ModelConfig:
     """What the model's folder says, as the user wants it.
 
     Raises:
-        CheckpointError: as `read_folder`.
+        CheckpointError, ConfigError: as `read_folder`.
     """
-    return read_folder(Path(config.model), config.hf_overrides, FormatChoice(config.kv_cache_dtype))
+    choice = FormatChoice(config.kv_cache_dtype, config.quantization)
+    return read_folder(Path(config.model), config.hf_overrides, choice)
