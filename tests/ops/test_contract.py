@@ -147,7 +147,7 @@ def test_a_step_of_the_experts_has_launcher_kernel_reference_and_test(step: str)
 
 def test_every_folder_is_known() -> None:
     folders = {path.parent.relative_to(ROOM).as_posix() for path in ROOM.rglob("__init__.py")}
-    assert folders == {".", "wild_write", *OPS, *(f"experts/{step}" for step in STEPS)}
+    assert folders == {".", "wild_write", "draw/select", *OPS, *(f"experts/{step}" for step in STEPS)}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
