@@ -12,6 +12,8 @@ import torch
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
 from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.adjust import AdjustSettings
+from octavo.ops.adjust.cuda import cuda_adjust
 from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.delta_net.cuda import KernelDeltaNet
@@ -70,6 +72,14 @@ def _draw(logits: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
     return [*drawn, draw_sorted(logits, cuda_largest(logits, 2), settings)] if logits.shape[1] > 300 else drawn
 
 
+def _adjust(logits: torch.Tensor, counts: torch.Tensor, *settings: torch.Tensor) -> list[torch.Tensor]:
+    before = logits.clone()
+    cuda_adjust(logits, counts, AdjustSettings(*settings))
+    adjusted = logits.clone()
+    logits.copy_(before)
+    return [adjusted]
+
+
 def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:
     """How many rows are in use, and the tensor that says so: all of them without one, and all but one."""
     return [(rows, None), (rows - 1, _count(rows - 1, device))]
@@ -89,6 +99,11 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         settings[0] += 0.1
         settings[2] = width // 3
         yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), settings), _draw)
+        allowed = torch.randint(256, (1, -(-width // 8)), dtype=torch.uint8).to(device)
+        places = torch.arange(tokens, dtype=torch.int32).to(device) % 3 - 1
+        held = torch.ones((2, width), dtype=torch.int32, device=device)
+        logits, penalties = _noise(tokens, width).to(device), torch.rand((3, tokens), dtype=torch.float64).to(device)
+        yield Scenario(f"adjust {label}", (logits, held, penalties, places, allowed, 1 - places), _adjust)
         if width > 300:
             yield Scenario(f"largest {label}", (_noise(tokens, width).to(device),), lambda x: [cuda_largest(x, 2)])
         yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)

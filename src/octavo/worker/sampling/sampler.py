@@ -11,6 +11,7 @@ from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
+from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.finite import finite_rows
 
 SMALL = 1024
@@ -27,7 +28,7 @@ class Choice:
     """(R,) bool: the logits were finite and left at least one id to choose."""
 
 
-def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
+def sample(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None = None) -> Choice:
     """One token per row, by the row's own settings.
 
     Greedy rows take the largest adjusted logit, the lower id among equals. Random rows: with p_i = exp((x_i - max x) / T),
@@ -38,13 +39,13 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     Args:
         logits: (R, V) float32; not written.
         rows: (R)
+        counts: of the tokens of requests with penalties; needed if a row has a slot; read.
     """
     finite = finite_rows(logits)
     adjusted = logits
     if any(row.is_adjusted for row in rows):
-        # A row that is not finite is replaced, not multiplied: zero times NaN is NaN.
-        adjusted = torch.where(finite[:, None], logits, 0.0)
-        adjust_logits(adjusted, rows)
+        adjusted = logits.clone()
+        adjust_logits(adjusted, rows, counts)
     token_ids = adjusted.argmax(-1)
     finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
     for belongs, choose in (

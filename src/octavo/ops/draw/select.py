@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.draw.select.kernel import bin_masses_kernel, select_kernel
+from octavo.ops.draw.select_kernel import bin_masses_kernel, select_kernel
 from octavo.ops.draw.settings import DrawSettings
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
