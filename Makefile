@@ -9,7 +9,9 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
 CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c $(CONSTRAINTS)
 
-.PHONY: serve quick test coverage lint docs clean
+PREFIX ?= $(HOME)/.local
+
+.PHONY: serve install quick test coverage lint docs clean
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Octavo needs Python 3.11 or 3.12 with venv; say which with PYTHON=" >&2; exit 1; }
@@ -28,6 +30,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/octavo serve --port $(PORT)
+
+# `octavo` for a shell anywhere: a link in PREFIX/bin, which most systems have on the path of a user's shell.
+install: $(VENV)/.installed
+	@mkdir -p "$(PREFIX)/bin"
+	@ln -sfn "$(abspath $(BIN))/octavo" "$(PREFIX)/bin/octavo"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) echo "octavo is installed: $(PREFIX)/bin/octavo" ;; \
+	*) echo "octavo is at $(PREFIX)/bin, which is not on the PATH of this shell: export PATH=\"$(PREFIX)/bin:\$$PATH\"" ;; esac
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -19,7 +19,6 @@ from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, Unscaled
 from octavo.ops.attention.cuda import (
     MAX_SPLIT_RESULTS,
-    STAGES,
     PagedPlan,
     SplitResults,
     paged_attention,
@@ -120,14 +119,17 @@ def check(
 
 def fixed(plan: PagedPlan) -> PagedPlan:
     """`plan` as a graph has it: more lines than are in use, whose number only the device knows."""
-    work = torch.cat((plan.work, plan.work.new_full((MAX_SPLIT_RESULTS, 7), -1)))
+    work, small_work = (
+        torch.cat((lines, lines.new_full((MAX_SPLIT_RESULTS, 7), -1))) for lines in (plan.work, plan.small_work)
+    )
     merges = torch.cat((plan.merges, plan.merges.new_full((64, 4), -1)))
-    lines_in_use = torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32, device=CUDA)
-    return dataclasses.replace(plan, work=work, merges=merges, lines_in_use=lines_in_use)
+    counts = [len(plan.work), len(plan.small_work), len(plan.merges)]
+    lines_in_use = torch.tensor(counts, dtype=torch.int32, device=CUDA)
+    return dataclasses.replace(plan, work=work, small_work=small_work, merges=merges, lines_in_use=lines_in_use)
 
 
 def measure_attention(
-    name: str, chunks: list[tuple[int, int]], split_results: SplitResults, stages: int, *, as_graph: bool
+    name: str, chunks: list[tuple[int, int]], split_results: SplitResults, stages: int | None, *, as_graph: bool
 ) -> Measurement:
     """Time one kind of batch."""
     made, num_blocks = plans(chunks)
@@ -142,7 +144,9 @@ def measure_attention(
     timing = replay(calls, 20)
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
     num_bytes = sum(context for _, context in chunks) * KV_HEADS * WIDTH * 4 + 2 * queries.nbytes
-    return Measurement(f"{name}, {stages} stages", timing, num_bytes, 4.0 * pairs * HEADS * WIDTH)
+    return Measurement(
+        name if stages is None else f"{name}, {stages} stages", timing, num_bytes, 4.0 * pairs * HEADS * WIDTH
+    )
 
 
 def measure_dense(name: str, rows: int) -> Measurement:
@@ -173,7 +177,7 @@ def measure_dense(name: str, rows: int) -> Measurement:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
-    parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[STAGES])
+    parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[None])
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
     args = against.parse_args(parser, "attention")
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks import against
 from benchmarks.provenance import write_result
+from benchmarks.standbys import await_standbys
 from octavo.config import Settings
 from octavo.engine.engine import Engine
 from octavo.engine.request import Request
@@ -93,6 +94,7 @@ def main() -> None:
         engine = runtime.engine(observe=steps.append)
         vocab_size = runtime.config.vocab_size
         ask(engine, Workload("warm", 16, 1000, 4), 0, vocab_size)
+        await_standbys(runtime.source)
         for workload in tqdm(WORKLOADS, desc="Workloads"):
             if not args.only or workload.name in args.only:
                 measured = measure(engine, workload, args.repeats, vocab_size, steps, digest)

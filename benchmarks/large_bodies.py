@@ -43,11 +43,18 @@ WORDS = [
     "in",
     "你好",
 ]
+HI = {"role": "user", "content": "hi"}
+CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "1"}
+"""As responses have them."""
+RETURNED = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "x"}]}
+"""As a message has it."""
 
 
 def serve(port: int) -> None:
     """Run the server in this process until SIGTERM."""
-    from octavo.server.run import bind, run_server
+    from octavo.server.listening import bind
+    from octavo.server.run import run_server
     from octavo.startup import in_processes, server_context, start
 
     settings = Settings(port=port, host="127.0.0.1", disable_log_stats=True, disable_uvicorn_access_log=True)
@@ -74,6 +81,20 @@ def kinds() -> dict[str, Kind]:
     def chat(messages: list[dict[str, str]]) -> tuple[str, bytes]:
         return "/v1/chat/completions", encode({"max_tokens": 1, "messages": messages})
 
+    def response(items: str | list[Any]) -> tuple[str, bytes]:
+        return "/v1/responses", encode({"max_output_tokens": 1, "input": items})
+
+    def message(turns: list[Any]) -> tuple[str, bytes]:
+        return "/v1/messages", encode({"max_tokens": 1, "messages": turns})
+
+    def use(size: int) -> dict[str, Any]:
+        return {
+            "type": "tool_use",
+            "id": "1",
+            "name": "f",
+            "input": {str(number): [number] for number in range(size // 22)},
+        }
+
     return {
         "text to /tokenize": lambda size: ("/tokenize", encode({"prompt": text(size)})),
         "the same without spaces": lambda size: ("/tokenize", encode({"prompt": "x" * (size - 100)})),
@@ -83,7 +104,7 @@ def kinds() -> dict[str, Kind]:
         ),
         "messages to /tokenize": lambda size: (
             "/tokenize",
-            encode({"messages": [{"role": "user", "content": "hi"}] * (size // 32)}),
+            encode({"messages": [HI] * (size // 32)}),
         ),
         "ids to /detokenize": lambda size: ("/detokenize", encode({"tokens": [104, 105] * (size // 8)})),
         "a text as prompt": lambda size: completion(prompt=text(size)),
@@ -91,8 +112,24 @@ def kinds() -> dict[str, Kind]:
         "1024 prompts of ids": lambda size: completion(prompt=[[104, 105] * (size // 8192)] * 1024),
         "many prompts of one id": lambda size: completion(prompt=[[1]] * (size // 4)),
         "many texts": lambda size: completion(prompt=["hi"] * (size // 5)),
-        "many messages": lambda size: chat([{"role": "user", "content": "hi"}] * (size // 32)),
+        "many messages": lambda size: chat([HI] * (size // 32)),
         "one long message": lambda size: chat([{"role": "user", "content": text(size)}]),
+        "a text as input of a response": lambda size: response(text(size)),
+        "many items": lambda size: response([HI] * (size // 32)),
+        "many parts of an item": lambda size: response(
+            [{"role": "user", "content": [{"type": "input_text", "text": "hi"}] * (size // 36)}]
+        ),
+        "a long result of a call": lambda size: response([HI, CALL, {**RESULT, "output": text(size)}]),
+        "many turns of a message": lambda size: message([HI] * (size // 32)),
+        "many blocks": lambda size: message(
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}] * (size // 28)}]
+        ),
+        "one long block": lambda size: message([{"role": "user", "content": [{"type": "text", "text": text(size)}]}]),
+        "input of a tool_use": lambda size: message([HI, {"role": "assistant", "content": [use(size)]}, RETURNED]),
+        "blocks that are counted": lambda size: (
+            "/v1/messages/count_tokens",
+            encode({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}] * (size // 28)}]}),
+        ),
         "a logit_bias": lambda size: completion(logit_bias={str(number): 1 for number in range(size // 11)}),
         "stop strings": lambda size: completion(stop=["stop"] * (size // 7)),
         "stop ids": lambda size: completion(stop_token_ids=[1] * (size // 2 - 100)),
@@ -101,7 +138,7 @@ def kinds() -> dict[str, Kind]:
             encode(
                 {
                     "max_tokens": 1,
-                    "messages": [{"role": "user", "content": "hi"}],
+                    "messages": [HI],
                     "chat_template_kwargs": {str(number): [number] for number in range(size // 22)},
                 }
             ),

@@ -1,6 +1,6 @@
 """Where the microseconds of a step go on one GPU: `python -m benchmarks.profile_step`.
 
-Each step is a model's hidden states, all its layers, as the worker launches them: a graph up to 4,096 tokens, launches above.
+Each step is a model's hidden states, all its layers, as the worker launches them: decodes as a graph, prompts one kernel at a time.
 First it is timed by itself; then a trace of the device says when each kernel ended. A kernel's time is how much later it ended
 than all kernels before it: kernels whose launches overlap are counted once, and the times of a step add up to it.
 """
@@ -28,7 +28,7 @@ from octavo.worker.graphs import CudaCapture, GraphedModel
 
 COLUMNS = ("step", "kernel", "calls", "us a call", "us a step", "share")
 CUDA = torch.device("cuda")
-BLOCK_SIZE, BUDGET = 16, 8192
+BLOCK_SIZE, BUDGET = 64, 8192
 REPEATS, TRACED = 50, 5
 
 

@@ -16,11 +16,9 @@ import msgspec
 
 from benchmarks import against
 from benchmarks.provenance import write_result
+from benchmarks.standbys import await_standbys
 from octavo.config import Settings
 from octavo.engine.engine import Engine
-from octavo.engine.processes.standby_source import StandbySource
-from octavo.engine.processes.standbys import COUNT
-from octavo.engine.processes.worker_source import WorkerSource
 from octavo.engine.request import Request
 from octavo.engine.statistics import RecoveryRecord
 from octavo.sampling import SamplingParams
@@ -109,14 +107,6 @@ APART = 10
 """Steps between one fault and the next."""
 FIRST_FAULT = MADE + 30
 """An engine step of the second run: each takes a step per made token, and a few more."""
-
-
-def await_standbys(source: WorkerSource) -> None:
-    """Wait until all have prepared, as they have long done in a server that has run for a while."""
-    assert isinstance(source, StandbySource)
-    while len(source.standbys) < COUNT or not all(standby.prepared for standby in source.standbys):
-        source.tend()
-        time.sleep(0.05)
 
 
 def draw(count: int, vocab_size: int) -> list[tuple[list[int], SamplingParams]]:

@@ -24,6 +24,7 @@ KINDS = {
     "temperature": SamplingParams(temperature=0.7, seed=1),
     "min-p": SamplingParams(temperature=0.7, min_p=0.05, seed=1),
     "top-k and top-p": SamplingParams(temperature=0.7, top_k=20, top_p=0.8, seed=1),
+    "top-p": SamplingParams(temperature=0.7, top_p=0.8, seed=1),
     "penalties, 1000 tokens": SamplingParams(temperature=0.7, repetition_penalty=1.1, seed=1),
 }
 
@@ -56,15 +57,19 @@ def main() -> None:
 
 def _runs(logits: torch.Tensor) -> dict[str, Callable[[], object]]:
     """One call for each way to choose, and one that scores with 20 likeliest."""
-    counts = TokenCounts(range(1000), [])
+    counts = TokenCounts(len(logits), VOCAB, logits.device)
+    for slot in range(len(logits)):
+        counts.begin(slot, range(1000), range(500, 1000))
     token_ids = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
 
-    def sampling(params: SamplingParams) -> Callable[[], object]:
-        kept = counts if params.repetition_penalty != 1 else None
-        rows = [Row(params, 1000 + index, (), kept) for index in range(len(logits))]
-        return lambda: sample(logits, rows).token_ids
+    def sampling(params: SamplingParams, allowed: bytes | None = None) -> Callable[[], object]:
+        slots = range(len(logits)) if params.repetition_penalty != 1 else [-1] * len(logits)
+        rows = [Row(params, 1000 + index, (), slot, allowed) for index, slot in enumerate(slots)]
+        return lambda: sample(logits, rows, counts).token_ids
 
     runs: dict[str, Callable[[], object]] = {name: sampling(params) for name, params in KINDS.items()}
+    every_other = b"\x55" * -(-VOCAB // 8)
+    runs["greedy, every other id allowed"] = sampling(KINDS["greedy"], every_other)
     return runs | {"logprobs, 20 likeliest": lambda: score(logits, token_ids, 20)}
 
 

@@ -90,7 +90,8 @@ class EmptySource:
 
 def serve(port: int, streams: int, step_s: float) -> None:
     """Run the server in this process until SIGTERM."""
-    from octavo.server.run import bind, run_server
+    from octavo.server.listening import bind
+    from octavo.server.run import run_server
     from octavo.startup import server_context, start
 
     settings = Settings(

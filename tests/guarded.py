@@ -6,6 +6,7 @@ python tests/guarded.py MUTANT        one access outside a tensor: the process m
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -87,7 +88,9 @@ def interpret() -> None:
 
     repair()
     # here one program runs at a time, and each goes through several pieces of work
-    paged_attention.RESIDENT, paged_attention.RESIDENT_MERGES = 3, 3
+    paged_attention.LARGE = dataclasses.replace(paged_attention.LARGE, resident=3)
+    paged_attention.SMALL = dataclasses.replace(paged_attention.SMALL, resident=3)
+    paged_attention.RESIDENT_MERGES = 3
     launch = GridExecutor.__call__
 
     def apart(self: GridExecutor, *args: object, **kwargs: object) -> None:

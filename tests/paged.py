@@ -9,7 +9,7 @@ import torch
 
 from cases import HeadShape
 from octavo.ops.activations import FP8
-from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, STAGES, SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.reference import attention_reference
 from octavo.ops.quantize.reference import static_reference
 
@@ -76,7 +76,7 @@ def attend(
     *,
     columns: int | None = None,
     max_split_results: int = MAX_SPLIT_RESULTS,
-    stages: int = STAGES,
+    stages: int | None = None,
 ) -> list[torch.Tensor]:
     """Write and attend as one batch; the rows of each chunk, on the host."""
     block_size, device = cache.shape[2], cache.device

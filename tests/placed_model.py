@@ -77,6 +77,8 @@ def attention(device: torch.device) -> Iterator[Scenario]:
     yield _attention(odd, SPREAD, 16, device, fixed=True)
     yield _attention(odd, SHORT, 7, device, fixed=True, dtype=FP8)
     yield _attention(odd, SPREAD, 16, device, fixed=False, dtype=FP8)
+    for dtype in CACHE_TYPES:
+        yield _attention(odd, SPREAD, 64, device, fixed=False, dtype=dtype)
     *inputs, plan, split_results = _paged_inputs(odd, SPREAD, 16, device)
     yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), split_results, False), _paged_attention)
     if device.type == "cuda":
@@ -93,12 +95,13 @@ def real_attention(device: torch.device) -> Iterator[Scenario]:
 
 def _corrupt(plan: Any) -> Any:
     """Numbers that leave int32 when a token is added to them, and split results before the first: none is to be followed."""
-    work, merges = plan.work.clone(), plan.merges.clone()
+    work, merges = torch.cat((plan.work, plan.small_work)), plan.merges.clone()
     spread, whole = ((work[:, 6] >= 0) & (work[:, 2] > 1)).nonzero(), (work[:, 6] < 0).nonzero()
     work[spread[0], 6] = 2**31 - 1
     work[whole[0], 1] = 2**31 - 3
     merges[0, 2] = -(2**30)
-    return dataclasses.replace(plan, work=work, merges=merges)
+    large = len(plan.work)
+    return dataclasses.replace(plan, work=work[:large].clone(), small_work=work[large:].clone(), merges=merges)
 
 
 def _prepare_qkv(*args: Any) -> list[torch.Tensor]:
@@ -136,8 +139,8 @@ def _paged_inputs(
 
 def _paged_attention(queries: Any, cache: Any, plan: Any, split_results: Any, fixed: bool) -> list[torch.Tensor]:
     if fixed:
-        counts = torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32, device=queries.device)
-        plan = dataclasses.replace(plan, lines_in_use=counts)
+        counts = [len(plan.work), len(plan.small_work), len(plan.merges)]
+        plan = dataclasses.replace(plan, lines_in_use=torch.tensor(counts, dtype=torch.int32, device=queries.device))
     return [paged_attention(queries, cache, plan, split_results)]
 
 

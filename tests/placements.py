@@ -11,6 +11,15 @@ import torch
 
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
+from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.adjust import AdjustSettings
+from octavo.ops.adjust.cuda import cuda_adjust
+from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
+from octavo.ops.delta_net.cpu import CpuDeltaNet
+from octavo.ops.delta_net.cuda import KernelDeltaNet
+from octavo.ops.draw import DrawSettings
+from octavo.ops.draw.cuda import cuda_draw, draw_sorted
+from octavo.ops.draw.select import select
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
@@ -19,18 +28,22 @@ from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
+from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.norm.cpu import rms_norm
-from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.norm.cuda import add_norm, cuda_rms_norm
 from octavo.ops.quantize.cuda import (
     quantize,
     quantize_groups,
     quantize_static,
-    rms_norm_quantize,
     swiglu_quantize,
 )
 from octavo.ops.rotary import rotary
+from octavo.ops.weighted_sum import Addend, WeightedSum
+from ops.delta_net.draws import SHAPES as DELTA_SHAPES
+from ops.delta_net.draws import Tokens as DeltaTokens
+from ops.delta_net.draws import draw_weights
 from ops.experts.test_grouped_gemm import down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
@@ -53,6 +66,20 @@ def _count(number: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([number], dtype=torch.int32, device=device)
 
 
+def _draw(logits: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+    settings = DrawSettings(values)
+    drawn = [cuda_draw(logits, settings), select(logits, settings, room=8)]
+    return [*drawn, draw_sorted(logits, cuda_largest(logits, 2), settings)] if logits.shape[1] > 300 else drawn
+
+
+def _adjust(logits: torch.Tensor, counts: torch.Tensor, *settings: torch.Tensor) -> list[torch.Tensor]:
+    before = logits.clone()
+    cuda_adjust(logits, counts, AdjustSettings(*settings))
+    adjusted = logits.clone()
+    logits.copy_(before)
+    return [adjusted]
+
+
 def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:
     """How many rows are in use, and the tensor that says so: all of them without one, and all but one."""
     return [(rows, None), (rows - 1, _count(rows - 1, device))]
@@ -68,9 +95,20 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         gate_up, scale = _noise(tokens, 2 * width).bfloat16().to(device), torch.tensor([0.03], device=device)
         label = f"{tokens}x{width}"
         yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
+        settings = torch.rand((5, tokens), dtype=torch.float64).to(device)
+        settings[0] += 0.1
+        settings[2] = width // 3
+        yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), settings), _draw)
+        allowed = torch.randint(256, (1, -(-width // 8)), dtype=torch.uint8).to(device)
+        places = torch.arange(tokens, dtype=torch.int32).to(device) % 3 - 1
+        held = torch.ones((2, width), dtype=torch.int32, device=device)
+        logits, penalties = _noise(tokens, width).to(device), torch.rand((3, tokens), dtype=torch.float64).to(device)
+        yield Scenario(f"adjust {label}", (logits, held, penalties, places, allowed, 1 - places), _adjust)
+        if width > 300:
+            yield Scenario(f"largest {label}", (_noise(tokens, width).to(device),), lambda x: [cuda_largest(x, 2)])
+        yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)
-            yield Scenario(f"rms_norm_quantize {label} {number}", (x, weight, used), _rms_norm_quantize)
             yield Scenario(f"swiglu_quantize {label} {number}", (gate_up, used), _swiglu_quantize)
     for shape in SMALL_HEADS:
         case = AttentionInput.draw(5, shape, seed=1)
@@ -90,9 +128,20 @@ def _quantize(x: torch.Tensor, scale: torch.Tensor, used: torch.Tensor | None) -
     return [tensor for part in parts for tensor in (part.data, part.scale)]
 
 
-def _rms_norm_quantize(x: torch.Tensor, weight: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
-    normed, scaled = rms_norm_quantize(x, weight, 1e-6, rows_in_use=used)
-    return [normed, scaled.data, scaled.scale]
+def _add_norm(x: torch.Tensor, change: Addend, weight: torch.Tensor) -> list[torch.Tensor]:
+    tensors = []
+    for form in (TokenScaled, GroupScaled):
+        total, out = add_norm(x, change, weight, 1e-6, forms=frozenset({form, Unscaled}))
+        assert out.scaled is not None
+        tensors += [total, out.bf16, out.scaled.data, out.scaled.scale]
+    return tensors
+
+
+def _add_norm_of_parts(
+    x: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, weight: torch.Tensor, experts: int,
+    used: torch.Tensor | None,
+) -> list[torch.Tensor]:  # fmt: skip
+    return _add_norm(x, WeightedSum(y, ids, weights, experts, used), weight)
 
 
 def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:
@@ -118,9 +167,12 @@ def routing(device: torch.device) -> Iterator[Scenario]:
             continue
         logits, weights = _noise(tokens, experts).to(device), _noise(tokens, top_k).to(device)
         y = _noise(tokens * top_k, 37).bfloat16().to(device)
+        x, norm = (_noise(*shape).bfloat16().to(device) for shape in ((tokens, 37), (37,)))
         for number, used in _counts(tokens, device):
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
+            placed = (x, y, ids, weights, norm, experts, used)
+            yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
 
 
 def sorting(device: torch.device) -> Iterator[Scenario]:
@@ -150,6 +202,29 @@ def _combine(
 ) -> list[torch.Tensor]:
     out, flags = y.new_empty((len(ids), y.shape[1])), torch.empty(len(ids), dtype=torch.bool, device=y.device)
     return [combine(y, ids, weights, experts, out=out, flags=flags, rows_in_use=used), flags]
+
+
+def delta(device: torch.device) -> Iterator[Scenario]:
+    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside a line that is not in use."""
+    for name, shape in DELTA_SHAPES.items():
+        tokens, weights = DeltaTokens.draw(9, shape, seed=1), draw_weights(shape)
+        uses = [StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2)]
+        plan = plan_delta(uses, (0, 4, 9), torch.device("cpu"))
+        plan = DeltaPlan(torch.cat((plan.chunks, torch.full((1, 6), -1, dtype=torch.int32))).to(device))
+        inputs = [part.to(device) for part in vars(tokens).values()]
+        weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
+        states = _noise(4, shape.state.numbers).to(device)
+        yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)
+
+
+def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: Any) -> list[torch.Tensor]:
+    own = states.clone()
+    layers: list[tuple[DeltaNet, torch.Tensor]] = [
+        (KernelDeltaNet(shape, weights), states),
+        (CpuDeltaNet(shape, weights), own),
+    ]
+    qkv, write, decay = inputs
+    return [tensor for layer, kept in layers for tensor in (layer(qkv, write, decay, kept, plan), kept)]
 
 
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
@@ -189,14 +264,14 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        for tile in (None, Tile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
+        for tile in (None, DenseTile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
             label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
         x = _noise(rows, width).bfloat16().to(device)
         yield Scenario(f"linear {kind.__name__} {rows}x{columns}x{width}", (x, case.w), _linear)
 
 
-def _dense(x: Any, w: Any, tile: Tile | None) -> list[torch.Tensor]:
+def _dense(x: Any, w: Any, tile: DenseTile | None) -> list[torch.Tensor]:
     shape, device = (len(x.data), len(w.data)), w.data.device
     kinds = (torch.bfloat16, torch.float32)
     return [dense_gemm(x, w, out=torch.empty(shape, dtype=kind, device=device), tile=tile) for kind in kinds]
@@ -259,6 +334,7 @@ GROUPS: dict[str, Group] = {
     "rows": rows,
     "routing": routing,
     "sorting": sorting,
+    "delta-net": delta,
     "attention-inputs": attention_inputs,
     "attention": attention,
     "model-in-graphs": functools.partial(model, graphs=True),

@@ -14,11 +14,12 @@ import pytest
 import octavo
 
 SOURCE = Path(octavo.__file__).parent
-COMMON = {"errors", "version", "config", "logs", "structured_outputs", "sampling", "messages", "wire"}
+COMMON = {"errors", "version", "bad_words", "config", "logs", "structured_outputs", "sampling", "messages", "wire"}
 """Plain data that every room may import."""
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "bad_words": set(),
     "logs": set(),
     "structured_outputs": {"errors"},
     "sampling": {"errors", "structured_outputs"},
@@ -51,6 +52,7 @@ ARROWS: dict[str, set[str]] = {
 FREE_OF_TORCH = [
     "errors",
     "version",
+    "bad_words",
     "logs",
     "sampling",
     "structured_outputs",

@@ -13,8 +13,8 @@ from tools.import_graph import ImportGraph, is_test
 ROOT = Path(__file__).parents[1]
 OPERATIONS = "src/octavo/ops"
 """Where the folders of the operations lie."""
-BETWEEN = (OPERATIONS, "src/octavo/models")
-"""A benchmark of an operation may call it through others and through a model."""
+BETWEEN = (OPERATIONS, "src/octavo/models", "src/octavo/worker/sampling")
+"""A benchmark of an operation may call it through others, through a model and through the sampler."""
 
 EXCEPTIONS = {
     ("wild_write", "reference"): "it writes out of bounds on purpose, so that a worker dies",

@@ -22,7 +22,7 @@ from octavo.engine.processes.link import WorkerLink
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import WorkerConfig, WorkerReady
 from octavo.server import run
-from octavo.server.run import bind
+from octavo.server.listening import bind
 from octavo.startup import OpenWorkers, crash_log, load_model, start, worker_config
 from octavo.testing.mock_worker import MockSource, MockWorker
 

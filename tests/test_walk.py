@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 import httpx
+import pytest
 
 import octavo
 from octavo.config import Settings
@@ -21,7 +22,9 @@ from server.harness import serving
 PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = Path(octavo.__path__[0])
 WALK = re.findall(r"^\| \d+ \| `([\w./]+)` \| `([\w.<>]+)` \|", PAGE, re.MULTILINE)
+TENSORS = PAGE.partition("\n| Tensor |")[2].partition("\n\n")[0]
 COUNTS = re.search(r"^(\d+) calls in (\d+) files", PAGE, re.MULTILINE)
+KERNEL = re.search(r"(\d+) calls in (\d+) files down to the kernel", PAGE)
 BETWEEN_PROCESSES = ("engine/processes/", "wire.py", "worker/process.py")
 """A worker in this process, whose calls can be seen, has none of them; that they exist is seen without running."""
 SETTINGS = Settings(device="cpu", cpu_threads=1, max_model_len=512, num_gpu_blocks_override=200, crash_dir="none")
@@ -55,10 +58,27 @@ def names_of(code: CodeType) -> Iterator[str]:
             yield from names_of(constant)
 
 
+def makers(table: str) -> Iterator[tuple[str, str]]:
+    """File and function of each that a table of tensors names; one that it names again without its file is where it was.
+
+    Raises:
+        KeyError: a function has no file.
+    """
+    known: dict[str, str] = {}
+    for row in table.splitlines():
+        for name, path in re.findall(r"`([\w.]+)`(?:, `([\w/]+\.py)`)?", row.rstrip(" |").rpartition("|")[2]):
+            owner = name.partition(".")[0]
+            known[owner] = path or known[owner]
+            yield known[owner], name
+
+
 def missing(walk: list[tuple[str, str]], seen: list[tuple[str, str]]) -> tuple[str, str] | None:
     """The first hop of `walk` that does not come in `seen` after those before it."""
     calls = iter(seen)
     return next((hop for hop in walk if hop not in calls), None)
+
+
+MAKERS = list(makers(TENSORS))
 
 
 def test_each_hop_is_a_function() -> None:
@@ -95,3 +115,20 @@ def test_the_profile_is_not_left_on() -> None:
         pass
     assert sys.getprofile() is before
     assert threading.getprofile() is None
+
+
+def test_each_tensor_is_made_by_a_function() -> None:
+    assert len(MAKERS) > 20
+    for path, name in MAKERS:
+        assert name in set(names_of(compile((PACKAGE / path).read_text(encoding="utf-8"), path, "exec"))), (path, name)
+    with pytest.raises(KeyError):
+        list(makers("| x | y | `nobody_made_this` |"))
+
+
+def test_the_counts_down_to_the_kernel_are_those_of_both_tables() -> None:
+    """Down to the first product: that makes queries, keys and values of the first layer."""
+    assert KERNEL is not None
+    above = WALK[: WALK.index(("worker/runner.py", "Runner._sample_rows"))]
+    first_product = ("ops/linear/dense_gemm.py", "dense_gemm")
+    hops = list(dict.fromkeys([*above, *MAKERS[: MAKERS.index(first_product) + 1]]))
+    assert (int(KERNEL[1]), int(KERNEL[2])) == (len(hops), len({path for path, _ in hops}))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from octavo.config.settings import ENV_PREFIX, Settings, flag_name
+from octavo.config.layers import ENV_PREFIX, flag_name
+from octavo.config.settings import Settings
 from octavo.config.values import kinds
 from octavo.config.vllm_flags import VLLM_FLAGS
 from octavo.config.vllm_names import VllmName

@@ -38,7 +38,8 @@ class ImportGraph:
                 self._importers.setdefault(imported, set()).add(file)
 
     def tests_near(self, changed: Iterable[str]) -> dict[str, tuple[int, str]]:
-        """Test file -> (imports to the nearest of the files `changed`, that file), nearest first.
+        """Test file -> (imports to the nearest of the files `changed`, that file), nearest first; of those as near, first the one
+        that is named after that file, then those of its room.
 
         An `__init__.py` that passes names on, and a helper or `conftest.py` of the tests, count as no step of their own.
         """
@@ -54,7 +55,7 @@ class ImportGraph:
             for importer in self._importers.get(file, ()):
                 heapq.heappush(queue, (distance + step, importer, origin))
         near = {file: found for file, found in seen.items() if is_test(file)}
-        return dict(sorted(near.items(), key=lambda item: (item[1][0], not _is_mirror(item[0], item[1][1]), item[0])))
+        return dict(sorted(near.items(), key=_nearness))
 
     def _imported(self, file: str) -> Iterator[str]:
         tree = ast.parse((self._root / file).read_text(encoding="utf-8"))
@@ -76,9 +77,12 @@ def _passes_on(file: str) -> bool:
     return file.endswith("/__init__.py") or (file.startswith("tests/") and not is_test(file))
 
 
-def _is_mirror(test: str, file: str) -> bool:
-    """Say whether `test` is named after `file`."""
-    return Path(test).stem == f"test_{Path(file).stem}"
+def _nearness(item: tuple[str, tuple[int, str]]) -> tuple[int, bool, bool, str]:
+    """What a test file with its nearest changed file is sorted by."""
+    test, (distance, file) = item
+    is_namesake = Path(test).stem == f"test_{Path(file).stem}"
+    shares_room = file.split("/")[2:-1][:1] == test.split("/")[1:-1][:1]
+    return distance, not is_namesake, not shares_room, test
 
 
 def _names(file: str) -> Iterator[str]:

@@ -19,12 +19,14 @@ from collections.abc import Sequence
 
 import torch
 
-from octavo.ops.activations import FP8
+from octavo.ops.activations import FP8, TokenScaled, Unscaled
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.route import Routing, route
 from octavo.ops.experts.rules import SoftmaxRule
 from octavo.ops.formats import Fp8Channel
-from octavo.ops.quantize.cuda import rms_norm_quantize, swiglu_quantize
+from octavo.ops.norm.cuda import add_norm
+from octavo.ops.quantize.cuda import swiglu_quantize
+from octavo.ops.weighted_sum import WeightedSum
 
 EXPERTS, TOP_K, HIDDEN, INTERMEDIATE = 128, 8, 144, 80
 SIZES = [8191, 8192, 8193]
@@ -58,9 +60,10 @@ def check(tokens: int, gate_up: Fp8Channel, down: Fp8Channel) -> None:
             workspace=workspace, out=out, flags=flags, rows_in_use=used,
         )  # fmt: skip
 
-    rms_norm_quantize(x, norm, 1e-6)
     swiglu_quantize(x)
     layer()
+    parts = WeightedSum(workspace.expert_out, routing.ids, routing.weights, EXPERTS, used)
+    add_norm(x, parts, norm, 1e-6, forms=frozenset({TokenScaled, Unscaled}))
     launched = out.cpu()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

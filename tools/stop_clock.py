@@ -1,4 +1,4 @@
-"""A pytest plugin: after `--stop-after` seconds no further test starts, and the summary names the files not reached."""
+"""A pytest plugin: `--stop-after` seconds after the first test no further one starts, and the summary names the files not reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--stop-after", type=float, default=None, help="seconds until no further test starts")
+    parser.addoption(
+        "--stop-after", type=float, default=None, help="seconds from the first test until no further one starts"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,16 +20,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class StopClock:
-    """Lets tests start for `seconds`; None: for ever. One in each process; the first of them hears of what the others left."""
+    """Lets tests start for `seconds` from the first on; None: for ever. One in each process; the first of them hears of what the
+    others left.
+
+    What comes before, importing and collecting, does not count: on a busy machine no test would be left time.
+    """
 
     def __init__(self, seconds: float | None) -> None:
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._seconds = seconds
+        self._end: float | None = None
         self._left: Counter[str] = Counter()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Take a test that comes too late for done."""
-        if self._end is None or time.monotonic() < self._end:
+        if self._seconds is None:
+            return None
+        if self._end is None:
+            self._end = time.monotonic() + self._seconds
+        if time.monotonic() < self._end:
             return None
         self._left[item.nodeid.partition("::")[0]] += 1
         return True

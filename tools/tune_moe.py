@@ -102,8 +102,8 @@ def best_tiles(
 ) -> dict[str, object]:
     """Every candidate's time at `tokens` tokens, and the pair of equal height with the least sum."""
     inputs = draw(tokens, shape)
-    ws.input.quantize(inputs.x, gate_up, None)
-    ws.hidden_quantized.quantize(torch.randn_like(ws.hidden[: tokens * shape[1]]), down, None)
+    gate_up.activate(inputs.x, ws.input.quantizer(None))
+    down.activate(torch.randn_like(ws.hidden[: tokens * shape[1]]), ws.hidden_quantized.quantizer(None))
     times: dict[str, float] = {}
     best: tuple[float, Tile, Tile] | None = None
     for rows in heights(tokens * shape[1] / shape[0]):

@@ -12,6 +12,7 @@ from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import choose_experts, swiglu
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
+from octavo.ops.inputs import Inputs
 from octavo.ops.linear.layer import Linear
 from octavo.ops.row_chunks import row_chunks
 
@@ -28,12 +29,15 @@ class CudaExperts:
         self._hidden_size = weights.down.data.shape[1]
         self._rule, self._top_k = rule, rule.top_k
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See `Experts`.
 
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
+        x = Inputs.of(x).bf16
         dims = Dims()
         dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
         dims.check("logits", logits, ("T", len(self._down)), dtype=torch.float32)
@@ -50,6 +54,12 @@ class CudaExperts:
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=x.device)
         return combine(out, places.view(routing.ids.shape), routing.weights)
+
+    def addend(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Experts`."""
+        return self(x, logits, rows_in_use)
 
 
 def _split(weight: LinearWeight) -> list[Linear]:

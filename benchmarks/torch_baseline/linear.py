@@ -7,6 +7,7 @@ import torch
 from octavo.errors import CheckpointError
 from octavo.ops.contract import Dims
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.inputs import Inputs
 from octavo.ops.linear.layer import Linear
 from octavo.ops.quantize.cpu import quantize_tokens
 
@@ -32,17 +33,19 @@ class CublasLinear:
     def __init__(self, weight: Bf16) -> None:
         self._weight, self._bias = weight.data, weight.bias
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
 
         Raises:
             KernelContractError: x has another dtype or width.
         """
+        x = Inputs.of(x).bf16
         Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         return torch.nn.functional.linear(x, self._weight, self._bias)
 
-    def float32(self, x: torch.Tensor) -> torch.Tensor:
+    def float32(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
+        x = Inputs.of(x).bf16
         Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         if x.shape[0] == 0:
             return x.new_empty((0, self._weight.shape[0]), dtype=torch.float32)
@@ -67,18 +70,19 @@ class RowwiseFp8Linear:
         self._scale = weight.scale[None, :].contiguous()
         self._bias = weight.bias
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
 
         Raises:
             KernelContractError: x has another dtype or width.
         """
+        x = Inputs.of(x).bf16
         Dims().check("x", x, ("T", self._weight.shape[1]), dtype=torch.bfloat16)
         quantized, scale = quantize_tokens(x)
         out = scaled_matmul(quantized, scale, self._weight, self._scale)
         return out if self._bias is None else out + self._bias
 
-    def float32(self, x: torch.Tensor) -> torch.Tensor:
+    def float32(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32 with the precision of bf16; see `__call__`."""
         return self(x).float()
 

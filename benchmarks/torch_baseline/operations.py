@@ -8,13 +8,16 @@ from benchmarks.torch_baseline.attention import attention
 from benchmarks.torch_baseline.attention_plan import TilePlan, plan_attention
 from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
+from octavo.ops.activations import Activations
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
-from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.norm.cpu import CpuAddNorm, rms_norm
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
 from octavo.ops.rotary import rotary
 
@@ -34,9 +37,13 @@ class TorchOperations:
         """See `Operations`."""
         return TorchAttention(shape)
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
         """See `Operations`."""
-        return rms_norm(x, weight, eps)
+        return CpuDeltaNet(shape, weights)
+
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CpuAddNorm:
+        """See `Operations`; PyTorch's operations on any device."""
+        return CpuAddNorm(weight, eps)
 
 
 class TorchAttention:

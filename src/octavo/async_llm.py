@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -151,6 +152,7 @@ class AsyncLLM(ModelHandle):
             prompt: a text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`.
             sampling_params: None: `get_default_sampling_params()`.
             request_id: no other request that is alive may have it.
+            priority: lower ones run first, with `scheduling_policy="priority"`.
 
         Raises:
             RequestError: it can never be served; `param` names the field.
@@ -159,9 +161,8 @@ class AsyncLLM(ModelHandle):
             ClosedError: the engine was shut down.
         """
         self._lifetime.check()
-        unserved.refuse(lora_request=lora_request, trace_headers=trace_headers, priority=priority)
-        unserved.refuse(data_parallel_rank=data_parallel_rank)
-        job = await self._job(prompt, sampling_params, request_id, tokenization_kwargs)
+        unserved.refuse(lora_request=lora_request, trace_headers=trace_headers, data_parallel_rank=data_parallel_rank)
+        job = await self._job(prompt, sampling_params, request_id, tokenization_kwargs, priority)
         try:
             stream = self._streams.open(job, self._engine)
         except OverloadedError:
@@ -187,6 +188,7 @@ class AsyncLLM(ModelHandle):
         sampling: SamplingParams | None,
         request_id: str,
         tokenization: Mapping[str, Any] | None,
+        priority: int,
     ) -> Job:
         if sampling is None:
             sampling = self.get_default_sampling_params()
@@ -196,10 +198,8 @@ class AsyncLLM(ModelHandle):
             raise RequestError("request_id must be a text", param="request_id")
         sampling = sampling.clone()
         text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
-        if isinstance(text, str) and len(text) > SMALL_CHARS:
-            read = await asyncio.to_thread(self._prompts.read, prompt, tokenization)
-        else:
-            read = self._prompts.read(prompt, tokenization)
+        make = partial(self._prompts.read, prompt, tokenization, max_tokens=sampling.max_tokens, priority=priority)
+        read = await asyncio.to_thread(make) if isinstance(text, str) and len(text) > SMALL_CHARS else make()
         asked = sampling.structured_outputs
         if asked is not None and self._compiler.kept(asked) is None:
             await asyncio.to_thread(self._compiler.compile, asked)

@@ -100,7 +100,7 @@ class LLM(ModelHandle):
         sampling_params: GivenSampling = None,
         use_tqdm: Progress = True,
         lora_request: Any = None,
-        priority: Any = None,
+        priority: Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         *,
         prompt_token_ids: GivenPrompt | Sequence[GivenPrompt] | None = None,
@@ -108,10 +108,12 @@ class LLM(ModelHandle):
         """Answer every prompt; the outputs come in the order of the prompts.
 
         Args:
-            prompts: one or more texts, lists of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`.
+            prompts: one or more texts, lists of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`,
+                with `cache_salt` beside them to share cached prefixes with prompts of the same salt only.
             sampling_params: one for all, or one per prompt; None: `get_default_sampling_params()`.
             use_tqdm: show progress; or what makes the bar.
-            tokenization_kwargs: may hold `add_special_tokens`.
+            priority: one for each prompt; lower ones run first, with `scheduling_policy="priority"`.
+            tokenization_kwargs: may hold `add_special_tokens` and `truncate_prompt_tokens` (-1: what leaves room).
             prompt_token_ids: as older scripts give lists of token ids, instead of `prompts`.
 
         Raises:
@@ -120,11 +122,19 @@ class LLM(ModelHandle):
             ClosedError: the LLM was closed.
         """
         self._lifetime.check()
-        unserved.refuse(lora_request=lora_request, priority=priority)
+        unserved.refuse(lora_request=lora_request)
         if (prompts is None) == (prompt_token_ids is None):
             raise RequestError("give either prompts or prompt_token_ids", param="prompts")
         given = several(prompts if prompts is not None else prompt_token_ids)
-        return self._run([self._prompts.read(each, tokenization_kwargs) for each in given], sampling_params, use_tqdm)
+        samplings = self._samplings(sampling_params, len(given))
+        priorities = [0] * len(given) if priority is None else priority
+        if len(priorities) != len(given):
+            raise RequestError(f"priority has {len(priorities)} entries for {len(given)} prompts", param="priority")
+        read = [
+            self._prompts.read(each, tokenization_kwargs, max_tokens=sampling.max_tokens, priority=number)
+            for each, sampling, number in zip(given, samplings, priorities, strict=True)
+        ]
+        return self._run(read, samplings, use_tqdm)
 
     def chat(
         self,

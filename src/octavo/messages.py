@@ -80,6 +80,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens per KV block."""
     num_blocks: int | None = None
     """KV blocks; None: as many as memory allows (see gpu_memory_utilization, kv_cache_memory_bytes)."""
+    num_snapshots: int = 0
+    """States of recurrent layers that are kept behind cached prefixes, beside one for each slot."""
     gpu_memory_utilization: float = 0.92
     kv_cache_memory_bytes: int | None = None
     threads: int = 0
@@ -94,6 +96,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of what keeper and worker say on standard error."""
     has_predecessor: bool = False
     """A worker with these settings and as many blocks has run before: the largest steps fit."""
+
+    @property
+    def num_states(self) -> int:
+        """States of each recurrent layer: one for each slot, then the snapshots."""
+        return self.max_num_seqs + self.num_snapshots
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):
@@ -242,6 +249,17 @@ class AllowedIds(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """ceil(V / 8) bytes; bit i % 8 of byte i // 8 is set if id i is allowed. At least one is."""
 
 
+class SnapshotUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the chunk of `slot` does with snapshots of recurrent states; each is written by one chunk and then read by none."""
+
+    slot: int
+    restore: int = -1
+    """The snapshot that the slot's first chunk goes on from, behind a cached prefix; -1: none."""
+    keep: int = -1
+    """The snapshot that gets the state behind the first `keep_after` tokens of the chunk; -1: none."""
+    keep_after: int = 0
+
+
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     """One step. Order: releases, admissions, then all chunks as one batch."""
 
@@ -254,6 +272,8 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     faults: list[Fault] = []
     allowed: list[AllowedIds] = []
     """Of the slots that sample under a grammar."""
+    snapshots: list[SnapshotUse] = []
+    """Of the chunks that use any; only of a model with recurrent layers."""
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -265,7 +285,7 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: int
     """1 for the likeliest."""
     top: list[tuple[int, float]]
-    """(token id, logprob), likeliest first; as many as were asked for."""
+    """(token id, logprob), likeliest first, as many as were asked for; or of the `logprob_token_ids`, in their order."""
 
 
 class SampledToken(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -75,10 +75,11 @@ class RequestOutput:
     lora_request: None = None
 
 
-def to_logprobs(score: TokenScore, text_of: Callable[[int], str | None]) -> Logprobs:
-    """`score` as vLLM's mapping."""
-    entries = [(score.token_id, score.logprob, score.rank)]
-    entries += [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(score.top, start=1)]
+def to_logprobs(score: TokenScore, text_of: Callable[[int], str | None], *, ranked: bool = True) -> Logprobs:
+    """`score` as vLLM's mapping; `ranked`: the tokens beside its own are the likeliest, in order."""
+    entries: list[tuple[int, float, int | None]] = [(score.token_id, score.logprob, score.rank)]
+    ranks = range(1, len(score.top) + 1) if ranked else [None] * len(score.top)
+    entries += [(token_id, logprob, rank) for rank, (token_id, logprob) in zip(ranks, score.top, strict=True)]
     logprobs: Logprobs = {}
     for token_id, logprob, rank in entries:
         logprobs.setdefault(token_id, Logprob(logprob, rank, text_of(token_id)))

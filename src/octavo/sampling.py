@@ -19,6 +19,11 @@ MAX_N = 16384
 """Most answers to one prompt (vLLM's VLLM_MAX_N_SEQUENCES)."""
 
 
+MAX_SCORED_IDS = 128
+"""Most `logprob_token_ids` (vLLM's MAX_LOGPROB_TOKEN_IDS)."""
+MAX_BAD_WORDS = 1024
+
+
 class RequestOutputKind(enum.Enum):
     """Says what each output of a stream holds."""
 
@@ -37,10 +42,7 @@ class UnservedParams(msgspec.Struct, kw_only=True, omit_defaults=True, repr_omit
     use_beam_search: Any = None
     length_penalty: Any = None
     early_stopping: Any = None
-    bad_words: Any = None
-    allowed_token_ids: Any = None
     logits_processors: Any = None
-    logprob_token_ids: Any = None
     prompt_logprob_token_ids: Any = None
     prompt_logprob_start: Any = None
     flat_logprobs: Any = None
@@ -58,14 +60,11 @@ UNSERVED = {
     "use_beam_search": _ONE_ANSWER,
     "length_penalty": "it belongs to beam search, which is not served",
     "early_stopping": "it belongs to beam search, which is not served",
-    "bad_words": "forbid single tokens with logit_bias {id: -100}",
-    "allowed_token_ids": "favour tokens with logit_bias {id: 100}",
     "logits_processors": "code of requests is never run; logit_bias adds to the logits of tokens",
-    "logprob_token_ids": _SOME_SCORES,
     "prompt_logprob_token_ids": _SOME_SCORES,
     "prompt_logprob_start": "prompt_logprobs scores the whole prompt; drop what you do not need",
     "flat_logprobs": "logprobs come as one mapping for each token",
-    "truncate_prompt_tokens": "prompts are never cut; cut the token ids, and send those",
+    "truncate_prompt_tokens": "give it in tokenization_kwargs of generate()",
     "thinking_token_budget": "thinking is part of the text, so max_tokens bounds both",
     "repetition_detection": "bound answers with max_tokens, or set repetition_penalty",
     "skip_reading_prefix_cache": "cached prefixes change no answer; start with enable_prefix_caching=False to have none",
@@ -116,6 +115,15 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
     stream_interval: int | None = None
     """Least tokens between two outputs of a stream, if more than the setting of that name; read by `AsyncLLM`."""
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: list[int] | None = None
+    """The only ids that may be sampled; None: all."""
+    bad_words: list[str] = []
+    """Texts that no answer comes to hold, where the model would write them in the tokens that the tokenizer does."""
+    bad_word_ids: list[list[int]] = []
+    """Those as token ids (`forbidden_ids`), which the engine reads; whoever has the tokenizer fills it in."""
+    logprob_token_ids: list[int] | None = None
+    """Ids whose log-probabilities are given for each made token, besides that of the chosen one and instead of those of
+    the likeliest."""
     structured_outputs: StructuredOutputsParams | None = None
     """The form of the answer; also taken as a dict of the fields."""
     guided_decoding: StructuredOutputsParams | None = None
@@ -148,6 +156,10 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
             output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE,
             stream_interval: int | None = None,
             logit_bias: Mapping[int, float] | None = None,
+            allowed_token_ids: Iterable[int] | None = None,
+            bad_words: Iterable[str] | None = None,
+            bad_word_ids: Iterable[Sequence[int]] = (),
+            logprob_token_ids: Iterable[int] | None = None,
             structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None,
             guided_decoding: StructuredOutputsParams | Mapping[str, Any] | None = None,
             **unserved: Any,
@@ -171,13 +183,22 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @property
+    def num_scores(self) -> int | None:
+        """Log-probabilities of each made token besides that of the chosen one; None: not that one either."""
+        return len(self.logprob_token_ids) if self.logprob_token_ids is not None else self.logprobs
+
     def __post_init__(self) -> None:
         _refuse_unserved(self)
         for name in _NUMBERS:
             setattr(self, name, _plain(getattr(self, name)))
         stop: Any = self.stop
         self.stop = [stop] if isinstance(stop, str) else _listed(stop, "stop")
-        self.stop_token_ids = _listed(self.stop_token_ids, "stop_token_ids")
+        for name in ("stop_token_ids", "bad_words", "bad_word_ids"):
+            setattr(self, name, _listed(getattr(self, name), name))
+        for name in ("allowed_token_ids", "logprob_token_ids"):
+            if getattr(self, name) is not None:
+                setattr(self, name, _listed(getattr(self, name), name))
         bias: Any = self.logit_bias
         self.logit_bias = {} if bias is None else bias
         self._read_structure()
@@ -206,7 +227,9 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
             RequestError: as the class: a field was set to what cannot be.
         """
         cloned = self.replace()
-        cloned.stop, cloned.stop_token_ids = list(cloned.stop), list(cloned.stop_token_ids)
+        for name in _LISTS:
+            if (values := getattr(cloned, name)) is not None:
+                setattr(cloned, name, list(values))
         cloned.logit_bias = dict(cloned.logit_bias)
         return cloned
 
@@ -266,6 +289,10 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
+def _few_texts(values: Any) -> bool:
+    return len(values) <= MAX_BAD_WORDS and all(isinstance(text, str) and text for text in values)
+
+
 _SCORES = _optional(_whole(-1))
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (_whole(1, MAX_N), f"in 1..{MAX_N}"),
@@ -279,6 +306,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logit_bias": (lambda value: all(-100 <= bias <= 100 for bias in value.values()), "token id -> -100..100"),
     "seed": (_optional(_whole(-(2**63))), "a 64-bit integer"),
     "stop": (lambda value: all(isinstance(text, str) and text for text in value), "texts, none of them empty"),
+    "allowed_token_ids": (_optional(lambda value: len(value) > 0), "a list of token ids, not an empty one"),
+    "bad_words": (_few_texts, f"at most {MAX_BAD_WORDS} texts, none of them empty"),
+    "bad_word_ids": (lambda value: all(len(word) > 0 for word in value), "lists of token ids, none of them empty"),
+    "logprob_token_ids": (
+        _optional(lambda value: 0 < len(value) <= MAX_SCORED_IDS and len(set(value)) == len(value)),
+        f"a list of 1 to {MAX_SCORED_IDS} token ids, each once",
+    ),
     "max_tokens": (_optional(_whole(1)), "at least 1 and below 2^63"),
     "min_tokens": (_whole(0), "at least 0 and below 2^63"),
     "logprobs": (_SCORES, "at least 0, or -1 for all"),
@@ -286,7 +320,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_kind": (lambda value: isinstance(value, RequestOutputKind), "a RequestOutputKind"),
     "stream_interval": (_optional(_whole(1)), "at least 1"),
 }
-_NUMBERS = [name for name in _RULES if name not in ("logit_bias", "stop", "stop_token_ids")]
+_LISTS = ("stop", "stop_token_ids", "allowed_token_ids", "bad_words", "bad_word_ids", "logprob_token_ids")
+_NUMBERS = [name for name in _RULES if name not in ("logit_bias", *_LISTS)]
 
 
 def _check(params: SamplingParams, fits: Callable[[Any], bool], param: str, rule: str) -> None:

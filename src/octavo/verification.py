@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from octavo.config import EngineConfig
@@ -45,7 +46,7 @@ class SharedLink:
         releases = self._left + plan.releases
         self._left = []
         self._held = self._held.difference(releases).union(admission.slot for admission in plan.admissions)
-        self._link.send(StepPlan(self._sent, releases, plan.admissions, plan.chunks))
+        self._link.send(msgspec.structs.replace(plan, step=self._sent, releases=releases))
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         result = self._link.receive(timeout_s)
@@ -164,14 +165,17 @@ class Verification:
         cases += [
             Case("in reverse order", plain, older=2, younger=2, reverse=True),
             Case("prompts in chunks of 37 tokens", chunk, older=2, younger=2),
-            Case(
-                "prefix from the cache",
-                dataclasses.replace(config, prefix_caching=True),
-                rounds=2,
-                expect=lambda run: run.num_cached_tokens > 0,
-                lacks="no prompt token came from the cache",
-            ),
         ]
+        if config.num_snapshots != 0:  # else nothing of a model with recurrent layers is ever cached
+            cases.append(
+                Case(
+                    "prefix from the cache",
+                    dataclasses.replace(config, prefix_caching=True),
+                    rounds=2,
+                    expect=lambda run: run.num_cached_tokens > 0,
+                    lacks="no prompt token came from the cache",
+                )
+            )
         if scarce.num_blocks <= config.num_blocks and scarce.num_blocks // 2 < most:
             # half of the pool is taken by others that need the other half one step later: the youngest, the probes, give way
             cases.append(

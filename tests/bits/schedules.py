@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import torch
 from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
-from octavo.config.facts import PagedKv
-from octavo.config.quantization import KvFormat
+from octavo.config.facts import CacheLayout, RecurrentState
 from octavo.engine import Engine, Request
+from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import StepRecord
 from octavo.engine.update import FinishReason
-from octavo.errors import OctavoError
+from octavo.errors import DeathCause, OctavoError, WorkerDiedError
 from octavo.messages import TokenScore, WorkerConfig, WorkerReady
 from octavo.models.kv_cache import KVCache
 from octavo.sampling import SamplingParams
@@ -37,17 +37,19 @@ class Machine:
     model: Model
     vocab_size: int
     eos_token_id: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    kv_format: KvFormat = KvFormat.BF16
+    cache: CacheLayout
+
+    @property
+    def is_recurrent(self) -> bool:
+        return any(isinstance(layer, RecurrentState) for layer in self.cache)
 
     def start(self, config: WorkerConfig) -> tuple[Runner, WorkerReady]:
         """A runner on a KV cache full of NaN: whatever is read before it is written shows."""
         assert config.num_blocks is not None
         cache = KVCache.allocate(
-            (PagedKv(self.num_kv_heads, self.head_dim, self.kv_format),) * self.num_layers,
+            self.cache,
             num_blocks=config.num_blocks,
+            num_states=config.num_states,
             block_size=config.block_size,
             device=torch.device("cpu"),
         )
@@ -79,6 +81,11 @@ class House:
     prefix_caching: bool = True
     ahead: int = 1
     """Steps launched before the result of the first is read."""
+    num_snapshots: int = 4
+    """Of a model with recurrent layers."""
+    snapshot_spacing: int = 16
+    kills: tuple[int, ...] = ()
+    """Engine steps before which the worker dies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +120,7 @@ def make_engine(machine: Machine, house: House, seen: Counter[str]) -> Engine:
         max_num_batched_tokens=house.budget,
         block_size=house.block_size,
         num_blocks=house.num_blocks,
+        num_snapshots=house.num_snapshots if machine.is_recurrent else 0,
     )
     config = EngineConfig(
         vocab_size=machine.vocab_size,
@@ -124,17 +132,55 @@ def make_engine(machine: Machine, house: House, seen: Counter[str]) -> Engine:
         num_blocks=house.num_blocks,
         prefix_caching=house.prefix_caching,
         long_prefill_token_threshold=house.threshold,
+        num_snapshots=house.num_snapshots if machine.is_recurrent else None,
+        snapshot_spacing=house.snapshot_spacing,
     )
 
     def observe(record: StepRecord) -> None:
         seen["mixed steps"] += bool(record.chunks) and record.decode_tokens > 0
         seen["chunks"] += len(record.chunks)
 
-    return Engine(config, InProcessWorker(worker_config, machine.start, ahead=house.ahead), observe)
+    source = Workers(worker_config, machine, house.ahead)
+    supervisor = Supervisor(source, RestartBudget(len(house.kills), 1e9))
+    return Engine(config, source.start(None), observe, supervisor=supervisor)
 
 
-def run_schedule(engine: Engine, jobs: Sequence[Job], seen: Counter[str]) -> dict[str, Answer]:
-    """Run `jobs` to their end; `seen` counts what happened on the way."""
+class Mortal(InProcessWorker):
+    """A worker that can be killed from outside."""
+
+    def kill(self) -> None:
+        self._killed = True
+        self.close()
+
+    def _live(self) -> Runner:
+        if getattr(self, "_killed", False):
+            raise WorkerDiedError("killed", exit_code=-9, cause=DeathCause.SIGNAL)
+        return super()._live()
+
+
+class Workers:
+    """A `WorkerSource` of workers on one machine, each with a cache of its own."""
+
+    def __init__(self, config: WorkerConfig, machine: Machine, ahead: int) -> None:
+        self._config, self._machine, self._ahead = config, machine, ahead
+
+    def start(self, num_blocks: int | None) -> Mortal:
+        return Mortal(self._config, self._machine.start, ahead=self._ahead)
+
+    def tend(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def run_schedule(
+    engine: Engine, jobs: Sequence[Job], seen: Counter[str], kills: Collection[int] = ()
+) -> dict[str, Answer]:
+    """Run `jobs` to their end, killing the worker before the steps `kills`; `seen` counts what happened on the way."""
     answers = {job.name: Answer() for job in jobs}
     for step in range(STEPS):
         for job in jobs:
@@ -142,6 +188,9 @@ def run_schedule(engine: Engine, jobs: Sequence[Job], seen: Counter[str]) -> dic
                 engine.add(Request(job.name, job.prompt, job.sampling))
             if job.abort_after is not None and job.arrival + job.abort_after == step:
                 engine.abort(job.name)
+        if step in kills and engine.has_work:
+            seen["kills"] += 1
+            vars(engine)["_link"].kill()
         for update in engine.step():
             answer = answers[update.request_id]
             answer.tokens += [(token.token_id, token.score) for token in update.tokens]
@@ -229,6 +278,9 @@ samplings = st.builds(
     min_tokens=st.just(0),
     logprobs=st.one_of(st.none(), st.integers(0, 3)),
     prompt_logprobs=st.one_of(st.none(), st.none(), st.integers(0, 2)),
+    allowed_token_ids=st.one_of(st.none(), st.none(), st.lists(ids, min_size=1, max_size=30)),
+    bad_word_ids=st.one_of(st.just([]), st.lists(st.lists(ids, min_size=1, max_size=3), max_size=40)),
+    logprob_token_ids=st.one_of(st.none(), st.none(), st.lists(ids, min_size=1, max_size=3, unique=True)),
 )
 prompts = st.builds(
     lambda head, length, tail: (*HEADS[head][:length], *tail),
@@ -244,7 +296,7 @@ def jobs(draw: st.DrawFn) -> list[Job]:
     drawn: list[Job] = []
     for i in range(draw(st.one_of(st.integers(1, 7), st.integers(4, 7)))):
         sampling = draw(samplings)
-        min_tokens = draw(st.integers(0, sampling.max_tokens or 0))
+        min_tokens = draw(st.integers(0, sampling.max_tokens or 0)) if sampling.allowed_token_ids is None else 0
         arrival = draw(st.integers(0, 6))
         abort_after = draw(st.one_of(st.none(), st.none(), st.none(), st.integers(0, 12)))
         drawn.append(Job(f"job-{i}", draw(prompts), sampling.replace(min_tokens=min_tokens), arrival, abort_after))

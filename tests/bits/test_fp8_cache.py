@@ -13,6 +13,7 @@ from bits.schedules import AHEAD, House, Job, Solo, houses, jobs, make_engine, r
 from bits.test_twins import differences
 from bits.tiny import tiny_machine
 from octavo.config import KvFormat
+from octavo.config.facts import PagedKv
 from octavo.ops.quantize.rule import static_codes
 from octavo.sampling import SamplingParams
 
@@ -23,7 +24,7 @@ SCHEDULES = 4
 @pytest.mark.timeout(1800)
 def test_drawn_schedules_give_what_requests_give_alone() -> None:
     machine = tiny_machine(kv_cache_dtype="fp8")
-    assert machine.kv_format is KvFormat.FP8
+    assert {layer.format for layer in machine.cache if isinstance(layer, PagedKv)} == {KvFormat.FP8}
     solo, seen = Solo(machine), Counter[str]()
 
     def sweep(block_size: int, ahead: int) -> None:

@@ -6,11 +6,12 @@ import functools
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bits.schedules import Machine
-from octavo.config.format_choice import FormatChoice
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.models.load import load_model
 
 HIDDEN = 32
@@ -53,15 +54,14 @@ CONFIG = {
 @functools.cache
 def tiny_machine(poison: int | None = None, kv_cache_dtype: str = "auto") -> Machine:
     """The model, loaded once per session; token `poison` has an embedding of NaN."""
+    return _load(CONFIG, poison, FormatChoice(kv_cache_dtype=kv_cache_dtype))
+
+
+def _load(raw: dict[str, Any], poison: int | None = None, choice: FormatChoice = AS_STATED) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
+        (Path(folder) / "config.json").write_text(json.dumps(raw))
         loaded = load_model(
-            Path(folder),
-            load_format="dummy",
-            device=torch.device("cpu"),
-            seed=3,
-            progress=False,
-            choice=FormatChoice(kv_cache_dtype=kv_cache_dtype),
+            Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False, choice=choice
         )
     if poison is not None:
         loaded.model._embedding[poison] = torch.nan
@@ -70,8 +70,28 @@ def tiny_machine(poison: int | None = None, kv_cache_dtype: str = "auto") -> Mac
         loaded.model,
         vocab_size=config.vocab_size,
         eos_token_id=config.eos_token_ids[0],
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        kv_format=config.quantization.kv_cache,
+        cache=config.cache,
     )
+
+
+HYBRID = {
+    **CONFIG,
+    "architectures": ["Qwen3NextForCausalLM"],
+    "num_hidden_layers": 3,
+    "full_attention_interval": 2,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "head_dim": 16,
+    "shared_expert_intermediate_size": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 8,
+}
+"""Gated DeltaNet before and behind a layer of attention."""
+
+
+@functools.cache
+def hybrid_machine() -> Machine:
+    """A model with recurrent layers, loaded once per session."""
+    return _load(HYBRID)

@@ -12,6 +12,7 @@ from octavo.config.engine import EngineConfig
 from octavo.config.settings import Settings
 from octavo.config.vllm_flags import VLLM_FLAGS, Shape
 from octavo.errors import ConfigError
+from octavo.startup.configs import CPU_BLOCK_SIZE
 
 
 def test_sources_win_in_order_command_line_yaml_environment_default(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_sources_win_in_order_command_line_yaml_environment_default(tmp_path: Pa
     config.write_text("port: 2\nmax-num-seqs: 2\n")
     environ = {"OCTAVO_PORT": "3", "OCTAVO_MAX_NUM_SEQS": "3", "OCTAVO_SEED": "3", "HOME": "/"}
     settings = Settings.from_sources({"port": "1"}, config=config, environ=environ)
-    assert (settings.port, settings.max_num_seqs, settings.seed, settings.block_size) == (1, 2, 3, 16)
+    assert (settings.port, settings.max_num_seqs, settings.seed, settings.max_num_batched_tokens) == (1, 2, 3, 8192)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> Non
         ("speculative_config", '{"method": "ngram"}'),
         ("enable_expert_parallel", True),
         ("logprobs_mode", "processed_logprobs"),
-        ("scheduling_policy", "priority"),
+        ("scheduling_policy", "luck"),
         ("load_format", "pt"),
         ("model_impl", "transformers"),
         ("convert", "embed"),
@@ -241,6 +242,7 @@ def test_defaults_that_stand_twice_are_equal() -> None:
     """Limits that the engine's config shares with the settings have the same default there, where they have one."""
     shared = {field.name: field for field in dataclasses.fields(EngineConfig)}.keys() & vars(Settings())
     own = {field.name: field.default for field in dataclasses.fields(EngineConfig) if field.name in shared}
-    assert {"max_num_seqs", "max_num_batched_tokens", "block_size", "max_logprobs"} <= own.keys()
+    assert own.pop("block_size") == CPU_BLOCK_SIZE, "the settings leave it to the device"
+    assert {"max_num_seqs", "max_num_batched_tokens", "max_logprobs"} <= own.keys()
     for name, default in own.items():
         assert default in (dataclasses.MISSING, getattr(Settings(), name)), name

@@ -86,7 +86,20 @@ def alone(asked: Request, limits: EngineConfig, bad_tokens: Collection[int] = ()
         if made and outcome.token_ids[-1] in bad_tokens:
             outcome.reason = FinishReason.ERROR
             break
-        token = mock_token(digest(history), len(history), made, sampling, sequence.stop_ids, limits.vocab_size)
+        barred = completing(sampling.bad_word_ids, outcome.token_ids)
+        if not set(sampling.allowed_token_ids or range(limits.vocab_size)) - barred:
+            outcome.reason = FinishReason.ERROR
+            outcome.prompt_scores = outcome.prompt_scores if made else None
+            break
+        token = mock_token(
+            digest(history),
+            len(history),
+            made,
+            sampling,
+            sequence.stop_ids,
+            limits.vocab_size,
+            barred=barred,
+        )
         history.append(token.token_id)
         outcome.tokens.append((token.token_id, token.score))
         if token.token_id in sequence.stop_ids and made >= sampling.min_tokens:
@@ -96,6 +109,11 @@ def alone(asked: Request, limits: EngineConfig, bad_tokens: Collection[int] = ()
         elif len(history) == sequence.limit:
             outcome.reason = FinishReason.LENGTH
     return outcome
+
+
+def completing(words: Iterable[Collection[int]], made: list[int]) -> set[int]:
+    """Ids that would complete one of `words` behind the tokens made, tried one by one."""
+    return {word[-1] for word in map(list, words) if [*made, word[-1]][-len(word) :] == word}
 
 
 def collect(outcomes: dict[str, Outcome], updates: list[Update]) -> None:

@@ -112,7 +112,7 @@ def blocks(entries: list[Entry]) -> list[int]:
 
 def test_equal_hashes_of_different_tokens_are_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
     key = prefix._key
-    monkeypatch.setattr(prefix, "_key", lambda parent, tokens: Colliding(key(parent, tokens)))
+    monkeypatch.setattr(prefix, "_key", lambda parent, tokens, root=b"": Colliding(key(parent, tokens)))
     index = PrefixIndex(SIZE)
     fill(index, [1, 2, 3, 4], 0)
     fill(index, [5, 6, 3, 4], 2)
@@ -123,7 +123,7 @@ def test_equal_hashes_of_different_tokens_are_no_hit(monkeypatch: pytest.MonkeyP
 
 def test_an_index_that_trusts_hashes_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: with keys that compare equal when hashes do, the assertions above fail."""
-    monkeypatch.setattr(prefix, "_key", lambda parent, tokens: b"%d" % (sum(tokens) % 2))
+    monkeypatch.setattr(prefix, "_key", lambda parent, tokens, root=b"": b"%d" % (sum(tokens) % 2))
     index = PrefixIndex(SIZE)
     fill(index, [1, 2, 3, 4], 0)
     assert blocks(index.match(array("I", [5, 6, 3, 4, 9]))) != []

@@ -43,7 +43,10 @@ def limits(draw: st.DrawFn) -> EngineConfig:
         block_size=block_size,
         num_blocks=-(-pool_tokens // block_size),
         prefix_caching=draw(st.booleans()),
+        priorities=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3])),
+        num_snapshots=draw(st.sampled_from([None, 0, 1, 3])),
+        snapshot_spacing=draw(st.sampled_from([1, 4, 1000])),
     )
 
 
@@ -66,6 +69,9 @@ def samplings(draw: st.DrawFn) -> SamplingParams:
         ignore_eos=draw(st.booleans()),
         logprobs=draw(st.sampled_from([None, 0, 2])),
         prompt_logprobs=draw(st.sampled_from([None, None, 1])),
+        allowed_token_ids=draw(st.sampled_from([None, None, [*range(0, VOCAB, 2)], [3, 4, 5]])),
+        bad_word_ids=draw(st.sampled_from([[], [], [[3]], [[4, 5], [5, 4, 3], [2, 2]], [[3], [4], [5]]])),
+        logprob_token_ids=draw(st.sampled_from([None, None, [7, 1]])),
     )
 
 
@@ -101,9 +107,19 @@ class EngineMachine(RuleBasedStateMachine):
     def dead(self) -> bool:
         return self.engine.death is not None
 
-    @rule(prompt=prompts(), sampling=samplings())
-    def add(self, prompt: list[int], sampling: SamplingParams) -> None:
-        request = Request(f"r{len(self.requests)}", prompt, sampling)
+    @rule(
+        prompt=prompts(),
+        sampling=samplings(),
+        salt=st.sampled_from([None, None, "a", "b"]),
+        priority=st.sampled_from([0, 0, -3, 5]),
+    )
+    def add(self, prompt: list[int], sampling: SamplingParams, salt: str | None, priority: int) -> None:
+        priority = priority if self.config.priorities else 0
+        request = Request(f"r{len(self.requests)}", prompt, sampling, cache_salt=salt, priority=priority)
+        if sampling.min_tokens and {*(sampling.allowed_token_ids or [-1])} <= self.stop_ids(sampling):
+            with pytest.raises(WorkerDiedError if self.dead else RequestError):
+                self.engine.add(request)
+            return
         if self.dead:
             with pytest.raises(WorkerDiedError):
                 self.engine.add(request)
@@ -116,6 +132,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.add(request)
         self.requests[request.request_id] = request
         self.outcomes[request.request_id] = Outcome()
+
+    def stop_ids(self, sampling: SamplingParams) -> set[int]:
+        return {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS,))}
 
     @rule()
     def step(self) -> None:

@@ -94,7 +94,7 @@ def test_the_last_to_arrive_is_preempted_and_is_the_first_to_come_back() -> None
     outcomes: dict[str, Outcome] = {}
     while not engine.scheduler.counters.preemptions:
         collect(outcomes, engine.step())
-    assert [*engine.scheduler.waiting] == ["r2", "r3"]
+    assert [sequence.request_id for sequence in engine.scheduler.waiting] == ["r2", "r3"]
     assert [running.sequence.request_id for running in engine.scheduler.running] == ["r0", "r1"]
     lost: dict[str, int] = {}
     while engine.has_work:

@@ -15,9 +15,11 @@ from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
-from octavo.ops.activations import FP8
+from octavo.ops.activations import FP8, Activations, Unscaled
 from octavo.ops.formats import LinearWeight
+from octavo.ops.inputs import Inputs
 from octavo.ops.linear.layer import Linear
+from octavo.ops.norm.cuda import CudaAddNorm
 from octavo.worker.graphs import CudaCapture, GraphedModel, graph_sizes
 
 pytestmark = pytest.mark.gpu
@@ -236,11 +238,11 @@ class BatchScaled:
     def __init__(self, linear: Linear) -> None:
         self._linear = linear
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._linear(self._coarse(x))
+    def __call__(self, x: torch.Tensor | Inputs) -> torch.Tensor:
+        return self._linear(self._coarse(Inputs.of(x).bf16))
 
-    def float32(self, x: torch.Tensor) -> torch.Tensor:
-        return self._linear.float32(self._coarse(x))
+    def float32(self, x: torch.Tensor | Inputs) -> torch.Tensor:
+        return self._linear.float32(self._coarse(Inputs.of(x).bf16))
 
     def _coarse(self, x: torch.Tensor) -> torch.Tensor:
         step = x.float().abs().max() / 448
@@ -252,6 +254,9 @@ class Mutant(CudaOperations):
 
     def linear(self, weight: LinearWeight) -> Linear:
         return BatchScaled(super().linear(weight))
+
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CudaAddNorm:
+        return super().add_norm(weight, eps, frozenset({Unscaled}))
 
 
 def test_the_check_sees_a_batch_dependent_layer(folder: Path) -> None:

@@ -115,10 +115,17 @@ def test_answers_without_a_text(llm: LLM) -> None:
         (lambda llm: llm.generate("a", SOME, lora_request=object()), "lora_request"),
         (lambda llm: llm.generate(["a", "b"], SOME, lora_request=[None, object()]), "lora_request"),
         (lambda llm: llm.generate("a", SOME, priority=[1]), "priority"),
+        (lambda llm: llm.generate(["a", "b"], SOME, priority=[1]), "priority"),
+        (lambda llm: llm.generate("a", SOME, priority=["soon"]), "priority"),
         (
-            lambda llm: llm.generate("a", SOME, tokenization_kwargs={"truncate_prompt_tokens": 5}),
+            lambda llm: llm.generate("a", SOME, tokenization_kwargs={"truncate_prompt_tokens": 0}),
             "truncate_prompt_tokens",
         ),
+        (lambda llm: llm.generate({"prompt": "a", "cache_salt": ""}, SOME), "cache_salt"),
+        (lambda llm: llm.generate("a", SOME.replace(bad_words=[""])), "bad_words"),
+        (lambda llm: llm.generate("a", SOME.replace(allowed_token_ids=[])), "allowed_token_ids"),
+        (lambda llm: llm.generate("a", SOME.replace(allowed_token_ids=[10**6])), "allowed_token_ids"),
+        (lambda llm: llm.generate("a", SOME.replace(logprob_token_ids=list(range(129)))), "logprob_token_ids"),
         (lambda llm: llm.generate("a", SOME, tokenization_kwargs={"padding": True}), "tokenization_kwargs"),
         (lambda llm: llm.generate("a", {"max_tokens": 1}), "sampling_params"),
         (lambda llm: llm.generate("a", [SOME, SOME]), "sampling_params"),
@@ -233,3 +240,27 @@ def test_every_keyword_takes_none() -> None:
     EngineArgs(**nothing)
     with pytest.raises(OctavoError, match="max_model_len"):
         EngineArgs(max_model_length=5)
+
+
+def test_what_bounds_the_sampling(llm: LLM) -> None:
+    free = SamplingParams(temperature=1, seed=1, max_tokens=40, ignore_eos=True, allowed_token_ids=[97, 98])
+    (output,) = llm.generate("abc", free.replace(bad_words=["ab"]), False)
+    assert "ab" not in output.outputs[0].text
+    assert set(output.outputs[0].token_ids) == {97, 98}
+    (scored,) = llm.generate("abc", SOME.replace(logprob_token_ids=[5, 3]), False)
+    for token_id, entry in zip(scored.outputs[0].token_ids, scored.outputs[0].logprobs or [], strict=True):
+        assert set(entry) == {token_id, 5, 3}
+        assert {entry[id_].rank for id_ in (5, 3) if id_ != token_id} == {None}
+
+
+def test_prompts_that_are_cut_and_salted(llm: LLM) -> None:
+    (cut,) = llm.generate("hello", SOME, False, tokenization_kwargs={"truncate_prompt_tokens": 3})
+    assert (cut.prompt, cut.prompt_token_ids) == ("llo", list(b"llo"))
+    (most,) = llm.generate("x" * 5000, SOME, False, tokenization_kwargs={"truncate_prompt_tokens": -1})
+    assert len(most.prompt_token_ids) == llm.max_model_len - 6
+    long = "a prompt of several blocks" * 4
+    cached = [
+        llm.generate({"prompt": long, "cache_salt": salt}, SOME, False)[0].num_cached_tokens > 0
+        for salt in ("a", "a", "b")
+    ]
+    assert cached == [False, True, False]

@@ -32,15 +32,59 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import (
     Qwen2MoeTopKRouter,
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import (
+    Qwen3_5MoeExperts,
+    Qwen3_5MoeRMSNorm,
+    Qwen3_5MoeRMSNormGated,
+    Qwen3_5MoeSparseMoeBlock,
+    Qwen3_5MoeTopKRouter,
+)
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeRMSNorm, Qwen3MoeTopKRouter
+from transformers.models.qwen3_next.modeling_qwen3_next import (
+    Qwen3NextExperts,
+    Qwen3NextRMSNorm,
+    Qwen3NextRMSNormGated,
+    Qwen3NextSparseMoeBlock,
+    Qwen3NextTopKRouter,
+)
 
 from octavo.config import WeightFormat
+from octavo.models.registry import read_folder
 from octavo.ops.experts import Routing
 
-EXPERTS = (Qwen3MoeExperts, MixtralExperts, Qwen2MoeExperts, OlmoeExperts, Glm4MoeExperts, MiniMaxM2Experts)
-NORMS = (Qwen3MoeRMSNorm, MixtralRMSNorm, Qwen2MoeRMSNorm, OlmoeRMSNorm, Qwen3RMSNorm, Glm4MoeRMSNorm, MiniMaxM2RMSNorm)
+EXPERTS = (
+    Qwen3MoeExperts,
+    MixtralExperts,
+    Qwen2MoeExperts,
+    OlmoeExperts,
+    Glm4MoeExperts,
+    MiniMaxM2Experts,
+    Qwen3NextExperts,
+    Qwen3_5MoeExperts,
+)
+NORMS = (
+    Qwen3MoeRMSNorm,
+    MixtralRMSNorm,
+    Qwen2MoeRMSNorm,
+    OlmoeRMSNorm,
+    Qwen3RMSNorm,
+    Glm4MoeRMSNorm,
+    MiniMaxM2RMSNorm,
+    Qwen3NextRMSNorm,
+    Qwen3NextRMSNormGated,
+    Qwen3_5MoeRMSNorm,
+    Qwen3_5MoeRMSNormGated,
+)
 SIGMOID_ROUTERS = (Glm4MoeTopkRouter, MiniMaxM2TopKRouter)
-ROUTERS = (Qwen3MoeTopKRouter, MixtralTopKRouter, Qwen2MoeTopKRouter, OlmoeTopKRouter, *SIGMOID_ROUTERS)
+ROUTERS = (
+    Qwen3MoeTopKRouter,
+    MixtralTopKRouter,
+    Qwen2MoeTopKRouter,
+    OlmoeTopKRouter,
+    Qwen3NextTopKRouter,
+    Qwen3_5MoeTopKRouter,
+    *SIGMOID_ROUTERS,
+)
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
@@ -84,6 +128,7 @@ def load(folder: Path, weights: WeightFormat) -> Any:
     float32. The weights are dequantised to float32 by transformers.
     """
     extra, rounded = HOW[weights]
+    covers = read_folder(folder).quantization.covers
     attn = {"attn_implementation": "float32_sdpa"}
     with warnings.catch_warnings():
         # Its own config.json asks for the format; the argument only adds how to load it.
@@ -93,12 +138,16 @@ def load(folder: Path, weights: WeightFormat) -> Any:
         if name == "lm_head":
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         elif isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0].bfloat16().float()),))
-            if not name.endswith(("gate_proj", "up_proj", "shared_expert_gate")):
+            module.register_forward_pre_hook(_rounded_input(rounded if covers(name) else torch.Tensor.clone))
+            if not name.endswith(
+                ("gate_proj", "up_proj", "shared_expert_gate", "in_proj_ba", "in_proj_a", "in_proj_b")
+            ):
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, EXPERTS):
             module.forward = types.MethodType(_experts(rounded), module)
-        elif isinstance(module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE)):
+        elif isinstance(
+            module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE, Qwen3NextSparseMoeBlock, Qwen3_5MoeSparseMoeBlock)
+        ):
             module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, (torch.nn.Embedding, *NORMS)):
             module.weight.data = module.weight.data.bfloat16()
@@ -107,6 +156,10 @@ def load(folder: Path, weights: WeightFormat) -> Any:
     angles = model.model.rotary_emb.forward
     model.model.rotary_emb.forward = lambda x, position_ids: angles(x.float(), position_ids)
     return model
+
+
+def _rounded_input(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, Any], tuple[torch.Tensor]]:
+    return lambda _, inputs: (rounded(inputs[0].bfloat16().float()),)
 
 
 def _float32_sdpa(

@@ -22,8 +22,11 @@ from models.toy import (
     raw_olmoe,
     raw_qwen2_moe,
     raw_qwen3,
+    raw_qwen3_5_moe,
+    raw_qwen3_next,
 )
 from octavo.config import WeightFormat
+from octavo.config.facts import PagedKv
 from octavo.errors import CheckpointError
 from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.placing import fresh_memory
@@ -140,6 +143,17 @@ REFUSED_OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "qwen2-window": (raw_qwen2_moe(use_sliding_window=True), "use_sliding_window"),
     "qwen2-layers": (raw_qwen2_moe(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
     "qwen3-layers": (raw_qwen3(layer_types="full_attention"), "layer_types"),
+    "hybrid-kinds": (raw_qwen3_next(layer_types=["sliding_attention"] * 3), "layer_types"),
+    "hybrid-layers": (raw_qwen3_next(layer_types=["linear_attention", "full_attention"]), "layer_types names 2 layers"),
+    "hybrid-no-attention": (raw_qwen3_next(full_attention_interval=4), "no layer has attention"),
+    "hybrid-heads": (raw_qwen3_next(linear_num_value_heads=3), "linear_num_value_heads 3"),
+    "hybrid-taps": (raw_qwen3_next(linear_conv_kernel_dim=9), "linear_conv_kernel_dim 9"),
+    "hybrid-one-tap": (raw_qwen3_next(linear_conv_kernel_dim=1), "linear_conv_kernel_dim"),
+    "hybrid-key": (raw_qwen3_next(linear_key_head_dim=257), "linear_key_head_dim 257"),
+    "hybrid-gate": (raw_qwen3_5_moe(attn_output_gate=False), "attn_output_gate"),
+    "hybrid-state": (raw_qwen3_5_moe(mamba_ssm_dtype="bfloat16"), "mamba_ssm_dtype"),
+    "hybrid-text": ({"architectures": ["Qwen3_5MoeForConditionalGeneration"]}, "text_config"),
+    "hybrid-interval": (raw_qwen3_next(full_attention_interval=0), "full_attention_interval"),
     "glm-groups": (raw_glm4_moe(n_group=3), "n_group 3"),
     "glm-kept": (raw_glm4_moe(n_group=2, topk_group=3), "topk_group 3"),
     "glm-few": (raw_glm4_moe(n_group=4, num_experts_per_tok=3), "num_experts_per_tok 3"),
@@ -163,7 +177,10 @@ def test_other_families_refuse_by_name(raw: dict[str, Any], message: str) -> Non
 
 
 GLM_DEFAULTS = ["n_routed_experts", "num_experts_per_tok", "n_group", "topk_group", "routed_scaling_factor"]
+GLM_DEFAULTS += ["linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"]
+GLM_DEFAULTS += ["linear_conv_kernel_dim", "shared_expert_intermediate_size"]
 GLM_DEFAULTS += ["norm_topk_prob", "n_shared_experts", "first_k_dense_replace", "use_qk_norm", "attention_bias"]
+HYBRID_DEFAULTS = dict.fromkeys([*GLM_DEFAULTS, "num_experts", "rope_theta", "head_dim", "partial_rotary_factor"])
 SERVED_DEFAULTS = [
     (
         raw_qwen3(head_dim=None, num_key_value_heads=None, rope_theta=None, rms_norm_eps=None),
@@ -181,11 +198,15 @@ SERVED_DEFAULTS = [
         ),
         transformers.MiniMaxM2Config(),
     ),
+    (raw_qwen3_next(**HYBRID_DEFAULTS), transformers.Qwen3NextConfig()),
+    (raw_qwen3_5_moe(**HYBRID_DEFAULTS), transformers.Qwen3_5MoeTextConfig()),
 ]
 
 
 @pytest.mark.parametrize(
-    ("raw", "theirs"), SERVED_DEFAULTS, ids=["qwen3", "qwen2_moe", "olmoe", "glm4_moe", "minimax_m2"]
+    ("raw", "theirs"),
+    SERVED_DEFAULTS,
+    ids=["qwen3", "qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "qwen3_next", "qwen3_5_moe"],
 )
 def test_defaults_of_other_families(raw: dict[str, Any], theirs: Any) -> None:
     ours = read_config(raw).facts.identity
@@ -213,7 +234,9 @@ def test_mixtral_defaults_are_those_of_transformers() -> None:
 def test_a_config_travels_between_processes(raw: dict[str, Any]) -> None:
     config = read_config(raw)
     assert decode_config(encode_config(config)) == config
-    assert config.facts.kv_bytes_per_token == 2 * 2 * 3 * 2 * 16
+    paged = sum(isinstance(layer, PagedKv) for layer in config.cache)
+    assert paged == (1 if config.model_type in ("qwen3_next", "qwen3_5_moe_text") else 3)
+    assert config.facts.kv_bytes_per_token == 2 * 2 * paged * 2 * config.head_dim
 
 
 def quantization(**changes: Any) -> dict[str, Any]:

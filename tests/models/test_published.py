@@ -2,7 +2,8 @@
 
 The names of layers are those by which transformers' own mapping (`conversion_mapping.py`) finds a checkpoint's tensors. Not yet
 compared with the repositories' own files: GLM-4.5-Air's config.json, the quantization_config of MiniMax-M2, and the names of
-MTP layers.
+MTP layers. Qwen3-Next's config.json is as two public repositories transcribe it, which agree;
+so are the sizes of Qwen3.6-35B-A3B-FP8, its names and which of its modules are in bf16, but not how that is written.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Published(abc.ABC):
     """What its scales are called; empty: it has none."""
     small: dict[str, Any]
     positions: int
+    layers: int = 2
+    """First layers among which each kind is."""
+    module: str = "model"
 
     def raw(self, **changes: Any) -> dict[str, Any]:
         return {**json.loads((PUBLISHED / self.file).read_text(encoding="utf-8")), **changes}
@@ -46,6 +50,10 @@ class Published(abc.ABC):
     @abc.abstractmethod
     def layer(self, number: int, experts: int) -> Iterator[str]:
         """The names of the tensors of one layer."""
+
+    def further(self) -> list[str]:
+        """Tensors of a head behind two layers that predicts further tokens."""
+        return [f"model.layers.2.{name}.weight" for name in ("eh_proj", "enorm", "hnorm", "shared_head.norm")]
 
     def linear(self, *names: str) -> Iterator[str]:
         """A weight, and its scales."""
@@ -55,9 +63,9 @@ class Published(abc.ABC):
                 yield f"{name}.{self.scale}"
 
     def names(self, layers: int, experts: int) -> set[str]:
-        every = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+        every = {f"{self.module}.embed_tokens.weight", f"{self.module}.norm.weight", "lm_head.weight"}
         for number in range(layers):
-            every |= {f"model.layers.{number}.{name}" for name in self.layer(number, experts)}
+            every |= {f"{self.module}.layers.{number}.{name}" for name in self.layer(number, experts)}
         return every
 
 
@@ -87,6 +95,50 @@ class MiniMaxM2(Published):
             yield from self.linear(*(f"block_sparse_moe.experts.{expert}.w{n}" for n in (1, 2, 3)))
 
 
+class Qwen3Next(Published):
+    """Qwen/Qwen3-Next-80B-A3B-Instruct; Thinking is alike."""
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        yield from NORMS
+        if (number + 1) % 4:
+            yield from (f"linear_attn.{name}" for name in ("A_log", "dt_bias", "conv1d.weight", "norm.weight"))
+            yield from self.linear(*(f"linear_attn.{name}" for name in ("in_proj_qkvz", "in_proj_ba", "out_proj")))
+        else:
+            yield from self.linear(*(f"self_attn.{part}_proj" for part in "qkvo"))
+            yield from ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+        yield from ("mlp.gate.weight", "mlp.shared_expert_gate.weight")
+        for mlp in ("mlp.shared_expert", *(f"mlp.experts.{expert}" for expert in range(experts))):
+            yield from self.linear(*(f"{mlp}.{part}_proj" for part in ("gate", "up", "down")))
+
+    def further(self) -> list[str]:
+        return [f"mtp.{name}.weight" for name in ("fc", "norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")]
+
+
+class Qwen36(Published):
+    """Qwen/Qwen3.6-35B-A3B-FP8: the decoder of a model that sees."""
+
+    def raw(self, **changes: Any) -> dict[str, Any]:
+        whole = super().raw()
+        return whole | {"text_config": whole["text_config"] | changes}
+
+    def layer(self, number: int, experts: int) -> Iterator[str]:
+        yield from NORMS
+        if (number + 1) % 4:
+            yield from (f"linear_attn.{name}" for name in ("A_log", "dt_bias", "conv1d.weight", "norm.weight"))
+            yield from ("linear_attn.in_proj_a.weight", "linear_attn.in_proj_b.weight")
+            yield from self.linear(*(f"linear_attn.{name}" for name in ("in_proj_qkv", "in_proj_z", "out_proj")))
+        else:
+            yield from self.linear(*(f"self_attn.{part}_proj" for part in "qkvo"))
+            yield from ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+        yield from ("mlp.gate.weight", "mlp.shared_expert_gate.weight")
+        for mlp in ("mlp.shared_expert", *(f"mlp.experts.{expert}" for expert in range(experts))):
+            yield from self.linear(*(f"{mlp}.{part}_proj" for part in ("gate", "up", "down")))
+
+    def further(self) -> list[str]:
+        seeing = [f"model.visual.{name}.weight" for name in ("merger.norm", "patch_embed.proj")]
+        return [*seeing, "mtp.fc.weight", "mtp.norm.weight"]
+
+
 GLM_SMALL = {"intermediate_size": 128, "moe_intermediate_size": 128, "n_routed_experts": 4}
 GLM_FP8 = {"quantization_config": FP8_DYNAMIC}
 CHECKPOINTS = {
@@ -98,21 +150,56 @@ CHECKPOINTS = {
         {"intermediate_size": 128, "num_local_experts": 4, "rotary_dim": 16, "attn_type_list": [1, 1]},
         196608,
     ),
+    "qwen3-next-80b-a3b": Qwen3Next(
+        "qwen3-next-80b-a3b-instruct.json",
+        "",
+        {
+            "intermediate_size": 128,
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        262144,
+        layers=4,
+    ),
+    "qwen3.6-35b-a3b-fp8": Qwen36(
+        "qwen3.6-35b-a3b-fp8.json",
+        "weight_scale_inv",
+        {
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+            "num_experts": 4,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+        },
+        262144,
+        layers=4,
+        module="model.language_model",
+    ),
 }
 checkpoints = pytest.mark.parametrize("published", CHECKPOINTS.values(), ids=CHECKPOINTS)
 
 
 @checkpoints
 def test_a_published_config_asks_for_the_published_names(published: Published) -> None:
-    """Of two of its layers, with all their experts."""
+    """Of its first layers, with all their experts."""
     quantized = {name: published.small[name] for name in ("quantization_config",) if name in published.small}
     whole = read_config(published.raw(**quantized))
     assert whole.max_position_embeddings == published.positions
     assert whole.rope.width == 64
-    raw = published.raw(num_hidden_layers=2, attn_type_list=[1, 1], **quantized)
-    experts = raw.get("n_routed_experts") or raw["num_local_experts"]
+    raw = published.raw(num_hidden_layers=published.layers, attn_type_list=[1, 1], **quantized)
+    text = raw.get("text_config", raw)
+    experts = next(text[name] for name in ("n_routed_experts", "num_local_experts", "num_experts") if name in text)
     sources = read_config(raw).place_parameters(fresh_memory(torch.device("meta"))).sources
-    assert set(sources) == published.names(2, experts)
+    assert set(sources) == published.names(published.layers, experts)
 
 
 @checkpoints
@@ -123,8 +210,8 @@ def test_a_folder_with_the_published_names_loads(
     raw = published.raw(**SMALL | published.small)
     config = read_config(raw)
     made = random_tensors(config, 1)
-    assert set(made) == published.names(2, 4)
-    further = [f"model.layers.2.{name}.weight" for name in ("eh_proj", "enorm", "hnorm", "shared_head.norm")]
+    assert set(made) == published.names(published.layers, 4)
+    further = published.further()
     write_checkpoint(tmp_path, raw, made | {name: torch.ones(4).bfloat16() for name in further})
     with caplog.at_level(logging.WARNING):
         loaded = load_model(tmp_path, load_format="auto", device=CPU, seed=0, progress=False)

@@ -7,6 +7,7 @@ import torch
 
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.decoder.layers import Router, split_float32
+from octavo.ops.inputs import Inputs
 
 EXPERTS, WIDTH = 12, 96
 
@@ -36,10 +37,10 @@ def test_logits_against_float64(rows: int) -> None:
     weight, x = noise(EXPERTS, WIDTH, seed=1), noise(rows, WIDTH, seed=2).bfloat16()
     expected = x.double() @ weight.double().t()
     limit = 1e-6 * float(expected.abs().max())
-    together = Router(weight, CpuOperations())(x)
+    together = Router(weight, CpuOperations())(Inputs(x))
     assert (together.double() - expected).abs().max() < limit
     # the twin: rounded to bf16
-    rounded = Router(weight.bfloat16().float(), CpuOperations())(x)
+    rounded = Router(weight.bfloat16().float(), CpuOperations())(Inputs(x))
     assert (rounded.double() - expected).abs().max() > 100 * limit
     router = Router(weight, CpuOperations())
-    assert torch.equal(together, torch.cat([router(row) for row in x.split(1)]))
+    assert torch.equal(together, torch.cat([router(Inputs(row)) for row in x.split(1)]))

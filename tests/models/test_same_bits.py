@@ -24,6 +24,7 @@ from models.toy import (
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
+    raw_qwen3_next,
     write_checkpoint,
 )
 from octavo.models.load import LoadedModel, load_model
@@ -40,6 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2-moe": raw_qwen2_moe(),
     "glm4-moe": raw_glm4_moe(n_group=4, topk_group=2, use_qk_norm=True, attention_bias=True),
     "minimax-m2": raw_minimax_m2(),
+    "qwen3-next": raw_qwen3_next(full_attention_interval=2),
     "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }
 LENGTH = 300

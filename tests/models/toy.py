@@ -17,6 +17,7 @@ from octavo.models.kv_cache import KVCache
 from octavo.models.placing import fresh_memory
 from octavo.ops.activations import BLOCK, FP8
 from octavo.ops.activations import blocks as count_blocks
+from octavo.ops.delta_net import StateUse
 
 CPU = torch.device("cpu")
 FP8_DYNAMIC: dict[str, Any] = {
@@ -173,6 +174,40 @@ def raw_minimax_m2(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (raw | changes).items() if value is not None}
 
 
+def raw_qwen3_next(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Qwen3-Next, FP8-dynamic unless changed; its first two layers are Gated DeltaNet."""
+    raw = raw_config(head_dim=32)
+    raw |= {
+        "architectures": ["Qwen3NextForCausalLM"],
+        "model_type": "qwen3_next",
+        "shared_expert_intermediate_size": 80,
+        "full_attention_interval": 3,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "linear_conv_kernel_dim": 4,
+        "partial_rotary_factor": 0.25,
+        "quantization_config": FP8_DYNAMIC
+        | {"ignore": ["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$", "re:.*in_proj_ba$"]},
+    }
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
+def raw_qwen3_5_moe(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of Qwen3.5-MoE's text, FP8-dynamic unless changed; its first two layers are Gated DeltaNet."""
+    raw = raw_qwen3_next(**dict.fromkeys(("intermediate_size", "decoder_sparse_step", "mlp_only_layers")))
+    del raw["norm_topk_prob"]
+    raw |= {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "attn_output_gate": True,
+        "quantization_config": FP8_DYNAMIC
+        | {"ignore": ["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$", "re:.*in_proj_[ab]$"]},
+    }
+    return {name: value for name, value in (raw | changes).items() if value is not None}
+
+
 RAW: dict[str, Callable[..., dict[str, Any]]] = {
     "qwen3_moe": raw_config,
     "qwen3": raw_qwen3,
@@ -181,6 +216,8 @@ RAW: dict[str, Callable[..., dict[str, Any]]] = {
     "olmoe": raw_olmoe,
     "glm4_moe": raw_glm4_moe,
     "minimax_m2": raw_minimax_m2,
+    "qwen3_next": raw_qwen3_next,
+    "qwen3_5_moe_text": raw_qwen3_5_moe,
 }
 """model_type -> a `config.json` of it."""
 
@@ -189,7 +226,8 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     """Checkpoint tensors of order-one activations; FP8 weights quantised from normal ones, scales in float32."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for name, view in config.place_parameters(fresh_memory(CPU)).sources.items():
+    parameters = config.place_parameters(fresh_memory(CPU))
+    for name, view in parameters.sources.items():
         if name.endswith((".weight_scale", ".weight_scale_inv")):
             continue
         noise = torch.randn(view.shape, generator=generator)
@@ -204,8 +242,13 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
             tensors[f"{name.removesuffix('weight')}{config.quantization.scale_name}"] = scale
         elif view.ndim == 2:
             tensors[name] = (noise * _gain(name) / view.shape[1] ** 0.5).to(view.dtype)
+        elif view.ndim == 3:
+            tensors[name] = (noise * 0.5).to(view.dtype)
+        elif name.endswith("A_log"):
+            tensors[name] = noise * 0.7 - 1.5
         else:
-            tensors[name] = (noise * 0.1 + (0.0 if name.endswith("bias") else 1.0)).to(view.dtype)
+            from_zero = name.endswith("bias") or (parameters.offset_norms and "linear_attn" not in name)
+            tensors[name] = (noise * 0.1 + (0.0 if from_zero else 1.0)).to(view.dtype)
     return tensors
 
 
@@ -218,7 +261,15 @@ def _block_scales(weight: torch.Tensor) -> torch.Tensor:
 
 def _gain(name: str) -> float:
     """Embeddings of order one, branches that add to them rather than drown them, routers that prefer some experts."""
-    gains = {"embed_tokens": 8.0, "o_proj": 0.2, "down_proj": 0.2, "w2": 0.2, "mlp.gate.": 3.0, "moe.gate.": 3.0}
+    gains = {
+        "embed_tokens": 8.0,
+        "o_proj": 0.2,
+        "out_proj": 0.2,
+        "down_proj": 0.2,
+        "w2": 0.2,
+        "mlp.gate.": 3.0,
+        "moe.gate.": 3.0,
+    }
     return next((gain for part, gain in gains.items() if part in name), 1.0)
 
 
@@ -239,14 +290,16 @@ def write_checkpoint(folder: Path, raw: dict[str, Any], tensors: dict[str, torch
 
 def allocate_cache(config: ModelConfig, *, num_blocks: int, block_size: int) -> KVCache:
     """A cache full of NaN: what is not written must not be seen."""
-    cache = KVCache.allocate(config.cache, num_blocks=num_blocks, block_size=block_size, device=CPU)
+    cache = KVCache.allocate(
+        config.cache, num_blocks=num_blocks, num_states=num_blocks, block_size=block_size, device=CPU
+    )
     for layer in cache.layers:
         layer.fill_(torch.nan)
     return cache
 
 
 def make_batch(chunks: list[tuple[list[int], int, int, list[int]]], *, block_size: int, columns: int) -> ForwardBatch:
-    """A batch of (tokens of the request, first position, count, block ids)."""
+    """A batch of (tokens of the request, first position, count, block ids); its state has the number of its first block."""
     tables = torch.full((len(chunks), columns), -1, dtype=torch.int32)
     ids: list[int] = []
     positions: list[int] = []
@@ -266,4 +319,5 @@ def make_batch(chunks: list[tuple[list[int], int, int, list[int]]], *, block_siz
         block_tables=tables,
         chunk_starts=tuple(starts),
         context_lens=tuple(start + count for _, start, count, _ in chunks),
+        states=tuple(StateUse(blocks[0] if start else -1, blocks[0]) for _, start, _, blocks in chunks),
     )

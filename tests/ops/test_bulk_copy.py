@@ -14,7 +14,7 @@ from octavo.ops.experts.grouped_gemm import Tile, Tiles, grouped_gemm, grouped_g
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
 from octavo.ops.formats import Bf16, Fp8Channel
-from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from ops.experts.test_grouped_gemm import Case, down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 
@@ -36,14 +36,15 @@ def shifted(value: Any) -> Any:
 def test_a_linear_layer(kind: type, device: torch.device) -> None:
     case = Product.draw(kind, 5, 80, 128, device)
 
-    def run(x: Any, w: Any, tile: Tile | None = None) -> torch.Tensor:
+    def run(x: Any, w: Any, tile: DenseTile | None = None) -> torch.Tensor:
         return dense_gemm(x, w, out=torch.empty((5, 80), dtype=torch.float32, device=device), tile=tile)
 
-    expected = run(case.x, case.w, TMA)
+    bulk = DenseTile(16, 64, 4, 4, tma=True)
+    expected = run(case.x, case.w, bulk)
     for x, w, name in ((shifted(case.x), case.w, r"x\.data"), (case.x, shifted(case.w), r"w\.data")):
         assert torch.equal(run(x, w), expected)
         with pytest.raises(KernelContractError, match=name):
-            run(x, w, TMA)
+            run(x, w, bulk)
 
 
 def product(case: Case, tile: Tile, x: Any = None, w: Any = None, *, gated: bool) -> torch.Tensor:

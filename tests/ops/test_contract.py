@@ -20,8 +20,20 @@ from octavo.ops.launch import GRID_LIMIT, LaunchDims, check_grid
 from octavo.ops.linear.choice import choose_block_tile, choose_tile
 
 ROOM = pathlib.Path(octavo.ops.__path__[0])
-OPS = ["attention", "experts", "linear", "norm", "prepare_qkv", "quantize", "rotary"]
-"""Folders of operations that a model is made of."""
+OPS = [
+    "adjust",
+    "attention",
+    "delta_net",
+    "draw",
+    "experts",
+    "largest",
+    "linear",
+    "norm",
+    "prepare_qkv",
+    "quantize",
+    "rotary",
+]
+"""Folders of operations that a model is made of, and of those that choose a token."""
 STEPS = ["combine", "grouped_gemm", "permute", "route"]
 """Folders of the steps of the expert layer, which CUDA alone takes one by one."""
 LAUNCHERS = ["attention.cuda", "experts.moe", "linear.dense_gemm", "norm.cuda", "prepare_qkv.cuda", "quantize.cuda"]

@@ -25,10 +25,10 @@ REQUESTS = [tokens(1, 22), tokens(2, 5), tokens(3, 3)]
 TABLES = [[14, 2], [3, 12], [5]]
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, CONFIGS["fp8"], random_tensors(read_config(CONFIGS["fp8"]), 3))
+@pytest.fixture(scope="module", params=["fp8", "qwen3-next"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder, raw = tmp_path_factory.mktemp("model"), CONFIGS[request.param]
+    write_checkpoint(folder, raw, random_tensors(read_config(raw), 3))
     return load(folder, CudaOperations(max_tokens=128))
 
 
@@ -72,6 +72,22 @@ def test_the_check_sees_a_row_that_should_not_be(loaded: LoadedModel) -> None:
     graphed = graphs_of(loaded, cache, [4, 32])
     vars(vars(graphed)["_inputs"])["_slot_mapping"].filler = 3 * 16
     assert wrong_chunks(loaded, graphed, cache) > 0
+
+
+def test_a_step_that_runs_twice_is_seen(loaded: LoadedModel) -> None:
+    """The twin: keys and values are only written again, but states move on again."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=16)
+    graphed = graphs_of(loaded, cache, [32])
+
+    def capture(launch: Callable[[], None]) -> Callable[[], None]:
+        def twice() -> None:
+            launch()
+            launch()
+
+        return twice
+
+    vars(graphed)["_capture"] = capture
+    assert (wrong_chunks(loaded, graphed, cache) > 0) is (cache.num_states > 0)
 
 
 def test_only_the_wanted_rows_come_back(loaded: LoadedModel) -> None:

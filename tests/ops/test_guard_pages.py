@@ -13,6 +13,7 @@ GROUPS = {
     "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Channel", "dense-Bf16"],
     "experts": [f"{layer}-{kind}" for kind in FORMATS for layer in ("grouped", "experts")],
     "attention": ["attention"],
+    "delta-net": ["delta-net"],
     "model": ["model-in-graphs"],
 }
 """What one process runs after the other."""

@@ -22,6 +22,7 @@ from models.toy import (
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
+    raw_qwen3_next,
     write_checkpoint,
 )
 from octavo.models.cuda_operations import CudaOperations
@@ -44,6 +45,7 @@ CONFIGS = {
     "minimax-m2": raw_minimax_m2(
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=4
     ),
+    "qwen3-next": raw_qwen3_next(**SMALL, full_attention_interval=2, linear_num_value_heads=2),
     "blocks": raw_config(
         **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),
@@ -84,7 +86,7 @@ def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
     assert_rows(kernels.model.logits(out), load(folder, None).model.logits(out), BF16_ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8-cache"])
+@pytest.mark.parametrize("name", ["fp8", "fp8-cache", "qwen3-next"])
 def test_any_chunks_blocks_and_neighbours(name: str, tmp_path: Path) -> None:
     """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
     write_checkpoint(tmp_path, CONFIGS[name], random_tensors(read_config(CONFIGS[name]), 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -88,10 +89,13 @@ def load(count: int) -> list[Request]:
 
 def replayed(crash: Crash, limits: EngineConfig) -> list[StepResult]:
     """What a fresh mock worker answers to the plans of `crash`; it asserts that their context is what they take it for."""
+    is_recurrent = limits.num_snapshots is not None
+    if is_recurrent:
+        limits = dataclasses.replace(limits, num_snapshots=len(crash.requests))
     worker = MockWorker(limits, first_starts=1)
     history = histories(limits.block_size, limits.vocab_size, 7)
-    before = preparation(crash, history)
-    plans = recorded(crash, history, len(before) + 1, faults=False)
+    before = preparation(crash, history, is_recurrent=is_recurrent)
+    plans = recorded(crash, history, len(before) + 1, faults=False, is_recurrent=is_recurrent)
     results = []
     for plan in [*before, *plans]:
         worker.send(plan)
@@ -153,6 +157,7 @@ def test_drawn_crashes_run_again(tmp_path_factory: pytest.TempPathFactory, data:
         block_size=data.draw(st.sampled_from([4, 16])),
         max_model_len=100,
         prefix_caching=data.draw(st.booleans()),
+        num_snapshots=data.draw(st.sampled_from([None, None, 0, 4])),
     )
     asked = [each for each in load(20) if len(each.prompt_token_ids) < limits.pool_tokens - 20]
     folder = tmp_path_factory.mktemp("crashes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -94,10 +95,13 @@ class Served:
 
     def workers(self) -> list[int]:
         """The worker first, then the standbys."""
-        children = [
-            each.pid for each in psutil.Process(self.process.pid).children() if "octavo.worker" in each.cmdline()
-        ]
-        return children
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(
+                psutil.NoSuchProcess
+            ):  # one that has just died, and that nobody has waited for yet
+                found += [child.pid] * ("octavo.worker" in child.cmdline())
+        return found
 
     @property
     def worker(self) -> int:

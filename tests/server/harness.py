@@ -29,8 +29,8 @@ from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
 from octavo.server.dispatch import Dispatcher
 from octavo.server.http_protocol import HttpProtocol
+from octavo.server.listening import bind
 from octavo.server.metrics import Metrics
-from octavo.server.run import bind
 from octavo.testing.mock_worker import MockSource, MockWorker
 from octavo.text import ChatTemplate, DefaultSampling
 from octavo.text.tokenizer import FileTokenizer, Tokenizer

@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from octavo.server.run import bind, run_server
+from octavo.server.listening import listener
+from octavo.server.run import run_server
 from server.harness import mock_context
 
 
@@ -18,7 +19,8 @@ def main() -> int:
     options = json.loads(sys.argv[1])
     context, source = mock_context(worker=options["worker"], **options["settings"])
     context.loop.start()
-    code = run_server(context, bind(context.settings.host, context.settings.port))
+    with listener(context.settings) as bound:
+        code = run_server(context, bound)
     source.close()
     return code
 

@@ -184,9 +184,40 @@ CASES = [
         "another backend", "guided_decoding_backend", "xgrammar", guided_regex="a", guided_decoding_backend="outlines"
     ),
     # What is not supported
-    completion("suffix", "suffix", "not supported", suffix="x"),
+    completion("suffix", "suffix", "in the middle", suffix="x"),
     completion("beam search", "use_beam_search", "not supported", use_beam_search=True),
-    completion("priority", "priority", "first come", priority=1),
+    completion("priority", "priority", "--scheduling-policy", priority=1),
+    completion("priority in words", "priority", "integer", priority="high"),
+    completion("no allowed ids", "allowed_token_ids", "empty", allowed_token_ids=[]),
+    completion("allowed id beyond the vocabulary", "allowed_token_ids", "token id 300", allowed_token_ids=[1, 300]),
+    completion(
+        "all allowed ids stop",
+        "allowed_token_ids",
+        "min_tokens",
+        allowed_token_ids=[65],
+        stop_token_ids=[65],
+        min_tokens=1,
+    ),
+    completion("an empty bad word", "bad_words", "no tokens", bad_words=["a", ""]),
+    completion("a bad word of spaces", "bad_words", "no tokens", bad_words=["  "]),
+    completion("1025 bad words", "bad_words", "1024", bad_words=["x"] * 1025),
+    completion("a bad word that is no text", "bad_words", "bad_words.0", bad_words=[7]),
+    completion("ids to score without logprobs", "logprob_token_ids", "needs logprobs", logprob_token_ids=[1]),
+    completion("no ids to score", "logprob_token_ids", "1 to 128", logprob_token_ids=[], logprobs=0),
+    completion("129 ids to score", "logprob_token_ids", "128", logprob_token_ids=list(range(129)), logprobs=0),
+    completion("an id to score twice", "logprob_token_ids", "each once", logprob_token_ids=[1, 1], logprobs=0),
+    completion(
+        "an id to score beyond the vocabulary", "logprob_token_ids", "token id 300", logprob_token_ids=[300], logprobs=0
+    ),
+    completion("a prompt cut to nothing", "truncate_prompt_tokens", "at least one", truncate_prompt_tokens=0),
+    completion("a prompt cut to less than nothing", "truncate_prompt_tokens", "-1", truncate_prompt_tokens=-2),
+    completion("a prompt cut to more than fits", "truncate_prompt_tokens", "508", truncate_prompt_tokens=509),
+    completion("a side that is none", "truncation_side", "left", truncate_prompt_tokens=4, truncation_side="middle"),
+    completion("an empty salt", "cache_salt", "cache_salt", cache_salt=""),
+    completion("documents of a completion", "documents", "chat", documents=[{"text": "x"}]),
+    chat("ids to score of a chat without logprobs", "logprob_token_ids", "logprobs", logprob_token_ids=[1]),
+    chat("documents that no template shows", "documents", "template", documents=[{"text": "x"}]),
+    chat("documents that are no list", "documents", "array", documents={"text": "x"}),
     chat(
         "tools of a model that calls none", "tools", "parser", tools=[{"type": "function", "function": {"name": "f"}}]
     ),

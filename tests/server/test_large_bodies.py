@@ -1,19 +1,12 @@
-"""No body holds up the others: neither the event loop nor the interpreter's lock is held for long, whatever is sent.
-
-What is bounded is processor time, not time by the clock: a busy machine makes a hold longer, but does not add to what
-the holder computes meanwhile.
-"""
+"""No body holds up the others: neither the event loop nor the interpreter's lock is held for long, whatever is sent."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import json
 import os
 import pickle
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,75 +20,16 @@ from octavo.server.context import SMALL_BYTES
 from octavo.server.fields import GenerationFields
 from octavo.server.messages.request import MessagesRequest
 from server.harness import Running, running
+from server.holds import LIMITS, MB, MOST_CPU_S, TRIES, assert_holds_up_nobody, post, watched
 
-MOST_CPU_S = 0.4
-"""Of a hold, with the engine and its worker in this process too; what these bodies cost in all is several times as much, most of it in one call of a C extension."""
 MOST_TURN_S = 0.1
 """Of a turn of the event loop's thread that makes, feeds, writes or ends some of many answers, or looks for garbage."""
-TRIES = 4
-LIMITS = {"max_model_len": 1 << 16, "num_blocks": 1 << 13}
-MB = 500_000
-
-
-class Holds:
-    """The longest holds, in seconds of processor time, of the interpreter's lock and of the event loop."""
-
-    def __init__(self) -> None:
-        self.lock_s = 0.0
-        self.loop_s = 0.0
-
-    def watch_lock(self, until: threading.Event) -> None:
-        """What this process computes while this thread, which wants next to nothing, cannot get the lock."""
-        last_s = time.process_time()
-        while not until.is_set():
-            time.sleep(0.001)
-            now_s = time.process_time()
-            self.lock_s, last_s = max(self.lock_s, now_s - last_s), now_s
-
-    async def watch_loop(self) -> None:
-        """What the event loop's thread computes between two turns of this coroutine."""
-        last_s = time.thread_time()
-        while True:
-            try:
-                await asyncio.sleep(0.001)
-            finally:  # the last hold may be that of the turn before this coroutine is cancelled
-                now_s = time.thread_time()
-                self.loop_s, last_s = max(self.loop_s, now_s - last_s), now_s
-
-
-@contextlib.contextmanager
-def watched(server: Running) -> Iterator[Holds]:
-    holds, end = Holds(), threading.Event()
-    loop = server.context.dispatcher.event_loop
-    assert loop is not None
-    thread = threading.Thread(target=holds.watch_lock, args=[end])
-    coroutine = asyncio.run_coroutine_threadsafe(holds.watch_loop(), loop)
-    thread.start()
-    try:
-        yield holds
-    finally:
-        coroutine.cancel()
-        end.set()
-        thread.join()
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # by then the coroutine has ended
 
 
 @pytest.fixture(scope="module")
 def roomy() -> Iterator[Running]:
     with running(engine=LIMITS) as server:
         yield server
-
-
-def post(server: Running, path: str, body: bytes) -> tuple[int, int, bytes]:
-    """Status, length and the first bytes of the answer, which is not parsed here: that too would hold the lock."""
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    first, size = b"", 0
-    while chunk := answer.read(1 << 16):
-        first, size = first or chunk, size + len(chunk)
-    connection.close()
-    return answer.status, size, first
 
 
 def completion(**fields: Any) -> tuple[str, bytes]:
@@ -119,6 +53,10 @@ STOPS = [f"stop {i}" for i in range(800)]
 HI = {"role": "user", "content": "hi"}
 WORDS = {"type": "text", "text": "word"}
 USE = {"type": "tool_use", "id": "1", "name": "f", "input": {str(number): [number] for number in range(MB)}}
+RETURNED = [
+    {"role": "assistant", "content": [{**USE, "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "word " * MB}]},
+]
 KINDS: dict[str, tuple[int, Made]] = {
     "text": (200, lambda: other("/tokenize", prompt="word " * (MB // 2))),
     "text with strings": (200, lambda: other("/tokenize", prompt="word " * (MB // 5), return_token_strs=True)),
@@ -154,7 +92,9 @@ KINDS: dict[str, tuple[int, Made]] = {
         200,
         lambda: other("/v1/messages/count_tokens", messages=[{"role": "user", "content": [WORDS] * 100_000}]),
     ),
+    "one long block": (400, lambda: message(messages=[{"role": "user", "content": [{**WORDS, "text": "word " * MB}]}])),
     "input of a call": (400, lambda: message(messages=[HI, {"role": "assistant", "content": [USE]}])),
+    "a long result of a call": (400, lambda: message(messages=[HI, *RETURNED])),
     "a large tool": (400, lambda: message(tools=[{"name": "f", "input_schema": {"x": list(range(MB))}}])),
     "biases": (400, lambda: completion(logit_bias={str(id_): 1 for id_ in range(2 * MB)})),
     "stop strings": (400, lambda: completion(stop=["stop"] * MB)),
@@ -170,17 +110,7 @@ KINDS: dict[str, tuple[int, Made]] = {
 def test_a_body_holds_up_nobody(roomy: Running, kind: str) -> None:
     status, make = KINDS[kind]
     path, body = make()
-    # A body that holds something holds it each time; on a busy machine others may seem to, now and then.
-    tries = []
-    for _ in range(TRIES):
-        with watched(roomy) as holds:
-            got, _, first = post(roomy, path, body)
-        assert got == status, first
-        roomy.wait_idle()
-        tries.append((holds.lock_s, holds.loop_s))
-        if max(tries[-1]) < MOST_CPU_S:
-            return
-    raise AssertionError(f"the interpreter's lock and the event loop were held for {tries} s")
+    assert_holds_up_nobody(roomy, path, body, status)
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"logprobs": 5}], ids=["whole", "stream", "scores"])

@@ -322,7 +322,7 @@ def test_a_request_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError("/home/somebody/secret.py")
 
-        monkeypatch.setattr("octavo.server.messages.routes.Generation", fail)
+        monkeypatch.setattr("octavo.server.generation_route.Generation", fail)
         unforeseen = server.http.post(PATH, json=body)
         check_error(unforeseen, 500, "api_error", "internal error")
         assert "somebody" not in unforeseen.text

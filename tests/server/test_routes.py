@@ -332,6 +332,7 @@ def test_the_statistics_line() -> None:
         waiting=0,
         kv_usage=0,
         free_blocks=1,
+        cached_blocks=0,
         total_blocks=1,
         steps=0,
         last_step_age_s=0,
@@ -372,12 +373,12 @@ def test_the_statistics_line_is_logged(caplog: pytest.LogCaptureFixture) -> None
 def test_the_banner_says_why_the_cache_is_as_large_as_it_is(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = msgspec.structs.replace(server.context.worker_ready, kv_cache_source="as much as there was")
     monkeypatch.setattr(server.server, "context", dataclasses.replace(server.context, worker_ready=ready))
-    (line,) = [line for line in start_banner(server.server, "::", 1).splitlines() if "KV cache" in line]
+    (line,) = [line for line in start_banner(server.server, ("::", 1)).splitlines() if "KV cache" in line]
     assert "MiB: as much as there was)" in line
 
 
 def test_the_banner(server: Running) -> None:
-    banner = start_banner(server.server, "0.0.0.0", 8000)
+    banner = start_banner(server.server, ("0.0.0.0", 8000))
     for part in (
         "http://localhost:8000/v1",
         "mock, alias",

@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from octavo.errors import ConfigError
-from octavo.server.run import INTERRUPTED, bind
+from octavo.server.listening import bind
+from octavo.server.run import INTERRUPTED
 
 SCRIPT = Path(__file__).with_name("serve_mock.py")
 COMPLETIONS = "/v1/completions"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tools.import_graph import ImportGraph
 
-from tools import quick
+from tools import quick, stop_clock
 
 HOUSE = {
     "src/octavo/__init__.py": "from octavo.door import Door",
@@ -94,6 +94,17 @@ def test_too_much_is_met_by_the_core_set(house: Path) -> None:
     assert quick.choose(ImportGraph(house), many)[0] == list(quick.CORE)
 
 
+def test_what_everything_imports_is_met_by_the_nearest_alone(house: Path) -> None:
+    """All are imported and collected before one starts: with too many of them the time is over by then."""
+    for number in range(2 * quick.MAX_TESTS):
+        (house / f"tests/test_a{number}.py").write_text("import octavo.room.wall")
+    (house / "tests/room/test_x.py").write_text("import octavo.room.wall")
+    tests, reasons = quick.choose(ImportGraph(house), ["src/octavo/room/wall.py"])
+    assert tests[:2] == ["tests/room/test_wall.py", "tests/room/test_x.py"]
+    assert len(tests) == quick.MAX_TESTS
+    assert "more test files" in reasons[-1]
+
+
 def test_the_core_set_exists_and_every_source_file_is_known() -> None:
     assert [name for name in quick.CORE if not (quick.ROOT / name).exists()] == []
     graph = ImportGraph(quick.ROOT)
@@ -140,3 +151,13 @@ def test_after_its_time_no_test_starts_and_the_files_are_named(tmp_path: Path, p
     assert "not reached: 2 tests of test_late.py" in late
     assert "passed" not in late
     assert "2 passed" in report("600")
+
+
+def test_the_time_of_the_tests_begins_with_the_first(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """However long a busy machine took to import and collect them."""
+    clock = stop_clock.StopClock(25)
+    for now_s, starts in ((1000.0, True), (1024.0, True), (1025.0, False)):
+        monkeypatch.setattr("tools.stop_clock.time.monotonic", lambda now_s=now_s: now_s)
+        assert (clock.pytest_runtest_protocol(request.node) is None) is starts

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.toy import raw_config
+from models.toy import raw_config, raw_qwen3_next
 from octavo.config import Settings
 from octavo.engine.processes.worker_process import ProcessSource
 from octavo.errors import ConfigError
@@ -132,6 +132,16 @@ def test_copies_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "free_bytes", lambda device: block_bytes(model) + copy_bytes(model) - 1)
     with pytest.raises(ConfigError, match="float32"):
         require_weight_room(model, CPU)
+
+
+def test_states_count_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_config(raw_qwen3_next())
+    weights_bytes = block_bytes(model) + copy_bytes(model)
+    monkeypatch.setattr(weights, "free_bytes", lambda device: weights_bytes + 5 * model.facts.state_bytes_per_request)
+    require_weight_room(model, CPU, num_states=5)
+    with pytest.raises(ConfigError) as error:
+        require_weight_room(model, CPU, num_states=6)
+    assert error.value.setting == "max_num_seqs"
 
 
 @pytest.mark.parametrize(("setting", "value"), [("kv_cache_memory_bytes", 2**60), ("num_gpu_blocks_override", 2**50)])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.toy import raw_qwen3_next
 from octavo.config.format_choice import FormatChoice
 from octavo.errors import ConfigError
 from octavo.models.forward_batch import ForwardBatch
@@ -167,13 +168,13 @@ class Witness(ToyModel):
 
 
 SHAPES = {
-    "budget": ({}, (64, 4, 16), (64, 2, 40)),
-    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 1, 40)),
+    "budget": ({}, (64, 4, 16), (64, 3, 40)),
+    "small budget": ({"max_num_batched_tokens": 8}, (8, 4, 2), (8, 2, 40)),
     "one seat": ({"max_num_seqs": 1}, (40, 1, 40), (40, 1, 40)),
     "small pool": ({"num_blocks": 12, "max_num_seqs": 20}, (48, 12, 4), (48, 2, 40)),
     "tiny pool": ({"num_blocks": 2}, (8, 2, 4), (8, 1, 8)),
     "budget of one": ({"max_num_batched_tokens": 1}, (1, 1, 1), (1, 1, 40)),
-    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 1, 40)),
+    "uneven": ({"max_num_batched_tokens": 9}, (9, 3, 3), (9, 2, 40)),
 }
 """Settings -> (tokens, requests, longest context) of the divided and of the widest step."""
 
@@ -230,3 +231,19 @@ def test_as_much_memory_holds_twice_the_blocks_in_fp8(name: str, times: int) -> 
     cache = KVCache.allocate(config.cache, num_blocks=count, block_size=told.block_size, device=torch.device("cpu"))
     assert cache.num_bytes == 6 * BLOCK_BYTES
     assert all(not layer.view(torch.uint8).any() for layer in cache.layers)
+
+
+def test_states_of_all_requests_are_counted_beside_the_blocks() -> None:
+    """Of a model with recurrent layers; and what is allocated is what was counted."""
+    raw = raw_qwen3_next()
+    model = read_config(raw)
+    facts = model.facts
+    states, block = 4 * facts.state_bytes_per_request, 4 * facts.kv_bytes_per_token
+    assert states > 0
+    config = toy_config(num_blocks=None, kv_cache_memory_bytes=states + 3 * block)
+    assert count_blocks(config, facts, 0) == 3
+    cache = KVCache.allocate(model.cache, num_blocks=3, num_states=4, block_size=4, device=torch.device("cpu"))
+    assert cache.num_bytes == states + 3 * block == facts.cache_bytes(tokens=12, requests=4)
+    assert (cache.num_blocks, cache.block_size, cache.num_states) == (3, 4, 4)
+    with pytest.raises(ConfigError, match="max_num_seqs"):
+        count_blocks(toy_config(num_blocks=None, kv_cache_memory_bytes=states + block - 1), facts, 0)

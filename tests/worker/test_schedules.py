@@ -7,9 +7,10 @@ from collections import Counter
 from hypothesis import given, settings
 
 from bits.schedules import House, Job, Machine, Solo, houses, jobs, make_engine, run_schedule
+from octavo.config.facts import PagedKv
 from worker.toy import HIDDEN, VOCAB, ToyModel
 
-MACHINE = Machine(ToyModel(), vocab_size=VOCAB, eos_token_id=58, num_layers=1, num_kv_heads=1, head_dim=HIDDEN)
+MACHINE = Machine(ToyModel(), vocab_size=VOCAB, eos_token_id=58, cache=(PagedKv(1, HIDDEN),))
 
 
 def test_drawn_schedules_give_what_requests_give_alone() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from octavo.messages import Admission, AllowedIds, Chunk, StepPlan
+from octavo.messages import Admission, AllowedIds, Chunk, SnapshotUse, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.worker.batch import make_batch
 from octavo.worker.slots import PlanError, Slots
@@ -37,13 +37,17 @@ def chunk(
 
 def running_slots() -> Slots:
     """Slot 1 has computed 4 of its 10 tokens in block 20."""
-    slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
+    slots = Slots(toy_config(num_snapshots=3), num_blocks=30, vocab_size=VOCAB)
     slots.apply(StepPlan(1, [], [admit(1)], [chunk(1, 0, 4, [20])]))
     return slots
 
 
 ALLOWED = b"\x01" + bytes(7)
 """Id 0."""
+
+CHUNKS = [chunk(1, 4, 2, [2]), chunk(0, 0, 2, [3]), chunk(2, 4, 2, [4, 5])]
+"""Of slots in the midst, at the beginning, and behind a cached prefix."""
+BEHIND = SnapshotUse(2, restore=2)
 
 BROKEN = {
     "step skipped": (StepPlan(3, [], [], []), "step 3: step must be 2"),
@@ -64,6 +68,18 @@ BROKEN = {
     "bias beyond vocabulary": (
         StepPlan(2, [], [admit(sampling=GREEDY.replace(logit_bias={-5: 1.0}))], []),
         "logit_bias: id -5 is not in 0..60",
+    ),
+    "allowed id beyond vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(allowed_token_ids=[3, 61]))], []),
+        "allowed_token_ids: id 61",
+    ),
+    "scored id beyond vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(logprob_token_ids=[99]))], []),
+        "logprob_token_ids: id 99",
+    ),
+    "forbidden id below vocabulary": (
+        StepPlan(2, [], [admit(sampling=GREEDY.replace(bad_word_ids=[[1], [2, -1]]))], []),
+        "bad_word_ids: id -1",
     ),
     "random without seed": (StepPlan(2, [], [admit(sampling=SamplingParams())], []), "admission of slot 0: seed"),
     "chunk out of range": (StepPlan(2, [], [], [chunk(9)]), "chunk: slot 9 is not in 0..3"),
@@ -113,6 +129,26 @@ BROKEN = {
         StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, b"\xff" * 8)]),
         "allowed ids of slot 1: none, or ids beyond",
     ),
+    **{
+        f"snapshots: {name}": (StepPlan(2, [], [admit(0), admit(2)], CHUNKS, snapshots=uses), message)
+        for name, (uses, message) in {
+            "without a chunk": ([SnapshotUse(3, keep=0, keep_after=1)], "slot 3: it has no chunk"),
+            "twice": ([BEHIND, SnapshotUse(1, keep=0, keep_after=1), SnapshotUse(1)], "slot 1: it has no chunk, or"),
+            "beyond those there are": ([BEHIND, SnapshotUse(1, keep=3, keep_after=1)], "3 is not in -1..2"),
+            "below": ([BEHIND, SnapshotUse(1, keep=-2, keep_after=1)], "-2 is not in -1..2"),
+            "behind no token": ([BEHIND, SnapshotUse(1, keep=0)], "not behind a token"),
+            "behind the chunk": ([BEHIND, SnapshotUse(1, keep=0, keep_after=3)], "not behind a token"),
+            "of two chunks": (
+                [BEHIND, SnapshotUse(1, keep=0, keep_after=1), SnapshotUse(0, keep=0, keep_after=1)],
+                "0 is kept twice",
+            ),
+            "restored later on": ([BEHIND, SnapshotUse(1, restore=1)], "slot 1: restore is 1"),
+            "restored at the beginning": ([BEHIND, SnapshotUse(0, restore=1)], "slot 0: restore is 1"),
+            "missing behind a prefix": ([], "slot 2 has no state"),
+            "not restored behind a prefix": ([SnapshotUse(2, keep=0, keep_after=1)], "slot 2: restore is -1"),
+            "kept where another goes on": ([BEHIND, SnapshotUse(1, keep=2, keep_after=1)], "one is kept in the step"),
+        }.items()
+    },
     "block of two writers": (
         StepPlan(2, [], [admit(0), admit(2)], [chunk(0, 0, 4, [3]), chunk(2, 0, 4, [3])]),
         "chunk of slot 2: block 3 is written by two chunks",
@@ -127,6 +163,16 @@ def test_a_broken_plan_is_refused_by_name(name: str) -> None:
         running_slots().apply(plan)
     assert message in error.value.message
     assert error.value.message.startswith(f"step {plan.step}: ")
+
+
+def test_states_of_a_batch_are_slots_and_behind_them_snapshots() -> None:
+    slots = running_slots()
+    uses = [BEHIND, SnapshotUse(1, keep=0, keep_after=1)]
+    chunks = slots.apply(StepPlan(2, [], [admit(0), admit(2)], CHUNKS, snapshots=uses))
+    batch = make_batch(chunks, slots, block_size=4)
+    assert batch.states == ((1, 1, 4, 1), (-1, 0, -1, 0), (6, 2, -1, 0))
+    chunks = slots.apply(StepPlan(3, [], [], [chunk(2, 6, 1, [])]))
+    assert make_batch(chunks, slots, block_size=4).states == ((2, 2, -1, 0),)
 
 
 def test_a_block_that_two_requests_read_may_be_shared() -> None:
@@ -154,16 +200,31 @@ def test_stop_ids_are_masked_until_min_tokens_are_made() -> None:
     assert masked == [[5, 6], [5, 6], []]
 
 
-def test_counts_are_kept_for_penalties_and_grow() -> None:
+def test_an_id_that_would_complete_a_forbidden_word_is_masked() -> None:
     slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
-    sampling = GREEDY.replace(presence_penalty=1.0)
-    admissions = [admit(0, [1, 2, 1, 3, 2], num_prompt_tokens=3, sampling=sampling), admit(1)]
-    slots.apply(StepPlan(1, [], admissions, []))
-    slots[0].resolve_token(slots[0].reserve_token(), 2)
-    counts = slots[0].counts
-    assert counts is not None
-    assert dict(zip(counts.ids.tolist(), counts.made.tolist(), strict=True)) == {1: 0, 2: 2, 3: 1}
-    assert slots[1].counts is None
+    sampling = GREEDY.replace(bad_word_ids=[[9], [7, 8], [3, 7, 2]])
+    slots.apply(StepPlan(1, [], [admit(0, [1, 2, 3], num_prompt_tokens=3, sampling=sampling)], []))
+    masked = []
+    for token_id in (7, 3, 7, 5):
+        masked.append(list(slots[0].masked_ids))
+        slots[0].resolve_token(slots[0].reserve_token(), token_id)
+    assert masked == [[9], [9, 8], [9], [9, 8, 2]], "the 3 of the prompt is no part of an answer"
+    assert slots[0].needs_history
+
+
+def test_what_a_grammar_and_a_request_allow_is_what_both_do() -> None:
+    slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
+    slots.apply(StepPlan(1, [], [admit(0, sampling=GREEDY.replace(allowed_token_ids=[0, 9, 60]))], []))
+    assert slots[0].allowed_bits == bytes([1, 2, 0, 0, 0, 0, 0, 16])
+    slots[0].allowed = b"\xff\0\0\0\0\0\0\xff"
+    assert slots[0].allowed_bits == bytes([1, 0, 0, 0, 0, 0, 0, 16])
+
+
+def test_only_requests_with_a_penalty_are_counted() -> None:
+    slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
+    sampling = [GREEDY.replace(presence_penalty=1.0), GREEDY.replace(repetition_penalty=0.9), GREEDY]
+    slots.apply(StepPlan(1, [], [admit(i, sampling=each) for i, each in enumerate(sampling)], []))
+    assert [slots[i].is_penalised for i in range(3)] == [True, True, False]
 
 
 def test_a_batch_is_the_plan_as_tensors() -> None:

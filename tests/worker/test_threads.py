@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import octavo
+from models.toy import random_tensors, raw_qwen3_next, write_checkpoint
 from octavo.models.config import ModelConfig
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.decoder.model import DecoderPlan
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
+from octavo.models.registry import read_config
 from octavo.ops.attention import CpuAttentionPlan, plan_cpu_attention
-from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, share_out, take
+from octavo.ops.delta_net import StateUse
+from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, at_chunks, share_out, take
 
 CPU = torch.device("cpu")
 TINY = Path(octavo.__file__).parent / "assets/octavo-tiny"
@@ -235,6 +238,33 @@ def test_a_small_step_on_pytorchs_threads_has_the_same_bits() -> None:
         results.append(model.forward(now, cache))
     torch.set_num_threads(1)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_steps_of_a_model_with_states_are_cut_at_chunks_alone(threads: int, tmp_path: Path) -> None:
+    raw = raw_qwen3_next(num_hidden_layers=2, full_attention_interval=2, vocab_size=256)
+    write_checkpoint(tmp_path, raw, random_tensors(read_config(raw), 3))
+    loaded = load_model(tmp_path, load_format="auto", device=CPU, seed=0, progress=False)
+    uses = tuple(StateUse(-1, state) for state in range(4))
+    now = dataclasses.replace(batch_of([(0, 330), (0, 200), (0, 270), (0, 7)], 1), states=uses)
+    results = []
+    for model in (loaded.model, ThreadedModel(loaded.model, threads)):
+        cache = KVCache.allocate(loaded.config.cache, num_blocks=4 * WIDTH, num_states=4, block_size=BLOCK, device=CPU)
+        results.append((model.forward(now, cache), cache.layers[0].clone()))
+    torch.set_num_threads(1)
+    (whole, states), (shared, same_states) = results
+    assert torch.equal(whole, shared)
+    assert torch.equal(states, same_states)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.data())
+def test_bounds_at_chunks(counts: list[int], data: st.DataObject) -> None:
+    starts = list(itertools.accumulate(counts, initial=0))
+    inner = data.draw(st.lists(st.integers(1, starts[-1]), max_size=4))
+    bounds = at_chunks([0, *sorted(set(inner) - {starts[-1]}), starts[-1]], starts)
+    assert bounds == sorted(set(bounds))
+    assert (bounds[0], bounds[-1]) == (0, starts[-1])
+    assert set(bounds) <= set(starts)
 
 
 def test_take_gives_views() -> None:

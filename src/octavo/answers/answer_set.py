@@ -24,6 +24,7 @@ NOT_THE_ENGINES: Mapping[str, Any] = {
     "output_kind": RequestOutputKind.CUMULATIVE,
     "stream_interval": None,
     "structured_outputs": None,
+    "bad_words": [],
 }
 """Settings of how tokens are read: the engine makes them, and gets a copy of its settings for each answer."""
 
@@ -106,7 +107,9 @@ class AnswerSet:
             if number == 0:
                 self.firsts.append(answer)
             self.running += 1
-            yield Request(request_id, prompt.token_ids, alone, self._arrival_s, grammar)
+            yield Request(
+                request_id, prompt.token_ids, alone, self._arrival_s, grammar, prompt.cache_salt, prompt.priority
+            )
 
     def take(self, update: Update, now_s: float) -> bool:
         """Give an answer its news; False if it had ended: the engine may still tell of one that a stop string has ended.

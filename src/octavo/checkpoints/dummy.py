@@ -15,7 +15,8 @@ SPREAD = 100.0
 def fill_dummy(parameters: Mapping[str, torch.Tensor], *, seed: int, progress: bool = True) -> None:
     """Fill every parameter on its own device so that activations stay of order one.
 
-    Weights of K inputs get standard deviation 1/sqrt(K), norms 1 +- 0.1, biases 0.1. The numbers depend on the seed,
+    Weights of K inputs get standard deviation 1/sqrt(K), norms 1 +- 0.1, biases 0.1; recurrent states are remembered for some
+    ten tokens. The numbers depend on the seed,
     the shapes and the kind of device.
 
     Args:
@@ -40,6 +41,8 @@ def _scaled(
         return noise.mul_(0.1).clamp_(-0.5, 0.5).add_(1.0).div_(SPREAD * inputs**0.5)
     if name.endswith("bias"):
         return noise.mul_(0.1)
+    if name.endswith("A_log"):
+        return noise.mul_(0.5).sub_(2.0)
     if parameter.ndim == 1:
         return noise.mul_(0.1).add_(1.0)
     if parameter.dtype == FP8:

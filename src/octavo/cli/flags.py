@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from octavo.cli.dotted import joined
-from octavo.config.settings import Settings, flag_name
+from octavo.config.layers import flag_name
+from octavo.config.settings import Settings
 from octavo.config.values import kinds
 from octavo.config.vllm_flags import ALIASES, VLLM_FLAGS, Shape
 from octavo.errors import ConfigError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from octavo.cli import bench, collect_env, replay, serve, verify
 from octavo.cli.flags import normalized
-from octavo.config.settings import nearest
+from octavo.config.layers import nearest
 from octavo.errors import ConfigError, OctavoError
 from octavo.version import __version__
 

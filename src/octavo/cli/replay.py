@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from octavo.cli.parsers import Commands, add_command
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 
@@ -87,10 +89,13 @@ def _death(crash: Crash, config: WorkerConfig, under: list[str], args: argparse.
     from octavo.engine.recovery.replay import histories, preparation, recorded
     from octavo.startup import read_facts
 
-    vocab_size = read_facts(Path(config.model), config.hf_overrides).vocab_size
-    history = histories(config.block_size, vocab_size, args.seed)
-    before = preparation(crash, history)
-    plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults)
+    facts = read_facts(Path(config.model), config.hf_overrides)
+    history = histories(config.block_size, facts.vocab_size, args.seed)
+    is_recurrent = facts.state_bytes_per_request > 0
+    if is_recurrent:
+        config = msgspec.structs.replace(config, num_snapshots=len(crash.requests))
+    before = preparation(crash, history, is_recurrent=is_recurrent)
+    plans = recorded(crash, history, len(before) + 1, faults=not args.no_faults, is_recurrent=is_recurrent)
     channel = ProcessChannel(WORKER, "--device", config.device, under=under, grace_s=SUMMARY_S if under else 0.0)
     try:
         worker = ProcessWorker(config, args.start_timeout, channel)

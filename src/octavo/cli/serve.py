@@ -33,17 +33,19 @@ def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
     The port is ours before anything is loaded, and the engine has stopped before its workers are ended.
     """
     from octavo.server.heap import map_large_blocks
-    from octavo.server.run import bind, run_server
+    from octavo.server.listening import listener, tls_context
+    from octavo.server.run import run_server
     from octavo.startup import in_processes, server_context, start, with_keeper
 
     logging.getLogger().setLevel(settings.logging_level.upper())
     map_large_blocks()
-    with bind(settings.host, settings.port) as listener:
+    tls_context(settings)  # what is wrong with it shows before a model is loaded
+    with listener(settings) as bound:
         runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
         with contextlib.closing(runtime):
             context = server_context(runtime)
             context.loop.start()
             try:
-                return run_server(context, listener)
+                return run_server(context, bound)
             finally:
                 context.loop.stop()

@@ -28,8 +28,14 @@ class EngineConfig:
     num_blocks: int
     """KV blocks in the pool, ids 0 .. num_blocks - 1."""
     prefix_caching: bool = True
+    num_snapshots: int | None = None
+    """Recurrent states kept behind cached prefixes, without which none can be gone on from; None: the model has no such states."""
+    snapshot_spacing: int = 1024
+    """Tokens between two snapshots of a request, besides the one at its prompt's end."""
     long_prefill_token_threshold: int = 0
     """Most prompt tokens of one request per step; 0: no bound but the budget."""
+    priorities: bool = False
+    """Requests may have a priority."""
     max_num_queued_reqs: int | None = None
     max_num_queued_tokens: int | None = None
     max_logprobs: int = 20

@@ -23,7 +23,19 @@ class PagedKv:
         return 2 * self.format.num_bytes * self.num_kv_heads * self.head_dim
 
 
-CacheLayout = tuple[PagedKv, ...]
+@dataclasses.dataclass(frozen=True)
+class RecurrentState:
+    """The cache of one recurrent layer: as many numbers for each running request, whatever its length; float32."""
+
+    numbers: int
+
+    @property
+    def bytes_per_request(self) -> int:
+        """Bytes of one request's state."""
+        return 4 * self.numbers
+
+
+CacheLayout = tuple[PagedKv | RecurrentState, ...]
 """The cache of each layer, as the family describes it."""
 
 
@@ -45,4 +57,13 @@ class ModelFacts:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token over all layers."""
-        return sum(layer.bytes_per_token for layer in self.cache)
+        return sum(layer.bytes_per_token for layer in self.cache if isinstance(layer, PagedKv))
+
+    @property
+    def state_bytes_per_request(self) -> int:
+        """Bytes of the states of one running request over all layers; 0 for a model of attention alone."""
+        return sum(layer.bytes_per_request for layer in self.cache if isinstance(layer, RecurrentState))
+
+    def cache_bytes(self, *, tokens: int, requests: int) -> int:
+        """Bytes of the keys and values of `tokens` and of the states of `requests`."""
+        return tokens * self.kv_bytes_per_token + requests * self.state_bytes_per_request

@@ -67,47 +67,53 @@ class Quantization:
 
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
-        return self.format is not WeightFormat.BF16 and not _matcher(self.unquantized, self.skipped)(module)
+        return self.format is not WeightFormat.BF16 and not self._left_out.has(module)
+
+    @functools.cached_property
+    def _left_out(self) -> _LeftOut:
+        return _LeftOut(self.unquantized, self.skipped)
 
 
-@functools.lru_cache(maxsize=8)
-def _matcher(unquantized: tuple[str, ...], skipped: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a module is among those left out: a model has tens of thousands, asked for several times."""
-    names = frozenset(name for name in unquantized if not name.startswith("re:"))
-    patterns = [compile_pattern(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
-    is_skipped = _skipper(skipped)
+class _LeftOut:
+    """The modules that a format leaves out: a model has tens of thousands, asked for several times.
 
-    @functools.cache
-    def matches(module: str) -> bool:
-        return module in names or any(pattern.match(module) for pattern in patterns) or is_skipped(module)
-
-    return matches
-
-
-def _skipper(keys: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a module is skipped by transformers' `should_convert_module`.
-
-    A key names a module, one around it, or how a name ends; or it is a pattern of a name's beginning, up to a dot or the end.
-    There the experts of a layer are one module, so that what skips it skips each of them.
+    Args:
+        unquantized: names, and patterns of a name's beginning behind `re:`.
+        skipped: keys of transformers' `should_convert_module`. Each names a module, one around it, or how a name ends; or it
+            is a pattern of a name's beginning, up to a dot or the end. There the experts of a layer are one module, so that
+            what skips it skips each of them.
     """
-    plain = frozenset(key for key in keys if PLAIN.fullmatch(key))
-    odd = tuple(key for key in keys if key not in plain)
-    patterns = [compile_pattern(_up_to_a_dot(key)) for key in odd]
 
-    def skips(name: str) -> bool:
+    def __init__(self, unquantized: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+        self._names = frozenset(name for name in unquantized if not name.startswith("re:"))
+        self._patterns = [compile_pattern(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
+        self._plain = frozenset(key for key in skipped if PLAIN.fullmatch(key))
+        self._odd = tuple(key for key in skipped if not PLAIN.fullmatch(key))
+        self._odd_patterns = [compile_pattern(_up_to_a_dot(key)) for key in self._odd]
+        self._known: dict[str, bool] = {}
+
+    def has(self, module: str) -> bool:
+        """Whether `module` is left out."""
+        known = self._known.get(module)
+        if known is None:
+            named = module in self._names or any(pattern.match(module) for pattern in self._patterns)
+            known = self._known[module] = named or self._is_skipped(module)
+        return known
+
+    def _is_skipped(self, module: str) -> bool:
+        if not self._plain and not self._odd:
+            return False
+        experts = EXPERT.match(module)
+        return self._skips(module) or (experts is not None and self._skips(experts[1]))
+
+    def _skips(self, name: str) -> bool:
         around = (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
         return (
-            any(part in plain for part in around)
-            or any(name[start:] in plain for start in range(len(name)))
-            or name.endswith(odd)
-            or any(pattern.match(name) for pattern in patterns)
+            any(part in self._plain for part in around)
+            or any(name[start:] in self._plain for start in range(len(name)))
+            or name.endswith(self._odd)
+            or any(pattern.match(name) for pattern in self._odd_patterns)
         )
-
-    def is_skipped(module: str) -> bool:
-        experts = EXPERT.match(module)
-        return bool(keys) and (skips(module) or (experts is not None and skips(experts[1])))
-
-    return is_skipped
 
 
 def _up_to_a_dot(key: str) -> str:

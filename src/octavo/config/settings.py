@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from octavo.config.values import kinds
-from octavo.config.vllm_flags import ALIASES, VLLM_FLAGS
-from octavo.config.vllm_variables import from_vllm, is_of_kubernetes
+from octavo.config.layers import Layer, flag_name, read_layers
+from octavo.config.setting import check, setting
 from octavo.errors import ConfigError
-
-log = logging.getLogger(__name__)
-
-ENV_PREFIX = "OCTAVO_"
-CLOSE = 0.8
-"""How alike names must be for a hint, as difflib counts: a wrong hint leads further astray than none."""
-
 
 TOOL_CALL_PARSERS = (
     "hermes",
@@ -40,18 +28,6 @@ TOOL_CALL_PARSERS = (
 """Names of the forms in which models write calls."""
 REASONING_PARSERS = ("qwen3", "glm45", "deepseek_r1", "minimax", "minimax_m2")
 """Names of the ways in which models mark thoughts."""
-
-
-def setting(default: Any, help: str, group: str, **extra: Any) -> Any:
-    """A field of `Settings` with its help text and the group it is listed under.
-
-    Args:
-        extra: `choices` (allowed values), `minimum` (smallest allowed number), `none_words` (words that mean None),
-            `bare` (what the flag alone means), `secret` (never shown).
-    """
-    return dataclasses.field(
-        default=default, repr=not extra.get("secret", False), metadata={"help": help, "group": group, **extra}
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,12 +116,23 @@ class Settings:
         choices=("auto", "bfloat16", "fp8", "fp8_e4m3"),
     )
     num_gpu_blocks_override: int | None = setting(None, "Exact number of KV blocks", "Memory and schedule", minimum=1)
-    block_size: int = setting(16, "Tokens per KV block", "Memory and schedule", minimum=1)
+    block_size: int | None = setting(
+        None,
+        "Tokens per KV block, of which --num-gpu-blocks-override counts; default: 64 on CUDA, 16 on a CPU",
+        "Memory and schedule",
+        minimum=1,
+    )
     enable_prefix_caching: bool = setting(True, "Reuse KV blocks of equal prefixes", "Memory and schedule")
     max_num_seqs: int = setting(256, "Most requests running at once", "Memory and schedule", minimum=1)
     max_num_batched_tokens: int = setting(8192, "Token budget of a step", "Memory and schedule", minimum=1)
     long_prefill_token_threshold: int = setting(
         0, "Most prompt tokens of one request per step; 0: no bound", "Memory and schedule", minimum=0
+    )
+    scheduling_policy: str = setting(
+        "fcfs",
+        "Who runs first: fcfs (first come, first served) or priority (the request with the lowest `priority`)",
+        "Memory and schedule",
+        choices=("fcfs", "priority"),
     )
     max_num_queued_reqs: int | None = setting(
         None, "Most waiting requests; beyond them 503", "Memory and schedule", minimum=1
@@ -161,6 +148,14 @@ class Settings:
     # Server
     host: str = setting("0.0.0.0", "Address to bind", "Server")
     port: int = setting(8000, "Port to bind", "Server", minimum=0)
+    uds: str | None = setting(None, "Unix socket to listen at, instead of --host and --port", "Server")
+    root_path: str = setting("", "Path under which a proxy shows the server, such as /octavo", "Server")
+    ssl_certfile: str | None = setting(None, "PEM file of the certificate (and those above it): speak TLS", "Server")
+    ssl_keyfile: str | None = setting(None, "PEM file of its key, if not in the same file", "Server")
+    ssl_ca_certs: str | None = setting(None, "PEM file of those who sign clients' certificates", "Server")
+    ssl_cert_reqs: int = setting(
+        0, "Certificates of clients: 0 none, 1 checked if shown, 2 needed", "Server", minimum=0
+    )
     api_key: tuple[str, ...] = setting((), "Keys that clients must send as Bearer token", "Server", secret=True)
     allowed_origins: tuple[str, ...] = setting(("*",), "JSON list of CORS origins", "Server")
     allowed_methods: tuple[str, ...] = setting(("*",), "JSON list of CORS methods", "Server")
@@ -260,11 +255,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name), field.metadata)
+            check(field.name, getattr(self, field.name), field.metadata)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError("gpu_memory_utilization", f"must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.port > 65535:
             raise ConfigError("port", f"must be at most 65535, got {self.port}")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ConfigError("root_path", f"must begin with / and not end with it, got {self.root_path!r}")
         if "" in self.api_key:
             raise ConfigError("api_key", "holds an empty key, which everybody has; leave it out to ask for none")
         if self.enable_log_outputs and not self.enable_log_requests:
@@ -290,7 +287,7 @@ class Settings:
         Raises:
             ConfigError: an unknown name (says the nearest) or a wrong value.
         """
-        return _build([_Layer(values, str)])
+        return cls._of([Layer(values, str)])
 
     @classmethod
     def from_sources(
@@ -302,91 +299,16 @@ class Settings:
         Raises:
             ConfigError: an unknown name (says the nearest) or a wrong value; names the source as the user knows it.
         """
-        honoured = from_vllm(environ or {})
-        layers = [
-            _Layer({name: said.value for name, said in honoured.items()}, lambda name: honoured[name].variable),
-            _Layer(_from_environ(environ or {}), lambda name: ENV_PREFIX + name.upper()),
-        ]
+        layers = [Layer.of_vllm(environ or {}), Layer.of_environment(environ or {})]
         if config is not None:
-            layers.append(_Layer(_from_yaml(config), lambda name: f"{name.replace('_', '-')} in {config}"))
-        layers.append(_Layer(flags, flag_name))
-        return _build(layers)
+            layers.append(Layer.of_yaml(config))
+        return cls._of([*layers, Layer(flags, flag_name)])
 
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """One source of settings; `label` says how its user writes a name."""
-
-    values: Mapping[str, Any]
-    label: Callable[[str], str]
-
-
-def flag_name(name: str) -> str:
-    """`max_num_seqs` as it is written on the command line: `--max-num-seqs`."""
-    return "--" + name.replace("_", "-")
-
-
-def nearest(name: str, labels: Mapping[str, str]) -> str:
-    """A hint such as `; did you mean --max-num-seqs?`, or nothing if no name is near; `labels`: name to how it is
-    written."""
-    close = difflib.get_close_matches(name, labels, n=1, cutoff=CLOSE)
-    return f"; did you mean {labels[close[0]]}?" if close else ""
-
-
-def _build(layers: list[_Layer]) -> Settings:
-    """Read every value with the kind of its field; later layers win."""
-    known = kinds(Settings)
-    with_choices = {field.name for field in dataclasses.fields(Settings) if "choices" in field.metadata}
-    values: dict[str, Any] = {}
-    labels: dict[str, str] = {}
-    for layer in layers:
-        for raw_name, raw in layer.values.items():
-            name, label = ALIASES.get(raw_name, raw_name).replace("-", "_"), layer.label(raw_name)
-            vllm_flag = VLLM_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
-            if name in with_choices and raw in (None, ""):
-                continue  # vLLM's way not to choose
-            if name in known:
-                try:
-                    values[name] = known[name].read(raw)
-                except ValueError as exc:
-                    raise ConfigError(label, str(exc)) from None
-                labels[name] = label
-                if name in with_choices:
-                    values[name] = values[name].lower()
-            elif vllm_flag is not None:
-                vllm_flag.take(raw)
-            else:
-                names = [*known, *(flag.replace("-", "_") for flag in VLLM_FLAGS)]
-                raise ConfigError(label, "unknown setting" + nearest(name, {one: layer.label(one) for one in names}))
-    try:
-        return Settings(**values)
-    except ConfigError as exc:
-        label = labels.get(exc.setting, exc.setting)
-        raise ConfigError(label, exc.message.removeprefix(f"{exc.setting}: ")) from None
-
-
-def _check(name: str, value: Any, rules: Mapping[str, Any]) -> None:
-    choices, minimum = rules.get("choices"), rules.get("minimum")
-    if choices is not None and value not in choices:
-        raise ConfigError(name, f"must be one of {', '.join(choices)}, got {value!r}")
-    if minimum is not None and value is not None and not value >= minimum:
-        raise ConfigError(name, f"must be at least {minimum}, got {value}")
-
-
-def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {name.removeprefix(ENV_PREFIX): raw for name, raw in environ.items() if name.startswith(ENV_PREFIX)}
-    return {name.lower(): raw for name, raw in values.items() if not is_of_kubernetes(name, raw)}
-
-
-def _from_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError("--config", f"cannot read {path}: {exc.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError("--config", f"{path} is not YAML: {exc}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError("--config", f"{path} must map setting names to values")
-    return {str(name): value for name, value in raw.items()}
+    @classmethod
+    def _of(cls, layers: Sequence[Layer]) -> Settings:
+        values, labels = read_layers(layers, cls)
+        try:
+            return cls(**values)
+        except ConfigError as exc:
+            label = labels.get(exc.setting, exc.setting)
+            raise ConfigError(label, exc.message.removeprefix(f"{exc.setting}: ")) from None

@@ -71,7 +71,6 @@ _NO_PLUGINS = "code from outside is never run; --tool-call-parser and --reasonin
 _TEXT = "text is the only modality"
 _ONE_GPU, _ONE_NODE = "one GPU per server", "one GPU per server, so one node"
 _NO_LORA = "LoRA adapters are not served"
-_TLS = "put a proxy that speaks TLS in front"
 
 VLLM_FLAGS: dict[str, VllmFlag] = {
     flag.name: flag
@@ -116,12 +115,10 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Explained("preempted requests are computed again, not swapped", ("0",)), "swap-space"),
         *_values(Refused("weights stay on the device", ("0", "0.0")), "cpu-offload-gb"),
         *_values(Explained("there is one front process", ("1",)), "api-server-count"),
-        *_values(Explained("routes have no prefix: let the proxy take it off"), "root-path"),
         *_values(Explained(_TEXT), "limit-mm-per-prompt", "mm-processor-kwargs"),
         *_switches(Explained(_TEXT, _ON), "language-model-only"),
         *_switches(Explained("it concerns several GPUs", _ON), "disable-custom-all-reduce"),
         *_switches(Refused("the device is never put to sleep", _OFF), "enable-sleep-mode"),
-        *_values(Refused("requests run first come, first served", ("fcfs",)), "scheduling-policy"),
         *_values(Refused("logprobs are those of the raw distribution", ("raw_logprobs",)), "logprobs-mode"),
         *_values(Refused("generating text is the only task", ("auto", "generate")), "task", "runner"),
         *_values(Refused("generating text is the only task", ("auto",)), "convert"),
@@ -144,8 +141,8 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Refused("speculative decoding is not served"), "speculative-config"),
         *_values(Refused("prefill and decode share one process"), "kv-transfer-config"),
         *_values(Refused("keys and values stay on the device", ("0", "0.0")), "kv-offloading-size"),
-        *_values(Refused(_TLS), "ssl-keyfile", "ssl-certfile", "ssl-ca-certs"),
-        *_values(Refused("bind --host and --port"), "uds"),
+        *_values(Explained("OpenSSL chooses, TLS 1.2 and later"), "ssl-ciphers"),
+        *_switches(Refused("certificates are read at the start; restart with the new one", _OFF), "enable-ssl-refresh"),
     ]
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from array import array
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
@@ -26,6 +27,12 @@ def accept(request: Request, config: EngineConfig) -> Sequence:
     Raises:
         RequestError: it can never be served; `param` names the field.
     """
+    if request.priority and not config.priorities:
+        raise RequestError(
+            f"priority is {request.priority}, but requests are served first come, first served; leave it out, or start "
+            "with --scheduling-policy priority",
+            param="priority",
+        )
     prompt = checked_prompt(request.prompt_token_ids, config)
     room = _room(len(prompt), config)
     sampling = _checked(request.sampling, config)
@@ -43,6 +50,11 @@ def accept(request: Request, config: EngineConfig) -> Sequence:
         stop_ids |= frozenset(config.eos_token_ids)
     if sampling.min_tokens and len(stop_ids) >= config.vocab_size:
         raise RequestError("min_tokens forbids every token, as all are stop_token_ids", param="min_tokens")
+    allowed = sampling.allowed_token_ids
+    if sampling.min_tokens and allowed is not None and stop_ids.issuperset(allowed):
+        raise RequestError(
+            "min_tokens forbids every one of allowed_token_ids, as all end it", param="allowed_token_ids"
+        )
     if max_tokens != sampling.max_tokens or seed != sampling.seed:
         sampling = sampling.replace(max_tokens=max_tokens, seed=seed)
     return Sequence(request, prompt, sampling, stop_ids)
@@ -132,7 +144,12 @@ def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
     if sampling.n != 1:
         raise RequestError(f"n is {sampling.n}, but one request to the engine makes one answer", param="n")
     _token_ids(sampling.stop_token_ids, config, "stop_token_ids")
+    if sampling.bad_words:
+        raise RequestError("bad_words must be made token ids first (bad_word_ids)", param="bad_words")
     _token_ids(sampling.logit_bias, config, "logit_bias")
+    _token_ids(sampling.allowed_token_ids or (), config, "allowed_token_ids")
+    _token_ids(sampling.logprob_token_ids or (), config, "logprob_token_ids")
+    _token_ids(itertools.chain.from_iterable(sampling.bad_word_ids), config, "bad_words")
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
         count = config.vocab_size if asked == -1 else asked

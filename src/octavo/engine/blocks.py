@@ -28,6 +28,11 @@ class BlockPool:
         return len(self._free) + len(self._cached)
 
     @property
+    def num_cached(self) -> int:
+        """Blocks that nobody holds and whose keys and values are kept for whoever has the same prefix."""
+        return len(self._cached)
+
+    @property
     def usage(self) -> float:
         """Share of the blocks that sequences hold, 0..1."""
         return (self.num_blocks - self.available) / self.num_blocks

@@ -19,9 +19,10 @@ from octavo.engine.recovery.recovery import Recovery
 from octavo.engine.recovery.supervisor import NoSource, RestartBudget, Supervisor
 from octavo.engine.request import Request
 from octavo.engine.request_table import RequestTable, copy_of
-from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence
 from octavo.engine.statistics import EngineStatus, StepRecord
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, RequestError, WorkerDiedError
 from octavo.grammar import ForkServer
@@ -202,6 +203,7 @@ class Engine:
             kv_usage=scheduler.pool.usage,
             free_blocks=scheduler.pool.available,
             total_blocks=self.config.num_blocks,
+            cached_blocks=scheduler.pool.num_cached,
             last_step_age_s=self._clock() - self._last_result_s,
             **dataclasses.asdict(self._requests.counters),
             finished={reason.value: count for reason, count in self._requests.finished.items()},

@@ -30,6 +30,8 @@ class _Place:
     grammar: Grammar
     stops: int
     """Bits of the ids that end it."""
+    permitted: int | None
+    """Bits of its `allowed_token_ids`."""
     followed: bool = False
     """The process knows it, with all tokens but those that are asked about."""
     deaths: int = 0
@@ -74,7 +76,9 @@ class Masks:
     def begin(self, sequence: Sequence, grammar: Grammar) -> None:
         """Tell a new request what its answer may begin with."""
         self._forget_ended()
-        place = _Place(next(self._numbers), sequence, grammar, _bits(sequence.stop_ids))
+        ids = sequence.sampling.allowed_token_ids
+        permitted = None if ids is None else _bits(ids)
+        place = _Place(next(self._numbers), sequence, grammar, _bits(sequence.stop_ids), permitted)
         self._places[sequence.request_id] = place
         self._tell(place, grammar.first)
 
@@ -122,6 +126,9 @@ class Masks:
         """Let the request sample `bits` next, or end it if they leave nothing but its end."""
         sequence = place.sequence
         allowed = within = int.from_bytes(bits, "little")
+        if place.permitted is not None:
+            allowed &= place.permitted
+        allowed &= ~_bits(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
         if sequence.num_made_tokens < sequence.sampling.min_tokens:
             allowed &= ~place.stops
         if sequence.sampling.ignore_eos:
@@ -129,7 +136,8 @@ class Masks:
         if allowed & ~self._eos:
             sequence.allowed = len(sequence.tokens), allowed.to_bytes(len(bits), "little")
         elif within & ~self._eos:
-            self._fail(place, "min_tokens forbids every token that the grammar of this request lets come next")
+            asked = "min_tokens, allowed_token_ids or bad_words forbid"
+            self._fail(place, f"{asked} every token that the grammar of this request lets come next")
         else:
             self._requests.end(sequence, FinishReason.STOP)
 

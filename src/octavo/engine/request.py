@@ -12,7 +12,7 @@ from octavo.sampling import SamplingParams
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt that wants one answer (n answers are n requests); served first come, first served."""
+    """One prompt that wants one answer (n answers are n requests)."""
 
     request_id: str
     """Unique among the requests alive; the key of the seed if `sampling.seed` is None."""
@@ -22,3 +22,7 @@ class Request:
     """When it arrived, by the engine's clock (`time.monotonic` unless simulated)."""
     grammar: Grammar | None = None
     """What the answer must follow: `sampling.structured_outputs`, compiled."""
+    cache_salt: str | None = None
+    """Cached prefixes are shared with requests of the same salt only; None: with all that have none."""
+    priority: int = 0
+    """Lower ones are served first, where `--scheduling-policy` is priority; first come, first served among equals."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from typing import Any
 
 from octavo.config import EngineConfig
-from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Finished, Running, Sequence
 from octavo.engine.statistics import Counters
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import RequestFailedError, WorkerDiedError
 from octavo.messages import SampledToken, StepResult
@@ -83,12 +85,14 @@ class RequestTable:
             raise WorkerDiedError(f"the worker gave no tokens for slots {sorted(step.sampling)} in step {step.number}")
 
     def check_invariants(self) -> None:
-        """Assert that the live requests are those running, then those waiting, as they came, beside those held back;
-        blocks and slots add up."""
+        """Assert that the live requests are those running, then those waiting, of each priority as they came, beside those held
+        back; blocks and slots add up."""
         self.scheduler.check_invariants()
-        running = [running.sequence.request_id for running in self.scheduler.running]
         held = self.scheduler.held
-        assert [*running, *self.scheduler.waiting] == [each for each in self.sequences if each not in held]
+        ordered = [running.sequence for running in self.scheduler.running], list(self.scheduler.waiting)
+        assert all(part == sorted(part, key=_priority) for part in ordered)
+        free = [sequence for name, sequence in self.sequences.items() if name not in held]
+        assert sorted(itertools.chain(*ordered), key=_priority) == sorted(free, key=_priority)
         assert [each for each in self.sequences if each in held] == list(held)
 
     def _fail(self, bad_slots: list[int], step: Step) -> None:
@@ -100,6 +104,8 @@ class RequestTable:
             self.scheduler.pool.forget(running.blocks)
             if not isinstance(running.sequence.state, Finished):
                 message = "the model's numbers for this request were not finite (NaN or infinity); others go on"
+                if not running.sequence.ids_left(range(self.config.vocab_size)):
+                    message = "min_tokens, allowed_token_ids and bad_words forbid every token that could come next"
                 self.end(running.sequence, FinishReason.ERROR, error=RequestFailedError(message))
 
     def _advance(self, running: Running, computed: int) -> None:
@@ -173,6 +179,10 @@ class RequestTable:
                 **fields,
             )
         )
+
+
+def _priority(sequence: Sequence) -> int:
+    return sequence.priority
 
 
 def copy_of(death: WorkerDiedError) -> WorkerDiedError:

@@ -2,134 +2,45 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from octavo.config import EngineConfig
 from octavo.engine.blocks import BlockPool
 from octavo.engine.prefix import PrefixIndex
+from octavo.engine.queue import Queue
 from octavo.engine.sequence import NEVER, Finished, Running, Sequence, State, Waiting
-from octavo.engine.statistics import Counters, StepRecord
+from octavo.engine.statistics import Counters
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason
-from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, AllowedIds, Chunk, Fault, StepPlan
+from octavo.messages import Admission, Chunk, SnapshotUse
 
 _NO_BLOCKS: list[int] = []
 
 
-class Step:
-    """A plan being made, then in flight: the message and what the engine must remember to read its result."""
-
-    __slots__ = (
-        "admissions",
-        "allowed",
-        "budget",
-        "chunks",
-        "faults",
-        "kv_usage",
-        "num_running",
-        "num_waiting",
-        "number",
-        "prefills",
-        "releases",
-        "sampling",
-    )
-
-    def __init__(self, number: int, budget: int) -> None:
-        self.number = number
-        self.budget = budget
-        """Tokens that still fit."""
-        self.chunks: list[Chunk] = []
-        self.admissions: list[Admission] = []
-        self.allowed: list[AllowedIds] = []
-        """Of the sequences with a grammar that get a token."""
-        self.faults: list[Fault] = []
-        """Injected ones."""
-        self.releases: list[int] = []
-        self.prefills: list[tuple[Running, int]] = []
-        """Prefill chunks with their token counts, in the order planned."""
-        self.sampling: dict[int, Running] = {}
-        """Slot -> the sequence that gets a token."""
-        self.num_running = 0
-        self.num_waiting = 0
-        self.kv_usage = 0.0
-
-    def plan(self) -> StepPlan:
-        return StepPlan(self.number, self.releases, self.admissions, self.chunks, self.faults, self.allowed)
-
-    def holders(self) -> dict[int, Running]:
-        """Slot -> who is in it in this step."""
-        return {running.slot: running for running, _count in self.prefills} | self.sampling
-
-    def sample(self, running: Running) -> None:
-        """The sequence gets a token in this step."""
-        self.sampling[running.slot] = running
-        if running.sequence.allowed is not None:
-            self.allowed.append(AllowedIds(running.slot, running.sequence.allowed[1]))
-
-    def constrained(self) -> list[Sequence]:
-        """The sequences with a grammar that get a token, as long as the result is not booked."""
-        return [self.sampling[allowed.slot].sequence for allowed in self.allowed]
-
-    def slots(self) -> dict[str, int]:
-        """The slot of each request in this step, by request id."""
-        prefilling = {running.sequence.request_id: running.slot for running, _count in self.prefills}
-        return prefilling | {running.sequence.request_id: slot for slot, running in self.sampling.items()}
-
-    def positions(self) -> dict[str, int]:
-        """The position at which the chunk of each request in this step ends, by request id."""
-        ends = {chunk.slot: chunk.start + chunk.count for chunk in self.chunks}
-        return {request_id: ends[slot] for request_id, slot in self.slots().items()}
-
-    def record(self, number: int, elapsed_s: float) -> StepRecord:
-        """Makes the record of this step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
-        chunks = [count for _running, count in self.prefills]
-        prefill_tokens = sum(chunks)
-        decode_tokens = len(self.chunks) - len(chunks)
-        return StepRecord(
-            step=number,
-            tokens=prefill_tokens + decode_tokens,
-            chunks=chunks,
-            prefill_tokens=prefill_tokens,
-            decode_tokens=decode_tokens,
-            running=self.num_running,
-            waiting=self.num_waiting,
-            kv_usage=self.kv_usage,
-            elapsed_s=elapsed_s,
-        )
-
-    def holder(self, slot: int) -> Running:
-        """Who was in `slot` in this step.
-
-        Raises:
-            WorkerDiedError: nobody was.
-        """
-        for running, _count in self.prefills:
-            if running.slot == slot:
-                return running
-        if slot not in self.sampling:
-            raise WorkerDiedError(f"the worker answered for slot {slot} in step {self.number}, unasked")
-        return self.sampling[slot]
+def _priority(running: Running) -> int:
+    return running.sequence.priority
 
 
 class Scheduler:
-    """Continuous batching: first come, first served; decode before prefill before new sequences.
+    """Continuous batching: first come, first served among those of one priority; decode before prefill before new sequences.
 
-    All running sequences arrived before all waiting ones: the queue is entered at its front only by preemption, which
-    takes the last to arrive. A sequence gets the blocks of its whole history when it starts, so only decode can run
-    out of blocks, and the first to arrive always goes on.
+    All running sequences arrived before all waiting ones of their priority: the queue is entered before them only by
+    preemption, which takes the last to arrive of the last priority. A sequence gets the blocks of its whole history when it
+    starts, so only decode can run out of blocks, and the first always goes on. None gives way to one that only waits.
     """
 
     def __init__(self, config: EngineConfig, counters: Counters) -> None:
         self.config = config
         self.counters = counters
-        self.index = PrefixIndex(config.block_size)
+        self.index = PrefixIndex(config.block_size, config.num_snapshots)
         self.pool = BlockPool(config.num_blocks, self.index)
-        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.waiting = Queue()
         self.held: OrderedDict[str, Sequence] = OrderedDict()
         """Those of the queue that may not run now."""
         self.running: list[Running] = []
-        """In order of arrival."""
+        """By priority, then in order of arrival."""
         self._chosen: Collection[str] | None = None
         """Who alone may run; None: everybody."""
         self.num_queued = 0
@@ -142,6 +53,7 @@ class Scheduler:
         self._slots = list(range(config.max_num_seqs - 1, -1, -1))
         self._releases: list[int] = []
         """Slots the worker still believes taken."""
+        self._keeps_snapshots = bool(config.num_snapshots)
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put a waiting sequence at the end of the queue."""
@@ -189,7 +101,7 @@ class Scheduler:
         assert not isinstance(state, Finished)
         sequence.state = Finished(reason)
         if isinstance(state, Waiting):
-            self.waiting.pop(sequence.request_id, None)
+            self.waiting.remove(sequence)
             self.held.pop(sequence.request_id, None)
             self._count(state, -1)
             return
@@ -203,20 +115,26 @@ class Scheduler:
         while running.register_at <= running.computed:
             end = running.register_at
             block = running.blocks[end // size - 1]
-            running.chain = self.index.register(running.chain, tokens[end - size : end], block)
+            root = running.sequence.cache_root
+            running.chain = self.index.register(running.chain, tokens[end - size : end], block, root)
             running.register_at = end + size if running.chain is not None else NEVER
+            if running.chain is not None and end in running.pending:
+                self.index.snapshots.keep(running.pending.pop(end), running.chain)
 
     def check_invariants(self) -> None:
         """Assert exact accounting of blocks, slots and queue, and the order of arrival."""
         self.pool.check_invariants([running.blocks for running in self.running])
+        self.index.snapshots.check_invariants(
+            snapshot for running in self.running for snapshot in running.pending.values()
+        )
         slots = [running.slot for running in self.running]
         assert sorted(slots + self._slots) == list(range(self.config.max_num_seqs))
-        states = [sequence.state for sequence in [*self.waiting.values(), *self.held.values()]]
+        states = [sequence.state for sequence in [*self.waiting, *self.held.values()]]
         if self._chosen is None:
             assert not self.held
         else:
-            members = [*self.waiting, *(running.sequence.request_id for running in self.running)]
-            assert set(members) <= set(self._chosen)
+            members = [*self.waiting, *(running.sequence for running in self.running)]
+            assert {sequence.request_id for sequence in members} <= set(self._chosen)
         assert all(isinstance(state, Waiting) for state in states)
         bounded = [state.num_tokens for state in states if isinstance(state, Waiting) and not state.was_running]
         assert (self.num_queued, self.num_queued_tokens) == (len(bounded), sum(bounded))
@@ -240,6 +158,8 @@ class Scheduler:
                     if not new_blocks:
                         break
                 chunks.append(Chunk(running.slot, start, 1, new_blocks, True))
+                if self._keeps_snapshots:
+                    self._plan_snapshot(running, start, start + 1, step)
                 step.sample(running)
                 running.planned = start + 1
                 budget -= 1
@@ -257,15 +177,40 @@ class Scheduler:
         running.planned = start + count
         sample = running.planned == running.prefill_end
         step.chunks.append(Chunk(running.slot, start, count, new_blocks, sample))
+        if self._keeps_snapshots:
+            self._plan_snapshot(running, start, running.planned, step)
         step.prefills.append((running, count))
         step.budget -= count
         if sample:
             step.sample(running)
 
+    def _plan_snapshot(self, running: Running, start: int, end: int, step: Step) -> None:
+        """Plan which snapshot the chunk `start` .. `end` - 1 of `running` goes on from, and which gets the states in it."""
+        restore, running.restore = running.restore, None
+        border, snapshot = self._snapshot_at(running, start, end), None
+        if border > start and running.register_at != NEVER:
+            pinned = {use.restore for use in step.snapshots}
+            snapshot = self.index.snapshots.take(pinned if restore is None else pinned | {restore})
+        if snapshot is not None:
+            running.pending[border] = snapshot
+        if restore is not None or snapshot is not None:
+            from_, to = (-1 if each is None else each for each in (restore, snapshot))
+            step.snapshots.append(SnapshotUse(running.slot, from_, to, 0 if snapshot is None else border - start))
+
+    def _snapshot_at(self, running: Running, start: int, end: int) -> int:
+        """The block border in the chunk at which states are to be kept: the last that leaves a token of the prefill to
+        compute, or one each `snapshot_spacing` tokens; 0: none."""
+        size, spacing = self.config.block_size, self.config.snapshot_spacing
+        last = (running.prefill_end - 1) // size * size
+        if start < last <= end:
+            return last
+        border = end // size * size
+        return border if border // spacing > start // spacing else 0
+
     def _admit(self, step: Step, now_s: float) -> None:
         """Start waiting sequences, in order, while budget, slots and blocks last."""
         while step.budget and self._slots and self.waiting:
-            sequence = next(iter(self.waiting.values()))
+            sequence = self.waiting.first
             running = self._start(sequence)
             if running is None:
                 break
@@ -290,7 +235,7 @@ class Scheduler:
         reads = self.config.prefix_caching and sequence.reads_prefix_cache
         # What may follow is not known yet: a token is left to compute before the last.
         tokens = sequence.tokens if sequence.can_sample_after(len(sequence.tokens)) else sequence.tokens[:-1]
-        hits = self.index.match(tokens) if reads else []
+        hits = self.index.match(tokens, sequence.cache_root) if reads else []
         cached = [entry.block for entry in hits]
         num_new = -(-len(sequence.tokens) // size) - len(cached)
         if num_new + spare > self.pool.available_beside(cached):
@@ -299,10 +244,12 @@ class Scheduler:
         running = Running(sequence, self._slots.pop(), cached + self.pool.allocate(num_new), size, hits)
         if not self.config.prefix_caching:
             running.register_at = NEVER
-        del self.waiting[sequence.request_id]
+        if running.restore is not None:
+            self.index.snapshots.use(running.restore)
+        self.waiting.remove(sequence)
         self._count(waiting, -1)
         sequence.state = running
-        self.running.append(running)
+        bisect.insort(self.running, running, key=_priority)
         return running
 
     def _first_start(self, sequence: Sequence, running: Running, now_s: float) -> None:
@@ -331,14 +278,17 @@ class Scheduler:
         self._vacate(victim)
         sequence.state = Waiting(len(sequence.tokens), after_step=self._steps)
         self.enqueue(sequence)
-        self.waiting.move_to_end(sequence.request_id, last=False)
+        self.waiting.put_first(sequence)
         sequence.num_preemptions += 1
         self.counters.preemptions += 1
 
     def _place(self, sequence: Sequence) -> None:
         """Puts a sequence at the end of the queue, or of the sequences that may not run."""
         may_run = self._chosen is None or sequence.request_id in self._chosen
-        (self.waiting if may_run else self.held)[sequence.request_id] = sequence
+        if may_run:
+            self.waiting.add(sequence)
+        else:
+            self.held[sequence.request_id] = sequence
 
     def _count(self, state: State, sign: int) -> None:
         """`state` enters (1) or leaves (-1) the queue."""
@@ -351,4 +301,7 @@ class Scheduler:
         """Give back slot and blocks. Steps in flight may still write there: plans run in order, so before any new owner."""
         self._releases.append(running.slot)
         self._slots.append(running.slot)
+        for snapshot in running.pending.values():
+            self.index.snapshots.give_back(snapshot)
+        running.pending.clear()
         self.pool.release(running.blocks)

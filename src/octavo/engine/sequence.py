@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 
-from octavo.engine.prefix import Entry
+from octavo.bad_words import BadWords
+from octavo.engine.prefix import Entry, root_of
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason
 from octavo.errors import WorkerDiedError
@@ -38,9 +40,11 @@ class Running:
         "chain",
         "computed",
         "last",
+        "pending",
         "planned",
         "prefill_end",
         "register_at",
+        "restore",
         "sequence",
         "slot",
     )
@@ -64,6 +68,10 @@ class Running:
         """Computed positions at which the next block is full and may enter the prefix index."""
         self.chain: Entry | None = hits[-1] if hits else None
         """Where the last block stands in the prefix index."""
+        self.restore = hits[-1].snapshot if hits else None
+        """The snapshot that its first chunk goes on from, until that is planned."""
+        self.pending: dict[int, int] = {}
+        """Number of tokens -> the snapshot that gets the states behind them, until it is kept in the prefix index."""
 
 
 class Finished:
@@ -84,11 +92,14 @@ class Sequence:
     __slots__ = (
         "allowed",
         "arrival_s",
+        "bad_words",
+        "cache_root",
         "grammar",
         "limit",
         "num_cached_tokens",
         "num_preemptions",
         "num_prompt_tokens",
+        "priority",
         "prompt_scores",
         "queue_s",
         "request_id",
@@ -104,14 +115,19 @@ class Sequence:
         assert sampling.max_tokens is not None
         self.request_id = request.request_id
         self.arrival_s = request.arrival_s
+        self.priority = request.priority
+        """Lower ones come first."""
         self.tokens = prompt
         """The history: prompt tokens, then the tokens made. Owned. An array is no work for the garbage collector."""
         self.num_prompt_tokens = len(prompt)
         self.limit = len(prompt) + sampling.max_tokens
         """Tokens, prompt included, at which it ends."""
+        self.cache_root = root_of(request.cache_salt)
+        """Where its chain in the prefix index begins."""
         self.grammar = request.grammar
         self.allowed: tuple[int, bytes] | None = None
         """With a grammar: a number of tokens, and the ids that may come after so many, as `AllowedIds.bits`."""
+        self.bad_words = BadWords(sampling.bad_word_ids)
         self.sampling = sampling
         """With a seed (unless greedy) and max_tokens."""
         self.stop_ids = stop_ids
@@ -131,6 +147,14 @@ class Sequence:
     def can_sample_after(self, num_tokens: int) -> bool:
         """Whether it is known which ids may come after `num_tokens` tokens."""
         return self.grammar is None or (self.allowed is not None and self.allowed[0] == num_tokens)
+
+    def ids_left(self, ids: Iterable[int]) -> set[int]:
+        """Those of `ids` that the settings of the request let come next."""
+        allowed = self.sampling.allowed_token_ids
+        left = set(ids) if allowed is None else set(allowed).intersection(ids)
+        if self.num_made_tokens < self.sampling.min_tokens:
+            left -= self.stop_ids
+        return left.difference(self.bad_words.completing(self.tokens, self.num_prompt_tokens))
 
     def wait_again(self) -> None:
         """The worker is gone: nothing is computed any more, and no result will come."""

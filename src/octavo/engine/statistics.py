@@ -81,6 +81,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     free_blocks: int
     """KV blocks that no sequence holds (some may be cached)."""
     total_blocks: int
+    cached_blocks: int
+    """Of the free ones: those whose keys and values are kept for whoever has the same prefix."""
     last_step_age_s: float
     """Seconds since the last result, or since the start if there is none."""
     steps: int

@@ -27,7 +27,7 @@ class ModelHandle:
         runtime = start(settings, workers)
         self._config = runtime.config
         self._model = runtime.model
-        self._prompts = PromptReader(runtime.model, settings)
+        self._prompts = PromptReader(runtime.model, settings, runtime.config.max_request_tokens)
         self._tokenizer = LLMTokenizer(runtime.model.tokenizer, self._prompts, runtime.model.folder)
         return runtime
 

@@ -13,6 +13,7 @@ from octavo.messages import TokenScore
 from octavo.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput, to_logprobs
 from octavo.sampling import SamplingParams
 from octavo.text import NoTokenizer, Tokenizer
+from octavo.text.bad_words import forbidden_ids
 from octavo.text.tokenizer import token_text
 
 
@@ -36,6 +37,8 @@ class Job:
         self.request_id = request_id
         self.sampling = sampling = sampling.clone()
         self._prompt = prompt
+        if sampling.bad_words:
+            sampling.bad_word_ids = [*sampling.bad_word_ids, *forbidden_ids(sampling.bad_words, tokenizer)]
         self._tokenizer = tokenizer if sampling.detokenize else NoTokenizer()
         self._metrics = RequestMetrics(time.monotonic())
         self._answers = AnswerSet(
@@ -117,19 +120,22 @@ class Job:
         )
 
     def _completion(self, answer: Answer, part: Part) -> CompletionOutput:
-        asked = self.sampling.logprobs is not None
+        asked = self.sampling.num_scores is not None
+        ranked = self.sampling.logprob_token_ids is None
         return CompletionOutput(
             index=answer.index,
             text=part.text,
             token_ids=list(part.token_ids),
             cumulative_logprob=self._told_logprobs[answer.request_id] + _logprob(part) if asked else None,
-            logprobs=[self._logprobs(score) for score in part.scores if score is not None] if asked else None,
+            logprobs=[self._logprobs(score, ranked=ranked) for score in part.scores if score is not None]
+            if asked
+            else None,
             finish_reason=answer.finish_reason,
             stop_reason=answer.stop_reason,
         )
 
-    def _logprobs(self, score: TokenScore) -> Logprobs:
-        return to_logprobs(score, self._token_text)
+    def _logprobs(self, score: TokenScore, *, ranked: bool = True) -> Logprobs:
+        return to_logprobs(score, self._token_text, ranked=ranked)
 
     def _token_text(self, token_id: int) -> str | None:
         return token_text(self._tokenizer, token_id) if self.sampling.detokenize else None

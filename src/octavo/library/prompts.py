@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from octavo.answers import Prompt
+from octavo.answers.prompt import cut
 from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.library import unserved
@@ -25,22 +27,57 @@ FORMS = "a prompt is a text, a list of token ids, {'prompt': text} or {'prompt_t
 
 
 class PromptReader:
-    """Reads prompts for `model`, with what `settings` say of chat templates unless a call says otherwise."""
+    """Reads prompts for `model`, with what `settings` say of chat templates unless a call says otherwise.
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    Args:
+        most_tokens: of a request, prompt and answer together.
+    """
+
+    def __init__(self, model: Model, settings: Settings, most_tokens: int) -> None:
         self._model = model
         self._settings = settings
+        self._most_tokens = most_tokens
 
-    def read(self, prompt: GivenPrompt, tokenization: Mapping[str, Any] | None = None) -> Prompt:
-        """The prompt with its token ids; `tokenization` may hold `add_special_tokens`.
+    def read(
+        self,
+        prompt: GivenPrompt,
+        tokenization: Mapping[str, Any] | None = None,
+        *,
+        max_tokens: int | None = None,
+        priority: int = 0,
+    ) -> Prompt:
+        """The prompt with its token ids.
+
+        Args:
+            tokenization: may hold `add_special_tokens`, and `truncate_prompt_tokens`: how many of the last ones are kept,
+                -1: as many as leave room for `max_tokens` (None: for one).
 
         Raises:
             RequestError: it has no form that is served, or holds what is not.
         """
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise RequestError(f"priority must be a whole number, got {priority!r:.100}", param="priority")
+        arguments = _arguments(tokenization)
+        most = arguments.pop("truncate_prompt_tokens", None)
+        read = self._read(prompt, arguments)
+        ids = read.token_ids
+        if most is not None:
+            room = self._most_tokens - (max_tokens or 1)
+            most = room if most == -1 else most
+            if not 1 <= most <= room:
+                message = f"truncate_prompt_tokens must be -1 or in 1..{room}, as the answer needs the rest, got {most}"
+                raise RequestError(message, param="truncate_prompt_tokens")
+            ids = cut(ids, most)
+        text = read.text
+        if len(ids) < len(read.token_ids) and text is not None:
+            text = self._model.tokenizer.decode(ids, skip_special_tokens=False)
+        return dataclasses.replace(read, token_ids=ids, text=text, priority=priority)
+
+    def _read(self, prompt: GivenPrompt, arguments: Mapping[str, Any]) -> Prompt:
         if isinstance(prompt, str):
-            return self._encode(prompt, **_arguments(tokenization))
+            return self._encode(prompt, **arguments)
         if isinstance(prompt, Mapping):
-            return self._read_mapping(prompt, tokenization)
+            return self._read_mapping(prompt, arguments)
         if is_token_ids(prompt):
             return Prompt(0, list(prompt), None)
         raise RequestError(f"{FORMS}, not {type(prompt).__name__}", param="prompt")
@@ -55,11 +92,12 @@ class PromptReader:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> Prompt:
-        """The prompt that the chat template makes of `messages` and `tools`.
+        """The prompt that the chat template makes of `messages`, `tools` and `documents`.
 
         Raises:
-            RequestError: there is no template, or it refuses the messages, or shows no tools.
+            RequestError: there is no template, or it refuses the messages, or shows no tools or documents.
             ConfigError: `template` is no Jinja template.
         """
         text = self.template(template, content_format).render(
@@ -68,6 +106,7 @@ class PromptReader:
             continue_final_message=continue_final_message,
             kwargs=arguments,
             tools=tools,
+            documents=documents,
         )
         return self._encode(text, add_special_tokens=False)  # the template writes the special tokens itself
 
@@ -98,20 +137,22 @@ class PromptReader:
             content_form=None if form == AUTO else ContentForm(form),
         )
 
-    def _read_mapping(self, prompt: Mapping[str, Any], tokenization: Mapping[str, Any] | None) -> Prompt:
-        served = {"prompt", "prompt_token_ids"}
+    def _read_mapping(self, prompt: Mapping[str, Any], arguments: Mapping[str, Any]) -> Prompt:
+        served = {"prompt", "prompt_token_ids", "cache_salt"}
         unserved.refuse(**{name: value for name, value in prompt.items() if name in unserved.ARGUMENTS})
         for name in prompt:
             if name not in served and name not in unserved.ARGUMENTS:
                 raise RequestError(f"{FORMS}; {str(name)[:40]!r} is not known", param=str(name)[:40])
-        ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
+        ids, text, salt = (prompt.get(name) for name in ("prompt_token_ids", "prompt", "cache_salt"))
+        if salt is not None and (not isinstance(salt, str) or not salt):
+            raise RequestError("cache_salt must be a text, not an empty one", param="cache_salt")
         if ids is not None:
             if not is_token_ids(ids):
                 raise RequestError("prompt_token_ids must be a list of token ids", param="prompt_token_ids")
-            return Prompt(0, list(ids), text)
+            return Prompt(0, list(ids), text, salt)
         if not isinstance(text, str):
             raise RequestError(FORMS, param="prompt")
-        return self._encode(text, **_arguments(tokenization))
+        return dataclasses.replace(self._encode(text, **arguments), cache_salt=salt)
 
     def _encode(self, text: str, *, add_special_tokens: bool = True) -> Prompt:
         return Prompt(0, self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens), text)
@@ -137,11 +178,20 @@ def is_token_ids(prompt: Any) -> bool:
     return not len(prompt) or hasattr(prompt[0], "__index__")
 
 
-def _arguments(tokenization: Mapping[str, Any] | None) -> dict[str, bool]:
+def _arguments(tokenization: Mapping[str, Any] | None) -> dict[str, Any]:
     given = dict(tokenization or {})
-    unserved.refuse(truncate_prompt_tokens=given.pop("truncate_prompt_tokens", None))
-    known = {name: bool(given.pop(name)) for name in ("add_special_tokens",) if name in given}
+    known: dict[str, Any] = {}
+    if "add_special_tokens" in given:
+        known["add_special_tokens"] = bool(given.pop("add_special_tokens"))
+    most = given.pop("truncate_prompt_tokens", None)
+    if most is not None:
+        if isinstance(most, bool) or not isinstance(most, int):
+            raise RequestError("truncate_prompt_tokens must be a whole number", param="truncate_prompt_tokens")
+        known["truncate_prompt_tokens"] = most
     if given:
         name = str(next(iter(given)))[:40]
-        raise RequestError(f"tokenization_kwargs knows add_special_tokens, not {name}", param="tokenization_kwargs")
+        raise RequestError(
+            f"tokenization_kwargs knows add_special_tokens and truncate_prompt_tokens, not {name}",
+            param="tokenization_kwargs",
+        )
     return known

@@ -146,11 +146,9 @@ class LLMTokenizer:
             arguments: for the template, such as `enable_thinking`.
 
         Raises:
-            RequestError: there is no template, it refuses the messages, shows no tools, or documents or tensors are asked
+            RequestError: there is no template, it refuses the messages, shows no tools or documents, or tensors are asked
                 for.
         """
-        if documents:
-            raise RequestError("documents are not served; put them into a message", param="documents")
         for name in ("return_tensors", "padding", "truncation", "max_length"):
             if arguments.pop(name, None):
                 raise RequestError(f"{name} is not served: prompts are lists of token ids, never cut", param=name)
@@ -161,6 +159,7 @@ class LLMTokenizer:
                 messages,
                 template=chat_template,
                 arguments=arguments,
+                documents=documents,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,

@@ -12,7 +12,6 @@ ARGUMENTS = {
     "lora_request": _NO_LORA,
     "prompt_adapter_request": "prompt adapters are not served",
     "guided_options_request": "give structured_outputs in SamplingParams",
-    "priority": "requests run first come, first served; leave it out",
     "mm_processor_kwargs": _ONLY_TEXT,
     "trace_headers": "traces are not served yet",
     "data_parallel_rank": "there is one engine; leave it out",
@@ -20,8 +19,6 @@ ARGUMENTS = {
     "multi_modal_data": _ONLY_TEXT,
     "multi_modal_uuids": _ONLY_TEXT,
     "prompt_embeds": "prompts are texts or token ids",
-    "cache_salt": "all requests of an engine share its prefixes; start with enable_prefix_caching=False to share none",
-    "truncate_prompt_tokens": "prompts are never cut; cut the token ids, and send those",
 }
 """Argument of a call, or key of a prompt, to what to do instead."""
 

@@ -115,15 +115,17 @@ def read_decoder(
     rms_norm_eps: float,
     head_dim: int | None = None,
     rotary_share: float | None = None,
+    kinds: tuple[str, ...] = ("full_attention",),
 ) -> dict[str, Any]:
     """What every family's config states, as arguments of its class; the numbers are the family's defaults.
 
-    A head_dim of None is hidden_size over num_attention_heads; a rotary_share of None, that whole heads are turned.
+    A head_dim of None is hidden_size over num_attention_heads; a rotary_share of None, that whole heads are turned. `kinds`
+    are those that `layer_types` may name.
 
     Raises:
         CheckpointError: as `ModelConfig.read`.
     """
-    _require_served(fields)
+    _require_served(fields, kinds)
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     vocab = fields.count("vocab_size")
     kv_heads = fields.count("num_key_value_heads", heads)
@@ -159,12 +161,12 @@ def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
         raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
 
 
-def _require_served(fields: JsonFields) -> None:
-    """Refuse options that are not served by any family."""
+def _require_served(fields: JsonFields, kinds: tuple[str, ...]) -> None:
+    """Refuse options that are not served by any family, or layers that are not of these `kinds`."""
     fields.require("hidden_act", "silu", "silu")
-    kinds = fields.raw.get("layer_types", [])
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        raise fields.refuse(f"layer_types {kinds!r} is not served; full_attention in every layer is")
+    stated = fields.raw.get("layer_types", [])
+    if not isinstance(stated, list) or any(kind not in kinds for kind in stated):
+        raise fields.refuse(f"layer_types {stated!r} is not served; {' and '.join(kinds)} in every layer is")
     for name in ("dtype", "torch_dtype"):
         if (dtype := fields.raw.get(name, "bfloat16")) not in ("bfloat16", "float16", "float32"):
             raise fields.refuse(f"{name} {dtype!r} is not served; bfloat16, float16 and float32 are, all as bfloat16")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.activations import Activations
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cpu import TiledLinear
 from octavo.ops.linear.layer import Linear
-from octavo.ops.norm.cpu import rms_norm
+from octavo.ops.norm.cpu import CpuAddNorm
 
 
 class CpuOperations:
@@ -28,6 +31,10 @@ class CpuOperations:
         """See `Operations`."""
         return CpuAttention(shape)
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> CpuDeltaNet:
         """See `Operations`."""
-        return rms_norm(x, weight, eps)
+        return CpuDeltaNet(shape, weights)
+
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CpuAddNorm:
+        """See `Operations`."""
+        return CpuAddNorm(weight, eps)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.activations import Activations
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net.cuda import KernelDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.layer import Linear
-from octavo.ops.norm.cuda import cuda_rms_norm
+from octavo.ops.norm.cuda import CudaAddNorm
 
 
 class CudaOperations:
@@ -45,6 +48,10 @@ class CudaOperations:
         """See `Operations`."""
         return PagedAttention(shape)
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> KernelDeltaNet:
         """See `Operations`."""
-        return cuda_rms_norm(x, weight, eps)
+        return KernelDeltaNet(shape, weights)
+
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CudaAddNorm:
+        """See `Operations`."""
+        return CudaAddNorm(weight, eps, forms)

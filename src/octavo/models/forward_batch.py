@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import torch
 
+from octavo.ops.delta_net import StateUse
 from octavo.ops.upload import upload
 
 
@@ -44,6 +45,8 @@ class ForwardBatch:
     """(S + 1) host integers: rows chunk_starts[s] .. chunk_starts[s + 1] - 1 belong to chunk s."""
     context_lens: tuple[int, ...]
     """(S) host integers: tokens of request s up to and including its last row here."""
+    states: tuple[StateUse, ...] = ()
+    """(S): what each chunk does with the states of recurrent layers; not read by attention."""
     rows_in_use: torch.Tensor | None = None
     """(1,) int32: how many first rows are in use, where only the device knows; None: all T. Other rows have slot -1, and
     their hidden states have no meaning."""

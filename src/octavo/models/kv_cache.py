@@ -1,4 +1,4 @@
-"""The paged cache of keys and values of all layers."""
+"""The cache of all layers: paged keys and values, and states of running requests."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import mmap
 
 import torch
 
-from octavo.config.facts import CacheLayout, PagedKv
+from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
 from octavo.config.quantization import KvFormat
 from octavo.ops.activations import FP8
 
+DTYPES = {KvFormat.BF16: torch.bfloat16, KvFormat.FP8: FP8}
+
 
 class KVCache:
-    """Paged keys and values, layer by layer as the family describes them.
+    """Keys, values and states, layer by layer as the family describes them.
 
-    `layers[l]` is (2, num_blocks, block_size, num_kv_heads, head_dim), bf16 or fp8; [0] keys, [1] values; written
-    by attention at `slot_mapping`, read through `block_tables`.
+    `layers[l]` of an attention layer is (2, num_blocks, block_size, num_kv_heads, head_dim), bf16 or fp8; [0] keys,
+    [1] values; written by attention at `slot_mapping`, read through `block_tables`. Of a recurrent layer it is (num_states, numbers)
+    float32, a row for each running request. A model has an attention layer at least.
     """
 
     def __init__(self, layers: list[torch.Tensor]) -> None:
@@ -25,12 +28,17 @@ class KVCache:
     @property
     def num_blocks(self) -> int:
         """Blocks of each layer."""
-        return int(self.layers[0].shape[1])
+        return int(self._paged.shape[1])
 
     @property
     def block_size(self) -> int:
         """Tokens per block."""
-        return int(self.layers[0].shape[2])
+        return int(self._paged.shape[2])
+
+    @property
+    def num_states(self) -> int:
+        """States of each recurrent layer; 0 if there is no such layer."""
+        return next((len(layer) for layer in self.layers if layer.ndim == 2), 0)
 
     @property
     def device(self) -> torch.device:
@@ -43,17 +51,29 @@ class KVCache:
         return sum(layer.numel() * layer.element_size() for layer in self.layers)
 
     @classmethod
-    def allocate(cls, layout: CacheLayout, *, num_blocks: int, block_size: int, device: torch.device) -> KVCache:
-        """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN."""
-        return cls([_zeros(layer, num_blocks, block_size, device) for layer in layout])
+    def allocate(
+        cls, layout: CacheLayout, *, num_blocks: int, num_states: int = 0, block_size: int, device: torch.device
+    ) -> KVCache:
+        """Zeroed cache; zero is finite, so a masked read of a never-written row cannot make NaN.
+
+        Args:
+            num_states: how many requests may run at once; 0 serves models of attention alone.
+        """
+
+        def layer(kind: PagedKv | RecurrentState) -> torch.Tensor:
+            if isinstance(kind, RecurrentState):
+                return _zeros((num_states, kind.numbers), torch.float32, device)
+            return _zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), DTYPES[kind.format], device)
+
+        return cls([layer(kind) for kind in layout])
+
+    @property
+    def _paged(self) -> torch.Tensor:
+        return next(layer for layer in self.layers if layer.ndim == 5)
 
 
-DTYPES = {KvFormat.BF16: torch.bfloat16, KvFormat.FP8: FP8}
-
-
-def _zeros(layer: PagedKv, num_blocks: int, block_size: int, device: torch.device) -> torch.Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
-    shape, dtype = (2, num_blocks, block_size, layer.num_kv_heads, layer.head_dim), DTYPES[layer.format]
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)

@@ -6,10 +6,13 @@ from typing import Protocol
 
 import torch
 
+from octavo.ops.activations import Activations
 from octavo.ops.attention.layer import Attention, AttentionShape
+from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.linear.layer import Linear
+from octavo.ops.norm.layer import AddNorm
 
 
 class Operations(Protocol):
@@ -27,6 +30,10 @@ class Operations(Protocol):
         """Attention of `shape`, for all layers of a model that have it."""
         ...
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root-mean-square norm of each row: x (T, H), weight (H,) bf16 -> (T, H) bf16."""
+    def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> DeltaNet:
+        """Gated DeltaNet of one layer."""
+        ...
+
+    def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> AddNorm:
+        """The norm of a sum: weight (H,) bf16 or float32; `forms`: those in which the layers behind it read its rows."""
         ...

@@ -59,6 +59,11 @@ class ParameterMaker:
         self.sources[name] = self._empty((rows, columns), torch.bfloat16)
         return self.sources[name]
 
+    def taps(self, name: str, channels: int, count: int) -> torch.Tensor:
+        """The tensor `name` of a convolution of each channel by itself, (channels, 1, count), as (channels, count) bf16."""
+        self.sources[name] = self._empty((channels, 1, count), torch.bfloat16)
+        return self.sources[name].squeeze(1)
+
     def float_linear(self, module: str, rows: int, columns: int) -> LinearWeight | torch.Tensor:
         """The layer `module` of (rows, columns): a tensor in float32, or a weight in FP8 if it is quantized."""
         if self._covers([module]):

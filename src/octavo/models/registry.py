@@ -22,7 +22,9 @@ from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.olmoe.config import OlmoeConfig
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
 from octavo.models.qwen3.config import Qwen3Config
+from octavo.models.qwen3_5_moe.config import Qwen35MoeConfig, Qwen35MoeTextConfig
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
+from octavo.models.qwen3_next.config import Qwen3NextConfig
 
 FAMILIES: dict[str, type[ModelConfig]] = {
     family.architecture: family
@@ -30,6 +32,9 @@ FAMILIES: dict[str, type[ModelConfig]] = {
         Qwen3MoeConfig,
         Qwen3Config,
         Qwen2MoeConfig,
+        Qwen3NextConfig,
+        Qwen35MoeTextConfig,
+        Qwen35MoeConfig,
         MixtralConfig,
         OlmoeConfig,
         Glm4MoeConfig,

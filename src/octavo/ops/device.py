@@ -56,3 +56,16 @@ def block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
     inside = step < k_blocks
     rows = tl.load(x_scale + source * k_blocks + step, mask=live & inside, other=0.0)
     return rows * tl.load(w_scale + row_block.to(tl.int64) * k_blocks + step, mask=inside, other=0.0)
+
+
+@triton.jit
+def weighted_sum(parts, ids, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr):
+    """(BLOCK,) bf16: the sum over k, in order, of weights[row, k] * parts[row x K + k]. An absent assignment is not read."""
+    acc = tl.zeros((BLOCK,), tl.float32)
+    for k in tl.static_range(K):
+        expert = tl.load(ids + row * K + k)
+        weight = tl.load(weights + row * K + k)
+        present = live & (expert >= 0) & (expert < experts)
+        value = tl.load(parts + (row * K + k) * width + column, mask=inside & present, other=0.0).to(tl.float32)
+        acc = tl.where(present, acc + weight * value, acc)
+    return acc.to(tl.bfloat16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 LOW_BITS = 0xFFFFFFFF
@@ -22,16 +21,3 @@ def sort_keys(values: torch.Tensor) -> torch.Tensor:
 def columns_of(keys: torch.Tensor, num_columns: int) -> torch.Tensor:
     """The columns that `keys` were made of, of rows with `num_columns`; in the shape of `keys`, int64."""
     return num_columns - 1 - (keys & LOW_BITS)
-
-
-def largest(values: torch.Tensor, count: int) -> torch.Tensor:
-    """(R, count) int64: columns of the largest of (R, N) float32 without NaN, the largest first, ties to the lower column."""
-    return columns_of(_top(sort_keys(values), count), values.shape[1])
-
-
-def _top(keys: torch.Tensor, count: int) -> torch.Tensor:
-    """(R, count) int64: the largest of (R, N) int64 first. On a CPU NumPy sorts a whole row before PyTorch finds its top."""
-    if keys.is_cuda:
-        return keys.topk(count, dim=-1).values
-    ordered = np.sort(keys.numpy(), axis=-1)
-    return torch.from_numpy(ordered[:, ::-1][:, :count].copy())

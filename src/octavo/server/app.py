@@ -25,6 +25,7 @@ from octavo.server.messages.request import CountTokensRequest, MessagesRequest
 from octavo.server.messages.routes import message_routes
 from octavo.server.middleware import RequestMiddleware
 from octavo.server.models import model_routes
+from octavo.server.page import page_routes
 from octavo.server.probes import probe_routes
 from octavo.server.responses import ResponseRequest, response_routes
 from octavo.server.stats import keep_logging, watch_worker
@@ -46,6 +47,7 @@ BODIES: tuple[type[BaseModel], ...] = (
 )
 ROUTES = (
     completion_routes, chat_routes, response_routes, message_routes, model_routes, token_routes, probe_routes, about_routes,
+    page_routes,
 )  # fmt: skip
 
 

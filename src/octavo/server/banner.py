@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from octavo.server.context import Server
 from octavo.version import __version__
@@ -10,12 +11,12 @@ from octavo.version import __version__
 MIB = 1 << 20
 
 
-def start_banner(server: Server, host: str, port: int) -> str:
+def start_banner(server: Server, listens: tuple[str, int] | str) -> str:
     """Address, a line to try, model, device, memory, limits, seconds of the start."""
     context = server.context
     ready, config = context.worker_ready, context.engine_config
     source = f": {ready.kv_cache_source}" if ready.kv_cache_source else ""
-    address = f"http://{_reachable(host)}:{port}"
+    address = _address(server, listens)
     rows = {
         "model": f"{', '.join(server.model_names)} ({ready.weights_format}, {ready.weight_bytes / MIB:,.0f} MiB)",
         "device": f"{ready.device} (worker {ready.pid})",
@@ -31,7 +32,8 @@ def start_banner(server: Server, host: str, port: int) -> str:
         "start": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in context.phases.items()) or "at once",
         "API key": "needed" if context.settings.api_key else "none",
     }
-    lines = [f"Octavo {__version__} serves {address}/v1", ""]
+    where = f" at the socket {context.settings.uds}" if context.settings.uds is not None else ""
+    lines = [f"Octavo {__version__} serves {address}/v1{where}", ""]
     lines += [f"  {name:<9} {text}" for name, text in rows.items()]
     lines += ["", "Try:", f"  {_curl(server, address)}", ""]
     return "\n".join(lines)
@@ -43,6 +45,16 @@ def _split(server: Server) -> str:
     calls = forms.calls.__name__ if forms.calls is not None else "none"
     reasoning = forms.reasoning.__name__ if forms.reasoning is not None else "none"
     return f"tool calls as {calls}, reasoning as {reasoning}"
+
+
+def _address(server: Server, listens: tuple[str, int] | str) -> str:
+    """Where clients on this machine find the server."""
+    settings = server.context.settings
+    scheme = "http" if settings.ssl_certfile is None else "https"
+    if settings.uds is not None:
+        return f"{scheme}://localhost"
+    assert not isinstance(listens, str)
+    return f"{scheme}://{_reachable(listens[0])}:{listens[1]}"
 
 
 def _reachable(host: str) -> str:
@@ -61,4 +73,7 @@ def _curl(server: Server, address: str) -> str:
         question = [{"role": "user", "content": "What is 17 + 25?"}]
         path, body = "chat/completions", {"model": name, "messages": question, "temperature": 0}
     text = json.dumps(body).replace("'", "'\\''")
-    return f"curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{text}'"
+    settings = server.context.settings
+    trust = " -k" if settings.ssl_certfile is not None else ""
+    door = f" --unix-socket {shlex.quote(settings.uds)}" if settings.uds is not None else ""
+    return f"curl{trust}{door} {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{text}'"

@@ -190,7 +190,7 @@ class BodyIntake:
         return b""
 
 
-def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+def body_schema(model: type) -> dict[str, Any]:
     """How /openapi.json describes a body; `app.py` adds the models it refers to."""
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}

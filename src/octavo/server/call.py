@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from octavo.answers import Prompt
+from octavo.answers import Prompt, Reading
 from octavo.errors import PromptTooLongError, RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyReader
 
-if TYPE_CHECKING:
-    from octavo.server.fields import GenerationFields
-
-B = TypeVar("B", bound="GenerationFields")
+B = TypeVar("B")
 
 MAX_ANSWERS = 16384
 """Most answers of one call, over all its prompts."""
 MAX_CALL_TOKENS = 1 << 23
 """Most prompt tokens of one call, each prompt counted once for each of its answers: about 300 MB in the engine."""
 MAX_CALL_IDS = 1 << 20
-"""The same for entries of `logit_bias` and `stop_token_ids`: about 100 MB in the engine."""
+"""The same for entries of `logit_bias` and of lists of ids: about 100 MB in the engine."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,14 +26,22 @@ class Call(Generic[B]):
     """`n` answers to each prompt."""
 
     body: B
-    """Without what has become prompts and settings."""
+    """What of it the answers are written by, without what has become prompts and settings."""
     prompts: list[Prompt]
     samplings: list[SamplingParams]
     """One for each prompt."""
+    reading: Reading = Reading()
+    """How the answers are split into channels."""
+    only_scores: bool = False
+    """The token that the engine makes for each prompt is not told, and not counted."""
 
-    @classmethod
-    def checked(cls, body: B, prompts: list[Prompt], samplings: list[SamplingParams]) -> Call[B]:
-        """Raises RequestError if it is too much for one call."""
+    def checked(self) -> Call[B]:
+        """This call.
+
+        Raises:
+            RequestError: it is too much for one.
+        """
+        prompts, samplings = self.prompts, self.samplings
         count = sum(sampling.n for sampling in samplings)
         if count > MAX_ANSWERS:
             raise RequestError(
@@ -47,23 +52,31 @@ class Call(Generic[B]):
             raise RequestError(
                 f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
             )
-        ids = sum(s.n * (len(s.logit_bias) + len(s.stop_token_ids)) for s in samplings)
+        ids = sum(s.n * _num_ids(s) for s in samplings)
         if ids > MAX_CALL_IDS:
             raise RequestError(
-                f"logit_bias and stop_token_ids have {ids} entries over all answers, at most {MAX_CALL_IDS} in a call",
+                f"logit_bias, stop_token_ids, allowed_token_ids and bad_words have {ids} entries over all answers, at most "
+                f"{MAX_CALL_IDS} in a call",
                 param="logit_bias",
             )
-        return cls(body, prompts, samplings)
+        return self
 
 
-def tokenize(reader: BodyReader, text: str, *, add_special_tokens: bool, param: str = "prompt") -> Sequence[int]:
-    """Token ids of `text`; a text that cannot fit is refused unread.
+def _num_ids(sampling: SamplingParams) -> int:
+    words = sum(map(len, sampling.bad_word_ids))
+    return len(sampling.logit_bias) + len(sampling.stop_token_ids) + len(sampling.allowed_token_ids or ()) + words
+
+
+def tokenize(
+    reader: BodyReader, text: str, *, add_special_tokens: bool, param: str = "prompt", cut: bool = False
+) -> Sequence[int]:
+    """Token ids of `text`; a text that cannot fit is refused unread, unless it is going to be `cut`.
 
     Raises:
         RequestError: too long, or not text.
     """
     longest, limit = reader.tokenizer.longest_token, reader.most_tokens
-    if longest is not None and len(text) > limit * longest:
+    if longest is not None and not cut and len(text) > limit * longest:
         raise PromptTooLongError(
             f"{param} has {len(text)} characters, more than {limit} tokens can hold: at most {limit} tokens fit",
             param=param,

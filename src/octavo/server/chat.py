@@ -5,40 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter
 
 from octavo.answers import Answer, Part
-from octavo.server.body import body_schema
+from octavo.server.call import Call
 from octavo.server.chat_message import ChatMessages
 from octavo.server.chat_request import ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.scores import chat_logprobs, prompt_logprobs
-from octavo.server.writing import STREAMED, AnswerWriter
+from octavo.server.generation_route import GenerationRoute
+from octavo.server.scores import chat_logprobs, naming, prompt_logprobs
+from octavo.server.writing import AnswerWriter
 from octavo.text import Tokenizer
 
 
 def chat_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["generation"])
-
-    @router.post(
-        "/v1/chat/completions",
+    GenerationRoute(
+        path="/v1/chat/completions",
+        name="chat_completions",
         summary="Answer a conversation",
-        openapi_extra=body_schema(ChatRequest),
-        responses=STREAMED,
-    )
-    async def chat_completions(request: Request) -> Response:
-        server.check_accepting()
-        call = await server.read(request, ChatRequest)
-        request_id = request.state.request_id
-        generation = Generation(server, call.prompts, call.samplings, request_id, reading=call.body.reading)
-        server.log_request(request_id, call.prompts, call.samplings)
-        role = call.body.continued_role or server.context.settings.response_role
-        answer_format = ChatFormat(server.context.tokenizer, call.body, role, request_id)
-        return await AnswerWriter(server, call.body, answer_format, generation, request_id).answer(request)
-
+        body=ChatRequest,
+        writer=_writer,
+    ).add_to(router, server)
     return router
+
+
+def _writer(server: Server, call: Call[ChatRequest], generation: Generation, request_id: str) -> AnswerWriter:
+    role = call.body.continued_role or server.context.settings.response_role
+    answer_format = ChatFormat(server.context.tokenizer, call.body, role, request_id)
+    return AnswerWriter(server, call.body, answer_format, generation, request_id)
 
 
 class ChatFormat:
@@ -51,6 +47,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, body: ChatRequest, role: str, request_id: str) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._name = naming(as_ids=body.return_tokens_as_token_ids)
         self._role = role
         form = body.reading.form
         self._messages = ChatMessages(
@@ -107,7 +104,7 @@ class ChatFormat:
         """`said`, with what tokens it took and how it ended."""
         choice: dict[str, Any] = {"index": answer.index, **said, "logprobs": None}
         if self._body.logprobs and tokens:
-            choice["logprobs"] = chat_logprobs(self._tokenizer, part)
+            choice["logprobs"] = chat_logprobs(self._tokenizer, part, self._name)
         choice["finish_reason"], choice["stop_reason"] = _end(answer), answer.stop_reason
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids if tokens else []

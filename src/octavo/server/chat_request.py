@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from octavo.answers import Prompt, Reading
 from octavo.answers.parsers import Start
-from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
@@ -61,12 +59,13 @@ class ChatFields(Body):
     chat_template_kwargs: Json | None = None
     reasoning_effort: Effort | None = None
     tools: Tools | None = None
+    documents: Annotated[list[Json], Field(max_length=MAX_MESSAGES)] | None = None
 
-    def render(self, reader: BodyReader, *, add_special_tokens: bool) -> Prompt:
-        """The prompt that the model's template makes of the messages.
+    def render(self, reader: BodyReader, *, add_special_tokens: bool, cut: bool = False) -> Prompt:
+        """The prompt that the model's template makes of the messages; with `cut` it may be longer than fits.
 
         Raises:
-            RequestError: the template refuses the messages or the tools, or there is none; or they cannot fit.
+            RequestError: the template refuses the messages, the tools or the documents, or there is none; or they cannot fit.
         """
         template = reader.chat_template
         if template is None:
@@ -80,8 +79,10 @@ class ChatFields(Body):
             continue_final_message=self.continue_final_message,
             kwargs=self._effort(template.variables) | (self.chat_template_kwargs or {}),
             tools=[tool.shown() for tool in self._shown_tools(reader)],
+            documents=self.documents,
         )
-        return Prompt(0, tokenize(reader, text, add_special_tokens=add_special_tokens, param="messages"), text)
+        ids = tokenize(reader, text, add_special_tokens=add_special_tokens, param="messages", cut=cut)
+        return Prompt(0, ids, text)
 
     def _shown_tools(self, reader: BodyReader) -> Tools:
         """Tools that the prompt is to tell of."""
@@ -132,8 +133,9 @@ class ChatRequest(ChatFields, GenerationFields):
         use = self._tool_use(reader)
         budget = checked_budget(self.thinking_token_budget, reader.forms)
         sampling = self._sampling(reader)
-        prompt = self.render(reader, add_special_tokens=self.add_special_tokens)
-        prompt = dataclasses.replace(prompt, token_ids=checked_prompt(prompt.token_ids, reader.engine_config))
+        cut = self.truncate_prompt_tokens is not None
+        whole = self.render(reader, add_special_tokens=self.add_special_tokens, cut=cut)
+        prompt = self.prompt_of(reader, 0, whole.token_ids, whole.text, self._answer_tokens[1])
         start = self._thoughts(prompt.text or "")
         asked = sampling.structured_outputs
         if asked is not None:
@@ -147,7 +149,7 @@ class ChatRequest(ChatFields, GenerationFields):
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
-        return Call.checked(self, [prompt], samplings)
+        return Call(self, [prompt], samplings, self._reading).checked()
 
     def _tool_use(self, reader: BodyReader) -> ToolUse:
         """Raises RequestError if the tools, or what is asked of them, cannot be served."""
@@ -178,6 +180,8 @@ class ChatRequest(ChatFields, GenerationFields):
             raise RequestError("echo is not supported on chat; continue_final_message may be meant", param="echo")
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+        if self.logprob_token_ids is not None and not self.logprobs:
+            raise RequestError("logprob_token_ids needs logprobs to be true", param="logprob_token_ids")
         name, most = self._answer_tokens
         if most is not None and most < 1:
             raise RequestError(f"{name} must be at least 1, got {most}", param=name)

@@ -9,7 +9,6 @@ from pydantic import Field, StrictInt, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from octavo.answers import Prompt
-from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyReader
@@ -55,11 +54,12 @@ class CompletionRequest(GenerationFields):
     def prepare(self, reader: BodyReader) -> Call[CompletionRequest]:
         self.check_combinations()
         sampling = self._sampling(reader)
-        prompts = [self._read(reader, index, source) for index, source in enumerate(self._sources())]
+        room = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        prompts = [self._read(reader, index, source, room) for index, source in enumerate(self._sources())]
         asked = ("max_tokens", sampling.max_tokens if self.max_tokens is not None else None)
         samplings = [bounded(reader, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS) for prompt in prompts]
         self.settle()
-        return Call.checked(self, prompts, samplings)
+        return Call(self, prompts, samplings, only_scores=self.only_scores).checked()
 
     def _sources(self) -> list[str | list[int]]:
         """The prompts, one or more.
@@ -77,14 +77,17 @@ class CompletionRequest(GenerationFields):
             )
         return prompts
 
-    def _read(self, reader: BodyReader, index: int, source: str | list[int]) -> Prompt:
+    def _read(self, reader: BodyReader, index: int, source: str | list[int], room: int) -> Prompt:
         if not isinstance(source, str):
-            return Prompt(index, checked_prompt(source, reader.engine_config), None)
-        ids = tokenize(reader, source, add_special_tokens=self.add_special_tokens)
-        return Prompt(index, checked_prompt(ids, reader.engine_config), source)
+            return self.prompt_of(reader, index, source, None, room)
+        cut = self.truncate_prompt_tokens is not None
+        ids = tokenize(reader, source, add_special_tokens=self.add_special_tokens, cut=cut)
+        return self.prompt_of(reader, index, ids, source, room)
 
     def _sampling(self, reader: BodyReader) -> SamplingParams:
         """Raises as `GenerationFields.sampling`; `max_tokens` is left to the prompt's length if not set."""
+        if self.logprob_token_ids is not None and self.logprobs is None:
+            raise RequestError("logprob_token_ids needs logprobs, a number", param="logprob_token_ids")
         prompt_logprobs = self.prompt_logprobs
         if prompt_logprobs is None and self.echo:
             prompt_logprobs = self.logprobs

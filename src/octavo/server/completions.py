@@ -5,39 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter
 
 from octavo.answers import Answer, Part
-from octavo.server.body import body_schema
+from octavo.server.call import Call
 from octavo.server.completion_request import CompletionRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
-from octavo.server.scores import legacy_logprobs, prompt_logprobs, prompt_part
-from octavo.server.writing import STREAMED, AnswerWriter
+from octavo.server.generation_route import GenerationRoute
+from octavo.server.scores import legacy_logprobs, naming, prompt_logprobs, prompt_part
+from octavo.server.writing import AnswerWriter
 from octavo.text import Tokenizer
 
 
 def completion_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["generation"])
-
-    @router.post(
-        "/v1/completions",
+    GenerationRoute(
+        path="/v1/completions",
+        name="completions",
         summary="Continue each prompt",
-        openapi_extra=body_schema(CompletionRequest),
-        responses=STREAMED,
-    )
-    async def completions(request: Request) -> Response:
-        server.check_accepting()
-        call = await server.read(request, CompletionRequest)
-        request_id = request.state.request_id
-        only_scores = call.body.only_scores
-        generation = Generation(server, call.prompts, call.samplings, request_id, only_scores=only_scores)
-        server.log_request(request_id, call.prompts, call.samplings)
-        answer_format = CompletionFormat(server.context.tokenizer, call.body)
-        return await AnswerWriter(server, call.body, answer_format, generation, request_id).answer(request)
-
+        body=CompletionRequest,
+        writer=_writer,
+    ).add_to(router, server)
     return router
+
+
+def _writer(server: Server, call: Call[CompletionRequest], generation: Generation, request_id: str) -> AnswerWriter:
+    return AnswerWriter(
+        server, call.body, CompletionFormat(server.context.tokenizer, call.body), generation, request_id
+    )
 
 
 class CompletionFormat:
@@ -50,6 +46,7 @@ class CompletionFormat:
     def __init__(self, tokenizer: Tokenizer, body: CompletionRequest) -> None:
         self._tokenizer = tokenizer
         self._body = body
+        self._name = naming(as_ids=body.return_tokens_as_token_ids)
         self._echoed: dict[int, Part] = {}
 
     def first_chunk(self, answer: Answer) -> dict[str, Any] | None:
@@ -80,7 +77,7 @@ class CompletionFormat:
                 start = 0
         choice: dict[str, Any] = {"index": answer.index, "text": part.text, "logprobs": None}
         if self._body.logprobs is not None:
-            choice["logprobs"] = legacy_logprobs(self._tokenizer, part, start)
+            choice["logprobs"] = legacy_logprobs(self._tokenizer, part, start, self._name)
         choice["finish_reason"], choice["stop_reason"] = answer.finish_reason, answer.stop_reason
         if self._body.return_token_ids:
             choice["token_ids"] = part.token_ids

@@ -10,7 +10,7 @@ import logging
 import platform
 import re
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from octavo.answers import Answer, AnswerForms, Prompt
+from octavo.answers import Answer, AnswerForms
 from octavo.config import EngineConfig, ModelFacts, Settings
 from octavo.engine.loop import EngineLoop
 from octavo.engine.statistics import EngineStatus
 from octavo.errors import OverloadedError
 from octavo.grammar import Compiler, Grammar
 from octavo.messages import WorkerReady
-from octavo.sampling import SamplingParams
 from octavo.server.body import BodyIntake, BodyReader, Preparable
 from octavo.server.body_pool import BodyPool
+from octavo.server.call import Call
 from octavo.server.dispatch import ClientGone, Dispatcher
 from octavo.server.errors import public_cause
 from octavo.server.metrics import Metrics
@@ -149,12 +149,12 @@ class Server:
         self.context.compiler.close()
         self._compilers.shutdown(wait=False, cancel_futures=True)
 
-    def log_request(self, request_id: str, prompts: Sequence[Prompt], samplings: Sequence[SamplingParams]) -> None:
+    def log_request(self, request_id: str, call: Call[Any]) -> None:
         """Log what was asked, if the settings say so; prompts are cut to max_log_len characters."""
         settings = self.context.settings
         if not settings.enable_log_requests:
             return
-        for prompt, sampling in zip(prompts, samplings, strict=True):
+        for prompt, sampling in zip(call.prompts, call.samplings, strict=True):
             shown = prompt.text if prompt.text is not None else prompt.token_ids
             text = repr(shown[: settings.max_log_len])[: settings.max_log_len]
             log.info("request %s: %d tokens, %s, prompt %s", request_id, len(prompt.token_ids), sampling, text)

@@ -3,17 +3,21 @@ a 400 that names it, or known to change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Annotated, Any
+from collections.abc import Sequence, Sized
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictInt
 
+from octavo.answers import Prompt
+from octavo.answers.prompt import cut
+from octavo.engine.acceptance import checked_prompt
 from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
 from octavo.server.errors import checked_id
 from octavo.server.structure_fields import StructureFields
 from octavo.text import check_stops
+from octavo.text.bad_words import forbidden_ids
 
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**63, description="Token id within the vocabulary")]
@@ -63,6 +67,14 @@ class GenerationFields(SamplingFields, StructureFields):
 
     n: int | None = None
     best_of: int | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    bad_words: Annotated[list[str], Field(fail_fast=True)] | None = None
+    logprob_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    return_tokens_as_token_ids: bool = False
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] = "left"
+    cache_salt: Annotated[str, Field(min_length=1)] | None = None
+    priority: Int64 = 0
     max_tokens: int | None = None
     prompt_logprobs: Int64 | None = None
     return_token_ids: bool | None = None
@@ -86,7 +98,7 @@ class GenerationFields(SamplingFields, StructureFields):
         """
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         check_stops(stop)
-        for name in ("logit_bias", "stop_token_ids"):
+        for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
             _check_ids(name, getattr(self, name), reader.engine_config.vocab_size)
         names = "n temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty logit_bias seed"
         given = {name: getattr(self, name) for name in f"{names} stop_token_ids min_tokens".split()}
@@ -103,8 +115,42 @@ class GenerationFields(SamplingFields, StructureFields):
             skip_special_tokens=self.skip_special_tokens,
             spaces_between_special_tokens=self.spaces_between_special_tokens,
             structured_outputs=self.structure(),
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words,
+            bad_word_ids=forbidden_ids(self.bad_words or [], reader.tokenizer),
+            logprob_token_ids=self.logprob_token_ids,
             **own,
         )
+
+    def prompt_of(
+        self, reader: BodyReader, index: int, ids: Sequence[int], text: str | None, answer: int | None
+    ) -> Prompt:
+        """The prompt of token ids `ids`, cut as asked. `answer`: tokens that it leaves room for; None: one.
+
+        Raises:
+            RequestError: it cannot be served.
+        """
+        kept = self._cut(ids, reader.most_tokens - max(1, answer or 0))
+        if len(kept) < len(ids):
+            text = reader.tokenizer.decode(kept, skip_special_tokens=False)
+        checked = checked_prompt(kept, reader.engine_config)
+        return Prompt(index, checked, text, self.cache_salt, self.priority)
+
+    def _cut(self, ids: Sequence[int], room: int) -> Sequence[int]:
+        most = self.truncate_prompt_tokens
+        if most is None or room < 0:
+            return ids
+        if most > room:
+            raise RequestError(
+                f"truncate_prompt_tokens is {most}, but at most {room} prompt tokens fit beside the answer",
+                param="truncate_prompt_tokens",
+            )
+        if most == 0:
+            raise RequestError(
+                "truncate_prompt_tokens is 0, which leaves no prompt; at least one token is needed",
+                param="truncate_prompt_tokens",
+            )
+        return cut(ids, room if most == -1 else most, right=self.truncation_side == "right")
 
     @property
     def wants_usage_chunk(self) -> bool:

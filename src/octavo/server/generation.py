@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from octavo.answers import Answer, AnswerSet, Prompt, Reading
+from octavo.answers import Answer, AnswerSet
 from octavo.engine.request import Request
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import OctavoError, OverloadedError, WorkerDiedError
 from octavo.grammar import Grammar
-from octavo.sampling import SamplingParams
+from octavo.server.call import Call
 from octavo.server.context import Server
 from octavo.server.dispatch import Stream
 from octavo.server.errors import not_accepted
@@ -25,44 +25,24 @@ TURN = 64
 class Generation:
     """`n` answers to each prompt, prompt by prompt. After `begin` it must be closed.
 
-    `only_scores`: the token that the engine makes for each is not told, and not counted. `reading` splits the answers into
-    channels.
-
     Raises:
         RequestError: there are stop strings without a tokenizer.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        prompts: Sequence[Prompt],
-        samplings: Sequence[SamplingParams],
-        request_id: str,
-        *,
-        only_scores: bool = False,
-        reading: Reading | None = None,
-    ) -> None:
+    def __init__(self, server: Server, call: Call[Any], request_id: str) -> None:
         self._server = server
-        self._samplings = samplings
+        self._call = call
         self._arrival_s = time.monotonic()
         self._stream: Stream | None = None
         self._failed = False
         self._grammar: Grammar | None = None
-        self._only_scores = only_scores
-        self.prompts = prompts
-        self._tells_reasoning = reading is not None and reading.reasoning is not None
-        self.answers = AnswerSet(
-            request_id, server.context.tokenizer, samplings[0].stop, self._arrival_s, reading=reading
-        )
+        stops = call.samplings[0].stop
+        self.answers = AnswerSet(request_id, server.context.tokenizer, stops, self._arrival_s, reading=call.reading)
 
     @property
     def stream(self) -> Stream:
         assert self._stream is not None, "begin() comes first"
         return self._stream
-
-    @property
-    def has_logprobs(self) -> bool:
-        return self._samplings[0].logprobs is not None
 
     async def begin(self) -> None:
         """Hand all requests to the engine.
@@ -72,7 +52,7 @@ class Generation:
         """
         context = self._server.context
         # All prompts of a call have one form.
-        self._grammar = await self._server.compile(self._samplings[0].structured_outputs)
+        self._grammar = await self._server.compile(self._call.samplings[0].structured_outputs)
         try:
             self._stream = await context.dispatcher.open(context.loop, self._requests())
         except OverloadedError:
@@ -80,7 +60,7 @@ class Generation:
             raise
         except WorkerDiedError as error:
             raise not_accepted(error) from error
-        for sampling in self._samplings:
+        for sampling in self._call.samplings:
             context.metrics.on_request(sampling.n, sampling.max_tokens)
 
     async def advance(self) -> list[Answer]:
@@ -103,7 +83,7 @@ class Generation:
         """Tokens so far; each prompt counts once, whatever n is."""
         firsts = self.answers.firsts
         prompt_tokens = sum(len(answer.prompt.token_ids) for answer in firsts)
-        made = 0 if self._only_scores else self.answers.num_tokens
+        made = 0 if self._call.only_scores else self.answers.num_tokens
         cached = sum(answer.num_cached_tokens for answer in firsts)
         usage: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
@@ -111,7 +91,7 @@ class Generation:
             "total_tokens": prompt_tokens + made,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
-        if self._tells_reasoning:
+        if self._call.reading.reasoning is not None:
             usage["completion_tokens_details"] = {"reasoning_tokens": self.answers.num_reasoning_tokens}
         return usage
 
@@ -125,7 +105,7 @@ class Generation:
         self._server.context.metrics.on_call(max(answer.num_tokens for answer in self.answers))
 
     def _requests(self) -> Iterator[Request]:
-        for prompt, sampling in zip(self.prompts, self._samplings, strict=True):
+        for prompt, sampling in zip(self._call.prompts, self._call.samplings, strict=True):
             yield from self.answers.requests_for(prompt, sampling, self._grammar)
 
     def _take(self, update: Update, now_s: float) -> Answer | None:

@@ -59,6 +59,8 @@ class HttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
             return False
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return False  # TLS has no half-closed connections here: its end is the end of both directions
         cycle.keep_alive = False
         if not self.pipeline:  # else the answer to an earlier request is being written
             beside = probe(cycle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from prometheus_client import (
@@ -36,6 +37,8 @@ RECOVERY_S = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 20, 40, 80, 160, 320, 640,
 ANSWERS = (1, 2, 5, 10, 20)
 PREEMPTIONS = (0, 1, 2, 5, 10, 20, 50)
 HTTP_S = (0.1, 0.5, 1)
+LATEST_STEPS = 256
+"""Kept for who looks at them live."""
 FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
@@ -44,6 +47,7 @@ class Metrics:
 
     def __init__(self, model_name: str, config: EngineConfig) -> None:
         self.registry = CollectorRegistry()
+        self._latest: deque[StepRecord] = deque(maxlen=LATEST_STEPS)
         self._families: dict[str, Counter] = {}
         self._labels = {"model_name": model_name, "engine": "0"}
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -80,6 +84,11 @@ class Metrics:
 
     def on_step(self, record: StepRecord) -> None:
         self._step_tokens.observe(record.tokens)
+        self._latest.append(record)
+
+    def latest_steps(self) -> list[StepRecord]:
+        """The last steps, oldest first."""
+        return list(self._latest)
 
     def on_recovery(self, record: RecoveryRecord) -> None:
         self._recovery.observe(record.seconds)
@@ -175,6 +184,9 @@ class _EngineCollector(Collector):
             "vllm:num_requests_waiting": status.waiting,
             "vllm:kv_cache_usage_perc": status.kv_usage,
             "octavo:last_step_age_seconds": status.last_step_age_s,
+            "octavo:kv_blocks": status.total_blocks,
+            "octavo:kv_blocks_in_use": status.total_blocks - status.free_blocks,
+            "octavo:kv_blocks_cached": status.cached_blocks,
             "octavo:worker_alive": int(status.alive and not status.recovering),
         }
         counters = {

@@ -22,8 +22,10 @@ from octavo.server.messages.failures import speaks_messages
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("octavo.access")
 
-OPEN_PATHS = frozenset({"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load"})
-"""Probes: they need no key."""
+OPEN_PATHS = frozenset(
+    {"/health", "/health_generate", "/ready", "/readyz", "/ping", "/version", "/metrics", "/load", "/", "/docs"}
+)
+"""Probes, and pages that ask for the key themselves: they need none."""
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 _PROCESS, _numbers = secrets.token_hex(8), itertools.count(1)
 """Ids count from a random start: asking the system for each would cost a turn of the interpreter's lock."""
@@ -37,6 +39,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
         self._server = server
+        self._root = server.context.settings.root_path
         self._keys = Keys(server.context.settings.api_key)
         self._quiet = frozenset(server.context.settings.disable_access_log_for_endpoints)
         self._logs = not server.context.settings.disable_uvicorn_access_log
@@ -46,6 +49,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         method = scope["method"]
+        scope = self._without_root(scope)
         if method == "HEAD":
             scope = {**scope, "method": "GET"}  # it is answered as a GET; whoever wrote the other scope sends no body
         exchange = Exchange(scope, send, self._server.context.settings.enable_request_id_headers)
@@ -63,6 +67,14 @@ class RequestMiddleware:
             await exchange.answer(InternalError(), receive)
         finally:
             self._note(exchange, scope, method)
+
+    def _without_root(self, scope: Scope) -> Scope:
+        """The request as it is behind a proxy that takes the root path off: some leave it on."""
+        if not self._root:
+            return scope
+        path: str = scope["path"]
+        inside = path == self._root or path.startswith(f"{self._root}/")
+        return {**scope, "path": path[len(self._root) :] or "/" if inside else path, "root_path": self._root}
 
     def _note(self, exchange: Exchange, scope: Scope, method: str) -> None:
         seconds = time.monotonic() - exchange.start_s

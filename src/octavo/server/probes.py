@@ -11,6 +11,7 @@ from starlette.responses import Response
 from octavo.answers import Prompt
 from octavo.errors import OverloadedError, WorkerDiedError
 from octavo.sampling import SamplingParams
+from octavo.server.call import Call
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.json_pieces import json
@@ -86,7 +87,8 @@ class _GenerateProbe:
 
     async def _generate(self) -> str | None:
         sampling = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-        generation = Generation(self._server, [Prompt(0, [0], None)], [sampling], f"probe-{time.monotonic_ns()}")
+        call = Call(None, [Prompt(0, [0], None)], [sampling])
+        generation = Generation(self._server, call, f"probe-{time.monotonic_ns()}")
         try:
             await generation.begin()
             async with asyncio.timeout(PROBE_S):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import os
@@ -17,17 +16,15 @@ from types import FrameType
 
 import uvicorn
 
-from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.banner import start_banner
 from octavo.server.context import Server, ServerContext
 from octavo.server.errors import public_cause
 from octavo.server.http_protocol import HttpProtocol
+from octavo.server.listening import BACKLOG, listen, tls_context
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 4096
-"""Connections that may wait to be accepted."""
 INTERRUPTED = 130
 """Exit code of what Ctrl-C has cut short: 128 and the number of SIGINT, as shells have it."""
 HURRY_LOOK_S = 0.1
@@ -45,11 +42,12 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
 
     Args:
         context: what to serve.
-        listener: as `bind` made it; it is closed at the end.
+        listener: as `listening.listener` made it; it is closed at the end.
 
     Raises:
-        ConfigError: somebody else listens on the address by now.
+        ConfigError: somebody else listens on the address by now, or the certificate cannot be read.
     """
+    tls = tls_context(context.settings)
     app = create_app(context)
     config = uvicorn.Config(
         app,
@@ -63,12 +61,14 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=context.settings.http_timeout_keep_alive,
+        ssl_certfile=context.settings.ssl_certfile,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + 3 * LAST_WORDS_S,
     )
     server = _DrainingServer(config, app.state.server)
     try:
         with _signals_ignored_after():
-            _listen(listener)
+            listen(listener, context.settings.uds)
             server.run(sockets=[listener])
     finally:
         listener.close()
@@ -78,54 +78,6 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
         log.error("exit code 1: the worker died: %s", public_cause(death))
         return 1
     return INTERRUPTED if server.hurried else 0
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Make a socket that has `host` and `port` (0: any free one) for itself, and refuses connections until it listens.
-
-    So a port that is taken is noticed before a model is loaded, and a load balancer sees nobody before one is.
-
-    Raises:
-        ConfigError: the address is taken or not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        _claim(listener, (host, port))
-    except OSError as exc:
-        listener.close()
-        raise _cannot_listen((host, port), exc) from exc
-    listener.set_inheritable(False)
-    return listener
-
-
-def _claim(listener: socket.socket, address: tuple[str, int]) -> None:
-    """Bind so that nobody else can.
-
-    With SO_REUSEADDR two may bind as long as neither listens. Without it, connections that a server before us has just
-    closed are in the way: only then it is set.
-    """
-    try:
-        listener.bind(address)
-    except OSError as exc:
-        if exc.errno != errno.EADDRINUSE:
-            raise
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-
-
-def _listen(listener: socket.socket) -> None:
-    """Let connections in. They inherit SO_REUSEADDR, without which they would keep the next server from its port."""
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.listen(BACKLOG)
-    except OSError as exc:
-        raise _cannot_listen(listener.getsockname(), exc) from exc
-
-
-def _cannot_listen(address: tuple[str, int], error: OSError) -> ConfigError:
-    reason = error.strerror or str(error)
-    return ConfigError("port", f"cannot listen on {address[0]}:{address[1]}: {reason}; choose another with --port")
 
 
 class _DrainingServer(uvicorn.Server):
@@ -149,8 +101,7 @@ class _DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            _show(start_banner(self._octavo, host, port))
+            _show(start_banner(self._octavo, sockets[0].getsockname()))
 
     async def on_tick(self, counter: int) -> bool:
         """Stop too when the engine has given up: nothing can be served any more."""

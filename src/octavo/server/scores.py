@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Raw
@@ -18,19 +18,28 @@ LEAST_LOGPROB = -9999.0
 """Stands for -infinity, which JSON lacks (vLLM's convention)."""
 
 
-def legacy_logprobs(tokenizer: Tokenizer, part: Part, start: int) -> dict[str, Raw]:
+Name = Callable[[Tokenizer, int], str]
+"""How a token is named."""
+
+
+def naming(*, as_ids: bool) -> Name:
+    """By its text, or `as_ids` as `token_id:7`, which no two tokens share."""
+    return (lambda _tokenizer, token_id: f"token_id:{token_id}") if as_ids else token_text
+
+
+def legacy_logprobs(tokenizer: Tokenizer, part: Part, start: int, name: Name = token_text) -> dict[str, Raw]:
     """The object of /v1/completions; `start` is where the answer begins in the text of the choice."""
     return {
         "text_offset": raw_list(start + offset for offset in part.offsets),
         "token_logprobs": raw_list(None if score is None else _finite(score.logprob) for score in part.scores),
-        "tokens": raw_list(token_text(tokenizer, token_id) for token_id in part.token_ids),
-        "top_logprobs": raw_list(None if score is None else _by_text(tokenizer, score) for score in part.scores),
+        "tokens": raw_list(name(tokenizer, token_id) for token_id in part.token_ids),
+        "top_logprobs": raw_list(None if score is None else _by_name(tokenizer, score, name) for score in part.scores),
     }
 
 
-def chat_logprobs(tokenizer: Tokenizer, part: Part) -> dict[str, Raw]:
+def chat_logprobs(tokenizer: Tokenizer, part: Part, name: Name = token_text) -> dict[str, Raw]:
     """The object of /v1/chat/completions."""
-    return {"content": raw_list(_content(tokenizer, score) for score in part.scores)}
+    return {"content": raw_list(_content(tokenizer, score, name) for score in part.scores)}
 
 
 def prompt_logprobs(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> Raw:
@@ -50,16 +59,16 @@ def prompt_part(tokenizer: Tokenizer, token_ids: Sequence[int], scores: Sequence
     return part
 
 
-def _content(tokenizer: Tokenizer, score: TokenScore | None) -> dict[str, Any]:
+def _content(tokenizer: Tokenizer, score: TokenScore | None, name: Name) -> dict[str, Any]:
     assert score is not None
-    top = [_named(tokenizer, token_id, logprob) for token_id, logprob in score.top]
-    return {**_named(tokenizer, score.token_id, score.logprob), "top_logprobs": top}
+    top = [_named(tokenizer, token_id, logprob, name) for token_id, logprob in score.top]
+    return {**_named(tokenizer, score.token_id, score.logprob, name), "top_logprobs": top}
 
 
-def _by_text(tokenizer: Tokenizer, score: TokenScore) -> dict[str, float]:
+def _by_name(tokenizer: Tokenizer, score: TokenScore, name: Name) -> dict[str, float]:
     top: dict[str, float] = {}
     for token_id, logprob in [*score.top, (score.token_id, score.logprob)]:
-        top.setdefault(token_text(tokenizer, token_id), _finite(logprob))  # likeliest first: equal texts keep it
+        top.setdefault(name(tokenizer, token_id), _finite(logprob))  # likeliest first: equal texts keep it
     return top
 
 
@@ -72,9 +81,9 @@ def _by_id(tokenizer: Tokenizer, score: TokenScore) -> dict[str, Any]:
     }
 
 
-def _named(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+def _named(tokenizer: Tokenizer, token_id: int, logprob: float, name: Name) -> dict[str, Any]:
     return {
-        "token": token_text(tokenizer, token_id),
+        "token": name(tokenizer, token_id),
         "logprob": _finite(logprob),
         "bytes": list(tokenizer.piece(token_id)),
     }

@@ -33,12 +33,16 @@ _BEAMS = "beam search is not supported; use n with a temperature"
 _TEXT = "prompts and answers are text"
 _ONE_ENGINE = "there is one engine; leave it out"
 _LOGPROBS = "use logprobs"
+_OTHERS = "it belongs to completions and chat"
 
 Refusal: TypeAlias = tuple[tuple[Any, ...], str]
 """The values of a field that ask for nothing, and what to do instead."""
 
 REFUSED: Mapping[str, Refusal] = {
-    "suffix": ((None, ""), "insertion is not supported"),
+    "suffix": (
+        (None, ""),
+        "text is only continued at its end; a model that fills in the middle has marks for it, to be written into the prompt",
+    ),
     "use_beam_search": ((None, False), _BEAMS),
     "length_penalty": ((None, 1, 1.0), _BEAMS),
     "early_stopping": ((None, False), _BEAMS),
@@ -62,19 +66,19 @@ REFUSED: Mapping[str, Refusal] = {
     "moderation": ((None,), "answers are not moderated"),
     "prompt_embeds": ((None,), "prompts are texts or token ids"),
     "input_ids": ((None,), "use prompt, which may be token ids"),
-    "truncate_prompt_tokens": ((None,), "prompts are never cut; send a shorter one"),
-    "truncation_side": ((None,), "prompts are never cut; send a shorter one"),
-    "logprob_token_ids": ((None, []), "choose the tokens with logprobs"),
+    "truncate_prompt_tokens": ((None,), "it belongs to completions and chat; send a shorter prompt"),
+    "truncation_side": ((None,), "it belongs to completions and chat; send a shorter prompt"),
+    "logprob_token_ids": ((None, []), _OTHERS),
     "return_logprob": ((None, False), _LOGPROBS),
     "top_logprobs_num": ((None, 0), _LOGPROBS),
-    "return_tokens_as_token_ids": ((None, False), "use return_token_ids"),
+    "return_tokens_as_token_ids": ((None, False), _OTHERS),
     "return_token_offsets": ((None, False), "the text_offset of logprobs says where tokens begin"),
     "return_prompt_text": ((None, False), "POST /tokenize shows what becomes of messages; echo shows a prompt"),
     "return_assistant_tokens_mask": ((None, False), "it belongs to training"),
     "return_hidden_states": ((None, False), "answers are text"),
     "return_routed_experts": ((None, False), "answers are text"),
-    "allowed_token_ids": ((None, []), "use logit_bias"),
-    "bad_words": ((None, []), "use logit_bias"),
+    "allowed_token_ids": ((None, []), _OTHERS),
+    "bad_words": ((None, []), _OTHERS),
     "no_stop_trim": ((None, False), "use include_stop_str_in_output"),
     "stop_regex": ((None, [], ""), "use stop"),
     "min_new_tokens": ((None, 0), "use min_tokens"),
@@ -86,13 +90,13 @@ REFUSED: Mapping[str, Refusal] = {
     "no_repeat_ngram_size": ((None, 0), "use repetition_penalty"),
     "custom_logit_processor": ((None,), "code from the network is never run"),
     "logits_processors": ((None, []), "code from the network is never run"),
-    "priority": ((None, 0), "requests are served first come, first served"),
-    "cache_salt": ((None, ""), "the prefix cache is one for all"),
+    "priority": ((None, 0), _OTHERS),
+    "cache_salt": ((None, ""), _OTHERS),
     "kv_transfer_params": ((None,), _ONE_ENGINE),
     "ec_transfer_params": ((None,), _ONE_ENGINE),
     "vllm_xargs": ((None, {}), "there are no extensions that read it"),
     "lora_path": ((None, ""), "adapters are not supported"),
-    "documents": ((None, []), "put them into the messages"),
+    "documents": ((None, []), "they belong to chat; put them into the prompt"),
     "chat_template": ((None,), "templates come from the model or from --chat-template, never from a request"),
     "modalities": ((None, ["text"]), _TEXT),
     "audio": ((None,), _TEXT),

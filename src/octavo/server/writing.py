@@ -31,11 +31,6 @@ RECOVERING = b": recovering\n\n"
 DONE = b"data: [DONE]\n\n"
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, or with `stream` its chunks", "content": {"text/event-stream": {}}}
-}
-"""What /openapi.json adds to a route that may stream."""
-
 SHORT_TOKENS = 2048
 """Answers and prompts up to here are written on the event loop: a thread would take longer to wake."""
 

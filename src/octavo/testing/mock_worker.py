@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 import numpy as np
 
+from octavo.bad_words import BadWords
 from octavo.config import EngineConfig
 from octavo.errors import WorkerDiedError
 from octavo.messages import (
@@ -22,6 +23,7 @@ from octavo.messages import (
     FaultKind,
     PromptScores,
     SampledToken,
+    SnapshotUse,
     StepPlan,
     StepResult,
     TokenScore,
@@ -46,19 +48,32 @@ def mock_token(
     stop_ids: Collection[int],
     vocab_size: int,
     allowed: bytes | None = None,
+    barred: Collection[int] = (),
 ) -> SampledToken:
     """next_token = f(tokens so far, sampling parameters, seed, position); `history` is the digest of the tokens so far.
 
-    `allowed` are the ids to choose from, as `AllowedIds.bits`; None: all. The slot of the answer is 0.
+    `allowed` are the ids to choose from, as `AllowedIds.bits` (None: all), `barred` those that may not come. The slot of the
+    answer is 0.
+
+    Raises:
+        ValueError: no id is left to choose.
     """
     draw = zlib.crc32(struct.pack("<qq", sampling.seed or 0, position), history)
     token = draw % vocab_size
-    if allowed is not None:
-        choice = [id_ for id_ in range(vocab_size) if allowed[id_ // 8] >> id_ % 8 & 1]
+    if allowed is not None or barred or sampling.allowed_token_ids is not None:
+        choice = sorted(set(sampling.allowed_token_ids or range(vocab_size)).difference(barred))
+        if allowed is not None:
+            choice = [id_ for id_ in choice if allowed[id_ // 8] >> id_ % 8 & 1]
+        if not choice:
+            raise ValueError("no id is left to choose")
         token = choice[draw % len(choice)]
     while num_made < sampling.min_tokens and token in stop_ids:
         token = (token + 1) % vocab_size
-    score = None if sampling.logprobs is None else mock_score(draw, token, sampling.logprobs, vocab_size)
+    num_top = sampling.num_scores
+    score = None if num_top is None else mock_score(draw, token, num_top, vocab_size)
+    if score is not None and sampling.logprob_token_ids is not None:
+        top = [(id_, -((draw ^ id_) % 1024) / 64) for id_ in sampling.logprob_token_ids]
+        score = msgspec.structs.replace(score, top=top)
     return SampledToken(0, token, score)
 
 
@@ -104,6 +119,7 @@ class MockWorker:
         self._slots: dict[int, _Slot] = {}
         self._kv = np.full((config.num_blocks, config.block_size, 2), -1, dtype=np.int64)
         self._holders: Counter[int] = Counter()
+        self._states: dict[int, int] = {}
         self._results: deque[tuple[float, StepResult]] = deque()
         self._last_step = 0
         self._free_at_s = 0.0
@@ -194,7 +210,31 @@ class MockWorker:
             self._slots[allowed.slot].allowed = allowed.bits
         for chunk in plan.chunks:
             self._compute(self._slots[chunk.slot], chunk, result)
+        if self.config.num_snapshots is not None:
+            self._move_states(plan, self.config.num_snapshots)
         return result
+
+    def _move_states(self, plan: StepPlan, num_snapshots: int) -> None:
+        """Assert that each chunk goes on from the recurrent state behind its own tokens; states are digests of those."""
+        uses = {use.slot: use for use in plan.snapshots}
+        read = {use.restore for use in plan.snapshots if use.restore >= 0}
+        written = [use.keep for use in plan.snapshots if use.keep >= 0]
+        assert len(uses) == len(plan.snapshots), "a chunk uses snapshots twice"
+        assert all(0 <= snapshot < num_snapshots for snapshot in (*read, *written))
+        assert len(set(written)) == len(written), "a snapshot is kept twice"
+        assert not read.intersection(written), "a snapshot is kept where another chunk goes on from it"
+        for chunk in plan.chunks:
+            tokens, use = self._slots[chunk.slot].tokens, uses.pop(chunk.slot, SnapshotUse(chunk.slot))
+            source = chunk.slot if use.restore < 0 else self.config.max_num_seqs + use.restore
+            if chunk.start:
+                state = self._states.get(source)
+                assert state == digest(tokens[: chunk.start]), "the state gone on from is of other tokens"
+            if use.keep >= 0:
+                assert 1 <= use.keep_after <= chunk.count
+                kept = digest(tokens[: chunk.start + use.keep_after])
+                self._states[self.config.max_num_seqs + use.keep] = kept
+            self._states[chunk.slot] = digest(tokens[: chunk.start + chunk.count])
+        assert not uses, "snapshots for a slot without a chunk"
 
     def _admit(self, admission: Admission) -> None:
         assert 0 <= admission.slot < self.config.max_num_seqs, f"slot {admission.slot}"
@@ -247,15 +287,21 @@ class MockWorker:
             slot.append(0)
             return
         num_made = slot.length - slot.num_prompt_tokens
-        token = mock_token(
-            slot.digest(),
-            slot.length,
-            num_made,
-            slot.sampling,
-            slot.stop_ids,
-            self.config.vocab_size,
-            slot.allowed,
-        )
+        try:
+            token = mock_token(
+                slot.digest(),
+                slot.length,
+                num_made,
+                slot.sampling,
+                slot.stop_ids,
+                self.config.vocab_size,
+                slot.allowed,
+                slot.bad_words.completing(slot.tokens[: slot.length].tolist(), slot.num_prompt_tokens),
+            )
+        except ValueError:
+            slot.bad = True
+            result.bad_slots.append(number)
+            return slot.append(0)
         if self._says is not None:
             token = self._said(slot, num_made, token)
         slot.append(token.token_id)
@@ -319,6 +365,7 @@ class _Slot:
     def __init__(self, admission: Admission, max_model_len: int) -> None:
         self.sampling = admission.sampling
         self.stop_ids = frozenset(admission.stop_token_ids)
+        self.bad_words = BadWords(admission.sampling.bad_word_ids)
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.length = len(admission.token_ids)
         self.tokens = np.full(max_model_len, -1, dtype=np.int64)

@@ -102,14 +102,15 @@ class ChatTemplate:
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt for `messages` and `tools`; `kwargs` go to the template (such as `enable_thinking`).
+        """The prompt for `messages`, `tools` and `documents`; `kwargs` go to the template (such as `enable_thinking`).
 
         Contents come to the template in the form that it can show. A developer is a system to templates that do not
         know developers.
 
         Raises:
-            RequestError: the template refuses the messages, or would not show one of them, or no tools; or they are none.
+            RequestError: the template refuses the messages, or would not show one of them, or no tools or documents; or they are none.
         """
         reserved = RESERVED.intersection(kwargs or ())
         if reserved:
@@ -121,8 +122,15 @@ class ChatTemplate:
                 "the model's chat template shows no tools: leave them out, or give a template with --chat-template",
                 param="tools",
             )
+        if documents and "documents" not in self.variables:
+            raise RequestError(
+                "the model's chat template shows no documents: put them into the messages, or give a template with "
+                "--chat-template",
+                param="documents",
+            )
         given, messages = messages, self._fitted(messages)
-        kwargs = {**(kwargs or {}), "tools": list(tools)} if tools else kwargs
+        for name, asked in (("tools", tools), ("documents", documents)):
+            kwargs = {**(kwargs or {}), name: list(asked)} if asked else kwargs
         hidden = self._probe.first_hidden(messages, kwargs)
         if hidden is not None:
             why = f"is {given[hidden]['role'][:64]!r}, which the chat template would leave out at this place"

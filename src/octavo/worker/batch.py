@@ -9,6 +9,7 @@ import torch
 
 from octavo.messages import Chunk
 from octavo.models.forward_batch import DeviceTokens, ForwardBatch
+from octavo.ops.delta_net import StateUse
 from octavo.ops.upload import upload
 from octavo.worker.slots import UNKNOWN, Slots
 
@@ -54,9 +55,19 @@ def make_batch(
         block_tables=torch.from_numpy(slots.tables[indices]),
         chunk_starts=tuple(chunk_starts.tolist()),
         context_lens=tuple((starts + counts).tolist()),
+        states=tuple(_state_use(chunk, slots) for chunk in chunks),
         output_counts=output_counts,
         device_tokens=_device_tokens(unknown, sampled) if unknown else None,
     )
+
+
+def _state_use(chunk: Chunk, slots: Slots) -> StateUse:
+    """Each slot has the state of its number; behind those of all slots are the snapshots."""
+    source, snapshots, use = chunk.slot if chunk.start else -1, len(slots.tables), slots[chunk.slot].snapshots
+    if use is None:
+        return StateUse(source, chunk.slot)
+    source = source if use.restore < 0 else snapshots + use.restore
+    return StateUse(source, chunk.slot, -1 if use.keep < 0 else snapshots + use.keep, use.keep_after)
 
 
 def _device_tokens(places: Sequence[tuple[int, int]], sampled: torch.Tensor | None) -> DeviceTokens:

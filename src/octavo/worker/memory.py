@@ -42,7 +42,8 @@ def blocks_wanted(config: WorkerConfig) -> int:
 
 
 def count_blocks(config: WorkerConfig, model: ModelFacts, available_bytes: int) -> int:
-    """KV blocks to allocate: as many as told, else all that fit in kv_cache_memory_bytes or `available_bytes`.
+    """KV blocks to allocate: as many as told, else all that fit in kv_cache_memory_bytes or `available_bytes` beside recurrent
+    states.
 
     On a CPU, whose memory others use too, no more than all running requests can fill unless told; on a GPU all there is:
     what running requests leave holds the prefixes of those that come.
@@ -54,14 +55,18 @@ def count_blocks(config: WorkerConfig, model: ModelFacts, available_bytes: int) 
         return config.num_blocks
     given = config.kv_cache_memory_bytes
     block_bytes = model.kv_bytes_per_token * config.block_size
-    count = (available_bytes if given is None else given) // block_bytes
+    states = config.num_states * model.state_bytes_per_request
+    room = max(0, available_bytes) if given is None else given
+    count = (room - states) // block_bytes
     if count < 1:
-        setting = "gpu_memory_utilization" if given is None else "kv_cache_memory_bytes"
-        room = max(0, available_bytes) if given is None else given
+        told = given is not None or (states and config.device == "cpu")
+        setting = "kv_cache_memory_bytes" if told else "gpu_memory_utilization"
+        beside = f", {config.num_states} states of requests (by max_num_seqs) take {states}" if states else ""
+        lower = "max_num_seqs or max_num_batched_tokens" if states else "max_num_batched_tokens"
         raise ConfigError(
             setting,
-            f"leaves {room} bytes for keys and values, one block of {config.block_size} tokens takes {block_bytes}; "
-            "raise it, or lower max_num_batched_tokens",
+            f"leaves {room} bytes for the cache, one block of {config.block_size} tokens takes {block_bytes}{beside}; "
+            f"raise it, or lower {lower}",
         )
     return min(count, blocks_wanted(config)) if given is None and config.device == "cpu" else count
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from octavo.bad_words import BadWords
 from octavo.errors import OctavoError
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
-from octavo.worker.sampling.counts import TokenCounts
 
 UNKNOWN = -1
 """In a history: a token that a step has sampled and whose result is not on the host yet. When a step begins, only the last
@@ -30,16 +30,18 @@ class Slot:
     __slots__ = (
         "allowed",
         "bad",
+        "bad_words",
         "computed",
-        "counts",
         "num_blocks",
         "num_prompt_tokens",
+        "permitted",
         "sampling",
+        "snapshots",
         "stop_ids",
         "tokens",
     )
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, vocab_size: int) -> None:
         self.tokens = list(admission.token_ids)
         """The whole history: prompt, then made tokens; the last may be UNKNOWN."""
         self.num_prompt_tokens = admission.num_prompt_tokens
@@ -53,9 +55,12 @@ class Slot:
         """Numbers were not finite: nothing is computed for this slot again until it is released."""
         self.allowed: bytes | None = None
         """Ids that the step may sample, as `AllowedIds.bits`; None: all."""
-        self.counts: TokenCounts | None = None
-        if self._penalised:
-            self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
+        ids = self.sampling.allowed_token_ids
+        self.permitted = None if ids is None else _as_bits(ids, vocab_size)
+        """The same for every step, as the request asks."""
+        self.bad_words = BadWords(self.sampling.bad_word_ids)
+        self.snapshots: SnapshotUse | None = None
+        """What the chunk of the step does with snapshots; None: nothing."""
 
     def reserve_token(self) -> int:
         """Make room for a token that has been sampled; its position."""
@@ -66,17 +71,31 @@ class Slot:
         """Take in the token of a position that was expected."""
         assert self.tokens[position] == UNKNOWN
         self.tokens[position] = token_id
-        if self.counts is not None:
-            self.counts.add_made(token_id)
 
     @property
     def masked_ids(self) -> Sequence[int]:
-        """Ids that may not be sampled next: what would end the request before min_tokens are made."""
+        """Ids that may not be sampled next: what would end the request before min_tokens are made, or complete a forbidden
+        word."""
         made = len(self.tokens) - self.num_prompt_tokens
-        return self.stop_ids if made < self.sampling.min_tokens else ()
+        forbidden = self.bad_words.completing(self.tokens, self.num_prompt_tokens)
+        return [*self.stop_ids, *forbidden] if made < self.sampling.min_tokens else forbidden
 
     @property
-    def _penalised(self) -> bool:
+    def allowed_bits(self) -> bytes | None:
+        """The only ids that may be sampled next, for the grammar and for the request; None: all."""
+        if self.allowed is None or self.permitted is None:
+            return self.permitted if self.allowed is None else self.allowed
+        both = np.frombuffer(self.allowed, np.uint8) & np.frombuffer(self.permitted, np.uint8)
+        return both.tobytes()
+
+    @property
+    def needs_history(self) -> bool:
+        """What may be sampled depends on every token made, so that the host must know them all."""
+        return self.bad_words.need_history
+
+    @property
+    def is_penalised(self) -> bool:
+        """The counts of its tokens matter."""
         sampling = self.sampling
         return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
 
@@ -118,6 +137,7 @@ class Slots:
             self._release(index, plan)
         for admission in plan.admissions:
             self._admit(admission, plan)
+        behind_prefix = {chunk.slot for chunk in plan.chunks if chunk.start and self._is_new(chunk.slot)}
         total = 0
         seen: set[int] = set()
         written: set[int] = set()
@@ -130,6 +150,7 @@ class Slots:
             self._advance(chunk, written, plan)
             total += chunk.count
         self._restrict(plan)
+        self._check_snapshots(plan, behind_prefix)
         limit = self._config.max_num_batched_tokens
         if total > limit:
             raise _wrong(plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
@@ -152,6 +173,39 @@ class Slots:
             if not 0 < bits < 1 << self._vocab_size:
                 raise _wrong(plan, f"{where}: none, or ids beyond the vocabulary")
             self[allowed.slot].allowed = allowed.bits
+
+    def _is_new(self, index: int) -> bool:
+        """Whether the slot, if there is such, has had no chunk."""
+        slot = self._slots[index] if 0 <= index < len(self._slots) else None
+        return slot is not None and slot.computed is None
+
+    def _check_snapshots(self, plan: StepPlan, behind_prefix: set[int]) -> None:
+        """Note what each chunk does with snapshots; slots that go on `behind_prefix` need one to do so.
+
+        None is written by two chunks, or read by one and written by another.
+        """
+        chunks, count = {chunk.slot: chunk for chunk in plan.chunks}, self._config.num_snapshots
+        for slot in chunks:
+            self[slot].snapshots = None
+        written: set[int] = set()
+        for use in plan.snapshots:
+            where = f"snapshots of slot {use.slot}"
+            if use.slot not in chunks or self[use.slot].snapshots is not None:
+                raise _wrong(plan, f"{where}: it has no chunk, or has them twice")
+            if not (-1 <= use.restore < count and -1 <= use.keep < count):
+                raise _wrong(plan, f"{where}: {use.restore} or {use.keep} is not in -1..{count - 1}")
+            if use.keep >= 0 and (use.keep in written or not 1 <= use.keep_after <= chunks[use.slot].count):
+                raise _wrong(plan, f"{where}: {use.keep} is kept twice, or not behind a token of the chunk")
+            if (use.restore >= 0) is not (use.slot in behind_prefix):
+                raise _wrong(plan, f"{where}: restore is {use.restore}, which is for the first chunk behind a prefix")
+            if use.keep >= 0:
+                written.add(use.keep)
+            self[use.slot].snapshots = use
+        if any(use.restore in written for use in plan.snapshots):
+            raise _wrong(plan, "snapshots: one is kept in the step in which another chunk goes on from it")
+        missing = behind_prefix - {use.slot for use in plan.snapshots} if count else None
+        if missing:
+            raise _wrong(plan, f"snapshots: slot {min(missing)} has no state to go on from behind its prefix")
 
     def _check_index(self, index: int, plan: StepPlan, what: str, *, taken: bool = True) -> None:
         count = len(self._slots)
@@ -177,10 +231,15 @@ class Slots:
             raise _wrong(plan, f"{where}: num_prompt_tokens is {prompt}, must be in 1..{length}")
         self._check_ids(admission.token_ids, plan, f"{where}: token_ids")
         self._check_ids(admission.stop_token_ids, plan, f"{where}: stop_token_ids")
-        self._check_ids(admission.sampling.logit_bias, plan, f"{where}: logit_bias")
-        if not admission.sampling.greedy and admission.sampling.seed is None:
+        sampling = admission.sampling
+        self._check_ids(sampling.logit_bias, plan, f"{where}: logit_bias")
+        self._check_ids(sampling.allowed_token_ids or (), plan, f"{where}: allowed_token_ids")
+        self._check_ids(sampling.logprob_token_ids or (), plan, f"{where}: logprob_token_ids")
+        for word in sampling.bad_word_ids:
+            self._check_ids(word, plan, f"{where}: bad_word_ids")
+        if not sampling.greedy and sampling.seed is None:
             raise _wrong(plan, f"{where}: seed is missing, sampling is random")
-        self._slots[index] = Slot(admission)
+        self._slots[index] = Slot(admission, self._vocab_size)
 
     def _check_ids(self, ids: Iterable[int], plan: StepPlan, what: str) -> None:
         low, high = min(ids, default=0), max(ids, default=0)
@@ -229,6 +288,13 @@ class Slots:
             if block in written:
                 raise _wrong(plan, f"chunk of slot {chunk.slot}: block {block} is written by two chunks")
             written.add(block)
+
+
+def _as_bits(ids: Sequence[int], vocab_size: int) -> bytes:
+    """As `AllowedIds.bits`."""
+    members = np.zeros(vocab_size, dtype=np.uint8)
+    members[list(ids)] = 1
+    return np.packbits(members, bitorder="little").tobytes()
 
 
 def _wrong(plan: StepPlan, what: str) -> PlanError:

@@ -70,7 +70,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)
-        require_weight_room(read_model(config), device)
+        require_weight_room(read_model(config), device, num_states=config.num_states)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)
@@ -103,7 +103,7 @@ def _begin(
     measure_s = watch.lap()
     num_blocks = count_blocks(config, loaded.config.facts, available_bytes(config, workspace, taken))
     if config.has_predecessor and device.type == "cuda":
-        await_memory(num_blocks * loaded.config.facts.kv_bytes_per_token * config.block_size)
+        await_memory(_cache_bytes(loaded, config, num_blocks))
     kv_cache = _allocate(loaded, config, num_blocks, device)
     allocate_s = watch.lap()
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
@@ -217,8 +217,9 @@ def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.
     """Bytes that torch's allocator reserves for steps of all sizes, and for graphs of some, measured on a KV cache that is
     then dropped."""
     block_bytes = loaded.config.facts.kv_bytes_per_token * config.block_size
-    num_blocks = min(blocks_of_widest(config), max(1, free_bytes(device) // 2 // block_bytes))
-    kv_bytes = num_blocks * block_bytes
+    free = free_bytes(device) - _cache_bytes(loaded, config, 0)
+    num_blocks = min(blocks_of_widest(config), max(1, free // 2 // block_bytes))
+    kv_bytes = _cache_bytes(loaded, config, num_blocks)
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
     _run_all_sizes(loaded, config, num_blocks, device)
@@ -237,7 +238,18 @@ def _run_all_sizes(
 
 
 def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:
-    return KVCache.allocate(loaded.config.cache, num_blocks=num_blocks, block_size=config.block_size, device=device)
+    return KVCache.allocate(
+        loaded.config.cache,
+        num_blocks=num_blocks,
+        num_states=config.num_states,
+        block_size=config.block_size,
+        device=device,
+    )
+
+
+def _cache_bytes(loaded: LoadedModel, config: WorkerConfig, num_blocks: int) -> int:
+    """Bytes of what `_allocate` makes."""
+    return loaded.config.facts.cache_bytes(tokens=num_blocks * config.block_size, requests=config.num_states)
 
 
 def _describe(device: torch.device) -> str:

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Semaphore
 
@@ -47,6 +47,8 @@ class ThreadedModel:
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         """See `Model`."""
         bounds = share_out(batch.positions.numpy(), self._threads)
+        if kv_cache.num_states:
+            bounds = at_chunks(bounds, batch.chunk_starts)
         parts = len(bounds) - 1
         threads_each = self._threads // parts
         # A part that begins within a chunk reads what the one before it writes: layer by layer, it has to be there.
@@ -101,6 +103,12 @@ def share_out(positions: np.ndarray, most: int) -> list[int]:
     return [0, *sorted(inner - {rows}), rows]
 
 
+def at_chunks(bounds: list[int], chunk_starts: Sequence[int]) -> list[int]:
+    """`bounds` moved back to where a chunk begins: the rows of a request take its state one after the other."""
+    inner = {chunk_starts[bisect.bisect_right(chunk_starts, bound) - 1] for bound in bounds[1:-1]}
+    return [0, *sorted(inner - {0}), bounds[-1]]
+
+
 def take(batch: ForwardBatch, first: int, last: int) -> ForwardBatch:
     """Rows `first` .. `last` - 1 of `batch`, as views of its tensors; the first and last chunk may be cut."""
     starts = batch.chunk_starts
@@ -119,5 +127,6 @@ def take(batch: ForwardBatch, first: int, last: int) -> ForwardBatch:
         block_tables=batch.block_tables[begin:end],
         chunk_starts=tuple(bound - first for bound in bounds),
         context_lens=tuple(n - behind for n, behind in zip(batch.context_lens[begin:end], later, strict=True)),
+        states=batch.states[begin:end],
         output_counts=output_counts,
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import torch
 from tqdm import tqdm
 
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.models.kv_cache import KVCache
+from octavo.ops.adjust import AdjustSettings, adjust
+from octavo.ops.draw import DrawSettings, draw, draw_truncated
+from octavo.ops.largest import MAX_FEW, largest
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
 
@@ -44,8 +48,10 @@ def load_kernels(
 ) -> None:
     """Run steps of 1, 2, 4, ... tokens, so that no request waits for a kernel to be compiled; shows a progress bar.
 
-    Tiles change with the number of tokens, and none is chosen only between two powers of two. Arguments as `warm_up`.
+    Tiles change with the number of tokens, and none is chosen only between two powers of two; the sampler's kernels with how
+    many of the likeliest are asked for. Arguments as `warm_up`.
     """
+    _load_sampler(vocab_size, kv_cache.device)
     num_blocks = kv_cache.num_blocks
     sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
     for tokens in tqdm(sizes, desc="Loading kernels", unit="step", disable=quiet):
@@ -54,28 +60,44 @@ def load_kernels(
             Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 
 
+def _load_sampler(vocab_size: int, device: torch.device) -> None:
+    """Penalise, draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
+    logits = torch.zeros((1, vocab_size), device=device)
+    adjust(logits, logits.int(), AdjustSettings.of([(1.0, 0.0, 0.0, 0)], [None], vocab_size, device))
+    settings = DrawSettings.of([(1.0, 0.0, 0, 0.9, 0.5)], device)
+    draw(logits, settings)
+    draw_truncated(logits, settings, most=0)
+    for count in (1 << i for i in range(MAX_FEW.bit_length())):
+        largest(logits, min(count, vocab_size))
+        draw_truncated(logits, settings, most=min(count, vocab_size))
+
+
 def blocks_of_widest(config: WorkerConfig) -> int:
     """KV blocks that the widest step takes if it gets all it asks for."""
-    requests = min(config.max_num_seqs, -(-config.max_num_batched_tokens // config.max_model_len))
+    requests = min(config.max_num_seqs, -(-(config.max_num_batched_tokens - 1) // config.max_model_len) + 1)
     return requests * -(-config.max_model_len // config.block_size)
 
 
 def widest_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:
-    """The whole token budget in as few requests as possible, each at the end of as long a context as possible."""
+    """The whole token budget in as few requests as possible, each at the end of as long a context as possible.
+
+    The last of several has one token, so that attention's kernels for chunks and for decodes are both among the step's.
+    """
     size = config.block_size
     admissions, chunks, used, left = [], [], 0, config.max_num_batched_tokens
     for slot in range(config.max_num_seqs):
         length = min(config.max_model_len, (num_blocks - used) * size)
         if not length or not left:
             break
-        count = min(length, left)
+        count = min(length, left - (left > 1 and slot + 1 < config.max_num_seqs))
         blocks = list(range(used, used - (-length // size)))
         # Later tokens count as made: scoring more rows than one piece takes no more memory.
         num_prompt_tokens = min(length, length - count + MAX_ROWS)
         admissions.append(Admission(slot, [0] * length, num_prompt_tokens, EVERYTHING, []))
         chunks.append(Chunk(slot, length - count, count, blocks, True))
         used, left = used + len(blocks), left - count
-    return StepPlan(1, [], admissions, chunks)
+    behind = [chunk.slot for chunk in chunks if chunk.start and config.num_snapshots]
+    return StepPlan(1, [], admissions, chunks, snapshots=[SnapshotUse(slot, restore=0) for slot in behind])
 
 
 def divided_plan(config: WorkerConfig, num_blocks: int) -> StepPlan:

@@ -186,7 +186,7 @@ def test_past_a_split_against_float64(backend: Backend) -> None:
     assert float(row_errors(out.flatten(1), expected.flatten(1) / SCALES.values).min()) > 2 * BF16_ROUNDING
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 16])
+@pytest.mark.parametrize("block_size", [1, 7, 16, 64])
 def test_any_chunks_and_blocks(block_size: int, backend: Backend) -> None:
     """Whole, by ones and by drawn chunks, in drawn blocks of a poisoned cache."""
     length = 80

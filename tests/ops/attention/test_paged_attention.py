@@ -12,6 +12,7 @@ import torch
 from cases import SMALL_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
+from octavo.ops.attention import cuda
 from octavo.ops.attention.cuda import (
     KV_TILE,
     SPLIT,
@@ -19,6 +20,7 @@ from octavo.ops.attention.cuda import (
     paged_attention,
     plan_paged_attention,
 )
+from octavo.ops.attention.plan import FEW_ROWS
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 NARROW = HeadShape("narrow", 2, 1, 16)
@@ -171,30 +173,39 @@ def test_no_tokens(device: torch.device) -> None:
 
 def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
-    monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT", 3)
+    for name in ("LARGE", "SMALL"):
+        few = dataclasses.replace(getattr(cuda, name), resident=3)
+        monkeypatch.setattr(cuda, name, few)
     monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT_MERGES", 3)
     request = Request.draw(SPLIT + 40, NARROW, seed=9)
     blocks = list(range(40))
     cache = poisoned(40, 16, NARROW, device)
     write(Chunk(request, 0, len(request), blocks), cache)
-    queries = request.queries[-34:].to(device)
+    queries = torch.cat((request.queries[-34:], request.queries[:6])).to(device)
     tables = torch.tensor([blocks], dtype=torch.int32, device=device)
     plan = plan_paged_attention(tables, (0, 34), (len(request),), block_size=16, heads_per_kv_head=2)
-    split_results = SplitResults.allocate(2, 16, device)
-    expected = paged_attention(queries, cache, plan, split_results)
-    assert len(plan.work) == 4
+    assert len(plan.work) == len(plan.small_work) == 2
     assert len(plan.merges) == 34
-    stray_work = torch.tensor([[0, 0, 20, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device)
-    stray_merges = torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device)
-    for wrong in (0, 1):
+    split_results = SplitResults.allocate(2, 16, device)
+    untouched = torch.full_like(queries, torch.nan)
+    expected = paged_attention(queries, cache, plan, split_results, out=untouched.clone())
+    assert expected[34:].isnan().all()
+    strays = {
+        "work": torch.tensor([[0, 34, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
+        "small_work": torch.tensor([[0, 37, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
+        "merges": torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device),
+    }
+    for wrong in (None, *strays):
+        lines = {name: torch.cat((getattr(plan, name), stray)) for name, stray in strays.items()}
+        counts = [len(lines[name] if name == wrong else getattr(plan, name)) for name in strays]
+        in_use = torch.tensor(counts, dtype=torch.int32, device=device)
         fixed = dataclasses.replace(
-            plan,
-            work=torch.cat((plan.work, stray_work)),
-            merges=torch.cat((plan.merges, stray_merges)),
-            lines_in_use=torch.tensor([len(plan.work) + 9 * wrong, 34 + 34 * wrong], dtype=torch.int32, device=device),
+            plan, work=lines["work"], small_work=lines["small_work"], merges=lines["merges"], lines_in_use=in_use
         )
-        # The twin: with the lines counted that should not be.
-        assert torch.equal(paged_attention(queries, cache, fixed, split_results), expected) is not bool(wrong)
+        out = paged_attention(queries, cache, fixed, split_results, out=untouched.clone())
+        same = torch.equal(out.nan_to_num(99.0), expected.nan_to_num(99.0))
+        # The twins: with the lines counted that should not be.
+        assert same is (wrong is None)
 
 
 @pytest.mark.parametrize("seed", range(20), ids=lambda seed: f"draw{seed}")
@@ -205,13 +216,16 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
     contexts = tuple(count + pick.choice([0, 3, 511, 512, 3000]) for count in counts)
     starts = tuple(np.cumsum([0, *counts]).tolist())
     room = pick.choice([0, 50, 4096])
+    shared = pick.choice([1, 3, 8, 64])
     plan = plan_paged_attention(
         torch.zeros((len(counts), 300), dtype=torch.int32), starts, contexts,
-        block_size=16, heads_per_kv_head=pick.choice([1, 3, 8, 64]), max_split_results=room,
+        block_size=16, heads_per_kv_head=shared, max_split_results=room,
     )  # fmt: skip
     assert plan.num_split_results <= room
     seen: dict[tuple[int, int], int] = {}
-    for chunk, row, tokens, position, first, end, partial in plan.work.tolist():
+    assert (plan.work[:, 2] * shared > FEW_ROWS).all()
+    assert (plan.small_work[:, 2] * shared <= FEW_ROWS).all()
+    for chunk, row, tokens, position, first, end, partial in (*plan.work.tolist(), *plan.small_work.tolist()):
         assert starts[chunk] <= row
         assert row + tokens <= starts[chunk + 1]
         assert position == contexts[chunk] - counts[chunk] + row - starts[chunk]

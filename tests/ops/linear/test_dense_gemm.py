@@ -18,16 +18,21 @@ from octavo.ops.experts.grouped_gemm import STEP
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 from octavo.ops.linear.choice import choose_block_tile, choose_tile
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import Tile, dense_gemm
+from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
 
 SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256), (300, 300)]
 """N, K: columns and steps that do not fill the last tile."""
-TILES = [Tile(16, 64, 4, 4), Tile(32, 128, 4, 3), Tile(64, 64, 4, 3, tma=True), Tile(128, 128, 8, 3)]
+TILES = [
+    DenseTile(16, 64, 4, 4),
+    DenseTile(32, 128, 4, 3),
+    DenseTile(64, 64, 4, 3, tma=True),
+    DenseTile(128, 128, 8, 3),
+]
 LONG_STEPS = [
-    Tile(16, 64, 4, 3, step_factor=2),
-    Tile(64, 64, 4, 3, tma=True, step_factor=4),
-    Tile(128, 128, 8, 2, step_factor=2),
+    DenseTile(16, 64, 4, 3, step_factor=2),
+    DenseTile(64, 64, 4, 3, tma=True, step_factor=4),
+    DenseTile(128, 128, 8, 2, step_factor=2),
 ]
 """Not for scales per block."""
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
@@ -64,7 +69,7 @@ class Case:
             case Unscaled(data):
                 return Case(Unscaled(data[some]), self.w)
 
-    def run(self, tile: Tile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    def run(self, tile: DenseTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         guard = Guard(self.w.data.device)
         out = guard.empty((len(self.x.data), len(self.w.data)), dtype)
         dense_gemm(guard.rebuild_copy(self.x), guard.rebuild_copy(self.w), out=out, tile=tile)
@@ -140,9 +145,13 @@ def test_contract(device: torch.device) -> None:
     with pytest.raises(KernelContractError, match=r"x\.data: .*K=72"):
         Case(Unscaled(plain.x.data[:, :64].contiguous()), plain.w).run()
     with pytest.raises(KernelContractError, match="use a tile without tma"):
-        fp8.run(Tile(16, 64, 4, 4, tma=True))
+        fp8.run(DenseTile(16, 64, 4, 4, tma=True))
     with pytest.raises(KernelContractError, match="rows 48"):
-        fp8.run(Tile(48, 64, 4, 4))
+        fp8.run(DenseTile(48, 64, 4, 4))
+    with pytest.raises(KernelContractError, match="step_factor 3"):
+        fp8.run(DenseTile(16, 64, 4, 4, step_factor=3))
+    with pytest.raises(KernelContractError, match="max_halvings"):
+        fp8.run(DenseTile(32, 64, 4, 4, max_halvings=1))
 
 
 def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:
@@ -160,6 +169,6 @@ def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:
 def test_a_tile_of_two_blocks_is_refused(device: torch.device) -> None:
     case = Case.draw(Fp8Block, 5, 300, 256, device)
     with pytest.raises(KernelContractError, match=r"tile\.cols"):
-        case.run(Tile(16, 256, 8, 3))
+        case.run(DenseTile(16, 256, 8, 3))
     with pytest.raises(KernelContractError, match=r"tile\.step_factor"):
-        case.run(Tile(16, 64, 4, 3, step_factor=2))
+        case.run(DenseTile(16, 64, 4, 3, step_factor=2))

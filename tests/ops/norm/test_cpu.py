@@ -24,6 +24,16 @@ def test_norm_against_float64(width: int) -> None:
     assert row_errors(rms_norm(x, weight, 1e-2), expected).max() > 2 * BF16_ROUNDING or width == 1
 
 
+@pytest.mark.parametrize("width", [16, 24, 192])
+def test_a_weight_in_float32_is_multiplied_before_the_only_rounding(width: int) -> None:
+    """As `Qwen3NextRMSNorm` does, whose weights are one and a little."""
+    x, weight = noise(37, width) * 5, 1 + noise(width, seed=2).float() * 0.01
+    out, expected = rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6)
+    assert out.dtype == torch.bfloat16
+    assert ((out.double() - expected).abs() <= 2.0**-8 * expected.abs() * 1.001).all()
+    assert not torch.equal(out, rms_norm(x, weight.bfloat16(), 1e-6))
+
+
 def test_norm_row_depends_on_itself_alone() -> None:
     x, weight = noise(70, 192), noise(192, seed=2)
     whole = rms_norm(x, weight, 1e-6)

@@ -103,6 +103,24 @@ def test_a_part_of_each_head(shape: HeadShape, normed: bool, device: torch.devic
         assert_rows(cache[0, slots].flatten(0, 1), mirror[0, slots].flatten(0, 1), LIMIT)
 
 
+@pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)
+def test_norms_in_float32(shape: HeadShape, device: torch.device) -> None:
+    """Rounded once, on both back ends; the same weights in bf16 give others."""
+    case, slots = Case.draw(5, shape, seed=1), [3, 31, 0, 17, 8]
+    assert case.norms is not None
+    queries, keys = (1 + (part.float() - 1) * 0.1 for part in (case.norms.queries, case.norms.keys))
+    case.norms = HeadNorms(queries, keys, EPS)
+    queries, cache = case.run(slots, device)
+    expected = case.expected()
+    assert_rows(queries.flatten(0, 1), expected[0].flatten(0, 1), LIMIT)
+    assert_rows(cache[0, slots].flatten(0, 1), expected[1].flatten(0, 1), LIMIT)
+    mirror = torch.empty_like(cache)
+    on_cpu = cpu_prepare_qkv(case.qkv, case.norms, case.rows, mirror[:, None], torch.tensor(slots))
+    assert_rows(queries.flatten(0, 1), on_cpu.flatten(0, 1), LIMIT)
+    case.norms = HeadNorms(case.norms.queries.bfloat16(), case.norms.keys.bfloat16(), EPS)
+    assert not torch.equal(case.run(slots, device)[0], queries)
+
+
 def test_a_row_alone_and_among_others(device: torch.device) -> None:
     case = Case.draw(9, SMALL_HEADS[0], seed=2)
     queries, cache = case.run(list(range(9)), device)

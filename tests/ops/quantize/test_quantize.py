@@ -9,11 +9,10 @@ from compare import assert_rows, row_errors
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
-from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static, rms_norm_quantize, swiglu_quantize
+from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static, swiglu_quantize
 from octavo.ops.quantize.reference import (
     quantize_groups_reference,
     quantize_reference,
-    rms_norm_reference,
     swiglu_reference,
 )
 
@@ -140,22 +139,6 @@ def test_rows_past_the_count_are_left_alone(count: int, device: torch.device) ->
     assert got.data[rows:].view(torch.uint8).eq(0xFF).all()
 
 
-@pytest.mark.parametrize("width", [80, 128, 1408])
-def test_rms_norm_quantize(width: int, device: torch.device) -> None:
-    generator = torch.Generator().manual_seed(width)
-    x = torch.randint(-9, 10, (9, width), generator=generator).bfloat16().to(device)
-    x[2] = 0
-    x[5, 3] = NAN
-    weight = torch.randn((width,), generator=generator).bfloat16().to(device)
-    guard = Guard(device)
-    out = (guard.empty((9, width), torch.bfloat16), guard.rebuild(quantize(x)))
-    normed, got = rms_norm_quantize(guard.copy(x), guard.copy(weight), 1e-6, out=out)
-    guard.check()
-    expected = rms_norm_reference(x.cpu(), weight.cpu(), 1e-6)
-    assert torch.equal(normed.cpu().nan_to_num(), expected.nan_to_num())
-    assert_quantized(got, *quantize_reference(expected))
-
-
 @pytest.mark.parametrize("width", [80, 176, 768])
 def test_swiglu_quantize(width: int, device: torch.device) -> None:
     gate_up = (torch.randn((9, 2 * width), generator=torch.Generator().manual_seed(width)) * 4).bfloat16().to(device)
@@ -185,12 +168,10 @@ def test_swiglu_quantize(width: int, device: torch.device) -> None:
 @pytest.mark.parametrize("width", [96, 768])
 def test_a_row_has_the_same_bits_alone(width: int, device: torch.device) -> None:
     x = rows_of_every_kind(width, device)
-    weight = torch.ones((width,), dtype=torch.bfloat16, device=device)
-    whole, (normed, _) = quantize(x), rms_norm_quantize(x, weight, 1e-5)
+    whole = quantize(x)
     for row in range(14):
         alone = quantize(x[row : row + 1])
         assert same(alone.data, whole.data[row : row + 1])
-        assert same(rms_norm_quantize(x[row : row + 1], weight, 1e-5)[0], normed[row : row + 1])
 
 
 def test_no_rows(device: torch.device) -> None:
@@ -199,7 +180,6 @@ def test_no_rows(device: torch.device) -> None:
     assert quantize_groups(x).scale.shape == (0, 1)
     assert swiglu_quantize(x).data.shape == (0, 32)
     assert quantize_static(x, torch.ones(1, device=device)).data.shape == (0, 64)
-    assert rms_norm_quantize(x, x.new_ones(64), 1e-6)[1].scale.shape == (0,)
 
 
 @pytest.mark.parametrize("scale_shape", [(1,), (4, 1), (3,)], ids=["one-for-all", "a-column", "too-few"])

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from octavo.answers.parsers.events import Content, Event, Reasoning
 from octavo.answers.parsers.marks import partial, skip_space
+from octavo.answers.parsers.text_parser import TextParser
 
 OPEN, CLOSE = "<think>", "</think>"
 _CALL = re.compile(r"<tool_call>\s*(?:<function=|\{\s*\"name\")")
@@ -46,7 +47,7 @@ class Start(enum.Enum):
         return cls.OPENED if message.rfind(OPEN) > message.rfind(CLOSE) else cls.CLOSED
 
 
-class Think:
+class Think(TextParser):
     """`<think>` thoughts `</think>` answer. White space beside a mark belongs to neither.
 
     Args:
@@ -59,6 +60,7 @@ class Think:
     """Thoughts come first even where nobody wrote the opening mark."""
 
     def __init__(self, start: Start, *, calls_end_it: bool = False) -> None:
+        super().__init__()
         if start is Start.CLOSED:
             self._state = _State.CONTENT
         elif start is Start.OPENED or self.always:
@@ -66,8 +68,6 @@ class Think:
         else:
             self._state = _State.BEFORE
         self._calls_end_it = calls_end_it
-        self._text = ""
-        """What has not been told."""
         self._opening = True
         """The opening mark may come, though the thoughts have begun: some models repeat that of the prompt."""
         self._begun = False
@@ -77,15 +77,6 @@ class Think:
     def inside(self) -> bool:
         """What comes next is reasoning, as far as one can tell."""
         return self._state is _State.INSIDE
-
-    def feed(self, text: str) -> list[Event]:
-        """Add text; return what is known now."""
-        self._text += text
-        return self._advance(ended=False)
-
-    def finish(self) -> list[Event]:
-        """No more comes: return what is left."""
-        return self._advance(ended=True)
 
     def _advance(self, *, ended: bool) -> list[Event]:
         events: list[Event] = []

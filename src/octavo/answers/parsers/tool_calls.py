@@ -5,10 +5,11 @@ from __future__ import annotations
 from octavo.answers.parsers.call_form import Broken, CallForm, CallReader, Complete
 from octavo.answers.parsers.events import Content, Event, ToolCallArguments, ToolCallStart
 from octavo.answers.parsers.marks import find_first, partial, skip_space
+from octavo.answers.parsers.text_parser import TextParser
 from octavo.answers.tool import ToolSet
 
 
-class ToolCallParser:
+class ToolCallParser(TextParser):
     """Content as it comes, and each call once it is whole: so what was told has never to be taken back.
 
     What begins as a call and is none is content, mark and all. White space beside a call belongs to neither.
@@ -20,12 +21,11 @@ class ToolCallParser:
     """
 
     def __init__(self, form: type[CallForm], tools: ToolSet, most_calls: int | None = None) -> None:
+        super().__init__()
         self.num_calls = 0
         self._form = form
         self._tools = tools
         self._most_calls = most_calls
-        self._text = ""
-        """What has not been told: white space, the beginning of a mark, or a mark and what follows it."""
         self._reader: CallReader | None = None
         self._opened = 0
         """Characters of `_text` up to the end of the mark, while there is a reader."""
@@ -38,15 +38,6 @@ class ToolCallParser:
     def done(self) -> bool:
         """As many calls were made as are allowed."""
         return self.num_calls == self._most_calls
-
-    def feed(self, text: str) -> list[Event]:
-        """Add text; return what is known now."""
-        self._text += text
-        return self._advance(ended=False)
-
-    def finish(self) -> list[Event]:
-        """No more comes: return what is left."""
-        return self._advance(ended=True)
 
     def _advance(self, *, ended: bool) -> list[Event]:
         events: list[Event] = []

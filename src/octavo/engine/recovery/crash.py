@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from octavo.engine.scheduler import Step
 from octavo.engine.sequence import Running
+from octavo.engine.step import Step
 from octavo.errors import ConfigError, DeathCause
 from octavo.messages import Chunk, Fault, WorkerConfig, WorkerReady
 from octavo.sampling import SamplingParams
@@ -158,9 +158,14 @@ def _request(running: Running, number: int, start: int, num_blocks: int, keep_pr
     )
 
 
+_ID_LISTS = ("allowed_token_ids", "logprob_token_ids")
+
+
 def _without_ids(sampling: SamplingParams) -> SamplingParams:
     """`sampling` with as many token ids, which say nothing."""
     return sampling.replace(
         stop_token_ids=list(range(len(sampling.stop_token_ids))),
         logit_bias=dict(enumerate(sampling.logit_bias.values())),
+        bad_word_ids=[[0] * len(word) for word in sampling.bad_word_ids if len(word) > 1],
+        **{name: list(range(len(ids))) for name in _ID_LISTS if (ids := getattr(sampling, name)) is not None},
     )

@@ -16,7 +16,7 @@ import msgspec
 
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash import FILE, Crash, crashed_plans, crashed_requests
-from octavo.engine.scheduler import Step
+from octavo.engine.step import Step
 from octavo.errors import DeathCause, WorkerDiedError
 from octavo.messages import WorkerConfig
 from octavo.version import __version__

@@ -12,7 +12,7 @@ from octavo.engine.recovery.fault_injection import FaultInjector
 from octavo.engine.recovery.killers import KillerSearch, SuspectWatch
 from octavo.engine.recovery.supervisor import Supervisor
 from octavo.engine.request_table import RequestTable
-from octavo.engine.scheduler import Step
+from octavo.engine.step import Step
 from octavo.engine.update import FinishReason
 from octavo.errors import RequestFailedError, WorkerDiedError
 from octavo.messages import Fault

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from octavo.engine.recovery.crash import Crash, CrashedPlan, CrashedRequest
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 
 SLOT = 0
@@ -34,25 +34,35 @@ def histories(block_size: int, vocab_size: int, seed: int) -> History:
     return history
 
 
-def preparation(crash: Crash, history: History) -> list[StepPlan]:
-    """Plans that compute what the plans of `crash` take as computed, one request after the other, within the budget."""
+def preparation(crash: Crash, history: History, *, is_recurrent: bool = False) -> list[StepPlan]:
+    """Plans that compute what the plans of `crash` take as computed, one request after the other, within the budget.
+
+    Args:
+        is_recurrent: the model has recurrent layers: the states of each request are kept in the snapshot of its number.
+    """
     plans: list[StepPlan] = []
     filled: set[int] = set()
-    for request in crash.requests:
-        for admissions, chunk in _fill(request, history, crash.worker, filled):
+    for number, request in enumerate(crash.requests):
+        for admissions, chunk in _fill(request, history, crash.worker, set() if is_recurrent else filled):
             releases = [SLOT] if admissions and plans else []
-            plans.append(StepPlan(len(plans) + 1, releases, admissions, [chunk]))
+            ends = is_recurrent and chunk.start + chunk.count == request.computed
+            keeps = [SnapshotUse(SLOT, keep=number, keep_after=chunk.count)] if ends else []
+            plans.append(StepPlan(len(plans) + 1, releases, admissions, [chunk], snapshots=keeps))
     return plans
 
 
-def recorded(crash: Crash, history: History, first_step: int, *, faults: bool = True) -> list[StepPlan]:
+def recorded(
+    crash: Crash, history: History, first_step: int, *, faults: bool = True, is_recurrent: bool = False
+) -> list[StepPlan]:
     """The plans of `crash`, for a worker whose next is `first_step`.
 
     Each request is admitted by the plan with its first chunk, as if all before were a cached prefix.
 
     Args:
         faults: commit those that were injected.
+        is_recurrent: as in `preparation`.
     """
+    numbers = {request.request_id: number for number, request in enumerate(crash.requests)}
     taken = {SLOT} if first_step > 1 else set()
     plans = []
     for index, plan in enumerate(crash.plans):
@@ -68,6 +78,11 @@ def recorded(crash: Crash, history: History, first_step: int, *, faults: bool = 
                 [_admission(request, history(request), request.sampling) for request in new.values()],
                 list(_chunks(plan, new)),
                 plan.faults if faults else [],
+                snapshots=[
+                    SnapshotUse(request.slot, restore=numbers[request.request_id])
+                    for request in new.values()
+                    if is_recurrent and request.computed
+                ],
             )
         )
     return plans

@@ -1,4 +1,4 @@
-"""A pre-norm decoder of attention and MLPs, as Llama made usual; families differ in its config and its parameters.
+"""A pre-norm decoder of attention or Gated DeltaNet and MLPs, as Llama made usual; families differ in its config and its parameters.
 
 The computation follows Hugging Face's models of these families; what is rounded where is said by each operation.
 """
@@ -11,28 +11,33 @@ from collections.abc import Callable
 import torch
 
 from octavo.models.config import ModelConfig
-from octavo.models.decoder.layers import Layer
-from octavo.models.decoder.parameters import DecoderParameters
+from octavo.models.decoder.layers import Layer, as_stored, offset_from_one
+from octavo.models.decoder.parameters import DecoderParameters, DeltaNetParameters
+from octavo.models.decoder.rows import LayerRows
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.operations import Operations
+from octavo.ops.activations import Unscaled
 from octavo.ops.attention.layer import AttentionPlan, AttentionRows, AttentionShape
+from octavo.ops.delta_net import DeltaPlan, plan_delta
 from octavo.ops.rotary import RotaryTable
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderPlan:
-    """How a step attends: in the last layer only the rows whose output is wanted, before it all of them."""
+    """What a step's rows see of their requests: in the last layer only those whose output is wanted, before it all of them."""
 
     all_rows: AttentionPlan
     output_rows: torch.Tensor | None
     """(R,) int64 on the model's device; None: all."""
     outputs: AttentionPlan
     """Of `output_rows`."""
+    delta: DeltaPlan | None = None
+    """Of the recurrent layers, if there are any."""
 
     def map(self, change: Callable[[AttentionPlan], AttentionPlan]) -> DecoderPlan:
-        """Both plans as `change` makes them."""
-        return DecoderPlan(change(self.all_rows), self.output_rows, change(self.outputs))
+        """Both plans of attention as `change` makes them."""
+        return DecoderPlan(change(self.all_rows), self.output_rows, change(self.outputs), self.delta)
 
 
 class Decoder:
@@ -42,9 +47,11 @@ class Decoder:
         """Bind `parameters` (filled; on the device of `operations`) to layers."""
         shape = AttentionShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._attention = operations.attention(shape)
-        self._eps, self._norm = config.rms_norm_eps, operations.norm
-        self._embedding, self._final_norm = parameters.embedding, parameters.norm
-        self._layers = [Layer(layer, self._attention, operations, self._eps) for layer in parameters.layers]
+        weight, eps = offset_from_one if parameters.offset_norms else as_stored, config.rms_norm_eps
+        self._embedding = parameters.embedding
+        self._layers = [Layer(layer, self._attention, operations, eps, weight, shape) for layer in parameters.layers]
+        self._norm = operations.add_norm(weight(parameters.norm), eps, frozenset({Unscaled}))
+        self._is_recurrent = any(isinstance(layer.mixer, DeltaNetParameters) for layer in parameters.layers)
         self._head = operations.linear(parameters.head)
         self._rotary = RotaryTable.make(config.max_position_embeddings, config.rope, parameters.embedding.device)
 
@@ -73,25 +80,29 @@ class Decoder:
     @torch.inference_mode()
     def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> DecoderPlan:
         """How `batch` attends, made of host numbers; its tensors are where those of `batch` are."""
-        all_rows = self._plan_rows(batch, batch.chunk_starts, kv_cache)
+        all_rows = outputs = self._plan_rows(batch, batch.chunk_starts, kv_cache)
         output_rows = batch.output_rows()
-        if output_rows is None:
-            return DecoderPlan(all_rows, None, all_rows)
-        return DecoderPlan(all_rows, output_rows, self._plan_rows(batch, batch.output_starts, kv_cache))
+        if output_rows is not None:
+            outputs = self._plan_rows(batch, batch.output_starts, kv_cache)
+        delta = None
+        if self._is_recurrent:
+            delta = plan_delta(batch.states, batch.chunk_starts, batch.token_ids.device)
+        return DecoderPlan(all_rows, output_rows, outputs, delta)
 
     @torch.inference_mode()
     def compute(self, batch: ForwardBatch, plan: DecoderPlan, kv_cache: KVCache) -> torch.Tensor:
         """`forward` by a plan of `batch`: nothing but launches, so that a graph can record it."""
         angles = self._rotary.at(batch.positions)
-        rows = AttentionRows(batch.slot_mapping, angles, plan.all_rows)
-        last_rows = AttentionRows(batch.slot_mapping, angles, plan.outputs, plan.output_rows)
-        x = self._embedding.index_select(0, batch.token_ids)
+        rows = LayerRows(AttentionRows(batch.slot_mapping, angles, plan.all_rows), plan.delta)
+        wanted = AttentionRows(batch.slot_mapping, angles, plan.outputs, plan.output_rows)
+        last_rows = LayerRows(wanted, plan.delta)
+        x, change = self._embedding.index_select(0, batch.token_ids), None
         *before, last = zip(self._layers, kv_cache.layers, strict=True)
         for layer, cache in before:
-            x = layer(x, rows, cache, batch.rows_in_use)
+            x, change = layer(x, change, rows, cache, batch.rows_in_use)
         layer, cache = last
-        x = layer(x, last_rows, cache, batch.rows_in_use)
-        return self._norm(x, self._final_norm, self._eps)
+        x, change = layer(x, change, last_rows, cache, batch.rows_in_use)
+        return self._norm(x, change)[1].bf16
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

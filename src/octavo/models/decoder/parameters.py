@@ -10,6 +10,7 @@ import torch
 from octavo.config.quantization import KvFormat
 from octavo.models.config import ModelConfig
 from octavo.models.placing import ParameterMaker, Place
+from octavo.ops.delta_net import DeltaShape, DeltaWeights
 from octavo.ops.experts import ExpertWeights, RoutingRule
 from octavo.ops.formats import Bf16, LinearWeight
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
@@ -27,6 +28,30 @@ class AttentionParameters:
     """(H, heads * D)"""
     kv_scales: tuple[torch.Tensor, torch.Tensor] | None = None
     """(1,) float32 of the codes of keys and of values; None: the cache holds no codes."""
+    gated: bool = False
+    """Whether each query head's D rows are followed by as many of a gate, by whose sigmoid its output is multiplied."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaNetParameters:
+    """Gated DeltaNet and the projections to and from it."""
+
+    shape: DeltaShape
+    qkvz: LinearWeight
+    """(2 K + 2 V, H): queries, keys, values and output gates; K and V are the numbers of all key and of all value heads."""
+    write_decay: LinearWeight
+    """(2 value heads, H): what decides how much is written, and how fast a state decays."""
+    grouped: bool
+    """Whether the rows of both lie by key head, each with its value heads behind it, and not by what they are."""
+    weights: DeltaWeights
+    norm: torch.Tensor
+    """(value_dim,) bf16, of each head's output."""
+    out: LinearWeight
+    """(H, V)"""
+
+
+Mixer = AttentionParameters | DeltaNetParameters
+"""What lets a row see those before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +86,7 @@ class LayerParameters:
     """One decoder layer; norms are (H,) bf16."""
 
     input_norm: torch.Tensor
-    attention: AttentionParameters
+    mixer: Mixer
     post_norm: torch.Tensor
     mlp: DenseMlp | SparseMlp
 
@@ -79,6 +104,8 @@ class DecoderParameters:
     """(V, H); shares the embedding's memory if the config ties them."""
     sources: dict[str, torch.Tensor]
     """Name of each checkpoint tensor -> the view of the parameters it fills, in the tensor's own shape."""
+    offset_norms: bool = False
+    """Whether norms of hidden states, queries and keys are stored as what they differ from one."""
 
     @property
     def num_bytes(self) -> int:
@@ -96,9 +123,17 @@ class PlacePart(Protocol[Part]):
 
 
 def place_decoder(
-    config: ModelConfig, place: Place, attention: PlacePart[AttentionParameters], mlp: PlacePart[DenseMlp | SparseMlp]
+    config: ModelConfig,
+    place: Place,
+    mixer: PlacePart[Mixer],
+    mlp: PlacePart[DenseMlp | SparseMlp],
+    *,
+    offset_norms: bool = False,
+    module: str = "model",
 ) -> DecoderParameters:
-    """The parameters of `config` in `place`: embedding, head and norms, and what `attention` and `mlp` make of each layer.
+    """The parameters of `config` in `place`: embedding, head and norms, and what `mixer` and `mlp` make of each layer.
+
+    All but the head are in the checkpoint's `module`.
 
     Raises:
         CheckpointError: the config quantizes one of two layers that are computed together and not the other.
@@ -106,21 +141,21 @@ def place_decoder(
     make = ParameterMaker(place, config.quantization)
 
     def layer(number: int) -> LayerParameters:
-        name = f"model.layers.{number}"
+        name = f"{module}.layers.{number}"
         return LayerParameters(
             input_norm=make.vector(f"{name}.input_layernorm.weight", config.hidden_size),
-            attention=attention(make, name, number),
+            mixer=mixer(make, name, number),
             post_norm=make.vector(f"{name}.post_attention_layernorm.weight", config.hidden_size),
             mlp=mlp(make, name, number),
         )
 
-    embedding = make.matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+    embedding = make.matrix(f"{module}.embed_tokens.weight", config.vocab_size, config.hidden_size)
     layers = tuple(layer(number) for number in range(config.num_hidden_layers))
-    norm = make.vector("model.norm.weight", config.hidden_size)
+    norm = make.vector(f"{module}.norm.weight", config.hidden_size)
     head: LinearWeight = Bf16(embedding)
     if not config.tie_word_embeddings:
         head = make.linear([("lm_head", config.vocab_size)], config.hidden_size)
-    return DecoderParameters(embedding, layers, norm, head, make.sources)
+    return DecoderParameters(embedding, layers, norm, head, make.sources, offset_norms)
 
 
 def place_attention(
@@ -131,6 +166,7 @@ def place_attention(
     bias: bool = False,
     out_bias: bool = False,
     norms: type[HeadNorms] | type[WidthNorms] | None = None,
+    gated: bool = False,
 ) -> AttentionParameters:
     """Grouped-query attention as the checkpoint module `name` holds it.
 
@@ -138,10 +174,12 @@ def place_attention(
         bias: whether the projections to queries, keys and values have biases.
         out_bias: whether the projection back has one.
         norms: how queries and keys are normed, if they are.
+        gated: whether the projection to queries gives a gate beside each head.
     """
     width, heads, kv_heads = config.head_dim, config.num_attention_heads, config.num_key_value_heads
     rows = {"q": heads * width, "k": kv_heads * width, "v": kv_heads * width}
-    qkv = make.linear([(f"{name}.{part}_proj", count) for part, count in rows.items()], config.hidden_size, bias=bias)
+    stored = rows | {"q": 2 * rows["q"]} if gated else rows
+    qkv = make.linear([(f"{name}.{part}_proj", count) for part, count in stored.items()], config.hidden_size, bias=bias)
     of_queries_and_keys = None
     if norms is not None:
         sizes = (width, width) if norms is HeadNorms else (rows["q"], rows["k"])
@@ -151,7 +189,7 @@ def place_attention(
     scales = None
     if make.kv_format is KvFormat.FP8:
         scales = make.single(f"{name}.k_scale"), make.single(f"{name}.v_scale")
-    return AttentionParameters(qkv, of_queries_and_keys, out, scales)
+    return AttentionParameters(qkv, of_queries_and_keys, out, scales, gated)
 
 
 def place_mlp(make: ParameterMaker, name: str, *, hidden: int, width: int) -> DenseMlp:

@@ -30,8 +30,17 @@ class QwenMoeConfig(ModelConfig):
         return (layer + 1) % self.decoder_sparse_step == 0
 
 
-def read_qwen_moe(fields: JsonFields, *, experts: int | None = None, chosen: int | None = None) -> dict[str, Any]:
+def read_qwen_moe(
+    fields: JsonFields,
+    *,
+    experts: int | None = None,
+    chosen: int | None = None,
+    norm_topk_prob: bool = False,
+    **decoder: Any,
+) -> dict[str, Any]:
     """What both generations state, as arguments of `QwenMoeConfig`; the numbers are the family's defaults.
+
+    `decoder` is passed on to `read_decoder`.
 
     Raises:
         CheckpointError: as `ModelConfig.read`.
@@ -40,12 +49,12 @@ def read_qwen_moe(fields: JsonFields, *, experts: int | None = None, chosen: int
     num_experts = fields.count("num_experts", experts, least=0)
     top_k = fields.count("num_experts_per_tok", chosen)
     check_experts(fields, top_k, num_experts)
-    return read_decoder(fields, rope_theta=1e4, rms_norm_eps=1e-6) | {
+    return read_decoder(fields, rope_theta=1e4, rms_norm_eps=1e-6, **decoder) | {
         "intermediate_size": fields.count("intermediate_size"),
         "moe_intermediate_size": fields.count("moe_intermediate_size"),
         "num_experts": num_experts,
         "num_experts_per_tok": top_k,
-        "norm_topk_prob": fields.flag("norm_topk_prob"),
+        "norm_topk_prob": fields.flag("norm_topk_prob", norm_topk_prob),
         "decoder_sparse_step": fields.count("decoder_sparse_step", 1),
         "mlp_only_layers": fields.integers("mlp_only_layers"),
     }

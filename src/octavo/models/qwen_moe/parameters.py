@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from octavo.models.decoder.parameters import DenseMlp, SparseMlp, place_mlp, place_sparse_mlp
+import dataclasses
+
+from octavo.models.decoder.parameters import DenseMlp, SharedExpert, SparseMlp, place_mlp, place_sparse_mlp
 from octavo.models.placing import ParameterMaker
 from octavo.models.qwen_moe.config import QwenMoeConfig
 from octavo.ops.experts import SoftmaxRule
@@ -20,3 +22,15 @@ def place_qwen_mlp(config: QwenMoeConfig, make: ParameterMaker, name: str, layer
         experts=config.num_experts,
         rule=SoftmaxRule(config.num_experts_per_tok, config.norm_topk_prob),
     )
+
+
+def place_qwen_shared_mlp(
+    config: QwenMoeConfig, make: ParameterMaker, name: str, layer: int, *, shared_width: int
+) -> DenseMlp | SparseMlp:
+    """The same, the experts beside one of `shared_width` that all rows share, weighted by a gate."""
+    chosen = place_qwen_mlp(config, make, name, layer)
+    if isinstance(chosen, DenseMlp):
+        return chosen
+    shared = place_mlp(make, f"{name}.shared_expert", hidden=config.hidden_size, width=shared_width)
+    gate = make.linear([(f"{name}.shared_expert_gate", 1)], config.hidden_size)
+    return dataclasses.replace(chosen, shared=SharedExpert(shared, gate))

@@ -152,6 +152,7 @@ def cpu_attention(
     dims.check("queries", queries, ("T", "H", "D"), dtype=torch.bfloat16)
     if not all_below(queries, FINITE_LIMIT):
         queries = torch.where(queries.abs() < FINITE_LIMIT, queries, torch.nan)
+    scales = scales if cache.dtype == FP8 else UNSCALED
     grouped = queries.view(len(queries), kv_heads, queries.shape[1] // kv_heads, width)
     out = torch.empty_like(grouped)
     slots = cache.view(2, -1, kv_heads, width)

@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from octavo.ops.activations import FP8
 from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.attention.kernel import attend_kernel, merge_kernel
 from octavo.ops.attention.plan import (
@@ -26,17 +27,31 @@ __all__ = [
     "MAX_SPLIT_RESULTS",
     "ROWS",
     "SPLIT",
-    "STAGES",
     "PagedPlan",
     "SplitResults",
     "paged_attention",
     "plan_paged_attention",
 ]
 
-STAGES = 3
-"""A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
-RESIDENT, RESIDENT_MERGES = 264, 2112
-"""Programs of the two kernels that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+RESIDENT_MERGES = 2112
+"""Programs of the merge that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryTile:
+    """How tiles of queries of one size are computed; the bits are those of any other way."""
+
+    rows: int
+    keys_tall: bool
+    warps: int
+    stages: int
+    """A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
+    resident: int
+    """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+
+
+LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=2, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -68,7 +83,7 @@ def paged_attention(
     scales: KvScales = UNSCALED,
     *,
     out: torch.Tensor | None = None,
-    stages: int = STAGES,
+    stages: int | None = None,
 ) -> torch.Tensor:
     """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
 
@@ -84,7 +99,7 @@ def paged_attention(
         split_results: room for the plan's `num_split_results`; overwritten.
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
-        stages: depth of the pipeline of loads; any, the bits are the same.
+        stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
 
     Returns:
         out
@@ -99,6 +114,7 @@ def paged_attention(
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
     dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
     dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
+    dims.check("plan.small_work", plan.small_work, ("M", 7), dtype=torch.int32)
     dims.check("plan.merges", plan.merges, ("F", 4), dtype=torch.int32)
     dims.check("split_results.acc", split_results.acc, ("P", heads, "D"), dtype=torch.float32)
     dims.check("split_results.stats", split_results.stats, ("P", heads, 2), dtype=torch.float32)
@@ -107,20 +123,25 @@ def paged_attention(
     )
     out = torch.empty_like(queries) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
-    if not dims["N"]:
-        return out
-    scale = math.log2(math.e) / math.sqrt(width) * scales.keys
-    attend_kernel[check_grid("paged_attention", plan.programs(dims["N"] * kv_heads, RESIDENT))](
-        queries, cache, plan.tables, plan.work, plan.lines_in_use, out,
-        split_results.stats, split_results.acc,
-        dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], dims["N"], kv_heads, cache.stride(0), scale, scales.values,
-        SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size,
-        ROWS=ROWS, FEW_ROWS=FEW_ROWS, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT, num_warps=4, num_stages=stages, **LAUNCH,
-    )  # fmt: skip
+    scale, v_scale = math.log2(math.e) / math.sqrt(width), None
+    if cache.dtype == FP8:
+        scale, v_scale = scale * scales.keys, scales.values
+    launched = 0
+    for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
+        if len(lines):
+            in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
+            attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
+                queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
+                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, v_scale, launched,
+                SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
+                ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
+                num_warps=tile.warps, num_stages=stages or tile.stages, **LAUNCH,
+            )  # fmt: skip
+            launched += 1
     if dims["F"]:
         merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
-            split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[1:], out,
-            dims["T"], dims["P"], dims["F"], heads, scale, scales.values,
+            split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[2:], out,
+            dims["T"], dims["P"], dims["F"], heads, scale, v_scale,
             WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
         )  # fmt: skip
     return out

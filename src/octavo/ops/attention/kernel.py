@@ -11,7 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous
+from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
+
+ONES_TALL = tl.constexpr(64)
+"""Rows of ones that sum weights where keys are the tall side: as many as one instruction of Hopper's tensor cores takes. One is read."""
+ONES_WIDE = tl.constexpr(16)
+"""Columns of ones where rows are the tall side: the fewest that `tl.dot` takes. One is read."""
 
 
 @triton.jit
@@ -21,9 +26,10 @@ def _reference(row_max):
 
 
 @triton.jit
-def _inverse(total):
-    """1 / total (R,) f32: one division a row, where one for each number of it would be a third of the kernel's code."""
-    return tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
+def _share(total, v_scale):
+    """v_scale / total (R,) f32, None for 1: one division a row, where one for each number of it would be a third of the code."""
+    inverse = tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
+    return inverse if v_scale is None else inverse * v_scale
 
 
 @triton.jit
@@ -85,6 +91,7 @@ def _attend(
         live_row = (token < tokens) & (first_row + token < rows)
         position = first_position + token
         context = first_position + tokens
+        seen_by_all = first_position + 1
         head = group * SHARED + row % SHARED
         at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
         at += _of_columns(column, KEYS_TALL)
@@ -99,23 +106,32 @@ def _attend(
         missing_block = tl.zeros((KV_TILE,), tl.int32)
         for split in range(first_split, end_split):
             tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
-            tile_totals = tl.zeros((64, ROWS) if KEYS_TALL else (ROWS, 16), tl.float32)
+            tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
             tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
             end = tl.minimum((split + 1) * SPLIT, context)
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
-                place = key // BLOCK_SIZE
-                block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
-                known = (block >= 0) & (block < blocks)
+                if BLOCK_SIZE % KV_TILE == 0:
+                    # the tile is in one block: its id is one number, and addresses are it plus what does not change
+                    place = start // BLOCK_SIZE
+                    block = tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+                    known = (key < context) & (block >= 0) & (block < blocks)
+                    first = keys + (block.to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE) * slot_stride
+                    key_at = first[None, :] + (offset * slot_stride)[:, None]
+                else:
+                    place = key // BLOCK_SIZE
+                    block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
+                    known = (block >= 0) & (block < blocks)
+                    slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+                    key_at = keys[None, :] + slot[:, None] * slot_stride
                 missing_block |= ((key < context) & (known == 0)).to(tl.int32)
-                slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-                key_at = keys[None, :] + slot[:, None] * slot_stride
                 read = known[:, None] & inside[None, :]
                 k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
                 v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
                 scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
-                seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
-                scores = tl.where(seen, scores, float("-inf"))
+                if start + KV_TILE > seen_by_all:
+                    seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
+                    scores = tl.where(seen, scores, float("-inf"))
                 highest = tl.maximum(tile_row_max, tl.max(scores, along))
                 reference = _reference(highest)
                 level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
@@ -123,23 +139,23 @@ def _attend(
                 shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
                 # weights are summed by a product too: its order along the keys does not hang on which side is tall
                 if KEYS_TALL:
-                    ones = tl.full((64, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
+                    ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
                     tile_totals = tl.dot(ones, weights, tile_totals * shrink)
                     tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
                 else:
-                    ones = tl.full((KV_TILE, 16), 1.0, tl.float32).to(tl.bfloat16)
+                    ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
                     tile_totals = tl.dot(weights, ones, tile_totals * shrink)
                     tile_acc = tl.dot(weights, v, tile_acc * shrink)
                 tile_row_max = highest
             # all totals of a row are the same: one, and zeros
-            first = _of_columns(tl.arange(0, 64 if KEYS_TALL else 16) == 0, KEYS_TALL)
+            first = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
             tile_total = tl.sum(tl.where(first, tile_totals, 0.0), along)
             row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
         total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
 
         if split_result < 0:
-            share = acc * _of_rows(_inverse(total) * v_scale, KEYS_TALL)
+            share = acc * _of_rows(_share(total, v_scale), KEYS_TALL)
             tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
             kept = split_result.to(tl.int64) + token
@@ -152,57 +168,44 @@ def _attend(
             tl.store(split_accs + spot, acc, mask=written)
 
 
-@triton.jit
-def _attend_any(
-    item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-    SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
-    """`_attend` with the side tall that wastes less: rows, or keys where the tile has few rows; the bits are the same."""
-    few = False
-    if SHARED <= FEW_ROWS:
-        few = tl.load(work + (item // kv_heads).to(tl.int64) * 7 + 2) * SHARED <= FEW_ROWS
-    if few:
-        _attend(
-            item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-            SHARED, WIDTH, BLOCK_SIZE, FEW_ROWS, HEAD, KV_TILE, SPLIT, True,
-        )  # fmt: skip
-    else:
-        _attend(
-            item, queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, False,
-        )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces"])
+@triton.jit(
+    do_not_specialize=[
+        "rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces", "overlap_previous",
+    ]
+)  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale, overlap_previous,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, FEW_ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
 
+    overlap_previous: 1 behind the same kernel for other work, beside which this one may run; no constant, so that no step
+    waits for one more kernel to be compiled.
+
     The loop of the second kind costs 6 to 8 % of the first's time on an H200.
     """
-    wait_for_previous(PDL)
+    if overlap_previous != 0:
+        launch_next_early(PDL)
+    else:
+        wait_for_previous(PDL)
     if lines_in_use is None:
-        _attend_any(
+        _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
+            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
-            _attend_any(
+            _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-                SHARED, WIDTH, BLOCK_SIZE, ROWS, FEW_ROWS, HEAD, KV_TILE, SPLIT,
+                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
             )  # fmt: skip
+    if overlap_previous != 0:
+        wait_for_previous(PDL)
 
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])
@@ -237,5 +240,5 @@ def merge_kernel(
                 )
                 row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, False)
             out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
-            share = acc * (_inverse(total) * v_scale)[:, None]
+            share = acc * _share(total, v_scale)[:, None]
             tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)

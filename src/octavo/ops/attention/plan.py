@@ -34,6 +34,8 @@ class PagedPlan(AttentionPlan):
     work: torch.Tensor
     """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the split result of the
     first token, or -1 where the splits are all of the context. The longest come first."""
+    small_work: torch.Tensor
+    """(M, 7) int32: the same of tiles of no more than `FEW_ROWS` rows."""
     merges: torch.Tensor
     """(F, 4) int32, one for each row in splits: row, its first split result, distance to the next, how many."""
     num_split_results: int
@@ -43,7 +45,7 @@ class PagedPlan(AttentionPlan):
     shared: int
     """Query heads per KV head."""
     lines_in_use: torch.Tensor | None = None
-    """(2,) int32: how many first lines of `work` and of `merges` there are; None: all."""
+    """(3,) int32: how many first lines of `work`, `small_work` and `merges` there are; None: all."""
 
     def programs(self, items: int, resident: int) -> int:
         """One for each item; or, where the device may find fewer, as many as run at a time."""
@@ -81,10 +83,12 @@ def plan_paged_attention(
         np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), ROWS // heads_per_kv_head
     )
     work, merges, num_split_results = _spread(tiles, max_split_results)
-    order = np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")
+    work = work[np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")].astype(np.int32)
+    small = work[:, 2] * heads_per_kv_head <= FEW_ROWS
     return PagedPlan(
         tables=block_tables,
-        work=upload(torch.from_numpy(work[order].astype(np.int32)), block_tables.device),
+        work=upload(torch.from_numpy(work[~small]), block_tables.device),
+        small_work=upload(torch.from_numpy(work[small]), block_tables.device),
         merges=upload(torch.from_numpy(merges.astype(np.int32)), block_tables.device),
         num_split_results=num_split_results,
         rows=chunk_starts[-1],

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from octavo.ops.attention.plan import MAX_SPLIT_RESULTS, PagedPlan
+from octavo.ops.attention.plan import FEW_ROWS, MAX_SPLIT_RESULTS, PagedPlan
 from octavo.ops.padded_buffer import PaddedBuffer
 
 
@@ -16,26 +16,32 @@ class PlanBuffers:
     def __init__(self, rows: int, chunks: int, columns: int, device: torch.device) -> None:
         self._tables = PaddedBuffer((chunks, columns), torch.int32, device, -1)
         self._work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
+        self._small_work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
         # a row is merged if it has at least two split results
         self._merges = PaddedBuffer((min(rows, MAX_SPLIT_RESULTS // 2), 4), torch.int32, device, -1)
-        self._lines_in_use = PaddedBuffer((2,), torch.int32, device, 0)
+        self._lines_in_use = PaddedBuffer((3,), torch.int32, device, 0)
         self._plan: PagedPlan | None = None
 
     def fill(self, plan: PagedPlan) -> None:
         """Put `plan`, its tensors on the host, in the memory."""
         self._tables.fill(plan.tables, len(plan.tables))
         self._work.fill(plan.work, len(plan.work))
+        self._small_work.fill(plan.small_work, len(plan.small_work))
         self._merges.fill(plan.merges, len(plan.merges))
-        self._lines_in_use.fill(torch.tensor([len(plan.work), len(plan.merges)], dtype=torch.int32), 2)
+        lines = [len(plan.work), len(plan.small_work), len(plan.merges)]
+        self._lines_in_use.fill(torch.tensor(lines, dtype=torch.int32), len(lines))
         self._plan = plan
 
     def plan(self, rows: int) -> PagedPlan:
         """The memory as a plan of `rows` rows, whose lines in use only the device knows."""
         assert self._plan is not None, "fill comes first"
+        lines = rows + MAX_SPLIT_RESULTS
+        all_small, none_small = rows * self._plan.shared <= FEW_ROWS, self._plan.shared > FEW_ROWS
         return dataclasses.replace(
             self._plan,
             tables=self._tables.device,
-            work=self._work.device[: rows + MAX_SPLIT_RESULTS],
+            work=self._work.device[: 0 if all_small else lines],
+            small_work=self._small_work.device[: 0 if none_small else lines],
             merges=self._merges.device[:rows],
             num_split_results=0,
             rows=rows,

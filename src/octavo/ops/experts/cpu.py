@@ -13,6 +13,7 @@ from octavo.ops.experts.layer import ExpertWeights
 from octavo.ops.experts.routing import Routing, choose_experts, swiglu
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
+from octavo.ops.inputs import Inputs
 from octavo.ops.linear.cpu import TILE_ROWS
 from octavo.ops.quantize.cpu import dequantized
 from octavo.ops.row_chunks import row_chunks
@@ -43,12 +44,15 @@ class CpuExperts:
         self._experts, self._hidden_size = weights.down.data.shape[:2]
         self._rule, self._top_k = rule, rule.top_k
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties away from zero.
 
         Raises:
             KernelContractError: a tensor has another dtype or size.
         """
+        x = Inputs.of(x).bf16
         dims = Dims()
         dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
         dims.check("logits", logits, ("T", self._experts), dtype=torch.float32)
@@ -61,6 +65,12 @@ class CpuExperts:
             hidden = swiglu(self._gate_up.product(inputs.index_select(0, sources[group.rows]), group))
             rows[group.rows] = self._down.product(self._down.prepare(hidden, shares[group.rows]), group)
         return F.embedding_bag(places.view(-1, self._top_k), rows, mode="sum")
+
+    def addend(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `Experts`."""
+        return self(x, logits, rows_in_use)
 
     def _choose(self, logits: torch.Tensor) -> Routing:
         parts = [choose_experts(logits[chunk], self._rule) for chunk in row_chunks(len(logits))]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.experts.moe import MoeWorkspace, moe
+from octavo.ops.experts.moe import MoeWorkspace, expert_parts, moe
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import Weights
+from octavo.ops.inputs import Inputs
+from octavo.ops.weighted_sum import WeightedSum
 
 
 class KernelExperts:
@@ -17,11 +19,13 @@ class KernelExperts:
         self._gate_up, self._down = gate_up, down
         self._rule, self._workspace = rule, workspace
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
         Args:
-            x: (T, H) bf16, T at most the workspace's tokens; read.
+            x: (T, H) bf16, or as a norm made it, T at most the workspace's tokens; read.
             logits: (T, E) float32 of the router; read.
             rows_in_use: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
 
@@ -32,8 +36,18 @@ class KernelExperts:
             KernelContractError: a tensor has another dtype, size or device.
         """
         routing = route(logits, self._rule, spoil=True)
-        out, flags = torch.empty_like(x), torch.empty_like(routing.flags)
+        out = torch.empty_like(Inputs.of(x).data, dtype=torch.bfloat16)
         return moe(
             x, routing.ids, routing.weights, self._gate_up, self._down,
-            workspace=self._workspace, out=out, flags=flags, rows_in_use=rows_in_use,
+            workspace=self._workspace, out=out, flags=torch.empty_like(routing.flags), rows_in_use=rows_in_use,
+        )  # fmt: skip
+
+    def addend(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> WeightedSum:
+        """The same, not summed yet: parts in the workspace; see `Experts`."""
+        routing = route(logits, self._rule, spoil=True)
+        return expert_parts(
+            x, routing.ids, routing.weights, self._gate_up, self._down,
+            workspace=self._workspace, rows_in_use=rows_in_use,
         )  # fmt: skip

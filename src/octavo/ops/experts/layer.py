@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 
 from octavo.ops.formats import LinearWeight
+from octavo.ops.inputs import Inputs
+from octavo.ops.weighted_sum import Addend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,17 @@ class ExpertWeights:
 class Experts(Protocol):
     """An expert layer bound to its weights."""
 
-    def __call__(self, x: torch.Tensor, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
-        x (T, H) bf16, logits (T, E) float32 of the router -> (T, H) bf16. A row whose logits are not all finite is NaN.
+        x (T, H) bf16, or as a norm made it, logits (T, E) float32 of the router -> (T, H) bf16. A row whose logits are not all finite is NaN.
         rows_in_use (1,) int32 on the device of x: how many first rows are in use; nothing need be computed for the others, and
         what comes out of them has no meaning. None: all.
         """
+        ...
+
+    def addend(self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None) -> Addend:
+        """As `__call__`, for an `AddNorm`, which may be left to sum over k; read before the next layer's experts are called."""
         ...

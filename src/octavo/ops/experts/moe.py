@@ -13,13 +13,15 @@ from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, g
 from octavo.ops.experts.permute import permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Weights
+from octavo.ops.inputs import Inputs
 from octavo.ops.launch import LaunchDims
+from octavo.ops.weighted_sum import WeightedSum
 
-__all__ = ["MoeWorkspace", "moe", "moe_workspace"]
+__all__ = ["MoeWorkspace", "expert_parts", "moe", "moe_workspace"]
 
 
 def moe(
-    x: torch.Tensor,
+    x: torch.Tensor | Inputs,
     ids: torch.Tensor,
     weights: torch.Tensor,
     gate_up: Weights,
@@ -38,7 +40,7 @@ def moe(
     captured. Assignments whose id is negative or >= E are dropped. Rows from `rows_in_use` on are not read and become zero.
 
     Args:
-        x: (T, H) bf16, T <= workspace.max_tokens; read.
+        x: (T, H) bf16, or as a norm made it, T <= workspace.max_tokens; read.
         ids: (T, K) int32, any values, K = workspace.top_k; read.
         weights: (T, K) f32; read.
         gate_up: (E, 2I, H), gate rows first; read.
@@ -55,8 +57,32 @@ def moe(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
     """
+    parts = expert_parts(x, ids, weights, gate_up, down, workspace=workspace, rows_in_use=rows_in_use, tiles=tiles)
+    return combine(parts.parts, ids, weights, parts.experts, out=out, flags=flags, rows_in_use=rows_in_use)
+
+
+def expert_parts(
+    x: torch.Tensor | Inputs,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: Weights,
+    down: Weights,
+    *,
+    workspace: MoeWorkspace,
+    rows_in_use: torch.Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> WeightedSum:
+    """What `moe` sums, (S, H) bf16 in the workspace; the arguments are those of `moe`.
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range.
+    """
     dims = LaunchDims()
-    dims.check("x", x, ("T", "H"), dtype=torch.bfloat16)
+    inputs = Inputs.of(x)
+    if inputs.rows is not None:
+        dims.check("x", inputs.rows, ("T", "H"), dtype=torch.bfloat16)
+    if inputs.scaled is not None:
+        inputs.scaled.check("x", dims, "T", "H")
     dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
     dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)
     dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
@@ -68,9 +94,8 @@ def moe(
     permutation = permute(
         ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
     )
-    inputs = workspace.input.quantize(x, gate_up, rows_in_use, overlap_previous=True)
     grouped_gemm_swiglu(
-        inputs,
+        inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True)),
         gate_up,
         permutation,
         top_k=workspace.top_k,
@@ -78,9 +103,11 @@ def moe(
         out=workspace.hidden,
         assignments=assignments,
     )
-    hidden = workspace.hidden_quantized.quantize(workspace.hidden[:assignments], down, permutation.rows_in_use)
+    hidden = down.activate(
+        workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use)
+    )
     grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=assignments)
-    return combine(workspace.expert_out, ids, weights, experts, out=out, flags=flags, rows_in_use=rows_in_use)
+    return WeightedSum(workspace.expert_out, ids, weights, experts, rows_in_use)
 
 
 def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:

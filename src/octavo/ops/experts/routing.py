@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from octavo.ops.experts.rules import RoutingRule
-from octavo.ops.sort_keys import largest
+from octavo.ops.largest import largest
 
 
 @dataclasses.dataclass(frozen=True)

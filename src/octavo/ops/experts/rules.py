@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from octavo.ops.sort_keys import largest
+from octavo.ops.largest import largest
 
 MASKED = torch.finfo(torch.float32).min
 """The score of an expert whose group is not kept."""

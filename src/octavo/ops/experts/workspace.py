@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from octavo.ops.activations import FP8, Activations, GroupScaled, StaticScaled, TokenScaled
+from octavo.ops.activations import FP8, Activations, GroupScaled, Quantizer, StaticScaled, TokenScaled
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.permute import Permutation
 from octavo.ops.formats import Weights
@@ -32,11 +32,9 @@ class ActivationBuffer:
             torch.empty(weights.activations.scale_shape(rows, width), dtype=torch.float32, device=device),
         )
 
-    def quantize(
-        self, x: torch.Tensor, weights: Weights, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False
-    ) -> Activations:
-        """x (R', K) bf16, R' <= R, in the format that `weights` asks for; written here. `overlap_previous`: see `quantize`."""
-        return weights.activate(x, _IntoBuffer(self, rows_in_use, overlap_previous))
+    def quantizer(self, rows_in_use: torch.Tensor | None, *, overlap_previous: bool = False) -> Quantizer:
+        """Writes activations of (rows, K) numbers here, up to R rows; the arguments are those of `quantize`."""
+        return _IntoBuffer(self, rows_in_use, overlap_previous)
 
     def held(self, rows: int, weights: Weights) -> Activations:
         """Views the first `rows` rows, whatever they hold, in the format that `weights` asks for."""

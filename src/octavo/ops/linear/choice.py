@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo.ops.experts.grouped_gemm.tile import Tile
+from octavo.ops.linear.tile import DenseTile
 
 FEW_COLUMNS = 4096
 """Of a weight that fewer programs read than a device has multiprocessors: each keeps more bytes in flight."""
@@ -10,7 +10,7 @@ MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
 
-def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Tile:
+def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
     """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes.
 
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
@@ -19,20 +19,20 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Tile:
     if rows <= 32:
         height = 16 if rows <= 16 else 32
         if columns >= FEW_COLUMNS:
-            return Tile(height, 64, 4, 4, step_factor=_factor(2, steps))
-        return Tile(height, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
+            return DenseTile(height, 64, 4, 4, step_factor=_factor(2, steps))
+        return DenseTile(height, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
     if columns < FEW_COLUMNS and rows <= 64:
-        return Tile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
+        return DenseTile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
     if rows <= 64 or (rows <= 256 and columns < MANY_COLUMNS):
-        return Tile(64, 64, 4, 5)
-    return Tile(128, 128, 4, 3)
+        return DenseTile(64, 64, 4, 5)
+    return DenseTile(128, 128, 4, 3)
 
 
-def choose_block_tile(rows: int) -> Tile:
+def choose_block_tile(rows: int) -> DenseTile:
     """The tile for weights with scales per block: products of one K step and their sums are separate registers."""
     if rows <= 32:
-        return Tile(16 if rows <= 16 else 32, 64, 4, 6)
-    return Tile(64, 64, 4, 5) if rows <= 256 else Tile(128, 64, 4, 3)
+        return DenseTile(16 if rows <= 16 else 32, 64, 4, 6)
+    return DenseTile(64, 64, 4, 5) if rows <= 256 else DenseTile(128, 64, 4, 3)
 
 
 def _factor(most: int, steps: int) -> int:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from octavo.ops.contract import Dims
 from octavo.ops.formats import LinearWeight
+from octavo.ops.inputs import Inputs
 from octavo.ops.quantize.cpu import dequantized
 from octavo.ops.row_chunks import row_chunks
 
@@ -35,17 +36,17 @@ class TiledLinear:
         self._weight = weight.wide().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) bf16; see `Linear`.
 
         Raises:
             KernelContractError: x has another dtype or width.
         """
-        return self._into(x, torch.bfloat16)
+        return self._into(Inputs.of(x).bf16, torch.bfloat16)
 
-    def float32(self, x: torch.Tensor) -> torch.Tensor:
+    def float32(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16 -> (T, N) float32; see `__call__`."""
-        return self._into(x, torch.float32)
+        return self._into(Inputs.of(x).bf16, torch.float32)
 
     def _into(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)

@@ -11,19 +11,20 @@ from octavo.errors import KernelContractError
 from octavo.ops.activations import BLOCK, Activations
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
-from octavo.ops.experts.grouped_gemm import STEP, Tile
+from octavo.ops.experts.grouped_gemm import STEP
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.linear.choice import choose_block_tile, choose_tile
 from octavo.ops.linear.kernel import dense_gemm_kernel
+from octavo.ops.linear.tile import DenseTile
 
-__all__ = ["TILES_PER_BAND", "Tile", "choose_tile", "dense_gemm"]
+__all__ = ["TILES_PER_BAND", "DenseTile", "choose_tile", "dense_gemm"]
 
 TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
-def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile | None = None) -> torch.Tensor:
+def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: DenseTile | None = None) -> torch.Tensor:
     """out = x @ w^T + bias
 
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
@@ -67,7 +68,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Tile
     return out
 
 
-def _choose(x: Activations, w: LinearWeight, rows: int) -> Tile:
+def _choose(x: Activations, w: LinearWeight, rows: int) -> DenseTile:
     """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
     columns, width = w.data.shape
     aligned = width * w.data.element_size() % ALIGNMENT == 0 and takes_bulk_copies(x.data, w.data)

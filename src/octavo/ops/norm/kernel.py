@@ -5,18 +5,44 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import wait_for_previous
+from octavo.ops.device import load_rows_in_use, wait_for_previous, weighted_sum
+from octavo.ops.quantize.kernel import store_row
 
 
-@triton.jit
-def rms_norm_kernel(x, weight, y, eps, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """Grid (R,). x (R, width) bf16; rounds to bf16 after the division and after the weight."""
+@triton.jit(do_not_specialize=["rows", "experts"])
+def add_norm_kernel(
+    x, change, ids, shares, rows_in_use, weight, total, normed, q, scales,
+    eps, rows, width, experts, groups,
+    K: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (R,). x (R, width) bf16; rounds to bf16 after each sum, after the division unless the weight is float32, and after
+    the weight.
+
+    change: None, or (R, width) bf16, or, where there are ids, the K parts of each row's weighted sum. Outputs that are None are
+    not wanted.
+    """
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
-    value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    at = row * width + column
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if change is not None:
+        if ids is not None:
+            live = row < load_rows_in_use(rows_in_use, rows)
+            added = weighted_sum(change, ids, shares, row, live, column, inside, width, experts, K, BLOCK)
+        else:
+            added = tl.load(change + at, mask=inside, other=0.0)
+        value = (value + added.to(tl.float32)).to(tl.bfloat16)
+        if total is not None:
+            tl.store(total + at, value, mask=inside)
+        value = value.to(tl.float32)
     mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
-    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,))).to(tl.bfloat16).to(tl.float32)
+    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,)))
+    value = value.to(weight.dtype.element_ty).to(tl.float32)
     value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row * width + column, value.to(tl.bfloat16), mask=inside)
+    value = value.to(tl.bfloat16)
+    if normed is not None:
+        tl.store(normed + at, value, mask=inside)
+    if q is not None:
+        store_row(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)

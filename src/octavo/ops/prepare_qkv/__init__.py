@@ -10,7 +10,10 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class HeadNorms:
-    """Weights (D,) bf16 of the norms of query and key heads, and what is added to the mean square."""
+    """Weights (D,) of the norms of query and key heads, both bf16 or both float32, and what is added to the mean square.
+
+    Of a float32 weight the normed number is not rounded before it is multiplied.
+    """
 
     queries: torch.Tensor
     keys: torch.Tensor

@@ -23,7 +23,7 @@ def cpu_prepare_qkv(
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
-        norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
+        norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token.
         cache: (2, blocks, block size, G, D) bf16 or fp8; written at `slot_mapping`, as by `write_kv`.
         slot_mapping: (T,) int64, distinct.

@@ -6,6 +6,7 @@ import torch
 import triton
 
 from octavo.errors import KernelContractError
+from octavo.ops.activations import FP8
 from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -38,7 +39,7 @@ def prepare_qkv(
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
-        norms: of query and key heads, their weights (D,) bf16; read. None: the heads are only rotated.
+        norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token; a head's numbers from R on are not turned.
         cache: (2, blocks, block size, G, D) bf16 or fp8; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
@@ -55,8 +56,8 @@ def prepare_qkv(
     dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=CACHE_TYPES)
     dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
     if norms is not None:
-        dims.check("norms.queries", norms.queries, ("D",), dtype=torch.bfloat16)
-        dims.check("norms.keys", norms.keys, ("D",), dtype=torch.bfloat16)
+        dims.check("norms.queries", norms.queries, ("D",), dtype=(torch.bfloat16, torch.float32))
+        dims.check("norms.keys", norms.keys, ("D",), dtype=norms.queries.dtype)
     for name, table in (("rows.cos", rows.cos), ("rows.sin", rows.sin)):
         dims.check(name, table, ("T", "R / 2"), dtype=torch.float32)
     check_range("rows.cos.shape[1]", dims["R / 2"], 1, max(1, dims["D"] // 2), "pass the table of this head's width")
@@ -67,12 +68,13 @@ def prepare_qkv(
     if width % 2 or heads < 1:
         raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
     q_weight, k_weight, eps = (None, None, 0.0) if norms is None else (norms.queries, norms.keys, norms.eps)
+    k_scale, v_scale = (scales.keys, scales.values) if cache.dtype == FP8 else (None, None)
     queries = qkv.new_empty((tokens, heads, width))
     if tokens:
         tiles = triton.cdiv(tokens * heads, tile_rows) + triton.cdiv(tokens * kv_heads, tile_rows)
         prepare_qkv_kernel[check_grid("prepare_qkv", tiles)](
             qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
-            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, scales.keys, scales.values, heads, kv_heads,
+            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, k_scale, v_scale, heads, kv_heads,
             ROWS=tile_rows, HALF=width // 2, TURNED=dims["R / 2"], BLOCK=triton.next_power_of_2(width // 2),
             num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
         )  # fmt: skip

@@ -46,11 +46,21 @@ def _divide(x, root):
 
 
 @triton.jit
+def _weighted(x, root, weight, dtype: tl.constexpr):
+    """The bf16 next to x / root * weight in f32, rounded before the weight too where that is bf16."""
+    if dtype == tl.float32:
+        x = tl.div_rn(x, tl.broadcast_to(root, x.shape)) * weight
+    else:
+        x = _divide(x, root).to(tl.float32) * weight
+    return x.to(tl.bfloat16).to(tl.float32)
+
+
+@triton.jit
 def _turn(
     at, weight, cosines, sines, token, column, first_of, second_of, inside, eps,
     ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed, rounded to bf16 before and after the weight, and rotated.
+    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed as `_weighted` rounds, and rotated.
 
     Without a weight they are only rotated; of HALF pairs the first TURNED are.
     """
@@ -65,8 +75,8 @@ def _turn(
         second = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
         mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
         root = tl.sqrt_rn(mean + eps)[:, None]
-        a = (_divide(a, root).to(tl.float32) * first).to(tl.bfloat16).to(tl.float32)
-        b = (_divide(b, root).to(tl.float32) * second).to(tl.bfloat16).to(tl.float32)
+        a = _weighted(a, root, first, weight.dtype.element_ty)
+        b = _weighted(b, root, second, weight.dtype.element_ty)
     low, high = tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
     if TURNED < HALF:
         low, high = tl.where(turned, low, a), tl.where(turned, high, b)

@@ -18,7 +18,7 @@ def prepare_qkv_reference(
     def turned(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
         wide = x.double()
         if weight is not None:
-            wide = (wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()).bfloat16().double()
+            wide = (wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()).to(weight.dtype).double()
             wide = (wide * weight.double()).bfloat16().double()
         a, b = wide[..., : 2 * cos.shape[-1]].chunk(2, -1)
         return torch.cat((a * cos - b * sin, b * cos + a * sin, wide[..., 2 * cos.shape[-1] :]), -1)

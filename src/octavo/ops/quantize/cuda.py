@@ -1,4 +1,4 @@
-"""bf16 rows to FP8 e4m3 by the rule of `rule`, alone or behind RMSNorm or SwiGLU."""
+"""bf16 rows to FP8 e4m3 by the rule of `rule`, alone or behind SwiGLU (behind a norm: `add_norm`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.quantize.kernel import (
     quantize_kernel,
     quantize_static_kernel,
-    rms_norm_quantize_kernel,
     swiglu_quantize_kernel,
 )
 
@@ -23,7 +22,6 @@ __all__ = [
     "quantize",
     "quantize_groups",
     "quantize_static",
-    "rms_norm_quantize",
     "swiglu_quantize",
 ]
 
@@ -164,45 +162,6 @@ def quantize_static(
             num_warps=_warps(per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
-
-
-def rms_norm_quantize(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    eps: float,
-    *,
-    rows_in_use: torch.Tensor | None = None,
-    out: tuple[torch.Tensor, TokenScaled] | None = None,
-) -> tuple[torch.Tensor, TokenScaled]:
-    """y = bf16(bf16(x / sqrt(mean(x^2) + eps)) * weight), and y in FP8 per token.
-
-    Args:
-        x: (R, K) bf16, K <= 32768; read.
-        weight: (K,) bf16; read.
-        eps: added to the mean of squares.
-        rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
-        out: y (R, K) bf16 and its TokenScaled; written. None allocates.
-
-    Raises:
-        KernelContractError: an argument has another shape, dtype, device or range.
-    """
-    dims = LaunchDims()
-    _bind(x, dims, "K", rows_in_use)
-    dims.check("weight", weight, ("K",), dtype=torch.bfloat16)
-    rows, width = x.shape
-    if out is None:
-        scale = x.new_empty((rows,), dtype=torch.float32)
-        out = (torch.empty_like(x), TokenScaled(torch.empty_like(x, dtype=FP8), scale))
-    normed, quantized = out
-    dims.check("out[0]", normed, ("R", "K"), dtype=torch.bfloat16)
-    quantized.check("out[1]", dims, "R", "K")
-    if rows:
-        block = triton.next_power_of_2(width)
-        rms_norm_quantize_kernel[check_grid("rms_norm_quantize", rows)](
-            x, weight, normed, quantized.data, quantized.scale, rows_in_use, eps, rows, width, 1,
-            GROUPS=1, BLOCK=block, num_warps=_warps(block), **LAUNCH,
-        )  # fmt: skip
-    return normed, quantized
 
 
 def swiglu_quantize(

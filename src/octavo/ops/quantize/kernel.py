@@ -85,7 +85,7 @@ def _store_groups(
 
 
 @triton.jit
-def _store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+def store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     """`_store_groups` of one live row x (BLOCK,)."""
     rows = row + tl.zeros((1,), tl.int64)
     _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
@@ -154,38 +154,6 @@ def quantize_static_kernel(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def rms_norm_quantize_kernel(
-    x,
-    weight,
-    normed,
-    q,
-    scales,
-    rows_in_use,
-    eps,
-    rows,
-    width,
-    groups,
-    GROUPS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Grid (R,). Rounds to bf16 after the division and after the weight, as the separate layers do."""
-    wait_for_previous(PDL)
-    row = tl.program_id(0).to(tl.int64)
-    if row >= load_rows_in_use(rows_in_use, rows):
-        return
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
-    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,))).to(tl.bfloat16).to(tl.float32)
-    value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    value = value.to(tl.bfloat16)
-    tl.store(normed + row * width + column, value, mask=inside)
-    _store_row(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)
-
-
-@triton.jit(do_not_specialize=["rows"])
 def swiglu_quantize_kernel(
     x,
     q,
@@ -208,4 +176,4 @@ def swiglu_quantize_kernel(
     gate = tl.load(x + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
     value = (silu(gate) * up).to(tl.bfloat16).to(tl.float32)
-    _store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
+    store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)

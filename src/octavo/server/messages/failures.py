@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from octavo.errors import OctavoError, PromptTooLongError, RequestError
@@ -20,19 +19,8 @@ KINDS = {
     503: "overloaded_error",
 }
 """Status to type; invalid_request_error for others."""
-NAMES = {
-    "stop": "stop_sequences",
-    "prompt": "messages",
-    "response_format": "output_config.format",
-    "reasoning_effort": "output_config.effort",
-    "thinking_token_budget": "thinking.budget_tokens",
-}
-"""Field of chat -> field of a message."""
 DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
 """Of errors about a field, where clients read them: theirs goes on without a thread, and sends all messages."""
-_UNLIKE_WORDS = {**NAMES, "reasoning_effort none": "thinking of type disabled"}
-"""Those of chat that are no words of a sentence."""
-_UNLIKE_WORD = re.compile(r"\b(response_format|reasoning_effort(?: none)?|thinking_token_budget)\b")
 
 
 def speaks_messages(path: str) -> bool:
@@ -45,22 +33,9 @@ def messages_error(error: OctavoError, message: str, request_id: str) -> dict[st
     if isinstance(error, PromptTooLongError):
         # These words make agents shorten their conversation, and go on.
         message = f"prompt is too long: {error.num_tokens} tokens > {error.most} maximum"
-    elif isinstance(error, RequestError):
-        message = _named(message, error.param)
+    elif isinstance(error, RequestError) and error.param is not None and error.param not in message:
+        message = f"{error.param}: {message}"
     told: dict[str, Any] = {"type": KINDS.get(error.status, "invalid_request_error"), "message": message}
     if isinstance(error, RequestError) and error.param in DETAILS:
         told["details"] = DETAILS[error.param]
     return {"type": "error", "error": told, "request_id": request_id}
-
-
-def _named(message: str, param: str | None) -> str:
-    """`message`, with the field by the name that it has here."""
-    if param is None:
-        return message
-    name = NAMES.get(param, param)
-    message = name + message[len(param) :] if message.startswith(param) else message
-    message = _UNLIKE_WORD.sub(lambda found: _UNLIKE_WORDS[found[0]], message)
-    where, space, rest = message.partition(" ")
-    where = where.replace(".function.parameters", ".input_schema").replace(".function.", ".")
-    message = where + space + rest
-    return message if name in message else f"{name}: {message}"

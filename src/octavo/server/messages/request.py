@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from octavo.answers import Prompt, Reading
 from octavo.errors import RequestError
-from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
+from octavo.server.call import Call
 from octavo.server.chat_request import MAX_MESSAGES, ChatRequest
 from octavo.server.fields import Json
 from octavo.server.messages.blocks import CacheControl, Strict, Texts
 from octavo.server.messages.conversation import Conversation, MessageField
+from octavo.server.messages.names import MESSAGE_NAMES
 from octavo.server.messages.thinking import ThinkingField, thinking_of_chat
 from octavo.server.messages.tools import ToolChoiceField, Tools
 from octavo.server.messages.unserved import REFUSED, check_edits
 from octavo.server.unserved import Refusal
-
-_PLACE = re.compile(r"^messages\[(\d+)\]\.?")
-"""How chat names one of its messages."""
 
 
 class MetadataField(Strict):
@@ -54,21 +50,14 @@ class MessagesChat(ChatRequest):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class MessageCall:
-    """A prepared request: small, whatever its body was."""
+class MessageOptions:
+    """What of a request its message is written by."""
 
     model: str | None
-    prompt: Prompt
-    sampling: SamplingParams
-    reading: Reading
     max_tokens: int
+    """None are made where it is 0: the prompt is to be in the prefix cache."""
     stream: bool
     tells_thinking: bool
-
-    @property
-    def only_prompt(self) -> bool:
-        """Nothing is to be made: the prompt is to be in the prefix cache."""
-        return self.max_tokens == 0
 
 
 class MessageFields(Body):
@@ -93,8 +82,9 @@ class MessageFields(Body):
     metadata: MetadataField | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
-    def as_chat(self, reader: BodyReader) -> tuple[MessagesChat, list[str]]:
-        """The same request to chat, and where each of its messages comes from.
+    @contextlib.contextmanager
+    def as_chat(self, reader: BodyReader) -> Iterator[MessagesChat]:
+        """Yields the same request to chat; errors about that name what is here meanwhile.
 
         Raises:
             RequestError: something in it cannot be served.
@@ -120,7 +110,8 @@ class MessageFields(Body):
             **self._tool_fields(),
             **self._output_fields(reader),
         }
-        return MessagesChat.model_validate(fields), [turn.where for turn in turns]
+        with MESSAGE_NAMES.renaming([turn.where for turn in turns]):
+            yield MessagesChat.model_validate(fields)
 
     def _check(self) -> None:
         """Refuse what makes no sense together.
@@ -167,38 +158,21 @@ class MessagesRequest(MessageFields):
 
     max_tokens: int = Field(ge=0)
 
-    def prepare(self, reader: BodyReader) -> MessageCall:
-        chat, origins = self.as_chat(reader)
-        with placed(origins):
+    def prepare(self, reader: BodyReader) -> Call[MessageOptions]:
+        with self.as_chat(reader) as chat:
             call = chat.prepare(reader)
-        (prompt,), (sampling,) = call.prompts, call.samplings
-        return MessageCall(
+        options = MessageOptions(
             model=self.model,
-            prompt=prompt,
-            sampling=sampling,
-            reading=call.body.reading,
             max_tokens=self.max_tokens,
             stream=self.stream,
             tells_thinking=self.thinking is None or self.thinking.display != "omitted",
         )
+        return Call(options, call.prompts, call.samplings, call.reading, only_scores=self.max_tokens == 0)
 
 
 class CountTokensRequest(MessageFields):
     """Count the tokens of a prompt; takes all fields of a message, of which those of the answer change nothing."""
 
     def prepare(self, reader: BodyReader) -> int:
-        chat, origins = self.as_chat(reader)
-        with placed(origins):
+        with self.as_chat(reader) as chat:
             return len(chat.render(reader, add_special_tokens=chat.add_special_tokens).token_ids)
-
-
-@contextlib.contextmanager
-def placed(origins: Sequence[str]) -> Iterator[None]:
-    """Meanwhile, errors about messages of chat name what each of them was made of."""
-    try:
-        yield
-    except RequestError as error:
-        error.message = _PLACE.sub(lambda found: f"{origins[int(found[1])]}: ", error.message)
-        if error.param is not None and (found := _PLACE.match(error.param)):
-            error.param = origins[int(found[1])]
-        raise

@@ -10,12 +10,12 @@ from starlette.responses import Response
 from octavo.errors import RequestError
 from octavo.server.body import body_schema
 from octavo.server.context import Server
-from octavo.server.generation import Generation
+from octavo.server.generation_route import GenerationRoute
 from octavo.server.json_pieces import json
 from octavo.server.messages.failures import PATH
+from octavo.server.messages.names import MESSAGE_NAMES
 from octavo.server.messages.request import CountTokensRequest, MessagesRequest
 from octavo.server.messages.writing import MessageWriter
-from octavo.server.writing import STREAMED
 
 VERSIONS = ("2023-06-01", "2026-10-21")
 """Of the protocol. The newer one only takes less, and what it takes no more is served for both. Betas are told in another
@@ -50,23 +50,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def message_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["messages"], responses=_ERRORS)
 
-    @router.post(
-        PATH,
+    GenerationRoute(
+        path=PATH,
+        name="messages",
         summary="Answer a conversation, in Anthropic's protocol",
-        openapi_extra=body_schema(MessagesRequest),
-        responses=STREAMED,
-    )
-    async def messages(request: Request) -> Response:
-        server.check_accepting()
-        check_version(request)
-        call = await server.read(request, MessagesRequest)
-        request_id = request.state.request_id
-        prompts, samplings = [call.prompt], [call.sampling]
-        generation = Generation(
-            server, prompts, samplings, request_id, only_scores=call.only_prompt, reading=call.reading
-        )
-        server.log_request(request_id, prompts, samplings)
-        return await MessageWriter(server, call, generation, request_id).answer(request)
+        body=MessagesRequest,
+        writer=MessageWriter,
+        names=MESSAGE_NAMES,
+        check=check_version,
+    ).add_to(router, server)
 
     @router.post(
         f"{PATH}/count_tokens",

@@ -8,6 +8,7 @@ from typing import Any
 from octavo.answers import Answer, Part
 from octavo.answers.parsers import Content, Event
 from octavo.errors import OctavoError
+from octavo.server.call import Call
 from octavo.server.context import Server
 from octavo.server.errors import error_object
 from octavo.server.fields import Json
@@ -15,19 +16,19 @@ from octavo.server.generation import Generation
 from octavo.server.json_pieces import Pieces, encode, text_pieces
 from octavo.server.messages.content import ContentStream, added_up
 from octavo.server.messages.failures import PATH
-from octavo.server.messages.request import MessageCall
+from octavo.server.messages.request import MessageOptions
 from octavo.server.writing import GenerationWriter
 
 
 class MessageWriter(GenerationWriter):
     """Writes one answer."""
 
-    def __init__(self, server: Server, call: MessageCall, generation: Generation, request_id: str) -> None:
-        super().__init__(server, generation, request_id, stream=call.stream)
+    def __init__(self, server: Server, call: Call[MessageOptions], generation: Generation, request_id: str) -> None:
+        super().__init__(server, generation, request_id, stream=call.body.stream)
         self._call = call
         form = call.reading.form
         self._content = ContentStream(
-            request_id, tells_thinking=call.tells_thinking, short_ids=form is not None and form.short_ids
+            request_id, tells_thinking=call.body.tells_thinking, short_ids=form is not None and form.short_ids
         )
         self._begun = False
 
@@ -62,7 +63,7 @@ class MessageWriter(GenerationWriter):
         return told + self._content.close() if answer.finished() else told
 
     def _events_of(self, part: Part) -> list[Event]:
-        if self._call.only_prompt:
+        if self._call.only_scores:
             return []
         if self._call.reading.splits:
             return part.events
@@ -79,7 +80,7 @@ class MessageWriter(GenerationWriter):
             "id": f"msg_{self._request_id}",
             "type": "message",
             "role": "assistant",
-            "model": self._server.reader.check_model(self._call.model),
+            "model": self._server.reader.check_model(self._call.body.model),
             "content": content,
             **end,
             "usage": usage,
@@ -110,9 +111,9 @@ class MessageWriter(GenerationWriter):
     def _reason(self, answer: Answer) -> str:
         if answer.finish_reason == "length":
             length = len(answer.prompt.token_ids) + answer.num_tokens
-            cut = length >= self._server.most_tokens and answer.num_tokens < self._call.max_tokens
+            cut = length >= self._server.most_tokens and answer.num_tokens < self._call.body.max_tokens
             return "model_context_window_exceeded" if cut else "max_tokens"
-        if self._call.only_prompt:
+        if self._call.only_scores:
             return "max_tokens"
         return "tool_use" if answer.num_calls else "end_turn"
 

@@ -6,19 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-import pydantic
 from pydantic import Field, WithJsonSchema
 
-from octavo.answers import Reading
 from octavo.errors import RequestError
 from octavo.server.body import BodyReader
 from octavo.server.call import Call
 from octavo.server.chat_request import ChatRequest
-from octavo.server.errors import from_validation
 from octavo.server.fields import Int64, Json, SamplingFields
 from octavo.server.json_pieces import encode
 from octavo.server.responses.input_items import ITEMS_SCHEMA, Conversation
-from octavo.server.responses.names import renaming
+from octavo.server.responses.names import RESPONSE_NAMES
 from octavo.server.responses.options import (
     Choice,
     FunctionTools,
@@ -108,45 +105,39 @@ class ResponseRequest(ResponseFields):
     service_tier: Label | None = None
     store: bool | None = Field(default=None, description="Nothing is kept, whatever it says; the response says so")
 
-    def prepare(self, reader: BodyReader) -> ResponseCall:
+    def prepare(self, reader: BodyReader) -> Call[ResponseOptions]:
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream to be true", param="stream_options")
         for name in self.include or []:
             if name not in INCLUDED:
                 raise RequestError(f"include has {name!r:.80}, but may have {' and '.join(INCLUDED)}", param="include")
         talk = Conversation(self.input, self.instructions)
-        with renaming(talk.origins):
+        with RESPONSE_NAMES.renaming(talk.origins):
             call = self._chat(talk).prepare(reader)
-        return ResponseCall(
-            call=call,
-            stream=bool(self.stream),
-            told=self._told(call),
-        )
+        options = ResponseOptions(model=self.model, stream=bool(self.stream), told=self._told(call))
+        return Call(options, call.prompts, call.samplings, call.reading)
 
     def _chat(self, talk: Conversation) -> ChatRequest:
         """The same request in the words of chat.
 
         Raises:
-            RequestError: it cannot be said so.
+            RequestError, ValidationError: it cannot be said so.
         """
         fields = {name: value for name in ResponseFields.model_fields if (value := getattr(self, name)) is not None}
         if self._tells_logprobs:
             fields["logprobs"] = True
         if self.text is not None and self.text.format is not None:
             fields["response_format"] = self.text.format.of_chat()
-        try:
-            return _Chat.model_validate(
-                {
-                    **fields,
-                    "messages": talk.messages,
-                    "max_completion_tokens": self.max_output_tokens,
-                    "tools": [tool.of_chat(f"tools[{number}]") for number, tool in enumerate(self.tools or [])],
-                    "tool_choice": choice_of_chat(self.tool_choice),
-                    "reasoning_effort": self.reasoning.effort if self.reasoning is not None else None,
-                }
-            )
-        except pydantic.ValidationError as exc:
-            raise from_validation(exc) from None
+        return ChatRequest.model_validate(
+            {
+                **fields,
+                "messages": talk.messages,
+                "max_completion_tokens": self.max_output_tokens,
+                "tools": [tool.of_chat(f"tools[{number}]") for number, tool in enumerate(self.tools or [])],
+                "tool_choice": choice_of_chat(self.tool_choice),
+                "reasoning_effort": self.reasoning.effort if self.reasoning is not None else None,
+            }
+        )
 
     @property
     def _tells_logprobs(self) -> bool:
@@ -184,28 +175,10 @@ class ResponseRequest(ResponseFields):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ResponseCall:
-    """A call of chat, with how its answer is told as a response."""
+class ResponseOptions:
+    """What of a request its response is written by."""
 
-    call: Call[ChatRequest]
+    model: str | None
     stream: bool
     told: bytes
     """The fields of the request that a response tells again, as the JSON of an object."""
-
-    @property
-    def reading(self) -> Reading:
-        """How the answer is split into channels."""
-        return self.call.body.reading
-
-    @property
-    def has_logprobs(self) -> bool:
-        """Scores of tokens are asked for."""
-        return self.call.samplings[0].logprobs is not None
-
-
-class _Chat(ChatRequest):
-    """A request to chat whose errors name the bound of the answer as responses do."""
-
-    @property
-    def _answer_tokens(self) -> tuple[str, int | None]:
-        return "max_output_tokens", self.max_completion_tokens

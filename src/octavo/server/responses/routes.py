@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.errors import NotFoundError
-from octavo.server.body import body_schema
 from octavo.server.context import Server
-from octavo.server.generation import Generation
+from octavo.server.generation_route import GenerationRoute
+from octavo.server.responses.names import RESPONSE_NAMES
 from octavo.server.responses.request import ResponseRequest
 from octavo.server.responses.writer import ResponseWriter
-from octavo.server.writing import STREAMED
 
 
 def response_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["generation"])
 
-    @router.post(
-        "/v1/responses",
+    GenerationRoute(
+        path="/v1/responses",
+        name="responses",
         summary="Answer a conversation, in items",
-        openapi_extra=body_schema(ResponseRequest),
-        responses=STREAMED,
-    )
-    async def responses(request: Request) -> Response:
-        server.check_accepting()
-        call = await server.read(request, ResponseRequest)
-        request_id = request.state.request_id
-        prompts, samplings = call.call.prompts, call.call.samplings
-        generation = Generation(server, prompts, samplings, request_id, reading=call.reading)
-        server.log_request(request_id, prompts, samplings)
-        return await ResponseWriter(server, call, generation, request_id).answer(request)
+        body=ResponseRequest,
+        writer=ResponseWriter,
+        names=RESPONSE_NAMES,
+    ).add_to(router, server)
 
     @router.get("/v1/responses/{response_id}", summary="A response that was kept: there is none")
     async def retrieve(response_id: str) -> Response:

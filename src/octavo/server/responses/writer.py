@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Raw
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 
 from octavo.answers import Answer, Part
 from octavo.errors import OctavoError
 from octavo.messages import TokenScore
+from octavo.server.call import Call
 from octavo.server.chat_message import call_id
 from octavo.server.context import Server
 from octavo.server.errors import error_object
@@ -20,9 +19,8 @@ from octavo.server.fields import Json
 from octavo.server.generation import Generation
 from octavo.server.json_pieces import Pieces, encode, text_pieces
 from octavo.server.responses.items import COMPLETED, IN_PROGRESS, INCOMPLETE
-from octavo.server.responses.names import renaming
 from octavo.server.responses.output import Output
-from octavo.server.responses.request import ResponseCall
+from octavo.server.responses.request import ResponseOptions
 from octavo.server.scores import chat_logprobs
 from octavo.server.writing import SHORT_TOKENS, GenerationWriter
 
@@ -35,9 +33,9 @@ SERVER_ERROR = "server_error"
 class ResponseWriter(GenerationWriter):
     """Writes the one answer of `call`."""
 
-    def __init__(self, server: Server, call: ResponseCall, generation: Generation, request_id: str) -> None:
-        super().__init__(server, generation, request_id, stream=call.stream)
-        self._told = call.told
+    def __init__(self, server: Server, call: Call[ResponseOptions], generation: Generation, request_id: str) -> None:
+        super().__init__(server, generation, request_id, stream=call.body.stream)
+        self._told = call.body.told
         self._num_events = 0
         form = call.reading.form
         self._short_ids = form is not None and form.short_ids
@@ -45,19 +43,15 @@ class ResponseWriter(GenerationWriter):
             request_id,
             splits=call.reading.splits,
             call_id=self._call_id,
-            write_scores=self._scores if call.has_logprobs else None,
+            write_scores=self._scores if call.samplings[0].logprobs is not None else None,
         )
         self._head = {
             "id": f"resp_{request_id}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": server.reader.check_model(call.call.body.model),
+            "model": server.reader.check_model(call.body.model),
             "system_fingerprint": server.fingerprint,
         }
-
-    async def answer(self, request: HttpRequest) -> Response:
-        with renaming():
-            return await super().answer(request)
 
     def _pieces(self, answers: Sequence[Answer]) -> Pieces:
         (answer,) = answers

@@ -21,7 +21,7 @@ class LogitRow:
     position: int
     """Of the token that the row predicts, in its request."""
     num_top: int | None
-    """How many likeliest tokens to report; None: no score at all."""
+    """How many tokens to report besides its own, the likeliest or those asked for; None: no score at all."""
 
 
 @dataclasses.dataclass(frozen=True)

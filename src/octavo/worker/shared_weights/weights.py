@@ -13,7 +13,7 @@ from octavo.models.load import LoadedModel, build_model, fill_parameters
 from octavo.models.operations import Operations
 from octavo.models.placing import fresh_memory
 from octavo.models.registry import decode_config, encode_config
-from octavo.worker.host_memory import require_room
+from octavo.worker.host_memory import GIB, require_room
 from octavo.worker.memory import await_memory, free_bytes, taken_bytes
 from octavo.worker.model_folder import read_model
 from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
@@ -86,7 +86,7 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     folder = Path(config.model)
     model = read_model(config)
     taken = taken_bytes(device)
-    require_weight_room(model, device)
+    require_weight_room(model, device, num_states=config.num_states)
     num_bytes = block_bytes(model)
     data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
     parameters = model.place_parameters(_Layout(data))
@@ -140,8 +140,8 @@ def block_bytes(model: ModelConfig) -> int:
     return counted.num_bytes
 
 
-def require_weight_room(model: ModelConfig, device: torch.device) -> None:
-    """Refuse weights that do not fit on `device`, before memory is taken for them.
+def require_weight_room(model: ModelConfig, device: torch.device, *, num_states: int = 0) -> None:
+    """Refuse weights that do not fit on `device` beside `num_states` recurrent states, before memory is taken for them.
 
     Raises:
         ConfigError: says how much they take and how much is free.
@@ -153,6 +153,10 @@ def require_weight_room(model: ModelConfig, device: torch.device) -> None:
     else:
         await_memory(num_bytes)
     require_room(num_bytes, free_bytes(device), "model", what)
+    states = num_states * model.facts.state_bytes_per_request
+    if states:
+        what = f"{what} {num_bytes / GIB:,.1f} GiB; they and {num_states} states of requests take"
+        require_room(num_bytes + states, free_bytes(device), "max_num_seqs", what)
 
 
 def copy_bytes(model: ModelConfig) -> int:

@@ -104,10 +104,9 @@ def _check(
     )
     if not gated:
         check_range("rows of x", dims["R"], assignments, INDEX_LIMIT, "pass one row per assignment")
-    tile.check(gated=gated, step_bytes=tile.step_factor * STEP[w.data.dtype] * w.data.element_size())
+    tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
-        check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
     return dims
 
 
@@ -129,7 +128,7 @@ def _launch(
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
-    step = tile.step_factor * STEP[w.data.dtype]
+    step = STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:

@@ -16,7 +16,6 @@ class Tile:
     """`rows` sorted rows by `cols` output columns per program, with `warps` warps and `stages` K steps in flight.
 
     With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
-    A K step is `step_factor` times the columns of its format's `STEP`: fewer, longer steps where the weights are what is waited for.
     The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
     """
 
@@ -26,7 +25,6 @@ class Tile:
     stages: int
     tma: bool = False
     max_halvings: int = 0
-    step_factor: int = 1
 
     @functools.cache  # noqa: B019 (tiles are few and live as long as the process; every launch asks)
     def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
@@ -45,7 +43,6 @@ class Tile:
                 0 <= self.max_halvings <= 2 and self.rows >> self.max_halvings >= 16,
                 f"max_halvings {self.max_halvings} of {self.rows} rows: use 0 to 2, down to 16 rows",
             ),
-            (self.step_factor in (1, 2, 4), f"step_factor {self.step_factor}: use 1, 2 or 4"),
             (2 <= self.stages <= 8, f"stages {self.stages}: use 2 to 8"),
             (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: fewer stages"),
             (accumulators <= 256, f"{accumulators} accumulators per thread, 256 at most: more warps or a smaller tile"),

@@ -1,0 +1,34 @@
+"""Which ids would complete a forbidden word: a function of the tokens that a request has made, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class BadWords:
+    """The forbidden words of a request, each as its token ids, none of them empty."""
+
+    def __init__(self, words: Iterable[Sequence[int]]) -> None:
+        self._single: list[int] = []
+        self._behind: dict[int, list[Sequence[int]]] = {}
+        """Longer words by their last token but one, which must have just been made."""
+        for word in words:
+            if len(word) == 1:
+                self._single.append(word[0])
+            else:
+                self._behind.setdefault(word[-2], []).append(word)
+
+    @property
+    def need_history(self) -> bool:
+        """Whether what is forbidden depends on the tokens made."""
+        return bool(self._behind)
+
+    def completing(self, tokens: Sequence[int], start: int) -> list[int]:
+        """Ids that may not follow `tokens`; an answer begins at index `start`, and a word lies in it as a whole."""
+        forbidden = list(self._single)
+        if len(tokens) > start:
+            for word in self._behind.get(tokens[-1], ()):
+                first = len(tokens) + 1 - len(word)
+                if first >= start and all(tokens[first + i] == word[i] for i in range(len(word) - 1)):
+                    forbidden.append(word[-1])
+        return forbidden

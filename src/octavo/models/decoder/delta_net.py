@@ -1,0 +1,53 @@
+"""Gated DeltaNet as a part of a layer, with the projections to it and from it."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.models.decoder.parameters import DeltaNetParameters
+from octavo.models.decoder.rows import LayerRows
+from octavo.models.operations import Operations
+from octavo.ops.activations import Unscaled
+from octavo.ops.inputs import Inputs
+
+
+class GatedDeltaNet:
+    """The projections, the delta rule on each request's state, a norm of each head times the silu of its gate, and back."""
+
+    def __init__(self, parameters: DeltaNetParameters, operations: Operations, eps: float) -> None:
+        self._qkvz, self._out = operations.linear(parameters.qkvz), operations.linear(parameters.out)
+        self._write_decay = operations.linear(parameters.write_decay)
+        self._delta = operations.delta_net(parameters.shape, parameters.weights)
+        self._shape, self._grouped = parameters.shape, parameters.grouped
+        self._norm = operations.add_norm(parameters.norm, eps, frozenset({Unscaled}))
+        self.forms = frozenset({parameters.qkvz.activations, parameters.write_decay.activations})
+
+    def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
+        """x (T, H) -> (R, H) bf16 of the rows that are wanted; `cache` (states, numbers) float32 is moved on by all rows."""
+        assert rows.delta is not None, "a model with this layer plans for it"
+        qkv, gates = self._split(self._qkvz(x))
+        write, decay = self._split_logits(self._write_decay.float32(x))
+        mixed = self._delta(qkv, write, decay, cache, rows.delta)
+        mixed, gates = rows.attention.select_queries(mixed), rows.attention.select_queries(gates).float()
+        normed = self._norm(mixed.view(-1, self._shape.value_dim), None)[1].bf16.view(mixed.shape)
+        # written out: torch.silu rounds a row's tail otherwise
+        gated = (gates / gates.neg().exp_().add_(1.0)).mul_(normed.float())
+        return self._out(gated.to(torch.bfloat16))
+
+    def _split(self, qkvz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, 2 K + 2 V) -> queries, keys and values (T, C), and gates (T, V)."""
+        shape = self._shape
+        if not self._grouped:
+            qkv, gates = qkvz.split([shape.channels, shape.value_heads * shape.value_dim], dim=1)
+            return qkv.contiguous(), gates
+        values = shape.value_heads // shape.key_heads * shape.value_dim
+        by_head = qkvz.unflatten(1, (shape.key_heads, -1))
+        parts = by_head.split([shape.key_dim, shape.key_dim, values, values], dim=2)
+        *qkv_parts, gates = (part.flatten(1) for part in parts)
+        return torch.cat(qkv_parts, dim=1), gates
+
+    def _split_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T, 2 value heads) float32 -> what decides how much is written, and how fast a state decays: (T, value heads)."""
+        groups = self._shape.key_heads if self._grouped else 1
+        write, decay = logits.unflatten(1, (groups, -1)).chunk(2, dim=2)
+        return write.flatten(1).contiguous(), decay.flatten(1).contiguous()
