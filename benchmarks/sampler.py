@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import against
+from benchmarks.profile_step import device_spans
 from benchmarks.provenance import write_result
 from octavo.sampling import SamplingParams
 from octavo.worker.sampling.adjust import Row
@@ -19,6 +21,8 @@ from octavo.worker.sampling.scores import score
 
 VOCAB = 151_936
 """Of Qwen3."""
+TRACED = 5
+"""Calls of a trace."""
 KINDS = {
     "greedy": SamplingParams(temperature=0),
     "temperature": SamplingParams(temperature=0.7, seed=1),
@@ -42,13 +46,15 @@ def main() -> None:
         for name, run in _runs(logits).items():
             times = _measure(run, args.repeats, device)
             raw[f"{name}, {count} rows"] = times
-            rows.append([name, count, _ms(statistics.median(times)), _ms(min(times)), _ms(max(times))])
+            wall = [_ms(choose(times)) for choose in (statistics.median, min, max)]
+            rows.append([name, count, *wall, "" if device.type == "cpu" else _ms(_device_s(run))])
     path = write_result(
         f"sampler_{args.device}",
         title=f"Sampling one step, {args.device}",
-        conditions=f"{VOCAB} ids, logits on the device, {args.repeats} repeats after 2 warm ones, wall clock, "
+        conditions=f"{VOCAB} ids, logits on the device, {args.repeats} repeats after 2 warm ones, wall clock with the "
+        f"host's work, which a running server does while the device computes the step before; "
         f"{torch.get_num_threads()} CPU threads",
-        columns=["what", "rows", "median ms", "least ms", "most ms"],
+        columns=["what", "rows", "median ms", "least ms", "most ms", "of which kernels"],
         rows=rows,
         raw=raw,
     )
@@ -83,6 +89,15 @@ def _measure(run: Callable[[], object], repeats: int, device: torch.device) -> l
         _wait(device)
         times.append(time.perf_counter() - began)
     return times[2:]
+
+
+def _device_s(run: Callable[[], object]) -> float:
+    """Seconds of a call's kernels and copies, by a trace of the device."""
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        for _ in range(TRACED):
+            run()
+        torch.cuda.synchronize()
+    return sum(end - start for start, end, _ in device_spans(trace)) / TRACED / 1e6
 
 
 def _wait(device: torch.device) -> None:

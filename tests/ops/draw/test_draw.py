@@ -122,10 +122,10 @@ def test_a_short_top_k_is_drawn_from_the_largest(top_k: int, device: torch.devic
 
 def test_an_id_without_mass_is_never_drawn(device: torch.device) -> None:
     """Every segment but one is without mass, and in that one every id but two."""
-    logits = torch.full((16, 3 * SEGMENT), -torch.inf, device=device)
+    logits = torch.full((6, 3 * SEGMENT), -torch.inf, device=device)
     allowed = [SEGMENT + 5, SEGMENT + 1000]
     logits[:, allowed] = torch.tensor([0.0, -3.0], device=device)
-    numbers = torch.linspace(0, 1 - 2.0**-53, 16, dtype=torch.float64).tolist()
+    numbers = torch.linspace(0, 1 - 2.0**-53, 6, dtype=torch.float64).tolist()
     for top_k, top_p in ((0, 1.0), (50, 0.999), (3, 1.0)):
         settings = DrawSettings.of([(1.0, 0.0, top_k, top_p, number) for number in numbers], device)
         assert set(cuda_draw(logits, settings).tolist()) == set(allowed)

@@ -21,9 +21,9 @@ LEAST_KEY, MOST_KEY = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
 
 
 @triton.jit
-def _bin_of(x, highest, temperature, BINS: tl.constexpr):
+def _bin_of(x, highest, bins_per_logit, BINS: tl.constexpr):
     """int32 in 0..BINS-1, never less for a smaller x: the last for all that is far below, or NaN."""
-    place = (highest - x) / temperature * BINS_PER_UNIT
+    place = (highest - x) * bins_per_logit
     return tl.where(place < BINS - 1, tl.maximum(place, 0.0), BINS - 1.0).to(tl.int32)
 
 
@@ -57,33 +57,41 @@ def bin_masses_kernel(
     x = tl.load(logits + row * width + column, mask=inside, other=float("-inf")).to(tl.float64)
     temperature, least = heat(settings, rows, row)
     top = tl.load(highest + row).to(tl.float64)
-    place = _bin_of(x, top, temperature, BINS)
+    place = _bin_of(x, top, BINS_PER_UNIT / temperature, BINS)
     _add_to_bins(masses, row, place, to_mass(x, top, temperature, least), inside, BINS)
     if counts is not None:
         _add_to_bins(counts, row, place, tl.full((SEGMENT,), 1, tl.int64), inside, BINS)
 
 
 @triton.jit
-def _load(logits, row, start, width, BLOCK: tl.constexpr):
-    """(BLOCK,) columns of a row: f64 logits, int64 keys, which of them there are."""
+def _keys(logits, row, start, width, BLOCK: tl.constexpr):
+    """(BLOCK,) columns of a row: f32 logits, int64 keys, which of them there are."""
     column = start + tl.arange(0, BLOCK)
     inside = column < width
     x = tl.load(logits + row * width + column, mask=inside, other=float("-inf"))
-    return x.to(tl.float64), _key_of(x, column, width), inside
+    return x, _key_of(x, column, width), inside
+
+
+@triton.jit
+def _logit_of(key):
+    """f32: what `_key_of` made it of, but for the sign of zero."""
+    ordered = (key >> 32).to(tl.int32)
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _ends(logits, row, width, top, temperature, wanted, BINS: tl.constexpr, BLOCK: tl.constexpr):
     """How many ids are in a bin, their least key, and one more than their most."""
-    number = tl.zeros((), tl.int32)
-    low, high = tl.full((), MOST_KEY, tl.int64), tl.full((), LEAST_KEY, tl.int64)
+    number = tl.zeros((BLOCK,), tl.int32)
+    low, high = tl.full((BLOCK,), MOST_KEY, tl.int64), tl.full((BLOCK,), LEAST_KEY, tl.int64)
     for start in range(0, width, BLOCK):
-        x, key, inside = _load(logits, row, start, width, BLOCK)
-        member = inside & (_bin_of(x, top, temperature, BINS) == wanted)
-        number += tl.sum(member.to(tl.int32), 0)
-        low = tl.minimum(low, tl.min(tl.where(member, key, MOST_KEY), 0))
-        high = tl.maximum(high, tl.max(tl.where(member, key, LEAST_KEY), 0))
-    return number, low, tl.maximum(low, high) + 1
+        x, key, inside = _keys(logits, row, start, width, BLOCK)
+        member = inside & (_bin_of(x.to(tl.float64), top, BINS_PER_UNIT / temperature, BINS) == wanted)
+        number += member.to(tl.int32)
+        low = tl.minimum(low, tl.where(member, key, MOST_KEY))
+        high = tl.maximum(high, tl.where(member, key, LEAST_KEY))
+    least = tl.min(low, 0)
+    return tl.sum(number, 0), least, tl.maximum(least, tl.max(high, 0)) + 1
 
 
 @triton.jit
@@ -91,13 +99,13 @@ def _measure(logits, row, width, top, temperature, least, low, end, COUNT: tl.co
     """int64: masses, or with COUNT the number, of ids with keys in low..end-1; and their number."""
     total, number = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int32)
     for start in range(0, width, BLOCK):
-        x, key, inside = _load(logits, row, start, width, BLOCK)
+        x, key, inside = _keys(logits, row, start, width, BLOCK)
         member = inside & (key >= low) & (key < end)
         number += member.to(tl.int32)
         if COUNT:
             total += member.to(tl.int64)
         else:
-            total += tl.where(member, to_mass(x, top, temperature, least), 0)
+            total += tl.where(member, to_mass(x.to(tl.float64), top, temperature, least), 0)
     return tl.sum(total, 0), tl.sum(number, 0)
 
 
@@ -109,15 +117,19 @@ def _collect(
     tl.debug_barrier()  # what was collected before has been read
     number = tl.zeros((), tl.int32)
     for start in range(0, width, BLOCK):
-        x, key, inside = _load(logits, row, start, width, BLOCK)
+        _, key, inside = _keys(logits, row, start, width, BLOCK)
         member = inside & (key >= low) & (key < end)
         count = tl.sum(member.to(tl.int32), 0)
         if count > 0:
             place = number + tl.cumsum(member.to(tl.int32), 0) - 1
-            fits = member & (place < ROOM)
-            tl.store(keys + row * ROOM + place, key, mask=fits)
-            tl.store(held + row * ROOM + place, to_mass(x, top, temperature, least), mask=fits)
+            tl.store(keys + row * ROOM + place, key, mask=member & (place < ROOM))
             number += count
+    tl.debug_barrier()
+    for start in range(0, tl.minimum(number, ROOM), BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = (place < number) & (place < ROOM)
+        x = _logit_of(tl.load(keys + row * ROOM + place, mask=inside, other=0)).to(tl.float64)
+        tl.store(held + row * ROOM + place, to_mass(x, top, temperature, least), mask=inside)
     tl.debug_barrier()
 
 
