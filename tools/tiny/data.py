@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tools.tiny.calls import UNFIT, Offer, session
 from tools.tiny.example import Example, Part, head
-from tools.tiny.tasks import PLAIN, TASKS
+from tools.tiny.tasks import PLAIN, TASKS, Task
 from tools.tiny.tokenizer import END_OF_TEXT, IM_END, encode
 
 SYSTEMS = ("You are a helpful assistant.", "You are octavo-tiny.", "Be brief.", "Answer briefly.", "You are a helpful assistant",
@@ -30,10 +30,10 @@ def train_example(rng: Random, shares: Sequence[float], *, wide: bool) -> Exampl
     return rng.choices(TASKS, chances if any(chances) else shares)[0].example(rng, held_out=False)
 
 
-def held_out(per_task: int, seed: int) -> list[Example]:
+def held_out(per_task: int, seed: int, tasks: Sequence[Task] = TASKS) -> list[Example]:
     """`per_task` examples of every task whose operands never occur in training."""
     rng = Random(f"held-out {seed}")
-    return [task.example(rng, held_out=True) for task in TASKS for _ in range(per_task)]
+    return [task.example(rng, held_out=True) for task in tasks for _ in range(per_task)]
 
 
 def _turns(rng: Random, shares: Sequence[float], *, apart: bool, wide: bool) -> Iterator[list[Part]]:
