@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.tiny import data, exact, score
-from tools.tiny.tasks import PLAIN
+from tools.tiny.tasks import PLAIN, THINKING, WIDE
 
 from octavo import LLM, SamplingParams
 
@@ -14,6 +14,12 @@ ENOUGH = 0.97
 def test_the_embedded_model_is_right_as_often_as_its_card_says() -> None:
     found = score.scores(score.FOLDER, data.held_out(12, exact.SEED, PLAIN), "cpu")
     assert found.pop("all") >= ENOUGH
+    assert min(found.values()) >= 0.75
+
+
+def test_it_calls_tools_writes_objects_and_thinks_as_often_as_its_card_says() -> None:
+    found = score.scores(score.FOLDER, data.held_out(8, exact.SEED, (*THINKING, *WIDE)), "cpu")
+    assert found.pop("all") >= 0.95
     assert min(found.values()) >= 0.75
 
 
