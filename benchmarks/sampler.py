@@ -57,13 +57,15 @@ def main() -> None:
 
 def _runs(logits: torch.Tensor) -> dict[str, Callable[[], object]]:
     """One call for each way to choose, and one that scores with 20 likeliest."""
-    counts = TokenCounts(range(1000), [])
+    counts = TokenCounts(len(logits), VOCAB, logits.device)
+    for slot in range(len(logits)):
+        counts.begin(slot, range(1000), range(500, 1000))
     token_ids = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
 
     def sampling(params: SamplingParams, allowed: bytes | None = None) -> Callable[[], object]:
-        kept = counts if params.repetition_penalty != 1 else None
-        rows = [Row(params, 1000 + index, (), kept, allowed) for index in range(len(logits))]
-        return lambda: sample(logits, rows).token_ids
+        slots = range(len(logits)) if params.repetition_penalty != 1 else [-1] * len(logits)
+        rows = [Row(params, 1000 + index, (), slot, allowed) for index, slot in enumerate(slots)]
+        return lambda: sample(logits, rows, counts).token_ids
 
     runs: dict[str, Callable[[], object]] = {name: sampling(params) for name, params in KINDS.items()}
     every_other = b"\x55" * -(-VOCAB // 8)

@@ -8,8 +8,10 @@ import itertools
 import torch
 
 from cases import HeadShape
+from octavo.ops.activations import FP8
 from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.reference import attention_reference
+from octavo.ops.quantize.reference import static_reference
 
 
 @dataclasses.dataclass
@@ -44,21 +46,27 @@ class Chunk:
     blocks: list[int]
 
 
-def poisoned(num_blocks: int, block_size: int, shape: HeadShape, device: torch.device) -> torch.Tensor:
+def poisoned(
+    num_blocks: int, block_size: int, shape: HeadShape, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> torch.Tensor:
     """A cache of NaN: what is not written must not be seen."""
     size = (2, num_blocks, block_size, shape.kv_heads, shape.width)
-    return torch.full(size, torch.nan, dtype=torch.bfloat16, device=device)
+    return torch.full(size, torch.nan, dtype=torch.bfloat16, device=device).to(dtype)
 
 
 def write(chunk: Chunk, cache: torch.Tensor) -> None:
-    """Keys and values as `prepare_qkv` leaves them: no value that is not finite, but NaN for its key."""
+    """Keys and values as `prepare_qkv` leaves them: no value that is not finite, but NaN for its key; in FP8 at scale 1."""
     block_size, end = cache.shape[2], chunk.start + chunk.count
     slots = [chunk.blocks[p // block_size] * block_size + p % block_size for p in range(chunk.start, end)]
     keys, values = chunk.request.keys[chunk.start : end], chunk.request.values[chunk.start : end]
     finite = values.isfinite()
     keys = torch.where(finite.all(-1, keepdim=True), keys, torch.nan)
+    sides = [keys, torch.where(finite, values, 0.0)]
+    if cache.dtype == FP8:
+        sides = [static_reference(side, torch.ones(1)).view(torch.uint8) for side in sides]
+        cache = cache.view(torch.uint8)
     flat = cache.view(2, -1, *cache.shape[3:])
-    for side, new in zip(flat, (keys, torch.where(finite, values, 0.0)), strict=True):
+    for side, new in zip(flat, sides, strict=True):
         side[torch.tensor(slots, device=cache.device)] = new.to(cache.device)
 
 

@@ -18,6 +18,8 @@ from models.toy import make_batch, raw_config
 from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
+from octavo.ops.activations import FP8
+from octavo.ops.attention.cache import CACHE_TYPES
 from octavo.ops.attention.cuda import SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
@@ -32,14 +34,16 @@ def attention_inputs(device: torch.device) -> Iterator[Scenario]:
     for shape in SMALL_HEADS if device.type == "cpu" else [*SMALL_HEADS, QWEN3_30B_HEADS]:
         for tokens in (5,) if device.type == "cpu" else (1, 5):
             for normed in (True, False):
-                yield _attention_input(AttentionInput.draw(tokens, shape, seed=1, normed=normed), tokens, device)
+                for dtype in CACHE_TYPES if normed else CACHE_TYPES[:1]:
+                    case = AttentionInput.draw(tokens, shape, seed=1, normed=normed)
+                    yield _attention_input(case, tokens, device, dtype)
 
 
-def _attention_input(case: AttentionInput, tokens: int, device: torch.device) -> Scenario:
+def _attention_input(case: AttentionInput, tokens: int, device: torch.device, dtype: torch.dtype) -> Scenario:
     slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
-    cache = poisoned(2, 4, case.shape, device)
+    cache = poisoned(2, 4, case.shape, device, dtype)
     norms = None if case.norms is None else to_device(case.norms, device)
-    label = f"prepare_qkv {case.shape.name} T={tokens} normed={norms is not None}"
+    label = f"prepare_qkv {case.shape.name} T={tokens} normed={norms is not None} {dtype}"
     return Scenario(label, (case.qkv.to(device), norms, to_device(case.rows, device), cache, slots), _prepare_qkv)
 
 
@@ -51,10 +55,16 @@ DECODES = [(511, 1)] * 17
 
 
 def _attention(
-    shape: HeadShape, chunks: list[tuple[int, int]], block_size: int, device: torch.device, *, fixed: bool
+    shape: HeadShape,
+    chunks: list[tuple[int, int]],
+    block_size: int,
+    device: torch.device,
+    *,
+    fixed: bool,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Scenario:
-    inputs = _paged_inputs(shape, chunks, block_size, device)
-    label = f"{shape.name} {chunks[:4]} blocks of {block_size} fixed={fixed}"
+    inputs = _paged_inputs(shape, chunks, block_size, device, dtype)
+    label = f"{shape.name} {chunks[:4]} blocks of {block_size} fixed={fixed} {dtype}"
     return Scenario(f"paged_attention {label}", (*inputs, fixed), _paged_attention)
 
 
@@ -65,6 +75,10 @@ def attention(device: torch.device) -> Iterator[Scenario]:
     yield _attention(odd, SHORT, 7, device, fixed=True)
     yield _attention(odd, SPREAD, 16, device, fixed=False)
     yield _attention(odd, SPREAD, 16, device, fixed=True)
+    yield _attention(odd, SHORT, 7, device, fixed=True, dtype=FP8)
+    yield _attention(odd, SPREAD, 16, device, fixed=False, dtype=FP8)
+    for dtype in CACHE_TYPES:
+        yield _attention(odd, SPREAD, 64, device, fixed=False, dtype=dtype)
     *inputs, plan, split_results = _paged_inputs(odd, SPREAD, 16, device)
     yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), split_results, False), _paged_attention)
     if device.type == "cuda":
@@ -75,8 +89,8 @@ def attention(device: torch.device) -> Iterator[Scenario]:
 
 def real_attention(device: torch.device) -> Iterator[Scenario]:
     """The same with the heads of Qwen3-30B-A3B."""
-    for chunks, fixed in itertools.product((SPREAD, LONG, DECODES), (False, True)):
-        yield _attention(QWEN3_30B_HEADS, chunks, 16, device, fixed=fixed)
+    for chunks, fixed, dtype in itertools.product((SPREAD, LONG, DECODES), (False, True), CACHE_TYPES):
+        yield _attention(QWEN3_30B_HEADS, chunks, 16, device, fixed=fixed, dtype=dtype)
 
 
 def _corrupt(plan: Any) -> Any:
@@ -96,12 +110,16 @@ def _prepare_qkv(*args: Any) -> list[torch.Tensor]:
 
 
 def _paged_inputs(
-    shape: HeadShape, chunks: list[tuple[int, int]], block_size: int, device: torch.device
+    shape: HeadShape,
+    chunks: list[tuple[int, int]],
+    block_size: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Any, ...]:
     """Queries, cache, plan and split results of chunks (context, tokens); all blocks are used, the last ones first."""
     per_chunk = [-(-context // block_size) for context, _ in chunks]
     free = list(range(sum(per_chunk)))
-    cache = poisoned(len(free), block_size, shape, device)
+    cache = poisoned(len(free), block_size, shape, device, dtype)
     tables = torch.full((len(chunks), max(per_chunk)), -1, dtype=torch.int32)
     queries, starts = [], [0]
     for row, (context, tokens) in enumerate(chunks):

@@ -12,10 +12,14 @@ import torch
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
 from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.adjust import AdjustSettings
+from octavo.ops.adjust.cuda import cuda_adjust
 from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.delta_net.cuda import KernelDeltaNet
-from octavo.ops.draw.cuda import cuda_draw
+from octavo.ops.draw import DrawSettings
+from octavo.ops.draw.cuda import cuda_draw, draw_sorted
+from octavo.ops.draw.select import select
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
@@ -62,8 +66,18 @@ def _count(number: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([number], dtype=torch.int32, device=device)
 
 
-def _draw(logits: torch.Tensor, *columns: torch.Tensor) -> list[torch.Tensor]:
-    return [cuda_draw(logits, *columns)]
+def _draw(logits: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+    settings = DrawSettings(values)
+    drawn = [cuda_draw(logits, settings), select(logits, settings, room=8)]
+    return [*drawn, draw_sorted(logits, cuda_largest(logits, 2), settings)] if logits.shape[1] > 300 else drawn
+
+
+def _adjust(logits: torch.Tensor, counts: torch.Tensor, *settings: torch.Tensor) -> list[torch.Tensor]:
+    before = logits.clone()
+    cuda_adjust(logits, counts, AdjustSettings(*settings))
+    adjusted = logits.clone()
+    logits.copy_(before)
+    return [adjusted]
 
 
 def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:
@@ -81,8 +95,15 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         gate_up, scale = _noise(tokens, 2 * width).bfloat16().to(device), torch.tensor([0.03], device=device)
         label = f"{tokens}x{width}"
         yield Scenario(f"rms_norm {label}", (x, weight), lambda x, w: [cuda_rms_norm(x, w, 1e-6), rms_norm(x, w, 1e-6)])
-        heat, least, numbers = (torch.rand(tokens, dtype=torch.float64).to(device) + 0.01 for _ in range(3))
-        yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), heat, least, numbers - 0.01), _draw)
+        settings = torch.rand((5, tokens), dtype=torch.float64).to(device)
+        settings[0] += 0.1
+        settings[2] = width // 3
+        yield Scenario(f"draw {label}", (_noise(tokens, width).to(device), settings), _draw)
+        allowed = torch.randint(256, (1, -(-width // 8)), dtype=torch.uint8).to(device)
+        places = torch.arange(tokens, dtype=torch.int32).to(device) % 3 - 1
+        held = torch.ones((2, width), dtype=torch.int32, device=device)
+        logits, penalties = _noise(tokens, width).to(device), torch.rand((3, tokens), dtype=torch.float64).to(device)
+        yield Scenario(f"adjust {label}", (logits, held, penalties, places, allowed, 1 - places), _adjust)
         if width > 300:
             yield Scenario(f"largest {label}", (_noise(tokens, width).to(device),), lambda x: [cuda_largest(x, 2)])
         yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)

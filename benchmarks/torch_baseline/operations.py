@@ -10,6 +10,7 @@ from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.activations import Activations
 from octavo.ops.attention import write_kv
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
 from octavo.ops.delta_net.cpu import CpuDeltaNet
@@ -63,8 +64,8 @@ class TorchAttention:
         shared = self._shape.heads // self._shape.kv_heads
         return plan_attention(block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared)
 
-    def layer(self, norms: HeadNorms | WidthNorms | None) -> TorchAttentionLayer:
-        """See `Attention`."""
+    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> TorchAttentionLayer:
+        """See `Attention`; the cache is one in bf16."""
         return TorchAttentionLayer(self._shape, norms)
 
 

@@ -67,6 +67,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`auto` and `safetensors` read safetensors; `dummy` makes random weights of realistic scale from config.json alone."""
     hf_overrides: dict[str, Any] = {}
     """Fields instead of those in config.json."""
+    kv_cache_dtype: str = "auto"
+    """What keys and values are kept in; see `FormatChoice`."""
+    quantization: str = "auto"
+    """How weights are kept; see `FormatChoice`."""
     device: str = "cpu"
     """A torch device: `cpu` or `cuda`."""
     max_model_len: int

@@ -18,6 +18,7 @@ from octavo.sampling import SamplingParams
 from octavo.worker import runner
 from octavo.worker.runner import Model
 from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.sampler import Choice, sample
 
 HOUSE = House(budget=20, seats=4, block_size=4, num_blocks=14, threshold=7)
@@ -77,10 +78,12 @@ class SplitByBatch:
         return total
 
 
-def differences(machine: Machine, seen: Counter[str] | None = None, *, ahead: int = 1) -> list[str]:
+def differences(
+    machine: Machine, seen: Counter[str] | None = None, *, ahead: int = 1, jobs: Sequence[Job] = JOBS
+) -> list[str]:
     seen = Counter() if seen is None else seen
-    answers = run_schedule(make_engine(machine, dataclasses.replace(HOUSE, ahead=ahead), seen), JOBS, seen)
-    return Solo(machine).differences(JOBS, answers)
+    answers = run_schedule(make_engine(machine, dataclasses.replace(HOUSE, ahead=ahead), seen), jobs, seen)
+    return Solo(machine).differences(jobs, answers)
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
@@ -109,8 +112,9 @@ def test_a_token_of_a_step_before_the_last_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_random_numbers_by_row_of_the_batch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_row(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
-        return sample(logits, [Row(row.sampling.replace(seed=i), row.position) for i, row in enumerate(rows)])
+    def by_row(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts) -> Choice:
+        keyed = [dataclasses.replace(row, sampling=row.sampling.replace(seed=i)) for i, row in enumerate(rows)]
+        return sample(logits, keyed, counts)
 
     monkeypatch.setattr(runner, "sample", by_row)
     assert differences(tiny_machine()) != []
@@ -119,9 +123,19 @@ def test_random_numbers_by_row_of_the_batch_are_seen(monkeypatch: pytest.MonkeyP
 def test_random_numbers_by_step_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = itertools.count()
 
-    def by_step(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
+    def by_step(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts) -> Choice:
         step = next(steps)
-        return sample(logits, [Row(row.sampling, step) for row in rows])
+        return sample(logits, [dataclasses.replace(row, position=step) for row in rows], counts)
 
     monkeypatch.setattr(runner, "sample", by_step)
     assert differences(tiny_machine()) != []
+
+
+@pytest.mark.parametrize("forgotten", ["begin", "add"])
+def test_tokens_that_are_not_counted_are_seen(forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalties of a slot's request before, or of the prompt alone."""
+    penalised = [job.sampling.replace(repetition_penalty=1.6, frequency_penalty=1.5) for job in JOBS]
+    jobs = [dataclasses.replace(job, sampling=sampling) for job, sampling in zip(JOBS, penalised, strict=True)]
+    assert differences(tiny_machine(), ahead=2, jobs=jobs) == []
+    monkeypatch.setattr(TokenCounts, forgotten, lambda *_: None)
+    assert differences(tiny_machine(), ahead=2, jobs=jobs) != []

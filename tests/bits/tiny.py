@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bits.schedules import Machine
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.models.load import load_model
 
 HIDDEN = 32
@@ -51,15 +52,17 @@ CONFIG = {
 
 
 @functools.cache
-def tiny_machine(poison: int | None = None) -> Machine:
+def tiny_machine(poison: int | None = None, kv_cache_dtype: str = "auto") -> Machine:
     """The model, loaded once per session; token `poison` has an embedding of NaN."""
-    return _load(CONFIG, poison)
+    return _load(CONFIG, poison, FormatChoice(kv_cache_dtype=kv_cache_dtype))
 
 
-def _load(raw: dict[str, Any], poison: int | None = None) -> Machine:
+def _load(raw: dict[str, Any], poison: int | None = None, choice: FormatChoice = AS_STATED) -> Machine:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(raw))
-        loaded = load_model(Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False)
+        loaded = load_model(
+            Path(folder), load_format="dummy", device=torch.device("cpu"), seed=3, progress=False, choice=choice
+        )
     if poison is not None:
         loaded.model._embedding[poison] = torch.nan
     config = loaded.config

@@ -67,7 +67,8 @@ def test_copied_vllm_command_starts() -> None:
         "Qwen/Qwen3-30B-A3B --trust-remote-code -tp 1 -O3 --dtype auto --quantization compressed-tensors --no-async-scheduling"
         " --compilation-config {} --disable-log-requests --cudagraph-capture-sizes 1 2 4 --enable-chunked-prefill"
     )
-    assert parsed(*words.split()) == Settings(model="Qwen/Qwen3-30B-A3B")
+    assert parsed(*words.split()) == Settings(model="Qwen/Qwen3-30B-A3B", quantization="compressed-tensors")
+    assert parsed(*words.replace("--quantization", "-q").split()).quantization == "compressed-tensors"
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,16 @@ SETTINGS = [
 
 
 def rows_of(count: int) -> list[Row]:
-    counts = TokenCounts(range(0, 60, 3), [5, 5, 6])
-    return [
-        Row(SETTINGS[i % len(SETTINGS)].replace(seed=i), 40 + i, [3, 4] if i % 2 else [], counts) for i in range(count)
-    ]
+    """All with the counts of slot 1."""
+    return [Row(SETTINGS[i % len(SETTINGS)].replace(seed=i), 40 + i, [3, 4] if i % 2 else [], 1) for i in range(count)]
+
+
+def counts_of(vocab_size: int, device: str) -> TokenCounts:
+    """Of two slots, the first without a request."""
+    counts = TokenCounts(2, vocab_size, torch.device(device))
+    counts.begin(1, range(0, 60, 3), [5, 5])
+    counts.add(torch.tensor([1], device=device), torch.tensor([6], device=device))
+    return counts
 
 
 def random_logits(rows: int, vocab_size: int) -> torch.Tensor:
@@ -43,17 +49,19 @@ def random_logits(rows: int, vocab_size: int) -> torch.Tensor:
 @pytest.mark.parametrize("vocab_size", [1000, 1003, QWEN_VOCAB])
 def test_the_gpu_samples_what_the_cpu_samples(vocab_size: int) -> None:
     logits, rows = random_logits(66, vocab_size), rows_of(66)
-    assert sample(logits.cuda(), rows).token_ids.tolist() == sample(logits, rows).token_ids.tolist()
+    on_gpu = sample(logits.cuda(), rows, counts_of(vocab_size, "cuda")).token_ids
+    assert on_gpu.tolist() == sample(logits, rows, counts_of(vocab_size, "cpu")).token_ids.tolist()
 
 
 @pytest.mark.parametrize("vocab_size", [61, 1003, QWEN_VOCAB])
 def test_a_row_has_the_same_bits_in_any_company(vocab_size: int) -> None:
     logits, rows = random_logits(110, vocab_size).cuda(), rows_of(110)
-    token_ids = sample(logits, rows).token_ids
+    counts = counts_of(vocab_size, "cuda")
+    token_ids = sample(logits, rows, counts).token_ids
     together = score(logits, token_ids, 20)
     for i in range(0, 110, 7):
         for part in ([i], [i, 0, 1], [*range(i, 110)]):
-            chosen = sample(logits[part], [rows[j] for j in part]).token_ids
+            chosen = sample(logits[part], [rows[j] for j in part], counts).token_ids
             assert chosen[0] == token_ids[i]
             for a, b in zip(tensors(score(logits[part], chosen, 20)), tensors(together), strict=True):
                 assert torch.equal(a[0], b[i])

@@ -13,6 +13,8 @@ import torch
 from models.toy import (
     CPU,
     FP8_BLOCK,
+    FP8_DYNAMIC,
+    KV_FP8,
     allocate_cache,
     make_batch,
     random_tensors,
@@ -31,6 +33,7 @@ from octavo.models.registry import read_config
 CONFIGS: dict[str, dict[str, Any]] = {
     "fp8": raw_config(num_experts=32, num_experts_per_tok=8),
     "bf16": raw_config(quantization_config=None),
+    "fp8-cache": raw_config(quantization_config=FP8_DYNAMIC | {"kv_cache_scheme": KV_FP8}, head_dim=24),
     "fp8-dense-between-bias": raw_config(mlp_only_layers=[1], attention_bias=True, num_key_value_heads=1, head_dim=24),
     "fp8-no-sharing": raw_config(num_key_value_heads=4, tie_word_embeddings=True, norm_topk_prob=False),
     "mixtral": raw_mixtral(),

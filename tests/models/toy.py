@@ -40,6 +40,9 @@ FP8_DYNAMIC: dict[str, Any] = {
     "ignore": ["lm_head", "re:.*mlp.gate$"],
 }
 
+KV_FP8: dict[str, Any] = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+"""The kv_cache_scheme of compressed-tensors: keys and values in FP8, with a scale for each layer's."""
+
 FP8_BLOCK: dict[str, Any] = {
     "quant_method": "fp8",
     "fmt": "e4m3",

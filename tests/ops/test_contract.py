@@ -20,7 +20,19 @@ from octavo.ops.launch import GRID_LIMIT, LaunchDims, check_grid
 from octavo.ops.linear.choice import choose_block_tile, choose_tile
 
 ROOM = pathlib.Path(octavo.ops.__path__[0])
-OPS = ["attention", "delta_net", "draw", "experts", "largest", "linear", "norm", "prepare_qkv", "quantize", "rotary"]
+OPS = [
+    "adjust",
+    "attention",
+    "delta_net",
+    "draw",
+    "experts",
+    "largest",
+    "linear",
+    "norm",
+    "prepare_qkv",
+    "quantize",
+    "rotary",
+]
 """Folders of operations that a model is made of, and of those that choose a token."""
 STEPS = ["combine", "grouped_gemm", "permute", "route"]
 """Folders of the steps of the expert layer, which CUDA alone takes one by one."""

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 
 from octavo.checkpoints.folder import ASSETS
+from octavo.config.format_choice import KV_CACHE_DTYPES, FormatChoice
 from octavo.server.context import fingerprint
 from octavo.startup import read_facts
 from octavo.text import ChatTemplate, DefaultSampling
@@ -89,6 +90,12 @@ def test_another_library_is_another_fingerprint(library: str, monkeypatch: pytes
     between = seen()
     monkeypatch.setattr("octavo.server.context.metadata.version", lambda name: "1")
     assert len({before, between, seen()}) == 3
+
+
+def test_keys_and_values_in_another_format_change_it() -> None:
+    tiny = ASSETS / "octavo-tiny"
+    kept = {name: seen({"model": read_facts(tiny, None, FormatChoice(name))}) for name in KV_CACHE_DTYPES}
+    assert kept["auto"] == kept["bfloat16"] != kept["fp8"] == kept["fp8_e4m3"]
 
 
 def test_fields_put_in_the_place_of_those_in_config_json_change_it() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bits.schedules import House, Job, Machine, Solo, houses, make_engine, run_schedule
@@ -53,12 +53,23 @@ def obeys(job: Job, made: Sequence[int], finish: FinishReason | None) -> bool:
     return all(map(lambda token, ids: token in ids, made, left)) and (finish is FinishReason.ERROR) <= (not left[-1])
 
 
+CROWDED = House(budget=20, seats=4, block_size=4, num_blocks=14, threshold=7)
+"""With `MEETING` in it requests are preempted, and one ends for want of ids, whatever else is drawn."""
+MEETING = [
+    Job(f"job-{number}", tuple(range(20)), SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, **bounds))
+    for number, bounds in enumerate(
+        [{"allowed_token_ids": LETTERS}] * 4 + [{"allowed_token_ids": [3], "bad_word_ids": [[3, 3]]}]
+    )
+]
+
+
 def test_no_schedule_makes_what_is_forbidden_or_another_token() -> None:
     seen: Counter[str] = Counter()
     solo = Solo(MACHINE)
 
     @settings(deadline=None, max_examples=150)
     @given(houses(), bounded())
+    @example(CROWDED, MEETING)
     def sweep(house: House, drawn: list[Job]) -> None:
         answers = run_schedule(make_engine(MACHINE, house, seen), drawn, seen)
         assert solo.differences(drawn, answers) == []

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.toy import raw_qwen3_next
+from octavo.config.format_choice import FormatChoice
 from octavo.errors import ConfigError
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
@@ -217,6 +218,19 @@ def test_the_widest_step_takes_the_whole_budget_if_it_gets_its_blocks(
 def test_model_shape_is_read_from_the_configuration() -> None:
     assert MODEL.kv_bytes_per_token * 4 == BLOCK_BYTES
     assert dataclasses.replace(CONFIG, num_hidden_layers=3).facts.kv_bytes_per_token * 8 == 3 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize(("name", "times"), [("auto", 1), ("bfloat16", 1), ("fp8", 2), ("fp8_e4m3", 2)])
+def test_as_much_memory_holds_twice_the_blocks_in_fp8(name: str, times: int) -> None:
+    """As they are counted, and as they are allocated."""
+    kept = FormatChoice(kv_cache_dtype=name).apply(CONFIG.quantization)
+    config = dataclasses.replace(CONFIG, quantization=kept)
+    told = toy_config(num_blocks=None, kv_cache_memory_bytes=6 * BLOCK_BYTES)
+    count = count_blocks(told, config.facts, 0)
+    assert count == 6 * times
+    cache = KVCache.allocate(config.cache, num_blocks=count, block_size=told.block_size, device=torch.device("cpu"))
+    assert cache.num_bytes == 6 * BLOCK_BYTES
+    assert all(not layer.view(torch.uint8).any() for layer in cache.layers)
 
 
 def test_states_of_all_requests_are_counted_beside_the_blocks() -> None:

@@ -56,27 +56,43 @@ def cases(draw: st.DrawFn) -> tuple[list[float], SamplingParams, list[int], list
     return logits, draw(samplings), draw(histories), draw(histories), stop_ids, draw(st.integers(0, 2**31))
 
 
-def as_row(sampling: SamplingParams, prompt: list[int], made: list[int], stop_ids: list[int], position: int) -> Row:
-    masked = stop_ids if len(made) < sampling.min_tokens else []
-    return Row(sampling, position, masked, TokenCounts(prompt, made))
+Case = tuple[list[float], SamplingParams, list[int], list[int], list[int], int]
+
+
+def rows_of(drawn: list[Case]) -> list[Row]:
+    """Each in a slot of its own."""
+    return [
+        Row(sampling, position, stop_ids if len(made) < sampling.min_tokens else [], slot)
+        for slot, (_, sampling, _, made, stop_ids, position) in enumerate(drawn)
+    ]
+
+
+def counts_of(drawn: list[Case]) -> TokenCounts:
+    """The last token that each has made came after the others."""
+    counts = TokenCounts(len(drawn), VOCAB, torch.device("cpu"))
+    for slot, (_, _, prompt, made, *_) in enumerate(drawn):
+        counts.begin(slot, prompt, made[:-1])
+    late = [(slot, made[-1]) for slot, (_, _, _, made, *_) in enumerate(drawn) if made]
+    counts.add(*torch.tensor(late, dtype=torch.int64).view(-1, 2).T)
+    return counts
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(cases(), min_size=1, max_size=7))
 def test_a_row_is_what_the_reference_says_and_the_same_in_any_company(
-    drawn: list[tuple[list[float], SamplingParams, list[int], list[int], list[int], int]],
+    drawn: list[Case],
 ) -> None:
     logits = torch.tensor([case[0] for case in drawn])
-    rows = [as_row(*case[1:]) for case in drawn]
+    rows, counts = rows_of(drawn), counts_of(drawn)
     before = logits.clone()
-    choice = sample(logits, rows)
+    choice = sample(logits, rows, counts)
     assert torch.equal(logits, before)
     assert choice.finite.all()
     for i, (values, sampling, prompt, made, stop_ids, position) in enumerate(drawn):
-        alone = sample(logits[i : i + 1].clone(), rows[i : i + 1])
+        alone = sample(logits[i : i + 1].clone(), rows[i : i + 1], counts)
         assert choice.token_ids[i] == alone.token_ids[0]
         adjusted = logits[i : i + 1].clone()
-        adjust_logits(adjusted, rows[i : i + 1])
+        adjust_logits(adjusted, rows[i : i + 1], counts)
         expected = reference_adjusted(values, sampling, prompt, made, stop_ids)
         assert adjusted[0].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
         # From here on the reference starts at the float32 values: a tie made by rounding is a tie.
@@ -188,10 +204,12 @@ def test_a_tiny_temperature_is_greedy_and_does_not_overflow(temperature: float, 
 @pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e300], ids=["smallest", "tiny", "huge"])
 def test_an_extreme_repetition_penalty_makes_no_nan(penalty: float) -> None:
     logits = torch.tensor([[3e38, -3e38, 0.0, 1.0, -1.0]])
-    row = Row(SamplingParams(seed=1, repetition_penalty=penalty), 3, (), TokenCounts(range(5), [0]))
-    adjust_logits(logits, [row])
+    row = Row(SamplingParams(seed=1, repetition_penalty=penalty), 3, (), 0)
+    counts = TokenCounts(1, 5, torch.device("cpu"))
+    counts.begin(0, range(5), [0])
+    adjust_logits(logits, [row], counts)
     assert torch.isfinite(logits).all()
-    assert sample(logits, [row]).finite.all()
+    assert sample(logits, [row], counts).finite.all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -277,12 +295,12 @@ def bits_of(allowed: list[int]) -> bytes:
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(cases(), st.lists(ids, min_size=1, unique=True)), min_size=1, max_size=5), st.data())
 def test_allowed_ids_are_those_not_masked_and_touch_no_other_row(
-    drawn: list[tuple[tuple[list[float], SamplingParams, list[int], list[int], list[int], int], list[int]]],
-    data: st.DataObject,
+    drawn: list[tuple[Case, list[int]]], data: st.DataObject
 ) -> None:
     """A mask of bits does what a list of forbidden ids does, in its row alone."""
     logits = torch.tensor([case[0] for case, _ in drawn])
-    plain = [as_row(*case[1:]) for case, _ in drawn]
+    cases_alone = [case for case, _ in drawn]
+    plain, counts = rows_of(cases_alone), counts_of(cases_alone)
     under = [data.draw(st.booleans()) for _ in drawn]
     rows, twins = [], []
     for row, (_, allowed), masked in zip(plain, drawn, under, strict=True):
@@ -290,10 +308,10 @@ def test_allowed_ids_are_those_not_masked_and_touch_no_other_row(
         rows.append(dataclasses.replace(free, allowed=bits_of(allowed)) if masked else row)
         forbidden = [id_ for id_ in range(VOCAB) if id_ not in allowed]
         twins.append(dataclasses.replace(free, masked_ids=forbidden) if masked else row)
-    choice = sample(logits, rows)
+    choice = sample(logits, rows, counts)
     assert choice.finite.all()
-    assert torch.equal(choice.token_ids, sample(logits, twins).token_ids)
-    without = sample(logits, plain).token_ids
+    assert torch.equal(choice.token_ids, sample(logits, twins, counts).token_ids)
+    without = sample(logits, plain, counts).token_ids
     for token, (_, allowed), masked, other in zip(
         choice.token_ids.tolist(), drawn, under, without.tolist(), strict=True
     ):

@@ -220,16 +220,11 @@ def test_what_a_grammar_and_a_request_allow_is_what_both_do() -> None:
     assert slots[0].allowed_bits == bytes([1, 0, 0, 0, 0, 0, 0, 16])
 
 
-def test_counts_are_kept_for_penalties_and_grow() -> None:
+def test_only_requests_with_a_penalty_are_counted() -> None:
     slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
-    sampling = GREEDY.replace(presence_penalty=1.0)
-    admissions = [admit(0, [1, 2, 1, 3, 2], num_prompt_tokens=3, sampling=sampling), admit(1)]
-    slots.apply(StepPlan(1, [], admissions, []))
-    slots[0].resolve_token(slots[0].reserve_token(), 2)
-    counts = slots[0].counts
-    assert counts is not None
-    assert dict(zip(counts.ids.tolist(), counts.made.tolist(), strict=True)) == {1: 0, 2: 2, 3: 1}
-    assert slots[1].counts is None
+    sampling = [GREEDY.replace(presence_penalty=1.0), GREEDY.replace(repetition_penalty=0.9), GREEDY]
+    slots.apply(StepPlan(1, [], [admit(i, sampling=each) for i, each in enumerate(sampling)], []))
+    assert [slots[i].is_penalised for i in range(3)] == [True, True, False]
 
 
 def test_a_batch_is_the_plan_as_tensors() -> None:

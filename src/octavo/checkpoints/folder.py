@@ -56,6 +56,10 @@ def resolve_folder(
         if revision is not None:
             log.warning("revision %s has no effect: %s is a folder on this machine, not a repo", revision, model)
         return ASSETS / model if embedded else path
+    if path.suffix == ".gguf" and path.exists():
+        raise ConfigError(
+            "model", f"{model} is GGUF, which is not served; give a folder with config.json and safetensors"
+        )
     if path.exists():
         raise ConfigError("model", f"{model} is a file; give the folder with config.json and the safetensors files")
     if REPO_ID.fullmatch(model) is None:

@@ -14,7 +14,7 @@ from octavo.checkpoints.bf16 import FLOATS, Bf16Format
 FP8 = torch.float8_e4m3fn
 
 
-class Fp8Format:
+class Fp8Format(Bf16Format):
     """FP8 weights with float scales; the rest as `Bf16Format`.
 
     Args:
@@ -31,7 +31,7 @@ class Fp8Format:
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
         """Scales must be numbers, positive or, of blocks, not negative: see `Format`."""
         if not name.endswith((".weight_scale", ".weight_scale_inv")):
-            return Bf16Format().complaint(name, tensor)
+            return super().complaint(name, tensor)
         good = tensor.isfinite() & ((tensor >= 0) if self._zeros else (tensor > 0))
         if good.all():
             return None

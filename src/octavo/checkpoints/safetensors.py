@@ -28,6 +28,26 @@ class Format(Protocol):
         """Says what is wrong with the values of `tensor`; None if nothing is."""
         ...
 
+    def usual_name(self, name: str) -> str:
+        """The name that parameters know the tensor `name` of a file by; writers have several for some."""
+        ...
+
+    def is_single(self, name: str) -> bool:
+        """Whether the tensor `name` is one number, in whatever shape, that fills all of its parameter."""
+        ...
+
+    def is_made(self, name: str) -> bool:
+        """Whether the parameter `name` is made of what fills another one, and no file has such a tensor."""
+        ...
+
+    def put(self, name: str, tensor: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Write `tensor`, of the parameter's shape, to the parameter `name`, and to those that are made of it."""
+        ...
+
+    def default(self, name: str) -> float | None:
+        """What all of the parameter `name` is without such a tensor; None: that is an error."""
+        ...
+
 
 def fill_from_folder(
     folder: Path,
@@ -53,15 +73,21 @@ def fill_from_folder(
             does not fit; names tensor, file and both shapes.
     """
     files = find_files(folder)
-    missing, left_out = set(parameters), list[str]()
+    missing, left_out = {name for name in parameters if not stored.is_made(name)}, list[str]()
     with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
         for path, claimed in files.items():
-            names = _fill_from_file(path, parameters, missing, stored, needless, bar)
-            left_out += sorted(names.difference(parameters))
+            names, surplus = _fill_from_file(path, parameters, missing, stored, needless, bar)
+            left_out += surplus
             if absent := claimed - names:
                 raise CheckpointError(
                     "the index names this file, but it is not in it", file=str(path), tensor=_first(absent)
                 )
+    defaults = {name: number for name in sorted(missing) if (number := stored.default(name)) is not None}
+    for name, number in defaults.items():
+        parameters[name].fill_(number)
+    if defaults:
+        log.warning("not in %s, and set to %g: %s", folder, next(iter(defaults.values())), _list(list(defaults)))
+    missing -= defaults.keys()
     if missing:
         name = _first(missing)
         raise CheckpointError(
@@ -80,36 +106,46 @@ def _fill_from_file(
     stored: Format,
     needless: Callable[[str], bool],
     bar: tqdm[NoReturn],
-) -> set[str]:
-    """Fill the parameters that `path` holds, take them out of `missing`, and return the names in it."""
+) -> tuple[set[str], list[str]]:
+    """Fill the parameters that `path` holds, take them out of `missing`; return the names in it, and those left out."""
+    left_out: list[str] = []
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
             for name in sorted(names):
-                if name not in parameters and needless(name):
+                usual = stored.usual_name(name)
+                if usual not in parameters and needless(usual):
+                    left_out.append(name)
                     continue
-                if name not in missing:
+                if usual not in missing:
                     raise CheckpointError(
-                        _why_surplus(name, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
+                        _why_surplus(usual, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
                     )
-                _fill(parameters[name], name, file.get_tensor(name), path, stored)
-                missing.remove(name)
+                _fill(parameters, (name, usual), file.get_tensor(name), path, stored)
+                missing.remove(usual)
                 bar.update(1)
     except FileNotFoundError as exc:
         raise CheckpointError("not found, though the index names it; download it again", file=str(path)) from exc
     except SafetensorError as exc:
         raise CheckpointError(f"is not a whole safetensors file ({exc}); download it again", file=str(path)) from exc
-    return names
+    return names, left_out
 
 
-def _fill(parameter: torch.Tensor, name: str, tensor: torch.Tensor, path: Path, stored: Format) -> None:
+def _fill(
+    parameters: Mapping[str, torch.Tensor], names: tuple[str, str], tensor: torch.Tensor, path: Path, stored: Format
+) -> None:
+    """Fill a parameter from the tensor whose names in the file and in the parameters are `names`."""
+    name, usual = names
+    parameter = parameters[usual]
+    if stored.is_single(usual) and tensor.numel() == 1:
+        tensor = tensor.view(1).expand(parameter.shape)
     if tensor.shape != parameter.shape:
         raise CheckpointError(
             f"has shape {tuple(tensor.shape)}, config.json asks for {tuple(parameter.shape)}",
             file=str(path),
             tensor=name,
         )
-    accepted = stored.stored_as(name, parameter.dtype)
+    accepted = stored.stored_as(usual, parameter.dtype)
     if tensor.dtype not in accepted:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
         raise CheckpointError(
@@ -117,9 +153,9 @@ def _fill(parameter: torch.Tensor, name: str, tensor: torch.Tensor, path: Path, 
             file=str(path),
             tensor=name,
         )
-    if complaint := stored.complaint(name, tensor):
+    if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
-    parameter.copy_(tensor)
+    stored.put(usual, tensor, parameters)
 
 
 def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor]) -> str:

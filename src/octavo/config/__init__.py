@@ -2,7 +2,7 @@
 
 from octavo.config.engine import EngineConfig
 from octavo.config.facts import ModelFacts
-from octavo.config.quantization import WeightFormat
+from octavo.config.quantization import KvFormat, WeightFormat
 from octavo.config.settings import Settings
 
-__all__ = ["EngineConfig", "ModelFacts", "Settings", "WeightFormat"]
+__all__ = ["EngineConfig", "KvFormat", "ModelFacts", "Settings", "WeightFormat"]

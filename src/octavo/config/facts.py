@@ -6,20 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from octavo.config.quantization import WeightFormat
+from octavo.config.quantization import KvFormat, WeightFormat
 
 
 @dataclasses.dataclass(frozen=True)
 class PagedKv:
-    """The cache of one attention layer: keys and values of every token, in blocks; bf16."""
+    """The cache of one attention layer: keys and values of every token, in blocks."""
 
     num_kv_heads: int
     head_dim: int
+    format: KvFormat = KvFormat.BF16
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values."""
-        return 2 * 2 * self.num_kv_heads * self.head_dim
+        return 2 * self.format.num_bytes * self.num_kv_heads * self.head_dim
 
 
 @dataclasses.dataclass(frozen=True)

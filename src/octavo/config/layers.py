@@ -83,7 +83,7 @@ def read_layers(layers: Iterable[Layer], settings: type) -> tuple[dict[str, Any]
     labels: dict[str, str] = {}
     for layer in layers:
         for raw_name, raw in layer.values.items():
-            name, label = raw_name.replace("-", "_"), layer.label(raw_name)
+            name, label = ALIASES.get(raw_name, raw_name).replace("-", "_"), layer.label(raw_name)
             vllm_flag = VLLM_FLAGS.get(ALIASES.get(raw_name, name.replace("_", "-")))
             if name in with_choices and raw in (None, ""):
                 continue  # vLLM's way not to choose

@@ -15,6 +15,7 @@ from octavo.config.patterns import compile_pattern
 PLAIN = re.compile(r"[\w.-]+")
 """A key that is a name and no pattern, though a dot is one."""
 EXPERT = re.compile(r"(.*\.experts)\.\d+\.")
+GATES = r"re:(.*\.)?shared_expert_gate$"
 HEADS_AND_ROUTERS = r"re:(.*\.)?(lm_head|gate)$"
 
 
@@ -23,7 +24,20 @@ class WeightFormat(enum.Enum):
 
     BF16 = "bf16"
     FP8_DYNAMIC = "compressed-tensors FP8 (per-channel weights, per-token activations)"
+    FP8_ONLINE = "FP8 made of bfloat16 as it is loaded (per-channel weights, per-token activations)"
     FP8_BLOCK = "FP8 (weights in blocks of 128 x 128, activations per token in groups of 128)"
+
+
+class KvFormat(enum.Enum):
+    """How keys and values are kept; computed with as bfloat16 either way."""
+
+    BF16 = "bfloat16"
+    FP8 = "fp8_e4m3"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one number."""
+        return 1 if self is KvFormat.FP8 else 2
 
 
 SERVED = (
@@ -31,6 +45,7 @@ SERVED = (
     "compressed-tensors float-quantized with 8-bit float weights, symmetric, and dynamic 8-bit float activations: per channel "
     "and per token (FP8-dynamic), or in blocks of 128 x 128 and groups of 128"
 )
+OF_THE_STEP = "one dynamic scale for all activations of a step is not served, as it would let the requests of a step change each other's answers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +60,10 @@ class Quantization:
 
     skipped: tuple[str, ...] = ()
     """Names and patterns by transformers' rule (`modules_to_not_convert`), which stay in bf16 too."""
+    method: str = ""
+    """The quant_method that config.json states."""
+    kv_cache: KvFormat = KvFormat.BF16
+    """What keys and values are kept in: as the user says, else as the checkpoint was made for."""
 
     def covers(self, module: str) -> bool:
         """Whether the linear layer named `module` (as in the checkpoint) is stored in FP8."""
@@ -115,7 +134,7 @@ def read_quantization(fields: JsonFields) -> Quantization:
     part = QuantizationFields(stated, fields)
     method = stated.get("quant_method")
     part.require("quant_method", method, tuple(READERS))
-    return READERS[method](part)
+    return dataclasses.replace(READERS[method](part), method=str(method))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +159,7 @@ class QuantizationFields:
 
 _STATUSES = ("compressed", "frozen")
 """Of how the weights came to be; how they are stored, `format` says, and each tensor's type is checked."""
-_DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False}
+_DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False, "strategy": "tensor"}
 _FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
 _WEIGHTS = _FLOAT8 | {"dynamic": False}
 _ACTIVATIONS = _FLOAT8 | {"dynamic": True}
@@ -159,7 +178,11 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     stated = part.raw
     part.require("format", stated.get("format"), ("float-quantized",))
     part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
-    for name in ("kv_cache_scheme", "sparsity_config", "transform_config"):
+    kv_cache = KvFormat.BF16
+    if isinstance(scheme := stated.get("kv_cache_scheme"), dict) and scheme:
+        _require_all(part, "kv_cache_scheme", scheme, _WEIGHTS | {"strategy": "tensor"})
+        kv_cache = KvFormat.FP8
+    for name in ("sparsity_config", "transform_config"):
         part.require(name, None if _changes_nothing(name, stated.get(name)) else stated[name], (None,))
     groups = stated.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(group := next(iter(groups.values())), dict):
@@ -168,6 +191,10 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     part.require("group format", group.get("format") or "float-quantized", ("float-quantized",))
     part.require("output_activations", group.get("output_activations"), (None,))
     weights, activations = (_arguments(part, group, name) for name in ("weights", "input_activations"))
+    if activations.get("dynamic") and activations.get("strategy") == "tensor":
+        raise part.config.refuse(
+            f"quantization_config: input_activations.strategy 'tensor', dynamic: {OF_THE_STEP}; {SERVED}"
+        )
     strategy = weights.get("strategy")
     part.require("weights.strategy", strategy, tuple(_SCHEMES))
     weight_format, of_weights, of_activations = _SCHEMES[strategy]
@@ -177,7 +204,7 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     for pattern in ignore:
         if pattern.startswith("re:"):
             _check_pattern("ignore", pattern, pattern.removeprefix("re:"), part.config)
-    return Quantization(weight_format, tuple(ignore))
+    return Quantization(weight_format, tuple(ignore), kv_cache=kv_cache)
 
 
 def _arguments(part: QuantizationFields, group: dict[str, Any], name: str) -> dict[str, Any]:
@@ -199,6 +226,10 @@ def read_fp8(part: QuantizationFields) -> Quantization:
     """
     stated = part.raw
     part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
+    if stated.get("weight_block_size") is None and stated.get("activation_scheme", "dynamic") == "dynamic":
+        raise part.config.refuse(
+            f"quantization_config: activation_scheme 'dynamic' with weight_block_size None: {OF_THE_STEP}; {SERVED}"
+        )
     part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"))
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
     part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))

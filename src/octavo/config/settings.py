@@ -68,6 +68,12 @@ class Settings:
         "Model",
         choices=("auto", "bfloat16", "float16", "half"),
     )
+    quantization: str = setting(
+        "auto",
+        "How weights are stored, as config.json says (auto); fp8 makes FP8 of a bfloat16 checkpoint as it is loaded",
+        "Model",
+        choices=("auto", "fp8", "compressed-tensors"),
+    )
     max_model_len: int | None = setting(
         None,
         "Most tokens per request (accepts 32k); the model's own limit if not set",
@@ -101,6 +107,13 @@ class Settings:
     gpu_memory_utilization: float = setting(0.92, "Share of the GPU's memory for this server", "Memory and schedule")
     kv_cache_memory_bytes: int | None = setting(
         None, "Exact size of the KV cache (accepts 1g)", "Memory and schedule", minimum=1
+    )
+    kv_cache_dtype: str = setting(
+        "auto",
+        "What keys and values are kept in: bfloat16, fp8 (fp8_e4m3; half the memory, scales from the checkpoint or 1), "
+        "or auto: as the checkpoint was made for",
+        "Memory and schedule",
+        choices=("auto", "bfloat16", "fp8", "fp8_e4m3"),
     )
     num_gpu_blocks_override: int | None = setting(None, "Exact number of KV blocks", "Memory and schedule", minimum=1)
     block_size: int | None = setting(

@@ -119,13 +119,6 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_switches(Explained(_TEXT, _ON), "language-model-only"),
         *_switches(Explained("it concerns several GPUs", _ON), "disable-custom-all-reduce"),
         *_switches(Refused("the device is never put to sleep", _OFF), "enable-sleep-mode"),
-        *_values(Refused("keys and values are kept in bfloat16", ("auto", "bfloat16")), "kv-cache-dtype"),
-        *_values(
-            Refused(
-                "the format is read from config.json: compressed-tensors FP8-dynamic or bf16", ("compressed-tensors",)
-            ),
-            "quantization",
-        ),
         *_values(Refused("logprobs are those of the raw distribution", ("raw_logprobs",)), "logprobs-mode"),
         *_values(Refused("generating text is the only task", ("auto", "generate")), "task", "runner"),
         *_values(Refused("generating text is the only task", ("auto",)), "convert"),

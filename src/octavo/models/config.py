@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from octavo.config.facts import CacheLayout, ModelFacts, PagedKv
 from octavo.config.json_fields import JsonFields, read_fields
-from octavo.config.quantization import Quantization, read_quantization
+from octavo.config.quantization import KvFormat, Quantization, read_quantization
 from octavo.config.rope import Rope, read_rope
 
 if TYPE_CHECKING:
@@ -73,13 +73,17 @@ class ModelConfig(abc.ABC):
     @property
     def cache(self) -> CacheLayout:
         """The cache of each layer."""
-        return (PagedKv(self.num_key_value_heads, self.head_dim),) * self.num_hidden_layers
+        kv = PagedKv(self.num_key_value_heads, self.head_dim, self.quantization.kv_cache)
+        return (kv,) * self.num_hidden_layers
 
     @property
     def facts(self) -> ModelFacts:
         """What the rest of the house must know."""
         identity = dataclasses.asdict(self) | {"architecture": self.architecture}
-        identity["quantization"]["format"] = self.quantization.format.value
+        identity["quantization"] |= {
+            "format": self.quantization.format.value,
+            "kv_cache": self.quantization.kv_cache.value,
+        }
         return ModelFacts(
             architecture=self.architecture,
             vocab_size=self.vocab_size,
@@ -94,8 +98,10 @@ class ModelConfig(abc.ABC):
         """Whether a checkpoint may hold the tensor `name` although the model computes without it.
 
         Old writers store what follows from the config (frequencies of rotary embeddings), others a tied head a second time,
-        and layers that predict further tokens serve speculation alone.
+        layers that predict further tokens serve speculation alone, and scales of keys and values a cache in FP8.
         """
+        if self.quantization.kv_cache is KvFormat.BF16 and name.endswith((".self_attn.k_scale", ".self_attn.v_scale")):
+            return True
         if name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight"):
             return True
         layer = re.match(r"model\.layers\.(\d{1,9})\.", name)

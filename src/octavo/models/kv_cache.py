@@ -8,13 +8,17 @@ import mmap
 import torch
 
 from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
+from octavo.config.quantization import KvFormat
+from octavo.ops.activations import FP8
+
+DTYPES = {KvFormat.BF16: torch.bfloat16, KvFormat.FP8: FP8}
 
 
 class KVCache:
     """Keys, values and states, layer by layer as the family describes them.
 
-    `layers[l]` of an attention layer is (2, num_blocks, block_size, num_kv_heads, head_dim) bf16; [0] keys, [1] values;
-    written by attention at `slot_mapping`, read through `block_tables`. Of a recurrent layer it is (num_states, numbers)
+    `layers[l]` of an attention layer is (2, num_blocks, block_size, num_kv_heads, head_dim), bf16 or fp8; [0] keys,
+    [1] values; written by attention at `slot_mapping`, read through `block_tables`. Of a recurrent layer it is (num_states, numbers)
     float32, a row for each running request. A model has an attention layer at least.
     """
 
@@ -59,7 +63,7 @@ class KVCache:
         def layer(kind: PagedKv | RecurrentState) -> torch.Tensor:
             if isinstance(kind, RecurrentState):
                 return _zeros((num_states, kind.numbers), torch.float32, device)
-            return _zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), torch.bfloat16, device)
+            return _zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), DTYPES[kind.format], device)
 
         return cls([layer(kind) for kind in layout])
 

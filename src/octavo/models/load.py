@@ -10,8 +10,10 @@ import torch
 from octavo.checkpoints.bf16 import Bf16Format
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.checkpoints.fp8 import Fp8Format
+from octavo.checkpoints.online_fp8 import OnlineFp8Format
 from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import WeightFormat
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.errors import ConfigError
 from octavo.models.config import ModelConfig
 from octavo.models.cpu_operations import CpuOperations
@@ -24,6 +26,7 @@ from octavo.models.registry import read_folder
 FORMATS: dict[WeightFormat, Format] = {
     WeightFormat.BF16: Bf16Format(),
     WeightFormat.FP8_DYNAMIC: Fp8Format(),
+    WeightFormat.FP8_ONLINE: OnlineFp8Format(),
     WeightFormat.FP8_BLOCK: Fp8Format(zeros=True),
 }
 
@@ -46,6 +49,7 @@ def load_model(
     seed: int,
     operations: Operations | None = None,
     progress: bool = True,
+    choice: FormatChoice = AS_STATED,
 ) -> LoadedModel:
     """Read `folder/config.json` and fill the parameters.
 
@@ -56,6 +60,7 @@ def load_model(
         seed: of dummy weights.
         operations: what the model is computed with on `device`; None for a CPU's, which is an error elsewhere.
         progress: whether to show a bar on standard error.
+        choice: what the user says of formats.
 
     Raises:
         CheckpointError: a file is missing or does not hold what the config asks for; names tensor, file and shapes.
@@ -66,7 +71,7 @@ def load_model(
         raise ValueError(
             f"operations: say what computes on {device}, such as CudaOperations; there is no default but a CPU's"
         )
-    config = read_folder(folder)
+    config = read_folder(folder, choice=choice)
     parameters = config.place_parameters(fresh_memory(device))
     fill_parameters(parameters, config, folder, load_format=load_format, seed=seed, progress=progress)
     return build_model(config, parameters, operations or CpuOperations())

@@ -37,6 +37,7 @@ class ParameterMaker:
 
     def __init__(self, place: Place, quantization: Quantization) -> None:
         self._empty, self._quantization = place, quantization
+        self.kv_format = quantization.kv_cache
         self.sources: dict[str, torch.Tensor] = {}
 
     def vector(self, name: str, size: int) -> torch.Tensor:
@@ -48,6 +49,10 @@ class ParameterMaker:
         """The tensor `name`: (size,) float32."""
         self.sources[name] = self._empty((size,), torch.float32)
         return self.sources[name]
+
+    def single(self, name: str) -> torch.Tensor:
+        """The tensor `name`: (1,) float32, one number in whatever shape it is stored."""
+        return self.float_vector(name, 1)
 
     def matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         """The tensor `name`: (rows, columns) bf16."""
@@ -113,7 +118,7 @@ class ParameterMaker:
         if not quantized:
             return Bf16(self._empty(shape, torch.bfloat16), biases)
         data = self._empty(shape, FP8)
-        if self._quantization.format is WeightFormat.FP8_DYNAMIC:
+        if self._quantization.format in (WeightFormat.FP8_DYNAMIC, WeightFormat.FP8_ONLINE):
             return Fp8Channel(data, self._empty(shape[:-1], torch.float32), biases)
         *experts, rows, columns = shape
         scales = (*experts, parts * blocks(rows // parts), blocks(columns))

@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
+from octavo.config.quantization import SERVED
 from octavo.errors import CheckpointError
 from octavo.models.config import ModelConfig
 from octavo.models.glm4_moe.config import Glm4MoeConfig
@@ -41,24 +43,42 @@ FAMILIES: dict[str, type[ModelConfig]] = {
 }
 
 
-def read_folder(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+def read_folder(
+    folder: Path, overrides: Mapping[str, Any] | None = None, choice: FormatChoice = AS_STATED
+) -> ModelConfig:
     """Read `folder/config.json`, and the eos ids of `folder/generation_config.json` if there is one.
 
     Args:
         folder: of a model.
         overrides: fields instead of those in config.json; what is None is left out of it.
+        choice: what the user says of formats.
 
     Raises:
+        ConfigError: that is not what the folder holds.
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
     path = folder / "config.json"
-    config = read_config(read_json_object(path) | dict(overrides or {}), file=str(path))
+    raw = read_json_object(path) | dict(overrides or {})
+    _refuse_other_formats(folder, raw)
+    config = read_config(raw, file=str(path))
+    config = dataclasses.replace(config, quantization=choice.apply(config.quantization))
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
     fields = read_fields(read_json_object(generation), str(generation))
     ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
     return dataclasses.replace(config, eos_token_ids=tuple(ids))
+
+
+def _refuse_other_formats(folder: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse weights whose format stands beside a config.json that does not state it."""
+    beside = folder / "hf_quant_config.json"
+    if raw.get("quantization_config") is None and beside.exists():
+        stated = read_json_object(beside).get("quantization")
+        algo = stated.get("quant_algo") if isinstance(stated, dict) else None
+        raise read_fields({}, str(beside)).refuse(f"ModelOpt's {algo} is not served; {SERVED}")
+    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
+        raise read_fields({}, str(folder)).refuse(f"GGUF is not served; safetensors are: {SERVED}")
 
 
 def idle_overrides(folder: Path, overrides: Mapping[str, Any]) -> list[str]:
@@ -96,11 +116,12 @@ def find_family(fields: JsonFields) -> type[ModelConfig]:
         CheckpointError: it is not served.
     """
     named, model_type = fields.raw.get("architectures"), fields.raw.get("model_type")
+    mla = " (multi-head latent attention, MLA)" if fields.raw.get("kv_lora_rank") is not None else ""
     for family in FAMILIES.values() if named or model_type else ():
         if (named or [family.architecture]) == [family.architecture] and model_type in (family.model_type, None):
             return family
     raise fields.refuse(
-        f"architecture {named!r} (model_type {model_type!r}) is not served; {' and '.join(sorted(FAMILIES))} are"
+        f"architecture {named!r} (model_type {model_type!r}){mla} is not served; {' and '.join(sorted(FAMILIES))} are"
     )
 
 

@@ -36,6 +36,8 @@ def worker_config(settings: Settings, model: Model) -> WorkerConfig:
         model=str(model.folder),
         load_format=settings.load_format,
         hf_overrides=settings.hf_overrides or {},
+        kv_cache_dtype=settings.kv_cache_dtype,
+        quantization=settings.quantization,
         device=resolve_device(settings.device),
         max_model_len=settings.max_model_len or longest,
         max_num_seqs=settings.max_num_seqs,

@@ -10,6 +10,7 @@ from typing import Any
 
 from octavo.checkpoints.folder import TEXT_PATTERNS, Hub, resolve_folder
 from octavo.config import ModelFacts, Settings, WeightFormat
+from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.errors import ConfigError
 from octavo.models.registry import idle_overrides, read_folder
 from octavo.text import (
@@ -48,7 +49,7 @@ def load_model(settings: Settings) -> Model:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
-    facts = read_facts(folder, settings.hf_overrides)
+    facts = read_facts(folder, settings.hf_overrides, FormatChoice(settings.kv_cache_dtype, settings.quantization))
     check_dtype(settings.dtype, facts.weight_format)
     return Model(
         folder=folder,
@@ -64,13 +65,16 @@ def load_model(settings: Settings) -> Model:
     )
 
 
-def read_facts(folder: Path, overrides: Mapping[str, Any] | None = None) -> ModelFacts:
-    """What `folder`'s config.json says of its model, with `overrides` instead of its own fields.
+def read_facts(
+    folder: Path, overrides: Mapping[str, Any] | None = None, choice: FormatChoice = AS_STATED
+) -> ModelFacts:
+    """What `folder`'s config.json says of its model, with `overrides` instead of its own fields,
+    and formats as the user says.
 
     Raises:
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
-    facts = read_folder(folder, overrides).facts
+    facts = read_folder(folder, overrides, choice).facts
     if idle := idle_overrides(folder, overrides or {}):
         log.warning("--hf-overrides: %s changes nothing that is read of this model's config", ", ".join(idle))
     return facts

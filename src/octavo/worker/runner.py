@@ -19,6 +19,7 @@ from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
 from octavo.worker.sampling.adjust import Row
+from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.finite import finite_rows
 from octavo.worker.sampling.rows import LogitRow, RowResult, SampledBatch, read_results
 from octavo.worker.sampling.sampler import sample
@@ -29,7 +30,7 @@ from octavo.worker.transfer import Download
 MAX_LOGITS = 2**26
 """Most logits at once (256 MiB in float32): one product for all rows that are sampled reads the head's weights once."""
 MAX_SAMPLED = 2**24
-"""Most of them that are sampled or scored at once: bounds the memory of that, which is several times theirs."""
+"""Most of them that a CPU samples at once: bounds the memory of that, which is several times theirs."""
 MAX_ROWS = 512
 """Most rows at once, however small the vocabulary."""
 
@@ -150,8 +151,10 @@ class Runner:
         self._vocab_size = vocab_size
         self._device = kv_cache.device
         self._rows_of_logits, self._rows_at_once = (
-            max(1, min(MAX_ROWS, most // vocab_size)) for most in (MAX_LOGITS, MAX_SAMPLED)
+            max(1, min(MAX_ROWS, most // vocab_size))
+            for most in (MAX_LOGITS, MAX_SAMPLED if self._device.type == "cpu" else MAX_LOGITS)
         )
+        self._counts = TokenCounts(config.max_num_seqs, vocab_size, self._device)
         self._last_sampled = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self._device)
         """(slots,) for the step after, which need not wait until the host knows them."""
         self._launched: deque[Launched] = deque()
@@ -169,8 +172,8 @@ class Runner:
     def launch(self, plan: StepPlan) -> Launched:
         """Give the device all of `plan`, behind the step before, whose result need not have been read.
 
-        Reads the result of step n - 2 first. If a request has penalties or forbidden words, also reads that of n - 1: they
-        need every token on the host.
+        Reads the result of step n - 2 first. If a request has forbidden words, also reads that of n - 1: they need every
+        token on the host.
 
         Raises:
             PlanError: the plan breaks the contract.
@@ -179,6 +182,10 @@ class Runner:
         spoiled = commit(plan.faults, self._device)
         self._read_but(1)
         chunks = self._slots.apply(plan)
+        for admission in plan.admissions:
+            if self._slots[admission.slot].is_penalised:
+                prompt = admission.num_prompt_tokens
+                self._counts.begin(admission.slot, admission.token_ids[:prompt], admission.token_ids[prompt:])
         if any(self._slots[chunk.slot].needs_history for chunk in chunks):
             self._read_but(0)
             chunks = [chunk for chunk in chunks if not self._slots[chunk.slot].bad]
@@ -267,7 +274,11 @@ class Runner:
 
     def _sample_rows(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
         """Sample the tokens of `rows`, and score them where asked."""
-        choice = sample(logits, [self._settings_of(row) for row in rows])
+        choice = sample(logits, [self._settings_of(row) for row in rows], self._counts)
+        penalised = [(index, row.slot) for index, row in enumerate(rows) if self._slots[row.slot].is_penalised]
+        if penalised:
+            indices, slots = upload(torch.tensor(penalised).T.contiguous(), self._device)
+            self._counts.add(slots, choice.token_ids[indices])
         wanted = [index for index, row in enumerate(rows) if row.num_top is not None]
         where = upload(torch.tensor(wanted, dtype=torch.int64), self._device)
         asked = [self._slots[rows[index].slot].sampling.logprob_token_ids or () for index in wanted]
@@ -282,7 +293,8 @@ class Runner:
 
     def _settings_of(self, row: LogitRow) -> Row:
         slot = self._slots[row.slot]
-        return Row(slot.sampling, row.position, slot.masked_ids, slot.counts, slot.allowed_bits)
+        counted = row.slot if slot.is_penalised else -1
+        return Row(slot.sampling, row.position, slot.masked_ids, counted, slot.allowed_bits)
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))

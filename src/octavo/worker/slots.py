@@ -14,7 +14,6 @@ from octavo.bad_words import BadWords
 from octavo.errors import OctavoError
 from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
-from octavo.worker.sampling.counts import TokenCounts
 
 UNKNOWN = -1
 """In a history: a token that a step has sampled and whose result is not on the host yet. When a step begins, only the last
@@ -33,7 +32,6 @@ class Slot:
         "bad",
         "bad_words",
         "computed",
-        "counts",
         "num_blocks",
         "num_prompt_tokens",
         "permitted",
@@ -63,9 +61,6 @@ class Slot:
         self.bad_words = BadWords(self.sampling.bad_word_ids)
         self.snapshots: SnapshotUse | None = None
         """What the chunk of the step does with snapshots; None: nothing."""
-        self.counts: TokenCounts | None = None
-        if self._penalised:
-            self.counts = TokenCounts(self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :])
 
     def reserve_token(self) -> int:
         """Make room for a token that has been sampled; its position."""
@@ -76,8 +71,6 @@ class Slot:
         """Take in the token of a position that was expected."""
         assert self.tokens[position] == UNKNOWN
         self.tokens[position] = token_id
-        if self.counts is not None:
-            self.counts.add_made(token_id)
 
     @property
     def masked_ids(self) -> Sequence[int]:
@@ -98,10 +91,11 @@ class Slot:
     @property
     def needs_history(self) -> bool:
         """What may be sampled depends on every token made, so that the host must know them all."""
-        return self.counts is not None or self.bad_words.need_history
+        return self.bad_words.need_history
 
     @property
-    def _penalised(self) -> bool:
+    def is_penalised(self) -> bool:
+        """The counts of its tokens matter."""
         sampling = self.sampling
         return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
 

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import torch
@@ -19,7 +18,6 @@ from octavo.models.cpu_operations import CpuOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations
-from octavo.models.registry import read_folder
 from octavo.worker.memory import (
     MemoryTable,
     available_bytes,
@@ -30,6 +28,7 @@ from octavo.worker.memory import (
     require_share,
     taken_bytes,
 )
+from octavo.worker.model_folder import read_model
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
@@ -71,7 +70,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)
-        require_weight_room(read_folder(Path(config.model), config.hf_overrides), device, num_states=config.num_states)
+        require_weight_room(read_model(config), device, num_states=config.num_states)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)

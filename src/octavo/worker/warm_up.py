@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
 from octavo.models.kv_cache import KVCache
-from octavo.ops.draw import draw
+from octavo.ops.adjust import AdjustSettings, adjust
+from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.largest import MAX_FEW, largest
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import MAX_ROWS, Model, Runner
@@ -60,11 +61,15 @@ def load_kernels(
 
 
 def _load_sampler(vocab_size: int, device: torch.device) -> None:
-    """Draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
-    logits, ones = torch.zeros((1, vocab_size), device=device), torch.ones(1, dtype=torch.float64, device=device)
-    draw(logits, ones, 0 * ones, 0 * ones)
+    """Penalise, draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
+    logits = torch.zeros((1, vocab_size), device=device)
+    adjust(logits, logits.int(), AdjustSettings.of([(1.0, 0.0, 0.0, 0)], [None], vocab_size, device))
+    settings = DrawSettings.of([(1.0, 0.0, 0, 0.9, 0.5)], device)
+    draw(logits, settings)
+    draw_truncated(logits, settings, most=0)
     for count in (1 << i for i in range(MAX_FEW.bit_length())):
         largest(logits, min(count, vocab_size))
+        draw_truncated(logits, settings, most=min(count, vocab_size))
 
 
 def blocks_of_widest(config: WorkerConfig) -> int:

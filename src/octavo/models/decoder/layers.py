@@ -20,6 +20,7 @@ from octavo.models.decoder.parameters import (
 from octavo.models.decoder.rows import LayerRows
 from octavo.models.operations import Operations
 from octavo.ops.activations import Activations
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import Attention, AttentionShape
 from octavo.ops.experts.routing import swiglu
 from octavo.ops.experts.rules import sigmoid
@@ -148,7 +149,10 @@ class SelfAttention:
         norms = parameters.norms
         if norms is not None:
             norms = dataclasses.replace(norms, queries=norm_weight(norms.queries), keys=norm_weight(norms.keys))
-        self._attend = attention.layer(norms)
+        scales = parameters.kv_scales
+        self._attend = attention.layer(
+            norms, UNSCALED if scales is None else KvScales(*(scale.item() for scale in scales))
+        )
         self.forms = frozenset({parameters.qkv.activations})
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from octavo.config.quantization import KvFormat
 from octavo.models.config import ModelConfig
 from octavo.models.placing import ParameterMaker, Place
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -25,6 +26,8 @@ class AttentionParameters:
     """None: queries and keys are only rotated."""
     out: LinearWeight
     """(H, heads * D)"""
+    kv_scales: tuple[torch.Tensor, torch.Tensor] | None = None
+    """(1,) float32 of the codes of keys and of values; None: the cache holds no codes."""
     gated: bool = False
     """Whether each query head's D rows are followed by as many of a gate, by whose sigmoid its output is multiplied."""
 
@@ -183,7 +186,10 @@ def place_attention(
         queries, keys = (make.vector(f"{name}.{part}_norm.weight", n) for part, n in zip("qk", sizes, strict=True))
         of_queries_and_keys = norms(queries, keys, config.rms_norm_eps)
     out = make.linear([(f"{name}.o_proj", config.hidden_size)], rows["q"], bias=out_bias)
-    return AttentionParameters(qkv, of_queries_and_keys, out, gated)
+    scales = None
+    if make.kv_format is KvFormat.FP8:
+        scales = make.single(f"{name}.k_scale"), make.single(f"{name}.v_scale")
+    return AttentionParameters(qkv, of_queries_and_keys, out, scales, gated)
 
 
 def place_mlp(make: ParameterMaker, name: str, *, hidden: int, width: int) -> DenseMlp:

@@ -35,7 +35,7 @@ class QwenHybridConfig(QwenMoeConfig):
         values = self.linear_num_value_heads * self.linear_value_head_dim
         history = (self.linear_conv_kernel_dim - 1) * (2 * keys + values)
         state = RecurrentState(values * self.linear_key_head_dim + history)
-        paged = PagedKv(self.num_key_value_heads, self.head_dim)
+        paged = PagedKv(self.num_key_value_heads, self.head_dim, self.quantization.kv_cache)
         return tuple(paged if layer in self.attention_layers else state for layer in range(self.num_hidden_layers))
 
     def is_needless(self, name: str) -> bool:

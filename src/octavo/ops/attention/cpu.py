@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from octavo.ops.attention.cache import all_below
+from octavo.ops.activations import FP8
+from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales, all_below
 from octavo.ops.attention.layer import AttentionPlan
 from octavo.ops.contract import Dims
+from octavo.ops.formats import widen
 
 BAND = 64
 """Positions whose queries are given the same keys: all up to the end of their band of 64."""
@@ -124,7 +126,9 @@ def _blocks(rows: int) -> int:
     return -(-rows // BLOCK_ROWS) * BLOCK_ROWS
 
 
-def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttentionPlan) -> torch.Tensor:
+def cpu_attention(
+    queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttentionPlan, scales: KvScales = UNSCALED
+) -> torch.Tensor:
     """`attention` on a CPU, with the same promises.
 
     A query's row goes through blocks of 32 rows, against the keys up to the end of its band in blocks of 512: shapes
@@ -132,8 +136,9 @@ def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttention
 
     Args:
         queries: (T, H, D) bf16; read.
-        cache: (2, blocks, block size, G, D) bf16, written by `write_kv` for these tokens too; read.
+        cache: (2, blocks, block size, G, D) bf16 or fp8, written by `write_kv` for these tokens too; read.
         plan: of this batch.
+        scales: as keys and values were written.
 
     Returns:
         (T, H, D) bf16, new.
@@ -142,22 +147,26 @@ def cpu_attention(queries: torch.Tensor, cache: torch.Tensor, plan: CpuAttention
         KernelContractError: a tensor has another dtype or size.
     """
     dims = Dims()
-    dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=torch.bfloat16)
+    dims.check("cache", cache, (2, "blocks", "block size", "G", "D"), dtype=CACHE_TYPES)
     kv_heads, width = cache.shape[3:]
     dims.check("queries", queries, ("T", "H", "D"), dtype=torch.bfloat16)
     if not all_below(queries, FINITE_LIMIT):
         queries = torch.where(queries.abs() < FINITE_LIMIT, queries, torch.nan)
+    scales = scales if cache.dtype == FP8 else UNSCALED
     grouped = queries.view(len(queries), kv_heads, queries.shape[1] // kv_heads, width)
     out = torch.empty_like(grouped)
     slots = cache.view(2, -1, kv_heads, width)
     for chunk in plan.chunks:
-        out[chunk.rows] = _attend_chunk(grouped[chunk.rows], slots, chunk, plan)
+        out[chunk.rows] = _attend_chunk(grouped[chunk.rows], slots, chunk, plan, scales)
     for singles in plan.singles:
-        out.index_copy_(0, singles.rows, _attend_singles(grouped.index_select(0, singles.rows), slots, singles))
+        some = grouped.index_select(0, singles.rows)
+        out.index_copy_(0, singles.rows, _attend_singles(some, slots, singles, scales))
     return out.view_as(queries)
 
 
-def _attend_chunk(queries: torch.Tensor, slots: torch.Tensor, chunk: _Chunk, plan: CpuAttentionPlan) -> torch.Tensor:
+def _attend_chunk(
+    queries: torch.Tensor, slots: torch.Tensor, chunk: _Chunk, plan: CpuAttentionPlan, scales: KvScales
+) -> torch.Tensor:
     """(T, G, H / G, D) bf16 -> the same; tiles of `plan.tokens` positions, a call for each band."""
     count, kv_heads, shared, width = queries.shape
     keys, values, bad = _read(slots, chunk.slots.view(1, -1))
@@ -176,7 +185,7 @@ def _attend_chunk(queries: torch.Tensor, slots: torch.Tensor, chunk: _Chunk, pla
         seen = (band + 1) * BAND
         mask = plan.causal[begin - band * per_band : end - band * per_band, :, :, plan.causal.shape[3] - seen :]
         some = slice(begin - first, end - first)
-        got = _flash(tiles[some], keys[:, :, :seen], values[:, :, :seen], mask)[:, :, :used]
+        got = _flash(tiles[some], keys[:, :, :seen], values[:, :, :seen], mask, scales)[:, :, :used]
         mixed[some] = got.view(-1, kv_heads, tokens, shared, width).transpose(1, 2)
     out = by_token[live]
     if bad is not None:
@@ -186,28 +195,30 @@ def _attend_chunk(queries: torch.Tensor, slots: torch.Tensor, chunk: _Chunk, pla
     return out
 
 
-def _attend_singles(queries: torch.Tensor, slots: torch.Tensor, singles: _Singles) -> torch.Tensor:
+def _attend_singles(queries: torch.Tensor, slots: torch.Tensor, singles: _Singles, scales: KvScales) -> torch.Tensor:
     """(n, G, H / G, D) bf16 -> the same."""
     count, kv_heads, shared, width = queries.shape
     keys, values, bad = _read(slots, singles.slots.view(count, -1))
     tiles = queries.new_zeros((count, kv_heads, _blocks(shared), width), dtype=torch.float32)
     tiles[:, :, :shared] = queries
-    out = _flash(tiles, keys, values, singles.mask)[:, :, :shared]
+    out = _flash(tiles, keys, values, singles.mask, scales)[:, :, :shared]
     if bad is not None:
         out = out.masked_fill(bad.any(-1)[:, :, None, None], torch.nan)
     return out.to(torch.bfloat16)
 
 
-def _flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _flash(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scales: KvScales
+) -> torch.Tensor:
     """softmax(q k^T / sqrt(D) + mask) v: (n, G, R, D), (n or 1, G, L, D), mask (n, 1, R or 1, L) -> (n, G, R, D).
 
     PyTorch's CPU kernel by its name: `scaled_dot_product_attention` would fall back to another without a word.
     """
     sizes = (len(queries), -1, -1, -1)
     out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        queries, keys.expand(sizes), values.expand(sizes), attn_mask=mask, scale=queries.shape[-1] ** -0.5
+        queries, keys.expand(sizes), values.expand(sizes), attn_mask=mask, scale=queries.shape[-1] ** -0.5 * scales.keys
     )[0]
-    return out
+    return out if scales.values == 1 else out.mul_(scales.values)
 
 
 def _read(slots: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -217,10 +228,17 @@ def _read(slots: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torc
     meet 0 x NaN.
     """
     keys, values = (
-        side.index_select(0, wanted.view(-1)).float().view(*wanted.shape, *slots.shape[2:]).transpose(1, 2)
+        _wide(side, wanted.view(-1)).view(*wanted.shape, *slots.shape[2:]).transpose(1, 2)
         for side in (slots[0], slots[1])
     )
     if all_below(keys, FINITE_LIMIT):
         return keys, values, None
     bad = ~(keys.abs() < FINITE_LIMIT).all(-1)
     return keys.masked_fill(bad[..., None], 0.0), values.masked_fill(bad[..., None], 0.0), bad
+
+
+def _wide(side: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The numbers or codes of (L,) slots, float32."""
+    if side.dtype != FP8:
+        return side.index_select(0, wanted).float()
+    return widen(side.view(torch.uint8).index_select(0, wanted))

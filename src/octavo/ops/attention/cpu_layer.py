@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.cpu import CpuAttentionPlan, cpu_attention, plan_cpu_attention
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
 from octavo.ops.norm.cpu import rms_norm
@@ -31,22 +32,22 @@ class CpuAttention:
             block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
         )
 
-    def layer(self, norms: HeadNorms | WidthNorms | None) -> CpuAttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> CpuAttentionLayer:
         """See `Attention`."""
-        return CpuAttentionLayer(self._shape, norms)
+        return CpuAttentionLayer(self._shape, norms, scales)
 
 
 class CpuAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None) -> None:
-        self._width, self._norms = shape.head_dim, norms
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None, scales: KvScales) -> None:
+        self._width, self._norms, self._scales = shape.head_dim, norms, scales
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, CpuAttentionPlan), "CpuAttention makes the plan"
         qkv, norms = norm_widths(qkv, self._norms, rms_norm)
         heads = qkv.view(len(qkv), qkv.shape[1] // self._width, self._width)
-        queries = cpu_prepare_qkv(heads, norms, rows.angles, cache, rows.slot_mapping)
+        queries = cpu_prepare_qkv(heads, norms, rows.angles, cache, rows.slot_mapping, self._scales)
         rows.plan.wait_for_context()
-        return cpu_attention(rows.select_queries(queries), cache, rows.plan).flatten(1)
+        return cpu_attention(rows.select_queries(queries), cache, rows.plan, self._scales).flatten(1)

@@ -7,6 +7,8 @@ import math
 
 import torch
 
+from octavo.ops.activations import FP8
+from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.attention.kernel import attend_kernel, merge_kernel
 from octavo.ops.attention.plan import (
     FEW_ROWS,
@@ -78,6 +80,7 @@ def paged_attention(
     cache: torch.Tensor,
     plan: PagedPlan,
     split_results: SplitResults,
+    scales: KvScales = UNSCALED,
     *,
     out: torch.Tensor | None = None,
     stages: int | None = None,
@@ -90,9 +93,11 @@ def paged_attention(
 
     Args:
         queries: (T, H, D) bf16; read.
-        cache: (2, blocks, block size, G, D) bf16, written by `prepare_qkv` for these tokens too; read. Its values are finite.
+        cache: (2, blocks, block size, G, D) bf16 or fp8, written by `prepare_qkv` for these tokens too; read. Its values are
+            finite.
         plan: of this batch; H = G times its `shared`; T at least its rows.
         split_results: room for the plan's `num_split_results`; overwritten.
+        scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
 
@@ -103,7 +108,7 @@ def paged_attention(
         KernelContractError: an argument has another shape, dtype or device.
     """
     dims = LaunchDims()
-    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=torch.bfloat16)
+    dims.check("cache", cache, (2, "B", plan.block_size, "G", "D"), dtype=CACHE_TYPES)
     kv_heads, width = dims["G"], dims["D"]
     heads = kv_heads * plan.shared
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
@@ -118,14 +123,16 @@ def paged_attention(
     )
     out = torch.empty_like(queries) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
-    scale = math.log2(math.e) / math.sqrt(width)
+    scale, v_scale = math.log2(math.e) / math.sqrt(width), None
+    if cache.dtype == FP8:
+        scale, v_scale = scale * scales.keys, scales.values
     launched = 0
     for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
             attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
                 queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
-                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, launched,
+                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, v_scale, launched,
                 SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
                 ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
                 num_warps=tile.warps, num_stages=stages or tile.stages, **LAUNCH,
@@ -134,7 +141,7 @@ def paged_attention(
     if dims["F"]:
         merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
             split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[2:], out,
-            dims["T"], dims["P"], dims["F"], heads, scale,
+            dims["T"], dims["P"], dims["F"], heads, scale, v_scale,
             WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
         )  # fmt: skip
     return out

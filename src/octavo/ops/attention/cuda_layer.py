@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.cuda import PagedPlan, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
 from octavo.ops.norm.cuda import cuda_rms_norm
@@ -32,33 +33,38 @@ class PagedAttention:
             block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
         )
 
-    def layer(self, norms: HeadNorms | WidthNorms | None) -> PagedAttentionLayer:
+    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> PagedAttentionLayer:
         """See `Attention`."""
-        return PagedAttentionLayer(self, norms)
+        return PagedAttentionLayer(self, norms, scales)
 
     def prepare(
-        self, qkv: torch.Tensor, norms: HeadNorms | WidthNorms | None, rows: AttentionRows, cache: torch.Tensor
+        self,
+        qkv: torch.Tensor,
+        norms: HeadNorms | WidthNorms | None,
+        rows: AttentionRows,
+        cache: torch.Tensor,
+        scales: KvScales,
     ) -> torch.Tensor:
         """Queries (R, heads, D) of the rows that attend; keys and values of all rows are written to `cache`."""
         qkv, of_heads = norm_widths(qkv, norms, cuda_rms_norm)
         heads = qkv.view(len(qkv), self._shape.heads + 2 * self._shape.kv_heads, self._shape.head_dim)
-        return rows.select_queries(prepare_qkv(heads, of_heads, rows.angles, cache, rows.slot_mapping))
+        return rows.select_queries(prepare_qkv(heads, of_heads, rows.angles, cache, rows.slot_mapping, scales))
 
-    def attend(self, queries: torch.Tensor, cache: torch.Tensor, plan: PagedPlan) -> torch.Tensor:
+    def attend(self, queries: torch.Tensor, cache: torch.Tensor, plan: PagedPlan, scales: KvScales) -> torch.Tensor:
         """`paged_attention` with the room of this shape: queries (R, heads, D) bf16 -> (R, heads, D) bf16, new."""
         if self._split_results is None:
             self._split_results = SplitResults.allocate(self._shape.heads, self._shape.head_dim, queries.device)
-        return paged_attention(queries, cache, plan, self._split_results)
+        return paged_attention(queries, cache, plan, self._split_results, scales)
 
 
 class PagedAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, attention: PagedAttention, norms: HeadNorms | WidthNorms | None) -> None:
-        self._attention, self._norms = attention, norms
+    def __init__(self, attention: PagedAttention, norms: HeadNorms | WidthNorms | None, scales: KvScales) -> None:
+        self._attention, self._norms, self._scales = attention, norms, scales
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, PagedPlan), "PagedAttention makes the plan"
-        queries = self._attention.prepare(qkv, self._norms, rows, cache)
-        return self._attention.attend(queries, cache, rows.plan).flatten(1)
+        queries = self._attention.prepare(qkv, self._norms, rows, cache, self._scales)
+        return self._attention.attend(queries, cache, rows.plan, self._scales).flatten(1)

@@ -26,9 +26,10 @@ def _reference(row_max):
 
 
 @triton.jit
-def _inverse(total):
-    """1 / total (R,) f32: one division a row, where one for each number of it would be a third of the kernel's code."""
-    return tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
+def _share(total, v_scale):
+    """v_scale / total (R,) f32, None for 1: one division a row, where one for each number of it would be a third of the code."""
+    inverse = tl.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
+    return inverse if v_scale is None else inverse * v_scale
 
 
 @triton.jit
@@ -58,7 +59,7 @@ def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KE
 @triton.jit
 def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
 ):  # fmt: skip
@@ -125,8 +126,8 @@ def _attend(
                     key_at = keys[None, :] + slot[:, None] * slot_stride
                 missing_block |= ((key < context) & (known == 0)).to(tl.int32)
                 read = known[:, None] & inside[None, :]
-                k = tl.load(key_at, mask=read, other=0.0)
-                v = tl.load(key_at + side_stride, mask=read, other=0.0)
+                k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
+                v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
                 scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
                 if start + KV_TILE > seen_by_all:
                     seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
@@ -154,7 +155,7 @@ def _attend(
         total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
 
         if split_result < 0:
-            share = acc * _of_rows(_inverse(total), KEYS_TALL)
+            share = acc * _of_rows(_share(total, v_scale), KEYS_TALL)
             tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
             kept = split_result.to(tl.int64) + token
@@ -174,7 +175,7 @@ def _attend(
 )  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, overlap_previous,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale, overlap_previous,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
@@ -193,14 +194,14 @@ def attend_kernel(
     if lines_in_use is None:
         _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
             SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
             _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
-                rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale,
+                rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
                 SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
             )  # fmt: skip
     if overlap_previous != 0:
@@ -209,7 +210,7 @@ def attend_kernel(
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])
 def merge_kernel(
-    split_stats, split_accs, merges, lines_in_use, out, rows, num_split_results, num_merges, heads, scale,
+    split_stats, split_accs, merges, lines_in_use, out, rows, num_split_results, num_merges, heads, scale, v_scale,
     WIDTH: tl.constexpr, HEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Any grid: each (line of `merges`, head) is one program's: the splits of one row and head in order."""
@@ -239,5 +240,5 @@ def merge_kernel(
                 )
                 row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, False)
             out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
-            share = acc * _inverse(total)[:, None]
+            share = acc * _share(total, v_scale)[:, None]
             tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 from octavo.ops.rotary import RotaryTable
 
@@ -51,7 +52,7 @@ class AttentionLayer(Protocol):
         Args:
             qkv: (T, (heads + 2 KV heads) * D) bf16: query heads, key heads, value heads; read.
             rows: of this step.
-            cache: (2, blocks, block size, KV heads, D) bf16; written at `rows.slot_mapping`, read by `rows.plan`.
+            cache: (2, blocks, block size, KV heads, D) bf16 or fp8; written at `rows.slot_mapping`, read by `rows.plan`.
 
         Returns:
             (R, heads * D) bf16 of the R rows that attend, new.
@@ -86,6 +87,6 @@ class Attention(Protocol):
         """
         ...
 
-    def layer(self, norms: HeadNorms | WidthNorms | None) -> AttentionLayer:
-        """The attention of a layer; None for `norms`: queries and keys are only rotated."""
+    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> AttentionLayer:
+        """The attention of a layer; None for `norms`: queries and keys are only rotated. `scales`: of a cache in FP8."""
         ...

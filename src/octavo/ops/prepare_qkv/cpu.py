@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.attention.cache import write_kv
+from octavo.ops.attention.cache import UNSCALED, KvScales, write_kv
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.prepare_qkv import HeadNorms
 from octavo.ops.rotary import RotaryTable, rotary
@@ -17,6 +17,7 @@ def cpu_prepare_qkv(
     rows: RotaryTable,
     cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    scales: KvScales = UNSCALED,
 ) -> torch.Tensor:
     """Norm and rotate queries and keys, which go together; write keys and values to the cache, return the queries.
 
@@ -24,8 +25,9 @@ def cpu_prepare_qkv(
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
         norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token.
-        cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`, as by `write_kv`.
+        cache: (2, blocks, block size, G, D) bf16 or fp8; written at `slot_mapping`, as by `write_kv`.
         slot_mapping: (T,) int64, distinct.
+        scales: of the codes of an FP8 cache.
 
     Returns:
         (T, H, D) bf16, new.
@@ -38,7 +40,7 @@ def cpu_prepare_qkv(
     turned = qkv.new_empty((len(qkv), heads + kv_heads, qkv.shape[2]))
     for chunk in row_chunks(len(qkv)):
         turned[chunk] = rotary(_normed(qkv[chunk, :-kv_heads], norms, heads), rows.chunk(chunk))
-    write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping)
+    write_kv(turned[:, heads:], qkv[:, -kv_heads:], cache, slot_mapping, scales)
     return turned[:, :heads]
 
 

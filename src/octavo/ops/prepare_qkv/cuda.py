@@ -6,6 +6,8 @@ import torch
 import triton
 
 from octavo.errors import KernelContractError
+from octavo.ops.activations import FP8
+from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.prepare_qkv import HeadNorms
@@ -24,21 +26,24 @@ def prepare_qkv(
     rows: RotaryTable,
     cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    scales: KvScales = UNSCALED,
     *,
     tile_rows: int = TILE_ROWS,
 ) -> torch.Tensor:
     """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
 
     What `rms_norm` and `rotary` compute, rounded where they round. Where a head's value is not finite the cache gets
-    zero for it and NaN for the key: a query that sees it scores NaN, and one that does not reads a number. Slots out of
-    range are dropped. A row's bits depend on that row alone.
+    zero for it and NaN for the key: a query that sees it scores NaN, and one that does not reads a number. A cache in FP8
+    gets the codes of what one in bf16 gets (`quantize.rule`). Slots out of range are dropped. A row's bits depend on that
+    row alone.
 
     Args:
         qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
         norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token; a head's numbers from R on are not turned.
-        cache: (2, blocks, block size, G, D) bf16; written at `slot_mapping`.
+        cache: (2, blocks, block size, G, D) bf16 or fp8; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
+        scales: of the codes.
         tile_rows: heads of one program, a power of two; any, the bits are the same.
 
     Returns:
@@ -48,7 +53,7 @@ def prepare_qkv(
         KernelContractError: an argument has another shape, dtype or device.
     """
     dims = LaunchDims()
-    dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=torch.bfloat16)
+    dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=CACHE_TYPES)
     dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
     if norms is not None:
         dims.check("norms.queries", norms.queries, ("D",), dtype=(torch.bfloat16, torch.float32))
@@ -63,12 +68,13 @@ def prepare_qkv(
     if width % 2 or heads < 1:
         raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
     q_weight, k_weight, eps = (None, None, 0.0) if norms is None else (norms.queries, norms.keys, norms.eps)
+    k_scale, v_scale = (scales.keys, scales.values) if cache.dtype == FP8 else (None, None)
     queries = qkv.new_empty((tokens, heads, width))
     if tokens:
         tiles = triton.cdiv(tokens * heads, tile_rows) + triton.cdiv(tokens * kv_heads, tile_rows)
         prepare_qkv_kernel[check_grid("prepare_qkv", tiles)](
             qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
-            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, heads, kv_heads,
+            tokens, dims["B"] * dims["block size"], cache.stride(0), eps, k_scale, v_scale, heads, kv_heads,
             ROWS=tile_rows, HALF=width // 2, TURNED=dims["R / 2"], BLOCK=triton.next_power_of_2(width // 2),
             num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from octavo.ops.device import is_finite, wait_for_previous
+from octavo.ops.quantize.kernel import static_codes
 
 MOST_HALVINGS = tl.constexpr(16)
 
@@ -89,10 +90,21 @@ def _store(to, first, second, first_of, second_of, mask):
     tl.store(to + second_of, second.to(tl.bfloat16), mask=mask)
 
 
+@triton.jit
+def _store_cached(to, first, second, first_of, second_of, mask, scale):
+    """`_store`, or the codes of what that stores where the cache holds codes."""
+    if to.dtype.element_ty == tl.bfloat16:
+        _store(to, first, second, first_of, second_of, mask)
+    else:
+        first, second = first.to(tl.bfloat16).to(tl.float32), second.to(tl.bfloat16).to(tl.float32)
+        tl.store(to + first_of, static_codes(first, scale), mask=mask)
+        tl.store(to + second_of, static_codes(second, scale), mask=mask)
+
+
 @triton.jit(do_not_specialize=["tokens", "slots"])
 def prepare_qkv_kernel(
     qkv, q_weight, k_weight, cosines, sines, slot_mapping, queries, cache,
-    tokens, slots, side_stride, eps, heads, kv_heads,
+    tokens, slots, side_stride, eps, k_scale, v_scale, heads, kv_heads,
     ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(tokens x heads / ROWS) + ceil(tokens x kv_heads / ROWS),): query heads, then keys with their values.
@@ -133,7 +145,8 @@ def prepare_qkv_kernel(
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1)
     inside &= ((slot >= 0) & (slot < slots))[:, None]
     to = cache + (slot * kv_heads + head)[:, None] * (2 * HALF)
-    _store(to, tl.where(sound, a, float("nan")), tl.where(sound, b, float("nan")), first_of, second_of, inside)
+    a, b = tl.where(sound, a, float("nan")), tl.where(sound, b, float("nan"))
+    _store_cached(to, a, b, first_of, second_of, inside, k_scale)
     first = tl.where(is_finite(first), first, 0.0)
     second = tl.where(is_finite(second), second, 0.0)
-    _store(to + side_stride, first, second, first_of, second_of, inside)
+    _store_cached(to + side_stride, first, second, first_of, second_of, inside, v_scale)

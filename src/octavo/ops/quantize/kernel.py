@@ -12,6 +12,7 @@ from octavo.ops.quantize import rule
 FP8_MAX = tl.constexpr(activations.FP8_MAX)
 ZERO_SCALE = tl.constexpr(rule.ZERO_SCALE)
 MIN_SCALE = tl.constexpr(rule.MIN_SCALE)
+NAN_CODE = tl.constexpr(rule.NAN_CODE)
 SMALL_SCALE = tl.constexpr(8.673617379884035e-19)
 """2^-60: below it the remainder of a division may be subnormal."""
 
@@ -55,6 +56,15 @@ def _encode(x, scale):
     """The codes fp8 of x (rows, columns) f32 at its scale (rows,) f32; 0 where the scale is NaN."""
     code = tl.where((scale == scale)[:, None], _divide(x, scale[:, None]), 0.0)
     return code.to(tl.float8e4nv)
+
+
+@triton.jit
+def static_codes(x, scale):
+    """`rule.static_codes` of x (rows, columns) f32 at its scale () f32."""
+    code = tl.div_rn(x, tl.full(x.shape, scale, tl.float32))
+    code = tl.minimum(tl.maximum(code, -FP8_MAX), FP8_MAX)
+    code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    return tl.where(is_finite(x), code, NAN_CODE).to(tl.uint8).to(tl.float8e4nv, bitcast=True)
 
 
 @triton.jit
@@ -137,12 +147,8 @@ def quantize_static_kernel(
     else:
         wait_for_previous(PDL)
     row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
-    code = tl.div_rn(value, tl.broadcast_to(tl.load(scale), (ROWS, BLOCK)))
-    code = tl.minimum(tl.maximum(code, -FP8_MAX), FP8_MAX)
-    code = code.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    code = tl.where(is_finite(value), code, 0x7F).to(tl.uint8)
     inside = live[:, None] & (column < width)[None, :]
-    tl.store(q + row[:, None] * width + column[None, :], code.to(tl.float8e4nv, bitcast=True), mask=inside)
+    tl.store(q + row[:, None] * width + column[None, :], static_codes(value, tl.load(scale)), mask=inside)
     if OVERLAP_PREVIOUS:
         wait_for_previous(PDL)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.activations import BLOCK, FP8, FP8_MAX, GroupScaled, StaticScaled, TokenScaled, blocks
+from octavo.ops.activations import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
 from octavo.ops.quantize.rule import divide, scales_of
 
 
@@ -26,6 +26,20 @@ def quantize_groups_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     padded = torch.nn.functional.pad(x, (0, groups * BLOCK - width)).reshape(rows, groups, BLOCK)
     codes, scale = quantize_reference(padded)
     return codes.flatten(1)[:, :width].contiguous(), scale
+
+
+def static_reference(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The code fp8 whose number is next to x / scale, the even one of two; 448 is the largest, what is not finite is NaN.
+
+    By comparison with all numbers that FP8 has; x of any shape, scale (1,) or () f32.
+    """
+    quotient = x.float() / scale
+    numbers = torch.arange(127, dtype=torch.uint8, device=x.device).view(FP8).double()
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    size = quotient.abs().double().contiguous()
+    below, above = (torch.bucketize(size, middles, right=right) for right in (False, True))
+    code = torch.where(below % 2 == 0, below, above).to(torch.uint8) | quotient.signbit().to(torch.uint8) << 7
+    return torch.where(x.isfinite(), code, 0x7F).view(FP8)
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -53,5 +67,5 @@ class ReferenceQuantizer:
         return GroupScaled(*quantize_groups_reference(x))
 
     def static(self, x: torch.Tensor, scale: torch.Tensor) -> StaticScaled:
-        """data = fp8(x / scale) of x (R, K), held within +-448."""
-        return StaticScaled((x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale)
+        """See `static_reference`."""
+        return StaticScaled(static_reference(x, scale), scale)

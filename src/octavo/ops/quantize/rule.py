@@ -6,16 +6,20 @@ symmetric float: amax over half the range), and a code is x / scale, rounded to 
     all zeros            scale 2^-23 (compressed-tensors' eps for a zero scale), codes 0
     amax < 448 x 2^-126  scale 2^-126, the smallest normal float32
     NaN or infinity      scale NaN, codes 0: what is computed from the row is NaN, and other rows cannot notice
+
+Where a scale is known beforehand, each number is by itself: x / scale is held within +-448, and what is not finite is NaN.
 """
 
 from __future__ import annotations
 
 import torch
 
-from octavo.ops.activations import FP8_MAX
+from octavo.ops.activations import FP8, FP8_MAX
 
 ZERO_SCALE = 2.0**-23
 MIN_SCALE = 2.0**-126
+NAN_CODE = 0x7F
+"""The code of NaN that is written, of the two there are."""
 
 
 def scales_of(x: torch.Tensor) -> torch.Tensor:
@@ -33,3 +37,10 @@ def divide(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     bad = scale.isnan()
     # on a device the answer would have to be waited for
     return scaled.masked_fill_(bad, 0.0) if scaled.is_cuda or bool(bad.any()) else scaled
+
+
+def static_codes(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The codes fp8 of x at a scale that is known beforehand; x of any shape and float, scale (1,) or () float32."""
+    wide = x.float()
+    codes = wide.div(scale).clamp_(-FP8_MAX, FP8_MAX).to(FP8).view(torch.uint8)
+    return codes.masked_fill_(~wide.isfinite(), NAN_CODE).view(FP8)

@@ -1,44 +1,32 @@
-"""How often each token occurs in a request: what the penalties need, kept only for requests that have one."""
+"""How often each token occurs in a request: what the penalties need, on the device, where the next token is known first."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+import torch
+
+from octavo.ops.adjust import IN_PROMPT
+from octavo.ops.upload import upload
 
 
 class TokenCounts:
-    """Distinct tokens of prompt and answer, and how often the answer has each."""
+    """A row for each slot, of which those are kept whose requests have a penalty."""
 
-    def __init__(self, prompt: Iterable[int], made: Iterable[int]) -> None:
-        self._place: dict[int, int] = {}
-        self._ids = array("q")
-        self._made = array("q")
-        for token_id in prompt:
-            self._find(token_id)
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self.table = torch.zeros((num_slots, vocab_size), dtype=torch.int32, device=device)
+        """(slots, V): see `adjust`."""
+
+    def begin(self, slot: int, prompt: Sequence[int], made: Sequence[int]) -> None:
+        """Count the tokens of a request that gets `slot`; ids are below V."""
+        counts: dict[int, int] = dict.fromkeys(prompt, IN_PROMPT)
         for token_id in made:
-            self.add_made(token_id)
+            counts[token_id] = counts.get(token_id, 0) + 1
+        pairs = np.array([list(counts.keys()), list(counts.values())], dtype=np.int64)
+        ids, values = upload(torch.from_numpy(pairs), self.table.device)
+        self.table[slot].zero_().index_copy_(0, ids, values.int())
 
-    def add_made(self, token_id: int) -> None:
-        """Count one more `token_id` in the answer."""
-        self._made[self._find(token_id)] += 1
-
-    @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """(U,) distinct ids, in order of first occurrence; a copy."""
-        return np.array(self._ids, dtype=np.int64)
-
-    @property
-    def made(self) -> npt.NDArray[np.int64]:
-        """(U,) occurrences of each of `ids` in the answer; 0 if only the prompt has it; a copy."""
-        return np.array(self._made, dtype=np.int64)
-
-    def _find(self, token_id: int) -> int:
-        place = self._place.get(token_id)
-        if place is None:
-            place = self._place[token_id] = len(self._ids)
-            self._ids.append(token_id)
-            self._made.append(0)
-        return place
+    def add(self, slots: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Count one more token for each of `slots` (R,) int64, no two equal: `token_ids` (R,) int64 in 0..V-1."""
+        self.table[slots, token_ids] += 1

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from octavo.ops.draw import draw
-from octavo.ops.draw.cpu import invert, masses
-from octavo.ops.largest import largest
+from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
+from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.finite import finite_rows
 
 SMALL = 1024
@@ -29,7 +28,7 @@ class Choice:
     """(R,) bool: the logits were finite and left at least one id to choose."""
 
 
-def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
+def sample(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None = None) -> Choice:
     """One token per row, by the row's own settings.
 
     Greedy rows take the largest adjusted logit, the lower id among equals. Random rows: with p_i = exp((x_i - max x) / T),
@@ -40,13 +39,13 @@ def sample(logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
     Args:
         logits: (R, V) float32; not written.
         rows: (R)
+        counts: of the tokens of requests with penalties; needed if a row has a slot; read.
     """
     finite = finite_rows(logits)
     adjusted = logits
     if any(row.is_adjusted for row in rows):
-        # A row that is not finite is replaced, not multiplied: zero times NaN is NaN.
-        adjusted = torch.where(finite[:, None], logits, 0.0)
-        adjust_logits(adjusted, rows)
+        adjusted = logits.clone()
+        adjust_logits(adjusted, rows, counts)
     token_ids = adjusted.argmax(-1)
     finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
     for belongs, choose in (
@@ -80,49 +79,27 @@ def _is_plain(row: Row) -> bool:
 
 def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """(R,) int64 from all ids that min_p leaves, in order of id."""
-    temperature, min_p = _temperature(rows, logits.device), _min_p(rows, logits.device)
-    return draw(logits, temperature[:, 0], min_p[:, 0], _numbers(rows, logits.device)[:, 0])
+    return draw(logits, _settings(rows, logits.device))
 
 
 def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be sorted."""
-    count = min(logits.shape[1], max(row.sampling.top_k for row in rows))
-    ids = largest(logits, count)
-    return _draw_sorted(logits.gather(1, ids), ids, rows)
+    """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be ordered."""
+    return draw_truncated(logits, _settings(rows, logits.device), most=max(row.sampling.top_k for row in rows))
 
 
 def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """(R,) int64 from what min_p, top_k and top_p leave, likeliest first."""
-    values, ids = logits.sort(dim=-1, descending=True, stable=True)
-    return _draw_sorted(values, ids, rows)
+    return draw_truncated(logits, _settings(rows, logits.device), most=0)
 
 
-def _draw_sorted(values: torch.Tensor, ids: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """(R,) int64 of ids (R, N), the likeliest first with their logits (R, N)."""
-    count = values.shape[1]
-    mass = masses(values, _temperature(rows, values.device), _min_p(rows, values.device))
-    top_k = _column(rows, values.device, lambda row: row.sampling.top_k if row.sampling.top_k > 0 else count)
-    mass.masked_fill_(torch.arange(count, device=values.device) >= top_k, 0)
-    top_p = _column(rows, values.device, lambda row: row.sampling.top_p)
-    before = mass.cumsum(-1) - mass
-    mass.masked_fill_(before >= top_p * mass.sum(-1, keepdim=True), 0)
-    return ids.gather(1, invert(mass, _numbers(rows, mass.device))[:, None])[:, 0]
-
-
-def _temperature(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
-    return _column(rows, device, lambda row: row.sampling.temperature)
-
-
-def _min_p(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
-    return _column(rows, device, lambda row: row.sampling.min_p)
-
-
-def _numbers(rows: Sequence[Row], device: torch.device) -> torch.Tensor:
-    """(R, 1) float64: the uniform number of each row's token."""
-    seeds = [row.sampling.seed or 0 for row in rows]
-    return upload(torch.from_numpy(uniform(seeds, [row.position for row in rows])), device)[:, None]
-
-
-def _column(rows: Sequence[Row], device: torch.device, value: Callable[[Row], float]) -> torch.Tensor:
-    """(R, 1) float64"""
-    return upload(torch.tensor([[value(row)] for row in rows], dtype=torch.float64), device)
+def _settings(rows: Sequence[Row], device: torch.device) -> DrawSettings:
+    """With the uniform number of each row's token."""
+    chosen = [row.sampling for row in rows]
+    numbers = uniform([sampling.seed or 0 for sampling in chosen], [row.position for row in rows]).tolist()
+    return DrawSettings.of(
+        [
+            (sampling.temperature, sampling.min_p, max(sampling.top_k, 0), sampling.top_p, number)
+            for sampling, number in zip(chosen, numbers, strict=True)
+        ],
+        device,
+    )

@@ -11,6 +11,9 @@ from octavo.ops.draw.fixed_point import ONE, below_max, fixed_point_exp
 from octavo.ops.largest import largest
 from octavo.ops.upload import upload
 
+MAX_SCORED = 2**24
+"""Most logits that are scored at once: bounds the memory of that, which is several times theirs."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -27,7 +30,7 @@ class Scores:
 
 
 def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int, asked: Sequence[Sequence[int]] = ()) -> Scores:
-    """log_softmax(logits)[token] with its rank, and the n likeliest.
+    """log_softmax(logits)[token] with its rank, and the n likeliest, of `MAX_SCORED` logits at a time.
 
     Each row alone decides its bits: maxima, integer sums and comparisons have no order.
 
@@ -37,6 +40,20 @@ def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int, asked: Sequence
         n: how many of the likeliest, 0..V.
         asked: (R) ids in 0..V-1, at most n of them, which stand first instead of the likeliest; empty: nowhere.
     """
+    pieces = []
+    rows = max(1, MAX_SCORED // logits.shape[1])
+    for first in range(0, max(1, len(logits)), rows):
+        part = slice(first, first + rows)
+        pieces.append(_score(logits[part], token_ids[part], n, asked[part]))
+    return pieces[0] if len(pieces) == 1 else Scores(*map(torch.cat, zip(*map(_fields, pieces), strict=True)))
+
+
+def _fields(scores: Scores) -> tuple[torch.Tensor, ...]:
+    return scores.logprobs, scores.ranks, scores.top_ids, scores.top_logprobs
+
+
+def _score(logits: torch.Tensor, token_ids: torch.Tensor, n: int, asked: Sequence[Sequence[int]]) -> Scores:
+    """See `score`."""
     column = token_ids[:, None]
     shifted = below_max(logits)
     top_ids = _likeliest(logits, n)

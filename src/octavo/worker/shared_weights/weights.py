@@ -12,9 +12,10 @@ from octavo.models.config import ModelConfig
 from octavo.models.load import LoadedModel, build_model, fill_parameters
 from octavo.models.operations import Operations
 from octavo.models.placing import fresh_memory
-from octavo.models.registry import decode_config, encode_config, read_folder
+from octavo.models.registry import decode_config, encode_config
 from octavo.worker.host_memory import GIB, require_room
 from octavo.worker.memory import await_memory, free_bytes, taken_bytes
+from octavo.worker.model_folder import read_model
 from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
 from octavo.worker.shared_weights.host_block import create_host_block, map_host_block
 
@@ -70,7 +71,7 @@ def load_weights(config: WorkerConfig, device: torch.device, operations: Operati
         CheckpointError, ConfigError: as `load_model`.
     """
     folder = Path(config.model)
-    model, heap = read_folder(folder, config.hf_overrides), _Heap(device)
+    model, heap = read_model(config), _Heap(device)
     parameters = model.place_parameters(heap)
     fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
     return build_model(model, parameters, operations), heap.checksum()
@@ -83,7 +84,7 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
         CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
     """
     folder = Path(config.model)
-    model = read_folder(folder, config.hf_overrides)
+    model = read_model(config)
     taken = taken_bytes(device)
     require_weight_room(model, device, num_states=config.num_states)
     num_bytes = block_bytes(model)

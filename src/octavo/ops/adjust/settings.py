@@ -1,0 +1,62 @@
+"""What is done to each row of logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from octavo.ops.contract import Dims
+from octavo.ops.upload import upload
+
+IN_PROMPT = 2**30
+"""Added to the count of an id that the prompt has; no answer is that long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdjustSettings:
+    """Of R rows."""
+
+    penalties: torch.Tensor
+    """(3, R) float64: repetition, above 0; frequency; presence."""
+    slots: torch.Tensor
+    """(R,) int32: whose counts a row takes; -1: it has no penalties."""
+    allowed: torch.Tensor
+    """(M, ceil(V / 8)) uint8: bit i % 8 of byte i // 8 is set if id i is allowed."""
+    allowed_rows: torch.Tensor
+    """(R,) int32: which row of `allowed` holds; -1: all ids are allowed."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[tuple[float, float, float, int]],
+        allowed: Sequence[bytes | None],
+        vocab_size: int,
+        device: torch.device,
+    ) -> AdjustSettings:
+        """`rows` are penalties and slots, `allowed` the bits of each, all on `device`."""
+        numbers = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
+        present = [bits is not None for bits in allowed]
+        places = np.where(present, np.cumsum(present) - 1, -1).astype(np.int32)
+        packed = np.frombuffer(b"".join(bits for bits in allowed if bits is not None), dtype=np.uint8)
+        return cls(
+            upload(numbers[:, :3].T.contiguous(), device),
+            upload(numbers[:, 3].int(), device),
+            upload(torch.from_numpy(packed.reshape(-1, -(-vocab_size // 8)).copy()), device),
+            upload(torch.from_numpy(places), device),
+        )
+
+    def check(self, dims: Dims, logits: torch.Tensor, counts: torch.Tensor) -> None:
+        """Bind R, V, S and M to the sizes of logits (R, V), counts (S, V) and `allowed`.
+
+        Raises:
+            KernelContractError: a tensor has another dtype, size or device.
+        """
+        dims.check("logits", logits, ("R", "V"), dtype=torch.float32)
+        dims.check("counts", counts, ("S", "V"), dtype=torch.int32)
+        dims.check("settings.penalties", self.penalties, (3, "R"), dtype=torch.float64)
+        dims.check("settings.slots", self.slots, ("R",), dtype=torch.int32)
+        dims.check("settings.allowed", self.allowed, ("M", -(-dims["V"] // 8)), dtype=torch.uint8)
+        dims.check("settings.allowed_rows", self.allowed_rows, ("R",), dtype=torch.int32)

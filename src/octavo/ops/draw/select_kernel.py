@@ -1,0 +1,177 @@
+"""A draw among the likeliest without a sort: how much mass lies in each bin of logits, then the one key in the bin that matters.
+
+A bin is a range of (max x - x) / T, the likeliest first; a key orders the ids of a row by logit and then by id, and no two of a
+row are equal. Each question (top_k, top_p, the draw) asks for the key up to which counts or masses reach a goal: the
+sums of whole bins say in which bin it is, and its keys are bisected.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops import sort_keys
+from octavo.ops.device import wait_for_previous
+from octavo.ops.draw.kernel import heat, target_of, to_mass
+
+LOW_BITS = tl.constexpr(sort_keys.LOW_BITS)
+BINS_PER_UNIT = tl.constexpr(32.0)
+"""Of (max x - x) / T: past 30 no mass is left, so that the last of 1024 bins has none."""
+LEAST_KEY, MOST_KEY = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
+
+
+@triton.jit
+def _bin_of(x, highest, temperature, BINS: tl.constexpr):
+    """int32 in 0..BINS-1, never less for a smaller x: the last for all that is far below, or NaN."""
+    place = (highest - x) / temperature * BINS_PER_UNIT
+    return tl.where(place < BINS - 1, tl.maximum(place, 0.0), BINS - 1.0).to(tl.int32)
+
+
+@triton.jit
+def _key_of(x, column, width):
+    """int64: as `sort_keys` has it; x f32."""
+    bits = (x + 0.0).to(tl.int32, bitcast=True)
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32) + (width - 1 - column)
+
+
+@triton.jit(do_not_specialize=["rows", "segments"])
+def bin_masses_kernel(
+    logits, highest, settings, masses, counts, rows, width, segments,
+    SEGMENT: tl.constexpr, BINS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (R x segments,): adds to masses (R, BINS) i64 and counts (R, BINS) i32, or None, those of SEGMENT columns."""
+    wait_for_previous(PDL)
+    row = (tl.program_id(0) // segments).to(tl.int64)
+    column = tl.program_id(0) % segments * SEGMENT + tl.arange(0, SEGMENT)
+    inside = column < width
+    x = tl.load(logits + row * width + column, mask=inside, other=float("-inf")).to(tl.float64)
+    temperature, least = heat(settings, rows, row)
+    top = tl.load(highest + row).to(tl.float64)
+    place = row * BINS + _bin_of(x, top, temperature, BINS)
+    mass = to_mass(x, top, temperature, least)
+    tl.atomic_add(masses + place, mass, mask=inside & (mass > 0), sem="relaxed")
+    if counts is not None:
+        tl.atomic_add(counts + place, 1, mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _collect(logits, row, width, top, temperature, least, wanted, keys, held, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Write the keys and masses of a bin's ids, as far as there is ROOM; their number, least and most key."""
+    tl.debug_barrier()  # what was collected before has been read
+    number = tl.zeros((), tl.int32)
+    low, high = tl.full((), MOST_KEY, tl.int64), tl.full((), LEAST_KEY, tl.int64)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        x = tl.load(logits + row * width + column, mask=column < width, other=float("-inf"))
+        wide = x.to(tl.float64)
+        member = (column < width) & (_bin_of(wide, top, temperature, BINS) == wanted)
+        count = tl.sum(member.to(tl.int32), 0)
+        if count > 0:
+            key = _key_of(x, column, width)
+            place = number + tl.cumsum(member.to(tl.int32), 0) - 1
+            fits = member & (place < ROOM)
+            tl.store(keys + row * ROOM + place, key, mask=fits)
+            tl.store(held + row * ROOM + place, to_mass(wide, top, temperature, least), mask=fits)
+            low = tl.minimum(low, tl.min(tl.where(member, key, MOST_KEY), 0))
+            high = tl.maximum(high, tl.max(tl.where(member, key, LEAST_KEY), 0))
+            number += count
+    tl.debug_barrier()
+    return number, low, high
+
+
+@triton.jit
+def _sum_from(logits, row, width, top, temperature, least, wanted, keys, held, number, bound,
+              COUNT: tl.constexpr, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """int64: masses, or with COUNT the number, of the bin's ids whose key is at least `bound`."""
+    total = tl.zeros((BLOCK,), tl.int64)
+    if number <= ROOM:
+        for start in range(0, number, BLOCK):
+            place = start + tl.arange(0, BLOCK)
+            inside = place < number
+            reached = inside & (tl.load(keys + row * ROOM + place, mask=inside, other=LEAST_KEY) >= bound)
+            if COUNT:
+                total += reached.to(tl.int64)
+            else:
+                total += tl.load(held + row * ROOM + place, mask=reached, other=0)
+    else:
+        for start in range(0, width, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            x = tl.load(logits + row * width + column, mask=column < width, other=float("-inf"))
+            wide = x.to(tl.float64)
+            reached = (column < width) & (_bin_of(wide, top, temperature, BINS) == wanted)
+            reached = reached & (_key_of(x, column, width) >= bound)
+            if COUNT:
+                total += reached.to(tl.int64)
+            else:
+                total += tl.where(reached, to_mass(wide, top, temperature, least), 0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _find(logits, row, width, top, temperature, least, wanted, before, goal, keys, held,
+          COUNT: tl.constexpr, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """The largest key of bin `wanted` at which `before` and what is summed from it on, as float64, is at least `goal`.
+
+    Returns it with the masses of the bin from it on. That the whole bin reaches the goal, and none of it does not, is the caller's.
+    """
+    number, low, end = _collect(logits, row, width, top, temperature, least, wanted, keys, held, ROOM, BINS, BLOCK)
+    end = tl.maximum(low, end) + 1
+    while low + 1 < end:
+        middle = (low >> 1) + (end >> 1) + (low & end & 1)
+        reached = before + _sum_from(
+            logits, row, width, top, temperature, least, wanted, keys, held, number, middle, COUNT, ROOM, BINS, BLOCK
+        )
+        if reached.to(goal.dtype) >= goal:
+            low = middle
+        else:
+            end = middle
+    mass = _sum_from(
+        logits, row, width, top, temperature, least, wanted, keys, held, number, low, False, ROOM, BINS, BLOCK
+    )
+    return low, mass
+
+
+@triton.jit(do_not_specialize=["rows"])
+def select_kernel(
+    logits, highest, settings, masses, counts, keys, held, out, rows, width,
+    ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (R,): top_k, then top_p, then the draw. keys and held (R, ROOM) i64 are written: those of a bin's ids."""
+    wait_for_previous(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    temperature, least = heat(settings, rows, row)
+    top = tl.load(highest + row).to(tl.float64)
+    place = tl.arange(0, BINS)
+    mass = tl.load(masses + row * BINS + place)
+    reached = tl.cumsum(mass, 0)
+    total = tl.sum(mass, 0)
+    if counts is not None:
+        top_k = tl.load(settings + 2 * rows + row)
+        if (top_k > 0) & (top_k < width):
+            count = tl.load(counts + row * BINS + place).to(tl.int64)
+            goal = top_k.to(tl.int64)
+            short = tl.cumsum(count, 0) < goal
+            wanted = tl.minimum(tl.sum(short.to(tl.int32), 0), BINS - 1)
+            total = tl.sum(tl.where(place < wanted, mass, 0), 0)
+            if tl.sum(tl.where(place == wanted, mass, 0), 0) > 0:
+                before = tl.sum(tl.where(place < wanted, count, 0), 0)
+                _, within = _find(
+                    logits, row, width, top, temperature, least, wanted, before, goal, keys, held,
+                    True, ROOM, BINS, BLOCK,
+                )  # fmt: skip
+                total += within
+    limit = tl.load(settings + 3 * rows + row) * total.to(tl.float64)
+    short = reached.to(tl.float64) < limit
+    wanted = tl.minimum(tl.sum(short.to(tl.int32), 0), BINS - 1)
+    before = tl.sum(tl.where(place < wanted, mass, 0), 0)
+    _, within = _find(
+        logits, row, width, top, temperature, least, wanted, before, limit, keys, held, False, ROOM, BINS, BLOCK
+    )
+    target = target_of(settings, rows, row, before + within)
+    wanted = tl.minimum(tl.sum((reached <= target).to(tl.int32), 0), BINS - 1)
+    before = tl.sum(tl.where(place < wanted, mass, 0), 0)
+    key, _ = _find(
+        logits, row, width, top, temperature, least, wanted, before, target + 1, keys, held, False, ROOM, BINS, BLOCK
+    )
+    column = width - 1 - (key & LOW_BITS)
+    tl.store(out + row, tl.minimum(tl.maximum(column, 0), width - 1))
