@@ -179,7 +179,7 @@ Streamed = tuple[list[int], list[tuple[str, str]], list[float]]
 def streamed(server: TinyServer, body: dict[str, Any], kill_after: int | None = None) -> Streamed:
     """Token ids, calls, and scores; the worker is killed once that many tokens have come."""
     ids: list[int] = []
-    calls: list[tuple[str, str]] = []
+    calls: dict[int, tuple[str, str]] = {}
     scores: list[float] = []
     killed = kill_after is None
     with server.http.stream("POST", CHAT, json=body) as answer:
@@ -191,10 +191,11 @@ def streamed(server: TinyServer, body: dict[str, Any], kill_after: int | None = 
                 ids += choice.get("token_ids") or []
                 scores += [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
                 for call in choice["delta"].get("tool_calls") or []:
-                    function = call["function"]
-                    calls.append((function["name"], function.get("arguments") or ""))
+                    name, arguments = calls.get(call["index"], ("", ""))
+                    more = call["function"]
+                    calls[call["index"]] = (name + more.get("name", ""), arguments + more.get("arguments", ""))
             if not killed and kill_after is not None and len(ids) >= kill_after:
                 killed = True
                 os.kill(server.runtime.engines[0].status().worker_pid, signal.SIGKILL)
     assert killed
-    return ids, calls, scores
+    return ids, list(calls.values()), scores
