@@ -68,16 +68,12 @@ def _count(number: int, device: torch.device) -> torch.Tensor:
 
 def _draw(logits: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
     settings = DrawSettings(values)
-    drawn = [cuda_draw(logits, settings), select(logits, settings, room=8)]
+    drawn = [cuda_draw(logits, settings), *([select(logits, settings, room=8)] if len(logits) < 100 else [])]
     return [*drawn, draw_sorted(logits, cuda_largest(logits, 2), settings)] if logits.shape[1] > 300 else drawn
 
 
 def _adjust(logits: torch.Tensor, counts: torch.Tensor, *settings: torch.Tensor) -> list[torch.Tensor]:
-    before = logits.clone()
-    cuda_adjust(logits, counts, AdjustSettings(*settings))
-    adjusted = logits.clone()
-    logits.copy_(before)
-    return [adjusted]
+    return [cuda_adjust(logits, counts, AdjustSettings(*settings), out=torch.empty_like(logits))]
 
 
 def _counts(rows: int, device: torch.device) -> list[tuple[int, torch.Tensor | None]]:

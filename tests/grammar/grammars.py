@@ -53,6 +53,21 @@ class Forms:
             allowed = self._answer()
         return bytes(made), False
 
+    def after(self, grammar: Grammar, text: bytes) -> Sequence[int] | None:
+        """The ids that may come after `text`; None if it may not come itself."""
+        self._count += 1
+        self._follower.follow(self._count, grammar.key, grammar.data, list(text))
+        while True:
+            for told in self._follower.take():
+                return None if told.bits is None else ids_of(told.bits)
+            assert not self._follower.ended
+            self._follower.wait(60)
+
+    def fits(self, grammar: Grammar, text: str) -> bool:
+        """Whether `text` may come, and be the end."""
+        ids = self.after(grammar, text.encode())
+        return ids is not None and (not ids or EOS in ids)
+
     def _answer(self) -> bytes:
         while True:
             for told in self._follower.take():

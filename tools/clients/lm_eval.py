@@ -1,10 +1,10 @@
-"""Runs lm-evaluation-harness against a running server, with token-id prompts, echo and logprobs.
+"""Runs lm-evaluation-harness against a running server: token-id prompts, echo and logprobs; or with --chat, chat completions.
 
     octavo serve &
     python -m tools.clients.lm_eval --scratch DIR
 
-Two small tasks that this writes itself: `sums_choice` asks for the likeliest of four results (loglikelihoods of prompts,
-by echo), `sums_generate` lets the model write the result.
+Small tasks that this writes itself: `sums_choice` asks for the likeliest of four results (loglikelihoods of prompts,
+by echo), `sums_generate` lets the model write the result, `sums_chat` does so in a chat.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tools.clients.environment import make_environment, run
 
 PACKAGE = "lm_eval[api]==0.4.13"
 TOKENIZER = Path(__file__).parents[2] / "src" / "octavo" / "assets" / "octavo-tiny"
-QUESTION = "<|im_start|>user\\nWhat is {{a}} + {{b}}?<|im_end|>\\n<|im_start|>assistant\\n"
+PLAIN = "What is {{a}} + {{b}}?"
+QUESTION = f"<|im_start|>user\\n{PLAIN}<|im_end|>\\n<|im_start|>assistant\\n"
 
 CHOICE = """\
 task: sums_choice
@@ -35,7 +36,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 
 GENERATE = """\
-task: sums_generate
+task: {task}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: "{data}"}}}}
 test_split: test
@@ -55,24 +56,20 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--num-questions", type=int, default=200)
     parser.add_argument("--num-concurrent", type=int, default=8)
+    parser.add_argument("--chat", action="store_true", help="the task for chat completions instead")
     args = parser.parse_args()
     python = make_environment(args.scratch / "environment", [PACKAGE])
     tasks = write_tasks(args.scratch.absolute() / "tasks", args.num_questions)
-    model = {
-        "model": args.model,
-        "base_url": f"{args.url}/v1/completions",
-        "tokenizer": args.tokenizer,
-        "tokenizer_backend": "huggingface",
-        "tokenized_requests": True,
-        "num_concurrent": args.num_concurrent,
-    }
-    words = [
-        "--model",
-        "local-completions",
-        "--model_args",
-        ",".join(f"{name}={value}" for name, value in model.items()),
-    ]
-    words += ["--tasks", "sums_choice,sums_generate", "--include_path", str(tasks), "--batch_size", "1"]
+    route = "chat/completions" if args.chat else "completions"
+    model = {"model": args.model, "base_url": f"{args.url}/v1/{route}", "num_concurrent": args.num_concurrent}
+    if not args.chat:
+        model |= {"tokenizer": args.tokenizer, "tokenizer_backend": "huggingface", "tokenized_requests": True}
+    told = ",".join(f"{name}={value}" for name, value in model.items())
+    words = ["--model", "local-chat-completions" if args.chat else "local-completions", "--model_args", told]
+    words += (
+        ["--tasks", "sums_chat", "--apply_chat_template"] if args.chat else ["--tasks", "sums_choice,sums_generate"]
+    )
+    words += ["--include_path", str(tasks), "--batch_size", "1"]
     run(
         [python, "-m", "lm_eval", *words],
         env={**os.environ, "HF_HOME": str(args.scratch / "cache"), "HF_HUB_OFFLINE": "1"},
@@ -80,13 +77,17 @@ def main() -> None:
 
 
 def write_tasks(folder: Path, count: int) -> Path:
-    """Questions and the two task files."""
+    """Questions and the task files."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "sums.jsonl"
     rng = random.Random(0)
     data.write_text("".join(json.dumps(question(rng)) + "\n" for _ in range(count)))
-    for name, task in (("choice", CHOICE), ("generate", GENERATE)):
-        (folder / f"{name}.yaml").write_text(task.format(data=data, question=QUESTION))
+    for name, task, question_ in (
+        ("sums_choice", CHOICE, QUESTION),
+        ("sums_generate", GENERATE, QUESTION),
+        ("sums_chat", GENERATE, PLAIN),
+    ):
+        (folder / f"{name}.yaml").write_text(task.format(task=name, data=data, question=question_))
     return folder
 
 

@@ -13,8 +13,8 @@ import msgspec
 from octavo.errors import OverloadedError, RequestError
 from octavo.grammar.fork_server import ForkServer
 from octavo.grammar.messages import TOO_MUCH, Answer, Compile, Compiled, Refused
-from octavo.grammar.schema import SchemaError
 from octavo.grammar.source import checked_source
+from octavo.grammar.words import SchemaError
 from octavo.structured_outputs import GrammarSource, StructuredOutputsParams
 
 MAX_CACHED_BYTES = 256 << 20

@@ -63,13 +63,17 @@ WHOLE = "--whole"
 """Argument upon which xgrammar is imported with all that it asks for."""
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
-_LONE_SURROGATE = re.compile(b"\xed[\xa0-\xbf]")
+_NO_TEXT = re.compile(rb"[\xc0\xc1\xf5-\xff]|\xe0[\x80-\x9f]|\xed[\xa0-\xbf]|\xf0[\x80-\x8f]|\xf4[\x90-\xbf]")
+"""Bytes that are no UTF-8, though each is one that could follow: too long for their character, half of a surrogate pair, or past
+the last character."""
+_HEADS = (b"\xe0", b"\xed", b"\xf0", b"\xf4")
+"""First bytes of characters after which not every byte of a tail may come."""
 
 
 class Vocabularies:
     """The vocabulary as xgrammar wants it.
 
-    Bytes that are no UTF-8 are made impossible: half of a surrogate pair, which xgrammar takes for a character.
+    Bytes that are no UTF-8 are made impossible: xgrammar takes some of them for characters.
     """
 
     def __init__(self, told: Vocabulary) -> None:
@@ -80,7 +84,7 @@ class Vocabularies:
         if tokenizer.context_free:
             kind = xgrammar.VocabType.RAW
             pieces = [tokenizer.piece(id_) for id_ in range(told.size)]
-            pieces = [b"" if id_ in special or _LONE_SURROGATE.search(p) else p for id_, p in enumerate(pieces)]
+            pieces = [b"" if id_ in special or _NO_TEXT.search(p) else p for id_, p in enumerate(pieces)]
         else:
             kind = xgrammar.VocabType.BYTE_FALLBACK
             names = {id_: name for name, id_ in tokenizer.vocabulary.items()}
@@ -92,13 +96,16 @@ class Vocabularies:
         decoded = self.info.decoded_vocab
         self.eos = sum(1 << id_ for id_ in told.eos_ids)
         self.all = (1 << told.size) - 1
-        self._surrogate_heads = {id_ for id_, piece in enumerate(decoded) if piece.endswith(b"\xed")}
-        tails = (id_ for id_, piece in enumerate(decoded) if piece[:1] >= b"\xa0" and piece[:1] <= b"\xbf")
-        self._surrogate_tails = sum(1 << id_ for id_ in tails)
+        self._heads = {id_: piece[-1:] for id_, piece in enumerate(decoded) if piece[-1:] in _HEADS}
+        self._barred = {
+            head: sum(1 << id_ for id_, piece in enumerate(decoded) if _NO_TEXT.match(head + piece[:1]))
+            for head in _HEADS
+        }
 
     def after(self, token_id: int | None) -> int:
         """Bits of the ids that may follow `token_id` in any text."""
-        return self.all & ~self._surrogate_tails if token_id in self._surrogate_heads else self.all
+        head = self._heads.get(token_id) if token_id is not None else None
+        return self.all if head is None else self.all & ~self._barred[head]
 
 
 class Following:

@@ -10,108 +10,24 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-Schema = dict[str, Any]
+from octavo.grammar.branches import told_apart
+from octavo.grammar.references import References
+from octavo.grammar.rules import check_array, check_number, check_object, check_string
+from octavo.grammar.words import BRANCHES, COUNTS, INFERRED, KNOWN, REMEDIES, WORDS, Schema, SchemaError, escaped
 
 MAX_DEPTH = 64
 """Schemas within schemas."""
-NOTES = frozenset(
-    [
-        "title",
-        "description",
-        "default",
-        "examples",
-        "example",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "$comment",
-        "$schema",
-        "$id",
-        "$defs",
-        "definitions",
-        "nullable",
-        "discriminator",
-        "contentMediaType",
-        "contentEncoding",
-    ]
+SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+SCHEMA_LISTS = ("prefixItems", *BRANCHES)
+SCHEMAS = (
+    "items",
+    "additionalItems",
+    "unevaluatedItems",
+    "additionalProperties",
+    "unevaluatedProperties",
+    "propertyNames",
 )
-"""Words that change nothing."""
-WORDS: dict[str, frozenset[str]] = {
-    "object": frozenset(
-        [
-            "properties",
-            "required",
-            "additionalProperties",
-            "unevaluatedProperties",
-            "patternProperties",
-            "propertyNames",
-            "minProperties",
-            "maxProperties",
-        ]
-    ),
-    "array": frozenset(["items", "prefixItems", "minItems", "maxItems", "unevaluatedItems", "additionalItems"]),
-    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
-    "integer": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
-    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]),
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-"""What may be said of each type."""
-INFERRED = frozenset({"object", "array"})
-"""Types that need not be named where something is said of them."""
-ASSERTIONS = frozenset().union(*WORDS.values()) | frozenset(
-    [
-        "not",
-        "if",
-        "then",
-        "else",
-        "contains",
-        "minContains",
-        "maxContains",
-        "uniqueItems",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "multipleOf",
-        "$dynamicRef",
-        "$recursiveRef",
-    ]
-)
-"""Words that say what a value must be."""
-REMEDIES = {
-    "uniqueItems": "leave it out, and look at the answer",
-    "not": "say what the value may be instead",
-    "if": "use anyOf",
-    "contains": "use prefixItems",
-    "multipleOf": "it is served for integers",
-}
-FORMATS = frozenset(
-    [
-        "date",
-        "time",
-        "date-time",
-        "duration",
-        "ipv4",
-        "ipv6",
-        "hostname",
-        "uuid",
-        "uri",
-        "uri-reference",
-        "uri-template",
-        "json-pointer",
-        "relative-json-pointer",
-        "email",
-    ]
-)
-COUNTS = frozenset(["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"])
-BRANCHES = ("anyOf", "oneOf", "allOf")
-_NEGATED_CLASS = re.compile(r"\[\^(?:\\.|[^\]\\])*\]")
-_UNSAFE = re.compile(r'"|\\\\|[\x00-\x1f]|\\[nrtfv0xuUc]')
-"""In a pattern: what JSON would have to escape, which xgrammar does not."""
-
-
-class SchemaError(ValueError):
-    """A schema says what cannot be served; the message has the place."""
+"""Words whose value is one schema."""
 
 
 def checked_schema(schema: Any, place: str = "#") -> Any:
@@ -120,46 +36,68 @@ def checked_schema(schema: Any, place: str = "#") -> Any:
     Raises:
         SchemaError: it says what cannot be served.
     """
-    left: list[tuple[Any, str, int]] = [(schema, place, 0)]
+    references = References(schema)
+    left: list[tuple[Any, str, int, bool]] = [(schema, place, 0, False)]
     while left:
-        each, where, depth = left.pop()
+        each, where, depth, renamed = left.pop()
         if depth > MAX_DEPTH:
             raise SchemaError(f"at {where}: schemas are nested more than {MAX_DEPTH} deep")
         if isinstance(each, bool):
             continue
         if not isinstance(each, dict):
             raise SchemaError(f"at {where}: a schema must be an object, true or false")
-        _check_words(each, where)
-        left += [(inner, f"{where}/{name}", depth + 1) for name, inner in _inner(each, where)]
+        renamed = renamed or (depth > 0 and "$id" in each)
+        if renamed and "$ref" in each:
+            raise SchemaError(f"at {where}/$ref: is not served within a schema that has an $id of its own")
+        _check_words(each, where, references)
+        references.note(each, where)
+        left += [(inner, f"{where}/{name}", depth + 1, renamed) for name, inner in _inner(each, where)]
+        left += [(inner, place, depth + 1, renamed) for inner, place in references.take_shared()]
+    if astray := references.astray():
+        raise SchemaError(f"at {astray}/$ref: leads to no place of a schema; copy what it means into $defs")
     return schema
 
 
 def _inner(schema: Schema, where: str) -> Iterator[tuple[str, Any]]:
     """Schemas right within `schema`, with their names."""
-    for word in ("properties", "patternProperties", "$defs", "definitions"):
+    for word in SCHEMAS_BY_NAME:
         if word in schema:
             if not isinstance(schema[word], dict):
                 raise SchemaError(f"at {where}/{word}: must be an object")
-            yield from ((f"{word}/{_escaped(name)}", inner) for name, inner in schema[word].items())
-    for word in ("prefixItems", *BRANCHES):
+            for name, inner in schema[word].items():
+                if inner is False and word in ("properties", "patternProperties"):
+                    raise SchemaError(f"at {where}/{word}/{escaped(name)}: false lets no value come; leave it out")
+                yield f"{word}/{escaped(name)}", inner
+    for word in SCHEMA_LISTS:
         if word in schema:
             if not isinstance(schema[word], list) or not schema[word]:
                 raise SchemaError(f"at {where}/{word}: must be a list that is not empty")
-            yield from ((f"{word}/{index}", inner) for index, inner in enumerate(schema[word]))
-    for word in ("items", "additionalProperties", "unevaluatedProperties", "propertyNames"):
+            for index, inner in enumerate(schema[word]):
+                if inner is False:
+                    raise SchemaError(f"at {where}/{word}/{index}: false lets no value come; leave it out")
+                yield f"{word}/{index}", inner
+    for word in SCHEMAS:
         if word in schema:
             yield word, schema[word]
 
 
-def _check_words(schema: Schema, where: str) -> None:
-    said = {
-        word for word in schema if word in ASSERTIONS or word in BRANCHES or word in ("$ref", "enum", "const", "type")
-    }
+def _check_words(schema: Schema, where: str, references: References) -> None:
+    said = {word for word in schema if word in KNOWN}
+    for word in schema.keys() - said:
+        if (meant := _LETTERS.get(_letters(word))) is not None:
+            raise SchemaError(f"at {where}: {word!r:.60} is no word of JSON schemas; say {meant}, if that is meant")
     for whole in ("$ref", *BRANCHES):
         if whole in said:
             if more := sorted(said - {whole}):
                 raise SchemaError(f"at {where}: {more[0]} beside {whole} is not served; say both in one schema")
             _check_whole(schema, whole, where)
+            if whole == "oneOf" and isinstance(schema[whole], list):
+                if not told_apart(schema[whole], references):
+                    raise SchemaError(
+                        f"at {where}/oneOf: a value may fit several of them; use anyOf, or a property that all require, with "
+                        "other values in each"
+                    )
+                schema["anyOf"] = schema.pop(whole)
             return
     types = _types(schema, said, where)
     if "enum" in said or "const" in said:
@@ -172,15 +110,27 @@ def _check_words(schema: Schema, where: str) -> None:
             continue
         remedy = "; " + REMEDIES[word] if word in REMEDIES else ""
         raise SchemaError(f"at {where}: {word} is not served{' without a type' * (not types)}{remedy}")
-    if "multipleOf" in said and "number" in types:
-        raise SchemaError(f"at {where}: multipleOf is not served for numbers; {REMEDIES['multipleOf']}")
+    if not types or {"integer", "number"} & set(types):
+        check_number(schema, types, said, where)
     for word in sorted(said & COUNTS):
         if isinstance(schema[word], bool) or not isinstance(schema[word], int) or schema[word] < 0:
             raise SchemaError(f"at {where}/{word}: must be a number of things, got {schema[word]!r:.60}")
+    if types and "type" not in schema:
+        schema["type"] = types if len(types) > 1 else types[0]
     if "string" in types:
-        _check_string(schema, where)
+        check_string(schema, where)
     if "object" in types:
-        _check_object(schema, where)
+        check_object(schema, where, references)
+    if "array" in types:
+        check_array(schema)
+
+
+def _letters(word: str) -> str:
+    """Equal for words that differ in case, underscores and the order of their letters."""
+    return "".join(sorted(word.lower().replace("_", "").replace("-", "")))
+
+
+_LETTERS = {_letters(word): word for word in KNOWN}
 
 
 def _types(schema: Schema, said: set[str], where: str) -> list[str]:
@@ -224,50 +174,3 @@ def _is_of(value: Any, kind: str) -> bool:
     if isinstance(value, int | float):
         return kind == "number" or (kind == "integer" and value == int(value))
     return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")
-
-
-def _check_string(schema: Schema, where: str) -> None:
-    """Lengths become a pattern: xgrammar's own rule for them lets in characters that JSON must escape."""
-    lengths = [word for word in ("minLength", "maxLength") if word in schema]
-    rules = [word for word in ("pattern", "format") if word in schema]
-    if len(rules) == 2 or (rules and lengths):
-        raise SchemaError(
-            f"at {where}: {(rules + lengths)[1]} beside {rules[0]} is not served; say both in one pattern"
-        )
-    if "format" in schema and schema["format"] not in FORMATS:
-        raise SchemaError(
-            f"at {where}/format: {schema['format']!r:.60} is not served; there are {', '.join(sorted(FORMATS))}"
-        )
-    if "pattern" in schema:
-        pattern = schema["pattern"]
-        if not isinstance(pattern, str):
-            raise SchemaError(f"at {where}/pattern: must be a text")
-        if unsafe := _UNSAFE.search(_NEGATED_CLASS.sub("", pattern)):
-            raise SchemaError(f"at {where}/pattern: {unsafe[0]!r} is not served: JSON must escape what it stands for")
-    if lengths:
-        least, most = schema.pop("minLength", 0), schema.pop("maxLength", "")
-        if most != "" and most < least:
-            raise SchemaError(f"at {where}: minLength is {least}, but maxLength is {most}")
-        if (least, most) != (0, ""):
-            schema["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{least},{most}}}$'
-
-
-def _check_object(schema: Schema, where: str) -> None:
-    """Names that are required must be among the properties, or xgrammar leaves them out."""
-    required, properties = schema.get("required", []), schema.get("properties", {})
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise SchemaError(f"at {where}/required: must be a list of names")
-    more = schema.get("additionalProperties")
-    loose = [word for word in ("patternProperties", "propertyNames") if word in schema]
-    unnamed = [name for name in required if isinstance(properties, dict) and name not in properties]
-    if unnamed:
-        if more is False or loose:
-            raise SchemaError(f"at {where}/required: {unnamed[0]!r:.60} is not among the properties")
-        schema["properties"] = {**properties, **{name: {} if more in (None, True) else more for name in unnamed}}
-    if schema.get("minProperties") and (loose or more not in (None, False)):
-        raise SchemaError(f"at {where}/minProperties: is served only where all properties have names; use required")
-
-
-def _escaped(name: str) -> str:
-    """`name` in a JSON pointer, cut to what can be read."""
-    return name.replace("~", "~0").replace("/", "~1")[:60]

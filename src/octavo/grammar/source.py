@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from octavo.grammar.schema import MAX_DEPTH, SchemaError, checked_schema
+from octavo.grammar.schema import MAX_DEPTH, checked_schema
+from octavo.grammar.words import SchemaError
 from octavo.structured_outputs import GrammarKind, GrammarSource
 
 MAX_BYTES = 1 << 20

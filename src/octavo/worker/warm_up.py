@@ -63,10 +63,12 @@ def load_kernels(
 def _load_sampler(vocab_size: int, device: torch.device) -> None:
     """Penalise, draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
     logits = torch.zeros((1, vocab_size), device=device)
-    adjust(logits, logits.int(), AdjustSettings.of([(1.0, 0.0, 0.0, 0)], [None], vocab_size, device))
+    penalised = AdjustSettings.of([(1.0, 0.0, 0.0, 0)], [None], vocab_size, device)
+    adjust(logits, logits.int(), penalised, out=logits)
     settings = DrawSettings.of([(1.0, 0.0, 0, 0.9, 0.5)], device)
     draw(logits, settings)
     draw_truncated(logits, settings, most=0)
+    draw_truncated(logits, DrawSettings(settings.values), most=0)
     for count in (1 << i for i in range(MAX_FEW.bit_length())):
         largest(logits, min(count, vocab_size))
         draw_truncated(logits, settings, most=min(count, vocab_size))

@@ -19,7 +19,7 @@ WIDTHS = [1, 23, SEGMENT - 1, SEGMENT + 9]
 PENALTIES = [(1.0, 0.0, 0.0), (1.3, 0.7, -0.4), (0.1, -2.0, 2.0), (5e-324, 0.0, 0.0), (1e300, 2.0, 2.0)]
 SLOTS = 3
 ROWS = 8
-BACK_ENDS: list[Callable[..., None]] = [cpu_adjust, cuda_adjust, adjust]
+BACK_ENDS: list[Callable[..., torch.Tensor]] = [cpu_adjust, cuda_adjust, adjust]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +58,13 @@ class Case:
             made.append(adjust_reference(logits, times, repetition, frequency, presence, allowed))
         return torch.tensor(made)
 
-    def run(self, function: Callable[..., None], device: torch.device, rows: slice = slice(None)) -> torch.Tensor:
+    def run(
+        self, function: Callable[..., torch.Tensor], device: torch.device, rows: slice = slice(None)
+    ) -> torch.Tensor:
         """What `function` makes of some rows."""
         settings = AdjustSettings.of(self.rows[rows], self.bits()[rows], self.logits.shape[1], device)
-        logits = self.logits[rows].to(device, copy=True)
-        function(logits, self.counts.to(device), settings)
-        return logits.cpu()
+        logits = self.logits[rows].to(device)
+        return function(logits, self.counts.to(device), settings, out=torch.full_like(logits, torch.nan)).cpu()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -79,7 +80,7 @@ def test_both_back_ends_give_what_the_reference_gives(width: int, device: torch.
 
 
 @pytest.mark.parametrize("function", BACK_ENDS[:2])
-def test_a_wrong_count_penalty_or_bit_is_seen(function: Callable[..., None], device: torch.device) -> None:
+def test_a_wrong_count_penalty_or_bit_is_seen(function: Callable[..., torch.Tensor], device: torch.device) -> None:
     """The twins, each of one row."""
     case = Case.draw(23)
     on, expected = torch.device("cpu") if function is cpu_adjust else device, case.expected()
@@ -94,18 +95,20 @@ def test_a_wrong_count_penalty_or_bit_is_seen(function: Callable[..., None], dev
 
 
 @pytest.mark.parametrize("function", BACK_ENDS[:2])
-def test_a_slot_or_mask_that_there_is_not_does_nothing(function: Callable[..., None], device: torch.device) -> None:
+def test_a_slot_or_mask_that_there_is_not_does_nothing(
+    function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
     case = Case.draw(23)
     on = torch.device("cpu") if function is cpu_adjust else device
     settings = AdjustSettings.of(case.rows, case.bits(), 23, on)
     wild = torch.tensor([ROWS, -7, 2**31 - 1, -(2**31)] * 2, dtype=torch.int32, device=on)
-    logits = case.logits.to(on, copy=True)
-    function(logits, case.counts.to(on), dataclasses.replace(settings, slots=wild, allowed_rows=wild.clone()))
+    logits, wild_settings = case.logits.to(on, copy=True), dataclasses.replace(settings, slots=wild, allowed_rows=wild)
+    assert function(logits, case.counts.to(on), wild_settings, out=logits) is logits
     assert torch.equal(logits.cpu(), case.logits)
 
 
 @pytest.mark.parametrize("function", BACK_ENDS[:2])
-def test_a_row_that_is_not_finite_harms_no_other(function: Callable[..., None], device: torch.device) -> None:
+def test_a_row_that_is_not_finite_harms_no_other(function: Callable[..., torch.Tensor], device: torch.device) -> None:
     case = Case.draw(40)
     on, expected = torch.device("cpu") if function is cpu_adjust else device, case.expected()
     case.logits[2], case.logits[5, 3] = torch.nan, torch.inf
@@ -114,7 +117,7 @@ def test_a_row_that_is_not_finite_harms_no_other(function: Callable[..., None], 
 
 
 @pytest.mark.parametrize("function", BACK_ENDS[:2])
-def test_contract(function: Callable[..., None], device: torch.device) -> None:
+def test_contract(function: Callable[..., torch.Tensor], device: torch.device) -> None:
     case = Case.draw(23)
     on = torch.device("cpu") if function is cpu_adjust else device
     logits, counts = case.logits.to(on), case.counts.to(on)
@@ -126,11 +129,13 @@ def test_contract(function: Callable[..., None], device: torch.device) -> None:
         "allowed_rows": settings.allowed_rows.long(),
     }.items():
         with pytest.raises(KernelContractError, match=name):
-            function(logits, counts, dataclasses.replace(settings, **{name: wrong}))
+            function(logits, counts, dataclasses.replace(settings, **{name: wrong}), out=logits)
     with pytest.raises(KernelContractError, match="counts"):
-        function(logits, counts[:, 1:].contiguous(), settings)
+        function(logits, counts[:, 1:].contiguous(), settings, out=logits)
     with pytest.raises(KernelContractError, match="logits"):
-        function(logits.double(), counts, settings)
+        function(logits.double(), counts, settings, out=logits)
+    with pytest.raises(KernelContractError, match="out"):
+        function(logits, counts, settings, out=logits[1:])
     none = AdjustSettings.of([], [], 23, on)
-    function(logits[:0], counts, none)
+    assert function(logits[:0], counts, none, out=logits[:0]).shape == (0, 23)
     assert torch.equal(logits.cpu(), case.logits)

@@ -95,6 +95,10 @@ def test_the_likeliest_are_drawn_from_without_a_sort_as_with_one(width: int, roo
     host, expected = case.on_host(), case.expected_truncated()
     assert cpu_draw_truncated(host.logits, host.settings, most=0).tolist() == expected
     assert select(case.logits, case.settings, room=room).tolist() == expected
+    unbounded = case.changed(top_k=0)
+    free = dataclasses.replace(unbounded.settings, has_top_k=False)
+    found = select(case.logits, free, case.logits.amax(-1), room=room).tolist()
+    assert found == unbounded.expected_truncated()
     assert draw_truncated(case.logits, case.settings, most=0).tolist() == expected
     # the twins: another top_k, another top_p, another number
     twins = (case.changed(top_k=1), case.changed(top_p=1e-9), case.changed(number=case.settings.values[4].flip(0)))

@@ -10,22 +10,26 @@ from octavo.ops.contract import Dims
 LARGEST = torch.finfo(torch.float32).max
 
 
-def cpu_adjust(logits: torch.Tensor, counts: torch.Tensor, settings: AdjustSettings) -> None:
+def cpu_adjust(
+    logits: torch.Tensor, counts: torch.Tensor, settings: AdjustSettings, *, out: torch.Tensor
+) -> torch.Tensor:
     """See `adjust`.
 
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
     dims = Dims()
-    settings.check(dims, logits, counts)
+    settings.check(dims, logits, counts, out)
+    out.copy_(logits)
     has_counts = (settings.slots >= 0) & (settings.slots < dims["S"])
     for row in has_counts.nonzero()[:, 0].tolist():
-        _penalise(logits[row], counts[int(settings.slots[row])], settings.penalties[:, row])
+        _penalise(out[row], counts[int(settings.slots[row])], settings.penalties[:, row])
     masked = (settings.allowed_rows >= 0) & (settings.allowed_rows < dims["M"])
     ids = torch.arange(dims["V"])
     for row in masked.nonzero()[:, 0].tolist():
         bits = settings.allowed[int(settings.allowed_rows[row])]
-        logits[row].masked_fill_(bits[ids // 8].bitwise_right_shift((ids % 8).byte()) & 1 == 0, -torch.inf)
+        out[row].masked_fill_(bits[ids // 8].bitwise_right_shift((ids % 8).byte()) & 1 == 0, -torch.inf)
+    return out
 
 
 def _penalise(logits: torch.Tensor, counts: torch.Tensor, penalties: torch.Tensor) -> None:

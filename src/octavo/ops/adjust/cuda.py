@@ -18,17 +18,20 @@ AS_WRITTEN: dict[str, Any] = LAUNCH if triton.knobs.runtime.interpret else LAUNC
 """Products are rounded before they are added, as on a CPU."""
 
 
-def cuda_adjust(logits: torch.Tensor, counts: torch.Tensor, settings: AdjustSettings) -> None:
+def cuda_adjust(
+    logits: torch.Tensor, counts: torch.Tensor, settings: AdjustSettings, *, out: torch.Tensor
+) -> torch.Tensor:
     """See `adjust`; all tensors on CUDA, contiguous.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = LaunchDims()
-    settings.check(dims, logits, counts)
+    settings.check(dims, logits, counts, out)
     segments = -(-dims["V"] // SEGMENT)
     if dims["R"] * segments:
         adjust_kernel[check_grid("adjust", dims["R"] * segments)](
-            logits, counts, settings.penalties, settings.slots, settings.allowed, settings.allowed_rows,
+            logits, out, counts, settings.penalties, settings.slots, settings.allowed, settings.allowed_rows,
             dims["R"], dims["V"], dims["S"], dims["M"], segments, SEGMENT=SEGMENT, num_warps=4, **AS_WRITTEN,
         )  # fmt: skip
+    return out

@@ -14,17 +14,15 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 
 @triton.jit(do_not_specialize=["rows", "slot_count", "allowed_count"])
 def adjust_kernel(
-    logits, counts, penalties, slots, allowed, allowed_rows, rows, width, slot_count, allowed_count, segments,
+    logits, out, counts, penalties, slots, allowed, allowed_rows, rows, width, slot_count, allowed_count, segments,
     SEGMENT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R x segments,): SEGMENT columns of a row (R, width) f32, in place. See `adjust`."""
+    """Grid (R x segments,): SEGMENT columns of a row of logits (R, width) f32, to `out`, which may be the same. See `adjust`."""
     wait_for_previous(PDL)
     row = (tl.program_id(0) // segments).to(tl.int64)
     slot, place = tl.load(slots + row).to(tl.int64), tl.load(allowed_rows + row).to(tl.int64)
     has_counts = (slot >= 0) & (slot < slot_count)
     is_masked = (place >= 0) & (place < allowed_count)
-    if not (has_counts | is_masked):
-        return
     column = tl.program_id(0) % segments * SEGMENT + tl.arange(0, SEGMENT)
     inside = column < width
     x = tl.load(logits + row * width + column, mask=inside, other=0.0)
@@ -42,4 +40,4 @@ def adjust_kernel(
     if is_masked:
         byte = tl.load(allowed + place * tl.cdiv(width, 8) + column // 8, mask=inside, other=0).to(tl.int32)
         x = tl.where((byte >> (column % 8)) & 1 != 0, x, float("-inf"))
-    tl.store(logits + row * width + column, x, mask=inside)
+    tl.store(out + row * width + column, x, mask=inside)

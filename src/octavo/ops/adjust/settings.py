@@ -40,21 +40,25 @@ class AdjustSettings:
         numbers = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
         present = [bits is not None for bits in allowed]
         places = np.where(present, np.cumsum(present) - 1, -1).astype(np.int32)
-        packed = np.frombuffer(b"".join(bits for bits in allowed if bits is not None), dtype=np.uint8)
+        packed = torch.empty((sum(present), -(-vocab_size // 8)), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        for place, bits in zip(places, allowed, strict=True):
+            if bits is not None:
+                packed.numpy()[place] = np.frombuffer(bits, dtype=np.uint8)
         return cls(
             upload(numbers[:, :3].T.contiguous(), device),
             upload(numbers[:, 3].int(), device),
-            upload(torch.from_numpy(packed.reshape(-1, -(-vocab_size // 8)).copy()), device),
+            packed.to(device, non_blocking=True),
             upload(torch.from_numpy(places), device),
         )
 
-    def check(self, dims: Dims, logits: torch.Tensor, counts: torch.Tensor) -> None:
-        """Bind R, V, S and M to the sizes of logits (R, V), counts (S, V) and `allowed`.
+    def check(self, dims: Dims, logits: torch.Tensor, counts: torch.Tensor, out: torch.Tensor) -> None:
+        """Bind R, V, S and M to the sizes of logits and out (R, V), counts (S, V) and `allowed`.
 
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
         dims.check("logits", logits, ("R", "V"), dtype=torch.float32)
+        dims.check("out", out, ("R", "V"), dtype=torch.float32)
         dims.check("counts", counts, ("S", "V"), dtype=torch.int32)
         dims.check("settings.penalties", self.penalties, (3, "R"), dtype=torch.float64)
         dims.check("settings.slots", self.slots, ("R",), dtype=torch.int32)

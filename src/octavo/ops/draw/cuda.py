@@ -8,7 +8,7 @@ import triton
 from octavo.ops.contract import check_range
 from octavo.ops.draw.kernel import draw_kernel, draw_sorted_kernel, sum_masses_kernel
 from octavo.ops.draw.select import select
-from octavo.ops.draw.settings import DrawSettings
+from octavo.ops.draw.settings import DrawSettings, largest_of
 from octavo.ops.largest import MAX_FEW, largest
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
@@ -19,7 +19,7 @@ FEWEST = 4 * MAX_FEW * 128
 """Ids of a vocabulary from which on the likeliest are found by `largest`."""
 
 
-def cuda_draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
+def cuda_draw(logits: torch.Tensor, settings: DrawSettings, highest: torch.Tensor | None = None) -> torch.Tensor:
     """See `draw`; all tensors on CUDA, contiguous.
 
     Raises:
@@ -31,7 +31,7 @@ def cuda_draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     if rows:
         segments = -(-width // SEGMENT)
-        highest = logits.amax(-1)
+        highest = largest_of(dims, logits, highest)
         sums = torch.empty((rows, segments), dtype=torch.int64, device=logits.device)
         sum_masses_kernel[check_grid("draw", rows * segments)](
             logits, highest, settings.values, sums, rows, width, segments, SEGMENT=SEGMENT, num_warps=4, **LAUNCH
@@ -43,7 +43,9 @@ def cuda_draw(logits: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     return out
 
 
-def cuda_draw_truncated(logits: torch.Tensor, settings: DrawSettings, *, most: int) -> torch.Tensor:
+def cuda_draw_truncated(
+    logits: torch.Tensor, settings: DrawSettings, highest: torch.Tensor | None = None, *, most: int
+) -> torch.Tensor:
     """See `draw_truncated`; all tensors on CUDA, contiguous.
 
     Raises:
@@ -52,7 +54,7 @@ def cuda_draw_truncated(logits: torch.Tensor, settings: DrawSettings, *, most: i
     settings.check(LaunchDims(), logits)
     if 0 < most <= MAX_FEW and logits.shape[1] >= FEWEST:
         return draw_sorted(logits, largest(logits, most), settings)
-    return select(logits, settings)
+    return select(logits, settings, highest)
 
 
 def draw_sorted(logits: torch.Tensor, ids: torch.Tensor, settings: DrawSettings) -> torch.Tensor:

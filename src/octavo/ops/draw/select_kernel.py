@@ -1,8 +1,8 @@
 """A draw among the likeliest without a sort: how much mass lies in each bin of logits, then the one key in the bin that matters.
 
-A bin is a range of (max x - x) / T, the likeliest first; a key orders the ids of a row by logit and then by id, and no two of a
-row are equal. Each question (top_k, top_p, the draw) asks for the key up to which counts or masses reach a goal: the
-sums of whole bins say in which bin it is, and its keys are bisected.
+A bin is a range of (max x - x) / T, the likeliest first, and the last all that is far below; a key orders the ids of a row by logit
+and then by id, and no two of a row are equal. Each question (top_k, top_p, the draw) asks for the key up to which counts or
+masses reach a goal: the sums of whole bins say in which bin it is, and its keys are bisected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from octavo.ops.draw.kernel import heat, target_of, to_mass
 
 LOW_BITS = tl.constexpr(sort_keys.LOW_BITS)
 BINS_PER_UNIT = tl.constexpr(32.0)
-"""Of (max x - x) / T: past 30 no mass is left, so that the last of 1024 bins has none."""
+"""Of (max x - x) / T."""
 LEAST_KEY, MOST_KEY = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
 
 
@@ -34,12 +34,22 @@ def _key_of(x, column, width):
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32) + (width - 1 - column)
 
 
+@triton.jit
+def _add_to_bins(sums, row, place, value, inside, BINS: tl.constexpr):
+    """Add (BLOCK,) values to the bins of a row. Most ids are in the last, which is summed first: one addition for all of them."""
+    near = inside & (place < BINS - 1)
+    tl.atomic_add(sums + row * BINS + place, value, mask=near, sem="relaxed")
+    tl.atomic_add(
+        sums + row * BINS + BINS - 1, tl.sum(tl.where(inside & (place == BINS - 1), value, 0), 0), sem="relaxed"
+    )
+
+
 @triton.jit(do_not_specialize=["rows", "segments"])
 def bin_masses_kernel(
     logits, highest, settings, masses, counts, rows, width, segments,
     SEGMENT: tl.constexpr, BINS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R x segments,): adds to masses (R, BINS) i64 and counts (R, BINS) i32, or None, those of SEGMENT columns."""
+    """Grid (R x segments,): adds to masses and counts (R, BINS) i64 those of SEGMENT columns; counts may be None."""
     wait_for_previous(PDL)
     row = (tl.program_id(0) // segments).to(tl.int64)
     column = tl.program_id(0) % segments * SEGMENT + tl.arange(0, SEGMENT)
@@ -47,88 +57,126 @@ def bin_masses_kernel(
     x = tl.load(logits + row * width + column, mask=inside, other=float("-inf")).to(tl.float64)
     temperature, least = heat(settings, rows, row)
     top = tl.load(highest + row).to(tl.float64)
-    place = row * BINS + _bin_of(x, top, temperature, BINS)
-    mass = to_mass(x, top, temperature, least)
-    tl.atomic_add(masses + place, mass, mask=inside & (mass > 0), sem="relaxed")
+    place = _bin_of(x, top, temperature, BINS)
+    _add_to_bins(masses, row, place, to_mass(x, top, temperature, least), inside, BINS)
     if counts is not None:
-        tl.atomic_add(counts + place, 1, mask=inside, sem="relaxed")
+        _add_to_bins(counts, row, place, tl.full((SEGMENT,), 1, tl.int64), inside, BINS)
 
 
 @triton.jit
-def _collect(logits, row, width, top, temperature, least, wanted, keys, held, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Write the keys and masses of a bin's ids, as far as there is ROOM; their number, least and most key."""
-    tl.debug_barrier()  # what was collected before has been read
+def _load(logits, row, start, width, BLOCK: tl.constexpr):
+    """(BLOCK,) columns of a row: f64 logits, int64 keys, which of them there are."""
+    column = start + tl.arange(0, BLOCK)
+    inside = column < width
+    x = tl.load(logits + row * width + column, mask=inside, other=float("-inf"))
+    return x.to(tl.float64), _key_of(x, column, width), inside
+
+
+@triton.jit
+def _ends(logits, row, width, top, temperature, wanted, BINS: tl.constexpr, BLOCK: tl.constexpr):
+    """How many ids are in a bin, their least key, and one more than their most."""
     number = tl.zeros((), tl.int32)
     low, high = tl.full((), MOST_KEY, tl.int64), tl.full((), LEAST_KEY, tl.int64)
     for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        x = tl.load(logits + row * width + column, mask=column < width, other=float("-inf"))
-        wide = x.to(tl.float64)
-        member = (column < width) & (_bin_of(wide, top, temperature, BINS) == wanted)
-        count = tl.sum(member.to(tl.int32), 0)
-        if count > 0:
-            key = _key_of(x, column, width)
-            place = number + tl.cumsum(member.to(tl.int32), 0) - 1
-            fits = member & (place < ROOM)
-            tl.store(keys + row * ROOM + place, key, mask=fits)
-            tl.store(held + row * ROOM + place, to_mass(wide, top, temperature, least), mask=fits)
-            low = tl.minimum(low, tl.min(tl.where(member, key, MOST_KEY), 0))
-            high = tl.maximum(high, tl.max(tl.where(member, key, LEAST_KEY), 0))
-            number += count
-    tl.debug_barrier()
-    return number, low, high
+        x, key, inside = _load(logits, row, start, width, BLOCK)
+        member = inside & (_bin_of(x, top, temperature, BINS) == wanted)
+        number += tl.sum(member.to(tl.int32), 0)
+        low = tl.minimum(low, tl.min(tl.where(member, key, MOST_KEY), 0))
+        high = tl.maximum(high, tl.max(tl.where(member, key, LEAST_KEY), 0))
+    return number, low, tl.maximum(low, high) + 1
 
 
 @triton.jit
-def _sum_from(logits, row, width, top, temperature, least, wanted, keys, held, number, bound,
-              COUNT: tl.constexpr, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """int64: masses, or with COUNT the number, of the bin's ids whose key is at least `bound`."""
+def _measure(logits, row, width, top, temperature, least, low, end, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """int64: masses, or with COUNT the number, of ids with keys in low..end-1; and their number."""
+    total, number = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, width, BLOCK):
+        x, key, inside = _load(logits, row, start, width, BLOCK)
+        member = inside & (key >= low) & (key < end)
+        number += member.to(tl.int32)
+        if COUNT:
+            total += member.to(tl.int64)
+        else:
+            total += tl.where(member, to_mass(x, top, temperature, least), 0)
+    return tl.sum(total, 0), tl.sum(number, 0)
+
+
+@triton.jit
+def _collect(
+    logits, row, width, top, temperature, least, low, end, keys, held, ROOM: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Write the keys in low..end-1 and their masses, ROOM of them at most."""
+    tl.debug_barrier()  # what was collected before has been read
+    number = tl.zeros((), tl.int32)
+    for start in range(0, width, BLOCK):
+        x, key, inside = _load(logits, row, start, width, BLOCK)
+        member = inside & (key >= low) & (key < end)
+        count = tl.sum(member.to(tl.int32), 0)
+        if count > 0:
+            place = number + tl.cumsum(member.to(tl.int32), 0) - 1
+            fits = member & (place < ROOM)
+            tl.store(keys + row * ROOM + place, key, mask=fits)
+            tl.store(held + row * ROOM + place, to_mass(x, top, temperature, least), mask=fits)
+            number += count
+    tl.debug_barrier()
+
+
+@triton.jit
+def _sum_from(keys, held, row, number, bound, COUNT: tl.constexpr, ROOM: tl.constexpr, BLOCK: tl.constexpr):
+    """int64: masses, or with COUNT the number, of what was collected from the key `bound` on."""
     total = tl.zeros((BLOCK,), tl.int64)
-    if number <= ROOM:
-        for start in range(0, number, BLOCK):
-            place = start + tl.arange(0, BLOCK)
-            inside = place < number
-            reached = inside & (tl.load(keys + row * ROOM + place, mask=inside, other=LEAST_KEY) >= bound)
-            if COUNT:
-                total += reached.to(tl.int64)
-            else:
-                total += tl.load(held + row * ROOM + place, mask=reached, other=0)
-    else:
-        for start in range(0, width, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            x = tl.load(logits + row * width + column, mask=column < width, other=float("-inf"))
-            wide = x.to(tl.float64)
-            reached = (column < width) & (_bin_of(wide, top, temperature, BINS) == wanted)
-            reached = reached & (_key_of(x, column, width) >= bound)
-            if COUNT:
-                total += reached.to(tl.int64)
-            else:
-                total += tl.where(reached, to_mass(wide, top, temperature, least), 0)
+    for start in range(0, number, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = place < number
+        reached = inside & (tl.load(keys + row * ROOM + place, mask=inside, other=LEAST_KEY) >= bound)
+        if COUNT:
+            total += reached.to(tl.int64)
+        else:
+            total += tl.load(held + row * ROOM + place, mask=reached, other=0)
     return tl.sum(total, 0)
+
+
+@triton.jit
+def _middle(low, end):
+    """Between two int64 whose difference may not be one."""
+    return (low >> 1) + (end >> 1) + (low & end & 1)
 
 
 @triton.jit
 def _find(logits, row, width, top, temperature, least, wanted, before, goal, keys, held,
           COUNT: tl.constexpr, ROOM: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """The largest key of bin `wanted` at which `before` and what is summed from it on, as float64, is at least `goal`.
+    """The largest key of bin `wanted` at which `before` and what is summed from it on reach `goal`, in the type of the goal.
 
-    Returns it with the masses of the bin from it on. That the whole bin reaches the goal, and none of it does not, is the caller's.
+    Returns it, and the masses of the ids collected from it on with those of the bin that lie before them. That the whole bin
+    reaches the goal, and none of it does not, is the caller's.
     """
-    number, low, end = _collect(logits, row, width, top, temperature, least, wanted, keys, held, ROOM, BINS, BLOCK)
-    end = tl.maximum(low, end) + 1
+    number, low, end = _ends(logits, row, width, top, temperature, wanted, BINS, BLOCK)
+    passed = tl.zeros((), tl.int64)
+    while (number > ROOM) & (low + 1 < end):
+        middle = _middle(low, end)
+        value, count = _measure(logits, row, width, top, temperature, least, middle, end, COUNT, BLOCK)
+        if (before + value).to(goal.dtype) >= goal:
+            low = middle
+            number = count
+        else:
+            if COUNT:
+                mass, _ = _measure(logits, row, width, top, temperature, least, middle, end, False, BLOCK)
+                passed += mass
+            else:
+                passed += value
+            before += value
+            end = middle
+            number -= count
+    number = tl.minimum(number, ROOM)
+    _collect(logits, row, width, top, temperature, least, low, end, keys, held, ROOM, BLOCK)
     while low + 1 < end:
-        middle = (low >> 1) + (end >> 1) + (low & end & 1)
-        reached = before + _sum_from(
-            logits, row, width, top, temperature, least, wanted, keys, held, number, middle, COUNT, ROOM, BINS, BLOCK
-        )
+        middle = _middle(low, end)
+        reached = before + _sum_from(keys, held, row, number, middle, COUNT, ROOM, BLOCK)
         if reached.to(goal.dtype) >= goal:
             low = middle
         else:
             end = middle
-    mass = _sum_from(
-        logits, row, width, top, temperature, least, wanted, keys, held, number, low, False, ROOM, BINS, BLOCK
-    )
-    return low, mass
+    return low, passed + _sum_from(keys, held, row, number, low, False, ROOM, BLOCK)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -148,7 +196,7 @@ def select_kernel(
     if counts is not None:
         top_k = tl.load(settings + 2 * rows + row)
         if (top_k > 0) & (top_k < width):
-            count = tl.load(counts + row * BINS + place).to(tl.int64)
+            count = tl.load(counts + row * BINS + place)
             goal = top_k.to(tl.int64)
             short = tl.cumsum(count, 0) < goal
             wanted = tl.minimum(tl.sum(short.to(tl.int32), 0), BINS - 1)

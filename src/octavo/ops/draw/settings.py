@@ -18,11 +18,14 @@ class DrawSettings:
 
     values: torch.Tensor
     """(5, R) float64: temperatures above 0, min_p in [0, 1], top_k (0: all ids), top_p in (0, 1], numbers in [0, 1)."""
+    has_top_k: bool = True
+    """Whether any top_k may be above 0."""
 
     @classmethod
     def of(cls, rows: Sequence[tuple[float, float, float, float, float]], device: torch.device) -> DrawSettings:
         """The settings of `rows`, each in the order of `values`, on `device`."""
-        return cls(upload(torch.tensor(rows, dtype=torch.float64).view(-1, 5).T.contiguous(), device))
+        values = torch.tensor(rows, dtype=torch.float64).view(-1, 5).T.contiguous()
+        return cls(upload(values, device), has_top_k=any(top_k > 0 for _, _, top_k, _, _ in rows))
 
     def check(self, dims: Dims, logits: torch.Tensor) -> None:
         """Bind R and V to the sizes of `logits` (R, V), and hold `values` against them.
@@ -37,3 +40,15 @@ class DrawSettings:
     def columns(self) -> tuple[torch.Tensor, ...]:
         """Each of `values` as (R, 1) float64."""
         return tuple(self.values[:, :, None])
+
+
+def largest_of(dims: Dims, logits: torch.Tensor, highest: torch.Tensor | None) -> torch.Tensor:
+    """`highest` (R,) float32 if given, else the largest of each row of logits (R, V).
+
+    Raises:
+        KernelContractError: `highest` has another dtype, size or device.
+    """
+    if highest is None:
+        return logits.amax(-1)
+    dims.check("highest", highest, ("R",), dtype=torch.float32)
+    return highest

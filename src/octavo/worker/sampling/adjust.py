@@ -44,7 +44,7 @@ class Row:
         return sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty, self.slot
 
 
-def adjust_logits(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None = None) -> None:
+def adjust_logits(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None = None) -> torch.Tensor:
     """Add biases, apply penalties, and mask; each (row, id) pair is touched on its own.
 
         bias:        x + bias[id]
@@ -54,21 +54,28 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts
     vLLM masks before the penalties, which leave -inf as it is; masking last gives the same.
 
     Args:
-        logits: (R, V) float32; written.
+        logits: (R, V) float32; read.
         rows: (R)
         counts: of all slots; needed if a row has one; read.
+
+    Returns:
+        (R, V) float32, new.
     """
     device = logits.device
-    pairs = [(index, token_id) for index, row in enumerate(rows) for token_id in row.sampling.logit_bias]
-    if pairs:
+    biased = [(index, token_id) for index, row in enumerate(rows) for token_id in row.sampling.logit_bias]
+    masked = [(index, token_id) for index, row in enumerate(rows) for token_id in row.masked_ids]
+    throughout = any(row.is_adjusted_throughout for row in rows)
+    adjusted = torch.empty_like(logits) if throughout and not biased else logits.clone()
+    if biased:
         biases = [bias for row in rows for bias in row.sampling.logit_bias.values()]
-        where = upload(torch.tensor(pairs), device).T
-        logits[where[0], where[1]] += upload(torch.tensor(biases, dtype=torch.float32), device)
-    if any(row.is_adjusted_throughout for row in rows):
+        where = upload(torch.tensor(biased), device).T
+        adjusted[where[0], where[1]] += upload(torch.tensor(biases, dtype=torch.float32), device)
+    if throughout:
         penalties, allowed = [row.penalties for row in rows], [row.allowed for row in rows]
         table = logits.new_empty((0, logits.shape[1]), dtype=torch.int32) if counts is None else counts.table
-        adjust(logits, table, AdjustSettings.of(penalties, allowed, logits.shape[1], device))
-    pairs = [(index, token_id) for index, row in enumerate(rows) for token_id in row.masked_ids]
-    if pairs:
-        where = upload(torch.tensor(pairs), device).T
-        logits[where[0], where[1]] = -torch.inf
+        settings = AdjustSettings.of(penalties, allowed, logits.shape[1], device)
+        adjust(adjusted if biased else logits, table, settings, out=adjusted)
+    if masked:
+        where = upload(torch.tensor(masked), device).T
+        adjusted[where[0], where[1]] = -torch.inf
+    return adjusted

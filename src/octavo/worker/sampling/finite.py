@@ -13,5 +13,10 @@ def finite_rows(rows: torch.Tensor) -> torch.Tensor:
     Args:
         rows: (R, N) float, N at least 1; not written.
     """
-    least, largest = rows.aminmax(dim=-1)
-    return (least > -torch.inf) & (largest < torch.inf)
+    return finite_and_highest(rows)[0]
+
+
+def finite_and_highest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, and the largest of each row (R,), NaN where one is; see `finite_rows`."""
+    least, highest = rows.aminmax(dim=-1)
+    return (least > -torch.inf) & (highest < torch.inf), highest

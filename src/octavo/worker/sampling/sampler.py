@@ -12,7 +12,7 @@ from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Row, adjust_logits
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.counts import TokenCounts
-from octavo.worker.sampling.finite import finite_rows
+from octavo.worker.sampling.finite import finite_and_highest
 
 SMALL = 1024
 """Largest top_k for which the likeliest ids are picked out; more are found by sorting all."""
@@ -41,13 +41,12 @@ def sample(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None
         rows: (R)
         counts: of the tokens of requests with penalties; needed if a row has a slot; read.
     """
-    finite = finite_rows(logits)
-    adjusted = logits
+    finite, highest = finite_and_highest(logits)
     if any(row.is_adjusted for row in rows):
-        adjusted = logits.clone()
-        adjust_logits(adjusted, rows, counts)
-    token_ids = adjusted.argmax(-1)
-    finite = finite & (adjusted.gather(1, token_ids[:, None])[:, 0] > -torch.inf)
+        logits = adjust_logits(logits, rows, counts)
+        highest = logits.amax(-1)
+    finite = finite & (highest > -torch.inf)
+    token_ids = logits.argmax(-1) if any(row.sampling.greedy for row in rows) else torch.zeros_like(highest).long()
     for belongs, choose in (
         (_is_plain, _draw_plain),
         (_has_small_top_k, _draw_likeliest),
@@ -55,10 +54,10 @@ def sample(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None
     ):
         indices = [index for index, row in enumerate(rows) if belongs(row)]
         if len(indices) == len(rows):
-            token_ids = choose(adjusted, rows)
+            token_ids = choose(logits, rows, highest)
         elif indices:
             where = upload(torch.tensor(indices), logits.device)
-            token_ids[where] = choose(adjusted[where], [rows[index] for index in indices])
+            token_ids[where] = choose(logits[where], [rows[index] for index in indices], highest[where])
     return Choice(token_ids, finite)
 
 
@@ -77,19 +76,19 @@ def _is_plain(row: Row) -> bool:
     return not (row.sampling.greedy or _has_small_top_k(row) or _is_truncated(row))
 
 
-def _draw_plain(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+def _draw_plain(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
     """(R,) int64 from all ids that min_p leaves, in order of id."""
-    return draw(logits, _settings(rows, logits.device))
+    return draw(logits, _settings(rows, logits.device), highest)
 
 
-def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
     """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be ordered."""
-    return draw_truncated(logits, _settings(rows, logits.device), most=max(row.sampling.top_k for row in rows))
+    return draw_truncated(logits, _settings(rows, logits.device), highest, most=max(row.sampling.top_k for row in rows))
 
 
-def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
     """(R,) int64 from what min_p, top_k and top_p leave, likeliest first."""
-    return draw_truncated(logits, _settings(rows, logits.device), most=0)
+    return draw_truncated(logits, _settings(rows, logits.device), highest, most=0)
 
 
 def _settings(rows: Sequence[Row], device: torch.device) -> DrawSettings:
