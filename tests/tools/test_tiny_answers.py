@@ -8,7 +8,7 @@ from tools.tiny.tasks import PLAIN, THINKING, WIDE
 from octavo import LLM, SamplingParams
 
 ENOUGH = 0.97
-"""Of the whole held-out set; `python tools/tiny/score.py` measures 99.4 % of 3,600 questions."""
+"""Of the tasks without thoughts and tools; of 3,600 such questions it answers 99.4 %."""
 
 
 def test_the_embedded_model_is_right_as_often_as_its_card_says() -> None:

@@ -41,9 +41,9 @@ def scores(folder: Path, examples: list[Example], device: str) -> dict[str, floa
 def table(result: dict[str, dict[str, float]]) -> str:
     """One line per task, one column per format."""
     names = list(result)
-    lines = [f"{'task':16s}" + "".join(f"{name:>9s}" for name in names)]
+    lines = [f"{'task':20s}" + "".join(f"{name:>9s}" for name in names)]
     for task in result[names[0]]:
-        lines.append(f"{task:16s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in names))
+        lines.append(f"{task:20s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in names))
     return "\n".join(lines)
 
 
