@@ -4,8 +4,8 @@
     python -m tools.browse_page --url http://127.0.0.1:8000 --out docs/pictures [--key KEY]
 
 It needs `playwright` and a Chromium, which nothing else here does; so it is no test of the suite. It chats by keyboard, kills the
-worker in the middle of an answer and sees the answer go on, in the light, in the dark, and on a phone; and it fails on
-any request to another host, on any error in the console, and on anything wider than the screen.
+worker in the middle of an answer and sees the answer go on, in the light, in the dark, and on a phone; it has octavo-tiny think
+and call a tool; and it fails on any request to another host, on any error in the console, and on anything wider than the screen.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from pathlib import Path
 from typing import Any
 
 LONG = "Spell these backwards, one after the other: " + " ".join(["octavo", "folio", "quarto", "duodecimo"] * 4)
+
+CALCULATOR = {
+    "name": "calculator",
+    "description": "Evaluate an arithmetic expression.",
+    "parameters": {
+        "type": "object",
+        "properties": {"expression": {"type": "string", "description": "Such as 2 + 3"}},
+        "required": ["expression"],
+    },
+}
 
 
 def main() -> None:
@@ -34,6 +44,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         _desktop(browser, args)
         _channels(browser, args)
+        _thoughts_and_calls(browser, args)
         _phone(browser, args)
         _docs(browser, args)
         browser.close()
@@ -130,6 +141,34 @@ def _channels(browser: Any, args: argparse.Namespace) -> None:
     page.click(".assistant summary")
     assert page.inner_text(".assistant details div") == "Let me look."
     _close(page)
+
+
+def _thoughts_and_calls(browser: Any, args: argparse.Namespace) -> None:
+    """A sum with thoughts, then a call of a tool, as the model itself makes them."""
+    page = _open(browser, args, "/", viewport={"width": 1280, "height": 800})
+    page.wait_for_selector("#state[data-state=ready]")
+    page.click("#options summary")
+    page.fill("#temperature", "0")
+    page.select_option("#effort", "low")
+    _ask(page, "What is 478 + 264?", 0)
+    page.click(".assistant summary")
+    assert "7+6+1=14" in page.inner_text(".assistant details div")
+    print("with thoughts:", page.inner_text(".assistant").replace("\n", " "))
+    page.select_option("#effort", "")
+    page.fill("#tools", json.dumps([{"type": "function", "function": CALCULATOR}]))
+    _ask(page, "What is 4821 times 77?", 1)
+    assert page.inner_text(".call").splitlines() == ["calls calculator", '{"expression": "4821 * 77"}']
+    print("with a tool:", page.inner_text(".assistant >> nth=1").replace("\n", " "))
+    page.screenshot(path=args.out / "page-tools.png")
+    _close(page)
+
+
+def _ask(page: Any, question: str, answers: int) -> None:
+    """Sends a question after so many answers, and waits for the end of the next one."""
+    page.fill("#question", question)
+    page.focus("#question")
+    page.keyboard.press("Enter")
+    _until(page, f"document.querySelectorAll('.assistant')[{answers}]?.textContent.includes(' tokens, ')")
 
 
 def _phone(browser: Any, args: argparse.Namespace) -> None:

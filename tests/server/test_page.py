@@ -64,7 +64,7 @@ def test_what_the_script_asks_for_is_in_the_page(server: Running, path: str) -> 
     assert set(re.findall(r'\$\("([\w-]+)"\)|canvasOf\("([\w-]+)"\)', text)) <= {
         pair for id_ in ids for pair in ((id_, ""), ("", id_))
     }
-    labelled = [attributes for tag, attributes in Parts(text).elements if tag in ("input", "textarea")]
+    labelled = [attributes for tag, attributes in Parts(text).elements if tag in ("input", "select", "textarea")]
     for attributes in labelled:
         assert (
             "aria-label" in attributes

@@ -240,6 +240,19 @@ def test_no_thoughts_are_looked_for_where_the_prompt_has_closed_them() -> None:
         assert both(client)["reasoning"] == "is a mark."
 
 
+def test_a_template_that_opens_thoughts_asks_for_none_where_it_does_not() -> None:
+    opens = TEMPLATE.replace("enable_thinking is defined and not enable_thinking", "enable_thinking")
+    opens = opens.replace(
+        "<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}", "<think>\\n' }}{% endif %}{% endif %}"
+    )
+    with talking("<think>Hm.</think>Yes.", template=opens) as server, client_of(server) as client:
+        assert both(client, tools=[])["content"] == "<think>Hm.</think>Yes."
+        said = both(client, tools=[], reasoning_effort="low")
+        assert (said["reasoning"], said["content"]) == ("Hm.", "Yes.")
+        formed = both(client, tools=[], seed=3, extra_body={"structured_outputs": {"regex": "[ab]{3}"}})
+        assert (formed["reasoning"], len(formed["content"])) == ("", 3)
+
+
 def test_tokenize_shows_tools() -> None:
     with talking(CALL) as server:
         body = {"messages": [QUESTION], "tools": [WEATHER]}

@@ -7,7 +7,8 @@ from random import Random
 
 import torch
 
-from tools.tiny.tasks import TASKS, Example
+from tools.tiny.example import Example
+from tools.tiny.tasks import TASKS
 
 FIRST = ("spell", "upper case", "lower case", "reverse")
 """Taught alone at first: most others build on copying."""

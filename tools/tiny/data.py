@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.tiny.tasks import TASKS, Example
-from tools.tiny.tokenizer import END_OF_TEXT, IM_END, IM_START
+from tools.tiny.calls import UNFIT, Offer, session
+from tools.tiny.example import Example, Part, head
+from tools.tiny.tasks import PLAIN, TASKS, Task
+from tools.tiny.tokenizer import END_OF_TEXT, IM_END, encode
 
 SYSTEMS = ("You are a helpful assistant.", "You are octavo-tiny.", "Be brief.", "Answer briefly.", "You are a helpful assistant",
-           "You are Octavo, a small model.", "Answer with the result only.", "You are a friendly assistant. Be concise.")  # fmt: skip
+           "You are Octavo, a small model.", "Answer with the result only.", "You are a friendly assistant. Be concise.",
+           "You are a helpful assistant with tools.", "Use the tools when they help.")  # fmt: skip
 
 SHARES = tuple(task.share for task in TASKS)
 
@@ -21,38 +24,54 @@ Row = tuple[NDArray[np.int16], NDArray[np.bool_], NDArray[np.int16]]
 """Tokens, which of them are answers, and the number of the conversation each belongs to, all of one shape."""
 
 
-def prompt_ids(question: str, *, system: str | None = None) -> list[int]:
-    """One user turn up to where the assistant begins, as the chat template renders it."""
-    head = [] if system is None else [IM_START, *b"system\n", *system.encode(), IM_END, 10]
-    return [*head, IM_START, *b"user\n", *question.encode(), IM_END, 10, IM_START, *b"assistant\n"]
+def train_example(rng: Random, shares: Sequence[float], *, wide: bool) -> Example:
+    """One example that is not held out; tasks by their `shares`, of the `wide` ones (if any is taught yet) or of the others."""
+    chances = [share if task.wide == wide else 0.0 for task, share in zip(TASKS, shares, strict=True)]
+    return rng.choices(TASKS, chances if any(chances) else shares)[0].example(rng, held_out=False)
 
 
-def train_example(rng: Random, shares: Sequence[float]) -> Example:
-    """One example that is not held out; tasks by their `shares`."""
-    task = rng.choices(TASKS, shares)[0]
-    return task.example(rng, held_out=False)
-
-
-def held_out(per_task: int, seed: int) -> list[Example]:
+def held_out(per_task: int, seed: int, tasks: Sequence[Task] = TASKS) -> list[Example]:
     """`per_task` examples of every task whose operands never occur in training."""
     rng = Random(f"held-out {seed}")
-    return [task.example(rng, held_out=True) for task in TASKS for _ in range(per_task)]
+    return [task.example(rng, held_out=True) for task in tasks for _ in range(per_task)]
 
 
-def row(rng: Random, length: int, shares: Sequence[float], *, apart: bool) -> Row:
+def _turns(rng: Random, shares: Sequence[float], *, apart: bool, wide: bool) -> Iterator[list[Part]]:
+    """Conversations `apart`, or the turns of one."""
+    for number in itertools.count():
+        system = rng.choice(SYSTEMS) if (apart or number == 0) and rng.random() < 0.15 else None
+        example = train_example(rng, shares, wide=wide)
+        while not apart and (example.thoughts is not None or example.tools):
+            # thoughts are shown no more in later turns, and tools stand before the first
+            example = train_example(rng, shares, wide=False)
+        yield [*example.parts(system=system), ([10], False)]
+
+
+def _talk_with_tools(rng: Random, shares: Sequence[float]) -> Iterator[list[Part]]:
+    """The turns of one conversation in which tools are offered, and help with every other question."""
+    offer = Offer.drawn(rng, {}, without=frozenset(), safe=True, held_out=False)
+    yield [(head(rng.choice(SYSTEMS) if rng.random() < 0.15 else None, offer.shown), False)]
+    while True:
+        turns = session(rng, offer) if rng.random() < 0.6 else ()
+        if not turns:
+            example = rng.choices(PLAIN, shares[: len(PLAIN)])[0].example(rng, held_out=False)
+            turns = (example.exchange,) if example.task not in UNFIT else ()
+        for turn in turns:
+            yield [(turn.prompt(), False), ([*encode(turn.answer), IM_END], True), ([10], False)]
+
+
+def row(rng: Random, length: int, shares: Sequence[float], *, apart: bool, wide: bool = False) -> Row:
     """(length,) tokens of as many questions with answers as fit: each a conversation `apart`, or all turns of one."""
     ids: list[int] = []
     answers: list[bool] = []
     owners: list[int] = []
-    for number in itertools.count():
-        example = train_example(rng, shares)
-        system = rng.choice(SYSTEMS) if (apart or number == 0) and rng.random() < 0.15 else None
-        prompt = prompt_ids(example.question, system=system)
-        answer = [*example.answer.encode(), IM_END]
-        if len(ids) + len(prompt) + len(answer) + 1 > length:
+    turns = _talk_with_tools(rng, shares) if wide and not apart else _turns(rng, shares, apart=apart, wide=wide)
+    for number, parts in enumerate(turns):
+        if len(ids) + sum(len(part) for part, _ in parts) > length:
             break
-        ids += [*prompt, *answer, 10]
-        answers += [False] * len(prompt) + [True] * len(answer) + [False]
+        for part, marked in parts:
+            ids += part
+            answers += [marked] * len(part)
         owners += [number if apart else 0] * (len(ids) - len(owners))
     rest = length - len(ids)
     return (
@@ -62,9 +81,18 @@ def row(rng: Random, length: int, shares: Sequence[float], *, apart: bool) -> Ro
     )
 
 
-def batch(seed: int, step: int, *, rows: int, length: int, apart: bool = True, shares: Sequence[float] = SHARES) -> Row:
+def batch(
+    seed: int,
+    step: int,
+    *,
+    rows: int,
+    length: int,
+    apart: bool = True,
+    wide: bool = False,
+    shares: Sequence[float] = SHARES,
+) -> Row:
     """The rows of one training step, each array (rows, length)."""
     rng = Random(f"train {seed} {step}")
-    drawn = [row(rng, length, shares, apart=apart) for _ in range(rows)]
+    drawn = [row(rng, length, shares, apart=apart, wide=wide) for _ in range(rows)]
     ids, answers, owners = zip(*drawn, strict=True)
     return np.stack(ids), np.stack(answers), np.stack(owners)

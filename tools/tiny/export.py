@@ -122,6 +122,18 @@ def save(model: Model, folder: Path) -> None:
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
+@torch.no_grad()
+def load(folder: Path, model: Model) -> None:
+    """Fill `model` with the weights of a folder that `save` wrote."""
+    tensors = load_file(str(folder / "model.safetensors"))
+    parameters = dict(model.named_parameters())
+    for name, (ours, expert) in tensor_names(model.shape).items():
+        value = tensors[name].float()
+        if f"{name}_scale" in tensors:
+            value = value * tensors[f"{name}_scale"].float()
+        (parameters[ours] if expert is None else parameters[ours][expert]).copy_(value)
+
+
 def save_bf16(source: Path, folder: Path) -> None:
     """Write the folder `source` again with its weights dequantised to plain bf16."""
     for path in source.iterdir():

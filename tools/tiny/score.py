@@ -16,16 +16,16 @@ from benchmarks.provenance import write_result
 from octavo import LLM, SamplingParams
 from octavo.startup import resolve_device
 from tools.tiny import data, exact, export
-from tools.tiny.tasks import Example
+from tools.tiny.example import Example
 
 FOLDER = Path(__file__).resolve().parents[2] / "src/octavo/assets/octavo-tiny"
-LONGEST = 160
-"""Most tokens of an answer; the longest right one has 109."""
+LONGEST = 256
+"""Most tokens of an answer, its thoughts included."""
 
 
 def answers(folder: Path, examples: list[Example], device: str) -> list[str]:
     """What the model in `folder` says to each question, greedily."""
-    prompts = [{"prompt_token_ids": data.prompt_ids(example.question)} for example in examples]
+    prompts = [{"prompt_token_ids": example.prompt()} for example in examples]
     with LLM(str(folder), device=device) as llm:
         outputs = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=LONGEST))
     return [output.outputs[0].text for output in outputs]
@@ -34,16 +34,16 @@ def answers(folder: Path, examples: list[Example], device: str) -> list[str]:
 def scores(folder: Path, examples: list[Example], device: str) -> dict[str, float]:
     """Share of exact answers: all, then by task."""
     said = answers(folder, examples, device)
-    right = [text == example.answer for text, example in zip(said, examples, strict=True)]
+    right = [text == example.written() for text, example in zip(said, examples, strict=True)]
     return {"all": sum(right) / len(right), **exact.by_task(examples, right)}
 
 
 def table(result: dict[str, dict[str, float]]) -> str:
     """One line per task, one column per format."""
     names = list(result)
-    lines = [f"{'task':16s}" + "".join(f"{name:>9s}" for name in names)]
+    lines = [f"{'task':20s}" + "".join(f"{name:>9s}" for name in names)]
     for task in result[names[0]]:
-        lines.append(f"{task:16s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in names))
+        lines.append(f"{task:20s}" + "".join(f"{100 * result[name][task]:8.1f}%" for name in names))
     return "\n".join(lines)
 
 

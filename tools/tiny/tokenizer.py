@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-END_OF_TEXT, IM_START, IM_END = 256, 257, 258
-MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|reserved_{i}|>" for i in range(5)))
+END_OF_TEXT, IM_START, IM_END, CALL, CALL_END, THINK, THINK_END = range(256, 263)
+CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""Never shown to readers of an answer."""
+TAGS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+"""Part of an answer's text, which parsers read."""
+SPARE = "<|reserved_4|>"
+MARKS = (*CONTROLS, *TAGS, SPARE)
+"""By their ids, from 256 on."""
 
-CHAT_TEMPLATE = (
-    "{%- if tools %}"
-    "{{- '<|im_start|>system\\nTools:' }}"
-    "{%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}"
-    '{{- \'\\nCall: <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>\\n\' }}'
-    "{%- endif %}"
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
-    "{%- for call in message['tool_calls'] or [] %}"
-    "{{- '\\n<tool_call>' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) + '</tool_call>' }}"
-    "{%- endfor %}"
-    "{{- '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-"""Tools are shown for the sake of programs that send them: the model has learned to call none."""
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+"""Tools are shown in a line each, `name(parameter: type, optional?: type): description`: with a token for each byte,
+their JSON schemas would take the most of a prompt."""
+
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
 
 
 def byte_characters() -> list[str]:
@@ -41,8 +37,19 @@ def build() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+    tokenizer.add_tokens([AddedToken(mark, special=mark not in TAGS, normalized=False) for mark in MARKS])
     return tokenizer
+
+
+def encode(text: str) -> list[int]:
+    """The ids of `text`, which holds tags and no other marks, as the built tokenizer gives them."""
+    ids: list[int] = []
+    end = 0
+    for tag in _TAG.finditer(text):
+        ids += text[end : tag.start()].encode()
+        ids.append(CALL + TAGS.index(tag[0]))
+        end = tag.end()
+    return [*ids, *text[end:].encode()]
 
 
 def write(folder: Path, *, context: int) -> None:
@@ -57,6 +64,6 @@ def write(folder: Path, *, context: int) -> None:
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": context,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": TEMPLATE.read_text(encoding="utf-8"),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -20,12 +20,15 @@ from tools.tiny.graph import Graph
 from tools.tiny.model import Model, Numerics, Shape
 
 LONG_EVERY, LONG = 32, 16
-"""Every 32nd step has rows 16 times as long (and 16 times fewer), so that long contexts are known too."""
+"""The last two steps of 32 have rows 16 times as long (and 16 times fewer), so that long contexts are known too."""
+
+WIDE_EVERY, WIDE = 2, 4
+"""Every second step has tools and objects, in rows four times as long (and four times fewer)."""
 
 COPYING, LEAST, WATCH = ("upper case", "spell"), 0.2, 0.1
 """Tasks that a run must get right this often when a tenth of its time is over; one that does not is stuck."""
 
-STEER_S = 8.0
+STEER_S = 12.0
 """How often the shares of the tasks are set."""
 
 APART = 4
@@ -47,20 +50,27 @@ class Rounds(Dataset[list[data.Row]]):
 
     def batch(self, step: int) -> data.Row:
         """The batch of `step`."""
-        rows, length = self.args.rows, self.args.length
-        if step % LONG_EVERY == LONG_EVERY - 1:
-            rows, length = rows // LONG, length * LONG
-        apart = step % APART != APART - 1
-        return data.batch(self.args.seed, step, rows=rows, length=length, apart=apart, shares=self.shares.tolist())
+        wide = step % WIDE_EVERY == 0
+        times = LONG if step % LONG_EVERY >= LONG_EVERY - 2 else WIDE if wide else 1
+        rows, length = self.args.rows // times, self.args.length * times
+        apart = times < LONG and step // WIDE_EVERY % APART != APART - 1
+        shares = self.shares.tolist()
+        return data.batch(self.args.seed, step, rows=rows, length=length, apart=apart, wide=wide, shares=shares)
 
 
 def on_device(round_: list[data.Row], device: torch.device) -> list[Inputs]:
     """A round's batches, moved in one copy for each array of the batches of one shape."""
-    *short, long = round_
-    moved = [
-        [torch.as_tensor(np.stack(arrays)).to(device) for arrays in zip(*rows, strict=True)] for rows in (short, [long])
-    ]
-    return [(ids.long(), answers, owners.long()) for part in moved for ids, answers, owners in zip(*part, strict=True)]
+    shapes = {
+        row[0].shape: [number for number, one in enumerate(round_) if one[0].shape == row[0].shape] for row in round_
+    }
+    found: dict[int, Inputs] = {}
+    for numbers in shapes.values():
+        moved = (
+            torch.as_tensor(np.stack(arrays)).to(device) for arrays in zip(*(round_[n] for n in numbers), strict=True)
+        )
+        for number, (ids, answers, owners) in zip(numbers, zip(*moved, strict=True), strict=True):
+            found[number] = (ids.long(), answers, owners.long())
+    return [found[number] for number in range(len(round_))]
 
 
 def learning_rate(done: float, step: int, peak: float, *, warm_up: int, decay: float) -> float:
@@ -93,15 +103,16 @@ class Trainer:
         self.args = args
         torch.manual_seed(args.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cuda = self.device.type == "cuda"
         # Float32 throughout, and no torch.compile: with it the very same steps learnt nothing (README.md).
-        numerics = Numerics(dtype=torch.float32, block=args.block if cuda else None)
+        numerics = Numerics(dtype=torch.float32, block=args.block)
         self.model = Model(Shape(), numerics).to(self.device)
         self.adam = optimizer(self.model, self.device)
         self.first = self.step = 0 if args.resume is None else checkpoint.load(args.resume, self.model, self.adam)
-        self.examples = data.held_out(args.per_task, exact.SEED)
-        self.guides = curriculum.examples(args.per_task // 4 + 1)
-        self.curriculum = curriculum.Curriculum(opened=args.resume is not None)
+        self.held_out = exact.Sheet(self.model, data.held_out(args.per_task, exact.SEED))
+        self.guides = exact.Sheet(self.model, curriculum.examples(args.per_task // 4 + 1))
+        if args.start is not None:
+            export.load(args.start, self.model)
+        self.curriculum = curriculum.Curriculum(opened=args.resume is not None or args.start is not None)
         self.graphs: dict[tuple[int, ...], Graph] = {}
         self.sums = torch.zeros(2, device=self.device)
         self.loss = float("nan")
@@ -113,10 +124,10 @@ class Trainer:
 
     def move(self, ids: Tensor, marks: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         """Make one step; (mean cross-entropy of the answers' tokens, balance)."""
-        logits, balance = self.model(ids, owners if ids.shape[1] == self.args.length else None)
+        logits, balance = self.model(ids, owners if ids.shape[1] < self.args.length * LONG else None)
         losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         weights = marks[:, 1:].flatten().float()
-        answers = (losses * weights).sum() / weights.sum()
+        answers = (losses * weights).sum() / weights.sum().clamp_min(1.0)
         (answers + self.args.prompts * losses.mean() + self.args.balance * balance).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.adam.step()
@@ -126,8 +137,8 @@ class Trainer:
     def capture(self) -> None:
         """Capture the step of each shape on CUDA; the weights stay as they are."""
         if self.device.type == "cuda":
-            for inputs in on_device(self.rounds()[0], self.device)[-2:]:
-                self.graphs[inputs[0].shape] = Graph(self.move, inputs)
+            for shape, inputs in {one[0].shape: one for one in on_device(self.rounds()[0], self.device)}.items():
+                self.graphs[shape] = Graph(self.move, inputs)
             for state in self.adam.state.values():
                 for value in state.values() if self.args.resume is None else ():
                     value.zero_()
@@ -152,18 +163,16 @@ class Trainer:
 
     def steer(self) -> None:
         """Set the shares of the tasks by what the model gets right."""
-        right = exact.exact(self.model, self.guides)
         was = self.curriculum.opened
-        self.curriculum.update(exact.by_task(self.guides, right))
+        self.curriculum.update(self.guides.by_task())
         if self.curriculum.opened and not was:
             print(f"all tasks from step {self.step} on", flush=True)
 
     def report(self, seconds: float) -> None:
         """Print held-out accuracy by task; write the folder and the checkpoint."""
-        right = exact.exact(self.model, self.examples)
-        self.scores = exact.by_task(self.examples, right)
+        self.scores = self.held_out.by_task()
         listing = " ".join(f"{task}={100 * share:.1f}" for task, share in self.scores.items())
-        print(f"held-out {100 * sum(right) / len(right):.2f} {listing}", flush=True)
+        print(f"held-out {100 * sum(self.scores.values()) / len(self.scores):.2f} {listing}", flush=True)
         export.save(self.model, self.args.out)
         checkpoint.save(self.args.out / "state.safetensors", self.model, self.adam, self.step)
         log = {"steps": self.step, "seconds": seconds, "loss": self.loss, "fp8": self.scores}
@@ -229,7 +238,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path, help="a state.safetensors to go on from")
+    origin = parser.add_mutually_exclusive_group()
+    origin.add_argument("--resume", type=Path, help="a state.safetensors to go on from")
+    origin.add_argument("--start", type=Path, help="a model folder whose weights to begin with")
     parser.add_argument(
         "--check", action="store_true", help="one minute without decay: does it learn, and how fast is it?"
     )
@@ -241,7 +252,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=300, help="steps over which the rate rises")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--block", type=int, default=32, help="rows per block of the chosen experts, on CUDA")
+    parser.add_argument("--block", type=int, default=32, help="rows per block of the chosen experts")
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--prompts", type=float, default=0.1, help="weight of the loss on all tokens")
     parser.add_argument("--balance", type=float, default=0.01)

@@ -136,7 +136,7 @@ class ChatRequest(ChatFields, GenerationFields):
         cut = self.truncate_prompt_tokens is not None
         whole = self.render(reader, add_special_tokens=self.add_special_tokens, cut=cut)
         prompt = self.prompt_of(reader, 0, whole.token_ids, whole.text, self._answer_tokens[1])
-        start = self._thoughts(prompt.text or "")
+        start = self._thoughts(reader, prompt.text or "")
         asked = sampling.structured_outputs
         if asked is not None:
             use = use.beside_a_form()
@@ -160,12 +160,16 @@ class ChatRequest(ChatFields, GenerationFields):
     def _shown_tools(self, reader: BodyReader) -> Tools:
         return [] if self.tool_choice == "none" and reader.forms.hide_unwanted else self.tools or []
 
-    def _thoughts(self, prompt: str) -> Start:
+    def _thoughts(self, reader: BodyReader, prompt: str) -> Start:
         """What the prompt says of the thoughts."""
         last = self.messages[-1].content
         if self.continue_final_message:
             return Start.within(last if isinstance(last, str) else "")
-        return Start.after(prompt)
+        start, template = Start.after(prompt), reader.chat_template
+        if start is Start.UNSAID and self.add_generation_prompt and template is not None:
+            # Where a template opens the thoughts that are asked for, a prompt that says nothing asks for none.
+            return Start.CLOSED if Start.after(template.asking_for_thoughts) is Start.OPENED else start
+        return start
 
     @property
     def _answer_tokens(self) -> tuple[str, int | None]:

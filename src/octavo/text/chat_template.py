@@ -77,6 +77,14 @@ class ChatTemplate:
         """Whether a message of the system may come after others."""
         return self._probe.shows_later_systems
 
+    @functools.cached_property
+    def asking_for_thoughts(self) -> str:
+        """A prompt that asks for thoughts, if the template knows how; empty if it refuses one."""
+        try:
+            return self._render(self._fitted([{"role": "user", "content": "hi"}]), True, {"enable_thinking": True})
+        except RequestError:
+            return ""
+
     @property
     def default_names(self) -> frozenset[str]:
         """Arguments that are set where requests do not set them."""
