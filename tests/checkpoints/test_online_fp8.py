@@ -54,13 +54,26 @@ def test_the_bits_of_what_was_quantized_beforehand(family: str, dtype: torch.dty
     assert not torch.equal(hidden_of(load(tmp_path / "plain", FormatChoice())), hidden_of(expected))
 
 
-def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf, 3.4e38])
+def test_what_is_not_finite_as_bfloat16_is_refused(value: float, tmp_path: Path) -> None:
     plain = RAW["qwen3_moe"](quantization_config=None)
     tensors = random_tensors(read_config(plain), 2)
     name = "model.layers.1.mlp.experts.3.up_proj.weight"
-    tensors[name][2, 3] = torch.nan
+    tensors[name] = tensors[name].float()
+    tensors[name][2, 3] = value
     write_checkpoint(tmp_path, plain, tensors)
     with pytest.raises(CheckpointError) as info:
+        load(tmp_path, ONLINE)
+    assert info.value.tensor == name
+
+
+def test_a_file_that_has_scales_beside_plain_weights_is_told_from_one_that_has_a_tensor_twice(tmp_path: Path) -> None:
+    plain = RAW["qwen3"](quantization_config=None)
+    tensors = random_tensors(read_config(plain), 2)
+    name = "model.layers.0.self_attn.q_proj.weight_scale"
+    tensors[name] = torch.ones(len(tensors[name.removesuffix("_scale")]), 1)
+    write_checkpoint(tmp_path, plain, tensors)
+    with pytest.raises(CheckpointError, match="--quantization") as info:
         load(tmp_path, ONLINE)
     assert info.value.tensor == name
 

@@ -18,9 +18,9 @@ class OnlineFp8Format(Bf16Format):
     """
 
     def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
-        """Matrices must be finite; see `Format`."""
-        if tensor.ndim == 2 and not bool(tensor.isfinite().all()):
-            return "holds NaN or infinity; no scale fits that"
+        """Matrices must be finite, as bf16 too; see `Format`."""
+        if tensor.ndim == 2 and not bool(tensor.bfloat16().isfinite().all()):
+            return "holds NaN or infinity, or a number beyond bfloat16; no scale fits that"
         return super().complaint(name, tensor)
 
     def is_made(self, name: str) -> bool:

@@ -119,7 +119,9 @@ def _fill_from_file(
                     continue
                 if usual not in missing:
                     raise CheckpointError(
-                        _why_surplus(usual, file.get_slice(name).get_shape(), parameters), file=str(path), tensor=name
+                        _why_surplus(usual, file.get_slice(name).get_shape(), parameters, stored),
+                        file=str(path),
+                        tensor=name,
                     )
                 _fill(parameters, (name, usual), file.get_tensor(name), path, stored)
                 missing.remove(usual)
@@ -158,9 +160,11 @@ def _fill(
     stored.put(usual, tensor, parameters)
 
 
-def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor]) -> str:
+def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor], stored: Format) -> str:
+    if name in parameters and stored.is_made(name):
+        return "is not expected: it is made as the weights are loaded, so leave --quantization out, or take a plain checkpoint"
     if name in parameters:
-        return "is in two files; keep one of them"
+        return "is there twice, in two files or under another name; keep one of them"
     return f"shape {tuple(shape)}, is not expected; config.json describes a model without it"
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import mmap
-
 import torch
 
 from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
 from octavo.config.quantization import KvFormat
 from octavo.ops.activations import FP8
+from octavo.ops.zeros import zeros
 
 DTYPES = {KvFormat.BF16: torch.bfloat16, KvFormat.FP8: FP8}
 
@@ -62,19 +60,11 @@ class KVCache:
 
         def layer(kind: PagedKv | RecurrentState) -> torch.Tensor:
             if isinstance(kind, RecurrentState):
-                return _zeros((num_states, kind.numbers), torch.float32, device)
-            return _zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), DTYPES[kind.format], device)
+                return zeros((num_states, kind.numbers), torch.float32, device)
+            return zeros((2, num_blocks, block_size, kind.num_kv_heads, kind.head_dim), DTYPES[kind.format], device)
 
         return cls([layer(kind) for kind in layout])
 
     @property
     def _paged(self) -> torch.Tensor:
         return next(layer for layer in self.layers if layer.ndim == 5)
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros; on a CPU the system gives each page when it is first touched, which a cache of GiB may never be."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)

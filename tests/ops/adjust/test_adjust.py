@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from octavo.errors import KernelContractError
 from octavo.ops.adjust import IN_PROMPT, AdjustSettings, adjust
@@ -139,3 +141,27 @@ def test_contract(function: Callable[..., torch.Tensor], device: torch.device) -
     none = AdjustSettings.of([], [], 23, on)
     assert function(logits[:0], counts, none, out=logits[:0]).shape == (0, 23)
     assert torch.equal(logits.cpu(), case.logits)
+
+
+class Operations(TorchDispatchMode):
+    """Counts PyTorch's."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_cpu_takes_no_more_operations_for_many_rows_than_for_few() -> None:
+    """On a small vocabulary each operation costs more than what it does."""
+    counts = []
+    for rows in (2, 64):
+        settings = AdjustSettings.of(
+            [(1.1, 0.5, 0.5, row % SLOTS) for row in range(rows)], [b"\xff\xff\x01"] * rows, 17, torch.device("cpu")
+        )
+        logits, times = torch.randn(rows, 17), torch.ones((SLOTS, 17), dtype=torch.int32)
+        with Operations() as operations:  # type: ignore[no-untyped-call]
+            cpu_adjust(logits, times, settings, out=logits)
+        counts.append(operations.count)
+    assert counts[0] == counts[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from octavo.ops.adjust.settings import IN_PROMPT, AdjustSettings
@@ -18,27 +19,35 @@ def cpu_adjust(
     Raises:
         KernelContractError: a tensor has another dtype or size.
     """
-    dims = Dims()
-    settings.check(dims, logits, counts, out)
+    settings.check(Dims(), logits, counts, out)
     out.copy_(logits)
-    has_counts = (settings.slots >= 0) & (settings.slots < dims["S"])
-    for row in has_counts.nonzero()[:, 0].tolist():
-        _penalise(out[row], counts[int(settings.slots[row])], settings.penalties[:, row])
-    masked = (settings.allowed_rows >= 0) & (settings.allowed_rows < dims["M"])
-    ids = torch.arange(dims["V"])
-    for row in masked.nonzero()[:, 0].tolist():
-        bits = settings.allowed[int(settings.allowed_rows[row])]
-        out[row].masked_fill_(bits[ids // 8].bitwise_right_shift((ids % 8).byte()) & 1 == 0, -torch.inf)
+    _penalise(out, counts, settings)
+    _mask(out, settings)
     return out
 
 
-def _penalise(logits: torch.Tensor, counts: torch.Tensor, penalties: torch.Tensor) -> None:
-    """One row: (V,) float32, written; (V,) int32; (3,) float64."""
-    repetition, frequency, presence = penalties
-    ids = counts.nonzero()[:, 0]
-    made = counts[ids] & (IN_PROMPT - 1)
+def _penalise(logits: torch.Tensor, counts: torch.Tensor, settings: AdjustSettings) -> None:
+    """All (row, id) pairs that occur, in as many operations for many rows as for one: logits (R, V) float32, written."""
+    rows = ((settings.slots >= 0) & (settings.slots < len(counts))).nonzero()[:, 0]
+    if not len(rows):
+        return
+    held = counts.index_select(0, settings.slots[rows])
+    places, ids = held.nonzero(as_tuple=True)
+    made, row = held[places, ids] & (IN_PROMPT - 1), rows[places]
+    repetition, frequency, presence = settings.penalties[:, row]
     # In float64, where no factor that a request may set makes NaN; back in float32 the ends are clamped, not infinite.
-    value = logits[ids].double()
+    value = logits[row, ids].double()
     value = torch.where(value > 0, value / repetition, value * repetition)
     value = value - frequency * made - presence * (made > 0)
-    logits[ids] = value.clamp(-LARGEST, LARGEST).float()
+    logits[row, ids] = value.clamp(-LARGEST, LARGEST).float()
+
+
+def _mask(logits: torch.Tensor, settings: AdjustSettings) -> None:
+    """-inf for all ids but those that a row allows: logits (R, V) float32, written."""
+    places = settings.allowed_rows
+    rows = ((places >= 0) & (places < len(settings.allowed))).nonzero()[:, 0]
+    if not len(rows):
+        return
+    bits = settings.allowed[places[rows]].numpy()
+    allowed = torch.from_numpy(np.unpackbits(bits, axis=1, count=logits.shape[1], bitorder="little")).bool()
+    logits[rows] = torch.where(allowed, logits[rows], -torch.inf)

@@ -9,13 +9,14 @@ import torch
 
 from octavo.ops.adjust import IN_PROMPT
 from octavo.ops.upload import upload
+from octavo.ops.zeros import zeros
 
 
 class TokenCounts:
     """A row for each slot, of which those are kept whose requests have a penalty."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
-        self.table = torch.zeros((num_slots, vocab_size), dtype=torch.int32, device=device)
+        self.table = zeros((num_slots, vocab_size), torch.int32, device)
         """(slots, V): see `adjust`."""
 
     def begin(self, slot: int, prompt: Sequence[int], made: Sequence[int]) -> None:
