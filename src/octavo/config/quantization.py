@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from octavo.config.json_fields import JsonFields
@@ -25,6 +25,8 @@ class WeightFormat(enum.Enum):
     BF16 = "bf16"
     FP8_DYNAMIC = "compressed-tensors FP8 (per-channel weights, per-token activations)"
     FP8_ONLINE = "FP8 made of bfloat16 as it is loaded (per-channel weights, per-token activations)"
+    FP8_TENSOR = "FP8 (one scale per weight matrix, per-token activations)"
+    FP8_STATIC = "FP8 (one scale per weight matrix, one static scale for its activations)"
     FP8_BLOCK = "FP8 (weights in blocks of 128 x 128, activations per token in groups of 128)"
 
 
@@ -41,9 +43,10 @@ class KvFormat(enum.Enum):
 
 
 SERVED = (
-    "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations, and "
-    "compressed-tensors float-quantized with 8-bit float weights, symmetric, and dynamic 8-bit float activations: per channel "
-    "and per token (FP8-dynamic), or in blocks of 128 x 128 and groups of 128"
+    "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations or without "
+    "weight_block_size, and compressed-tensors float-quantized with 8-bit float weights and "
+    "activations, symmetric: dynamic per token (FP8-dynamic) with weights per channel or tensor, static per tensor with weights "
+    "per tensor, or in groups of 128 with weights in blocks of 128 x 128"
 )
 OF_THE_STEP = "one dynamic scale for all activations of a step is not served, as it would let the requests of a step change each other's answers"
 
@@ -107,13 +110,17 @@ class _LeftOut:
         return self._skips(module) or (experts is not None and self._skips(experts[1]))
 
     def _skips(self, name: str) -> bool:
-        around = (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
         return (
-            any(part in self._plain for part in around)
+            any(part in self._plain for part in _around(name))
             or any(name[start:] in self._plain for start in range(len(name)))
             or name.endswith(self._odd)
             or any(pattern.match(name) for pattern in self._odd_patterns)
         )
+
+
+def _around(name: str) -> Iterator[str]:
+    """The modules that `name` is in, outermost first, and itself."""
+    return (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
 
 
 def _up_to_a_dot(key: str) -> str:
@@ -162,12 +169,17 @@ _STATUSES = ("compressed", "frozen")
 _DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False, "strategy": "tensor"}
 _FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
 _WEIGHTS = _FLOAT8 | {"dynamic": False}
-_ACTIVATIONS = _FLOAT8 | {"dynamic": True}
-_SCHEMES: dict[Any, tuple[WeightFormat, dict[str, Any], dict[str, Any]]] = {
-    "channel": (WeightFormat.FP8_DYNAMIC, {}, {"strategy": "token"}),
-    "block": (WeightFormat.FP8_BLOCK, {"block_structure": [128, 128]}, {"strategy": "group", "group_size": 128}),
+_KV_CACHE = _WEIGHTS | {"strategy": "tensor"}
+_BLOCKS = {"block_structure": [128, 128]}, {"dynamic": True, "strategy": "group", "group_size": 128}
+_SCHEMES: dict[Any, dict[bool, tuple[WeightFormat, dict[str, Any], dict[str, Any]]]] = {
+    "channel": {True: (WeightFormat.FP8_DYNAMIC, {}, {"dynamic": True, "strategy": "token"})},
+    "tensor": {
+        True: (WeightFormat.FP8_TENSOR, {}, {"dynamic": True, "strategy": "token"}),
+        False: (WeightFormat.FP8_STATIC, {}, {"dynamic": False, "strategy": "tensor"}),
+    },
+    "block": {True: (WeightFormat.FP8_BLOCK, *_BLOCKS)},
 }
-"""Strategy of the weights -> the format, and what else weights and activations must state."""
+"""Strategy of the weights, and whether activations are dynamic -> the format, and what else both must state."""
 
 
 def read_compressed_tensors(part: QuantizationFields) -> Quantization:
@@ -180,7 +192,7 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
     kv_cache = KvFormat.BF16
     if isinstance(scheme := stated.get("kv_cache_scheme"), dict) and scheme:
-        _require_all(part, "kv_cache_scheme", scheme, _WEIGHTS | {"strategy": "tensor"})
+        _require_all(part, "kv_cache_scheme", scheme, _KV_CACHE)
         kv_cache = KvFormat.FP8
     for name in ("sparsity_config", "transform_config"):
         part.require(name, None if _changes_nothing(name, stated.get(name)) else stated[name], (None,))
@@ -195,11 +207,12 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
         raise part.config.refuse(
             f"quantization_config: input_activations.strategy 'tensor', dynamic: {OF_THE_STEP}; {SERVED}"
         )
-    strategy = weights.get("strategy")
+    strategy, dynamic = weights.get("strategy"), activations.get("dynamic", False)
     part.require("weights.strategy", strategy, tuple(_SCHEMES))
-    weight_format, of_weights, of_activations = _SCHEMES[strategy]
+    part.require("input_activations.dynamic", dynamic, tuple(_SCHEMES[strategy]))
+    weight_format, of_weights, of_activations = _SCHEMES[strategy][dynamic]
     _require_all(part, "weights", weights, _WEIGHTS | of_weights)
-    _require_all(part, "input_activations", activations, _ACTIVATIONS | of_activations)
+    _require_all(part, "input_activations", activations, _FLOAT8 | of_activations)
     ignore = part.names("ignore")
     for pattern in ignore:
         if pattern.startswith("re:"):
@@ -219,25 +232,26 @@ def _require_all(part: QuantizationFields, name: str, stated: dict[str, Any], se
 
 
 def read_fp8(part: QuantizationFields) -> Quantization:
-    """The block format of Qwen's and DeepSeek's own FP8 checkpoints.
+    """The block format of Qwen's and DeepSeek's own FP8 checkpoints; without blocks, a scale for each matrix, as AutoFP8 writes.
 
-    Field names: `FineGrainedFP8Config` of transformers. Heads and routers are never in FP8 there, whether they are listed
-    in `modules_to_not_convert` or not.
+    Field names: `FineGrainedFP8Config` of transformers and `Fp8Config` of vLLM. Heads and routers are never in FP8 there,
+    whether they are listed in `modules_to_not_convert` or not. What `activation_scheme` dynamic is without blocks, no field
+    says: per token, as in vLLM on the same devices.
     """
     stated = part.raw
-    part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
-    if stated.get("weight_block_size") is None and stated.get("activation_scheme", "dynamic") == "dynamic":
-        raise part.config.refuse(
-            f"quantization_config: activation_scheme 'dynamic' with weight_block_size None: {OF_THE_STEP}; {SERVED}"
-        )
+    sizes, scheme = stated.get("weight_block_size"), stated.get("activation_scheme", "dynamic")
+    part.require("weight_block_size", sizes, (None, [128, 128]))
+    part.require("activation_scheme", scheme, ("dynamic", "static") if sizes is None else ("dynamic",))
     part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"))
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
-    part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
     skipped = tuple(dict.fromkeys([*part.names("modules_to_not_convert"), *part.names("ignored_layers")]))
     for key in skipped:
         if not PLAIN.fullmatch(key):
             _check_pattern("modules_to_not_convert", key, _up_to_a_dot(key), part.config)
-    return Quantization(WeightFormat.FP8_BLOCK, (HEADS_AND_ROUTERS,), "weight_scale_inv", skipped)
+    if sizes is not None:
+        return Quantization(WeightFormat.FP8_BLOCK, (HEADS_AND_ROUTERS,), "weight_scale_inv", skipped)
+    weight_format = WeightFormat.FP8_STATIC if scheme == "static" else WeightFormat.FP8_TENSOR
+    return Quantization(weight_format, (HEADS_AND_ROUTERS,), skipped=skipped)
 
 
 READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
