@@ -28,6 +28,11 @@ FORMATS: dict[str, tuple[dict[str, Any], str]] = {
     "mxfp4": ({"quant_method": "mxfp4", "modules_to_not_convert": []}, "mxfp4"),
     "nvfp4 of compressed-tensors": (FP8_DYNAMIC | {"format": "nvfp4-pack-quantized"}, "nvfp4"),
     "modelopt": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt"),
+    "modelopt, nested": ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8_PB_WO"}}, "FP8_PB_WO"),
+    "modelopt, keys and values": (
+        {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"},
+        "kv_cache_quant_algo",
+    ),
     "w4a16": (FP8_DYNAMIC | {"format": "pack-quantized"}, "pack-quantized"),
     "static, in blocks": (FP8_BLOCK | {"activation_scheme": "static"}, "static"),
     "one scale of the step": (with_activations(strategy="tensor"), "dynamic scale"),

@@ -76,8 +76,12 @@ SPELLINGS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "compressed-tensors": per_tensor,
     "compressed-tensors-per-token": lambda stated: per_tensor(stated, static=False),
     "fp8": lambda stated: AUTO_FP8 | {"ignored_layers": ["lm_head", "shared_expert_gate"]},
+    "modelopt": lambda stated: MODELOPT | {"exclude_modules": ["lm_head", "model.layers.*gate"]},
     "fp8-per-token": lambda stated: {"quant_method": "fp8", "ignored_layers": ["lm_head", "shared_expert_gate"]},
 }
+
+
+MODELOPT: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head", "*.gate"]}
 
 
 def draw(family: str, seed: int, spelling: str) -> tuple[dict[str, Any], Tensors]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import fnmatch
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class KvFormat(enum.Enum):
 
 SERVED = (
     "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations or without "
-    "weight_block_size, and compressed-tensors float-quantized with 8-bit float weights and "
+    "weight_block_size, modelopt with quant_algo FP8, and compressed-tensors float-quantized with 8-bit float weights and "
     "activations, symmetric: dynamic per token (FP8-dynamic) with weights per channel or tensor, static per tensor with weights "
     "per tensor, or in groups of 128 with weights in blocks of 128 x 128"
 )
@@ -63,6 +64,8 @@ class Quantization:
 
     skipped: tuple[str, ...] = ()
     """Names and patterns by transformers' rule (`modules_to_not_convert`), which stay in bf16 too."""
+    excluded: tuple[str, ...] = ()
+    """Names and wildcards of modules and of those around them (ModelOpt's `exclude_modules`), which stay in bf16 too."""
     method: str = ""
     """The quant_method that config.json states."""
     kv_cache: KvFormat = KvFormat.BF16
@@ -74,7 +77,7 @@ class Quantization:
 
     @functools.cached_property
     def _left_out(self) -> _LeftOut:
-        return _LeftOut(self.unquantized, self.skipped)
+        return _LeftOut(self.unquantized, self.skipped, self.excluded)
 
 
 class _LeftOut:
@@ -85,14 +88,17 @@ class _LeftOut:
         skipped: keys of transformers' `should_convert_module`. Each names a module, one around it, or how a name ends; or it
             is a pattern of a name's beginning, up to a dot or the end. There the experts of a layer are one module, so that
             what skips it skips each of them.
+        excluded: names and wildcards, of a module or one around it.
     """
 
-    def __init__(self, unquantized: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+    def __init__(self, unquantized: tuple[str, ...], skipped: tuple[str, ...], excluded: tuple[str, ...]) -> None:
         self._names = frozenset(name for name in unquantized if not name.startswith("re:"))
         self._patterns = [compile_pattern(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
         self._plain = frozenset(key for key in skipped if PLAIN.fullmatch(key))
         self._odd = tuple(key for key in skipped if not PLAIN.fullmatch(key))
         self._odd_patterns = [compile_pattern(_up_to_a_dot(key)) for key in self._odd]
+        self._excluded = frozenset(excluded)
+        self._wildcards = [re.compile(fnmatch.translate(key)) for key in excluded if not PLAIN.fullmatch(key)]
         self._known: dict[str, bool] = {}
 
     def has(self, module: str) -> bool:
@@ -100,7 +106,7 @@ class _LeftOut:
         known = self._known.get(module)
         if known is None:
             named = module in self._names or any(pattern.match(module) for pattern in self._patterns)
-            known = self._known[module] = named or self._is_skipped(module)
+            known = self._known[module] = named or self._is_skipped(module) or self._is_excluded(module)
         return known
 
     def _is_skipped(self, module: str) -> bool:
@@ -108,6 +114,12 @@ class _LeftOut:
             return False
         experts = EXPERT.match(module)
         return self._skips(module) or (experts is not None and self._skips(experts[1]))
+
+    def _is_excluded(self, module: str) -> bool:
+        return bool(self._excluded) and any(
+            name in self._excluded or any(wildcard.match(name) for wildcard in self._wildcards)
+            for name in _around(module)
+        )
 
     def _skips(self, name: str) -> bool:
         return (
@@ -254,9 +266,40 @@ def read_fp8(part: QuantizationFields) -> Quantization:
     return Quantization(weight_format, (HEADS_AND_ROUTERS,), skipped=skipped)
 
 
+def read_modelopt(part: QuantizationFields) -> Quantization:
+    """ModelOpt's FP8: one scale for each matrix and a static one for its inputs.
+
+    Field names: `hf_quant_config.json`, whose `quantization` may stand in config.json as it is; newer writers spread it there
+    in compressed-tensors' words.
+    """
+    nested = part.raw.get("quantization")
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise part.config.refuse(f"quantization_config: quantization must be an object, is {nested!r}")
+        part = dataclasses.replace(part, raw=nested)
+    stated = part.raw
+    part.require("modelopt's quant_algo", stated.get("quant_algo"), ("FP8",))
+    groups = stated.get("config_groups") or {}
+    for group in groups.values() if isinstance(groups, dict) else (None,):
+        if not isinstance(group, dict):
+            raise part.config.refuse(f"quantization_config: config_groups must hold objects, is {groups!r}")
+        for name in ("weights", "input_activations"):
+            _require_all(part, name, _arguments(part, group, name), _KV_CACHE)
+    algo, scheme = stated.get("kv_cache_quant_algo"), stated.get("kv_cache_scheme")
+    part.require("kv_cache_quant_algo", algo, (None, "FP8"))
+    if scheme is not None:
+        if not isinstance(scheme, dict):
+            raise part.config.refuse(f"quantization_config: kv_cache_scheme must be an object, is {scheme!r}")
+        _require_all(part, "kv_cache_scheme", scheme, _KV_CACHE)
+    excluded = tuple(dict.fromkeys([*part.names("exclude_modules"), *part.names("ignore")]))
+    kv_cache = KvFormat.FP8 if algo or scheme else KvFormat.BF16
+    return Quantization(WeightFormat.FP8_STATIC, excluded=excluded, kv_cache=kv_cache)
+
+
 READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
     "compressed-tensors": read_compressed_tensors,
     "fp8": read_fp8,
+    "modelopt": read_modelopt,
 }
 """quant_method -> what reads the rest."""
 
