@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from octavo.ops.activations import FP8, blocks
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -65,9 +65,9 @@ def make_weights(kind: type, experts: int, parts: int, rows: int, cols: int, gen
     data = exact_fp8((experts, parts * rows, cols), generator)
     if kind is Fp8Channel:
         return Fp8Channel(data, powers_of_two((experts, parts * rows), generator, -6, -3))
-    if kind is Fp8Tensor:
-        scale = powers_of_two((experts, parts), generator, -6, -3)
-        return Fp8Tensor(data, scale, torch.tensor([2.0**-7]))
+    if kind is Fp8Static:
+        scale = powers_of_two((experts, parts), generator, -6, -3).repeat_interleave(rows, 1)
+        return Fp8Static(data, scale, input_scales=torch.tensor([2.0**-9, 2.0**-7, 2.0**-8]))
     if kind is Fp8Block:
         return Fp8Block(data, powers_of_two((experts, parts * blocks(rows), blocks(cols)), generator, -6, -3))
     return Bf16((data.float() / 16).bfloat16())

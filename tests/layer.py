@@ -10,7 +10,7 @@ from cases import ROUTINGS, LayerShape
 from octavo.ops.activations import BLOCK, FP8, blocks
 from octavo.ops.experts.grouped_gemm import Tiles
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 from octavo.ops.quantize.reference import scale_reference
 
 CUDA = torch.device("cuda")
@@ -38,8 +38,8 @@ def random_weights(kind: type, experts: int, parts: int, rows: int, cols: int) -
             data[e] = (w / scale[e][:, None]).clamp(-448, 448).to(FP8)
     if kind is Fp8Channel:
         return Fp8Channel(data, scale)
-    if kind is Fp8Tensor:
-        return Fp8Tensor(data, scale[:, ::rows].contiguous(), torch.tensor([0.02], device=CUDA))
+    if kind is Fp8Static:
+        return Fp8Static(data, scale, input_scales=torch.tensor([0.02, 0.01], device=CUDA))
     return Fp8Block(data, blockwise) if kind is Fp8Block else Bf16(data)
 
 

@@ -27,7 +27,7 @@ from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
@@ -49,7 +49,7 @@ from ops.linear.test_dense_gemm import Case as Product
 from ops.prepare_qkv.test_prepare_qkv import Case as AttentionInput
 from placed_model import attention, attention_inputs, model, real_attention
 
-FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
+FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
 ODD = LayerShape("odd", 3, 2, 37, 19)
 """No size is a multiple of anything: no bulk copies, no vectors."""
 MANY_TILES = LayerShape("many-tiles", 8, 2, 256, 96)
@@ -334,7 +334,7 @@ GROUPS: dict[str, Group] = {
     "attention-inputs": attention_inputs,
     "attention": attention,
     "model-in-graphs": functools.partial(model, graphs=True),
-    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Channel, Bf16)},
+    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Channel, Fp8Static, Bf16)},
     **{f"grouped-{kind.__name__}": functools.partial(grouped, kind=kind) for kind in FORMATS},
     **{f"experts-{kind.__name__}": functools.partial(experts, kind=kind) for kind in FORMATS},
 }

@@ -35,7 +35,7 @@ GIVEN_UP = {
     "FAR": "WILD_OFFSET",
     "Fp8Weight": "Fp8Channel",
     "ChannelWeights": "Fp8Channel",
-    "TensorWeights": "Fp8Tensor",
+    "TensorWeights": "Fp8Static",
     "BlockWeights": "Fp8Block",
     "PlainWeights": "Bf16",
     "tiles_key": "the name of the weights' type",

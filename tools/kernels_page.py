@@ -28,7 +28,7 @@ OPERATIONS = {
     "largest": ["largest"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm", "DenseTile"],
-    "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Tensor"],
+    "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Static"],
 }
 
 HEAD = """# The expert layer

@@ -6,7 +6,7 @@ import torch
 
 from octavo.errors import CheckpointError
 from octavo.ops.contract import Dims
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.linear.layer import Linear
 from octavo.ops.quantize.cpu import quantize_tokens
@@ -16,15 +16,15 @@ def torch_linear(weight: LinearWeight) -> Linear:
     """The layer of `weight`.
 
     Raises:
-        CheckpointError: as `RowwiseFp8Linear`, or scales are of blocks.
+        CheckpointError: as `RowwiseFp8Linear`, or scales are of blocks or static.
     """
     match weight:
         case Fp8Channel():
             return RowwiseFp8Linear(weight)
         case Bf16():
             return CublasLinear(weight)
-        case Fp8Block():
-            raise CheckpointError("the baseline has no product for scales of blocks; compare another format")
+        case Fp8Block() | Fp8Static():
+            raise CheckpointError("the baseline has no product for this format; compare another one")
 
 
 class CublasLinear:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.toy import FP8_BLOCK, FP8_DYNAMIC, KV_FP8, raw_config
+from models.toy import FP8_BLOCK, FP8_DYNAMIC, KV_FP8, per_tensor, raw_config
 from octavo.checkpoints.folder import resolve_folder
 from octavo.config.quantization import SERVED
 from octavo.errors import CheckpointError, ConfigError
@@ -28,10 +28,18 @@ FORMATS: dict[str, tuple[dict[str, Any], str]] = {
     "mxfp4": ({"quant_method": "mxfp4", "modules_to_not_convert": []}, "mxfp4"),
     "nvfp4 of compressed-tensors": (FP8_DYNAMIC | {"format": "nvfp4-pack-quantized"}, "nvfp4"),
     "modelopt": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt"),
+    "modelopt, nested": ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8_PB_WO"}}, "FP8_PB_WO"),
+    "modelopt, keys and values": (
+        {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"},
+        "kv_cache_quant_algo",
+    ),
     "w4a16": (FP8_DYNAMIC | {"format": "pack-quantized"}, "pack-quantized"),
-    "static": (FP8_BLOCK | {"activation_scheme": "static", "weight_block_size": None}, "static"),
-    "one scale of the step": ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "dynamic scale"),
-    "one scale of the step, compressed-tensors": (with_activations(strategy="tensor"), "dynamic scale"),
+    "static, in blocks": (FP8_BLOCK | {"activation_scheme": "static"}, "static"),
+    "one scale of the step": (with_activations(strategy="tensor"), "dynamic scale"),
+    "one scale of the step, weights too": (
+        per_tensor(with_activations(strategy="tensor"), static=False),
+        "dynamic scale",
+    ),
     "keys and values per head": (
         FP8_DYNAMIC | {"kv_cache_scheme": KV_FP8 | {"strategy": "attn_head"}},
         "kv_cache_scheme",

@@ -17,7 +17,7 @@ from octavo.ops.experts.combine.reference import combine_reference
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.moe import moe
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.quantize.cuda import quantize, swiglu_quantize
 from octavo.ops.quantize.reference import ReferenceQuantizer
 
@@ -89,7 +89,7 @@ def test_large_sizes(routing: str, qwen: GpuLayer) -> None:
         assert not flags.any()
 
 
-@pytest.mark.parametrize("kind", [Fp8Tensor, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
     "shape",
     [

@@ -86,6 +86,8 @@ ROUTERS = (
     *SIGMOID_ROUTERS,
 )
 PER_TOKEN = QuantizationArgs(num_bits=8, type="float", strategy="token", symmetric=True, dynamic=True)
+Rounding = Callable[[torch.Tensor], torch.Tensor]
+"""What is left of a product's input."""
 TIE = 0.05
 """Experts whose logits lie closer than this (logits spread over about 10) may be chosen either way."""
 SCORE_TIE = TIE / 4
@@ -111,7 +113,12 @@ def round_groups(x: torch.Tensor) -> torch.Tensor:
     return rounded.flatten(-2)[..., :columns]
 
 
-HOW: dict[WeightFormat, tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = {
+def round_static(scale: float) -> Rounding:
+    """Numbers rounded to FP8 times `scale`, held within what that holds."""
+    return lambda x: (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+
+
+HOW: dict[WeightFormat, tuple[dict[str, Any], Rounding]] = {
     WeightFormat.BF16: ({}, torch.Tensor.clone),
     WeightFormat.FP8_DYNAMIC: ({"quantization_config": CompressedTensorsConfig(dequantize=True)}, round_activations),
     WeightFormat.FP8_BLOCK: ({"quantization_config": FineGrainedFP8Config(dequantize=True)}, round_groups),
@@ -128,7 +135,20 @@ def load(folder: Path, weights: WeightFormat) -> Any:
     float32. The weights are dequantised to float32 by transformers.
     """
     extra, rounded = HOW[weights]
-    covers = read_folder(folder).quantization.covers
+    return _load(folder, extra, read_folder(folder).quantization.covers, lambda _: rounded)
+
+
+def load_plain(folder: Path, covers: Callable[[str], bool], roundings: Callable[[str], Rounding]) -> Any:
+    """`load` of a checkpoint in float32: what covered modules read is rounded as `roundings` says by their names.
+
+    Those of experts are `<module>.gate_up` and `<module>.down`.
+    """
+    return _load(folder, {}, covers, roundings)
+
+
+def _load(
+    folder: Path, extra: dict[str, Any], covers: Callable[[str], bool], roundings: Callable[[str], Rounding]
+) -> Any:
     attn = {"attn_implementation": "float32_sdpa"}
     with warnings.catch_warnings():
         # Its own config.json asks for the format; the argument only adds how to load it.
@@ -138,13 +158,13 @@ def load(folder: Path, weights: WeightFormat) -> Any:
         if name == "lm_head":
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         elif isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(_rounded_input(rounded if covers(name) else torch.Tensor.clone))
+            module.register_forward_pre_hook(_rounded_input(roundings(name) if covers(name) else torch.Tensor.clone))
             if not name.endswith(
                 ("gate_proj", "up_proj", "shared_expert_gate", "in_proj_ba", "in_proj_a", "in_proj_b")
             ):
                 module.register_forward_hook(lambda _, inputs, out: out.bfloat16())
         elif isinstance(module, EXPERTS):
-            module.forward = types.MethodType(_experts(rounded), module)
+            module.forward = types.MethodType(_experts(roundings(f"{name}.gate_up"), roundings(f"{name}.down")), module)
         elif isinstance(
             module, (Qwen2MoeSparseMoeBlock, Glm4MoeMoE, Qwen3NextSparseMoeBlock, Qwen3_5MoeSparseMoeBlock)
         ):
@@ -158,7 +178,7 @@ def load(folder: Path, weights: WeightFormat) -> Any:
     return model
 
 
-def _rounded_input(rounded: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any, Any], tuple[torch.Tensor]]:
+def _rounded_input(rounded: Rounding) -> Callable[[Any, Any], tuple[torch.Tensor]]:
     return lambda _, inputs: (rounded(inputs[0].bfloat16().float()),)
 
 
@@ -175,16 +195,16 @@ AttentionInterface.register("float32_sdpa", _float32_sdpa)
 AttentionMaskInterface.register("float32_sdpa", sdpa_mask)
 
 
-def _experts(rounded: Any) -> Any:
+def _experts(into_gate_up: Rounding, into_down: Rounding) -> Any:
     """The experts' own `forward` with the inputs of both products rounded."""
 
     def forward(self: Any, x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         out = torch.zeros(x.shape)
         for expert in ids.unique().tolist():
             rows, places = torch.where(ids == expert)
-            gate, up = (rounded(x[rows].float()) @ self.gate_up_proj[expert].t()).chunk(2, dim=-1)
+            gate, up = (into_gate_up(x[rows].float()) @ self.gate_up_proj[expert].t()).chunk(2, dim=-1)
             hidden = (self.act_fn(gate) * up).bfloat16().float()
-            mixed = (rounded(hidden) @ self.down_proj[expert].t()).bfloat16().float()
+            mixed = (into_down(hidden) @ self.down_proj[expert].t()).bfloat16().float()
             out.index_add_(0, rows, mixed * weights[rows, places, None])
         return out.bfloat16()
 

@@ -27,7 +27,8 @@ families = pytest.mark.parametrize("family", DRAWS)
 class Pair:
     """What Octavo and transformers make of a checkpoint."""
 
-    def __init__(self, ours: Path, theirs: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, ours: Path, theirs: Path | Any, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`theirs`: a folder, or what transformers has loaded."""
         self.routings: list[Routing] = []
         monkeypatch.setattr(cpu_experts, "choose_experts", self._note)
         ids = torch.randint(config.vocab_size, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()
@@ -35,7 +36,7 @@ class Pair:
         batch = make_batch([(ids, 0, TOKENS, [2, 0])], block_size=16, columns=4)
         self.hidden = model.forward(batch, allocate_cache(config, num_blocks=3, block_size=16))
         self.logits = model.logits(self.hidden)
-        other = hugging_face.load(theirs, config.quantization.format)
+        other = hugging_face.load(theirs, config.quantization.format) if isinstance(theirs, Path) else theirs
         self.followed = hugging_face.follow_ties(other, self.routings)
         with torch.no_grad():
             out = other.model(torch.tensor([ids]))

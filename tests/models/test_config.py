@@ -265,11 +265,13 @@ UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
     "targets": ({"targets": ["re:.*q_proj"]}, "targets"),
     "int8": ({"weights__type": "int"}, "weights.type 'int'"),
     "block-of-tokens": ({"weights__strategy": "block"}, "weights.block_structure None"),
-    "tensor": ({"weights__strategy": "tensor"}, "weights.strategy 'tensor'"),
+    "token": ({"weights__strategy": "token"}, "weights.strategy 'token'"),
     "asymmetric": ({"weights__symmetric": False}, "weights.symmetric False"),
     "int4": ({"weights__num_bits": 4}, "weights.num_bits 4"),
     "static": ({"input_activations__dynamic": False}, "input_activations.dynamic False"),
     "per-tensor": ({"input_activations__strategy": "tensor"}, "input_activations.strategy 'tensor'"),
+    "local": ({"input_activations__dynamic": "local"}, "input_activations.dynamic 'local'"),
+    "odd-dynamic": ({"input_activations__dynamic": []}, "input_activations.dynamic"),
     "weights-only": ({"input_activations": None}, "input_activations is missing"),
 }
 
@@ -282,7 +284,6 @@ def test_other_quantization_is_refused_with_what_is_served(changes: dict[str, An
 
 
 UNSERVED_BLOCKS: dict[str, tuple[dict[str, Any], str]] = {
-    "per-tensor": ({"weight_block_size": None}, "weight_block_size None"),
     "other-blocks": ({"weight_block_size": [64, 128]}, "weight_block_size"),
     "static": ({"activation_scheme": "static"}, "activation_scheme 'static'"),
     "e5m2": ({"fmt": "e5m2"}, "fmt 'e5m2'"),

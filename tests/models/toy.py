@@ -52,6 +52,19 @@ FP8_BLOCK: dict[str, Any] = {
 }
 
 
+def per_tensor(quantization: dict[str, Any] = FP8_DYNAMIC, *, static: bool = True) -> dict[str, Any]:
+    """That of compressed-tensors with one scale for each matrix, and for its inputs a static one or one per token."""
+    group = quantization["config_groups"]["group_0"]
+    inputs = {"strategy": "tensor", "dynamic": False} if static else {}
+    weights = group["weights"] | {"strategy": "tensor"}
+    group = group | {"weights": weights, "input_activations": group["input_activations"] | inputs}
+    return quantization | {"config_groups": {"group_0": group}}
+
+
+AUTO_FP8: dict[str, Any] = {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}
+"""As AutoFP8 writes: one scale for each matrix, and one for its inputs."""
+
+
 def raw_config(**changes: Any) -> dict[str, Any]:
     """A `config.json` with a sparse MLP in every layer, FP8-dynamic unless changed."""
     raw: dict[str, Any] = {
@@ -230,12 +243,17 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     for name, view in parameters.sources.items():
         if name.endswith((".weight_scale", ".weight_scale_inv")):
             continue
+        if name.endswith(".input_scale"):  # some of which cut the largest numbers
+            tensors[name] = 0.004 * 4 ** torch.rand((), generator=generator)
+            continue
         noise = torch.randn(view.shape, generator=generator)
         if view.dtype == FP8:
             weight = noise * _gain(name) / view.shape[1] ** 0.5
             if config.quantization.format is WeightFormat.FP8_BLOCK:
                 scale = _block_scales(weight)
                 every = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[: len(weight), : weight.shape[1]]
+            elif config.quantization.format in (WeightFormat.FP8_TENSOR, WeightFormat.FP8_STATIC):
+                every = scale = weight.abs().amax() / 448
             else:
                 every = scale = weight.abs().amax(1, keepdim=True) / 448
             tensors[name] = (weight / every).clamp(-448, 448).to(FP8)

@@ -8,9 +8,9 @@ import pytest
 
 from guard_process import NAMES, GuardedProcess, assert_killed, counts
 
-FORMATS = ["Fp8Channel", "Fp8Tensor", "Fp8Block", "Bf16"]
+FORMATS = ["Fp8Channel", "Fp8Static", "Fp8Block", "Bf16"]
 GROUPS = {
-    "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Channel", "dense-Bf16"],
+    "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Channel", "dense-Fp8Static", "dense-Bf16"],
     "experts": [f"{layer}-{kind}" for kind in FORMATS for layer in ("grouped", "experts")],
     "attention": ["attention"],
     "delta-net": ["delta-net"],

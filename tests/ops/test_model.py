@@ -15,6 +15,7 @@ from models.toy import (
     KV_FP8,
     allocate_cache,
     make_batch,
+    per_tensor,
     random_tensors,
     raw_config,
     raw_glm4_moe,
@@ -33,6 +34,7 @@ from octavo.models.registry import read_config
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4}
 CONFIGS = {
     "fp8": raw_config(**SMALL),
+    "static": raw_config(**SMALL, quantization_config=per_tensor()),
     "fp8-cache": raw_config(**SMALL, quantization_config=FP8_DYNAMIC | {"kv_cache_scheme": KV_FP8}),
     "mixtral": raw_mixtral(
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_local_experts=4
@@ -86,7 +88,7 @@ def test_a_model_computes_the_same_with_both_backends(folder: Path) -> None:
     assert_rows(kernels.model.logits(out), load(folder, None).model.logits(out), BF16_ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8-cache", "qwen3-next"])
+@pytest.mark.parametrize("name", ["fp8", "static", "fp8-cache", "qwen3-next"])
 def test_any_chunks_blocks_and_neighbours(name: str, tmp_path: Path) -> None:
     """A request past one KV tile, in chunks of which some are one token, among two others; each row as if alone."""
     write_checkpoint(tmp_path, CONFIGS[name], random_tensors(read_config(CONFIGS[name]), 3))

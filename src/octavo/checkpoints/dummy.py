@@ -39,6 +39,8 @@ def _scaled(
     if name.endswith((".weight_scale", ".weight_scale_inv")):
         inputs = parameters[name.rpartition("_scale")[0]].shape[1]
         return noise.mul_(0.1).clamp_(-0.5, 0.5).add_(1.0).div_(SPREAD * inputs**0.5)
+    if name.endswith(".input_scale"):
+        return noise.mul_(0.1).clamp_(-0.5, 0.5).add_(1.0).div_(SPREAD)
     if name.endswith("bias"):
         return noise.mul_(0.1)
     if name.endswith("A_log"):

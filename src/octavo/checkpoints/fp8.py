@@ -2,10 +2,13 @@
 
 A quantized layer of N outputs and K inputs is stored as `weight` (N, K) float8_e4m3fn and its scales: compressed-tensors'
 `weight_scale`, (N, 1) per channel or (ceil(N / 128), ceil(K / 128)) in blocks, or `weight_scale_inv` in blocks, by which Qwen's
-and DeepSeek's own checkpoints multiply too. Everything else is stored as in a plain checkpoint.
+and DeepSeek's own checkpoints multiply too; or one number, with another one for its inputs, `input_scale`, if that is static.
+Everything else is stored as in a plain checkpoint.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -38,3 +41,25 @@ class Fp8Format(Bf16Format):
         row = int((~good).any(-1).nonzero()[0])
         bad = tensor[row][~good[row]].view(-1)[0].item()
         return f"scale of row {row} is {bad}; scales must be {'at least 0' if self._zeros else 'positive numbers'}"
+
+
+class TensorFp8Format(Fp8Format):
+    """The same with one scale for each matrix, and one for its inputs if that is static."""
+
+    def complaint(self, name: str, tensor: torch.Tensor) -> str | None:
+        """Scales must be positive numbers; see `Format`."""
+        if not self.is_single(name):
+            return super().complaint(name, tensor)
+        number = tensor.flatten()[0].item()
+        return None if 0 < number < math.inf else f"is {number}; scales must be positive numbers"
+
+    def usual_name(self, name: str) -> str:
+        """transformers' own names are others; see `Format`."""
+        for theirs, ours in ((".weight_scale_inv", ".weight_scale"), (".activation_scale", ".input_scale")):
+            if name.endswith(theirs):
+                return name.removesuffix(theirs) + ours
+        return super().usual_name(name)
+
+    def is_single(self, name: str) -> bool:
+        """Scales are; see `Format`."""
+        return name.endswith((".weight_scale", ".input_scale")) or super().is_single(name)

@@ -91,7 +91,7 @@ def fill_from_folder(
     if missing:
         name = _first(missing)
         raise CheckpointError(
-            f"missing; expected with shape {tuple(parameters[name].shape)} ({len(missing)} tensors are missing in all)",
+            f"missing; expected {_size(name, parameters[name], stored)} ({len(missing)} tensors are missing in all)",
             file=str(folder / INDEX if (folder / INDEX).exists() else next(iter(files))),
             tensor=name,
         )
@@ -139,7 +139,11 @@ def _fill(
     """Fill a parameter from the tensor whose names in the file and in the parameters are `names`."""
     name, usual = names
     parameter = parameters[usual]
-    if stored.is_single(usual) and tensor.numel() == 1:
+    if stored.is_single(usual):
+        if tensor.numel() != 1:
+            raise CheckpointError(
+                f"has shape {tuple(tensor.shape)}, config.json asks for one number", file=str(path), tensor=name
+            )
         tensor = tensor.view(1).expand(parameter.shape)
     if tensor.shape != parameter.shape:
         raise CheckpointError(
@@ -158,6 +162,10 @@ def _fill(
     if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
     stored.put(usual, tensor, parameters)
+
+
+def _size(name: str, parameter: torch.Tensor, stored: Format) -> str:
+    return "as one number" if stored.is_single(name) else f"with shape {tuple(parameter.shape)}"
 
 
 def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch.Tensor], stored: Format) -> str:

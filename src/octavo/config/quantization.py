@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import fnmatch
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from octavo.config.json_fields import JsonFields
@@ -25,6 +26,8 @@ class WeightFormat(enum.Enum):
     BF16 = "bf16"
     FP8_DYNAMIC = "compressed-tensors FP8 (per-channel weights, per-token activations)"
     FP8_ONLINE = "FP8 made of bfloat16 as it is loaded (per-channel weights, per-token activations)"
+    FP8_TENSOR = "FP8 (one scale per weight matrix, per-token activations)"
+    FP8_STATIC = "FP8 (one scale per weight matrix, one static scale for its activations)"
     FP8_BLOCK = "FP8 (weights in blocks of 128 x 128, activations per token in groups of 128)"
 
 
@@ -41,9 +44,10 @@ class KvFormat(enum.Enum):
 
 
 SERVED = (
-    "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations, and "
-    "compressed-tensors float-quantized with 8-bit float weights, symmetric, and dynamic 8-bit float activations: per channel "
-    "and per token (FP8-dynamic), or in blocks of 128 x 128 and groups of 128"
+    "served are plain bfloat16 (no quantization_config), fp8 with weight_block_size [128, 128] and dynamic activations or without "
+    "weight_block_size, modelopt with quant_algo FP8, and compressed-tensors float-quantized with 8-bit float weights and "
+    "activations, symmetric: dynamic per token (FP8-dynamic) with weights per channel or tensor, static per tensor with weights "
+    "per tensor, or in groups of 128 with weights in blocks of 128 x 128"
 )
 OF_THE_STEP = "one dynamic scale for all activations of a step is not served, as it would let the requests of a step change each other's answers"
 
@@ -60,6 +64,8 @@ class Quantization:
 
     skipped: tuple[str, ...] = ()
     """Names and patterns by transformers' rule (`modules_to_not_convert`), which stay in bf16 too."""
+    excluded: tuple[str, ...] = ()
+    """Names and wildcards of modules and of those around them (ModelOpt's `exclude_modules`), which stay in bf16 too."""
     method: str = ""
     """The quant_method that config.json states."""
     kv_cache: KvFormat = KvFormat.BF16
@@ -71,7 +77,7 @@ class Quantization:
 
     @functools.cached_property
     def _left_out(self) -> _LeftOut:
-        return _LeftOut(self.unquantized, self.skipped)
+        return _LeftOut(self.unquantized, self.skipped, self.excluded)
 
 
 class _LeftOut:
@@ -82,14 +88,17 @@ class _LeftOut:
         skipped: keys of transformers' `should_convert_module`. Each names a module, one around it, or how a name ends; or it
             is a pattern of a name's beginning, up to a dot or the end. There the experts of a layer are one module, so that
             what skips it skips each of them.
+        excluded: names and wildcards, of a module or one around it.
     """
 
-    def __init__(self, unquantized: tuple[str, ...], skipped: tuple[str, ...]) -> None:
+    def __init__(self, unquantized: tuple[str, ...], skipped: tuple[str, ...], excluded: tuple[str, ...]) -> None:
         self._names = frozenset(name for name in unquantized if not name.startswith("re:"))
         self._patterns = [compile_pattern(name.removeprefix("re:")) for name in unquantized if name.startswith("re:")]
         self._plain = frozenset(key for key in skipped if PLAIN.fullmatch(key))
         self._odd = tuple(key for key in skipped if not PLAIN.fullmatch(key))
         self._odd_patterns = [compile_pattern(_up_to_a_dot(key)) for key in self._odd]
+        self._excluded = frozenset(excluded)
+        self._wildcards = [re.compile(fnmatch.translate(key)) for key in excluded if not PLAIN.fullmatch(key)]
         self._known: dict[str, bool] = {}
 
     def has(self, module: str) -> bool:
@@ -97,7 +106,7 @@ class _LeftOut:
         known = self._known.get(module)
         if known is None:
             named = module in self._names or any(pattern.match(module) for pattern in self._patterns)
-            known = self._known[module] = named or self._is_skipped(module)
+            known = self._known[module] = named or self._is_skipped(module) or self._is_excluded(module)
         return known
 
     def _is_skipped(self, module: str) -> bool:
@@ -106,14 +115,24 @@ class _LeftOut:
         experts = EXPERT.match(module)
         return self._skips(module) or (experts is not None and self._skips(experts[1]))
 
+    def _is_excluded(self, module: str) -> bool:
+        return bool(self._excluded) and any(
+            name in self._excluded or any(wildcard.match(name) for wildcard in self._wildcards)
+            for name in _around(module)
+        )
+
     def _skips(self, name: str) -> bool:
-        around = (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
         return (
-            any(part in self._plain for part in around)
+            any(part in self._plain for part in _around(name))
             or any(name[start:] in self._plain for start in range(len(name)))
             or name.endswith(self._odd)
             or any(pattern.match(name) for pattern in self._odd_patterns)
         )
+
+
+def _around(name: str) -> Iterator[str]:
+    """The modules that `name` is in, outermost first, and itself."""
+    return (name[:end] for end in (*(i for i, c in enumerate(name) if c == "."), len(name)))
 
 
 def _up_to_a_dot(key: str) -> str:
@@ -162,12 +181,17 @@ _STATUSES = ("compressed", "frozen")
 _DEFAULTS: dict[str, Any] = {"symmetric": True, "dynamic": False, "strategy": "tensor"}
 _FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
 _WEIGHTS = _FLOAT8 | {"dynamic": False}
-_ACTIVATIONS = _FLOAT8 | {"dynamic": True}
-_SCHEMES: dict[Any, tuple[WeightFormat, dict[str, Any], dict[str, Any]]] = {
-    "channel": (WeightFormat.FP8_DYNAMIC, {}, {"strategy": "token"}),
-    "block": (WeightFormat.FP8_BLOCK, {"block_structure": [128, 128]}, {"strategy": "group", "group_size": 128}),
+_KV_CACHE = _WEIGHTS | {"strategy": "tensor"}
+_BLOCKS = {"block_structure": [128, 128]}, {"dynamic": True, "strategy": "group", "group_size": 128}
+_SCHEMES: dict[Any, dict[bool, tuple[WeightFormat, dict[str, Any], dict[str, Any]]]] = {
+    "channel": {True: (WeightFormat.FP8_DYNAMIC, {}, {"dynamic": True, "strategy": "token"})},
+    "tensor": {
+        True: (WeightFormat.FP8_TENSOR, {}, {"dynamic": True, "strategy": "token"}),
+        False: (WeightFormat.FP8_STATIC, {}, {"dynamic": False, "strategy": "tensor"}),
+    },
+    "block": {True: (WeightFormat.FP8_BLOCK, *_BLOCKS)},
 }
-"""Strategy of the weights -> the format, and what else weights and activations must state."""
+"""Strategy of the weights, and whether activations are dynamic -> the format, and what else both must state."""
 
 
 def read_compressed_tensors(part: QuantizationFields) -> Quantization:
@@ -180,7 +204,7 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
     kv_cache = KvFormat.BF16
     if isinstance(scheme := stated.get("kv_cache_scheme"), dict) and scheme:
-        _require_all(part, "kv_cache_scheme", scheme, _WEIGHTS | {"strategy": "tensor"})
+        _require_all(part, "kv_cache_scheme", scheme, _KV_CACHE)
         kv_cache = KvFormat.FP8
     for name in ("sparsity_config", "transform_config"):
         part.require(name, None if _changes_nothing(name, stated.get(name)) else stated[name], (None,))
@@ -195,11 +219,12 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
         raise part.config.refuse(
             f"quantization_config: input_activations.strategy 'tensor', dynamic: {OF_THE_STEP}; {SERVED}"
         )
-    strategy = weights.get("strategy")
+    strategy, dynamic = weights.get("strategy"), activations.get("dynamic", False)
     part.require("weights.strategy", strategy, tuple(_SCHEMES))
-    weight_format, of_weights, of_activations = _SCHEMES[strategy]
+    part.require("input_activations.dynamic", dynamic, tuple(_SCHEMES[strategy]))
+    weight_format, of_weights, of_activations = _SCHEMES[strategy][dynamic]
     _require_all(part, "weights", weights, _WEIGHTS | of_weights)
-    _require_all(part, "input_activations", activations, _ACTIVATIONS | of_activations)
+    _require_all(part, "input_activations", activations, _FLOAT8 | of_activations)
     ignore = part.names("ignore")
     for pattern in ignore:
         if pattern.startswith("re:"):
@@ -219,30 +244,62 @@ def _require_all(part: QuantizationFields, name: str, stated: dict[str, Any], se
 
 
 def read_fp8(part: QuantizationFields) -> Quantization:
-    """The block format of Qwen's and DeepSeek's own FP8 checkpoints.
+    """The block format of Qwen's and DeepSeek's own FP8 checkpoints; without blocks, a scale for each matrix, as AutoFP8 writes.
 
-    Field names: `FineGrainedFP8Config` of transformers. Heads and routers are never in FP8 there, whether they are listed
-    in `modules_to_not_convert` or not.
+    Field names: `FineGrainedFP8Config` of transformers and `Fp8Config` of vLLM. Heads and routers are never in FP8 there,
+    whether they are listed in `modules_to_not_convert` or not. What `activation_scheme` dynamic is without blocks, no field
+    says: per token, as in vLLM on the same devices.
     """
     stated = part.raw
-    part.require("activation_scheme", stated.get("activation_scheme", "dynamic"), ("dynamic",))
-    if stated.get("weight_block_size") is None and stated.get("activation_scheme", "dynamic") == "dynamic":
-        raise part.config.refuse(
-            f"quantization_config: activation_scheme 'dynamic' with weight_block_size None: {OF_THE_STEP}; {SERVED}"
-        )
+    sizes, scheme = stated.get("weight_block_size"), stated.get("activation_scheme", "dynamic")
+    part.require("weight_block_size", sizes, (None, [128, 128]))
+    part.require("activation_scheme", scheme, ("dynamic", "static") if sizes is None else ("dynamic",))
     part.require("fmt", stated.get("fmt", "e4m3"), ("e4m3", "float8_e4m3fn"))
     part.require("scale_fmt", stated.get("scale_fmt"), (None, "float"))
-    part.require("weight_block_size", stated.get("weight_block_size"), ([128, 128],))
     skipped = tuple(dict.fromkeys([*part.names("modules_to_not_convert"), *part.names("ignored_layers")]))
     for key in skipped:
         if not PLAIN.fullmatch(key):
             _check_pattern("modules_to_not_convert", key, _up_to_a_dot(key), part.config)
-    return Quantization(WeightFormat.FP8_BLOCK, (HEADS_AND_ROUTERS,), "weight_scale_inv", skipped)
+    if sizes is not None:
+        return Quantization(WeightFormat.FP8_BLOCK, (HEADS_AND_ROUTERS,), "weight_scale_inv", skipped)
+    weight_format = WeightFormat.FP8_STATIC if scheme == "static" else WeightFormat.FP8_TENSOR
+    return Quantization(weight_format, (HEADS_AND_ROUTERS,), skipped=skipped)
+
+
+def read_modelopt(part: QuantizationFields) -> Quantization:
+    """ModelOpt's FP8: one scale for each matrix and a static one for its inputs.
+
+    Field names: `hf_quant_config.json`, whose `quantization` may stand in config.json as it is; newer writers spread it there
+    in compressed-tensors' words.
+    """
+    nested = part.raw.get("quantization")
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise part.config.refuse(f"quantization_config: quantization must be an object, is {nested!r}")
+        part = dataclasses.replace(part, raw=nested)
+    stated = part.raw
+    part.require("modelopt's quant_algo", stated.get("quant_algo"), ("FP8",))
+    groups = stated.get("config_groups") or {}
+    for group in groups.values() if isinstance(groups, dict) else (None,):
+        if not isinstance(group, dict):
+            raise part.config.refuse(f"quantization_config: config_groups must hold objects, is {groups!r}")
+        for name in ("weights", "input_activations"):
+            _require_all(part, name, _arguments(part, group, name), _KV_CACHE)
+    algo, scheme = stated.get("kv_cache_quant_algo"), stated.get("kv_cache_scheme")
+    part.require("kv_cache_quant_algo", algo, (None, "FP8"))
+    if scheme is not None:
+        if not isinstance(scheme, dict):
+            raise part.config.refuse(f"quantization_config: kv_cache_scheme must be an object, is {scheme!r}")
+        _require_all(part, "kv_cache_scheme", scheme, _KV_CACHE)
+    excluded = tuple(dict.fromkeys([*part.names("exclude_modules"), *part.names("ignore")]))
+    kv_cache = KvFormat.FP8 if algo or scheme else KvFormat.BF16
+    return Quantization(WeightFormat.FP8_STATIC, excluded=excluded, kv_cache=kv_cache)
 
 
 READERS: dict[Any, Callable[[QuantizationFields], Quantization]] = {
     "compressed-tensors": read_compressed_tensors,
     "fp8": read_fp8,
+    "modelopt": read_modelopt,
 }
 """quant_method -> what reads the rest."""
 

@@ -72,7 +72,7 @@ class Settings:
         "auto",
         "How weights are stored, as config.json says (auto); fp8 makes FP8 of a bfloat16 checkpoint as it is loaded",
         "Model",
-        choices=("auto", "fp8", "compressed-tensors"),
+        choices=("auto", "fp8", "compressed-tensors", "modelopt"),
     )
     max_model_len: int | None = setting(
         None,

@@ -9,7 +9,7 @@ import torch
 
 from octavo.checkpoints.bf16 import Bf16Format
 from octavo.checkpoints.dummy import fill_dummy
-from octavo.checkpoints.fp8 import Fp8Format
+from octavo.checkpoints.fp8 import Fp8Format, TensorFp8Format
 from octavo.checkpoints.online_fp8 import OnlineFp8Format
 from octavo.checkpoints.safetensors import Format, fill_from_folder
 from octavo.config import WeightFormat
@@ -27,6 +27,8 @@ FORMATS: dict[WeightFormat, Format] = {
     WeightFormat.BF16: Bf16Format(),
     WeightFormat.FP8_DYNAMIC: Fp8Format(),
     WeightFormat.FP8_ONLINE: OnlineFp8Format(),
+    WeightFormat.FP8_TENSOR: TensorFp8Format(),
+    WeightFormat.FP8_STATIC: TensorFp8Format(),
     WeightFormat.FP8_BLOCK: Fp8Format(zeros=True),
 }
 

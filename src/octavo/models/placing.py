@@ -9,7 +9,7 @@ import torch
 from octavo.config.quantization import Quantization, WeightFormat
 from octavo.errors import CheckpointError
 from octavo.ops.activations import BLOCK, FP8, blocks
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 
 
 class Place(Protocol):
@@ -95,7 +95,7 @@ class ParameterMaker:
         weight = self._weight(names, (experts, sum(count for _, count in parts), columns), parts=len(parts))
         for expert in range(experts):
             named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
-            self._note_parts(named, weight.expert(expert))
+            self._note_parts(named, weight.expert(expert), first=expert * len(parts))
         return weight
 
     def _covers(self, modules: list[str]) -> bool:
@@ -118,18 +118,24 @@ class ParameterMaker:
         if not quantized:
             return Bf16(self._empty(shape, torch.bfloat16), biases)
         data = self._empty(shape, FP8)
-        if self._quantization.format in (WeightFormat.FP8_DYNAMIC, WeightFormat.FP8_ONLINE):
+        if self._quantization.format is WeightFormat.FP8_STATIC:
+            input_scales = self._empty((len(modules),), torch.float32)
+            return Fp8Static(data, self._empty(shape[:-1], torch.float32), biases, input_scales=input_scales)
+        if self._quantization.format is not WeightFormat.FP8_BLOCK:
             return Fp8Channel(data, self._empty(shape[:-1], torch.float32), biases)
         *experts, rows, columns = shape
         scales = (*experts, parts * blocks(rows // parts), blocks(columns))
         return Fp8Block(data, self._empty(scales, torch.float32), biases, parts)
 
-    def _note_parts(self, parts: list[tuple[str, int]], weight: LinearWeight) -> None:
+    def _note_parts(self, parts: list[tuple[str, int]], weight: LinearWeight, first: int = 0) -> None:
+        """`first`: place of the first part among all that read the same input, in `stack` those of every expert."""
         start = 0
-        for module, count in parts:
+        for place, (module, count) in enumerate(parts, first):
             stored = weight.stored(slice(start, start + count))
             scale = {"weight_scale": self._quantization.scale_name}
             self.sources |= {f"{module}.{scale.get(name, name)}": view for name, view in stored.items()}
+            if isinstance(weight, Fp8Static):
+                self.sources[f"{module}.input_scale"] = weight.input_scales[place : place + 1]
             start += count
 
 

@@ -13,7 +13,7 @@ import msgspec
 from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.config.json_fields import JsonFields, read_fields
 from octavo.config.json_file import read_json_object
-from octavo.config.quantization import SERVED
+from octavo.config.quantization import SERVED, read_quantization
 from octavo.errors import CheckpointError
 from octavo.models.config import ModelConfig
 from octavo.models.glm4_moe.config import Glm4MoeConfig
@@ -59,7 +59,7 @@ def read_folder(
     """
     path = folder / "config.json"
     raw = read_json_object(path) | dict(overrides or {})
-    _refuse_other_formats(folder, raw)
+    raw = _with_format(folder, raw)
     config = read_config(raw, file=str(path))
     config = dataclasses.replace(config, quantization=choice.apply(config.quantization))
     generation = folder / "generation_config.json"
@@ -70,15 +70,19 @@ def read_folder(
     return dataclasses.replace(config, eos_token_ids=tuple(ids))
 
 
-def _refuse_other_formats(folder: Path, raw: Mapping[str, Any]) -> None:
-    """Refuse weights whose format stands beside a config.json that does not state it."""
+def _with_format(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with the format of weights that stands beside a config.json that does not state it."""
     beside = folder / "hf_quant_config.json"
-    if raw.get("quantization_config") is None and beside.exists():
+    if raw.get("quantization_config", raw.get("compression_config")) is None and beside.exists():
         stated = read_json_object(beside).get("quantization")
-        algo = stated.get("quant_algo") if isinstance(stated, dict) else None
-        raise read_fields({}, str(beside)).refuse(f"ModelOpt's {algo} is not served; {SERVED}")
+        if not isinstance(stated, dict):
+            raise read_fields({}, str(beside)).refuse(f"quantization must be an object, is {stated!r}")
+        format_of_modelopt = {"quantization_config": stated | {"quant_method": "modelopt"}}
+        read_quantization(read_fields(format_of_modelopt, str(beside)))  # whose errors name this file
+        raw = raw | format_of_modelopt
     if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
         raise read_fields({}, str(folder)).refuse(f"GGUF is not served; safetensors are: {SERVED}")
+    return raw
 
 
 def idle_overrides(folder: Path, overrides: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from typing import ClassVar, Self
 
 import torch
@@ -116,24 +117,16 @@ class Bf16(Weights):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fp8Channel(Weights):
-    """Weights with one scale per output channel; activations TokenScaled.
-
-    data (..., N, K) fp8, scale (..., N) f32, bias (N,) bf16 or None.
-    """
+class RowScaled(Weights):
+    """FP8 weights with one scale per output row: data (..., N, K) fp8, scale (..., N) f32, bias (N,) bf16 or None."""
 
     data: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor | None = None
-    activations: ClassVar[type[Activations]] = TokenScaled
 
     @property
     def scales(self) -> torch.Tensor:
         return self.scale
-
-    @property
-    def scale_strides(self) -> tuple[int, int, int, int]:
-        return (1, self.scale.shape[1], self.scale.shape[1] // 2, 1)
 
     def check(self, argument: str, dims: Dims, parts: int) -> None:
         dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=FP8)
@@ -143,12 +136,6 @@ class Fp8Channel(Weights):
         """Bind or compare N and K of one matrix."""
         dims.check(f"{argument}.data", self.data, ("N", "K"), dtype=FP8)
         dims.check(f"{argument}.scale", self.scale, ("N",), dtype=torch.float32)
-
-    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> TokenScaled:
-        return quantizer.per_token(x)
-
-    def expert(self, number: int) -> Fp8Channel:
-        return Fp8Channel(self.data[number], self.scale[number])
 
     def values(self, parts: int = 1) -> torch.Tensor:
         return self.data.double() * self.scale.double()[:, None]
@@ -164,38 +151,58 @@ class Fp8Channel(Weights):
 
 
 @dataclasses.dataclass(frozen=True)
-class Fp8Tensor(Weights):
-    """Expert weights with one scale per matrix; activations StaticScaled by `input_scale`.
+class Fp8Channel(RowScaled):
+    """Weights with one scale per output channel; activations TokenScaled.
 
-    data (E, N, K) fp8; scale (E, parts) f32, parts = 2 where gate and up are stacked along N, else 1; input_scale (1,) f32.
+    data (..., N, K) fp8, scale (..., N) f32, bias (N,) bf16 or None.
     """
 
-    data: torch.Tensor
-    scale: torch.Tensor
-    input_scale: torch.Tensor
-    activations: ClassVar[type[Activations]] = StaticScaled
-
-    @property
-    def scales(self) -> torch.Tensor:
-        return self.scale
+    activations: ClassVar[type[Activations]] = TokenScaled
 
     @property
     def scale_strides(self) -> tuple[int, int, int, int]:
-        return (0, self.scale.shape[1], 1, 0)
+        return (1, self.scale.shape[-1], self.scale.shape[-1] // 2, 1)
+
+    def activate(self, x: torch.Tensor, quantizer: Quantizer) -> TokenScaled:
+        return quantizer.per_token(x)
+
+    def expert(self, number: int) -> Fp8Channel:
+        return Fp8Channel(self.data[number], self.scale[number])
+
+
+@dataclasses.dataclass(frozen=True)
+class Fp8Static(RowScaled):
+    """Weights whose inputs have one scale, known beforehand; activations StaticScaled.
+
+    data (..., N, K) fp8; scale (..., N) f32, that of a matrix repeated over its rows; bias (N,) bf16 or None; input_scales (P,)
+    f32: what a checkpoint says of each of the matrices that read the same input.
+    """
+
+    input_scales: torch.Tensor = dataclasses.field(kw_only=True)
+    activations: ClassVar[type[Activations]] = StaticScaled
+
+    @functools.cached_property
+    def input_scale(self) -> torch.Tensor:
+        """(1,) f32: the largest, by which no input is cut that is not cut by its own. Not to be read before parameters are filled."""
+        return self.input_scales.max().view(1)
+
+    @property
+    def scale_strides(self) -> tuple[int, int, int, int]:
+        return (0, self.scale.shape[-1], self.scale.shape[-1] // 2, 1)
 
     def check(self, argument: str, dims: Dims, parts: int) -> None:
-        dims.check(f"{argument}.data", self.data, ("E", self.data.shape[1], "K"), dtype=FP8)
-        dims.check(f"{argument}.scale", self.scale, ("E", parts), dtype=torch.float32)
+        super().check(argument, dims, parts)
+        dims.check(f"{argument}.input_scale", self.input_scale, (1,), dtype=torch.float32)
+
+    def check_matrix(self, argument: str, dims: Dims) -> None:
+        super().check_matrix(argument, dims)
         dims.check(f"{argument}.input_scale", self.input_scale, (1,), dtype=torch.float32)
 
     def activate(self, x: torch.Tensor, quantizer: Quantizer) -> StaticScaled:
         return quantizer.static(x, self.input_scale)
 
-    def expert(self, number: int) -> Fp8Tensor:
-        return Fp8Tensor(self.data[number], self.scale[number], self.input_scale)
-
-    def values(self, parts: int = 1) -> torch.Tensor:
-        return self.data.double() * self.scale.double().repeat_interleave(len(self.data) // parts)[:, None]
+    def expert(self, number: int) -> Fp8Static:
+        return Fp8Static(self.data[number], self.scale[number], input_scales=self.input_scales)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,5 +271,5 @@ class Fp8Block(Weights):
         return by_row.repeat_interleave(BLOCK, -1)[..., :columns]
 
 
-LinearWeight = Bf16 | Fp8Channel | Fp8Block
-"""What a model's layers are made of; `Fp8Tensor` is the expert layer's."""
+LinearWeight = Bf16 | Fp8Channel | Fp8Static | Fp8Block
+"""What a model's layers are made of."""

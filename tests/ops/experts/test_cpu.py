@@ -11,7 +11,7 @@ from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts import CpuExperts, ExpertWeights, SoftmaxRule, choose_experts
 from octavo.ops.experts.reference import experts_reference
 from octavo.ops.experts.rules import sigmoid
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 
 EXPERTS, TOP_K, HIDDEN, WIDTH = 16, 4, 40, 24
 LIMIT = 0.01
@@ -32,6 +32,9 @@ def stack(kind: str, rows: int, columns: int, seed: int) -> LinearWeight:
         return Fp8Block((noise * 100).to(FP8), scale.view(grid), parts=parts)
     # [F] Neighbours differ in scale: one expert's scale on the next shows.
     own = 2.0 ** torch.arange(EXPERTS).remainder(2)[:, None]
+    if kind == "static":
+        scale = own.expand(EXPERTS, rows).contiguous() / 100
+        return Fp8Static((noise * 100).to(FP8), scale, input_scales=torch.arange(1.0, 2 * EXPERTS + 1) / 400)
     return Fp8Channel((noise * 100).to(FP8), own.expand(EXPERTS, rows).contiguous() / 100)
 
 
@@ -44,7 +47,7 @@ def inputs(count: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randn((count, EXPERTS), generator=generator(seed + 1)) * 2
 
 
-@pytest.fixture(params=["bf16", "fp8", "block"])
+@pytest.fixture(params=["bf16", "fp8", "static", "block"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

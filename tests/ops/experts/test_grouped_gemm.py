@@ -16,10 +16,10 @@ from octavo.ops.activations import Activations, GroupScaled, StaticScaled, Token
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 from octavo.ops.quantize.reference import ReferenceQuantizer
 
-FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
+FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
 TILES = [
     Tile(16, 64, 4, 4),
     Tile(32, 64, 4, 3),
@@ -184,8 +184,8 @@ def mutations(case: Case) -> dict[str, Callable[[], None]]:
             changes["channel-scale"] = lambda: halve(w.scale, expert, channel)
         case _, Fp8Block(scale=scale):
             changes["block-scale"] = lambda: halve(scale, expert, 0, 0)
-        case _, Fp8Tensor(scale=scale):
-            changes["tensor-scale"] = lambda: halve(scale, expert, 0)
+        case _, Fp8Static(scale=scale):
+            changes["tensor-scale"] = lambda: halve(scale, expert, channel)
     return changes
 
 
@@ -201,7 +201,7 @@ def test_the_check_sees_one_wrong_thing(product: str, kind: type, device: torch.
             assert_case(out, case)
 
 
-@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+@each_format
 def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) -> None:
     """Class F, flashinfer#4486: every selectable tile, not only the one chosen."""
     up, down = (make(kind, SMALL[1], 20, "skewed", device) for make in (gate_up_case, down_case))
@@ -233,7 +233,7 @@ def test_no_rows(device: torch.device) -> None:
     assert run_gate_up(case, TILES[0], Guard(device)).shape == (0, 96)
 
 
-@pytest.mark.parametrize("pair", [(Fp8Channel, Fp8Block), (Fp8Block, Fp8Channel), (Bf16, Fp8Tensor)], ids=str)
+@pytest.mark.parametrize("pair", [(Fp8Channel, Fp8Block), (Fp8Block, Fp8Channel), (Bf16, Fp8Static)], ids=str)
 def test_activations_of_another_format_are_refused(pair: tuple[type, type], device: torch.device) -> None:
     """Class F, vllm#57092 and #33019: scales of another granularity."""
     case = gate_up_case(pair[0], SMALL[1], 3, "uniform", device)

@@ -14,9 +14,9 @@ from octavo.errors import KernelContractError
 from octavo.ops.experts.grouped_gemm import Tile, Tiles
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
 from octavo.ops.experts.reference import moe_reference
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Tensor, Weights
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 
-FORMATS = [Fp8Channel, Fp8Tensor, Fp8Block, Bf16]
+FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 NAN = float("nan")
 

@@ -13,15 +13,15 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, blocks
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight, widen
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight, widen
 from octavo.ops.linear.cpu import TILE_ROWS, TiledLinear
 from octavo.ops.linear.layer import Linear
 from octavo.ops.linear.reference import linear_reference
-from octavo.ops.quantize.cpu import quantize_tokens, round_groups, round_tokens
-from octavo.ops.quantize.reference import quantize_groups_reference
+from octavo.ops.quantize.cpu import quantize_tokens, round_groups, round_static, round_tokens
+from octavo.ops.quantize.reference import quantize_groups_reference, static_reference
 from octavo.ops.row_chunks import CHUNK_ROWS
 
-KINDS = ["bf16", "fp8", "block"]
+KINDS = ["bf16", "fp8", "static", "block"]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -38,6 +38,10 @@ def make(kind: str, rows: int, columns: int, *, bias: bool = False) -> tuple[Lin
         scale = 2.0 ** -(torch.arange(blocks(rows))[:, None] + 3.0 * torch.arange(blocks(columns)) + 7)
         block = Fp8Block((noise * 100).to(FP8), scale, biases)
         return block, TiledLinear(block)
+    if kind == "static":  # fused parts, each with a scale of its own
+        scale = 2.0 ** -(torch.arange(rows) * 3 // rows + 6.0)
+        static = Fp8Static((noise * 100).to(FP8), scale, biases, input_scales=torch.tensor([0.3, 0.9, 0.7]))
+        return static, TiledLinear(static)
     # Every channel has its own scale, far from the others: a mix-up shows.
     scale = 2.0 ** torch.arange(-10, rows - 10).remainder(7)
     quantized = Fp8Channel((noise * 100).to(FP8), scale / 100, biases)
@@ -161,3 +165,17 @@ def test_contract(kind: str) -> None:
         linear(torch.zeros((3, 31), dtype=torch.bfloat16))
     with pytest.raises(KernelContractError, match=r"x: .*float32"):
         linear(torch.zeros((3, 32)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-9, 0.0123, 3.7, 1e-30, 1e30], ids=str)
+def test_static_codes_of_every_number(scale: float) -> None:
+    """All of bf16: held within +-448, NaN and infinity are NaN."""
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).view(256, 256)
+    given = torch.tensor([scale])
+    codes, same = round_static(numbers, given)
+    assert same is given
+    expected = static_reference(numbers, given).float()
+    assert torch.equal(codes.isnan(), ~numbers.isfinite())
+    assert torch.equal(codes.nan_to_num(0.0), expected.nan_to_num(0.0))
+    # the twin: what is not held wraps, or is NaN
+    assert not torch.equal((numbers.float() / given).to(FP8).float().nan_to_num(0.0), expected.nan_to_num(0.0))

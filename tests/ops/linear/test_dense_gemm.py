@@ -13,9 +13,9 @@ from cases import exact_fp8, powers_of_two, to_device
 from compare import assert_rows, row_errors, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import FP8, GroupScaled, TokenScaled, Unscaled, blocks
+from octavo.ops.activations import FP8, GroupScaled, StaticScaled, TokenScaled, Unscaled, blocks
 from octavo.ops.experts.grouped_gemm import STEP
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 from octavo.ops.linear.choice import choose_block_tile, choose_tile
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
@@ -35,14 +35,14 @@ LONG_STEPS = [
     DenseTile(128, 128, 8, 2, step_factor=2),
 ]
 """Not for scales per block."""
-each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
 @dataclasses.dataclass
 class Case:
     """A product on the device."""
 
-    x: TokenScaled | GroupScaled | Unscaled
+    x: TokenScaled | StaticScaled | GroupScaled | Unscaled
     w: LinearWeight
 
     @classmethod
@@ -54,6 +54,10 @@ class Case:
         if kind is Fp8Channel:
             scaled = TokenScaled(x.to(device), scales[0].to(device))
             return cls(scaled, Fp8Channel(w.to(device), scales[1].to(device), added))
+        if kind is Fp8Static:
+            inputs = torch.tensor([2.0**-9, 2.0**-7, 2.0**-8], device=device)
+            static = Fp8Static(w.to(device), scales[1].to(device), added, input_scales=inputs)
+            return cls(StaticScaled(x.to(device), static.input_scale), static)
         if kind is Fp8Block:
             grid = [powers_of_two((n, blocks(width)), noise, -6, -3).to(device) for n in (rows, blocks(columns))]
             return cls(GroupScaled(x.to(device), grid[0]), Fp8Block(w.to(device), grid[1], added))
@@ -64,6 +68,8 @@ class Case:
         match self.x:
             case TokenScaled(data, scale):
                 return Case(TokenScaled(data[some], scale[some]), self.w)
+            case StaticScaled(data, scale):
+                return Case(StaticScaled(data[some], scale), self.w)
             case GroupScaled(data, scale):
                 return Case(GroupScaled(data[some], scale[some]), self.w)
             case Unscaled(data):

@@ -15,7 +15,7 @@ from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.linear.cpu import TILE_ROWS
-from octavo.ops.quantize.cpu import dequantized
+from octavo.ops.quantize.cpu import dequantized, rounding_of
 from octavo.ops.row_chunks import row_chunks
 
 GROUP_TILES = 64
@@ -81,13 +81,13 @@ class _Stack:
     """Holds one matrix of every expert, (E, K, N) float32."""
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._activations = weight.activations
+        self._rounding = rounding_of(weight)
         self._stack = weight.wide().transpose(1, 2).contiguous()
         self._matrices = self._stack.unbind()
 
     def prepare(self, x: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
         """x (T, K) bf16 as this matrix takes it, times `shares` (T, 1) float32: (T, K) float32, new."""
-        return dequantized(x, self._activations, shares)
+        return dequantized(x, self._rounding, shares)
 
     def product(self, rows: torch.Tensor, group: _Group) -> torch.Tensor:
         """x W[e]^T for each expert e of the group: (P, K) -> (P, N) float32."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from octavo.ops.contract import Dims
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
-from octavo.ops.quantize.cpu import dequantized
+from octavo.ops.quantize.cpu import dequantized, rounding_of
 from octavo.ops.row_chunks import row_chunks
 
 TILE_ROWS = 32
@@ -32,7 +32,7 @@ class TiledLinear:
     """
 
     def __init__(self, weight: LinearWeight) -> None:
-        self._activations = weight.activations
+        self._rounding = rounding_of(weight)
         self._weight = weight.wide().t().contiguous()
         self._bias = None if weight.bias is None else weight.bias.float()
 
@@ -52,6 +52,6 @@ class TiledLinear:
         Dims().check("x", x, ("T", self._weight.shape[0]), dtype=torch.bfloat16)
         out = x.new_empty((x.shape[0], self._weight.shape[1]), dtype=dtype)
         for chunk in row_chunks(len(x)):
-            product = tiled_matmul(dequantized(x[chunk], self._activations), self._weight)
+            product = tiled_matmul(dequantized(x[chunk], self._rounding), self._weight)
             out[chunk] = product if self._bias is None else product.add_(self._bias)
         return out

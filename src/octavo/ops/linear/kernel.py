@@ -16,13 +16,14 @@ from octavo.ops.device import block_scale, wait_for_previous
 @triton.jit(do_not_specialize=["rows"])
 def dense_gemm_kernel(
     x, x_scale, w, w_scale, bias, y, rows, N, K,
-    SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
+    SCALED: tl.constexpr, X_SCALE_STRIDE: tl.constexpr, BLOCKWISE: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
     TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. Loads past `rows` or
     N are clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
+    X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """
     wait_for_previous(PDL)
     row_tiles = tl.cdiv(rows, ROWS)
@@ -43,7 +44,7 @@ def dense_gemm_kernel(
         x_at = x + safe_row[:, None] * K + k[None, :]
         w_at = w + safe_column[:, None] * K + k[None, :]
     if SCALED:
-        token_scale = tl.load(x_scale + safe_row)
+        token_scale = tl.load(x_scale + safe_row * X_SCALE_STRIDE)
         channel_scale = tl.load(w_scale + safe_column)
     if BLOCKWISE:
         # a step's scales are loaded one step ahead; a tile's columns are of one block of 128

@@ -6,7 +6,7 @@ import dataclasses
 
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
-from octavo.ops.formats import Fp8Block
+from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,8 @@ def choose_tiles(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
 
     The first entry of the table whose assignments are not fewer; without a table, safe ones.
     """
+    if shape[0] == Fp8Static.__name__:  # whose products read as many scales
+        shape = (Fp8Channel.__name__, *shape[1:])
     for most, gate_up, down in TABLE.get(shape, []):
         if assignments <= most:
             return Tiles(gate_up, down)
