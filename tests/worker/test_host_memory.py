@@ -19,6 +19,7 @@ from octavo.models.registry import read_config
 from octavo.startup import Model, require_files_and_memory, worker_config
 from octavo.text import DefaultSampling
 from octavo.worker.host_memory import free_host_bytes, require_room
+from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.shared_weights import weights
 from octavo.worker.shared_weights.weights import block_bytes, copy_bytes, keep_weights, require_weight_room
 
@@ -141,6 +142,18 @@ def test_states_count_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> Non
     require_weight_room(model, CPU, num_states=5)
     with pytest.raises(ConfigError) as error:
         require_weight_room(model, CPU, num_states=6)
+    assert error.value.setting == "max_num_seqs"
+
+
+def test_counts_of_tokens_count_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as all requests that run at once would hold if each had a penalty."""
+    model = read_config(raw_config())
+    table = TokenCounts(5, model.vocab_size, CPU).table
+    room = block_bytes(model) + copy_bytes(model) + table.numel() * table.element_size()
+    monkeypatch.setattr(weights, "free_bytes", lambda device: room)
+    require_weight_room(model, CPU, num_requests=5)
+    with pytest.raises(ConfigError) as error:
+        require_weight_room(model, CPU, num_requests=6)
     assert error.value.setting == "max_num_seqs"
 
 

@@ -70,7 +70,8 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)
-        require_weight_room(read_model(config), device, num_states=config.num_states)
+        seats = config.max_num_seqs
+        require_weight_room(read_model(config), device, num_states=config.num_states, num_requests=seats)
         loaded, weights_checksum = load_weights(config, device, operations)
     load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)

@@ -12,6 +12,11 @@ from octavo.ops.upload import upload
 from octavo.ops.zeros import zeros
 
 
+def counts_bytes_per_request(vocab_size: int) -> int:
+    """Bytes of a row of `TokenCounts`."""
+    return 4 * vocab_size
+
+
 class TokenCounts:
     """A row for each slot, of which those are kept whose requests have a penalty."""
 

@@ -16,6 +16,7 @@ from octavo.models.registry import decode_config, encode_config
 from octavo.worker.host_memory import GIB, require_room
 from octavo.worker.memory import await_memory, free_bytes, taken_bytes
 from octavo.worker.model_folder import read_model
+from octavo.worker.sampling.counts import counts_bytes_per_request
 from octavo.worker.shared_weights.device_block import create_device_block, map_device_block
 from octavo.worker.shared_weights.host_block import create_host_block, map_host_block
 
@@ -86,7 +87,7 @@ def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
     folder = Path(config.model)
     model = read_model(config)
     taken = taken_bytes(device)
-    require_weight_room(model, device, num_states=config.num_states)
+    require_weight_room(model, device, num_states=config.num_states, num_requests=config.max_num_seqs)
     num_bytes = block_bytes(model)
     data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
     parameters = model.place_parameters(_Layout(data))
@@ -140,8 +141,14 @@ def block_bytes(model: ModelConfig) -> int:
     return counted.num_bytes
 
 
-def require_weight_room(model: ModelConfig, device: torch.device, *, num_states: int = 0) -> None:
-    """Refuse weights that do not fit on `device` beside `num_states` recurrent states, before memory is taken for them.
+def require_weight_room(
+    model: ModelConfig, device: torch.device, *, num_states: int = 0, num_requests: int = 0
+) -> None:
+    """Refuse weights that do not fit on `device` beside what requests hold, before memory is taken for them.
+
+    Args:
+        num_states: recurrent states.
+        num_requests: that run at once, each of which may have the counts of its tokens, for penalties.
 
     Raises:
         ConfigError: says how much they take and how much is free.
@@ -154,9 +161,11 @@ def require_weight_room(model: ModelConfig, device: torch.device, *, num_states:
         await_memory(num_bytes)
     require_room(num_bytes, free_bytes(device), "model", what)
     states = num_states * model.facts.state_bytes_per_request
-    if states:
-        what = f"{what} {num_bytes / GIB:,.1f} GiB; they and {num_states} states of requests take"
-        require_room(num_bytes + states, free_bytes(device), "max_num_seqs", what)
+    counts = num_requests * counts_bytes_per_request(model.vocab_size)
+    if states or counts:
+        held = f"{num_states} states and the counts" if states else "the counts"
+        what = f"{what} {num_bytes / GIB:,.1f} GiB; they and {held} of {num_requests} requests take"
+        require_room(num_bytes + states + counts, free_bytes(device), "max_num_seqs", what)
 
 
 def copy_bytes(model: ModelConfig) -> int:
