@@ -248,7 +248,7 @@ def read_fp8(part: QuantizationFields) -> Quantization:
 
     Field names: `FineGrainedFP8Config` of transformers and `Fp8Config` of vLLM. Heads and routers are never in FP8 there,
     whether they are listed in `modules_to_not_convert` or not. What `activation_scheme` dynamic is without blocks, no field
-    says: per token, as in vLLM on the same devices.
+    says: per token, as in vLLM's dense products on the same devices.
     """
     stated = part.raw
     sizes, scheme = stated.get("weight_block_size"), stated.get("activation_scheme", "dynamic")
