@@ -23,7 +23,7 @@ from models.toy import CPU, FP8_DYNAMIC, allocate_cache, make_batch, random_tens
 from octavo.errors import CheckpointError
 from octavo.models.load import load_model
 from octavo.models.placing import fresh_memory
-from octavo.models.registry import read_config
+from octavo.models.registry import read_config, read_folder
 
 PUBLISHED = Path(__file__).parent / "published"
 NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
@@ -219,6 +219,18 @@ def test_a_folder_with_the_published_names_loads(
     batch = make_batch([(list(range(20)), 0, 20, [1, 0])], block_size=16, columns=2)
     hidden = loaded.model.forward(batch, allocate_cache(config, num_blocks=2, block_size=16))
     assert loaded.model.logits(hidden).isfinite().all()
+
+
+SHAPES = sorted((Path(__file__).parents[2] / "benchmarks" / "shapes").iterdir())
+
+
+@pytest.mark.parametrize("folder", SHAPES, ids=lambda folder: folder.name)
+def test_a_shape_of_the_benchmarks_is_a_model_in_fp8(folder: Path) -> None:
+    """Experts of a whole model, without the memory of one."""
+    parameters = read_folder(folder).place_parameters(fresh_memory(torch.device("meta")))
+    assert 6e9 < parameters.num_bytes < 1.3e11
+    experts = {view.dtype for name, view in parameters.sources.items() if ".experts." in name and view.ndim > 1}
+    assert torch.float8_e4m3fn in experts
 
 
 def test_a_layer_behind_those_is_no_such_layer(tmp_path: Path) -> None:
