@@ -36,6 +36,20 @@ def test_scores_are_those_of_the_reference(matrix: list[list[float]], n: int, ra
         assert scores.top_logprobs[i].tolist() == pytest.approx([value for _, value in top], rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("most", [1, 61, 3 * 61, 5 * 61 + 7])
+def test_scores_of_some_rows_at_a_time_are_those_of_all(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last piece is shorter, and some rows ask for ids of their own."""
+    logits = torch.randn((8, 61), generator=torch.Generator().manual_seed(8))
+    token_ids, asked = torch.arange(8), [[i, 60 - i] if i % 3 else [] for i in range(8)]
+    whole = score(logits, token_ids, 4, asked)
+    assert whole.top_ids[7, :2].tolist() == [7, 53]
+    monkeypatch.setattr("octavo.worker.sampling.scores.MAX_SCORED", most)
+    parts = score(logits, token_ids, 4, asked)
+    for name in ("logprobs", "ranks", "top_ids", "top_logprobs"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+    assert score(logits[:0], token_ids[:0], 4).top_ids.shape == (0, 4)
+
+
 @pytest.mark.parametrize("vocab_size", [1, 7, 61, 1023, 4099])
 def test_a_row_has_the_same_bits_in_any_company(vocab_size: int) -> None:
     torch.manual_seed(2)
