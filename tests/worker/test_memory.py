@@ -25,7 +25,14 @@ from octavo.worker.memory import (
     require_share,
     taken_bytes,
 )
-from octavo.worker.warm_up import blocks_of_widest, divided_plan, load_kernels, warm_up, widest_plan
+from octavo.worker.warm_up import (
+    blocks_of_widest,
+    divided_plan,
+    load_kernels,
+    visit_kernels,
+    warm_up,
+    widest_plan,
+)
 from worker.toy import VOCAB, ToyModel, toy_cache, toy_config
 
 CONFIG = read_config(
@@ -199,6 +206,17 @@ def test_kernels_are_loaded_at_every_power_of_two_below_the_budget(budget: int, 
     model = Witness()
     load_kernels(model, toy_cache(config), config, vocab_size=VOCAB)
     assert [tokens for tokens, _, _ in model.sizes] == [size for size in sizes for _ in range(2)]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 9, 64])
+def test_what_is_compiled_ahead_is_all_that_is_run(budget: int) -> None:
+    """The steps of `load_kernels`, and then the largest."""
+    config = toy_config(device="cuda", max_num_batched_tokens=budget)
+    visited, run = Witness(), Witness()
+    visit_kernels(visited, toy_cache(config), config, vocab_size=VOCAB)
+    load_kernels(run, toy_cache(config), config, vocab_size=VOCAB)
+    warm_up(run, toy_cache(config), config, vocab_size=VOCAB)
+    assert visited.sizes == run.sizes
 
 
 @settings(max_examples=100)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -33,7 +34,10 @@ from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
 from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
 from octavo.worker.threads import ThreadedModel
-from octavo.worker.warm_up import blocks_of_widest, load_kernels, warm_up
+from octavo.worker.warm_up import blocks_of_widest, load_kernels, visit_kernels, warm_up
+
+if TYPE_CHECKING:  # importing it imports Triton
+    from octavo.worker.graphs import Capture, GraphedModel
 
 log = logging.getLogger(__name__)
 
@@ -175,20 +179,27 @@ def prepare_model(
     if config.device == "cpu":
         threads = torch.get_num_threads()
         return (ThreadedModel(loaded.model, threads) if threads > 1 else loaded.model), no_work
-    # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
-    from octavo.worker.graphs import MOST_TOKENS, CudaCapture, GraphedModel, graph_sizes
+    from octavo.worker.graphs import CudaCapture
 
-    model = GraphedModel(
+    model = _graphed(loaded, kv_cache, config, CudaCapture())
+    if record:
+        model.prepare()
+    return model, model.prepare_next
+
+
+def _graphed(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, capture: Capture) -> GraphedModel:
+    """The model with graphs that `capture` makes."""
+    # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
+    from octavo.worker.graphs import MOST_TOKENS, GraphedModel, graph_sizes
+
+    return GraphedModel(
         loaded.model,
         kv_cache,
         max_chunks=config.max_num_seqs,
         columns=-(-config.max_model_len // config.block_size),
         sizes=graph_sizes(0 if config.enforce_eager else min(MOST_TOKENS, config.max_num_batched_tokens)),
-        capture=CudaCapture(),
+        capture=capture,
     )
-    if record:
-        model.prepare()
-    return model, model.prepare_next
 
 
 def open_device(config: WorkerConfig) -> torch.device:
@@ -232,10 +243,24 @@ def _run_all_sizes(
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
+    if not quiet:
+        _compile_kernels(loaded, kv_cache, config)
     model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
     load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
     warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
+
+
+def _compile_kernels(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig) -> None:
+    """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache."""
+    from octavo.ops.compilation import compiling_instead
+
+    watch = _Watch()
+    with compiling_instead(len(os.sched_getaffinity(0))):
+        model = _graphed(loaded, kv_cache, config, capture=lambda launch: launch)
+        visit_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+        visited_s = watch.lap()
+    log.debug("kernels visited in %.2f s, ready %.2f s later", visited_s, watch.lap())
 
 
 def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:

@@ -12,7 +12,9 @@ from octavo.ops.adjust import AdjustSettings, adjust
 from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.largest import MAX_FEW, largest
 from octavo.sampling import SamplingParams
-from octavo.worker.runner import MAX_ROWS, Model, Runner
+from octavo.worker.batch import make_batch
+from octavo.worker.runner import MAX_LOGITS, MAX_ROWS, Model, Runner
+from octavo.worker.slots import Slots
 
 EVERYTHING = SamplingParams(
     top_k=0, top_p=0.9, min_p=0.01, repetition_penalty=1.1, seed=0, logprobs=20, prompt_logprobs=20
@@ -52,12 +54,36 @@ def load_kernels(
     many of the likeliest are asked for. Arguments as `warm_up`.
     """
     _load_sampler(vocab_size, kv_cache.device)
-    num_blocks = kv_cache.num_blocks
-    sizes = [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
-    for tokens in tqdm(sizes, desc="Loading kernels", unit="step", disable=quiet):
-        step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)
-        for plan in (divided_plan(step, num_blocks), widest_plan(step, num_blocks)):
+    for tokens in tqdm(_sizes(config), desc="Loading kernels", unit="step", disable=quiet):
+        for plan in _plans(config, tokens, kv_cache.num_blocks):
             Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+@torch.inference_mode()
+def visit_kernels(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int) -> None:
+    """Make the launches of `load_kernels` and of the largest step, as far as they compute what no index depends on.
+
+    For a time in which launches only compile: neither a token nor a score is read. Arguments as `warm_up`.
+    """
+    _load_sampler(vocab_size, kv_cache.device)
+    for tokens in tqdm([*_sizes(config), config.max_num_batched_tokens], desc="Visiting kernels", unit="step"):
+        for plan in _plans(config, tokens, kv_cache.num_blocks):
+            slots = Slots(config, num_blocks=kv_cache.num_blocks, vocab_size=vocab_size)
+            batch = make_batch(slots.apply(plan), slots, block_size=kv_cache.block_size)
+            hidden = model.forward(batch, kv_cache)
+            for rows in (len(plan.chunks), max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))):
+                model.logits(hidden[:rows])
+
+
+def _sizes(config: WorkerConfig) -> list[int]:
+    """The powers of two below the token budget."""
+    return [1 << i for i in range((config.max_num_batched_tokens - 1).bit_length())]
+
+
+def _plans(config: WorkerConfig, tokens: int, num_blocks: int) -> tuple[StepPlan, StepPlan]:
+    """A step of as many tokens, divided and wide."""
+    step = msgspec.structs.replace(config, max_num_batched_tokens=tokens)
+    return divided_plan(step, num_blocks), widest_plan(step, num_blocks)
 
 
 def _load_sampler(vocab_size: int, device: torch.device) -> None:
