@@ -1,0 +1,127 @@
+"""Measure tiles of the dense products on this GPU beside the ones that are chosen.
+
+    python -m tools.tune_dense                              the products of Qwen3-30B-A3B
+    python -m tools.tune_dense --products qkv --rows 64 256
+
+Any legal tile gives the same bits, so only time decides. Each graph goes through copies of the weight that the L2 cache does not
+hold. All tiles are compiled first, on all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from benchmarks.attention import WEIGHTS
+from benchmarks.moe_layer import CUDA, replay
+from tqdm import tqdm
+
+from octavo.ops.activations import FP8, Activations, Unscaled
+from octavo.ops.compilation import compiling_instead
+from octavo.ops.experts.grouped_gemm import STEP
+from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
+from octavo.ops.linear.choice import choose_tile
+from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.linear.tile import DenseTile
+from octavo.ops.quantize.cuda import quantize
+
+ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
+BEYOND_CACHE = 150e6
+"""Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
+SHOWN = 3
+"""Best tiles of each size that are printed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One product at T rows: copies of its weight (N, K), inputs (T, K), and memory for the result (T, N)."""
+
+    weights: Sequence[LinearWeight]
+    inputs: Activations
+    out: torch.Tensor
+
+    def calls(self, tile: DenseTile) -> list[Callable[[], object]]:
+        """One call for each copy."""
+        return [lambda w=w: dense_gemm(self.inputs, w, out=self.out, tile=tile) for w in self.weights]  # type: ignore[misc]
+
+
+def copies(kind: type, columns: int, width: int) -> list[LinearWeight]:
+    """Random weights (N, K) of `kind` that together are larger than the cache."""
+    number = max(1, min(24, round(BEYOND_CACHE / (columns * width * (1 if kind is Fp8Channel else 2)))))
+    data = [torch.randn((columns, width), device=CUDA) for _ in range(number)]
+    if kind is Bf16:
+        return [Bf16(each.bfloat16()) for each in data]
+    return [Fp8Channel((each * 100).to(FP8), torch.rand(columns, device=CUDA)) for each in data]
+
+
+def product(weights: Sequence[LinearWeight], rows: int) -> Product:
+    """Of `rows` random rows."""
+    columns, width = weights[0].data.shape
+    x = torch.randn((rows, width), dtype=torch.bfloat16, device=CUDA)
+    inputs = Unscaled(x) if isinstance(weights[0], Bf16) else quantize(x)
+    return Product(weights, inputs, torch.empty((rows, columns), dtype=torch.bfloat16, device=CUDA))
+
+
+def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
+    """Legal tiles for `rows` rows worth a measurement."""
+    step = STEP[dtype]
+    heights = [height for height in (16, 32, 64, 128, 256) if height <= max(16, 2 * rows) and height >= min(64, rows)]
+    tiles = (
+        DenseTile(height, cols, warps, stages, tma=True, step_factor=factor)
+        for height, cols, warps, stages, factor in itertools.product(
+            heights, (64, 128), (4, 8), (3, 4, 5, 6), (1, 2, 4)
+        )
+        if factor * step <= width
+        and 16 <= height * cols // (32 * warps) <= 128
+        and (warps == 4 or height * cols >= 8192)
+    )
+    return [
+        tile
+        for tile in tiles
+        if not tile.reasons_against(gated=False, step_bytes=tile.step_factor * step * dtype.itemsize)
+    ]
+
+
+def measure(measured: Product, tiles: Sequence[DenseTile]) -> list[tuple[float, DenseTile]]:
+    """Microseconds of each tile, the least first."""
+    return sorted(((replay(measured.calls(tile), 9).median, tile) for tile in tiles), key=lambda pair: pair[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--products", nargs="+", choices=WEIGHTS, default=["qkv", "out", "router"])
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
+    parser.add_argument("--log", type=Path, help="where to write all times as JSON")
+    args = parser.parse_args()
+    weights = {name: copies(*WEIGHTS[name]) for name in args.products}
+    sizes = [(name, rows) for name in args.products for rows in args.rows]
+    chosen, tiles = {}, {}
+    with compiling_instead(len(os.sched_getaffinity(0))):
+        for name, rows in sizes:
+            columns, width = weights[name][0].data.shape
+            dtype = weights[name][0].data.dtype
+            tile = choose_tile(rows, columns, width // STEP[dtype], dtype.itemsize)
+            chosen[name, rows] = dataclasses.replace(tile, tma=True)
+            tiles[name, rows] = list(dict.fromkeys([chosen[name, rows], *candidates(rows, width, dtype)]))
+            one = product(weights[name], rows)
+            for tile in tiles[name, rows]:
+                one.calls(tile)[0]()
+    found = []
+    for name, rows in tqdm(sizes, desc="Sizes"):
+        times = measure(product(weights[name], rows), tiles[name, rows])
+        now = next(us for us, tile in times if tile == chosen[name, rows])
+        found.append({"product": name, "rows": rows, "times": [(us, str(tile)) for us, tile in times]})
+        told = [f"{us:.2f} {dataclasses.astuple(tile)}" for us, tile in times[:SHOWN]]
+        print(f"{name} {rows}: {now:.2f} {dataclasses.astuple(chosen[name, rows])} | " + " | ".join(told), flush=True)
+    if args.log:
+        args.log.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
