@@ -33,8 +33,10 @@ __all__ = [
     "plan_paged_attention",
 ]
 
-RESIDENT_MERGES = 2112
+RESIDENT_MERGES = 528
 """Programs of the merge that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
+MERGED_HEADS = 4
+"""Heads of a row that one program merges: mostly there is nothing to merge, and then fewer programs end sooner."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +141,10 @@ def paged_attention(
             )  # fmt: skip
             launched += 1
     if dims["F"]:
-        merge_kernel[check_grid("paged_attention", plan.programs(dims["F"] * heads, RESIDENT_MERGES))](
+        programs = plan.programs(dims["F"] * -(-heads // MERGED_HEADS), RESIDENT_MERGES)
+        merge_kernel[check_grid("paged_attention", programs)](
             split_results.stats, split_results.acc, plan.merges, None if plan.lines_in_use is None else plan.lines_in_use[2:], out,
             dims["T"], dims["P"], dims["F"], heads, scale, v_scale,
-            WIDTH=width, HEAD=_columns(width), num_warps=1, **LAUNCH,
+            WIDTH=width, HEAD=_columns(width), HEADS=MERGED_HEADS, num_warps=4, **LAUNCH,
         )  # fmt: skip
     return out

@@ -211,34 +211,34 @@ def attend_kernel(
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])
 def merge_kernel(
     split_stats, split_accs, merges, lines_in_use, out, rows, num_split_results, num_merges, heads, scale, v_scale,
-    WIDTH: tl.constexpr, HEAD: tl.constexpr, PDL: tl.constexpr,
+    WIDTH: tl.constexpr, HEAD: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Any grid: each (line of `merges`, head) is one program's: the splits of one row and head in order."""
+    """Any grid: each (line of `merges`, HEADS heads) is one program's: the splits of one row, in order."""
     wait_for_previous(PDL)
     column = tl.arange(0, HEAD)
-    inside = (column < WIDTH)[None, :]
-    one = tl.arange(0, 1)
-    for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, num_merges) * heads, tl.num_programs(0)):
-        entry = merges + (item // heads).to(tl.int64) * 4
-        head = item % heads
+    head_groups = tl.cdiv(heads, HEADS)
+    for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, num_merges) * head_groups, tl.num_programs(0)):
+        entry = merges + (item // head_groups).to(tl.int64) * 4
+        head = item % head_groups * HEADS + tl.arange(0, HEADS)
+        inside = (head < heads)[:, None] & (column < WIDTH)[None, :]
         row = tl.load(entry)
         first = tl.load(entry + 1)
         step = tl.load(entry + 2)
         count = tl.load(entry + 3)
         if (row >= 0) & (row < rows) & (first >= 0):
-            row_max = tl.full((1,), float("-inf"), tl.float32)
-            total = tl.zeros((1,), tl.float32)
-            acc = tl.zeros((1, HEAD), tl.float32)
+            row_max = tl.full((HEADS,), float("-inf"), tl.float32)
+            total = tl.zeros((HEADS,), tl.float32)
+            acc = tl.zeros((HEADS, HEAD), tl.float32)
             for index in range(count):
                 slot = first.to(tl.int64) + index * step.to(tl.int64)
-                at = slot * heads + head + one
-                known = (slot + one >= 0) & (slot + one < num_split_results)
+                at = slot * heads + head
+                known = (slot >= 0) & (slot < num_split_results) & (head < heads)
                 split_row_max = tl.load(split_stats + at * 2, mask=known, other=float("nan"))
                 split_total = tl.load(split_stats + at * 2 + 1, mask=known, other=float("nan"))
                 split_acc = tl.load(
                     split_accs + at[:, None] * WIDTH + column[None, :], mask=known[:, None] & inside, other=0.0
                 )
                 row_max, total, acc = _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, False)
-            out_at = (row.to(tl.int64) * heads + head) * WIDTH + column[None, :]
+            out_at = (row.to(tl.int64) * heads + head)[:, None] * WIDTH + column[None, :]
             share = acc * _share(total, v_scale)[:, None]
             tl.store(out + out_at, share.to(tl.bfloat16), mask=inside)
