@@ -72,10 +72,11 @@ def write_result(
 
 
 def commit_of(folder: Path) -> str:
-    """The commit that is checked out in `folder`, with a mark if files differ from it; `unknown` without git."""
+    """The commit that is checked out in `folder`, with a mark if files differ from it; `unknown` where it is no checkout's root."""
     commit = _git(folder, "rev-parse", "HEAD")
-    changed = commit is not None and _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return "unknown" if commit is None else commit + ("+changes" if changed else "")
+    if commit is None or _git(folder, "rev-parse", "--show-prefix"):
+        return "unknown"
+    return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -96,6 +96,17 @@ def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tm
     assert provenance.commit_of(tmp_path) == "unknown"
 
 
+def test_a_folder_within_a_checkout_has_no_commit_of_its_own(tmp_path: Path) -> None:
+    """It may hold any tree, such as an older one that was unpacked there."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=somebody", "-c", "user.email=nobody@example.com"]
+    within = tmp_path / "within"
+    within.mkdir()
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert len(provenance.commit_of(tmp_path)) == 40
+    assert provenance.commit_of(within) == "unknown"
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
     made.add_argument("log")

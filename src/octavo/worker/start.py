@@ -257,7 +257,7 @@ def _compile_kernels(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfi
 
     watch = _Watch()
     with compiling_instead(len(os.sched_getaffinity(0))):
-        model = _graphed(loaded, kv_cache, config, capture=lambda launch: launch)
+        model = _graphed(loaded, kv_cache, config, capture=lambda _launch: lambda: None)  # visited when it was recorded
         visit_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
         visited_s = watch.lap()
     log.debug("kernels visited in %.2f s, ready %.2f s later", visited_s, watch.lap())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from octavo.ops.linear.tile import DenseTile
 
+ROUTER_COLUMNS = 1024
+"""Of a weight so narrow that its products never fill the device: tiles stay small."""
 FEW_COLUMNS = 4096
 """Of a weight that fewer programs read than a device has multiprocessors: each keeps more bytes in flight."""
 MANY_COLUMNS = 32768
@@ -14,17 +16,37 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Dense
     """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes.
 
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
-    H200 at the shapes of Qwen3-30B-A3B: docs/kernels_log.md.
+    H200 at the shapes of Qwen3-30B-A3B by `tools/tune_dense.py`: docs/kernels_log.md.
     """
     if rows <= 32:
         height = 16 if rows <= 16 else 32
         if columns >= FEW_COLUMNS:
             return DenseTile(height, 64, 4, 4, step_factor=_factor(2, steps))
         return DenseTile(height, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
-    if columns < FEW_COLUMNS and rows <= 64:
+    if columns < FEW_COLUMNS:
+        return _narrow_tile(rows, columns, steps, element_size)
+    if columns < MANY_COLUMNS:
+        return _wide_tile(rows, steps)
+    return DenseTile(64, 64, 4, 5) if rows <= 64 else DenseTile(128, 128, 4, 3)
+
+
+def _narrow_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
+    """Of more than 32 rows, for a weight of few columns."""
+    if rows <= (512 if columns <= ROUTER_COLUMNS else 256):
         return DenseTile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
-    if rows <= 64 or (rows <= 256 and columns < MANY_COLUMNS):
-        return DenseTile(64, 64, 4, 5)
+    if columns <= ROUTER_COLUMNS:
+        return DenseTile(64, 128, 4, 6)
+    return DenseTile(128, 64, 4, 4, step_factor=_factor(2, steps)) if rows <= 512 else DenseTile(128, 128, 4, 3)
+
+
+def _wide_tile(rows: int, steps: int) -> DenseTile:
+    """Of more than 32 rows, for a weight of many columns that is no head."""
+    if rows <= 64:
+        return DenseTile(64, 64, 4, 5, step_factor=_factor(2, steps))
+    if rows <= 128:
+        return DenseTile(128, 64, 4, 4, step_factor=_factor(2, steps))
+    if rows <= 512:
+        return DenseTile(128, 128, 4, 5) if rows <= 256 else DenseTile(128, 64, 4, 3)
     return DenseTile(128, 128, 4, 3)
 
 
