@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -11,6 +12,12 @@ from warm.client import SUBPROCESS
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What thousands of tests are made of is left out of garbage collections, each of which would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
