@@ -13,6 +13,7 @@ from server.harness import running
 @pytest.fixture(autouse=True)
 def _frozen_again() -> Iterator[None]:
     yield
+    gc.collect()
     gc.freeze()
 
 
