@@ -92,6 +92,7 @@ def remember_blocks() -> None:
 
     tl.block_type.__new__ = staticmethod(new)
     tl.block_type.__init__ = lambda self, element, shape: None
+    tl.block_type.to_ir = lambda self, builder: self
 
 
 def remember_shapes() -> None:
