@@ -12,6 +12,8 @@ from typing import IO
 
 import torch
 
+from warm.client import WarmPopen
+
 TESTS = pathlib.Path(__file__).parent
 NAMES = ["reads-past-the-end", "writes-past-the-end", "reads-before-the-start", "writes-before-the-start"]
 """The mutants of `guarded.py`."""
@@ -33,7 +35,10 @@ class GuardedProcess:
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, str(TESTS / "guarded.py"), *names]
-        return cls(subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT), written)
+        start = (
+            subprocess.Popen if torch.cuda.is_available() else WarmPopen
+        )  # a device is opened after a fork, never before
+        return cls(start(command, env=environment, stdout=written, stderr=subprocess.STDOUT), written)
 
     def output(self) -> str:
         """All it wrote, when it has ended."""

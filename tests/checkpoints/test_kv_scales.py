@@ -112,6 +112,7 @@ def test_another_scheme_is_refused(change: dict[str, object]) -> None:
         read_config(raw_config(quantization_config=scheme))
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_engine_keeps_its_bits_over_the_death_of_its_worker() -> None:
     """octavo-tiny from `LLM`, with a cache in FP8: once undisturbed, once killed in the middle; and not the bits of bf16."""
     sampling = SamplingParams(seed=7, max_tokens=24, ignore_eos=True, logprobs=1)

@@ -34,11 +34,18 @@ def test_the_step_of_the_public_failure() -> None:
     assert [record.tokens for record in records] == [8192] * 12 + [100 * 1001 - 12 * 8192]
 
 
+@pytest.fixture(scope="module")
+def burst_alone() -> dict[str, Outcome]:
+    """What each request of the burst answers alone, all of it in one step."""
+    limits = config(**BURST_LIMITS)
+    return {asked.request_id: alone(asked, limits) for asked in burst()}
+
+
 @pytest.mark.parametrize("budget", [1, 7, 184, 1001, 8191, 8192, 8193, 16384], ids="budget{}".format)
-def test_burst_answers_are_the_same_for_every_budget(budget: int) -> None:
+def test_burst_answers_are_the_same_for_every_budget(budget: int, burst_alone: dict[str, Outcome]) -> None:
     limits = config(**BURST_LIMITS, max_num_batched_tokens=budget)
     outcomes, records = run(limits, burst())
-    assert outcomes == {asked.request_id: alone(asked, limits) for asked in burst()}
+    assert outcomes == burst_alone
     full, rest = divmod(100 * 1001, budget)
     assert [record.tokens for record in records] == [budget] * full + [rest] * (rest > 0)
 

@@ -25,7 +25,12 @@ SCHEMA = {
     },
     "required": ["name", "age", "pets"],
 }
-SMALL: dict[str, Any] = {"max_model_len": 256, "max_num_batched_tokens": 512, "num_gpu_blocks_override": 64}
+SMALL: dict[str, Any] = {
+    "cpu_threads": 1,
+    "max_model_len": 256,
+    "max_num_batched_tokens": 512,
+    "num_gpu_blocks_override": 64,
+}
 FORM = StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True)
 FORMS = [FORM, None, StructuredOutputsParams(regex="[a-z]{4,12}"), FORM, StructuredOutputsParams(choice=["up", "down"])]
 PROMPTS = ["Describe a person. " * 3, "Count: 1 2 3", "A word: ", "Who? ", "Where? "]
@@ -73,7 +78,7 @@ def test_answers_have_their_forms(undisturbed: Told) -> None:
     ids=["in pieces", "preempted"],
 )
 def test_company_changes_no_bit(undisturbed: Told, settings: dict[str, Any]) -> None:
-    with LLM("octavo-tiny", workers=in_this_process, device="cpu", max_model_len=256, **settings) as llm:
+    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL | settings) as llm:
         outputs = llm.generate(PROMPTS, samplings(), use_tqdm=False)
         assert told(outputs) == undisturbed
         assert told(llm.generate(PROMPTS, samplings(), use_tqdm=False)) == undisturbed, "prefixes were cached"

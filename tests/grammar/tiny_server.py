@@ -29,7 +29,7 @@ class TinyServer:
 def tiny_server(*, own_process: bool = False, **settings: Any) -> Iterator[TinyServer]:
     """Serve octavo-tiny; its worker runs in this process unless it is to have its own."""
     small = {"max_model_len": 1024, "max_num_batched_tokens": 512, "num_gpu_blocks_override": 600}
-    told = {"model": "octavo-tiny", "device": "cpu", **small, **settings}
+    told = {"model": "octavo-tiny", "device": "cpu", "cpu_threads": 1, **small, **settings}
     runtime = start(Settings(**{"crash_dir": None, **told}), in_processes if own_process else in_this_process)
     context = server_context(runtime)
     context.loop.start()

@@ -4,8 +4,9 @@ As shipped (3.6 to 3.9) it truncates float32 to bf16, rounds halves and subnorma
 patterns of bf16 matrices, and a broadcast bool becomes an int32, which is no mask; up to 3.7 its multiply-add rounds twice.
 PyTorch's casts round to nearest even, as the device does.
 
-It also spends half of its time replacing the functions of `triton.language` at every launch, and at every call from one kernel
-function to another. Nothing here needs the shipped ones, so they are replaced once.
+It also spends most of its time on what does not compute: it replaces the functions of `triton.language` at every launch, and at
+every call from one kernel function to another; it makes the type of each value and all that follows from a type anew; and it
+computes for each sum of integers whether it overflows, which nobody reads but with `debug`. Here that is done once, or not at all.
 """
 
 from __future__ import annotations
@@ -73,10 +74,65 @@ def remember_dtypes() -> None:
     interpreter._get_np_dtype = np_dtype
 
 
+def remember_blocks() -> None:
+    """One object for each type of a block: types never change."""
+    shipped = tl.block_type.__init__
+    known: dict[Any, Any] = {}
+    shapes: dict[Any, Any] = {}
+
+    def new(cls: Any, element: Any, shape: Any) -> Any:
+        sizes = tuple(each.value if isinstance(each, tl.constexpr) else each for each in shape)
+        key = (element.name, getattr(element, "address_space", None), sizes)
+        if key not in known:
+            made = object.__new__(cls)
+            shipped(made, element, shape)
+            made.shape = shapes.setdefault(sizes, made.shape)
+            known[key] = made
+        return known[key]
+
+    tl.block_type.__new__ = staticmethod(new)
+    tl.block_type.__init__ = lambda self, element, shape: None
+    tl.block_type.to_ir = lambda self, builder: self
+
+
+def remember_shapes() -> None:
+    """All that a value has besides its handle follows from its type: made once for each."""
+    shipped = tl.tensor.__init__
+
+    def init(self: Any, handle: Any, type: Any) -> None:
+        if "of_values" not in vars(type):
+            shipped(self, handle, type)
+            type.of_values = {name: each for name, each in vars(self).items() if name != "handle"}
+        vars(self).update(type.of_values, handle=handle)
+
+    tl.tensor.__init__ = init
+
+
+def compare_less() -> None:
+    """Equal by what was shipped, but known at once: a type and itself, two values of one shape."""
+    shipped_equal, shipped_broadcast = tl.dtype.__eq__, interpreter.TritonSemantic.broadcast_impl_value
+
+    def equal(self: Any, other: Any) -> bool:
+        return self is other or shipped_equal(self, other)
+
+    def broadcast(self: Any, left: Any, right: Any) -> Any:
+        first, second = left.type, right.type
+        if first is second or (first.is_block() and second.is_block() and first.shape is second.shape):
+            return left, right
+        return shipped_broadcast(self, left, right)
+
+    tl.dtype.__eq__ = equal
+    interpreter.TritonSemantic.broadcast_impl_value = broadcast
+
+
 def repair() -> None:
-    """Replace the interpreter's float casts, its matrix product, its multiply-add, its splat of a bool, and its two wastes of time."""
+    """Replace the interpreter's float casts, its matrix product, its multiply-add, its splat of a bool, and its wastes of time."""
     replace_once()
     remember_dtypes()
+    remember_blocks()
+    remember_shapes()
+    compare_less()
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
     builder: Any = interpreter.InterpreterBuilder
     shipped_cast = builder.cast_impl
     handle = interpreter.TensorHandle

@@ -18,6 +18,7 @@ from octavo.errors import ConfigError
 from octavo.sampling import SamplingParams
 from octavo.startup import in_processes, start
 
+pytestmark = pytest.mark.usefixtures("warm")
 TINY = Path(octavo.__file__).parent / "assets/octavo-tiny"
 CONFIG = {
     "architectures": ["Qwen3NextForCausalLM"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import openai
@@ -30,3 +31,12 @@ def server(shared: Running) -> Iterator[Running]:
 def client(server: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[None]:
+    """What tests freeze, beside what was there when they began, is thawed and looked through after them."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

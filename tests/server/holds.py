@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import threading
 import time
@@ -51,6 +52,9 @@ class Holds:
 
 @contextlib.contextmanager
 def watched(server: Running) -> Iterator[Holds]:
+    """As in a process that serves and does nothing else, what is there at the beginning is left out of garbage collections."""
+    gc.collect()
+    gc.freeze()
     holds, end = Holds(), threading.Event()
     loop = server.context.dispatcher.event_loop
     assert loop is not None

@@ -22,6 +22,7 @@ from octavo.server.messages.request import MessagesRequest
 from server.harness import Running, running
 from server.holds import LIMITS, MB, MOST_CPU_S, TRIES, assert_holds_up_nobody, post, watched
 
+pytestmark = pytest.mark.usefixtures("frozen")
 MOST_TURN_S = 0.1
 """Of a turn of the event loop's thread that makes, feeds, writes or ends some of many answers, or looks for garbage."""
 

@@ -20,6 +20,7 @@ from octavo.config import Settings
 from octavo.errors import ConfigError
 from octavo.server.listening import bind_unix, listen, listener, tls_context
 from server.harness import running
+from warm.client import WarmPopen
 
 SCRIPT = Path(__file__).with_name("serve_mock.py")
 QUESTION = {"prompt": [1], "max_tokens": 9, "ignore_eos": True}
@@ -30,7 +31,7 @@ def process(**settings: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own, and what it says when it is ready."""
     options = {"worker": {"delay_s": 0.01}, "settings": {"host": "127.0.0.1", "port": 0, **settings}}
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with WarmPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
             yield child, child.stdout.readline()

@@ -16,6 +16,7 @@ from server.agent import WEATHER, talking
 from server.harness import Running
 from server.holds import LIMITS, MB, assert_holds_up_nobody
 
+pytestmark = pytest.mark.usefixtures("frozen")
 PATH = "/v1/responses"
 HI: Any = {"role": "user", "content": "hi"}
 CALL: Any = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}

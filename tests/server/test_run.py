@@ -21,6 +21,7 @@ import pytest
 from octavo.errors import ConfigError
 from octavo.server.listening import bind
 from octavo.server.run import INTERRUPTED
+from warm.client import WarmPopen
 
 SCRIPT = Path(__file__).with_name("serve_mock.py")
 COMPLETIONS = "/v1/completions"
@@ -31,7 +32,7 @@ def process(worker: dict[str, Any], **settings: Any) -> Iterator[tuple[subproces
     """A server in a process of its own, and its address."""
     options = {"worker": worker, "settings": {"host": "127.0.0.1", "port": 0, **settings}}
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with WarmPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
             address = re.search(r"http://127\.0\.0\.1:\d+", child.stdout.readline())

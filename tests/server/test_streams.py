@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
@@ -139,15 +140,15 @@ def test_silence_is_filled_with_comments() -> None:
 def test_a_thousand_streams_at_once() -> None:
     """All answered, each with its own tokens, by one thread."""
 
-    async def ask(http: httpx.AsyncClient, number: int) -> list[int]:
+    async def ask(http: aiohttp.ClientSession, number: int) -> list[int]:
         body = {"prompt": [number % 250], "max_tokens": 8, "stream": True, "ignore_eos": True, "seed": number}
-        answer = await http.post(COMPLETIONS, json={**body, "return_token_ids": True})
-        assert answer.status_code == 200
-        return [id_ for chunk in events(answer.text) for id_ in chunk["choices"][0]["token_ids"]]
+        async with http.post(COMPLETIONS, json={**body, "return_token_ids": True}) as answer:
+            assert answer.status == 200
+            return [id_ for chunk in events(await answer.text()) for id_ in chunk["choices"][0]["token_ids"]]
 
     async def ask_all(url: str) -> list[list[int]]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as http:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(60)) as http:
             return await asyncio.gather(*(ask(http, number) for number in range(1000)))
 
     with running(disable_uvicorn_access_log=True) as server:

@@ -105,7 +105,13 @@ def _lifespan(server: Server) -> Any:
 
 @contextlib.contextmanager
 def _kept_from_collection() -> Iterator[None]:
-    """Leave all that is there out of garbage collections: each full one would look at it, and hold up everybody meanwhile."""
+    """Leave all that is there out of garbage collections: each full one would look at it, and hold up everybody meanwhile.
+
+    Where the process has done so itself, that stays as it is: to undo it at the end would undo what is not ours.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:
