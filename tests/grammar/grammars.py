@@ -49,7 +49,7 @@ class Forms:
             if token == EOS:
                 return bytes(made), True
             made.append(token)
-            self._follower.advance(self._count, token)
+            self._follower.advance([(self._count, token)])
             allowed = self._answer()
         return bytes(made), False
 
