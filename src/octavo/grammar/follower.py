@@ -64,6 +64,7 @@ class Follower:
 
     def take(self) -> Iterator[Told]:
         """Yield the answers that have come, in the order in which they were asked for."""
+        self._wire.wait(0)  # a large grammar is written in parts, as the other end has room
         while (data := self._wire.receive()) is not None:
             answer = self._decode(data)
             self.began = True
