@@ -162,7 +162,7 @@ class Masks:
             return
         for place in alone:
             made = place.sequence.tokens[place.sequence.num_prompt_tokens :]
-            follower.follow(place.number, place.grammar.key, place.grammar.data, made)
+            follower.follow(place.number, place.grammar.key, place.grammar.form, made)
             place.followed = True
         if together:
             follower.advance([(place.number, place.sequence.tokens[-1]) for place in together])

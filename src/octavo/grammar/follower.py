@@ -9,6 +9,7 @@ import msgspec
 
 from octavo.grammar.fork_server import ForkServer
 from octavo.grammar.messages import Advance, Allowed, Answer, Follow, Leave, Ready
+from octavo.structured_outputs import GrammarSource
 from octavo.wire import Wire
 
 
@@ -43,11 +44,11 @@ class Follower:
         """The process has ended; what it said before has been read."""
         return self._wire.ended
 
-    def follow(self, request: int, key: int, data: bytes, tokens: Iterable[int]) -> None:
-        """Ask what may come after `tokens` in the grammar `key`, which is in `data`."""
+    def follow(self, request: int, key: int, form: GrammarSource | bytes, tokens: Iterable[int]) -> None:
+        """Ask what may come after `tokens` in the grammar `key`, of which `form` is `Grammar.form`."""
         unknown = key not in self._keys
         self._keys.add(key)
-        self._wire.send(self._encode(Follow(request, key, data if unknown else None, list(tokens))))
+        self._wire.send(self._encode(Follow(request, key, form if unknown else None, list(tokens))))
 
     def advance(self, moves: Sequence[tuple[int, int]]) -> None:
         """Ask what may come after one more token: pairs of a request, each once, and its token."""

@@ -30,8 +30,8 @@ class Compile(msgspec.Struct, frozen=True, tag="compile"):
 class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
     """It is a grammar."""
 
-    data: bytes
-    """As xgrammar writes it: all that it takes to follow it."""
+    data: bytes | None
+    """As xgrammar writes it: all that it takes to follow it. None: its source is as good, as it takes less time than to read that."""
     first: bytes
     """Ids that may begin an answer; see `Allowed.bits`."""
 
@@ -49,8 +49,8 @@ class Follow(msgspec.Struct, frozen=True, tag="follow"):
     """A number that no other request ever has."""
     key: int
     """Of the grammar."""
-    data: bytes | None
-    """Of the grammar; None if this process has had it."""
+    form: GrammarSource | bytes | None
+    """Of the grammar: what it is compiled from, or `Compiled.data`; None if this process has had it."""
     tokens: list[int]
 
 
