@@ -15,9 +15,11 @@ from grammar.grammars import Forms
 from grammar.test_engine import FORMS, alone, engine, kill_follower, request
 from octavo.engine import FinishReason
 from octavo.engine.masks import Masks
+from octavo.engine.step import CAUTIOUS
 from octavo.grammar import Follower
 from octavo.grammar.follower import Told
 from octavo.messages import StepMasks, StepPlan
+from octavo.structured_outputs import StructuredOutputsParams
 from octavo.testing.mock_worker import MockWorker
 
 END_S = 60.0
@@ -160,6 +162,27 @@ def test_who_is_free_loses_no_step(delayed: type[Delayed], forms: Forms) -> None
         return count
 
     assert steps(0) == steps(9) == steps(100)
+
+
+def test_a_request_that_was_late_holds_up_no_step_for_a_while(
+    delayed: type[Delayed], forms: Forms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps wait once for it, then not before it has made `CAUTIOUS` more tokens."""
+    waited: list[int] = []
+
+    class Counting(Masks):
+        def wait_for(self, sequences: Any, timeout_s: float) -> None:
+            super().wait_for(sequences, timeout_s)
+            waited.extend(len(each.tokens) for each in sequences if each.mask() is None)
+
+    monkeypatch.setattr("octavo.engine.engine.Masks", Counting)
+    delayed.delays = (5,)
+    made, _ = engine(forms)
+    made.add(request("slow", b"x", forms.compile(StructuredOutputsParams(regex="[a-z]{60}"))))
+    made.add(request("free", b"y", None, max_tokens=200, ignore_eos=True))
+    finish(made)
+    made.close()
+    assert waited == list(range(2, 61, CAUTIOUS + 1))
 
 
 class Hasty(Masks):

@@ -33,9 +33,9 @@ _Message = TypeVar("_Message", StepPlan, StepMasks)
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
-PATIENCE_S = 0.01
+PATIENCE_S = 0.02
 """How long a step may wait for what its requests with a grammar may sample, from when the last token before it is there: the worker
-computes meanwhile. Those that are not told by then sample in a later step, and none waits for them again."""
+computes meanwhile. Those that are not told by then sample in a later step, and for `CAUTIOUS` tokens no step waits for them."""
 MASK_LOOK_S = 0.05
 """With nothing else to do: how long to wait for that before looking at other things."""
 

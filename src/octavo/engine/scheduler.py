@@ -155,7 +155,11 @@ class Scheduler:
                 if running.sequence.mask() is not None:
                     running.waits = False
                     step.sample(running)
-            elif start != running.last and budget:
+            elif (
+                start != running.last
+                and budget
+                and (start >= running.ahead_at or running.sequence.can_sample_after(start + 1))
+            ):
                 new_blocks = _NO_BLOCKS
                 if start == running.capacity:
                     new_blocks = self._extend(running)

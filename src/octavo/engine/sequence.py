@@ -35,6 +35,7 @@ class Running:
     """Holds the slot and the KV blocks of a sequence that runs. Preemption drops it as a whole."""
 
     __slots__ = (
+        "ahead_at",
         "blocks",
         "capacity",
         "chain",
@@ -73,6 +74,8 @@ class Running:
         """The snapshot that its first chunk goes on from, until that is planned."""
         self.waits = False
         """All of its history is computed, and its next token is sampled once it is known which ids it may be."""
+        self.ahead_at = 0
+        """Positions from it on are planned before it is known which ids may follow; those before it only then."""
         self.pending: dict[int, int] = {}
         """Number of tokens -> the snapshot that gets the states behind them, until it is kept in the prefix index."""
 

@@ -7,6 +7,9 @@ from octavo.engine.statistics import StepRecord
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, SnapshotUse, StepMasks, StepPlan
 
+CAUTIOUS = 16
+"""Tokens of a sequence that was late that are planned only once it is known which ids may follow, so that no step waits for it."""
+
 
 class Step:
     """A plan being made, then in flight: the message and what the engine must remember to read its result."""
@@ -74,6 +77,7 @@ class Step:
             else:
                 self.late[running.slot] = self.sampling.pop(running.slot)
                 running.waits = True
+                running.ahead_at = len(running.sequence.tokens) + CAUTIOUS
         self.is_told = True
         masks = {id(mask): mask for mask in told.values()}  # many share one
         numbers = {key: number for number, key in enumerate(masks)}
