@@ -41,7 +41,7 @@ from octavo.structured_outputs import StructuredOutputsParams
 
 SCHEMA_BYTES = 10_000
 START_S = 300.0
-QUIET_S = 1.0
+QUIET_S = 0.3
 """Between two requests beside the streams."""
 FORMS = 8
 """Different schemas of the requests offline."""

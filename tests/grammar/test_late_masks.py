@@ -244,3 +244,15 @@ def test_a_step_is_launched_before_its_masks_are_known(forms: Forms, monkeypatch
     ]
     assert said[: len(first)] == first
     assert isinstance(worker, MockWorker)
+
+
+def test_a_large_grammar_is_written_while_nobody_waits(forms: Forms) -> None:
+    """It does not fit in the socket at once, and beside running requests its follower is only looked at."""
+    follower = Follower(forms.fork_server)
+    follower.follow(1, 0, bytes(8 << 20), [])
+    told: list[Told] = []
+    while not told:
+        assert not follower.ended
+        told += follower.take()
+    follower.close()
+    assert told == [Told(1, None)], "zeros are no grammar"
