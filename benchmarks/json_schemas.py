@@ -27,7 +27,7 @@ from benchmarks.provenance import commit_of, write_result
 from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.grammar import Compiler, ForkServer, Vocabulary
-from octavo.grammar.process import Following, Vocabularies
+from octavo.grammar.process import Following, Vocabularies, read_form
 from octavo.startup.model import Model, load_model
 from octavo.structured_outputs import StructuredOutputsParams
 
@@ -181,14 +181,13 @@ def is_valid(validator: Any, text: bytes) -> bool:
 
 def octavo_way(compiler: Compiler, vocabularies: Vocabularies) -> Compile:
     """As a request goes."""
-    import xgrammar
 
     def compile_(schema: Any) -> Any:
         try:
             made = compiler.compile(StructuredOutputsParams(json=schema))
         except RequestError as error:
             return error.message
-        return xgrammar.CompiledGrammar.deserialize_json(made.data.decode(), vocabularies.info)
+        return read_form(vocabularies.info, made.form)
 
     return compile_
 

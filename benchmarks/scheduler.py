@@ -26,7 +26,7 @@ from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request, StepRecord
-from octavo.messages import SampledToken, StepPlan, StepResult, WorkerReady
+from octavo.messages import SampledToken, StepMasks, StepPlan, StepResult, WorkerReady
 from octavo.sampling import SamplingParams
 
 VOCAB = 151_936
@@ -62,6 +62,9 @@ class InstantWorker:
         elapsed_s = STEP_S + TOKEN_S * sum([chunk.count for chunk in plan.chunks])
         self._results.append((elapsed_s, StepResult(step=plan.step, sampled=sampled, elapsed_s=elapsed_s)))
         self.spent_s += time.thread_time() - before
+
+    def tell(self, masks: StepMasks) -> None:
+        raise AssertionError("no request here has a grammar")
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         if not self._results:

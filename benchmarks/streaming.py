@@ -23,7 +23,7 @@ import aiohttp
 from benchmarks import against
 from benchmarks.provenance import write_result
 from octavo.config import Settings
-from octavo.messages import SampledToken, StepPlan, StepResult, WorkerReady
+from octavo.messages import SampledToken, StepMasks, StepPlan, StepResult, WorkerReady
 
 PROMPT = list(range(32))
 
@@ -51,6 +51,9 @@ class EmptyWorker:
         sampled = [SampledToken(chunk.slot, 97 + chunk.slot % 26, None) for chunk in plan.chunks if chunk.sample]
         self._free_s = max(self._free_s, time.monotonic()) + self._step_s
         self._results.append((self._free_s, StepResult(step=plan.step, sampled=sampled)))
+
+    def tell(self, masks: StepMasks) -> None:
+        raise AssertionError("no request here has a grammar")
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         due_s = self._results[0][0] if self._results else math.inf

@@ -8,6 +8,7 @@
       | -- StepPlan n ----------------------> |
       | -- StepPlan n+1 --------------------> |   made while step n runs
       | <---------------------- StepResult n  |   or WorkerFault
+      | -- StepMasks n+1 -------------------> |   if slots of it are constrained: made of result n, before plan n+2
 
 A keeper is told the same `WorkerConfig`, answers `KeeperReady` or `WorkerFault`, and then only exists.
 
@@ -238,17 +239,6 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     """Of the requests it concerns."""
 
 
-class AllowedIds(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The ids of which the token that `slot` samples in this step must be one: what its grammar lets come next.
-
-    It is a function of the grammar and of all tokens before, so a plan has it only where the engine knows them all.
-    """
-
-    slot: int
-    bits: bytes
-    """ceil(V / 8) bytes; bit i % 8 of byte i // 8 is set if id i is allowed. At least one is."""
-
-
 class SnapshotUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the chunk of `slot` does with snapshots of recurrent states; each is written by one chunk and then read by none."""
 
@@ -260,7 +250,7 @@ class SnapshotUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
     keep_after: int = 0
 
 
-class StepPlan(msgspec.Struct, frozen=True, array_like=True):
+class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag="plan"):
     """One step. Order: releases, admissions, then all chunks as one batch."""
 
     step: int
@@ -270,10 +260,26 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     admissions: list[Admission]
     chunks: list[Chunk]
     faults: list[Fault] = []
-    allowed: list[AllowedIds] = []
-    """Of the slots that sample under a grammar."""
+    constrained: list[int] = []
+    """Slots that sample under a grammar: behind a chunk of this step, or of an earlier one whose masks left them out. If there
+    are any, the step samples nothing until its `StepMasks` are there."""
     snapshots: list[SnapshotUse] = []
     """Of the chunks that use any; only of a model with recurrent layers."""
+
+
+class StepMasks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
+    """Which ids the constrained slots of a step may sample: what their grammars let come next.
+
+    It is a function of the grammar and of all tokens before, which the plan of the step need not wait for. A constrained slot
+    that is not told samples nothing: what was computed for it is kept until it is constrained again.
+    """
+
+    step: int
+    slots: list[int]
+    rows: list[int]
+    """For each of `slots` the number of its mask; slots may share one."""
+    masks: list[bytes]
+    """Each of ceil(V / 8) bytes; bit i % 8 of byte i // 8 is set if id i is allowed. At least one is."""
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -318,4 +324,4 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
 
 
 WorkerMessage = Waiting | WorkerReady | WorkerFault | ConfigRefusal | CheckpointRefusal | StepResult | KeeperReady
-EngineMessage = WorkerConfig | Begin | StepPlan
+EngineMessage = WorkerConfig | Begin | StepPlan | StepMasks

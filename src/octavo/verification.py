@@ -14,7 +14,7 @@ from octavo.engine.processes.link import WorkerLink
 from octavo.engine.request import Request
 from octavo.engine.statistics import EngineStatus, StepRecord
 from octavo.errors import OctavoError, RequestError
-from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore, WorkerReady
+from octavo.messages import SampledToken, StepMasks, StepPlan, StepResult, TokenScore, WorkerReady
 from octavo.sampling import SamplingParams
 
 
@@ -47,6 +47,9 @@ class SharedLink:
         self._left = []
         self._held = self._held.difference(releases).union(admission.slot for admission in plan.admissions)
         self._link.send(msgspec.structs.replace(plan, step=self._sent, releases=releases))
+
+    def tell(self, masks: StepMasks) -> None:
+        self._link.tell(msgspec.structs.replace(masks, step=masks.step + self._offset))
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         result = self._link.receive(timeout_s)

@@ -40,7 +40,7 @@ class Forms:
         dice = random.Random(seed)
         self._count += 1
         allowed, made = grammar.first, bytearray()
-        self._follower.follow(self._count, grammar.key, grammar.data, [])
+        self._follower.follow(self._count, grammar.key, grammar.form, [])
         assert self._answer() == allowed
         while len(made) < most:
             ids = ids_of(allowed)
@@ -49,14 +49,14 @@ class Forms:
             if token == EOS:
                 return bytes(made), True
             made.append(token)
-            self._follower.advance(self._count, token)
+            self._follower.advance([(self._count, token)])
             allowed = self._answer()
         return bytes(made), False
 
     def after(self, grammar: Grammar, text: bytes) -> Sequence[int] | None:
         """The ids that may come after `text`; None if it may not come itself."""
         self._count += 1
-        self._follower.follow(self._count, grammar.key, grammar.data, list(text))
+        self._follower.follow(self._count, grammar.key, grammar.form, list(text))
         while True:
             for told in self._follower.take():
                 return None if told.bits is None else ids_of(told.bits)

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import jsonschema_rs
 import psutil
@@ -22,7 +22,7 @@ from octavo.engine import Engine, FinishReason, Request
 from octavo.engine.masks import Masks
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestError
-from octavo.grammar import Grammar
+from octavo.grammar import Follower, Grammar
 from octavo.sampling import SamplingParams
 from octavo.structured_outputs import StructuredOutputsParams
 from octavo.testing.mock_worker import MockSource, MockWorker
@@ -200,12 +200,13 @@ def test_a_request_over_which_two_processes_die_fails_alone(forms: Forms, monkey
     masks = made._masks
     ask = masks._ask
 
-    def ask_and_die(place: Any) -> None:
-        if place.sequence.request_id == "bad":
+    def ask_and_die(places: list[Any]) -> None:
+        ask([place for place in places if place.sequence.request_id != "bad"])
+        if bad := [place for place in places if place.sequence.request_id == "bad"]:
             follower = masks._follower or masks._start()
             assert follower is not None
             follower._wire.send(NO_MESSAGE)
-        ask(place)
+            ask(bad)
 
     monkeypatch.setattr(masks, "_ask", ask_and_die)
     while made.has_work:
@@ -213,6 +214,43 @@ def test_a_request_over_which_two_processes_die_fails_alone(forms: Forms, monkey
     made.close()
     assert outcomes["bad"].reason is FinishReason.ERROR
     assert outcomes["good"] == alone(forms, request("good", b"x", grammar, seed=4))
+
+
+class Deadly(Follower):
+    """A process that dies of the request with the number 1, once that has made two tokens."""
+
+    asked: ClassVar[list[int]] = []
+    """How many requests were asked about together, for each question of which it dies."""
+
+    def follow(self, request: int, key: int, form: Any, tokens: Iterable[int]) -> None:
+        made = list(tokens)
+        self._die_if(request == 1 and len(made) > 1, 1)
+        super().follow(request, key, form, made)
+
+    def advance(self, moves: Sequence[tuple[int, int]]) -> None:
+        self._die_if(any(request == 1 for request, _ in moves), len(moves))
+        super().advance(moves)
+
+    def _die_if(self, deadly: bool, count: int) -> None:
+        if deadly:
+            self.asked.append(count)
+            self._wire.send(NO_MESSAGE)
+
+
+def test_who_was_asked_about_with_a_killer_is_not_blamed(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process dies over all of them, then two over the killer alone; nobody else notices."""
+    grammar = forms.compile(FORMS["schema"])
+    expected = {
+        name: alone(forms, request(name, b"x", grammar, seed=seed)) for seed, name in enumerate(("a", "b", "c"))
+    }
+    monkeypatch.setattr("octavo.engine.masks.Follower", Deadly)
+    monkeypatch.setattr("octavo.engine.engine.PATIENCE_S", 60.0)
+    outcomes = run(
+        engine(forms)[0], [request(name, b"x", grammar, seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+    )
+    assert Deadly.asked == [3, 1, 1]
+    assert outcomes["b"].reason is FinishReason.ERROR
+    assert [outcomes[name] for name in ("a", "c")] == [expected[name] for name in ("a", "c")]
 
 
 def test_an_engine_without_a_fork_server_takes_no_grammar(forms: Forms) -> None:

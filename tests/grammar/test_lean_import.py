@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from octavo.grammar import Compiler, ForkServer, Vocabulary, process
+from octavo.grammar import Compiler, Follower, ForkServer, Vocabulary, process
+from octavo.grammar.follower import Told
+from octavo.grammar.messages import Compiled
+from octavo.grammar.source import checked_source
 from octavo.structured_outputs import StructuredOutputsParams
 from server.harness import byte_tokenizer
 
@@ -52,7 +55,33 @@ def test_grammars_of_a_process_that_imported_all_are_the_same(monkeypatch: pytes
     for more in ([], [process.WHOLE]):
         monkeypatch.setattr(subprocess, "Popen", functools.partial(started, popen, more))
         server = ForkServer(Vocabulary(byte_tokenizer(), 300, (256,)))
-        made.append(Compiler(server).compile(FORM))
+        grammar = Compiler(server).compile(FORM)
+        follower = Follower(server)
+        follower.follow(1, grammar.key, grammar.form, [ord("a")])
+        told: list[Told] = []
+        while not told:
+            assert not follower.ended
+            follower.wait(60)
+            told += follower.take()
+        follower.close()
+        made.append((grammar.first, told))
         server.close()
-    lean, whole = made
-    assert (lean.data, lean.first) == (whole.data, whole.first)
+    assert made[0] == made[1]
+    assert made[0][1][0].bits is not None
+
+
+@pytest.mark.parametrize("quick_s", [0.0, 1e9], ids=["as written", "compiled again"])
+def test_a_grammar_is_read_from_either_form(monkeypatch: pytest.MonkeyPatch, quick_s: float) -> None:
+    """What comes next is the same whether who follows it compiles its source or reads what was compiled."""
+    vocabularies = process.Vocabularies(Vocabulary(byte_tokenizer(), 300, (256,)))
+    source = checked_source(FORM.source())
+    monkeypatch.setattr(process, "QUICK_S", quick_s)
+    compiled = process.Child(Any, vocabularies)._compile(source)  # type: ignore[arg-type]
+    assert isinstance(compiled, Compiled)
+    assert (compiled.data is None) is bool(quick_s)
+    place = process.Following(vocabularies, process.read_form(vocabularies.info, compiled.data or source))
+    assert place.bits() == compiled.first
+    assert place.accept(ord("a"))
+    assert place.bits() == compiled.first
+    assert place.accept(ord("b"))
+    assert not place.accept(ord("b"))

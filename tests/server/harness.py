@@ -24,7 +24,7 @@ from octavo.engine.loop import EngineLoop
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.grammar import Compiler, ForkServer, Vocabulary
-from octavo.messages import StepPlan, StepResult, WorkerReady
+from octavo.messages import StepMasks, StepPlan, StepResult, WorkerReady
 from octavo.server.app import create_app
 from octavo.server.context import Server, ServerContext
 from octavo.server.dispatch import Dispatcher
@@ -146,6 +146,9 @@ class ScriptedWorker:
 
     def send(self, plan: StepPlan) -> None:
         self._worker.send(plan)
+
+    def tell(self, masks: StepMasks) -> None:
+        self._worker.tell(masks)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         result = self._worker.receive(timeout_s)

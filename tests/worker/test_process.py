@@ -24,7 +24,7 @@ from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.wire import Wire
-from octavo.worker.process import _plan_comes_first
+from octavo.worker.process import _message_comes_first
 from octavo.worker.runner import Launched
 from worker.toy import VOCAB, toy_config, toy_runner
 
@@ -172,4 +172,4 @@ class Mailbox:
 )
 def test_a_plan_is_taken_while_the_step_before_runs(step: int, plan: int, expected: bool) -> None:
     """A result that is ready goes out first."""
-    assert _plan_comes_first(cast("Wire", Mailbox(plan)), cast("Launched", SlowStep(step))) is expected
+    assert _message_comes_first(cast("Wire", Mailbox(plan)), cast("Launched", SlowStep(step))) is expected

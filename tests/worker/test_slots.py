@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from octavo.messages import Admission, AllowedIds, Chunk, SnapshotUse, StepPlan
+from octavo.messages import Admission, Chunk, SnapshotUse, StepMasks, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.worker.batch import make_batch
 from octavo.worker.slots import PlanError, Slots
@@ -109,25 +109,18 @@ BROKEN = {
         ),
         "chunks: 65 tokens, but max_num_batched_tokens is 64",
     ),
-    "allowed ids of a slot that samples nothing": (
-        StepPlan(2, [], [], [chunk(1, 4, 1, [2])], [], [AllowedIds(1, ALLOWED)]),
-        "allowed ids of slot 1: it samples nothing",
+    "constrained and samples nothing": (
+        StepPlan(2, [], [], [chunk(1, 4, 1, [2])], constrained=[1]),
+        "constrained slot 1: it samples nothing",
     ),
-    "allowed ids twice": (
-        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED)] * 2),
-        "allowed ids of slot 1: it samples nothing, or has them twice",
+    "constrained and free": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], constrained=[1, 3]),
+        "constrained: slot 3 is free",
     ),
-    "too few bits": (
-        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED[1:])]),
-        "allowed ids of slot 1: 7 bytes, must be 8",
-    ),
-    "nothing allowed": (
-        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, bytes(8))]),
-        "allowed ids of slot 1: none, or ids beyond",
-    ),
-    "ids beyond the vocabulary allowed": (
-        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, b"\xff" * 8)]),
-        "allowed ids of slot 1: none, or ids beyond",
+    "constrained and out of range": (StepPlan(2, [], [], [], constrained=[-1]), "constrained: slot -1 is not in 0..3"),
+    "constrained twice": (
+        StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], constrained=[1, 1]),
+        "constrained: a slot is named twice",
     ),
     **{
         f"snapshots: {name}": (StepPlan(2, [], [admit(0), admit(2)], CHUNKS, snapshots=uses), message)
@@ -212,12 +205,10 @@ def test_an_id_that_would_complete_a_forbidden_word_is_masked() -> None:
     assert slots[0].needs_history
 
 
-def test_what_a_grammar_and_a_request_allow_is_what_both_do() -> None:
+def test_what_a_request_allows_is_bits() -> None:
     slots = Slots(toy_config(), num_blocks=30, vocab_size=VOCAB)
     slots.apply(StepPlan(1, [], [admit(0, sampling=GREEDY.replace(allowed_token_ids=[0, 9, 60]))], []))
-    assert slots[0].allowed_bits == bytes([1, 2, 0, 0, 0, 0, 0, 16])
-    slots[0].allowed = b"\xff\0\0\0\0\0\0\xff"
-    assert slots[0].allowed_bits == bytes([1, 0, 0, 0, 0, 0, 0, 16])
+    assert slots[0].permitted == bytes([1, 2, 0, 0, 0, 0, 0, 16])
 
 
 def test_only_requests_with_a_penalty_are_counted() -> None:
@@ -256,10 +247,51 @@ def test_a_batch_holds_no_view_of_the_tables() -> None:
     assert batch.block_tables[0, :3].tolist() == [20, 2, -1]
 
 
-def test_allowed_ids_hold_for_one_step() -> None:
+def constrained_slots() -> Slots:
+    """Slot 1 with its whole history computed in step 2, in which it waits for its mask."""
     slots = running_slots()
-    slots.apply(StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], [], [AllowedIds(1, ALLOWED)]))
-    assert slots[1].allowed == ALLOWED
+    slots.apply(StepPlan(2, [], [], [chunk(1, 4, 6, [2, 3], True)], constrained=[1]))
+    return slots
+
+
+def test_a_slot_that_is_not_told_waits_until_it_is() -> None:
+    slots = constrained_slots()
+    assert slots.allow(StepMasks(2, [], [], [])) == {}
+    slots.apply(StepPlan(3, [], [], [], constrained=[1]))
+    other = b"\x02" + bytes(7)
+    assert slots.allow(StepMasks(3, [1], [1], [other, ALLOWED])) == {1: ALLOWED}
     slots[1].resolve_token(slots[1].reserve_token(), 0)
-    slots.apply(StepPlan(3, [], [], [chunk(1, 10, 1, [], True)]))
-    assert slots[1].allowed is None
+    slots.apply(StepPlan(4, [], [], [chunk(1, 10, 1, [], True)]))
+    with pytest.raises(PlanError):
+        slots.allow(StepMasks(4, [], [], []))
+
+
+def test_a_slot_that_waits_computes_nothing() -> None:
+    slots = constrained_slots()
+    slots.allow(StepMasks(2, [], [], []))
+    with pytest.raises(PlanError, match="the history has 10 tokens"):
+        slots.apply(StepPlan(3, [], [], [chunk(1, 10, 1, [], True)]))
+
+
+def test_no_plan_comes_before_the_masks_of_the_one_before() -> None:
+    with pytest.raises(PlanError, match="step 2 has had no masks"):
+        constrained_slots().apply(StepPlan(3, [], [], [chunk(1, 10, 1, [], True)]))
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (StepMasks(1, [], [], []), "masks are not due"),
+        (StepMasks(2, [0], [0], [ALLOWED]), "slot 0: it is not constrained"),
+        (StepMasks(2, [1, 1], [0, 0], [ALLOWED]), "slot 1: it is not constrained, or told twice"),
+        (StepMasks(2, [1], [], [ALLOWED]), "rows: 0, must be 1"),
+        (StepMasks(2, [1], [1], [ALLOWED]), "row 1 is not in 0..0"),
+        (StepMasks(2, [1], [-1], [ALLOWED]), "row -1 is not in 0..0"),
+        (StepMasks(2, [1], [0], [ALLOWED[1:]]), "mask 0: 7 bytes, must be 8"),
+        (StepMasks(2, [1], [0], [bytes(8)]), "mask 0: no id"),
+        (StepMasks(2, [1], [0], [bytes(7) + b"\x20"]), "or ids beyond the vocabulary"),
+    ],
+)
+def test_masks_that_break_the_contract_are_refused(masks: StepMasks, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        constrained_slots().allow(masks)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 from octavo.config import EngineConfig
 from octavo.engine.acceptance import accept, check_room
@@ -26,12 +27,15 @@ from octavo.engine.step import Step
 from octavo.engine.update import FinishReason, Update
 from octavo.errors import ConfigError, DeathCause, RequestError, WorkerDiedError
 from octavo.grammar import ForkServer
-from octavo.messages import StepResult
+from octavo.messages import StepMasks, StepPlan, StepResult
+
+_Message = TypeVar("_Message", StepPlan, StepMasks)
 
 MAX_IN_FLIGHT = 2
 """Plans sent without a result: one runs, one waits behind it, so that the worker never waits for the engine."""
-PATIENCE_S = 0.005
-"""How long a step may wait for what its requests with a grammar may sample; those that are not told by then miss it."""
+PATIENCE_S = 0.02
+"""How long a step may wait for what its requests with a grammar may sample, from when the last token before it is there: the worker
+computes meanwhile. Those that are not told by then sample in a later step, and for `CAUTIOUS` tokens no step waits for them."""
 MASK_LOOK_S = 0.05
 """With nothing else to do: how long to wait for that before looking at other things."""
 
@@ -230,18 +234,25 @@ class Engine:
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Keep two plans in flight, then apply the result of the older."""
-        self._masks.take(0.0 if self._in_flight else PATIENCE_S)
+        self._masks.take()
         self._recovery.advance_search(idle=not self._in_flight)
-        while len(self._in_flight) < self._most_in_flight and (step := self.scheduler.plan(self._clock())) is not None:
-            if not self._send(step):
-                break
+        going = self._tell_oldest()
+        while (
+            going and len(self._in_flight) < MAX_IN_FLIGHT and (step := self.scheduler.plan(self._clock())) is not None
+        ):
+            going = self._send(step) and self._tell_oldest()
         if (result := self._receive(timeout_s)) is not None:
             self._apply(result)
 
-    @property
-    def _most_in_flight(self) -> int:
-        """One where the step after must know a token of it, which decides what its request may sample then."""
-        return 1 if any(step.allowed for step in self._in_flight) else MAX_IN_FLIGHT
+    def _tell_oldest(self) -> bool:
+        """Tell the worker what the oldest step may sample, if it waits for that: all tokens before are known. False as `_send`.
+
+        So whatever is planned knows of every step in flight who gets a token in it.
+        """
+        if not self._in_flight or (step := self._in_flight[0]).is_told:
+            return True
+        self._masks.wait_for([running.sequence for running in step.constrained], PATIENCE_S)
+        return self._queue(self._link.tell, step.masks())
 
     def _send(self, step: Step) -> bool:
         """Put `step` in flight; False if the worker is gone: receiving says so again, after the results still there."""
@@ -249,8 +260,12 @@ class Engine:
             self._step_began_s = self._clock()
         self._in_flight.append(step)
         step.faults = self._recovery.faults_of(step, self._requests.counters.steps + len(self._in_flight))
+        return self._queue(self._link.send, step.plan())
+
+    @staticmethod
+    def _queue(send: Callable[[_Message], None], message: _Message) -> bool:
         try:
-            self._link.send(step.plan())
+            send(message)
         except WorkerDiedError:
             return False
         return True
@@ -258,7 +273,7 @@ class Engine:
     def _receive(self, timeout_s: float | None) -> StepResult | None:
         """The next result, or None after `timeout_s` (None: as long as a step may take), or if none is due."""
         if not self._in_flight and self._masks.pending:
-            self._masks.take(MASK_LOOK_S if timeout_s is None else min(timeout_s, MASK_LOOK_S))
+            self._masks.wait(MASK_LOOK_S if timeout_s is None else min(timeout_s, MASK_LOOK_S))
             return None
         assert self._in_flight or not self.sequences, "requests are alive, but none can run"
         if not self._in_flight:
@@ -285,9 +300,9 @@ class Engine:
         self._deadline.on_step(now_s - self._step_began_s)
         self._step_began_s = self._last_result_s = now_s
         positions = self._recovery.positions_of(step)
-        constrained = step.constrained()
+        followed = step.followed()
         self._requests.apply_result(step, result)
-        self._masks.advance(constrained)
+        self._masks.advance(followed)
         self._in_flight.popleft()
         self.scheduler.received = step.number
         self._requests.counters.steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterable
@@ -28,14 +29,14 @@ class _Place:
     number: int
     sequence: Sequence
     grammar: Grammar
-    stops: int
-    """Bits of the ids that end it."""
     permitted: int | None
     """Bits of its `allowed_token_ids`."""
     followed: bool = False
     """The process knows it, with all tokens but those that are asked about."""
+    alone: bool = False
+    """Nobody else was asked about with it."""
     deaths: int = 0
-    """Of processes that were busy with it."""
+    """Of processes that were busy with it, and with nobody else."""
     asked_s: float = 0.0
     """When the last question was asked."""
 
@@ -61,7 +62,7 @@ class Masks:
         self._asked: dict[int, _Place] = {}
         """Those whose next ids are not told yet, by number, oldest question first."""
         self._failed_starts = 0
-        self._eos = _bits(requests.config.eos_token_ids)
+        self._eos = tuple(requests.config.eos_token_ids)
 
     @property
     def served(self) -> bool:
@@ -78,27 +79,36 @@ class Masks:
         self._forget_ended()
         ids = sequence.sampling.allowed_token_ids
         permitted = None if ids is None else _bits(ids)
-        place = _Place(next(self._numbers), sequence, grammar, _bits(sequence.stop_ids), permitted)
+        place = _Place(next(self._numbers), sequence, grammar, permitted)
         self._places[sequence.request_id] = place
         self._tell(place, grammar.first)
 
     def advance(self, sequences: Iterable[Sequence]) -> None:
         """Ask for each of those that have one more token, and go on, what may come next."""
-        for sequence in sequences:
-            if not isinstance(sequence.state, Finished):
-                self._ask(self._places[sequence.request_id])
+        going = [sequence for sequence in sequences if not isinstance(sequence.state, Finished)]
+        if going:
+            self._ask([self._places[sequence.request_id] for sequence in going])
 
-    def take(self, timeout_s: float) -> None:
-        """Take in what is told by now, waiting for it for up to `timeout_s` seconds."""
-        end_s = time.monotonic() + timeout_s
-        while self._follower is not None:
+    def take(self) -> None:
+        """Take in what is told by now."""
+        if self._follower is not None:
             self._take()
-            left_s = end_s - time.monotonic()
-            if not self._asked or left_s <= 0:
-                break
-            if self._follower is not None:
-                self._follower.wait(left_s)
         self._forget_ended()
+
+    def wait(self, timeout_s: float) -> None:
+        """Take in what is told next, if it comes within `timeout_s` seconds."""
+        if self._asked and self._follower is not None:
+            self._follower.wait(timeout_s)
+        self.take()
+
+    def wait_for(self, sequences: Iterable[Sequence], timeout_s: float) -> None:
+        """Take in what is told until all is known of `sequences`, for up to `timeout_s` seconds."""
+        end_s = time.monotonic() + timeout_s
+        names = {sequence.request_id for sequence in sequences}
+        numbers = {self._places[name].number for name in names & self._places.keys()}
+        self.take()
+        while not numbers.isdisjoint(self._asked) and (left_s := end_s - time.monotonic()) > 0:
+            self.wait(left_s)
 
     def close(self) -> None:
         """Let the process end."""
@@ -125,35 +135,37 @@ class Masks:
     def _tell(self, place: _Place, bits: bytes) -> None:
         """Let the request sample `bits` next, or end it if they leave nothing but its end."""
         sequence = place.sequence
-        allowed = within = int.from_bytes(bits, "little")
-        if place.permitted is not None:
-            allowed &= place.permitted
-        allowed &= ~_bits(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
+        forbidden = list(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
         if sequence.num_made_tokens < sequence.sampling.min_tokens:
-            allowed &= ~place.stops
+            forbidden += sorted(sequence.stop_ids)
         if sequence.sampling.ignore_eos:
-            allowed &= ~self._eos
-        if allowed & ~self._eos:
-            sequence.allowed = len(sequence.tokens), allowed.to_bytes(len(bits), "little")
-        elif within & ~self._eos:
+            forbidden += self._eos
+        allowed = _narrowed(bits, place.permitted, tuple(forbidden), self._eos)
+        if allowed is not None:
+            sequence.allowed = len(sequence.tokens), allowed
+        elif _narrowed(bits, None, (), self._eos) is not None:
             asked = "min_tokens, allowed_token_ids or bad_words forbid"
             self._fail(place, f"{asked} every token that the grammar of this request lets come next")
         else:
             self._requests.end(sequence, FinishReason.STOP)
 
-    def _ask(self, place: _Place) -> None:
-        sequence = place.sequence
-        place.asked_s = time.monotonic()
-        self._asked[place.number] = place
+    def _ask(self, places: list[_Place]) -> None:
+        """Ask about `places`: first those that the process does not know, each alone, then all others together."""
+        together = [place for place in places if place.followed]
+        alone = [place for place in places if not place.followed]
+        for place in (*alone, *together):
+            place.asked_s = time.monotonic()
+            place.alone = not place.followed or len(together) == 1
+            self._asked[place.number] = place
         follower = self._follower or self._start()
         if follower is None:
             return
-        made = sequence.tokens[sequence.num_prompt_tokens :]
-        if place.followed:
-            follower.advance(place.number, made[-1])
-        else:
-            follower.follow(place.number, place.grammar.key, place.grammar.data, made)
+        for place in alone:
+            made = place.sequence.tokens[place.sequence.num_prompt_tokens :]
+            follower.follow(place.number, place.grammar.key, place.grammar.form, made)
             place.followed = True
+        if together:
+            follower.advance([(place.number, place.sequence.tokens[-1]) for place in together])
 
     def _start(self) -> Follower | None:
         """Start the process; if there is none to be had, requests that need it end with an error."""
@@ -165,7 +177,8 @@ class Masks:
         return self._follower
 
     def _on_death(self, follower: Follower) -> None:
-        """The process has ended: ask another one, last about the request that this one was busy with."""
+        """The process has ended: ask another one, last about the request that this one was busy with. If these were several, nobody
+        is to blame yet: the next one is asked about each alone."""
         follower.close()
         self._follower = None
         for place in self._places.values():
@@ -175,17 +188,20 @@ class Masks:
         if not follower.began:
             self._failed_starts += 1
         elif asked:
-            asked[0].deaths += 1
+            asked[0].deaths += asked[0].alone
             asked = [*asked[1:], asked[0]]
+        left = []
         for place in asked:
             if self._failed_starts >= MAX_FAILED_STARTS:
                 self._fail(place, "the process that follows grammars cannot start")
             elif place.deaths >= MAX_DEATHS:
                 self._fail(place, "to follow the grammar of this request takes too much time or memory; others go on")
             else:
-                self._ask(place)
+                left.append(place)
         if self._failed_starts >= MAX_FAILED_STARTS:
             self._failed_starts = 0
+        if left:
+            self._ask(left)
 
     def _fail_asked(self, message: str) -> None:
         places, self._asked = list(self._asked.values()), {}
@@ -206,6 +222,19 @@ class Masks:
         if self._follower is not None:
             unused = {place.grammar.key for place in ended} - {place.grammar.key for place in self._places.values()}
             self._follower.leave([place.number for place in ended], sorted(unused))
+
+
+@functools.lru_cache(maxsize=256)
+def _narrowed(bits: bytes, permitted: int | None, forbidden: tuple[int, ...], eos: tuple[int, ...]) -> bytes | None:
+    """Those of `bits` that are permitted and not forbidden; None if that leaves nothing, or nothing but EOS.
+
+    One object for all requests for which it is the same.
+    """
+    allowed = int.from_bytes(bits, "little")
+    if permitted is not None:
+        allowed &= permitted
+    allowed &= ~_bits(forbidden)
+    return allowed.to_bytes(len(bits), "little") if allowed & ~_bits(eos) else None
 
 
 def _bits(ids: Iterable[int]) -> int:

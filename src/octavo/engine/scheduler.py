@@ -86,7 +86,7 @@ class Scheduler:
                 break
             self._plan_prefill(running, step)
         self._admit(step, now_s)
-        if not step.chunks:
+        if not (step.chunks or step.sampling):
             return None
         self._steps = step.number
         step.releases, self._releases = self._releases, []
@@ -151,7 +151,15 @@ class Scheduler:
             start = running.planned
             if start < running.prefill_end:
                 prefilling.append(running)
-            elif start != running.last and budget and running.sequence.can_sample_after(start + 1):
+            elif running.waits:
+                if running.sequence.mask() is not None:
+                    running.waits = False
+                    step.sample(running)
+            elif (
+                start != running.last
+                and budget
+                and (start >= running.ahead_at or running.sequence.can_sample_after(start + 1))
+            ):
                 new_blocks = _NO_BLOCKS
                 if start == running.capacity:
                     new_blocks = self._extend(running)

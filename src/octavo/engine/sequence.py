@@ -35,6 +35,7 @@ class Running:
     """Holds the slot and the KV blocks of a sequence that runs. Preemption drops it as a whole."""
 
     __slots__ = (
+        "ahead_at",
         "blocks",
         "capacity",
         "chain",
@@ -47,6 +48,7 @@ class Running:
         "restore",
         "sequence",
         "slot",
+        "waits",
     )
 
     def __init__(self, sequence: Sequence, slot: int, blocks: list[int], block_size: int, hits: list[Entry]) -> None:
@@ -70,6 +72,10 @@ class Running:
         """Where the last block stands in the prefix index."""
         self.restore = hits[-1].snapshot if hits else None
         """The snapshot that its first chunk goes on from, until that is planned."""
+        self.waits = False
+        """All of its history is computed, and its next token is sampled once it is known which ids it may be."""
+        self.ahead_at = 0
+        """Positions from it on are planned before it is known which ids may follow; those before it only then."""
         self.pending: dict[int, int] = {}
         """Number of tokens -> the snapshot that gets the states behind them, until it is kept in the prefix index."""
 
@@ -126,7 +132,7 @@ class Sequence:
         """Where its chain in the prefix index begins."""
         self.grammar = request.grammar
         self.allowed: tuple[int, bytes] | None = None
-        """With a grammar: a number of tokens, and the ids that may come after so many, as `AllowedIds.bits`."""
+        """With a grammar: a number of tokens, and the ids that may come after so many, as `StepMasks.masks`."""
         self.bad_words = BadWords(sampling.bad_word_ids)
         self.sampling = sampling
         """With a seed (unless greedy) and max_tokens."""
@@ -147,6 +153,12 @@ class Sequence:
     def can_sample_after(self, num_tokens: int) -> bool:
         """Whether it is known which ids may come after `num_tokens` tokens."""
         return self.grammar is None or (self.allowed is not None and self.allowed[0] == num_tokens)
+
+    def mask(self) -> bytes | None:
+        """With a grammar: the ids that may come next, as `StepMasks.masks`; None if that is not known, or nothing comes."""
+        if self.allowed is None or self.allowed[0] != len(self.tokens) or isinstance(self.state, Finished):
+            return None
+        return self.allowed[1]
 
     def ids_left(self, ids: Iterable[int]) -> set[int]:
         """Those of `ids` that the settings of the request let come next."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from octavo.engine.sequence import Running, Sequence
 from octavo.engine.statistics import StepRecord
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, AllowedIds, Chunk, Fault, SnapshotUse, StepPlan
+from octavo.messages import Admission, Chunk, Fault, SnapshotUse, StepMasks, StepPlan
+
+CAUTIOUS = 16
+"""Tokens of a sequence that was late that are planned only once it is known which ids may follow, so that no step waits for it."""
 
 
 class Step:
@@ -13,11 +16,13 @@ class Step:
 
     __slots__ = (
         "admissions",
-        "allowed",
         "budget",
         "chunks",
+        "constrained",
         "faults",
+        "is_told",
         "kv_usage",
+        "late",
         "num_running",
         "num_waiting",
         "number",
@@ -33,8 +38,12 @@ class Step:
         """Tokens that still fit."""
         self.chunks: list[Chunk] = []
         self.admissions: list[Admission] = []
-        self.allowed: list[AllowedIds] = []
-        """Of the sequences with a grammar that get a token."""
+        self.constrained: list[Running] = []
+        """The sequences that are to get a token under a grammar."""
+        self.is_told = True
+        """The worker has all that it needs to sample; not before it has the masks of those that are constrained."""
+        self.late: dict[int, Running] = {}
+        """Slot -> who was to get a token, and does not: what it may be was not known in time."""
         self.faults: list[Fault] = []
         """Injected ones."""
         self.releases: list[int] = []
@@ -49,32 +58,57 @@ class Step:
 
     def plan(self) -> StepPlan:
         return StepPlan(
-            self.number, self.releases, self.admissions, self.chunks, self.faults, self.allowed, self.snapshots
+            self.number,
+            self.releases,
+            self.admissions,
+            self.chunks,
+            self.faults,
+            [running.slot for running in self.constrained],
+            self.snapshots,
         )
+
+    def masks(self) -> StepMasks:
+        """What each constrained sequence may sample, if that is known; the others are late, and get no token in this step."""
+        told: dict[int, bytes] = {}
+        for running in self.constrained:
+            mask = running.sequence.mask()
+            if mask is not None:
+                told[running.slot] = mask
+            else:
+                self.late[running.slot] = self.sampling.pop(running.slot)
+                running.waits = True
+                running.ahead_at = len(running.sequence.tokens) + CAUTIOUS
+        self.is_told = True
+        masks = {id(mask): mask for mask in told.values()}  # many share one
+        numbers = {key: number for number, key in enumerate(masks)}
+        return StepMasks(self.number, [*told], [numbers[id(mask)] for mask in told.values()], [*masks.values()])
 
     def holders(self) -> dict[int, Running]:
         """Slot -> who is in it in this step."""
-        return {running.slot: running for running, _count in self.prefills} | self.sampling
+        return {running.slot: running for running, _count in self.prefills} | self.sampling | self.late
 
     def sample(self, running: Running) -> None:
         """The sequence gets a token in this step."""
         self.sampling[running.slot] = running
-        if running.sequence.allowed is not None:
-            self.allowed.append(AllowedIds(running.slot, running.sequence.allowed[1]))
+        if running.sequence.grammar is not None:
+            self.constrained.append(running)
+            self.is_told = False
 
-    def constrained(self) -> list[Sequence]:
+    def followed(self) -> list[Sequence]:
         """The sequences with a grammar that get a token, as long as the result is not booked."""
-        return [self.sampling[allowed.slot].sequence for allowed in self.allowed]
+        return [running.sequence for running in self.constrained if running.slot in self.sampling]
 
     def slots(self) -> dict[str, int]:
         """The slot of each request in this step, by request id."""
-        prefilling = {running.sequence.request_id: running.slot for running, _count in self.prefills}
-        return prefilling | {running.sequence.request_id: slot for slot, running in self.sampling.items()}
+        return {running.sequence.request_id: slot for slot, running in self.holders().items()}
 
     def positions(self) -> dict[str, int]:
-        """The position at which the chunk of each request in this step ends, by request id."""
+        """The position up to which each request in this step is computed, by request id."""
         ends = {chunk.slot: chunk.start + chunk.count for chunk in self.chunks}
-        return {request_id: ends[slot] for request_id, slot in self.slots().items()}
+        return {
+            running.sequence.request_id: ends[slot] if slot in ends else len(running.sequence.tokens)
+            for slot, running in self.holders().items()
+        }
 
     def record(self, number: int, elapsed_s: float) -> StepRecord:
         """Makes the record of this step, as the engine's step `number`, which took the worker `elapsed_s` seconds."""
@@ -102,6 +136,6 @@ class Step:
         for running, _count in self.prefills:
             if running.slot == slot:
                 return running
-        if slot not in self.sampling:
+        if slot not in self.sampling and slot not in self.late:
             raise WorkerDiedError(f"the worker answered for slot {slot} in step {self.number}, unasked")
-        return self.sampling[slot]
+        return self.sampling[slot] if slot in self.sampling else self.late[slot]

@@ -36,8 +36,8 @@ class Grammar(msgspec.Struct, frozen=True):
 
     key: int
     """No other grammar of this process has it."""
-    data: bytes
-    """For who follows it."""
+    form: GrammarSource | bytes
+    """For who follows it: as `Follow.form`."""
     first: bytes
     """Ids that may begin an answer, as `Allowed.bits`."""
 
@@ -146,7 +146,8 @@ class Compiler:
                     continue
                 answer = self._decode(data)
                 if isinstance(answer, Compiled):
-                    return Grammar(next(self._keys), answer.data, answer.first)
+                    form = source if answer.data is None else answer.data
+                    return Grammar(next(self._keys), form, answer.first)
                 if isinstance(answer, Refused):
                     return answer
                 began = True
@@ -167,4 +168,8 @@ class Compiler:
 
 def _num_bytes(source: GrammarSource, result: Future[Grammar | Refused]) -> int:
     made = result.result() if result.done() and result.exception() is None else None
-    return len(source.text) + (len(made.data) if isinstance(made, Grammar) else 0)
+    return len(source.text) + (_size(made.form) if isinstance(made, Grammar) else 0)
+
+
+def _size(form: GrammarSource | bytes) -> int:
+    return len(form.text if isinstance(form, GrammarSource) else form)

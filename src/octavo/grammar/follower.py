@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from octavo.grammar.fork_server import ForkServer
 from octavo.grammar.messages import Advance, Allowed, Answer, Follow, Leave, Ready
+from octavo.structured_outputs import GrammarSource
 from octavo.wire import Wire
+
+
+class Told(NamedTuple):
+    """What may come next in a request."""
+
+    request: int
+    bits: bytes | None
+    """As one of `Allowed.bits`, and the same object where requests were answered together; None as -1 there."""
 
 
 class Follower:
@@ -34,15 +44,15 @@ class Follower:
         """The process has ended; what it said before has been read."""
         return self._wire.ended
 
-    def follow(self, request: int, key: int, data: bytes, tokens: Iterable[int]) -> None:
-        """Ask what may come after `tokens` in the grammar `key`, which is in `data`."""
+    def follow(self, request: int, key: int, form: GrammarSource | bytes, tokens: Iterable[int]) -> None:
+        """Ask what may come after `tokens` in the grammar `key`, of which `form` is `Grammar.form`."""
         unknown = key not in self._keys
         self._keys.add(key)
-        self._wire.send(self._encode(Follow(request, key, data if unknown else None, list(tokens))))
+        self._wire.send(self._encode(Follow(request, key, form if unknown else None, list(tokens))))
 
-    def advance(self, request: int, token_id: int) -> None:
-        """Ask what may come after one more token."""
-        self._wire.send(self._encode(Advance(request, token_id)))
+    def advance(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Ask what may come after one more token: pairs of a request, each once, and its token."""
+        self._wire.send(self._encode(Advance(list(moves))))
 
     def leave(self, requests: list[int], keys: list[int]) -> None:
         """Let it forget requests and grammars."""
@@ -53,15 +63,17 @@ class Follower:
         """Wait until there is something to take."""
         self._wire.wait(timeout_s)
 
-    def take(self) -> Iterator[Allowed]:
+    def take(self) -> Iterator[Told]:
         """Yield the answers that have come, in the order in which they were asked for."""
+        self._wire.wait(0)  # a large grammar is written in parts, as the other end has room
         while (data := self._wire.receive()) is not None:
             answer = self._decode(data)
             self.began = True
             if not isinstance(answer, (Allowed, Ready)):
                 raise ValueError(f"the follower of grammars said {type(answer).__name__}")
             if isinstance(answer, Allowed):
-                yield answer
+                for request, row in zip(answer.requests, answer.rows, strict=True):
+                    yield Told(request, None if row < 0 else answer.bits[row])
 
     def close(self) -> None:
         """Let the process end."""

@@ -7,7 +7,7 @@ server                                   compiling process        (one for each 
 server                                   following process        (one for all requests)
   | -- Follow (its tokens so far) ------> |
   | <------------------------------ Allowed
-  | -- Advance (one token) -------------> |
+  | -- Advance (one token of each) -----> |
   | <------------------------------ Allowed
   | -- Leave ---------------------------> |   no answer
 """
@@ -30,8 +30,8 @@ class Compile(msgspec.Struct, frozen=True, tag="compile"):
 class Compiled(msgspec.Struct, frozen=True, tag="compiled"):
     """It is a grammar."""
 
-    data: bytes
-    """As xgrammar writes it: all that it takes to follow it."""
+    data: bytes | None
+    """As xgrammar writes it: all that it takes to follow it. None: its source is as good, as it takes less time than to read that."""
     first: bytes
     """Ids that may begin an answer; see `Allowed.bits`."""
 
@@ -49,16 +49,16 @@ class Follow(msgspec.Struct, frozen=True, tag="follow"):
     """A number that no other request ever has."""
     key: int
     """Of the grammar."""
-    data: bytes | None
-    """Of the grammar; None if this process has had it."""
+    form: GrammarSource | bytes | None
+    """Of the grammar: what it is compiled from, or `Compiled.data`; None if this process has had it."""
     tokens: list[int]
 
 
 class Advance(msgspec.Struct, frozen=True, tag="advance"):
-    """A request has made one more token."""
+    """Requests have made one more token."""
 
-    request: int
-    token_id: int
+    moves: list[tuple[int, int]]
+    """Each with its token."""
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -69,14 +69,14 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 
 
 class Allowed(msgspec.Struct, frozen=True, tag="allowed"):
-    """Which ids may come next."""
+    """Which ids may come next in the requests that were asked about together, in their order."""
 
-    request: int
-    num_tokens: int
-    """How many the request had made."""
-    bits: bytes | None
-    """Bit i % 8 of byte i // 8 is set if id i may come, EOS among them where the text may end; None: the tokens do not
-    follow the grammar, or it cannot be followed."""
+    requests: list[int]
+    rows: list[int]
+    """For each the number of its bits, which requests may share; -1: its tokens do not follow the grammar, or it cannot be
+    followed."""
+    bits: list[bytes]
+    """Bit i % 8 of byte i // 8 is set if id i may come, EOS among them where the text may end."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

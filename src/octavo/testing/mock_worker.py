@@ -24,6 +24,7 @@ from octavo.messages import (
     PromptScores,
     SampledToken,
     SnapshotUse,
+    StepMasks,
     StepPlan,
     StepResult,
     TokenScore,
@@ -52,7 +53,7 @@ def mock_token(
 ) -> SampledToken:
     """next_token = f(tokens so far, sampling parameters, seed, position); `history` is the digest of the tokens so far.
 
-    `allowed` are the ids to choose from, as `AllowedIds.bits` (None: all), `barred` those that may not come. The slot of the
+    `allowed` are the ids to choose from, as `StepMasks.masks` (None: all), `barred` those that may not come. The slot of the
     answer is 0.
 
     Raises:
@@ -121,6 +122,8 @@ class MockWorker:
         self._holders: Counter[int] = Counter()
         self._states: dict[int, int] = {}
         self._results: deque[tuple[float, StepResult]] = deque()
+        self._open: tuple[StepPlan, StepResult] | None = None
+        """A step whose masks are due."""
         self._last_step = 0
         self._free_at_s = 0.0
 
@@ -147,6 +150,24 @@ class MockWorker:
         self._check_alive()
         self.plans.append(plan)
         result = self._run(plan)
+        if plan.constrained:
+            self._open = plan, result
+        else:
+            self._close_step(result)
+
+    def tell(self, masks: StepMasks) -> None:
+        self._check_alive()
+        assert self._open is not None, "masks that are not due"
+        (plan, result), self._open = self._open, None
+        assert masks.step == plan.step, f"masks of step {masks.step}, due are those of {plan.step}"
+        assert set(masks.slots) <= set(plan.constrained), "masks of slots that are not constrained"
+        assert len(set(masks.slots)) == len(masks.slots), "masks of one slot twice"
+        for slot, row in zip(masks.slots, masks.rows, strict=True):
+            self._slots[slot].waits = False
+            self._sample(self._slots[slot], slot, result, masks.masks[row])
+        self._close_step(result)
+
+    def _close_step(self, result: StepResult) -> None:
         self._free_at_s = max(time.monotonic(), self._free_at_s) + self._delay_s
         self._results.append((self._free_at_s, result))
 
@@ -196,7 +217,8 @@ class MockWorker:
             self._holders.subtract(self._slots.pop(slot).table)
         for admission in plan.admissions:
             self._admit(admission)
-        assert plan.chunks, "a step without chunks"
+        assert plan.chunks or plan.constrained, "a step of nothing"
+        assert self._open is None, "a plan before the masks of the one before"
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks for one slot"
         assert sum(chunk.count for chunk in plan.chunks) <= self.config.max_num_batched_tokens
         result = StepResult(step=plan.step, sampled=[], elapsed_s=self._delay_s)
@@ -204,10 +226,11 @@ class MockWorker:
             self._take_blocks(self._slots[chunk.slot], chunk)
         for slot in {slot for fault in plan.faults for slot in fault.slots}:
             self._slots[slot].bad = True
-        for chunk in plan.chunks:
-            self._slots[chunk.slot].allowed = None
-        for allowed in plan.allowed:
-            self._slots[allowed.slot].allowed = allowed.bits
+        sampling = {chunk.slot for chunk in plan.chunks if chunk.sample}
+        assert len(set(plan.constrained)) == len(plan.constrained), "a slot is constrained twice"
+        for slot in plan.constrained:
+            assert slot in sampling or self._slots[slot].waits, f"slot {slot} is constrained and samples nothing"
+            self._slots[slot].waits = True
         for chunk in plan.chunks:
             self._compute(self._slots[chunk.slot], chunk, result)
         if self.config.num_snapshots is not None:
@@ -271,7 +294,7 @@ class MockWorker:
             result.bad_slots.append(chunk.slot)
         elif slot.sampling.prompt_logprobs is not None and start + 1 < slot.num_prompt_tokens:
             result.prompt_scores.append(self._prompt_scores(slot, chunk))
-        if chunk.sample:
+        if chunk.sample and not slot.waits:
             self._sample(slot, chunk.slot, result)
 
     def _check_context(self, slot: _Slot, start: int) -> None:
@@ -280,7 +303,7 @@ class MockWorker:
         assert np.array_equal(read[:, 0], slot.tokens[:start]), "the KV read is of other tokens"
         assert np.array_equal(read[:, 1], np.arange(start)), "the KV read is of other positions"
 
-    def _sample(self, slot: _Slot, number: int, result: StepResult) -> None:
+    def _sample(self, slot: _Slot, number: int, result: StepResult, allowed: bytes | None = None) -> None:
         """Append the next token; a bad slot gets one that nobody will see."""
         assert slot.length < self.config.max_model_len, "a token past max_model_len"
         if slot.bad:
@@ -295,7 +318,7 @@ class MockWorker:
                 slot.sampling,
                 slot.stop_ids,
                 self.config.vocab_size,
-                slot.allowed,
+                allowed,
                 slot.bad_words.completing(slot.tokens[: slot.length].tolist(), slot.num_prompt_tokens),
             )
         except ValueError:
@@ -303,16 +326,16 @@ class MockWorker:
             result.bad_slots.append(number)
             return slot.append(0)
         if self._says is not None:
-            token = self._said(slot, num_made, token)
+            token = self._said(slot, num_made, token, allowed)
         slot.append(token.token_id)
         result.sampled.append(SampledToken(number, token.token_id, token.score))
 
-    def _said(self, slot: _Slot, num_made: int, token: SampledToken) -> SampledToken:
+    def _said(self, slot: _Slot, num_made: int, token: SampledToken, allowed: bytes | None) -> SampledToken:
         """The token of the script, or `token` where a grammar does not let that come."""
         assert self._says is not None
         told = self._says(slot.prompt)
         id_ = told[num_made] if num_made < len(told) else self.config.eos_token_ids[0]
-        if slot.allowed is not None and not slot.allowed[id_ // 8] >> id_ % 8 & 1:
+        if allowed is not None and not allowed[id_ // 8] >> id_ % 8 & 1:
             return token
         score = None if token.score is None else msgspec.structs.replace(token.score, token_id=id_)
         return SampledToken(0, id_, score)
@@ -373,7 +396,8 @@ class _Slot:
         self.table: list[int] = []
         self.computed = 0
         self.bad = False
-        self.allowed: bytes | None = None
+        self.waits = False
+        """It is computed to its end and has not been told what it may sample."""
         self._digest = 0
         self._digested = 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from octavo.errors import OctavoError, WorkerDiedError
-from octavo.messages import StepPlan, StepResult, WorkerConfig, WorkerReady
+from octavo.messages import StepMasks, StepPlan, StepResult, WorkerConfig, WorkerReady
 from octavo.worker.runner import Launched, Runner
 from octavo.worker.start import start
 
@@ -62,7 +62,7 @@ class InProcessWorker:
     ) -> None:
         runner, self._ready = start(config)
         self._runner: Runner | None = runner
-        self._plans: deque[StepPlan] = deque()
+        self._messages: deque[StepPlan | StepMasks] = deque()
         self._steps: deque[Launched] = deque()
         self._ahead = ahead
 
@@ -72,16 +72,27 @@ class InProcessWorker:
 
     def send(self, plan: StepPlan) -> None:
         self._live()
-        self._plans.append(plan)
+        self._messages.append(plan)
+
+    def tell(self, masks: StepMasks) -> None:
+        self._live()
+        self._messages.append(masks)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         """The next result; None at once, whatever `timeout_s`, if no plan waits."""
         runner = self._live()
-        if not self._plans and not self._steps:
+        if not self._messages and not self._steps:
             return None
         try:
-            while self._plans and len(self._steps) < self._ahead:
-                self._steps.append(runner.launch(self._plans.popleft()))
+            while self._messages:
+                match self._messages[0]:
+                    case StepMasks() as masks:
+                        runner.sample(masks)
+                    case StepPlan() as plan if len(self._steps) < self._ahead:
+                        self._steps.append(runner.launch(plan))
+                    case _:
+                        break
+                self._messages.popleft()
             return self._steps.popleft().result()
         except Exception as exc:
             self.close()
@@ -96,7 +107,7 @@ class InProcessWorker:
 
     def close(self) -> None:
         self._runner = None
-        self._plans.clear()
+        self._messages.clear()
         self._steps.clear()
 
     def _live(self) -> Runner:

@@ -22,6 +22,7 @@ from octavo.messages import (
     Begin,
     CheckpointRefusal,
     ConfigRefusal,
+    StepMasks,
     StepPlan,
     Waiting,
     WorkerConfig,
@@ -68,23 +69,27 @@ def serve(prepare: Prepare) -> NoReturn:
         runner, ready = start(begin)
         send(wire, ready)
         log.debug("ready for the first step")
-        decode = msgspec.msgpack.Decoder(StepPlan).decode
+        decode = msgspec.msgpack.Decoder(StepPlan | StepMasks).decode
         steps: deque[Launched] = deque()
         idle: float | None = IDLE_S
         while True:
             if not steps and not wire.wait(idle):
                 idle = IDLE_S if runner.idle_work() else None
                 continue
-            if not steps or (len(steps) < MOST_LAUNCHED and _plan_comes_first(wire, steps[-1])):
-                steps.append(runner.launch(decode(wire.read())))
-            else:
+            if steps and (len(steps) == MOST_LAUNCHED or not _message_comes_first(wire, steps[-1])):
                 send(wire, steps.popleft().result())
+                continue
+            match decode(wire.read()):
+                case StepPlan() as plan:
+                    steps.append(runner.launch(plan))
+                case StepMasks() as masks:
+                    runner.sample(masks)
 
     live(work)
 
 
-def _plan_comes_first(wire: Wire, step: Launched) -> bool:
-    """Wait for the next plan or the end of `step`; whether it is the plan."""
+def _message_comes_first(wire: Wire, step: Launched) -> bool:
+    """Wait for the next plan or masks, or the end of `step`; whether it is a message."""
     while not step.done:
         if wire.wait(0):
             return True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 
 from octavo.errors import ConfigError
-from octavo.messages import Chunk, PromptScores, SampledToken, StepPlan, StepResult, WorkerConfig
+from octavo.messages import Chunk, PromptScores, SampledToken, StepMasks, StepPlan, StepResult, WorkerConfig
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.ops.draw.fixed_point import MAX_VOCAB
@@ -60,10 +60,16 @@ class Model(Protocol):
 class Launched:
     """A step that the device has been given; `result` waits for it."""
 
-    def __init__(self, plan: StepPlan, slots: dict[int, Slot], began_s: float) -> None:
+    def __init__(self, plan: StepPlan, chunks: Sequence[Chunk], slots: Mapping[int, Slot], began_s: float) -> None:
         self.plan = plan
+        self.chunks = chunks
+        """Those of the plan that are computed."""
         self.slots = slots
-        """Those that the step computes. Others may be in their places before its result is asked for."""
+        """Those that the step computes or samples. Others may be in their places before its result is asked for."""
+        self.hidden: torch.Tensor | None = None
+        """(R, H) bf16 of the rows that are wanted, until they are sampled from."""
+        self.is_sampled = False
+        """All of it has been launched; until then its masks are waited for."""
         self.began_s = began_s
         self.sampled: list[SampledBatch] = []
         self.prompts: list[SampledBatch] = []
@@ -76,18 +82,20 @@ class Launched:
 
     @property
     def done(self) -> bool:
-        """Whether `result` will not wait for the device."""
-        return self._result is not None or self.download is None or self.download.arrived
+        """Whether `result` will not wait for the device, or for masks."""
+        return self.is_sampled and (self._result is not None or self.download is None or self.download.arrived)
 
     def result(self) -> StepResult:
         """What the step gave, booked in its slots the first time. Of several steps the oldest is asked first."""
+        assert self.is_sampled, "a step is sampled from before it is read"
         if self._result is None:
             self._result = self._read()
         return self._result
 
     def _read(self) -> StepResult:
         sampled, prompts, bad = self._row_results()
-        bad |= {chunk.slot for chunk in self.plan.chunks if chunk.slot not in self.slots}
+        named = [chunk.slot for chunk in self.plan.chunks]
+        bad |= {index for index in named if index not in self.slots}
         # The step before may have found a slot bad after this one was launched.
         bad |= {index for index, slot in self.slots.items() if slot.bad}
         for index in bad & self.slots.keys():
@@ -101,7 +109,7 @@ class Launched:
             step=self.plan.step,
             sampled=tokens,
             prompt_scores=list(_by_slot(each for each in prompts if each.row.slot not in bad)),
-            bad_slots=[chunk.slot for chunk in self.plan.chunks if chunk.slot in bad],
+            bad_slots=[index for index in dict.fromkeys([*named, *self.expected]) if index in bad],
             elapsed_s=time.perf_counter() - self.began_s,
         )
 
@@ -110,9 +118,11 @@ class Launched:
         if self.download is None:
             return [], [], set()
         host = iter(self.download.tensors())
-        finite = next(host).tolist()
+        finite = next(host).tolist() if self.chunks else []
         bounds = itertools.pairwise(self.hidden_rows)
-        bad = {index for index, (first, end) in zip(self.slots, bounds, strict=True) if not all(finite[first:end])}
+        bad = {
+            chunk.slot for chunk, (first, end) in zip(self.chunks, bounds, strict=True) if not all(finite[first:end])
+        }
         sampled = list(read_results(self.sampled, host))
         prompts = list(read_results(self.prompts, host))
         bad |= {result.row.slot for result in (*sampled, *prompts) if not result.finite}
@@ -159,9 +169,12 @@ class Runner:
         """(slots,) for the step after, which need not wait until the host knows them."""
         self._launched: deque[Launched] = deque()
         """The last two steps: the host may not have read their results."""
+        self._kept: dict[int, torch.Tensor] = {}
+        """Slot -> (H,) bf16 hidden states that its next token is to be sampled from, once it is told which ids it may be."""
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Execute `plan`; what it samples is appended to the slots and comes to the host in one copy.
+        """Execute `plan`, of which no slot is constrained; what it samples is appended to the slots and comes to the host in one
+        copy.
 
         Raises:
             PlanError: the plan breaks the contract.
@@ -173,7 +186,7 @@ class Runner:
         """Give the device all of `plan`, behind the step before, whose result need not have been read.
 
         Reads the result of step n - 2 first. If a request has forbidden words, also reads that of n - 1: they need every
-        token on the host.
+        token on the host. If slots are constrained, nothing is sampled before `sample`, which comes before the next launch.
 
         Raises:
             PlanError: the plan breaks the contract.
@@ -182,6 +195,8 @@ class Runner:
         spoiled = commit(plan.faults, self._device)
         self._read_but(1)
         chunks = self._slots.apply(plan)
+        for slot in plan.releases:
+            self._kept.pop(slot, None)
         for admission in plan.admissions:
             if self._slots[admission.slot].is_penalised:
                 prompt = admission.num_prompt_tokens
@@ -189,11 +204,23 @@ class Runner:
         if any(self._slots[chunk.slot].needs_history for chunk in chunks):
             self._read_but(0)
             chunks = [chunk for chunk in chunks if not self._slots[chunk.slot].bad]
-        step = Launched(plan, {chunk.slot: self._slots[chunk.slot] for chunk in chunks}, began_s)
+        slots = {index: self._slots[index] for index in (*(chunk.slot for chunk in chunks), *plan.constrained)}
+        step = Launched(plan, chunks, {index: slot for index, slot in slots.items() if not slot.bad}, began_s)
         if chunks:
             self._compute(step, chunks, spoiled)
         self._launched.append(step)
+        if not plan.constrained:
+            self._sample(step, {})
         return step
+
+    @torch.inference_mode()
+    def sample(self, masks: StepMasks) -> None:
+        """Have the step that was launched last sample its tokens, the constrained slots of those that `masks` tell.
+
+        Raises:
+            PlanError: the masks break the contract.
+        """
+        self._sample(self._launched[-1], self._slots.allow(masks))
 
     def _read_but(self, count: int) -> None:
         """Read the results of all steps but the last `count`."""
@@ -211,24 +238,47 @@ class Runner:
         )
         if self._device.type == "cpu":
             batch = batch.to(self._device)
-        hidden = self._model.forward(batch, self._kv_cache)
-        starts = batch.output_starts
+        step.hidden = self._model.forward(batch, self._kv_cache)
+        step.hidden_rows = list(batch.output_starts)
         for i, chunk in enumerate(chunks):
             if chunk.slot in spoiled:
-                hidden[starts[i] : starts[i + 1]] = torch.nan
-        step.hidden_rows = list(starts)
-        for rows, logits in self._with_logits(self._rows_to_sample(chunks, starts), hidden):
-            step.sampled.append(self._sample_rows(rows, logits))
+                step.hidden[step.hidden_rows[i] : step.hidden_rows[i + 1]] = torch.nan
+
+    def _sample(self, step: Launched, allowed: Mapping[int, bytes]) -> None:
+        """Launch what follows the forward pass of `step`; of its constrained slots, only those `allowed` anything are sampled."""
+        step.is_sampled = True
+        hidden, step.hidden = step.hidden, None
+        finite = [] if hidden is None else [finite_rows(hidden)]
+        rows = self._rows_to_sample(step.chunks, step.hidden_rows)
+        untold = set(step.plan.constrained).difference(allowed)
+        late, chosen = ([row for row in rows if (row.slot in untold) is is_late] for is_late in (True, False))
+        waited = [index for index in allowed if index in self._kept and index in step.slots]
+        if waited:
+            first = 0 if hidden is None else len(hidden)
+            kept = [self._kept.pop(index) for index in waited]
+            hidden = torch.stack(kept) if hidden is None else torch.cat([hidden, torch.stack(kept)])
+            chosen += [
+                LogitRow(index, row, len(slot.tokens), slot.sampling.num_scores)
+                for row, index in enumerate(waited, first)
+                for slot in [self._slots[index]]
+            ]
+        if hidden is None:
+            return
+        for row in late:
+            self._kept[row.slot] = hidden[row.hidden_row].clone()
+        masked = {row.slot: allowed.get(row.slot, self._slots[row.slot].permitted) for row in chosen}
+        for together, logits in self._with_logits(chosen, hidden):
+            step.sampled.append(self._sample_rows(together, logits, masked))
             del logits  # the next product's take its room
-        for rows, logits in self._with_logits(self._prompt_rows(chunks, starts), hidden):
-            step.prompts.append(self._score_known_tokens(rows, logits))
+        for together, logits in self._with_logits(self._prompt_rows(step.chunks, step.hidden_rows), hidden):
+            step.prompts.append(self._score_known_tokens(together, logits))
             del logits
         for sampled in step.sampled:
             slots = upload(torch.tensor([row.slot for row in sampled.rows]), self._device)
             self._last_sampled.index_copy_(0, slots, sampled.token_ids)
-        step.expected = {chunk.slot: self._slots[chunk.slot].reserve_token() for chunk in chunks if chunk.sample}
+        step.expected = {row.slot: self._slots[row.slot].reserve_token() for row in chosen}
         tensors = [tensor for batch in (*step.sampled, *step.prompts) for tensor in batch.tensors]
-        step.download = Download([finite_rows(hidden), *tensors])
+        step.download = Download([*finite, *tensors])
 
     def _output_count(self, chunk: Chunk) -> int:
         """How many last rows of `chunk` are wanted: all where prompt tokens are scored, else one.
@@ -272,9 +322,11 @@ class Runner:
             yield from zip(_batches(together, self._rows_at_once), logits.split(self._rows_at_once), strict=True)
             del logits
 
-    def _sample_rows(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
-        """Sample the tokens of `rows`, and score them where asked."""
-        choice = sample(logits, [self._settings_of(row) for row in rows], self._counts)
+    def _sample_rows(
+        self, rows: Sequence[LogitRow], logits: torch.Tensor, allowed: Mapping[int, bytes | None]
+    ) -> SampledBatch:
+        """Sample the tokens of `rows`, which are `allowed` these ids by slot (None: all), and score them where asked."""
+        choice = sample(logits, [self._settings_of(row, allowed[row.slot]) for row in rows], self._counts)
         penalised = [(index, row.slot) for index, row in enumerate(rows) if self._slots[row.slot].is_penalised]
         if penalised:
             indices, slots = upload(torch.tensor(penalised).T.contiguous(), self._device)
@@ -291,10 +343,10 @@ class Runner:
         token_ids = upload(torch.tensor(known), self._device)
         return SampledBatch(rows, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(rows)))
 
-    def _settings_of(self, row: LogitRow) -> Row:
+    def _settings_of(self, row: LogitRow, allowed: bytes | None) -> Row:
         slot = self._slots[row.slot]
         counted = row.slot if slot.is_penalised else -1
-        return Row(slot.sampling, row.position, slot.masked_ids, counted, slot.allowed_bits)
+        return Row(slot.sampling, row.position, slot.masked_ids, counted, allowed)
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from octavo.bad_words import BadWords
 from octavo.errors import OctavoError
-from octavo.messages import Admission, Chunk, SnapshotUse, StepPlan, WorkerConfig
+from octavo.messages import Admission, Chunk, SnapshotUse, StepMasks, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 
 UNKNOWN = -1
@@ -28,7 +28,6 @@ class Slot:
     """One running request."""
 
     __slots__ = (
-        "allowed",
         "bad",
         "bad_words",
         "computed",
@@ -39,6 +38,7 @@ class Slot:
         "snapshots",
         "stop_ids",
         "tokens",
+        "waits",
     )
 
     def __init__(self, admission: Admission, vocab_size: int) -> None:
@@ -53,11 +53,11 @@ class Slot:
         """Filled columns of the block table row."""
         self.bad = False
         """Numbers were not finite: nothing is computed for this slot again until it is released."""
-        self.allowed: bytes | None = None
-        """Ids that the step may sample, as `AllowedIds.bits`; None: all."""
+        self.waits = False
+        """All of its history is computed, and its next token is not sampled until it is told of which ids it may be."""
         ids = self.sampling.allowed_token_ids
         self.permitted = None if ids is None else _as_bits(ids, vocab_size)
-        """The same for every step, as the request asks."""
+        """Ids that may be sampled in any step, as `StepMasks.masks`; None: all."""
         self.bad_words = BadWords(self.sampling.bad_word_ids)
         self.snapshots: SnapshotUse | None = None
         """What the chunk of the step does with snapshots; None: nothing."""
@@ -79,14 +79,6 @@ class Slot:
         made = len(self.tokens) - self.num_prompt_tokens
         forbidden = self.bad_words.completing(self.tokens, self.num_prompt_tokens)
         return [*self.stop_ids, *forbidden] if made < self.sampling.min_tokens else forbidden
-
-    @property
-    def allowed_bits(self) -> bytes | None:
-        """The only ids that may be sampled next, for the grammar and for the request; None: all."""
-        if self.allowed is None or self.permitted is None:
-            return self.permitted if self.allowed is None else self.allowed
-        both = np.frombuffer(self.allowed, np.uint8) & np.frombuffer(self.permitted, np.uint8)
-        return both.tobytes()
 
     @property
     def needs_history(self) -> bool:
@@ -115,6 +107,8 @@ class Slots:
         self._vocab_size = vocab_size
         self._slots: list[Slot | None] = [None] * config.max_num_seqs
         self._step = 0
+        self._constrained: set[int] | None = None
+        """Slots of the step whose masks are due; None: it has had them, or needs none."""
         width = -(-config.max_model_len // config.block_size)
         self.tables: npt.NDArray[np.int32] = np.full((config.max_num_seqs, width), -1, dtype=np.int32)
         """(max_num_seqs, W) block ids; -1 past a request's last block."""
@@ -132,6 +126,8 @@ class Slots:
         """
         if plan.step != self._step + 1:
             raise _wrong(plan, f"step must be {self._step + 1}")
+        if self._constrained is not None:
+            raise _wrong(plan, f"step {self._step} has had no masks")
         self._step = plan.step
         for index in plan.releases:
             self._release(index, plan)
@@ -149,30 +145,53 @@ class Slots:
             self._extend_table(chunk, plan)
             self._advance(chunk, written, plan)
             total += chunk.count
-        self._restrict(plan)
+        self._constrain(plan)
         self._check_snapshots(plan, behind_prefix)
         limit = self._config.max_num_batched_tokens
         if total > limit:
             raise _wrong(plan, f"chunks: {total} tokens, but max_num_batched_tokens is {limit}")
         return [chunk for chunk in plan.chunks if not self[chunk.slot].bad]
 
-    def _restrict(self, plan: StepPlan) -> None:
-        """Note which ids each slot of the step may sample."""
+    def allow(self, masks: StepMasks) -> dict[int, bytes]:
+        """The mask of each slot that is told; the step's other constrained slots go on waiting.
+
+        Raises:
+            PlanError: the masks break the contract; the slots are then in no defined state.
+        """
+        if self._constrained is None or masks.step != self._step:
+            raise _wrong(masks, "masks are not due")
+        left, self._constrained = self._constrained, None
+        size, last = -(-self._vocab_size // 8), (self._vocab_size - 1) % 8
+        nothing = bytes(size)
+        for number, mask in enumerate(masks.masks):
+            if len(mask) != size:
+                raise _wrong(masks, f"mask {number}: {len(mask)} bytes, must be {size}")
+            if mask == nothing or mask[-1] >= 2 << last:
+                raise _wrong(masks, f"mask {number}: no id, or ids beyond the vocabulary")
+        if len(masks.rows) != len(masks.slots):
+            raise _wrong(masks, f"rows: {len(masks.rows)}, must be {len(masks.slots)}")
+        allowed = {}
+        for slot, row in zip(masks.slots, masks.rows, strict=True):
+            if slot not in left:
+                raise _wrong(masks, f"slot {slot}: it is not constrained, or told twice")
+            if not 0 <= row < len(masks.masks):
+                raise _wrong(masks, f"slot {slot}: row {row} is not in 0..{len(masks.masks) - 1}")
+            left.discard(slot)
+            self[slot].waits = False
+            allowed[slot] = masks.masks[row]
+        return allowed
+
+    def _constrain(self, plan: StepPlan) -> None:
+        """Note which slots sample nothing before they are told of what."""
         sampling = {chunk.slot for chunk in plan.chunks if chunk.sample}
-        for slot in sampling:
-            self[slot].allowed = None
-        for allowed in plan.allowed:
-            where = f"allowed ids of slot {allowed.slot}"
-            if allowed.slot not in sampling:
-                raise _wrong(plan, f"{where}: it samples nothing, or has them twice")
-            sampling.discard(allowed.slot)
-            length, size = len(allowed.bits), -(-self._vocab_size // 8)
-            if length != size:
-                raise _wrong(plan, f"{where}: {length} bytes, must be {size}")
-            bits = int.from_bytes(allowed.bits, "little")
-            if not 0 < bits < 1 << self._vocab_size:
-                raise _wrong(plan, f"{where}: none, or ids beyond the vocabulary")
-            self[allowed.slot].allowed = allowed.bits
+        for index in plan.constrained:
+            self._check_index(index, plan, "constrained")
+            if not (index in sampling or self[index].waits):
+                raise _wrong(plan, f"constrained slot {index}: it samples nothing")
+            self[index].waits = True
+        if len(set(plan.constrained)) < len(plan.constrained):
+            raise _wrong(plan, "constrained: a slot is named twice")
+        self._constrained = set(plan.constrained) or None
 
     def _is_new(self, index: int) -> bool:
         """Whether the slot, if there is such, has had no chunk."""
@@ -291,11 +310,11 @@ class Slots:
 
 
 def _as_bits(ids: Sequence[int], vocab_size: int) -> bytes:
-    """As `AllowedIds.bits`."""
+    """As `StepMasks.masks`."""
     members = np.zeros(vocab_size, dtype=np.uint8)
     members[list(ids)] = 1
     return np.packbits(members, bitorder="little").tobytes()
 
 
-def _wrong(plan: StepPlan, what: str) -> PlanError:
+def _wrong(plan: StepPlan | StepMasks, what: str) -> PlanError:
     return PlanError(f"step {plan.step}: {what}")

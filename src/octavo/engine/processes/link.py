@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from octavo.messages import StepPlan, StepResult, WorkerReady
+from octavo.messages import StepMasks, StepPlan, StepResult, WorkerReady
 
 
 class WorkerLink(Protocol):
-    """A worker that executes plans in the order sent."""
+    """A worker that executes plans in the order sent; the masks of one with constrained slots come before the next plan."""
 
     @property
     def ready(self) -> WorkerReady:
@@ -17,6 +17,14 @@ class WorkerLink(Protocol):
 
     def send(self, plan: StepPlan) -> None:
         """Queue `plan`; returns at once.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+        """
+        ...
+
+    def tell(self, masks: StepMasks) -> None:
+        """Queue the masks of the plan that was sent last; returns at once.
 
         Raises:
             WorkerDiedError: the worker is gone.

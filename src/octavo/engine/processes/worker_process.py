@@ -14,7 +14,7 @@ import msgspec
 
 from octavo.engine.processes.channel import ProcessChannel
 from octavo.errors import WorkerDiedError
-from octavo.messages import Begin, StepPlan, StepResult, Waiting, WorkerConfig, WorkerReady
+from octavo.messages import Begin, StepMasks, StepPlan, StepResult, Waiting, WorkerConfig, WorkerReady
 
 WORKER = "octavo.worker"
 
@@ -61,6 +61,9 @@ class ProcessWorker:
 
     def send(self, plan: StepPlan) -> None:
         self._channel.send(plan)
+
+    def tell(self, masks: StepMasks) -> None:
+        self._channel.send(masks)
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         message = self._channel.receive(None if timeout_s is None else time.monotonic() + timeout_s)

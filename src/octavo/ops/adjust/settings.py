@@ -38,12 +38,12 @@ class AdjustSettings:
     ) -> AdjustSettings:
         """`rows` are penalties and slots, `allowed` the bits of each, all on `device`."""
         numbers = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
-        present = [bits is not None for bits in allowed]
-        places = np.where(present, np.cumsum(present) - 1, -1).astype(np.int32)
-        packed = torch.empty((sum(present), -(-vocab_size // 8)), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        for place, bits in zip(places, allowed, strict=True):
-            if bits is not None:
-                packed.numpy()[place] = np.frombuffer(bits, dtype=np.uint8)
+        present = {id(bits): bits for bits in allowed if bits is not None}  # rows often share one
+        numbered = {key: number for number, key in enumerate(present)}
+        places = np.array([numbered.get(id(bits), -1) for bits in allowed], dtype=np.int32)
+        packed = torch.empty((len(present), -(-vocab_size // 8)), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        for place, bits in enumerate(present.values()):
+            packed.numpy()[place] = np.frombuffer(bits, dtype=np.uint8)
         return cls(
             upload(numbers[:, :3].T.contiguous(), device),
             upload(numbers[:, 3].int(), device),

@@ -25,7 +25,7 @@ class Row:
     slot: int = -1
     """Whose counts the penalties take; -1: `sampling` has none."""
     allowed: bytes | None = None
-    """Ids that may be sampled, as `AllowedIds.bits`; None: all."""
+    """Ids that may be sampled, as `StepMasks.masks`; None: all."""
 
     @property
     def is_adjusted(self) -> bool:

@@ -1,0 +1,63 @@
+"""Makes a model folder with a tokenizer as large as real ones, from what lies on every machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from octavo.config import Settings
+from octavo.startup.model import load_model
+
+PIECE = re.compile(rb" ?[A-Za-z]+| ?[0-9]{1,3}| ?[^\sA-Za-z0-9]+|\s+")
+"""Roughly what byte-level tokenizers cut text into before they look for tokens."""
+MOST_BYTES = 96 << 20
+"""Of source files that pieces are counted in."""
+LONGEST = 24
+"""Bytes of a piece."""
+
+
+def make_model(folder: Path, name: str, vocab_size: int) -> Path:
+    """Write to `folder` the config of the model `name` with `vocab_size` ids, and a tokenizer of as many; returns `folder`.
+
+    The tokens are all bytes and the commonest pieces of the Python sources that are installed. It has no merges, so that a text
+    becomes bytes; what grammars cost depends on the vocabulary alone.
+    """
+    config = json.loads((load_model(Settings(model=name)).folder / "config.json").read_text())
+    end = vocab_size - 1
+    config |= {"vocab_size": vocab_size, "eos_token_id": end, "bos_token_id": None}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = common_pieces(vocab_size)
+    vocabulary = dict.fromkeys(alphabet) | dict.fromkeys(piece for piece in pieces if len(piece) > 1)
+    if len(vocabulary) < end:
+        raise SystemExit(f"the sources that are installed have but {len(vocabulary)} different pieces")
+    numbered = {piece: number for number, piece in enumerate([*vocabulary][:end])}
+    made = tokenizers.Tokenizer(models.BPE(vocab=numbered, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([tokenizers.AddedToken("<|end|>", special=True)])
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    return folder
+
+
+def common_pieces(count: int) -> list[str]:
+    """The commonest pieces of installed sources in the characters of byte-level tokenizers, commonest first."""
+    counted: Counter[bytes] = Counter()
+    left = MOST_BYTES
+    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+        text = path.read_bytes()[:left]
+        counted.update(PIECE.findall(text))
+        left -= len(text)
+        if left <= 0:
+            break
+    written = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces = [piece.decode("utf-8", "ignore") for piece, _ in counted.most_common(2 * count) if len(piece) <= LONGEST]
+    return ["".join(part for part, _ in written.pre_tokenize_str(piece)) for piece in pieces if piece]
