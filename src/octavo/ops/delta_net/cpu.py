@@ -66,6 +66,7 @@ class CpuDeltaNet:
 
     def __init__(self, shape: DeltaShape, weights: DeltaWeights) -> None:
         self._shape, self._weights = shape, weights
+        self._taps = weights.taps.float()
 
     def __call__(
         self,
@@ -93,7 +94,7 @@ class CpuDeltaNet:
         inputs = torch.cat((history, qkv[rows]))
         place = chunk.first_span * SPAN
         own = slice(place + before, place + before + chunk.rows)
-        spans.channels[own] = convolve(inputs.float(), self._weights.taps.float())
+        spans.channels[own] = convolve(inputs.float(), self._taps)
         spans.gates[own] = gates[rows]
         spans.channels[place : own.start, shape.queries :] = kept.rows[source, :before]
         spans.gates[place : own.start] = kept.gates[source, :before]
@@ -190,11 +191,11 @@ def _scan(spans: Spans, chunks: Sequence[Chunk], tokens: int, memory: torch.Tens
         places = rows_of.new_tensor([(chunk.first_span + step) * SPAN for chunk in active])
         begins = [step * SPAN - chunk.before for chunk in active]
         ends = [min(SPAN, chunk.rows - begin) for chunk, begin in zip(active, begins, strict=True)]
+        firsts = [max(0, -begin) for begin in begins]
         states = now[: len(active)]
         _store(memory, active, states, step)
-        mixed = _mix(spans, places[:, None] + rows_of, states, ends, shape)
-        for chunk, begin, end, rows in zip(active, begins, ends, mixed, strict=True):
-            first = max(0, -begin)
+        mixed = _mix(spans, places[:, None] + rows_of, states, min(firsts), ends, shape)
+        for chunk, begin, first, end, rows in zip(active, begins, firsts, ends, mixed, strict=True):
             out[chunk.first + begin + first : chunk.first + begin + end] = rows[first:end]
     for index, chunk in enumerate(chunks):
         _store(memory, [chunk], now[index : index + 1], chunk.num_spans)
@@ -209,13 +210,16 @@ def _store(memory: torch.Tensor, chunks: Sequence[Chunk], states: torch.Tensor, 
                 memory[place] = state
 
 
-def _mix(spans: Spans, rows: torch.Tensor, states: torch.Tensor, ends: list[int], shape: DeltaShape) -> torch.Tensor:
+def _mix(
+    spans: Spans, rows: torch.Tensor, states: torch.Tensor, first: int, ends: list[int], shape: DeltaShape
+) -> torch.Tensor:
     """What each row of B spans gives, and the states behind those that are full.
 
     Args:
         spans: of the step; read.
         rows: (B, 16) int64, those of the spans.
         states: (B, value heads, value_dim, key_dim) float32, before each span; moved on.
+        first: row before which nobody reads what the spans give.
         ends: rows that each has.
         shape: sizes.
 
@@ -241,7 +245,8 @@ def _mix(spans: Spans, rows: torch.Tensor, states: torch.Tensor, ends: list[int]
     out = _product(q, states.mT).mul_(left)
     for row in range(max(ends)):
         # of rows before it alone: a row that is not finite is no part of theirs
-        out[..., row:, :] += with_queries[..., row:, row, None] * change[..., row, None, :]
+        begin = max(row, first)
+        out[..., begin:, :] += with_queries[..., begin:, row, None] * change[..., row, None, :]
         change[..., row + 1 :, :] -= with_keys[..., row + 1 :, row, None] * change[..., row, None, :]
     for index, end in enumerate(ends):
         if end == SPAN:
