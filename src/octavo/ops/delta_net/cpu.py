@@ -4,6 +4,7 @@ beside a row changes an order."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -82,20 +83,50 @@ class CpuDeltaNet:
         chunks = sorted(_chunks(plan, len(qkv), len(states)), key=lambda chunk: -chunk.num_spans)
         kept, spans = split_states(states, shape), Spans.empty(len(plan.spans), shape, states)
         gates = torch.stack((sigmoid(write_logits), decays(decay_logits, self._weights)), dim=1)
-        for chunk in chunks:
-            self._fill(spans, chunk, qkv, gates, kept)
+        for chunk, inputs, convolved in self._convolve(chunks, qkv, kept.history):
+            self._fill(spans, chunk, inputs, convolved, gates, kept)
         return _scan(spans, chunks, len(qkv), kept.memory, shape)
 
-    def _fill(self, spans: Spans, chunk: Chunk, qkv: torch.Tensor, gates: torch.Tensor, kept: StateParts) -> None:
+    def _convolve(
+        self, chunks: Sequence[Chunk], qkv: torch.Tensor, histories: torch.Tensor
+    ) -> list[tuple[Chunk, torch.Tensor, torch.Tensor]]:
+        """Each chunk, its rows behind those before them (taps - 1 + n, C), and what they give (n, C) bf16."""
+        nothing = torch.zeros_like(histories[:1]).squeeze(0)
+        inputs = [
+            part
+            for chunk in chunks
+            for part in (
+                histories[chunk.use.source] if chunk.use.source >= 0 else nothing,
+                qkv[chunk.first : chunk.first + chunk.rows],
+            )
+        ]
+        if not inputs:
+            return []
+        joined, before = torch.cat(inputs), len(nothing)
+        # of all rows at once: what spans two chunks is read by none
+        convolved = convolve(joined.float(), self._taps)
+        sizes = [before + chunk.rows for chunk in chunks]
+        starts = itertools.accumulate(sizes, initial=0)
+        return [
+            (chunk, joined[start : start + size], convolved[start : start + chunk.rows])
+            for chunk, start, size in zip(chunks, starts, sizes, strict=False)
+        ]
+
+    def _fill(
+        self,
+        spans: Spans,
+        chunk: Chunk,
+        inputs: torch.Tensor,
+        convolved: torch.Tensor,
+        gates: torch.Tensor,
+        kept: StateParts,
+    ) -> None:
         """Put the open rows and those of `chunk` in its spans, and keep what the next chunk reads of both."""
-        shape, rows = self._shape, slice(chunk.first, chunk.first + chunk.rows)
-        source, before = max(0, chunk.use.source), chunk.before
-        history = kept.history[source] if chunk.use.source >= 0 else torch.zeros_like(kept.history[0])
-        inputs = torch.cat((history, qkv[rows]))
+        shape, source, before = self._shape, max(0, chunk.use.source), chunk.before
         place = chunk.first_span * SPAN
         own = slice(place + before, place + before + chunk.rows)
-        spans.channels[own] = convolve(inputs.float(), self._taps)
-        spans.gates[own] = gates[rows]
+        spans.channels[own] = convolved
+        spans.gates[own] = gates[chunk.first : chunk.first + chunk.rows]
         spans.channels[place : own.start, shape.queries :] = kept.rows[source, :before]
         spans.gates[place : own.start] = kept.gates[source, :before]
         for state, after in chunk.written:
