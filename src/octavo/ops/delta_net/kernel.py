@@ -181,7 +181,7 @@ def factors_kernel(
 def _top(x):
     """The first eight bits of each x (float32) as float32, and as bf16."""
     bits = x.to(tl.int32, bitcast=True)
-    # by its bits: a conversion of one number takes the device eight times as long as a subtraction
+    # by its bits, exactly: conversions that round would be one instruction for each number and part
     return (bits & -65536).to(tl.float32, bitcast=True), (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
 
 
