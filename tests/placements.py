@@ -17,6 +17,7 @@ from octavo.ops.adjust.cuda import cuda_adjust
 from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.delta_net.cuda import KernelDeltaNet
+from octavo.ops.delta_net.layer import split_states
 from octavo.ops.draw import DrawSettings
 from octavo.ops.draw.cuda import cuda_draw, draw_sorted
 from octavo.ops.draw.select import select
@@ -203,13 +204,16 @@ def _combine(
 def delta(device: torch.device) -> Iterator[Scenario]:
     """Gated DeltaNet: chunks that begin, go on, and keep a state, beside a line that is not in use."""
     for name, shape in DELTA_SHAPES.items():
-        tokens, weights = DeltaTokens.draw(9, shape, seed=1), draw_weights(shape)
+        tokens, weights = DeltaTokens.draw(23, shape, seed=1), draw_weights(shape)
         uses = [StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2)]
-        plan = plan_delta(uses, (0, 4, 9), torch.device("cpu"))
-        plan = DeltaPlan(torch.cat((plan.chunks, torch.full((1, 6), -1, dtype=torch.int32))).to(device))
+        plan = plan_delta(uses, (0, 4, 23), (4, 33), torch.device("cpu"))
+        parts = (torch.cat((part, torch.full_like(part[:1], -1))).to(device) for part in vars(plan).values())
+        plan = DeltaPlan(*parts)
         inputs = [part.to(device) for part in vars(tokens).values()]
         weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
-        states = _noise(4, shape.state.numbers).to(device)
+        states = torch.zeros((4, shape.state.numbers), device=device)
+        for kept in split_states(states, shape):
+            kept.copy_(_noise(*kept.shape).abs_().clamp_(max=1.0))
         yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)
 
 

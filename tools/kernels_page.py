@@ -20,6 +20,8 @@ OPERATIONS = {
     "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
+    "delta_net.cuda": ["delta_net"],
+    "delta_net": ["plan_delta", "DeltaPlan"],
     "norm.cuda": ["add_norm", "cuda_rms_norm"],
     "adjust": ["adjust"],
     "adjust.settings": ["AdjustSettings"],

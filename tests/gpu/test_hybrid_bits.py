@@ -85,14 +85,23 @@ def test_any_chunks_in_any_company(loaded: LoadedModel, expected: list[torch.Ten
             done[i] += count
 
 
-def test_a_kept_state_is_gone_on_from(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
-    """Kept in the midst of a chunk; and the twin, one token too early."""
+def test_token_by_token(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
+    """What decode gives has the bits of one chunk of all, over four borders of spans."""
+    ids, blocks, cache = tokens(3, 65), list(range(5)), cache_of(loaded, 5)
+    for t in range(65):
+        batch = make_batch([(ids, t, 1, blocks)], block_size=16, columns=COLUMNS)
+        assert torch.equal(loaded.model.forward(batch.to(CUDA), cache), expected[3][t : t + 1]), t
+
+
+@pytest.mark.parametrize("after", [1, 15, 160, 170])
+def test_a_kept_state_is_gone_on_from(loaded: LoadedModel, expected: list[torch.Tensor], after: int) -> None:
+    """Kept behind a span or within one; and the twin, one token too late."""
     ids, blocks, cache = tokens(4, 300), list(range(19)), cache_of(loaded, 40)
 
     def forward(start: int, use: StateUse) -> torch.Tensor:
         batch: ForwardBatch = make_batch([(ids, start, 300 - start, blocks)], block_size=16, columns=COLUMNS)
         return loaded.model.forward(dataclasses.replace(batch, states=(use,)).to(CUDA), cache)
 
-    for after, same in ((160, True), (159, False)):
-        forward(0, StateUse(-1, 0, keep=30, keep_after=after))
-        assert torch.equal(forward(160, StateUse(30, 1)), expected[4][160:]) is same
+    for late, same in ((0, True), (1, False)):
+        forward(0, StateUse(-1, 0, keep=30, keep_after=after + late))
+        assert torch.equal(forward(after, StateUse(30, 1)), expected[4][after:]) is same

@@ -15,7 +15,7 @@ from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.ops.attention.plan import PagedPlan
 from octavo.ops.attention.plan_buffers import PlanBuffers
-from octavo.ops.delta_net import DeltaPlan
+from octavo.ops.delta_net.plan_buffers import DeltaPlanBuffers
 from octavo.ops.padded_buffer import PaddedBuffer
 from octavo.ops.upload import upload
 from octavo.worker.planned_model import PlannedModel
@@ -158,7 +158,7 @@ class Inputs:
         )
         self._rows_in_use = PaddedBuffer((1,), torch.int32, device, 0)
         self._plans = PlanBuffers(rows, chunks, columns, device)
-        self._chunks = PaddedBuffer((chunks, 6), torch.int32, device, -1)
+        self._delta = DeltaPlanBuffers(rows, chunks, device)
         self._is_recurrent = False
 
     def fill(self, batch: ForwardBatch, plan: DecoderPlan, size: int) -> None:
@@ -174,7 +174,7 @@ class Inputs:
         self._plans.fill(plan.all_rows)
         self._is_recurrent = plan.delta is not None
         if plan.delta is not None:
-            self._chunks.fill(plan.delta.chunks, len(self._chunks.device))
+            self._delta.fill(plan.delta)
 
     def of(self, size: int) -> tuple[ForwardBatch, DecoderPlan]:
         """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
@@ -188,5 +188,5 @@ class Inputs:
             context_lens=(size,),
             rows_in_use=self._rows_in_use.device,
         )
-        delta = DeltaPlan(self._chunks.device[:size]) if self._is_recurrent else None
+        delta = self._delta.plan(size) if self._is_recurrent else None
         return batch, DecoderPlan(plan, None, plan, delta)

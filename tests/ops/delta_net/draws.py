@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 
 from memory import Guard
-from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights, StateUse, plan_delta
+from octavo.config.delta_shape import SPAN, DeltaShape
+from octavo.ops.delta_net import DeltaNet, DeltaWeights, StateUse, plan_delta
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.delta_net.cuda import KernelDeltaNet
+from octavo.ops.delta_net.layer import split_states
 from octavo.ops.delta_net.reference import delta_net_reference
 
 SHAPES = {
     "one-head": DeltaShape(1, 1, 16, 8, 4),
-    "shared-keys": DeltaShape(2, 6, 16, 24, 4),
-    "odd": DeltaShape(3, 3, 12, 40, 3),
+    "shared-keys": DeltaShape(2, 4, 16, 24, 4),
+    "odd": DeltaShape(3, 3, 12, 20, 3),
     "two-taps": DeltaShape(1, 2, 32, 33, 2),
 }
 BACKENDS: dict[str, type[CpuDeltaNet] | type[KernelDeltaNet]] = {"cpu": CpuDeltaNet, "kernel": KernelDeltaNet}
@@ -57,29 +60,43 @@ def empty_states(shape: DeltaShape, count: int, device: torch.device) -> torch.T
     return torch.full((count, shape.state.numbers), torch.nan, device=device)
 
 
+Step = list[tuple[Tokens, int, int, StateUse]]
+"""Of each chunk all tokens of its request, its first and the one behind its last, and what it does with states."""
+
+
 class Machine:
     """One layer on a device, with canaries around all that it is given."""
 
     def __init__(self, backend: str, shape: DeltaShape, device: torch.device, num_states: int = 4) -> None:
-        self.shape, self.weights = shape, draw_weights(shape)
-        self._guard = Guard(device)
-        self._device = device
-        self.layer: DeltaNet = BACKENDS[backend](shape, self._guard.rebuild_copy(self.weights))
+        self.shape = shape
+        self._backend, self._guard = backend, Guard(device)
+        self.set_weights(draw_weights(shape))
         self.states = self._guard.copy(empty_states(shape, num_states, device))
 
-    def run(self, chunks: list[tuple[Tokens, StateUse]]) -> list[torch.Tensor]:
-        """One step of `chunks`: what each gives."""
-        joined = self._guard.rebuild_copy(Tokens.join([tokens for tokens, _ in chunks]))
-        counts = [len(tokens.qkv) for tokens, _ in chunks]
-        starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
-        plan = self._guard.rebuild_copy(plan_delta([use for _, use in chunks], tuple(starts), torch.device("cpu")))
+    def set_weights(self, weights: DeltaWeights) -> None:
+        self.weights = weights
+        self.layer: DeltaNet = BACKENDS[self._backend](self.shape, self._guard.rebuild_copy(weights))
+
+    def run(self, chunks: Step) -> list[torch.Tensor]:
+        """What each of `chunks` gives in one step."""
+        joined = self._guard.rebuild_copy(Tokens.join([tokens[first:end] for tokens, first, end, _ in chunks]))
+        counts = [end - first for _, first, end, _ in chunks]
+        starts = list(itertools.accumulate(counts, initial=0))
+        ends, uses = [end for _, _, end, _ in chunks], [use for *_, use in chunks]
+        plan = self._guard.rebuild_copy(plan_delta(uses, starts, ends, torch.device("cpu")))
         out = self.layer(joined.qkv, joined.write_logits, joined.decay_logits, self.states, plan)
         self._guard.check()
         return list(out.cpu().split(counts))
 
     def alone(self, tokens: Tokens) -> torch.Tensor:
         """The whole request in one chunk, with nothing beside it."""
-        return self.run([(tokens, StateUse(-1, 0))])[0]
+        return self.run([(tokens, 0, len(tokens.qkv), StateUse(-1, 0))])[0]
+
+    def kept(self, place: int, count: int) -> list[torch.Tensor]:
+        """What is kept at `place` of a request of `count` tokens: state, gates, history and rows."""
+        memory, gates, history, rows = split_states(self.states.cpu().clone(), self.shape)
+        return [memory[place], gates[place, : count % SPAN], history[place], rows[place, : count % SPAN]]
 
     def expected(self, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each row gives, and the state behind the last."""
         return delta_net_reference(tokens.qkv, tokens.write_logits, tokens.decay_logits, self.weights, self.shape)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
-from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, plan_delta
+from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
-from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Tokens, draw_weights
+from octavo.ops.delta_net.layer import split_states
+from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights
 
 LIMIT = 2.5 * BF16_ROUNDING
 """Two roundings: a number behind the convolution now and then to the other side than in float64."""
@@ -23,15 +26,31 @@ shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @backends
 @shapes
 def test_against_float64(backend: str, shape: DeltaShape, device: torch.device) -> None:
-    machine, tokens = Machine(backend, shape, device), Tokens.draw(21, shape, seed=1)
+    """Two spans and five rows of the next, and what is kept of them."""
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(37, shape, seed=1)
     out = machine.alone(tokens)
-    expected, state = machine.expected(tokens)
-    assert_rows(out.view(21, shape.value_heads, -1).flatten(0, 1), expected.flatten(0, 1), LIMIT)
-    kept = machine.states[0, : shape.state_numbers].cpu().view(state.shape)
-    assert_rows(kept.flatten(0, 1), state.flatten(0, 1), LIMIT)
-    history = machine.states[0, shape.state_numbers :].cpu().view(shape.taps - 1, -1)
-    assert torch.equal(history, tokens.qkv[1 - shape.taps :].float())
+    expected, _ = machine.expected(tokens)
+    assert_rows(out.view(37, shape.value_heads, -1).flatten(0, 1), expected.flatten(0, 1), LIMIT)
+    memory, _, history, _ = machine.kept(0, 37)
+    _, state = machine.expected(tokens[:32])
+    assert_rows(memory.flatten(0, 1), state.mT.flatten(0, 1), LIMIT)
+    assert torch.equal(history, tokens.qkv[1 - shape.taps :])
     assert machine.states[1:].isnan().all()
+
+
+@backends
+def test_float32_is_kept(backend: str, device: torch.device) -> None:
+    """A state behind 48 tokens of which nothing is rounded to bf16 but the inputs: within 2^-18 of float64."""
+    shape = DeltaShape(1, 2, 16, 16, 2)
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(48, shape, seed=2)
+    one = torch.zeros_like(machine.weights.taps)
+    one[:, 1] = 64.0
+    machine.set_weights(dataclasses.replace(machine.weights, taps=one))
+    tokens.qkv.abs_()
+    machine.alone(tokens)
+    memory, *_ = machine.kept(0, 48)
+    state = machine.expected(tokens)[1].mT
+    assert_rows(memory.flatten(0, 1), state.flatten(0, 1), 2**-18)
 
 
 @backends
@@ -49,61 +68,128 @@ def test_other_gates_taps_or_tokens_show(backend: str, device: torch.device) -> 
 
 
 @backends
-@pytest.mark.parametrize("seed", range(3))
-def test_any_chunks_in_any_company(backend: str, seed: int, device: torch.device) -> None:
-    """Three requests move on by drawn chunks; each row has the bits, and each state, that it has alone."""
-    pick, shape = random.Random(seed), list(SHAPES.values())[seed]
-    machine, alone = Machine(backend, shape, device), Machine(backend, shape, device)
-    requests = [Tokens.draw(pick.randint(5, 30), shape, seed=10 * seed + i) for i in range(3)]
-    expected, states = [], []
-    for tokens in requests:
-        expected.append(alone.alone(tokens))
-        states.append(alone.states[0].clone())
-    places, done = pick.sample(range(4), 3), [0, 0, 0]
-    while left := [i for i in range(3) if done[i] < len(expected[i])]:
-        chosen = pick.sample(left, pick.randint(1, len(left)))
-        counts = [min(pick.choice([1, 1, 2, 3, 8, 9]), len(expected[i]) - done[i]) for i in chosen]
-        step = [
-            (requests[i][done[i] : done[i] + count], StateUse(places[i] if done[i] else -1, places[i]))
-            for i, count in zip(chosen, counts, strict=True)
-        ]
-        for i, count, out in zip(chosen, counts, machine.run(step), strict=True):
-            assert torch.equal(out, expected[i][done[i] : done[i] + count])
-            done[i] += count
-    for place, state in zip(places, states, strict=True):
-        assert torch.equal(machine.states[place], state)
+@pytest.mark.parametrize(("name", "at"), [("qkv", 9), ("write_logits", 9), ("decay_logits", 9), ("decay_logits", 20)])
+def test_one_row_shows(backend: str, name: str, at: int, device: torch.device) -> None:
+    """The twin of one row: another key, gate or decay is seen in it, and in no row before."""
+    shape = SHAPES["one-head"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(24, shape, seed=1)
+    out, part = machine.alone(tokens), getattr(tokens, name).clone()
+    part[at] = torch.where(part[at] > 0, -8.0, 8.0)
+    other = machine.expected(dataclasses.replace(tokens, **{name: part}))[0].flatten(1)
+    errors = row_errors(out, other)
+    assert errors[:at].max() < LIMIT < errors[at]
+    assert errors[at + 1 :].max() > LIMIT
 
 
 @backends
-@pytest.mark.parametrize("after", [1, 2, 7, 12])
-def test_a_kept_state_is_gone_on_from(backend: str, after: int, device: torch.device) -> None:
-    """Whoever goes on from it, and more than once; also when it was kept in the middle of a chunk behind another."""
-    shape = SHAPES["shared-keys"]
-    machine, tokens = Machine(backend, shape, device), Tokens.draw(14, shape, seed=4)
+@pytest.mark.parametrize("seed", range(4))
+def test_any_chunks_in_any_company(backend: str, seed: int, device: torch.device) -> None:
+    """Three requests move on by drawn chunks; each row has the bits, and all that is kept, that it has alone."""
+    pick, shape = random.Random(seed), list(SHAPES.values())[seed]
+    machine, alone = Machine(backend, shape, device), Machine(backend, shape, device)
+    requests = [Tokens.draw(pick.randint(3, 36), shape, seed=10 * seed + i) for i in range(3)]
+    expected, kept = [], []
+    for tokens in requests:
+        expected.append(alone.alone(tokens))
+        kept.append(alone.kept(0, len(tokens.qkv)))
+    places = pick.sample(range(4), 3)
+    for i, first, end, out in divide(machine, requests, places, pick):
+        assert torch.equal(out, expected[i][first:end])
+    for place, tokens, parts in zip(places, requests, kept, strict=True):
+        assert all(map(torch.equal, machine.kept(place, len(tokens.qkv)), parts))
+
+
+def divide(
+    machine: Machine, requests: list[Tokens], places: list[int], pick: random.Random
+) -> Iterator[tuple[int, int, int, torch.Tensor]]:
+    """Move `requests` on by drawn chunks, with states at `places`: what each chunk gives, and whose it is from where to where."""
+    ends, done = [len(tokens.qkv) for tokens in requests], [0] * len(requests)
+    while left := [i for i, end in enumerate(ends) if done[i] < end]:
+        chosen = pick.sample(left, pick.randint(1, len(left)))
+        counts = [min(pick.choice([1, 2, 8, 15, 16, 17, 33]), ends[i] - done[i]) for i in chosen]
+        step: Step = [
+            (requests[i], done[i], done[i] + count, StateUse(places[i] if done[i] else -1, places[i]))
+            for i, count in zip(chosen, counts, strict=True)
+        ]
+        for i, (_, first, end, _), out in zip(chosen, step, machine.run(step), strict=True):
+            yield i, first, end, out
+            done[i] = end
+
+
+@backends
+def test_token_by_token(backend: str, device: torch.device) -> None:
+    """Each token's bits are those it has in one chunk of all."""
+    shape = SHAPES["one-head"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(35, shape, seed=3)
+    whole, kept = machine.alone(tokens), machine.kept(0, 35)
+    steps = [machine.run([(tokens, t, t + 1, StateUse(2 if t else -1, 2))])[0] for t in range(35)]
+    assert torch.equal(torch.cat(steps), whole)
+    assert all(map(torch.equal, machine.kept(2, 35), kept))
+
+
+@backends
+@pytest.mark.parametrize(("first", "after"), [(2, 1), (2, 13), (2, 14), (2, 30), (2, 33), (16, 16), (16, 19), (30, 3)])
+def test_a_kept_state_is_gone_on_from(backend: str, first: int, after: int, device: torch.device) -> None:
+    """Whoever goes on from it, and more than once, wherever it was kept: in the midst of a span, behind one, at the end."""
+    shape = SHAPES["one-head"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(35, shape, seed=4)
     whole = machine.alone(tokens)
-    first = machine.run([(tokens[:2], StateUse(-1, 0))])
-    rest = machine.run([(tokens[2:14], StateUse(0, 0, keep=3, keep_after=after))])
-    assert torch.equal(torch.cat(first + rest), whole)
+    parts = machine.run([(tokens, 0, first, StateUse(-1, 0))])
+    parts += machine.run([(tokens, first, 35, StateUse(0, 0, keep=3, keep_after=after))])
+    assert torch.equal(torch.cat(parts), whole)
     for place in (1, 2):
-        again = machine.run([(tokens[2 + after :], StateUse(3, place))]) if after < 12 else []
-        assert all(torch.equal(out, whole[2 + after :]) for out in again)
-    if after == 12:
-        assert torch.equal(machine.states[3], machine.states[0])
+        again = machine.run([(tokens, first + after, 35, StateUse(3, place))]) if first + after < 35 else []
+        assert all(torch.equal(out, whole[first + after :]) for out in again)
+        assert not again or all(map(torch.equal, machine.kept(place, 35), machine.kept(0, 35)))
+    if first + after == 35:
+        assert all(map(torch.equal, machine.kept(3, 35), machine.kept(0, 35)))
+
+
+@backends
+def test_a_border_at_another_place_shows(backend: str, device: torch.device) -> None:
+    """The twin of the tests above: positions that are one too high take a row of the span for one of the next."""
+    shape = SHAPES["shared-keys"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(20, shape, seed=5)
+    whole = machine.alone(tokens)
+    machine.run([(tokens, 0, 10, StateUse(-1, 0))])
+    joined = Tokens.join([tokens[:1], tokens])
+    out = machine.run([(joined, 11, 21, StateUse(0, 0))])[0]
+    assert not torch.equal(out, whole[10:])
+    assert row_errors(out, whole[10:].float()).max() > LIMIT
 
 
 @backends
 def test_class_e_a_bad_row_stays_in_its_request(backend: str, device: torch.device) -> None:
+    """And spoils no row before it, of its own span either."""
     shape = SHAPES["shared-keys"]
+    good = Tokens.draw(21, shape, seed=5)
     machine = Machine(backend, shape, device)
-    good, bad = Tokens.draw(9, shape, seed=5), Tokens.draw(9, shape, seed=6)
-    expected, before = machine.alone(good), machine.alone(bad)
-    bad.qkv[4] = torch.nan
-    outs = machine.run([(bad, StateUse(-1, 1)), (good, StateUse(-1, 2))])
-    assert outs[0][4:].isnan().all()
-    assert torch.equal(outs[0][:4], before[:4])
-    assert torch.equal(outs[1], expected)
-    # the state of the bad request goes to another one
-    assert torch.equal(machine.run([(good, StateUse(-1, 1))])[0], expected)
+    expected = machine.alone(good)
+    for at, value in ((4, torch.nan), (19, torch.inf), (15, -torch.inf)):
+        bad = Tokens.draw(21, shape, seed=6)
+        before = machine.alone(bad)
+        bad.qkv[at] = value
+        outs = machine.run([(bad, 0, 21, StateUse(-1, 1)), (good, 0, 21, StateUse(-1, 2))])
+        assert outs[0][at:].isnan().all(1).all()
+        assert torch.equal(outs[0][:at], before[:at])
+        assert torch.equal(outs[1], expected)
+        # the state of the bad request goes to another one
+        assert torch.equal(machine.run([(good, 0, 21, StateUse(-1, 1))])[0], expected)
+
+
+@backends
+@pytest.mark.parametrize("name", ["qkv", "write_logits", "decay_logits"])
+def test_class_e_a_bad_number_spoils_no_row_before_it(backend: str, name: str, device: torch.device) -> None:
+    """One number of a row, in a query, a key, a value or a gate."""
+    shape = SHAPES["shared-keys"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(18, shape, seed=9)
+    expected = machine.alone(tokens)
+    for channel in (0, 40, 70) if name == "qkv" else (1,):
+        part = getattr(tokens, name).clone()
+        part[9, channel] = torch.nan
+        out = machine.alone(dataclasses.replace(tokens, **{name: part}))
+        assert torch.equal(out[:9], expected[:9])
+        assert out[9].isnan().any()
 
 
 @backends
@@ -111,22 +197,23 @@ def test_class_g_lines_out_of_range_are_left_out(backend: str, device: torch.dev
     shape = SHAPES["one-head"]
     machine, tokens = Machine(backend, shape, device), Tokens.draw(6, shape, seed=7)
     machine.states.fill_(0.5)
-    lines = [
-        [-1, 4, -1, 0, 0, 6],
-        [4, 0, -1, 0, 0, 6],
-        [-2, 0, -1, 0, 0, 6],
-        [-1, 0, -1, 0, -1, 3],
-        [-1, 0, -1, 0, 2, 5],
-    ]
-    lines += [[-1, -1, -1, 0, 0, 6], [0, 0, -1, 0, 0, 0], [-1, -1, -1, -1, -1, -1], [0, 0, -1, 0, 2**31 - 1, 2]]
-    plan = DeltaPlan(torch.tensor(lines, dtype=torch.int32, device=device))
+    whole = [-1, 0, -1, 0, 0, 6, 0, 0]
+    changes = [{1: 4}, {0: 4}, {0: -2}, {4: -1}, {4: 2}, {1: -1}, {5: 0}, {5: -1}, {5: 2**31 - 1}, {4: 2**31 - 1}]
+    changes += [{0: 0, 6: -1}, {0: 0, 6: 16}, {6: 3}, {7: -1}, {7: 1}, {7: 2**31 - 1}]
     qkv, write, decay = (part.to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
-    machine.layer(qkv, write, decay, machine.states, plan)
-    assert (machine.states == 0.5).all()
-    kept = DeltaPlan(torch.tensor([[-1, 0, 4, 2, 0, 6]], dtype=torch.int32, device=device))
-    machine.layer(qkv, write, decay, machine.states, kept)
+
+    def run(line: list[int], spans: list[int]) -> None:
+        lines = torch.tensor([line], dtype=torch.int32, device=device)
+        plan = DeltaPlan(lines, torch.tensor(spans, dtype=torch.int32, device=device))
+        machine.layer(qkv, write, decay, machine.states, plan)
+
+    for change in changes:
+        run([change.get(i, number) for i, number in enumerate(whole)], [0])
+        run([-1] * 8, [0])
+        assert (machine.states == 0.5).all(), change
+    run([-1, 0, 4, 2, 0, 6, 0, 0], [0])
     assert (machine.states[1:] == 0.5).all()
-    assert not (machine.states[0] == 0.5).any()
+    assert not (split_states(machine.states, shape).memory[0] == 0.5).any()
 
 
 @backends
@@ -135,7 +222,7 @@ def test_no_tokens(backend: str, device: torch.device) -> None:
     machine = Machine(backend, shape, device)
     nothing = Tokens.draw(0, shape, seed=0)
     qkv, write, decay = (part.to(device) for part in (nothing.qkv, nothing.write_logits, nothing.decay_logits))
-    assert machine.layer(qkv, write, decay, machine.states, plan_delta([], (0,), device)).shape == (0, 8)
+    assert machine.layer(qkv, write, decay, machine.states, plan_delta([], (0,), (), device)).shape == (0, 8)
     assert machine.states.isnan().all()
 
 
@@ -156,6 +243,17 @@ def test_gates_do_not_hang_on_their_place() -> None:
         assert torch.equal(sigmoid(logits[row : row + 1, 5:6]), sigmoid(logits)[row : row + 1, 5:6])
 
 
+def test_as_many_spans_as_there_can_be() -> None:
+    """Of every row alone, and of chunks that have a row on either side of full spans."""
+    for counts in ([1] * 5, [18] * 3, [2] * 4, [34, 1, 16]):
+        tokens, ends = sum(counts), [15 + count for count in counts]
+        starts = list(itertools.accumulate(counts, initial=0))
+        plan = plan_delta([StateUse(i, i) for i in range(len(counts))], starts, ends, torch.device("cpu"))
+        assert len(plan.spans) <= most_spans(tokens, len(counts))
+    assert most_spans(5, 5) == 5
+    assert most_spans(54, 3) == 9
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 13, 128])
 def test_a_sum_has_one_tree(size: int) -> None:
     x = torch.randn((5, size, 3), generator=torch.Generator().manual_seed(size))
@@ -171,22 +269,23 @@ def test_contract(backend: str, device: torch.device) -> None:
     shape = SHAPES["one-head"]
     machine, tokens = Machine(backend, shape, device), Tokens.draw(3, shape, seed=1)
     with pytest.raises(KernelContractError, match="write_logits"):
-        machine.run([(dataclasses.replace(tokens, write_logits=tokens.write_logits.double()), StateUse(-1, 0))])
+        machine.alone(dataclasses.replace(tokens, write_logits=tokens.write_logits.double()))
     machine.states = machine.states[:, 1:].contiguous()
     with pytest.raises(KernelContractError, match="states"):
-        machine.run([(tokens, StateUse(-1, 0))])
+        machine.alone(tokens)
 
 
 @pytest.mark.parametrize(
     "uses",
     [
         [StateUse(-1, 0)],
-        [StateUse(-1, 0), StateUse(-1, 0)],
-        [StateUse(-1, 0, keep=1, keep_after=1), StateUse(-1, 1)],
+        [StateUse(-1, 0), StateUse(0, 0)],
+        [StateUse(-1, 0, keep=1, keep_after=1), StateUse(1, 1)],
         [StateUse(-1, 0, keep=2, keep_after=1), StateUse(2, 1)],
+        [StateUse(-1, 0), StateUse(-1, 1)],
     ],
-    ids=["too few", "one state twice", "kept over another's", "kept over what another reads"],
+    ids=["too few", "one state twice", "kept over another's", "kept over what another reads", "from nothing"],
 )
 def test_a_plan_in_which_chunks_meet_is_refused(uses: list[StateUse]) -> None:
     with pytest.raises(KernelContractError, match="uses"):
-        plan_delta(uses, (0, 1, 2), torch.device("cpu"))
+        plan_delta(uses, (0, 1, 2), (1, 2), torch.device("cpu"))

@@ -86,7 +86,7 @@ class Decoder:
             outputs = self._plan_rows(batch, batch.output_starts, kv_cache)
         delta = None
         if self._is_recurrent:
-            delta = plan_delta(batch.states, batch.chunk_starts, batch.token_ids.device)
+            delta = plan_delta(batch.states, batch.chunk_starts, batch.context_lens, batch.token_ids.device)
         return DecoderPlan(all_rows, output_rows, outputs, delta)
 
     @torch.inference_mode()

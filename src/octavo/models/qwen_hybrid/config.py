@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
+from octavo.config.delta_shape import DeltaShape
+from octavo.config.facts import CacheLayout, PagedKv
 from octavo.config.json_fields import JsonFields
 from octavo.models.qwen_moe.config import QwenMoeConfig, read_qwen_moe
 
@@ -29,13 +30,23 @@ class QwenHybridConfig(QwenMoeConfig):
     linear_conv_kernel_dim: int
 
     @property
+    def delta_net(self) -> DeltaShape:
+        """The sizes of Gated DeltaNet."""
+        return DeltaShape(
+            self.linear_num_key_heads,
+            self.linear_num_value_heads,
+            self.linear_key_head_dim,
+            self.linear_value_head_dim,
+            self.linear_conv_kernel_dim,
+        )
+
+    @property
     def cache(self) -> CacheLayout:
         """See `ModelConfig`."""
-        keys = self.linear_num_key_heads * self.linear_key_head_dim
-        values = self.linear_num_value_heads * self.linear_value_head_dim
-        history = (self.linear_conv_kernel_dim - 1) * (2 * keys + values)
-        state = RecurrentState(values * self.linear_key_head_dim + history)
-        paged = PagedKv(self.num_key_value_heads, self.head_dim, self.quantization.kv_cache)
+        paged, state = (
+            PagedKv(self.num_key_value_heads, self.head_dim, self.quantization.kv_cache),
+            self.delta_net.state,
+        )
         return tuple(paged if layer in self.attention_layers else state for layer in range(self.num_hidden_layers))
 
     def is_needless(self, name: str) -> bool:

@@ -14,7 +14,7 @@ from octavo.models.decoder.parameters import (
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen_hybrid.config import QwenHybridConfig
 from octavo.models.qwen_moe.parameters import place_qwen_shared_mlp
-from octavo.ops.delta_net import DeltaShape, DeltaWeights
+from octavo.ops.delta_net import DeltaWeights
 from octavo.ops.prepare_qkv import HeadNorms
 
 
@@ -52,13 +52,7 @@ def _delta_net(
     config: QwenHybridConfig, make: ParameterMaker, name: str, qkvz: tuple[str, ...], write_decay: tuple[str, ...]
 ) -> DeltaNetParameters:
     """Gated DeltaNet as the checkpoint module `name` holds it."""
-    shape = DeltaShape(
-        config.linear_num_key_heads,
-        config.linear_num_value_heads,
-        config.linear_key_head_dim,
-        config.linear_value_head_dim,
-        config.linear_conv_kernel_dim,
-    )
+    shape = config.delta_net
     hidden, heads, values = config.hidden_size, shape.value_heads, shape.value_heads * shape.value_dim
     rows = (shape.channels, values) if len(qkvz) > 1 else (shape.channels + values,)
     each = 2 * heads // len(write_decay)

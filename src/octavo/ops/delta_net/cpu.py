@@ -1,15 +1,25 @@
-"""Gated DeltaNet of PyTorch's operations: products and sums of two numbers at a time, so that no shape and no thread changes an
-order."""
+"""Gated DeltaNet of PyTorch's operations: products of matrices of one shape, and else of two numbers at a time, so that nothing
+beside a row changes an order."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
 
+from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import Dims
-from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaShape, DeltaWeights, StateUse, check_delta
+from octavo.ops.delta_net.layer import (
+    EPS,
+    DeltaPlan,
+    DeltaWeights,
+    StateParts,
+    StateUse,
+    check_delta,
+    split_states,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +29,37 @@ class Chunk:
     use: StateUse
     first: int
     rows: int
+    before: int
+    """Rows of its first span that came before it."""
+    first_span: int
+
+    @property
+    def num_spans(self) -> int:
+        """How many spans it has rows in."""
+        return -(-(self.before + self.rows) // SPAN)
+
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """(state, rows after which it is the chunk's), in order."""
+        use = self.use
+        return [*([(use.keep, use.keep_after)] if use.keep >= 0 else []), (use.state, self.rows)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """All spans of a step, row by row; what has no row yet is zero, and has a decay of one."""
+
+    channels: torch.Tensor
+    """(N x 16, C) bf16, convolved; queries of rows before the chunk are zero."""
+    gates: torch.Tensor
+    """(N x 16, 2, value heads) float32: how much each row writes, and what is left of a state before it."""
+
+    @classmethod
+    def empty(cls, count: int, shape: DeltaShape, states: torch.Tensor) -> Spans:
+        """`count` spans without rows, where `states` are."""
+        gates = states.new_zeros((count * SPAN, 2, shape.value_heads))
+        gates[:, 1] = 1.0
+        return cls(states.new_zeros((count * SPAN, shape.channels), dtype=torch.bfloat16), gates)
 
 
 class CpuDeltaNet:
@@ -26,6 +67,7 @@ class CpuDeltaNet:
 
     def __init__(self, shape: DeltaShape, weights: DeltaWeights) -> None:
         self._shape, self._weights = shape, weights
+        self._taps = weights.taps.float()
 
     def __call__(
         self,
@@ -36,44 +78,77 @@ class CpuDeltaNet:
         plan: DeltaPlan,
     ) -> torch.Tensor:
         """See `DeltaNet`: (T, C) bf16 -> (T, value heads * value_dim) bf16."""
-        shape, weights, dims = self._shape, self._weights, Dims()
-        check_delta(dims, qkv, write_logits, decay_logits, weights, states, plan, shape)
-        chunks = sorted(_chunks(plan, len(qkv), len(states)), key=lambda chunk: -chunk.rows)
-        memory, histories = states.split([shape.state_numbers, shape.state.numbers - shape.state_numbers], dim=1)
-        convolved = torch.empty_like(qkv)
-        for chunk in chunks:
-            rows = slice(chunk.first, chunk.first + chunk.rows)
-            inputs = torch.cat((_history(histories, chunk.use, shape), qkv[rows].float()))
-            convolved[rows] = convolve(inputs, weights.taps.float())
-            for state, after in written(chunk):
-                histories[state] = inputs[after : after + shape.taps - 1].flatten()
-        write, decay = sigmoid(write_logits), decays(decay_logits, weights)
-        return _scan(convolved, write, decay, memory, chunks, shape)
+        shape = self._shape
+        check_delta(Dims(), qkv, write_logits, decay_logits, self._weights, states, plan, shape)
+        chunks = sorted(_chunks(plan, len(qkv), len(states)), key=lambda chunk: -chunk.num_spans)
+        kept, spans = split_states(states, shape), Spans.empty(len(plan.spans), shape, states)
+        gates = torch.stack((sigmoid(write_logits), decays(decay_logits, self._weights)), dim=1)
+        for chunk, inputs, convolved in self._convolve(chunks, qkv, kept.history):
+            self._fill(spans, chunk, inputs, convolved, gates, kept)
+        return _scan(spans, chunks, len(qkv), kept.memory, shape)
+
+    def _convolve(
+        self, chunks: Sequence[Chunk], qkv: torch.Tensor, histories: torch.Tensor
+    ) -> list[tuple[Chunk, torch.Tensor, torch.Tensor]]:
+        """Each chunk, its rows behind those before them (taps - 1 + n, C), and what they give (n, C) bf16."""
+        nothing = torch.zeros_like(histories[:1]).squeeze(0)
+        inputs = [
+            part
+            for chunk in chunks
+            for part in (
+                histories[chunk.use.source] if chunk.use.source >= 0 else nothing,
+                qkv[chunk.first : chunk.first + chunk.rows],
+            )
+        ]
+        if not inputs:
+            return []
+        joined, before = torch.cat(inputs), len(nothing)
+        # of all rows at once: what spans two chunks is read by none
+        convolved = convolve(joined.float(), self._taps)
+        sizes = [before + chunk.rows for chunk in chunks]
+        starts = itertools.accumulate(sizes, initial=0)
+        return [
+            (chunk, joined[start : start + size], convolved[start : start + chunk.rows])
+            for chunk, start, size in zip(chunks, starts, sizes, strict=False)
+        ]
+
+    def _fill(
+        self,
+        spans: Spans,
+        chunk: Chunk,
+        inputs: torch.Tensor,
+        convolved: torch.Tensor,
+        gates: torch.Tensor,
+        kept: StateParts,
+    ) -> None:
+        """Put the open rows and those of `chunk` in its spans, and keep what the next chunk reads of both."""
+        shape, source, before = self._shape, max(0, chunk.use.source), chunk.before
+        place = chunk.first_span * SPAN
+        own = slice(place + before, place + before + chunk.rows)
+        spans.channels[own] = convolved
+        spans.gates[own] = gates[chunk.first : chunk.first + chunk.rows]
+        spans.channels[place : own.start, shape.queries :] = kept.rows[source, :before]
+        spans.gates[place : own.start] = kept.gates[source, :before]
+        for state, after in chunk.written:
+            end = own.start + after
+            count = (before + after) % SPAN
+            kept.history[state] = inputs[after : after + shape.taps - 1]
+            kept.rows[state, :count] = spans.channels[end - count : end, shape.queries :]
+            kept.gates[state, :count] = spans.gates[end - count : end]
 
 
 def _chunks(plan: DeltaPlan, rows: int, states: int) -> list[Chunk]:
     """The lines of `plan` whose numbers are in range."""
     chunks = []
-    for *use, first, count in plan.chunks.tolist():
-        chunk = Chunk(StateUse(*use), first, count)
+    for *use, first, count, before, first_span in plan.chunks.tolist():
+        chunk = Chunk(StateUse(*use), first, count, before, first_span)
         known = -1 <= chunk.use.source < states and 0 <= chunk.use.state < states
+        known &= 0 <= before < SPAN and (before == 0 or chunk.use.source >= 0)
+        known &= 0 <= first_span <= len(plan.spans) - chunk.num_spans
         if known and first >= 0 and count > 0 and first + count <= rows:
-            keeps = 0 <= chunk.use.keep < states
+            keeps = 0 <= chunk.use.keep < states and 0 < chunk.use.keep_after <= count
             chunks.append(chunk if keeps else dataclasses.replace(chunk, use=chunk.use._replace(keep=-1)))
     return chunks
-
-
-def _history(histories: torch.Tensor, use: StateUse, shape: DeltaShape) -> torch.Tensor:
-    """(taps - 1, C) float32: the inputs before a chunk."""
-    kept = histories[max(0, use.source)].view(shape.taps - 1, shape.channels)
-    return torch.zeros_like(kept) if use.source < 0 else kept
-
-
-def written(chunk: Chunk) -> list[tuple[int, int]]:
-    """(state, rows after which it is the chunk's), in order."""
-    use = chunk.use
-    kept = [(use.keep, use.keep_after)] if use.keep >= 0 and 0 < use.keep_after <= chunk.rows else []
-    return [*kept, (use.state, chunk.rows)]
 
 
 def convolve(inputs: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
@@ -126,37 +201,92 @@ def tree_sum(x: torch.Tensor, dim: int) -> torch.Tensor:
     return x.squeeze(dim)
 
 
-def _scan(
-    convolved: torch.Tensor,
-    write: torch.Tensor,
-    decay: torch.Tensor,
-    memory: torch.Tensor,
-    chunks: Sequence[Chunk],
-    shape: DeltaShape,
-) -> torch.Tensor:
-    """The delta rule over chunks side by side, the longest first: (T, C) bf16 -> (T, value heads * value_dim) bf16."""
-    keys = shape.key_heads * shape.key_dim
-    shared = shape.value_heads // shape.key_heads
-    queries, all_keys, values = convolved.float().split([keys, keys, shape.value_heads * shape.value_dim], dim=1)
-    q = unit(queries.unflatten(1, (shape.key_heads, -1))).mul_(shape.key_dim**-0.5).repeat_interleave(shared, 1)
-    k = unit(all_keys.unflatten(1, (shape.key_heads, -1))).repeat_interleave(shared, 1)
-    v = values.unflatten(1, (shape.value_heads, -1))
-    out = torch.empty_like(v, dtype=torch.bfloat16)
-    now = memory.new_zeros((len(chunks), shape.value_heads, shape.key_dim, shape.value_dim))
+def products(decay: torch.Tensor) -> torch.Tensor:
+    """decay (B, 16, heads) -> (B, heads, 16, 16) float32, new: at t, j the product of those behind j up to t; 0 where j > t."""
+    every = decay.new_ones((SPAN, SPAN)).tril_().expand(len(decay), decay.shape[2], SPAN, SPAN).clone()
+    for row in range(1, SPAN):
+        every[:, :, row:, :row] *= decay[:, row, :, None, None]
+    return every
+
+
+def _scan(spans: Spans, chunks: Sequence[Chunk], tokens: int, memory: torch.Tensor, shape: DeltaShape) -> torch.Tensor:
+    """The delta rule over chunks side by side, those with the most spans first: (tokens, value heads * value_dim) bf16."""
+    out = memory.new_empty((tokens, shape.value_heads * shape.value_dim), dtype=torch.bfloat16)
+    now = memory.new_zeros((len(chunks), *memory.shape[1:]))
     for index, chunk in enumerate(chunks):
         if chunk.use.source >= 0:
-            now[index] = memory[chunk.use.source].view(now.shape[1:])
-    ends = [(index, after, state) for index, chunk in enumerate(chunks) for state, after in written(chunk)]
-    firsts = torch.tensor([chunk.first for chunk in chunks], dtype=torch.int64, device=v.device)
-    for step in range(max((chunk.rows for chunk in chunks), default=0)):
-        active = sum(chunk.rows > step for chunk in chunks)
-        rows = firsts[:active] + step
-        state, key = now[:active], k[rows].unsqueeze(-1)
-        state *= decay[rows, :, None, None]
-        known = tree_sum(state * key, -2)
-        state += key * ((v[rows] - known) * write[rows].unsqueeze(-1)).unsqueeze(-2)
-        out[rows] = tree_sum(state * q[rows].unsqueeze(-1), -2).to(torch.bfloat16)
-        for index, after, place in ends:
-            if after == step + 1:
-                memory[place] = now[index].flatten()
-    return out.flatten(1)
+            now[index] = memory[chunk.use.source]
+    rows_of = torch.arange(SPAN, device=out.device)
+    for step in range(max((chunk.num_spans for chunk in chunks), default=0)):
+        active = [chunk for chunk in chunks if chunk.num_spans > step]
+        places = rows_of.new_tensor([(chunk.first_span + step) * SPAN for chunk in active])
+        begins = [step * SPAN - chunk.before for chunk in active]
+        ends = [min(SPAN, chunk.rows - begin) for chunk, begin in zip(active, begins, strict=True)]
+        firsts = [max(0, -begin) for begin in begins]
+        states = now[: len(active)]
+        _store(memory, active, states, step)
+        mixed = _mix(spans, places[:, None] + rows_of, states, min(firsts), ends, shape)
+        for chunk, begin, first, end, rows in zip(active, begins, firsts, ends, mixed, strict=True):
+            out[chunk.first + begin + first : chunk.first + begin + end] = rows[first:end]
+    for index, chunk in enumerate(chunks):
+        _store(memory, [chunk], now[index : index + 1], chunk.num_spans)
+    return out
+
+
+def _store(memory: torch.Tensor, chunks: Sequence[Chunk], states: torch.Tensor, step: int) -> None:
+    """Keep the `states` before span `step` of each chunk where it is the last one that is full."""
+    for chunk, state in zip(chunks, states, strict=True):
+        for place, after in chunk.written:
+            if (chunk.before + after) // SPAN == step:
+                memory[place] = state
+
+
+def _mix(
+    spans: Spans, rows: torch.Tensor, states: torch.Tensor, first: int, ends: list[int], shape: DeltaShape
+) -> torch.Tensor:
+    """What each row of B spans gives, and the states behind those that are full.
+
+    Args:
+        spans: of the step; read.
+        rows: (B, 16) int64, those of the spans.
+        states: (B, value heads, value_dim, key_dim) float32, before each span; moved on.
+        first: row before which nobody reads what the spans give.
+        ends: rows that each has.
+        shape: sizes.
+
+    Returns:
+        (B, 16, value heads * value_dim) bf16, new.
+    """
+    shared = shape.value_heads // shape.key_heads
+    sizes = [shape.queries, shape.queries, shape.value_heads * shape.value_dim]
+    sides = spans.channels[rows].float().split(sizes, dim=2)
+    # (B, heads, 16, numbers)
+    q, k = (
+        unit(side.unflatten(2, (shape.key_heads, -1))).repeat_interleave(shared, 2).transpose(1, 2)
+        for side in sides[:2]
+    )
+    v = sides[2].unflatten(2, (shape.value_heads, -1)).transpose(1, 2)
+    write, decay = spans.gates[rows].unbind(2)
+    between, write = products(decay), write.transpose(1, 2).unsqueeze(-1)
+    left = between[..., :1] * decay[:, 0, :, None, None]  # of the state before the span
+    k, q = k.contiguous(), q.mul(shape.key_dim**-0.5)
+    with_keys = _product(k, k.mT).mul_(between).mul_(write)
+    with_queries = _product(q, k.mT).mul_(between)
+    change = (v - _product(k, states.mT).mul_(left)).mul_(write)
+    out = _product(q, states.mT).mul_(left)
+    for row in range(max(ends)):
+        # of rows before it alone: a row that is not finite is no part of theirs
+        begin = max(row, first)
+        out[..., begin:, :] += with_queries[..., begin:, row, None] * change[..., row, None, :]
+        change[..., row + 1 :, :] -= with_keys[..., row + 1 :, row, None] * change[..., row, None, :]
+    for index, end in enumerate(ends):
+        if end == SPAN:
+            last = between[index, :, -1, :, None]
+            states[index] = states[index] * left[index, :, -1:] + _product(change[index].mT, k[index] * last)
+    return out.transpose(1, 2).flatten(2).to(torch.bfloat16)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left (..., M, K) @ right (..., K, N) float32, new; matrix by matrix, whose order of summation follows from their shape."""
+    many = torch.bmm(left.reshape(-1, *left.shape[-2:]), right.reshape(-1, *right.shape[-2:]))
+    return many.view(*left.shape[:-2], *many.shape[1:])

@@ -1,21 +1,26 @@
-"""Gated DeltaNet on CUDA: the convolution and the delta rule, each in one launch for all chunks of a step."""
+"""Gated DeltaNet on CUDA: the convolution, what the rows of a span need of each other, and the states, each in one launch
+for all chunks of a step."""
 
 from __future__ import annotations
 
 import torch
 import triton
 
+from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.delta_net.kernel import convolve_kernel, scan_kernel
-from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaShape, DeltaWeights, check_delta
+from octavo.ops.delta_net.kernel import convolve_kernel, factors_kernel, scan_kernel
+from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["KernelDeltaNet", "delta_net"]
 
-ROWS, CHANNELS = 8, 128
-"""Of a tile of the convolution. Rows and channels by themselves: their number decides no bit."""
-COLUMNS = 32
-"""Most columns of a state that a program keeps. Chosen, not tuned."""
+FACTORS = 2 * SPAN * SPAN + 6 * SPAN
+"""Numbers that a span's rows have of each other, for each value head."""
+CHANNELS = 128
+"""Of a tile of the convolution. Each by itself: their number decides no bit."""
+COLUMNS = 16
+"""Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
+A request of 32 heads of 128 has 256 programs, for 132 processors."""
 
 
 class KernelDeltaNet:
@@ -63,23 +68,31 @@ def delta_net(
     """
     dims = LaunchDims()
     check_delta(dims, qkv, write_logits, decay_logits, weights, states, plan, shape)
-    tokens, heads = dims["T"], shape.value_heads
-    check_range("qkv.shape[0]", tokens, 0, INDEX_LIMIT - ROWS, "pass fewer tokens in one call")
+    tokens, num_spans, heads = dims["T"], dims["N"], shape.value_heads
+    check_range("qkv.shape[0]", tokens, 0, INDEX_LIMIT - SPAN, "pass fewer tokens in one call")
     out = qkv.new_empty((tokens, heads * shape.value_dim))
-    if not tokens or not dims["S"]:
+    if not tokens or not dims["S"] or not num_spans:
         return out
-    convolved = torch.empty_like(qkv)
-    numbers = shape.state.numbers
-    convolve_kernel[check_grid("delta_net", dims["S"] * triton.cdiv(shape.channels, CHANNELS))](
-        qkv, weights.taps, states, plan.chunks, convolved,
-        tokens, dims["states"], numbers, shape.state_numbers, shape.channels,
-        ROWS=ROWS, BLOCK=CHANNELS, TAPS=shape.taps, num_warps=4, **LAUNCH,
+    convolved = qkv.new_empty((num_spans * SPAN, shape.channels))
+    factors = write_logits.new_empty((num_spans, heads, FACTORS))
+    halves = states.view(torch.bfloat16)
+    sizes = (tokens, dims["states"], dims["S"], num_spans)
+    constants = {
+        "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
+        "VALUE": shape.value_dim, "SPAN": SPAN,
+    } | LAUNCH  # fmt: skip
+    key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
+    convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, CHANNELS))](
+        qkv, weights.taps, halves, plan.chunks, plan.spans, convolved, *sizes,
+        TAPS=shape.taps, BLOCK=CHANNELS, num_warps=4, **constants,
     )  # fmt: skip
-    columns = min(COLUMNS, triton.next_power_of_2(shape.value_dim))
-    scan_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, columns))](
-        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, plan.chunks, out,
-        tokens, dims["states"], numbers, shape.key_heads, heads, shape.key_dim**-0.5, EPS,
-        KEY=shape.key_dim, VALUE=shape.value_dim, KEY_BLOCK=triton.next_power_of_2(shape.key_dim), VALUE_BLOCK=columns,
-        num_warps=4, **LAUNCH,
+    factors_kernel[check_grid("delta_net", num_spans * heads)](
+        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, plan.chunks, plan.spans,
+        factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS, num_warps=1, **constants,
+    )  # fmt: skip
+    scan_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS))](
+        qkv, convolved, factors, states, halves, plan.chunks, out, *sizes,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TAPS=shape.taps, FACTORS=FACTORS, num_warps=1, num_stages=2,
+        **constants,
     )  # fmt: skip
     return out

@@ -1,7 +1,9 @@
-"""Two kernels: the convolution, a block of channels of a chunk each, and the delta rule, a block of a head's columns each.
+"""Three kernels: the convolution, a block of channels of a span each; what the rows of a span need of each other, each value head by
+itself; and the states, a block of a head's value columns each, span after span.
 
-A program takes the rows of its chunk in order, whatever else is in the batch, and the state stays in its registers. The tiles
-follow from the shape alone, because the order of a sum over a key's numbers follows from them.
+What a row sums follows from its place in its span and from the shape alone. Matrices are multiplied by tensor cores in bf16 with
+sums in float32. Keys and queries are bf16 as they are; a float32 is the exact sum of three bf16, so that its products keep it whole. A
+row that is not finite is taken out of the products, as 0 times it is not 0, and put into its own and later rows behind them.
 """
 
 from __future__ import annotations
@@ -9,81 +11,91 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import silu, wait_for_previous
+from octavo.ops.device import is_finite, silu, wait_for_previous
 
 
 @triton.jit
-def _load_chunk(chunks, chunk, rows, num_states):
-    """Source (-1: none), state, keep (-1: none) and the rows before it, first row, rows (0 where anything is out of range)."""
-    line = chunks + chunk.to(tl.int64) * 6
-    source, state = tl.load(line), tl.load(line + 1)
-    keep, keep_after = tl.load(line + 2), tl.load(line + 3)
-    first, count = tl.load(line + 4), tl.load(line + 5)
+def _load_chunk(chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
+    """Source (-1: none), state, keep (-1: none) and the rows before it, first row, rows (0 where anything is out of range), rows of
+    the first span before the chunk's, and the number of that span."""
+    inside = (chunk >= 0) & (chunk < num_chunks)
+    line = chunks + chunk.to(tl.int64) * 8
+    source, state = tl.load(line, mask=inside, other=-2), tl.load(line + 1, mask=inside, other=-1)
+    keep, keep_after = tl.load(line + 2, mask=inside, other=-1), tl.load(line + 3, mask=inside, other=0)
+    first, count = tl.load(line + 4, mask=inside, other=0), tl.load(line + 5, mask=inside, other=0)
+    before, first_span = tl.load(line + 6, mask=inside, other=0), tl.load(line + 7, mask=inside, other=0)
     known = (source >= -1) & (source < num_states) & (state >= 0) & (state < num_states)
     known &= (first >= 0) & (first <= rows) & (count >= 0)
     known &= count <= rows - first
+    known &= (before >= 0) & (before < SPAN) & ((before == 0) | (source >= 0))
+    count = tl.where(known, count, 0)
+    count = tl.where((first_span >= 0) & (tl.cdiv(before + count, SPAN) <= num_spans - first_span), count, 0)
     keeps = (keep >= 0) & (keep < num_states) & (keep_after > 0) & (keep_after <= count)
-    keep_after = tl.where(keeps, keep_after, 0)
     return (
         source.to(tl.int64),
         state.to(tl.int64),
         keep.to(tl.int64),
-        keep_after,
+        tl.where(keeps, keep_after, 0),
         first.to(tl.int64),
-        tl.where(known, count, 0),
+        count,
+        before,
+        first_span,
     )
 
 
 @triton.jit
-def _store_history(inputs, old, new, after, has_old, channels, inside, TAPS: tl.constexpr):
-    """The TAPS - 1 inputs before row `after` of a chunk, some of them perhaps from before it, to `new`, which may be `old`."""
-    # ascending: what is read of the old history lies behind what has been written
-    for tap in tl.static_range(TAPS - 1):
-        source = (after + (tap - (TAPS - 1))).to(tl.int64)
-        now = tl.load(inputs + source * channels, mask=inside & (source >= 0), other=0.0).to(tl.float32)
-        before = tl.load(old + (source + (TAPS - 1)) * channels, mask=inside & (source < 0) & has_old, other=0.0)
-        tl.store(new + tap * channels, tl.where(source >= 0, now, before), mask=inside)
+def _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
+    """Source, first row and rows of the chunk that has a span (no rows: none has), and the place of the span's first row in it."""
+    source, _, _, _, first, count, before, first_span = _load_chunk(
+        chunks, tl.load(spans + span), num_chunks, rows, num_states, num_spans, SPAN
+    )
+    index = span - first_span
+    begin = index * SPAN - before
+    return source, first, tl.where((index >= 0) & (begin < count), count, 0), begin
 
 
-@triton.jit(do_not_specialize=["rows", "num_states", "state_numbers", "head_numbers", "channels"])
+@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def convolve_kernel(
-    qkv, taps, states, chunks, out, rows, num_states, state_numbers, head_numbers, channels,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, PDL: tl.constexpr,
+    qkv, taps, halves, chunks, spans, convolved, rows, num_states, num_chunks, num_spans,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x ceil(channels / BLOCK),). Writes (rows, channels) bf16, and the last TAPS - 1 inputs to the state."""
+    """Grid (spans x ceil(channels / BLOCK),). Writes (spans, SPAN, channels) bf16, the open rows' keys and values among them."""
     wait_for_previous(PDL)
-    blocks = tl.cdiv(channels, BLOCK)
-    source, state, keep, keep_after, first, count = _load_chunk(chunks, tl.program_id(0) // blocks, rows, num_states)
-    channel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < channels
-    histories = states + head_numbers + channel
-    old, has_old = histories + source * state_numbers, source >= 0
-    inputs = qkv + first * channels + channel
-    for start in range(0, count, ROWS):
-        row = start + tl.arange(0, ROWS)
-        mask = (row < count)[:, None] & inside[None, :]
-        total = tl.zeros((ROWS, BLOCK), tl.float32)
-        for tap in tl.static_range(TAPS):
-            at = (row + (tap - (TAPS - 1))).to(tl.int64)[:, None]
-            now = tl.load(inputs[None, :] + at * channels, mask=mask & (at >= 0), other=0.0).to(tl.float32)
-            kept = mask & (at < 0) & has_old
-            before = tl.load(old[None, :] + (at + (TAPS - 1)) * channels, mask=kept, other=0.0)
-            weight = tl.load(taps + channel * TAPS + tap, mask=inside, other=0.0).to(tl.float32)
-            total += tl.where(at >= 0, now, before) * weight[None, :]
-        to = out + (first + row)[:, None] * channels + channel[None, :]
-        tl.store(to, silu(total).to(tl.bfloat16), mask=mask)
-    if (count > 0) & (keep_after > 0):
-        _store_history(inputs, old, histories + keep * state_numbers, keep_after, has_old, channels, inside, TAPS)
+    queries: tl.constexpr = KEY_HEADS * KEY
+    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+    blocks: tl.constexpr = (channels + BLOCK - 1) // BLOCK
+    span = tl.program_id(0) // blocks
+    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
     if count > 0:
-        _store_history(inputs, old, histories + state * state_numbers, count, has_old, channels, inside, TAPS)
+        channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+        inside = (channel < channels)[None, :]
+        place = tl.arange(0, SPAN)
+        at = (begin + place)[:, None]
+        live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
+        floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
+        history = halves + source * (2 * NUMBERS) + 2 * floats
+        inputs = qkv + first * channels
+        total = tl.zeros((SPAN, BLOCK), tl.float32)
+        for tap in tl.static_range(TAPS):
+            row = at + (tap - (TAPS - 1))
+            now = tl.load(inputs + row.to(tl.int64) * channels + channel[None, :], mask=live & (row >= 0), other=0.0)
+            kept = live & (row < 0) & (source >= 0)
+            before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
+            weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
+            total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
+        old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
+        result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
+        to = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
+        tl.store(to, result, mask=live | is_old)
 
 
 @triton.jit
-def _unit(at, inside, eps):
-    """The numbers at `at`, divided by their length, f32."""
-    x = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    length = tl.sqrt_rn(tl.sum(x * x, 0) + eps)
-    return tl.div_rn(x, tl.broadcast_to(length, x.shape))
+def _over_length(x, eps):
+    """(SPAN,) float32: one over the length of each row of x (SPAN, KEY_BLOCK) bf16"""
+    wide = x.to(tl.float32)
+    length = tl.sqrt_rn(tl.sum(wide * wide, 1) + eps)
+    return tl.div_rn(tl.full(length.shape, 1.0, tl.float32), length)
 
 
 @triton.jit
@@ -92,39 +104,249 @@ def _softplus(x):
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
-@triton.jit(do_not_specialize=["rows", "num_states", "state_numbers", "key_heads", "value_heads"])
-def scan_kernel(
-    convolved, write_logits, decay_logits, log_decay, step_bias, states, chunks, out,
-    rows, num_states, state_numbers, key_heads, value_heads, scale, eps,
-    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, PDL: tl.constexpr,
+@triton.jit
+def _at(x, place, index):
+    """x[index] of x (SPAN,), `place` being 0 .. SPAN - 1."""
+    return tl.sum(tl.where(place == index, x, 0.0), 0)
+
+
+@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
+def factors_kernel(
+    convolved, write_logits, decay_logits, log_decay, step_bias, states, chunks, spans, factors,
+    rows, num_states, num_chunks, num_spans, scale, eps,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
+    SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Writes (rows, value heads x VALUE) bf16 and the states."""
+    """Grid (spans x value heads,). Writes (spans, value heads, FACTORS) float32.
+
+    What a row's change takes of the values (SPAN from, SPAN to), what its output takes of the changes (SPAN from, SPAN to); and of each
+    row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
+    what is left of a state before it, what is left of the state before the span.
+    """
     wait_for_previous(PDL)
-    parts = tl.cdiv(VALUE, VALUE_BLOCK)
-    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % value_heads
-    chunk = tl.program_id(0) // parts // value_heads
-    source, state, keep, keep_after, first, count = _load_chunk(chunks, chunk, rows, num_states)
+    span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
+    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
+    if count > 0:
+        queries: tl.constexpr = KEY_HEADS * KEY
+        channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+        place = tl.arange(0, SPAN)
+        at = begin + place
+        live, is_old = (at >= 0) & (at < count), at < 0
+        key = tl.arange(0, KEY_BLOCK)
+        channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
+        line = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
+        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
+        k = tl.load(line + queries, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
+
+        gate = (first + at) * VALUE_HEADS + head
+        write = 1.0 / (1.0 + tl.exp(-tl.load(write_logits + gate, mask=live, other=0.0)))
+        speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
+        decay = tl.exp(-speed * _softplus(tl.load(decay_logits + gate, mask=live, other=0.0) + bias))
+        gates = states + source * NUMBERS + VALUE_HEADS * KEY * VALUE + place * (2 * VALUE_HEADS) + head
+        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0))
+        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0))
+
+        row, col = place[:, None], place[None, :]
+        left, between = tl.full((SPAN,), 1.0, tl.float32), tl.full((SPAN, SPAN), 1.0, tl.float32)
+        for step in tl.static_range(SPAN):
+            one = _at(decay, place, step)
+            left = tl.where(place >= step, left * one, left)
+            between = tl.where((row >= step) & (col < step), between * one, between)
+
+        over_k, over_q = _over_length(k, eps), _over_length(q, eps) * scale
+        keys = tl.dot(k, tl.trans(k)) * over_k[None, :] * between
+        by_keys = tl.where(row > col, keys * over_k[:, None] * write[:, None], 0.0)
+        by_queries = tl.dot(q, tl.trans(k)) * over_k[None, :] * between * over_q[:, None]
+        solved = tl.where(row == col, 1.0, 0.0)
+        for step in range(tl.minimum(count - begin, SPAN) - 1):
+            column_of = tl.sum(tl.where(col == step, by_keys, 0.0), 1)
+            row_of = tl.sum(tl.where(row == step, solved, 0.0), 0)
+            solved = tl.where(row > step, solved - column_of[:, None] * row_of[None, :], solved)
+
+        base = factors + (span.to(tl.int64) * VALUE_HEADS + head) * FACTORS
+        matrix = col * SPAN + row
+        tl.store(base + matrix, tl.where(row >= col, solved * write[None, :], 0.0))
+        tl.store(base + SPAN * SPAN + matrix, tl.where(row >= col, by_queries, 0.0))
+        last = tl.sum(tl.where(row == SPAN - 1, between, 0.0), 0)
+        base += 2 * SPAN * SPAN + place
+        tl.store(base, left * over_k)
+        tl.store(base + SPAN, left * over_q)
+        tl.store(base + 2 * SPAN, last * over_k)
+        tl.store(base + 3 * SPAN, write)
+        tl.store(base + 4 * SPAN, decay)
+        tl.store(base + 5 * SPAN, left)
+
+
+@triton.jit
+def _top(x):
+    """The first eight bits of each x (float32) as float32, and as bf16."""
+    bits = x.to(tl.int32, bitcast=True)
+    # by its bits, exactly: conversions that round would be one instruction for each number and part
+    return (bits & -65536).to(tl.float32, bitcast=True), (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def _split(x):
+    """Three bf16 whose sum is x (float32): the largest first."""
+    wide, high = _top(x)
+    rest = x - wide
+    wide, middle = _top(rest)
+    return high, middle, _top(rest - wide)[1]
+
+
+@triton.jit
+def _products(left, right, other):
+    """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
+    high, middle, low = _split(left)
+    one, two = tl.dot(low, right), tl.dot(low, other)
+    one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
+    return tl.dot(high, right, one), tl.dot(high, other, two)
+
+
+@triton.jit
+def _float_product(left, right):
+    """left @ right, both float32, but for products below 2^-24 of the largest."""
+    high, middle, low = _split(left)
+    other_high, other_middle, other_low = _split(right)
+    total = tl.dot(low, other_high)
+    total = tl.dot(high, other_low, total)
+    total = tl.dot(middle, other_middle, total)
+    total = tl.dot(middle, other_high, total)
+    total = tl.dot(high, other_middle, total)
+    return tl.dot(high, other_high, total)
+
+
+@triton.jit
+def _store_history(inputs, old, new, after, has_old, channel, inside, channels: tl.constexpr, TAPS: tl.constexpr):
+    """The TAPS - 1 inputs before row `after` of a chunk, some of them perhaps from before it, to `new`, which may be `old`."""
+    # ascending: what is read of the old history lies behind what has been written
+    for tap in tl.static_range(TAPS - 1):
+        source = (after + (tap - (TAPS - 1))).to(tl.int64)
+        now = tl.load(inputs + source * channels + channel, mask=inside & (source >= 0), other=0.0)
+        before = tl.load(
+            old + (source + (TAPS - 1)) * channels + channel, mask=inside & (source < 0) & has_old, other=0.0
+        )
+        tl.store(new + tap * channels + channel, tl.where(source >= 0, now, before), mask=inside)
+
+
+@triton.jit
+def _store_rows(convolved, rows, channel, mask, channels: tl.constexpr, queries: tl.constexpr):
+    """The rows of a span, as far as `mask` says (SPAN, BLOCK), to the open rows at `rows`."""
+    place = tl.arange(0, mask.shape[0]).to(tl.int64)[:, None]
+    x = tl.load(convolved + place * channels + channel[None, :], mask=mask, other=0.0)
+    tl.store(rows + place * (channels - queries) + (channel - queries)[None, :], x, mask=mask)
+
+
+@triton.jit
+def _keep(
+    after, place, source, first_span, before, qkv, convolved, factors, states, halves, head, part,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr, FACTORS: tl.constexpr,
+):  # fmt: skip
+    """Keep at `place`, but for the state, what the next chunk reads behind `after` rows of a chunk: the columns of this program, and
+    the queries, keys and gates of its head if it is the first to have them."""
+    shared: tl.constexpr = VALUE_HEADS // KEY_HEADS
+    queries: tl.constexpr = KEY_HEADS * KEY
+    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
     in_key, in_value = key < KEY, column < VALUE
-    inside = in_key[:, None] & in_value[None, :]
-    places = states + head.to(tl.int64) * (KEY * VALUE) + key[:, None] * VALUE + column[None, :]
-    now = tl.load(places + source * state_numbers, mask=inside & (count > 0) & (source >= 0), other=0.0)
-    key_head = head // (value_heads // key_heads)
-    channels = 2 * key_heads * KEY + value_heads * VALUE
-    speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
-    for step in range(count):
-        row = first + step
-        at = convolved + row * channels
-        q = _unit(at + key_head * KEY + key, in_key, eps) * scale
-        k = _unit(at + (key_heads + key_head) * KEY + key, in_key, eps)
-        v = tl.load(at + 2 * key_heads * KEY + head * VALUE + column, mask=in_value, other=0.0).to(tl.float32)
-        write = 1.0 / (1.0 + tl.exp(-tl.load(write_logits + row * value_heads + head)))
-        decay = tl.exp(-speed * _softplus(tl.load(decay_logits + row * value_heads + head) + bias))
-        now = now * decay
-        known = tl.sum(now * k[:, None], 0)
-        now = now + k[:, None] * ((v - known) * write)[None, :]
-        result = tl.sum(now * q[:, None], 0)
-        tl.store(out + (row * value_heads + head) * VALUE + column, result.to(tl.bfloat16), mask=in_value)
-        if step + 1 == keep_after:
-            tl.store(places + keep * state_numbers, now, mask=inside)
-    tl.store(places + state * state_numbers, now, mask=inside & (count > 0))
+    query_at = head // shared * KEY + key
+    key_at, value_at = queries + query_at, 2 * queries + head * VALUE + column
+    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
+    to, old = halves + place * (2 * NUMBERS) + 2 * floats, halves + source * (2 * NUMBERS) + 2 * floats
+    seen = source >= 0
+    _store_history(qkv, old, to, after, seen, value_at, in_value, channels, TAPS)
+
+    index = (before + after) // SPAN
+    span = (first_span + index).to(tl.int64)
+    row = tl.arange(0, SPAN)
+    # those that the source has are there already
+    fresh = (row < (before + after) % SPAN) & ((row >= before) | (index > 0) | (place != source))
+    inputs, rows = convolved + span * SPAN * channels, to + (TAPS - 1) * channels
+    _store_rows(inputs, rows, value_at, fresh[:, None] & in_value[None, :], channels, queries)
+    if part == 0:
+        base = factors + (span * VALUE_HEADS + head) * FACTORS + 2 * SPAN * SPAN + row
+        gates = states + place * NUMBERS + VALUE_HEADS * KEY * VALUE + row * (2 * VALUE_HEADS) + head
+        tl.store(gates, tl.load(base + 3 * SPAN, mask=fresh, other=0.0), mask=fresh)
+        tl.store(gates + VALUE_HEADS, tl.load(base + 4 * SPAN, mask=fresh, other=0.0), mask=fresh)
+        if head % shared == 0:
+            _store_history(qkv, old, to, after, seen, query_at, in_key, channels, TAPS)
+            _store_history(qkv, old, to, after, seen, key_at, in_key, channels, TAPS)
+            _store_rows(inputs, rows, key_at, fresh[:, None] & in_key[None, :], channels, queries)
+
+
+@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
+def scan_kernel(
+    qkv, convolved, factors, states, halves, chunks, out,
+    rows, num_states, num_chunks, num_spans,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    wait_for_previous(PDL)
+    parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
+    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
+    chunk = tl.program_id(0) // parts // VALUE_HEADS
+    source, state, keep, keep_after, first, count, before, first_span = _load_chunk(
+        chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    queries: tl.constexpr = KEY_HEADS * KEY
+    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+    key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
+    in_key, in_value = key < KEY, column < VALUE
+    inside = in_value[:, None] & in_key[None, :]
+    numbers = column[:, None] * KEY + key[None, :]
+    memory = states + head.to(tl.int64) * (KEY * VALUE)
+    now = tl.load(memory + source * NUMBERS + numbers, mask=inside & (count > 0) & (source >= 0), other=0.0)
+    place = tl.arange(0, SPAN)
+    matrix = place[:, None] * SPAN + place[None, :]
+    up_to = tl.where(place[:, None] <= place[None, :], 1.0, 0.0).to(tl.bfloat16)
+    keys_at = place[:, None] * channels + head // (VALUE_HEADS // KEY_HEADS) * KEY + key[None, :]
+    values_at = place[None, :] * channels + 2 * queries + head * VALUE + column[:, None]
+    outs_at = place[None, :] * (VALUE_HEADS * VALUE) + head * VALUE + column[:, None]
+    kept_spans = tl.where(keep_after > 0, (before + keep_after) // SPAN, 0)
+    full_spans, all_spans = (before + count) // SPAN, tl.cdiv(before + count, SPAN)
+    # a state that no full span moves stays where it is, if it is there
+    moves = (full_spans > 0) | (source != state)
+    last = tl.where(moves, full_spans, all_spans)
+    # to the state that is kept, to the one behind the last full span, and to the end: what a span leaves that is not full is no state
+    for piece in range(tl.where(keep_after > 0, 0, 1), tl.where(count > 0, tl.where(last < all_spans, 3, 2), 0)):
+        begins = tl.where(piece == 0, 0, tl.where(piece == 1, kept_spans, last))
+        for index in range(begins, tl.where(piece == 0, kept_spans, tl.where(piece == 1, last, all_spans))):
+            span, begin = (first_span + index).to(tl.int64), index * SPAN - before
+            used, live = begin + place < count, (begin + place >= 0) & (begin + place < count)
+            line = convolved + span * SPAN * channels
+            q = tl.load(line + keys_at, mask=live[:, None] & in_key[None, :], other=0.0)
+            k = tl.load(line + queries + keys_at, mask=used[:, None] & in_key[None, :], other=0.0)
+            v = tl.load(line + values_at, mask=used[None, :] & in_value[:, None], other=0.0)
+            base = factors + (span * VALUE_HEADS + head) * FACTORS
+            by_values, by_changes = tl.load(base + matrix), tl.load(base + SPAN * SPAN + matrix)
+            of_rows = base + 2 * SPAN * SPAN
+            lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + place)
+            gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
+
+            known, asked = _products(now, tl.trans(k), tl.trans(q))
+            missing = v.to(tl.float32) - lost[None, :] * known
+            is_good = is_finite(missing)
+            change = _float_product(tl.where(is_good, missing, 0.0), by_values)
+            bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
+            is_spoilt = tl.dot(bad, up_to) > 0.0
+            change = tl.where(is_spoilt, 0.0, change)
+            result = seen[None, :] * asked + _float_product(change, by_changes)
+            result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
+            to = out + (first + begin) * (VALUE_HEADS * VALUE)
+            tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
+            high, middle, low = _split(change * gained[None, :])
+            left = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
+            now = tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now * left[:, None])))
+        if piece < 2:
+            target = tl.where(piece == 0, keep, state)
+            if (piece == 0) | moves:
+                tl.store(memory + target * NUMBERS + numbers, now, mask=inside)
+            _keep(
+                tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * channels,
+                convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
+                KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, FACTORS,
+            )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from octavo.config.facts import RecurrentState
+from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.errors import KernelContractError
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.upload import upload
@@ -18,35 +18,9 @@ EPS = 1e-6
 """Added to the sum of squares by which queries and keys are normed."""
 MAX_TAPS = 8
 MAX_KEY_DIM = 256
-"""A kernel keeps a tile of the state in registers, all of a key's numbers high."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DeltaShape:
-    """`value_heads` states of key_dim x value_dim numbers; value_heads / key_heads of them share queries and keys."""
-
-    key_heads: int
-    value_heads: int
-    key_dim: int
-    value_dim: int
-    taps: int
-    """Inputs that the convolution reads: the row's own and those of the taps - 1 tokens before it."""
-
-    @property
-    def channels(self) -> int:
-        """C: query heads, key heads and value heads, which the convolution takes one by one."""
-        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
-
-    @property
-    def state_numbers(self) -> int:
-        """Numbers of the states of all value heads."""
-        return self.value_heads * self.key_dim * self.value_dim
-
-    @property
-    def state(self) -> RecurrentState:
-        """What is kept of a request: the state of each value head (key_dim, value_dim), then the last taps - 1 inputs."""
-        history = (self.taps - 1) * self.channels
-        return RecurrentState(self.state_numbers + history)
+"""A kernel keeps a tile of the state in registers, all of a key's numbers wide."""
+LINE = 8
+"""Numbers of a line of a plan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,35 +49,81 @@ class StateUse(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DeltaPlan:
-    """The chunks of a step."""
+    """The chunks of a step, and the spans that they have rows in."""
 
     chunks: torch.Tensor
-    """(S, 6) int32: a `StateUse`, the chunk's first row and its rows. A line whose numbers are out of range is left out, as one
-    of -1 is."""
+    """(S, 8) int32: a `StateUse`, the chunk's first row, its rows, how many rows of its first span came before it, and the number
+    of its first span among all. A line whose numbers are out of range is left out, as one of -1 is."""
+    spans: torch.Tensor
+    """(N,) int32: the chunk of each span, those of a chunk in order; -1: of none."""
 
 
-def plan_delta(uses: Sequence[StateUse], chunk_starts: tuple[int, ...], device: torch.device) -> DeltaPlan:
-    """The plan of chunks that are not empty, its tensor on `device`.
+def plan_delta(
+    uses: Sequence[StateUse], chunk_starts: Sequence[int], context_lens: Sequence[int], device: torch.device
+) -> DeltaPlan:
+    """The plan of chunks that are not empty, its tensors on `device`.
 
     Args:
         uses: (S) of each chunk. No state that one of them writes is another's, or is read by another.
         chunk_starts: (S + 1) rows.
+        context_lens: (S) tokens of each chunk's request up to its last row.
         device: on which the plan is read.
 
     Raises:
-        KernelContractError: there are not as many uses as chunks, or they meet in a state.
+        KernelContractError: there are not as many uses as chunks, they meet in a state, or one goes on from nothing in the midst
+            of a request.
     """
     written = [use.state for use in uses] + [use.keep for use in uses if use.keep >= 0]
     read = {use.source for use in uses if use.source not in (-1, use.state)}
-    if len(uses) != len(chunk_starts) - 1:
+    if not len(uses) == len(chunk_starts) - 1 == len(context_lens):
         raise KernelContractError("uses", f"{len(chunk_starts) - 1}, one for each chunk", str(len(uses)))
     if len(set(written)) != len(written) or read.intersection(written):
         raise KernelContractError("uses", "states that are written once and by nobody else read", str(list(uses)))
-    check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT, "pass fewer tokens in one call")
+    check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT - SPAN, "pass fewer tokens in one call")
     starts = np.array(chunk_starts, dtype=np.int64)
-    rows = np.stack((starts[:-1], np.diff(starts)), axis=1)
-    lines = np.hstack((np.array(uses, dtype=np.int64).reshape(-1, 4), rows)).astype(np.int32)
-    return DeltaPlan(upload(torch.from_numpy(lines), device))
+    states, counts = np.array(uses, dtype=np.int64).reshape(-1, 4), np.diff(starts)
+    begins = np.array(context_lens, dtype=np.int64) - counts
+    if (begins[states[:, 0] < 0] != 0).any():
+        raise KernelContractError("uses", "a source for each chunk that does not begin its request", str(list(uses)))
+    before = begins % SPAN
+    num_spans = -(-(before + counts) // SPAN)
+    rows = np.stack((starts[:-1], counts, before, np.cumsum(num_spans) - num_spans), axis=1)
+    lines = np.hstack((states, rows)).astype(np.int32)
+    spans = np.repeat(np.arange(len(lines), dtype=np.int32), num_spans)
+    return DeltaPlan(*(upload(torch.from_numpy(part), device) for part in (lines, spans)))
+
+
+def most_spans(tokens: int, chunks: int) -> int:
+    """In how many spans so many tokens can be, in so many chunks: a chunk of n rows has some in (n + 14) // 16 + 1 at most."""
+    return min(tokens, (tokens + (2 * SPAN - 2) * chunks) // SPAN)
+
+
+class StateParts(NamedTuple):
+    """What is kept of each request, as views of `states`; see `DeltaShape.state`."""
+
+    memory: torch.Tensor
+    """(states, value heads, value_dim, key_dim) float32"""
+    gates: torch.Tensor
+    """(states, 15, 2, value heads) float32"""
+    history: torch.Tensor
+    """(states, taps - 1, C) bf16"""
+    rows: torch.Tensor
+    """(states, 15, C - queries) bf16"""
+
+
+def split_states(states: torch.Tensor, shape: DeltaShape) -> StateParts:
+    """The parts of `states` (states, numbers) float32."""
+    halves = states.view(torch.bfloat16)
+    sizes = (shape.state_numbers, shape.gate_numbers)
+    memory, gates, _ = states.split([*sizes, states.shape[1] - sum(sizes)], dim=1)
+    history = halves.narrow(1, 2 * sum(sizes), shape.history_numbers)
+    rows = halves.narrow(1, 2 * sum(sizes) + shape.history_numbers, shape.open_numbers)
+    return StateParts(
+        memory.unflatten(1, (shape.value_heads, shape.value_dim, shape.key_dim)),
+        gates.unflatten(1, (-1, 2, shape.value_heads)),
+        history.unflatten(1, (-1, shape.channels)),
+        rows.unflatten(1, (-1, shape.channels - shape.queries)),
+    )
 
 
 def check_delta(
@@ -116,13 +136,13 @@ def check_delta(
     plan: DeltaPlan,
     shape: DeltaShape,
 ) -> None:
-    """Hold the arguments of a call to each other and bind T, S and `states` in `dims`; shapes as `DeltaNet`.
+    """Hold the arguments of a call to each other and bind T, S, N and `states` in `dims`; shapes as `DeltaNet`.
 
     Raises:
         KernelContractError: one has another dtype, size or device, or the shape is out of range.
     """
     check_range("shape.taps", shape.taps, 2, MAX_TAPS, "the convolution reads as many inputs at once")
-    check_range("shape.key_dim", shape.key_dim, 1, MAX_KEY_DIM, "a kernel keeps a column of the state")
+    check_range("shape.key_dim", shape.key_dim, 1, MAX_KEY_DIM, "a kernel keeps a row of the state")
     if shape.value_heads % shape.key_heads:
         raise KernelContractError("shape.value_heads", f"a multiple of {shape.key_heads}", str(shape.value_heads))
     heads = shape.value_heads
@@ -133,7 +153,8 @@ def check_delta(
     dims.check("weights.log_decay", weights.log_decay, (heads,), dtype=torch.float32)
     dims.check("weights.step_bias", weights.step_bias, (heads,), dtype=torch.float32)
     dims.check("states", states, ("states", shape.state.numbers), dtype=torch.float32)
-    dims.check("plan.chunks", plan.chunks, ("S", 6), dtype=torch.int32)
+    dims.check("plan.chunks", plan.chunks, ("S", LINE), dtype=torch.int32)
+    dims.check("plan.spans", plan.spans, ("N",), dtype=torch.int32)
 
 
 class DeltaNet(Protocol):
@@ -150,8 +171,12 @@ class DeltaNet(Protocol):
         """Convolve, norm queries and keys, and run the delta rule from the state that each chunk goes on from.
 
         For each token and value head, with q and k of length one, q divided by sqrt(key_dim):
-        S = decay S; S = S + k (write (v - k S))^T; out = q S; write = sigmoid(write_logits),
-        decay = exp(-exp(log_decay) softplus(decay_logits + step_bias)). All in float32, token by token, so that a row's bits
+        S = decay S; S = S + (write (v - S k)) k^T; out = S q; write = sigmoid(write_logits),
+        decay = exp(-exp(log_decay) softplus(decay_logits + step_bias)). In float32, from the state S behind the span before
+        and the rows of the span: u_t = write_t (v_t - G_t S k_t - sum over j < t of (D_tj k_t k_j) u_j),
+        out_t = G_t S q_t + sum over j <= t of (D_tj q_t k_j) u_j, with the products G_t and D_tj of the decays up to t, from the
+        span's first row and behind j; S = G S + sum over j of D_j u_j k_j^T behind its last row (the chunked form of Yang,
+        Kautz and Hatamizadeh, "Gated Delta Networks", 2024). A span is computed anew for each row that joins it, so that a row's bits
         depend on its request's tokens up to it alone.
 
         Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.delta_net.layer import EPS, DeltaShape, DeltaWeights
+from octavo.config.delta_shape import DeltaShape
+from octavo.ops.delta_net.layer import EPS, DeltaWeights
 
 
 def delta_net_reference(

@@ -1,0 +1,26 @@
+"""The device memory in which graphs read the chunks and spans of a step."""
+
+from __future__ import annotations
+
+import torch
+
+from octavo.ops.delta_net.layer import LINE, DeltaPlan, most_spans
+from octavo.ops.padded_buffer import PaddedBuffer
+
+
+class DeltaPlanBuffers:
+    """Plans of up to `rows` rows in up to `chunks` chunks, always at the same addresses."""
+
+    def __init__(self, rows: int, chunks: int, device: torch.device) -> None:
+        self._chunks = PaddedBuffer((chunks, LINE), torch.int32, device, -1)
+        self._spans = PaddedBuffer((most_spans(rows, chunks),), torch.int32, device, -1)
+
+    def fill(self, plan: DeltaPlan) -> None:
+        """Put `plan`, its tensors on the host, in the memory."""
+        for buffer, values in ((self._chunks, plan.chunks), (self._spans, plan.spans)):
+            buffer.fill(values, len(buffer.device))
+
+    def plan(self, rows: int) -> DeltaPlan:
+        """The memory as a plan of `rows` rows."""
+        chunks = self._chunks.device[:rows]
+        return DeltaPlan(chunks, self._spans.device[: most_spans(rows, len(chunks))])
