@@ -20,6 +20,7 @@ from octavo.ops.delta_net.layer import (
     check_delta,
     split_states,
 )
+from octavo.ops.matrix_products import matrix_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,5 +289,5 @@ def _mix(
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left (..., M, K) @ right (..., K, N) float32, new; matrix by matrix, whose order of summation follows from their shape."""
-    many = torch.bmm(left.reshape(-1, *left.shape[-2:]), right.reshape(-1, *right.shape[-2:]))
+    many = matrix_products(left.reshape(-1, *left.shape[-2:]), right.reshape(-1, *right.shape[-2:]))
     return many.view(*left.shape[:-2], *many.shape[1:])

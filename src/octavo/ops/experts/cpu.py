@@ -15,6 +15,7 @@ from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.linear.cpu import TILE_ROWS
+from octavo.ops.matrix_products import matrix_products
 from octavo.ops.quantize.cpu import dequantized, rounding_of
 from octavo.ops.row_chunks import row_chunks
 
@@ -95,11 +96,11 @@ class _Stack:
         out = rows.new_empty((len(tiles), TILE_ROWS, self._stack.shape[2]))
         if len(tiles) == len(group.experts):  # PyTorch's threads share out one product, but not many of one tile
             experts = torch.tensor(group.experts, dtype=torch.int64)
-            torch.bmm(tiles, self._stack.index_select(0, experts), out=out)
+            matrix_products(tiles, self._stack.index_select(0, experts), out=out)
         else:
             sides = (torch.split(side, group.tiles) for side in (tiles, out))
             for expert, some, target in zip(group.experts, *sides, strict=True):
-                torch.bmm(some, self._matrices[expert].expand(len(some), -1, -1), out=target)
+                matrix_products(some, self._matrices[expert].expand(len(some), -1, -1), out=target)
         return out.flatten(0, 1)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from octavo.ops.contract import Dims
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
+from octavo.ops.matrix_products import matrix_products
 from octavo.ops.quantize.cpu import dequantized, rounding_of
 from octavo.ops.row_chunks import row_chunks
 
@@ -21,7 +22,7 @@ def tiled_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     tiles = -(-rows // TILE_ROWS)
     padding = tiles * TILE_ROWS - rows
     padded = (F.pad(x, (0, 0, 0, padding)) if padding else x).view(tiles, TILE_ROWS, width)
-    out = torch.bmm(padded, weight.expand(tiles, width, weight.shape[1]))
+    out = matrix_products(padded, weight.expand(tiles, width, weight.shape[1]))
     return out.view(tiles * TILE_ROWS, weight.shape[1])[:rows]
 
 
