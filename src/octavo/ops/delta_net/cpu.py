@@ -57,7 +57,7 @@ class Spans:
 
     @classmethod
     def empty(cls, count: int, shape: DeltaShape, states: torch.Tensor) -> Spans:
-        """`count` spans without rows, where `states` are."""
+        """`count` spans without rows, on the device of `states` (..., numbers) float32."""
         gates = states.new_zeros((count * SPAN, 2, shape.value_heads))
         gates[:, 1] = 1.0
         return cls(states.new_zeros((count * SPAN, shape.channels), dtype=torch.bfloat16), gates)
