@@ -232,6 +232,7 @@ def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.
     free = free_bytes(device) - _cache_bytes(loaded, config, 0)
     num_blocks = min(blocks_of_widest(config), max(1, free // 2 // block_bytes))
     kv_bytes = _cache_bytes(loaded, config, num_blocks)
+    _compile_kernels(loaded, config, num_blocks, device)
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
     _run_all_sizes(loaded, config, num_blocks, device)
@@ -243,24 +244,26 @@ def _run_all_sizes(
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
-    if not quiet:
-        _compile_kernels(loaded, kv_cache, config)
     model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
     load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
     warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
 
 
-def _compile_kernels(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig) -> None:
-    """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache."""
+def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> None:
+    """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache; the device's memory is as before."""
     from octavo.ops.compilation import compiling_instead
 
     watch = _Watch()
     with compiling_instead(len(os.sched_getaffinity(0))):
+        kv_cache = _allocate(loaded, config, num_blocks, device)
         model = _graphed(loaded, kv_cache, config, capture=lambda _launch: lambda: None)  # visited when it was recorded
         visit_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
         visited_s = watch.lap()
     log.debug("kernels visited in %.2f s, ready %.2f s later", visited_s, watch.lap())
+    del model, kv_cache
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:
