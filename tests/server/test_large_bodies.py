@@ -167,9 +167,11 @@ def test_what_is_left_of_a_large_message_is_small(roomy: Running) -> None:
 
 def test_the_watch_sees_a_hold(roomy: Running) -> None:
     """The twin: one call that holds the lock, and one coroutine that holds the loop."""
-    text = json.dumps([[1, 2]] * (8 * MB))
+    began_s, few = time.thread_time(), 10**6
+    sum(range(few))
+    each_s = (time.thread_time() - began_s) / few
     with watched(roomy) as holds:
-        json.loads(text)
+        sum(range(int(2 * MOST_CPU_S / each_s)))  # one call of C, as long on any machine
     assert holds.lock_s > MOST_CPU_S
 
     async def busy() -> None:
