@@ -6,6 +6,9 @@ Delta Rule", 2024): what a row writes is its value without what the rows before 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +18,43 @@ from torch import Tensor
 CHUNK = 128
 LEAST = 16
 """Size of the triangles that are inverted by powers: of larger ones the powers outgrow float32."""
+
+
+def pad(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:
+    """x with its dimension `dim`, counted from behind, filled up to a multiple of `size`."""
+    missing = -x.shape[dim] % size
+    return F.pad(x, (0, 0) * (-1 - dim) + (0, missing), value=value) if missing else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """Which rows of N chunks of L meet."""
+
+    within: Tensor
+    """(B or 1, N or 1, 1, 1, L, L) bool: which rows of its chunk a row sees."""
+    before: Tensor | None
+    """(B, N, 1, 1, L, 1) bool: whether a row sees the state that its chunk begins with; None: all do."""
+    behind: Tensor | None
+    """(B, N, 1, 1, L, 1) bool: whether what a row writes is in the state that its chunk ends with; None: all do."""
+
+
+def sight(length: int, owners: Tensor | None, device: torch.device, size: int = CHUNK) -> Sight:
+    """What rows of `length` see: of each owner the tokens up to their own; owners (B, S) int64, None: one for each row."""
+    lower = torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    if owners is None:
+        return Sight(lower.expand(1, 1, 1, 1, size, size), None, None)
+    whose = pad(owners, -1, size, value=-1).unflatten(1, (-1, size))[:, :, None, None, :, None]
+    left = F.pad(whose[:, :-1, :, :, -1:], (0, 0) * 4 + (1, 0), value=-2)
+    return Sight(lower & (whose == whose.transpose(-1, -2)), whose == left, whose == whose[..., -1:, :])
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Products of all bits: errors grow where many keys are alike."""
+    was = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(was)
 
 
 def unit_inverse(lower: Tensor) -> Tensor:
@@ -29,8 +69,8 @@ def unit_inverse(lower: Tensor) -> Tensor:
         return inverse
     half = size // 2
     first, last = unit_inverse(torch.stack((lower[..., :half, :half], lower[..., half:, half:]))).unbind(0)
-    corner = -(last @ (lower[..., half:, :half] @ first))
-    return torch.cat((F.pad(first, (0, half)), torch.cat((corner, last), dim=-1)), dim=-2)
+    corner = last @ (lower[..., half:, :half] @ first)
+    return torch.cat((F.pad(first, (0, half)), torch.cat((-corner, last), dim=-1)), dim=-2)
 
 
 class _UnitInverse(torch.autograd.Function):
@@ -38,7 +78,8 @@ class _UnitInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, lower: Tensor) -> Tensor:
-        inverse = unit_inverse(lower)
+        with _whole_float32():
+            inverse = unit_inverse(lower)
         ctx.save_for_backward(inverse)
         return inverse
 
@@ -49,62 +90,52 @@ class _UnitInverse(torch.autograd.Function):
         return -(turned @ grads[0] @ turned)
 
 
-def in_chunks(x: Tensor, size: int) -> Tensor:
-    """x (B, S, heads, ...) as (B, chunks, heads, size, ...), zero behind the last position."""
-    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % size))
-    return padded.unflatten(1, (-1, size)).transpose(2, 3)
-
-
-def delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, owners: Tensor | None, *, size: int = CHUNK
-) -> Tensor:
+def delta_rule(q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, seen: Sight) -> Tensor:
     """S = decay S; S = S + k (write (v - k S))^T; out = q S, from nothing at the first token of each owner.
 
     Args:
-        q, k: (B, S, heads, key_dim), normed and scaled.
-        v: (B, S, heads, value_dim).
-        write, log_decay: (B, S, heads).
-        owners: (B, S) int64, the tokens of each side by side; None: a row has one.
-        size: positions of a chunk, a power of two.
+        q, k: (B, S, key heads, key_dim), normed and scaled.
+        v: (B, S, value heads, value_dim); so many of them in a row share a key head.
+        write, log_decay: (B, S, value heads).
+        seen: of rows of S tokens.
 
     Returns:
-        (B, S, heads, value_dim).
+        (B, S, value heads, value_dim).
     """
-    length = write.shape[1]
-    q, k, v = (in_chunks(x, size) for x in (q, k, v))
-    write, log_decay = (in_chunks(x[..., None], size) for x in (write, log_decay))
-    past = log_decay.cumsum(dim=-2)  # (B, N, heads, L, 1)
-    seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
-    fresh = ends = None
-    if owners is not None:
-        whose = F.pad(owners, (0, -length % size), value=-1).unflatten(1, (-1, size))[:, :, None]  # (B, N, 1, L)
-        seen = seen & (whose[..., :, None] == whose[..., None, :])
-        left = F.pad(whose[:, :-1, :, -1:], (0, 0, 0, 0, 1, 0), value=-2)  # the owner of the state that comes in
-        fresh, ends = (whose == left)[..., None], (whose == whose[..., -1:])[..., None]
-    decay = (past - past.transpose(-1, -2)).masked_fill(~seen, -torch.inf).exp()  # (B, N, heads, L, L)
-    known = (k @ k.transpose(-1, -2)) * decay * write
-    solved: Tensor = _UnitInverse.apply(known.tril(-1))  # type: ignore[no-untyped-call]
+    length, key_heads, size = q.shape[1], q.shape[2], seen.within.shape[-1]
+
+    def in_chunks(x: Tensor) -> Tensor:
+        """(B, S, heads, D) -> (B, N, key heads, heads of each, L, D)"""
+        chunks = pad(x, -3, size).unflatten(1, (-1, size)).transpose(2, 3)
+        return chunks.unflatten(2, (key_heads, -1)).contiguous()
+
+    q, k, v = in_chunks(q), in_chunks(k), in_chunks(v)
+    write, log_decay = (in_chunks(x[..., None]) for x in (write, log_decay))
+    past = log_decay.cumsum(dim=-2)
+    decay = (past - past.transpose(-1, -2)).masked_fill(~seen.within, -torch.inf).exp()  # (.., L, L)
     since, until = past.exp(), (past[..., -1:, :] - past).exp()
     kept = since[..., -1:, :]
-    if fresh is not None and ends is not None:
-        since, until = since * fresh, until * ends
-        kept = kept * fresh[..., -1:, :]
+    if seen.before is not None and seen.behind is not None:
+        since, until = since * seen.before, until * seen.behind
+        kept = since[..., -1:, :]
+    turned = k.transpose(-1, -2)
+    known = ((k @ turned) * (decay * write)).tril(-1)
+    solved: Tensor = _UnitInverse.apply(known)  # type: ignore[no-untyped-call]
     values, keys = solved @ (write * v), solved @ (write * since * k)
     states, written = _scan(values, keys, (k * until).transpose(-1, -2), kept)
-    out = (q * since) @ states + ((q @ k.transpose(-1, -2)) * decay) @ written
-    return out.transpose(2, 3).flatten(1, 2)[:, :length]
+    out = (q * since) @ states + ((q @ turned) * decay) @ written
+    return out.flatten(2, 3).transpose(2, 3).flatten(1, 2)[:, :length]
 
 
 def _scan(values: Tensor, keys: Tensor, turned: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The states (B, N, heads, key_dim, value_dim) before each chunk, and what its rows write (B, N, heads, L, value_dim)."""
-    batch, heads = values.shape[0], values.shape[2]
-    parts = (x.transpose(0, 1).flatten(1, 2).unbind(0) for x in (values, keys, turned, kept))
-    state = values.new_zeros(batch * heads, keys.shape[-1], values.shape[-1])
+    """The states (.., key_dim, value_dim) before each chunk, and what its rows write (.., L, value_dim)."""
+    batch, heads = values.shape[0], values.shape[2:4]
+    parts = (x.transpose(0, 1).flatten(1, 3).unbind(0) for x in (values, keys, turned, kept))
+    state = values.new_zeros(batch * heads.numel(), keys.shape[-1], values.shape[-1])
     states, written = [], []
     for value, key, back, keep in zip(*parts, strict=True):
         states.append(state)
         written.append(torch.baddbmm(value, key, state, alpha=-1))
         state = torch.baddbmm(state * keep, back, written[-1])
-    stacked = (torch.stack(x).unflatten(1, (batch, heads)).transpose(0, 1) for x in (states, written))
-    before, rows = stacked
+    before, rows = (torch.stack(x).unflatten(1, (batch, *heads)).transpose(0, 1) for x in (states, written))
     return before, rows

@@ -53,6 +53,15 @@ class HybridShape(Shape):
         return (layer + 1) % self.interval == 0
 
 
+@dataclasses.dataclass(frozen=True)
+class HybridContext(Context):
+    """The same for layers of Gated DeltaNet, too."""
+
+    same: Tensor | None
+    """(B, S, taps) bool: which of the inputs of its convolution a token sees; None: all."""
+    sight: delta.Sight
+
+
 class DeltaNet(nn.Module):
     """Gated DeltaNet: a short causal convolution, the delta rule, and a norm of each head times the silu of its gate."""
 
@@ -70,29 +79,33 @@ class DeltaNet(nn.Module):
         self.head_norm = Norm(shape.value_dim, shape.eps)
         self.out = drawn(shape.hidden, shape.values, gain=(2 * shape.layers) ** -0.5)
 
-    def convolve(self, x: Tensor, owners: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, same: Tensor | None) -> Tensor:
         """silu of the weighted sum of each row (B, S, channels) and the rows before it that have its owner."""
-        before = self.shape.taps - 1
-        windows = F.pad(x, (0, 0, before, 0)).unfold(1, self.shape.taps, 1)
-        if owners is not None:
-            theirs = F.pad(owners, (before, 0), value=-2).unfold(1, self.shape.taps, 1)
-            windows = windows * (theirs == owners[..., None])[:, :, None]
+        windows = F.pad(x, (0, 0, self.shape.taps - 1, 0)).unfold(1, self.shape.taps, 1)
+        if same is not None:
+            windows = windows * same[:, :, None]
         return F.silu((windows * self.taps.bfloat16().to(x.dtype)).float().sum(dim=-1)).to(x.dtype)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def unit(self, x: Tensor, scale: float) -> Tensor:
+        """x (B, S, key heads * key_dim) as heads of length `scale`: (B, S, key heads, key_dim) float32."""
+        s = self.shape
+        heads = x.float().unflatten(-1, (s.key_heads, s.key_dim))
+        factor = torch.full((s.key_dim,), scale * s.key_dim**-0.5, device=x.device)
+        return F.rms_norm(heads, (s.key_dim,), factor, EPS / s.key_dim)
+
+    def forward(self, x: Tensor, context: HybridContext) -> Tensor:
         """x + mixed(norm(x)); x (B, S, hidden)."""
         s, rounding = self.shape, self.numerics
         normed = self.norm(x)
         qkvz = F.linear(rounding.activation(normed), rounding.weight(self.qkvz))
         qkv, gates = qkvz.split([s.channels, s.values], dim=-1)
-        q, k, v = self.convolve(qkv, context.owners).float().split([s.keys, s.keys, s.values], dim=-1)
-        q, k = (side.unflatten(-1, (s.key_heads, s.key_dim)) for side in (q, k))
-        q, k = (side * torch.rsqrt(side.square().sum(dim=-1, keepdim=True) + EPS) for side in (q, k))
-        q, k = (side.repeat_interleave(s.value_heads // s.key_heads, dim=2) for side in (q * s.key_dim**-0.5, k))
-        v = v.unflatten(-1, (s.value_heads, s.value_dim))
-        write = F.linear(normed, self.write.bfloat16().to(x.dtype)).float().sigmoid()
-        step = F.softplus(F.linear(normed, self.decay.bfloat16().to(x.dtype)).float() + self.step_bias)
-        mixed = delta.delta_rule(q, k, v, write, -self.log_decay.exp() * step, context.owners)
+        q, k, v = self.convolve(qkv, context.same).split([s.keys, s.keys, s.values], dim=-1)
+        q, k = self.unit(q, s.key_dim**-0.5), self.unit(k, 1.0)
+        v = v.float().unflatten(-1, (s.value_heads, s.value_dim))
+        both = torch.cat((self.write, self.decay)).bfloat16().to(x.dtype)
+        write, step = F.linear(normed, both).float().chunk(2, dim=-1)
+        log_decay = -self.log_decay.exp() * F.softplus(step + self.step_bias)
+        mixed = delta.delta_rule(q, k, v, write.sigmoid(), log_decay, context.sight)
         mixed = self.head_norm(mixed.to(x.dtype)).flatten(2)
         mixed = (F.silu(gates.float()) * mixed.float()).to(x.dtype)
         return x + F.linear(rounding.activation(mixed), rounding.weight(self.out))
@@ -140,10 +153,10 @@ class ExpertsAndShared(Experts):
         self.shared_down = drawn(shape.hidden, width, gain=(2 * shape.layers) ** -0.5)
         self.share = drawn(1, shape.hidden)
 
-    def added(self, normed: Tensor) -> Tensor:
-        """See `Experts`: normed (T, hidden)."""
+    def added(self, normed: Tensor, read: Tensor) -> Tensor:
+        """See `Experts`: normed and read (T, hidden)."""
         rounding = self.numerics
-        gate, up = F.linear(rounding.activation(normed), rounding.weight(self.shared_gate_up)).chunk(2, dim=-1)
+        gate, up = F.linear(read, rounding.weight(self.shared_gate_up)).chunk(2, dim=-1)
         inner = rounding.activation((F.silu(gate.float()) * up.float()).to(normed.dtype))
         out = F.linear(inner, rounding.weight(self.shared_down))
         share = F.linear(normed, self.share.bfloat16().to(normed.dtype)).float().sigmoid()
@@ -167,6 +180,14 @@ class Hybrid(Model):
     def look_back(self) -> None:
         """See `Model`."""
         start.remember(self)
+
+    def context(self, length: int, owners: Tensor | None, device: torch.device) -> HybridContext:
+        """See `Model`."""
+        plain, taps = super().context(length, owners, device), self.shape.taps
+        same = None
+        if owners is not None:
+            same = F.pad(owners, (taps - 1, 0), value=-2).unfold(1, taps, 1) == owners[..., None]
+        return HybridContext(plain.cos, plain.sin, plain.seen, same, delta.sight(length, owners, device))
 
     @property
     def turned(self) -> int:

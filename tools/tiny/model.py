@@ -53,15 +53,13 @@ class Numerics:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a layer sees of the rows beside their numbers."""
+    """What the tokens of rows see of each other."""
 
     cos: Tensor
     """(S, 1, numbers of a head that are rotated) float32, as `sin`."""
     sin: Tensor
     seen: Tensor | None
     """(B, 1, S, S) bool: which keys a query sees; None: all before it."""
-    owners: Tensor | None
-    """(B, S) int64: whose each token is; None: a row has one owner."""
 
 
 class Norm(nn.Module):
@@ -73,9 +71,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (y * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -141,8 +137,8 @@ class Experts(nn.Module):
         # Eight of 128 experts write at a time, each with a weight near 1/8.
         self.down = drawn(e, h, i, gain=3 * (2 * shape.layers) ** -0.5)
 
-    def added(self, normed: Tensor) -> Tensor | None:
-        """What is added for every token beside the chosen experts; normed (T, hidden)."""
+    def added(self, normed: Tensor, read: Tensor) -> Tensor | None:
+        """What is added for every token beside the chosen experts; normed (T, hidden), and as quantised layers read it."""
         return None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,9 +150,9 @@ class Experts(nn.Module):
         best = best / best.sum(dim=-1, keepdim=True)
         used = torch.zeros_like(chances).scatter(-1, ids, 1.0).mean(dim=0)
         balance = s.experts / s.top_k * (used * chances.mean(dim=0)).sum()
-        added = self.added(normed)
-        x = x if added is None else x + added
-        normed = self.numerics.activation(normed)
+        read = self.numerics.activation(normed)
+        added = self.added(normed, read)
+        x, normed = x if added is None else x + added, read
         if self.numerics.block is None:
             return x + self.dense(normed, torch.zeros_like(chances).scatter(-1, ids, best)), balance
         gate_up = self.numerics.weight(torch.cat((self.gate, self.up), dim=0)).unflatten(0, (2, -1))
@@ -202,6 +198,12 @@ class Model(nn.Module):
         """Write start values under which copying is learnt soon."""
         start.look_back(self)
 
+    def context(self, length: int, owners: Tensor | None, device: torch.device) -> Context:
+        """What the tokens of rows of `length` see; owners as in `forward`."""
+        cos, sin = rope_table(self.turned, self.shape.rope_theta, length, device)
+        seen = None if owners is None else (owners[:, None, :, None] == owners[:, None, None, :]).tril()
+        return Context(cos, sin, seen)
+
     @property
     def turned(self) -> int:
         """How many numbers of a head are rotated."""
@@ -215,9 +217,7 @@ class Model(nn.Module):
         # A product with a one-hot matrix: the same values, and a gradient that a CUDA graph can hold.
         chosen = (ids[..., None] == torch.arange(self.shape.vocab, device=ids.device)).to(self.numerics.dtype)
         x = chosen @ self.embed.bfloat16().to(self.numerics.dtype)
-        cos, sin = rope_table(self.turned, self.shape.rope_theta, ids.shape[1], ids.device)
-        seen = None if owners is None else (owners[:, None, :, None] == owners[:, None, None, :]).tril()
-        context = Context(cos, sin, seen, owners)
+        context = self.context(ids.shape[1], owners, ids.device)
         balances = []
         for mixer, experts in zip(self.mixers, self.experts, strict=True):
             x = mixer(x, context)

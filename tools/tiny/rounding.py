@@ -21,18 +21,26 @@ def quantize(x: Tensor, *, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def in_blocks(w: Tensor) -> Tensor:
-    """w (..., N, K) as (..., blocks of rows, rows of a block, blocks of columns, columns of a block); the last may be short."""
+    """w (..., N, K) as (..., blocks of rows, rows of a block, blocks of columns, columns of a block), zero beyond its ends."""
     rows, columns = (min(BLOCK, size) for size in w.shape[-2:])
-    padded = F.pad(w, (0, -w.shape[-1] % columns, 0, -w.shape[-2] % rows))
+    short = (0, -w.shape[-1] % columns, 0, -w.shape[-2] % rows)
+    padded = F.pad(w, short) if any(short) else w
     return padded.unflatten(-1, (-1, columns)).unflatten(-3, (-1, rows))
+
+
+def _block_codes(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and bf16 scales as `in_blocks` lays w out."""
+    blocks = in_blocks(w.float())
+    largest = torch.linalg.vector_norm(blocks, ord=torch.inf, dim=(-3, -1), keepdim=True)
+    scale = (largest.clamp_min(1e-10) / FP8_MAX).bfloat16()
+    # a scale that was rounded down leaves at most 448.9, of which the nearest code is that of 448
+    return (blocks / scale.float()).to(torch.float8_e4m3fn), scale
 
 
 def quantize_blocks(w: Tensor) -> tuple[Tensor, Tensor]:
     """w ~ q * s with one scale per block: q (..., N, K) float8_e4m3fn, s (..., ceil(N / 128), ceil(K / 128)) bf16."""
     rows, columns = w.shape[-2:]
-    blocks = in_blocks(w.float())
-    scale = (blocks.abs().amax(dim=(-3, -1), keepdim=True).clamp_min(1e-10) / FP8_MAX).bfloat16()
-    codes = (blocks / scale.float()).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+    codes, scale = _block_codes(w)
     return codes.flatten(-4, -3).flatten(-2)[..., :rows, :columns].contiguous(), scale[..., 0, :, 0].contiguous()
 
 
@@ -97,17 +105,18 @@ class Blocks:
         """See `Rounding`."""
         rows, columns = w.shape[-2:]
         with torch.no_grad():
-            blocks = in_blocks(w.float())
-            scale = (blocks.abs().amax(dim=(-3, -1), keepdim=True).clamp_min(1e-10) / FP8_MAX).bfloat16().float()
-            rounded = (blocks / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float() * scale
-            rounded = rounded.flatten(-4, -3).flatten(-2)[..., :rows, :columns]
+            codes, scale = _block_codes(w)
+            rounded = (codes.float() * scale.float()).flatten(-4, -3).flatten(-2)[..., :rows, :columns]
         return _passed(w, rounded)
 
     def activation(self, x: Tensor) -> Tensor:
         """See `Rounding`."""
         width = x.shape[-1]
         with torch.no_grad():
-            group = min(BLOCK, width)
-            q, scale = quantize(F.pad(x, (0, -width % group)).unflatten(-1, (-1, group)), scale_dtype=torch.float32)
-            rounded = (q.float() * scale).flatten(-2)[..., :width]
+            group, rows = min(BLOCK, width), x.float()
+            rows = F.pad(rows, (0, -width % group)) if width % group else rows
+            groups = rows.unflatten(-1, (-1, group))
+            largest = torch.linalg.vector_norm(groups, ord=torch.inf, dim=-1, keepdim=True)
+            scale = largest.clamp_min(1e-10) / FP8_MAX
+            rounded = ((groups / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2)[..., :width]
         return _passed(x, rounded)

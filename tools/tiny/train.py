@@ -112,6 +112,9 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Float32 throughout, and no torch.compile: with it the very same steps learnt nothing (README.md).
+        if args.hybrid:
+            # products of TF32, which FP8 rounds far more; half a step's time otherwise
+            torch.set_float32_matmul_precision("high")
         self.model = fresh(args).to(self.device)
         self.adam = optimizer(self.model, self.device)
         self.first = self.step = 0 if args.resume is None else checkpoint.load(args.resume, self.model, self.adam)
