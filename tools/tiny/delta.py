@@ -87,7 +87,8 @@ class _UnitInverse(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (inverse,) = ctx.saved_tensors
         turned = inverse.transpose(-1, -2)
-        return -(turned @ grads[0] @ turned)
+        gradient: Tensor = -(turned @ grads[0] @ turned)
+        return gradient
 
 
 def delta_rule(q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor, seen: Sight) -> Tensor:
@@ -107,7 +108,8 @@ def delta_rule(q: Tensor, k: Tensor, v: Tensor, write: Tensor, log_decay: Tensor
     def in_chunks(x: Tensor) -> Tensor:
         """(B, S, heads, D) -> (B, N, key heads, heads of each, L, D)"""
         chunks = pad(x, -3, size).unflatten(1, (-1, size)).transpose(2, 3)
-        return chunks.unflatten(2, (key_heads, -1)).contiguous()
+        by_key_head: Tensor = chunks.unflatten(2, (key_heads, -1)).contiguous()
+        return by_key_head
 
     q, k, v = in_chunks(q), in_chunks(k), in_chunks(v)
     write, log_decay = (in_chunks(x[..., None]) for x in (write, log_decay))

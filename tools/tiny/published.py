@@ -36,8 +36,10 @@ class Source:
 class Published(Protocol):
     """An architecture with a format."""
 
-    scale: str
-    """What stands for `weight` in the name of a scale."""
+    @property
+    def scale(self) -> str:
+        """What stands for `weight` in the name of a scale."""
+        ...
 
     def config(self) -> dict[str, Any]:
         """`config.json`."""

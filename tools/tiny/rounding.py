@@ -25,7 +25,8 @@ def in_blocks(w: Tensor) -> Tensor:
     rows, columns = (min(BLOCK, size) for size in w.shape[-2:])
     short = (0, -w.shape[-1] % columns, 0, -w.shape[-2] % rows)
     padded = F.pad(w, short) if any(short) else w
-    return padded.unflatten(-1, (-1, columns)).unflatten(-3, (-1, rows))
+    blocks: Tensor = padded.unflatten(-1, (-1, columns)).unflatten(-3, (-1, rows))
+    return blocks
 
 
 def _block_codes(w: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def remember(model: Hybrid) -> None:
     queries, keys, _values = first.qkvz[: shape.channels].split([shape.keys, shape.keys, shape.values])
     queries[:, 0] = 0.0
     keys.copy_(queries)
-    first.taps *= 0.2
+    first.taps.mul_(0.2)
     at, before, now = first.taps.split([shape.keys, shape.keys, shape.values])
     now[:, -1] += 1.0
     for head in range(shape.key_heads):
