@@ -122,10 +122,10 @@ def test_bf16_folder_holds_the_dequantised_weights(tmp_path: Path) -> None:
 def test_the_first_heads_look_back_whatever_the_tokens_are() -> None:
     torch.manual_seed(0)
     model = Model(Shape(), Numerics(dtype=torch.float32))
-    first: Any = model.attention[0]
+    first: Any = model.mixers[0]
     shape = model.shape
     x = first.norm(torch.nn.functional.embedding(torch.randint(0, 256, (1, 64)), model.embed))
-    cos, sin = rope_table(shape, 64, x.device)
+    cos, sin = rope_table(shape.head_dim, shape.rope_theta, 64, x.device)
     q = rotate(first.q_norm((x @ first.q.T).view(1, 64, shape.heads, -1)), cos, sin)[0]
     k = rotate(first.k_norm((x @ first.k.T).view(1, 64, shape.kv_heads, -1)), cos, sin)[0, :, 0]
     for head, back in enumerate(start.BACK):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tools.tiny import sparse, start
-
-FP8_MAX = 448.0
+from tools.tiny.rounding import Channels, Rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,38 +30,6 @@ class Shape:
     eps: float = 1e-6
 
 
-def quantize(x: Tensor, *, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x ~ q * s with one scale per row: q (..., K) float8_e4m3fn, s (..., 1) scale_dtype; x (..., K) any float."""
-    x = x.float()
-    scale = (x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-10) / FP8_MAX).to(scale_dtype)
-    return (x / scale.float()).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
-
-
-class _Rounded(torch.autograd.Function):
-    """Round rows to FP8 on the way forward; pass gradients through unchanged."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale_dtype: torch.dtype) -> Tensor:
-        q, scale = quantize(x, scale_dtype=scale_dtype)
-        return (q.float() * scale.float()).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-def round_weight(w: Tensor) -> Tensor:
-    """w (..., N, K) with each output channel rounded to FP8 times a bf16 scale, as the checkpoint stores it."""
-    out: Tensor = _Rounded.apply(w, torch.bfloat16)  # type: ignore[no-untyped-call]
-    return out
-
-
-def round_activation(x: Tensor) -> Tensor:
-    """x (..., K) with each row rounded to FP8 times a float32 scale, as inference does for each token."""
-    out: Tensor = _Rounded.apply(x, torch.float32)  # type: ignore[no-untyped-call]
-    return out
-
-
 @dataclasses.dataclass
 class Numerics:
     """Which roundings a forward pass makes."""
@@ -74,6 +40,26 @@ class Numerics:
     """Of hidden states and matrix products."""
     block: int | None = None
     """Compute only the chosen experts, in blocks of so many rows; None: all experts for every token (the reference)."""
+    rounding: Rounding = dataclasses.field(default_factory=Channels)
+
+    def weight(self, w: Tensor) -> Tensor:
+        """w (..., N, K) as the checkpoint stores it, in `dtype`."""
+        return self.rounding.weight(w).to(self.dtype)
+
+    def activation(self, x: Tensor) -> Tensor:
+        """x (..., K) as a quantised linear layer reads it."""
+        return self.rounding.activation(x) if self.activations else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the tokens of rows see of each other."""
+
+    cos: Tensor
+    """(S, 1, numbers of a head that are rotated) float32, as `sin`."""
+    sin: Tensor
+    seen: Tensor | None
+    """(B, 1, S, S) bool: which keys a query sees; None: all before it."""
 
 
 class Norm(nn.Module):
@@ -85,9 +71,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (y * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -96,15 +80,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
 
 
-def rope_table(shape: Shape, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each (length, 1, head_dim) float32."""
-    power = torch.arange(0, shape.head_dim, 2, device=device).float() / shape.head_dim
-    angle = torch.outer(torch.arange(length, device=device).float(), shape.rope_theta**-power)
+def rope_table(width: int, theta: float, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (length, 1, width) float32."""
+    power = torch.arange(0, width, 2, device=device).float() / width
+    angle = torch.outer(torch.arange(length, device=device).float(), theta**-power)
     angle = torch.cat((angle, angle), dim=-1)[:, None, :]
     return angle.cos(), angle.sin()
 
 
-def _weight(*size: int, gain: float = 1.0) -> nn.Parameter:
+def drawn(*size: int, gain: float = 1.0) -> nn.Parameter:
+    """A weight (..., N, K) that keeps the size of what it reads, times `gain`."""
     return nn.Parameter(torch.randn(*size) * gain * size[-1] ** -0.5)
 
 
@@ -116,21 +101,18 @@ class Attention(nn.Module):
         self.shape, self.numerics = shape, numerics
         width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         self.norm = Norm(shape.hidden, shape.eps)
-        self.q, self.k, self.v = (_weight(n, shape.hidden) for n in (width, kv_width, kv_width))
-        self.o = _weight(shape.hidden, width, gain=(2 * shape.layers) ** -0.5)
+        self.q, self.k, self.v = (drawn(n, shape.hidden) for n in (width, kv_width, kv_width))
+        self.o = drawn(shape.hidden, width, gain=(2 * shape.layers) ** -0.5)
         # Normed q and k of 32 dimensions reach a score of 5.7 at most; twice each lets a head pick one position.
         self.q_norm, self.k_norm = (Norm(shape.head_dim, shape.eps, start=2.0) for _ in range(2))
 
     def linear(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.linear(x, round_weight(w).to(x.dtype))
+        return F.linear(x, self.numerics.weight(w))
 
-    def rounded(self, x: Tensor) -> Tensor:
-        return round_activation(x) if self.numerics.activations else x
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None) -> Tensor:
-        """x + attention(norm(x)); x (B, S, hidden); seen (B, 1, S, S) bool: which keys a query sees (None: all before)."""
-        s = self.shape
-        normed = self.rounded(self.norm(x))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x + attention(norm(x)); x (B, S, hidden)."""
+        s, cos, sin, seen = self.shape, context.cos, context.sin, context.seen
+        normed = self.numerics.activation(self.norm(x))
         q = self.linear(normed, self.q).view(*x.shape[:2], s.heads, s.head_dim)
         k = self.linear(normed, self.k).view(*x.shape[:2], s.kv_heads, s.head_dim)
         v = self.linear(normed, self.v).view(*x.shape[:2], s.kv_heads, s.head_dim)
@@ -139,7 +121,7 @@ class Attention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         mixed = mixed.transpose(1, 2).flatten(2)
-        return x + self.linear(self.rounded(mixed), self.o)
+        return x + self.linear(self.numerics.activation(mixed), self.o)
 
 
 class Experts(nn.Module):
@@ -150,13 +132,14 @@ class Experts(nn.Module):
         self.shape, self.numerics = shape, numerics
         e, i, h = shape.experts, shape.expert_width, shape.hidden
         self.norm = Norm(h, shape.eps)
-        self.router = _weight(e, h)
-        self.gate, self.up = _weight(e, i, h), _weight(e, i, h)
+        self.router = drawn(e, h)
+        self.gate, self.up = drawn(e, i, h), drawn(e, i, h)
         # Eight of 128 experts write at a time, each with a weight near 1/8.
-        self.down = _weight(e, h, i, gain=3 * (2 * shape.layers) ** -0.5)
+        self.down = drawn(e, h, i, gain=3 * (2 * shape.layers) ** -0.5)
 
-    def rounded(self, x: Tensor) -> Tensor:
-        return round_activation(x) if self.numerics.activations else x
+    def added(self, normed: Tensor, read: Tensor) -> Tensor | None:
+        """What is added for every token beside the chosen experts; normed (T, hidden), and as quantised layers read it."""
+        return None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(x + experts(norm(x)), load-balancing loss); x (T, hidden)."""
@@ -167,22 +150,24 @@ class Experts(nn.Module):
         best = best / best.sum(dim=-1, keepdim=True)
         used = torch.zeros_like(chances).scatter(-1, ids, 1.0).mean(dim=0)
         balance = s.experts / s.top_k * (used * chances.mean(dim=0)).sum()
-        normed = self.rounded(normed)
+        read = self.numerics.activation(normed)
+        added = self.added(normed, read)
+        x, normed = x if added is None else x + added, read
         if self.numerics.block is None:
             return x + self.dense(normed, torch.zeros_like(chances).scatter(-1, ids, best)), balance
-        gate_up = torch.cat((round_weight(self.gate), round_weight(self.up)), dim=1).to(x.dtype)
-        down = round_weight(self.down).to(x.dtype)
-        block = self.numerics.block
-        return x + sparse.swiglu(normed, ids, best, gate_up, down, rounded=self.rounded, block=block), balance
+        gate_up = self.numerics.weight(torch.cat((self.gate, self.up), dim=0)).unflatten(0, (2, -1))
+        gate_up = gate_up.transpose(0, 1).flatten(1, 2)
+        down, rounded = self.numerics.weight(self.down), self.numerics.activation
+        return x + sparse.swiglu(normed, ids, best, gate_up, down, rounded=rounded, block=self.numerics.block), balance
 
     def dense(self, normed: Tensor, weights: Tensor) -> Tensor:
         """All experts as one wide MLP, the unchosen ones weighted zero; normed (T, hidden), weights (T, experts)."""
         s, dtype = self.shape, normed.dtype
-        gate = F.linear(normed, round_weight(self.gate).flatten(0, 1).to(dtype))
-        up = F.linear(normed, round_weight(self.up).flatten(0, 1).to(dtype))
+        gate = F.linear(normed, self.numerics.weight(self.gate).flatten(0, 1))
+        up = F.linear(normed, self.numerics.weight(self.up).flatten(0, 1))
         inner = (F.silu(gate.float()) * up.float()).to(dtype).view(-1, s.experts, s.expert_width)
-        inner = (self.rounded(inner) * weights[..., None]).to(dtype).flatten(1)
-        down = round_weight(self.down).to(dtype).transpose(1, 2).flatten(0, 1)
+        inner = (self.numerics.activation(inner) * weights[..., None]).to(dtype).flatten(1)
+        down = self.numerics.weight(self.down).transpose(1, 2).flatten(0, 1)
         return inner @ down
 
 
@@ -195,11 +180,34 @@ class Model(nn.Module):
         # Large beside what the layers add, or a token is lost in the residual stream before any head can match it
         # (at 0.05 its cosine with the stream is 0.17 after one layer, at 1.0 it is 0.96).
         self.embed = nn.Parameter(torch.randn(shape.vocab, shape.hidden))
-        self.attention = nn.ModuleList(Attention(shape, numerics) for _ in range(shape.layers))
-        self.experts = nn.ModuleList(Experts(shape, numerics) for _ in range(shape.layers))
+        self.mixers = nn.ModuleList(self.mixer(layer) for layer in range(shape.layers))
+        self.experts = nn.ModuleList(self.mlp() for _ in range(shape.layers))
         self.norm = Norm(shape.hidden, shape.eps)
-        self.head = _weight(shape.vocab, shape.hidden)
+        self.head = drawn(shape.vocab, shape.hidden)
+        self.look_back()
+
+    def mixer(self, layer: int) -> nn.Module:
+        """What lets the tokens of a layer see those before: (x (B, S, hidden), context) -> the same with what it adds."""
+        return Attention(self.shape, self.numerics)
+
+    def mlp(self) -> Experts:
+        """The second half of a layer."""
+        return Experts(self.shape, self.numerics)
+
+    def look_back(self) -> None:
+        """Write start values under which copying is learnt soon."""
         start.look_back(self)
+
+    def context(self, length: int, owners: Tensor | None, device: torch.device) -> Context:
+        """What the tokens of rows of `length` see; owners as in `forward`."""
+        cos, sin = rope_table(self.turned, self.shape.rope_theta, length, device)
+        seen = None if owners is None else (owners[:, None, :, None] == owners[:, None, None, :]).tril()
+        return Context(cos, sin, seen)
+
+    @property
+    def turned(self) -> int:
+        """How many numbers of a head are rotated."""
+        return self.shape.head_dim
 
     def forward(self, ids: Tensor, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits (B, S, vocab) float32, mean load-balancing loss); ids (B, S) int64.
@@ -209,11 +217,10 @@ class Model(nn.Module):
         # A product with a one-hot matrix: the same values, and a gradient that a CUDA graph can hold.
         chosen = (ids[..., None] == torch.arange(self.shape.vocab, device=ids.device)).to(self.numerics.dtype)
         x = chosen @ self.embed.bfloat16().to(self.numerics.dtype)
-        cos, sin = rope_table(self.shape, ids.shape[1], ids.device)
-        seen = None if owners is None else (owners[:, None, :, None] == owners[:, None, None, :]).tril()
+        context = self.context(ids.shape[1], owners, ids.device)
         balances = []
-        for attention, experts in zip(self.attention, self.experts, strict=True):
-            x = attention(x, cos, sin, seen)
+        for mixer, experts in zip(self.mixers, self.experts, strict=True):
+            x = mixer(x, context)
             y, balance = experts(x.flatten(0, 1))
             x = y.view_as(x)
             balances.append(balance)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from tools.tiny.hybrid import DeltaNet, Hybrid
     from tools.tiny.model import Attention, Experts, Model
 
 BIAS = 4.0
@@ -35,10 +36,8 @@ def turned(x: Tensor, back: int, theta: float) -> Tensor:
 def look_back(model: Model) -> None:
     """Write the constant coordinate and the first layer's first heads."""
     size, theta = model.shape.head_dim, model.shape.rope_theta
-    model.embed[:, 0] = BIAS
-    for layer in model.experts:
-        cast("Experts", layer).router[:, 0] = 0.0
-    first = cast("Attention", model.attention[0])
+    _share_a_coordinate(model)
+    first = cast("Attention", model.mixers[0])
     key = torch.zeros(size)
     key[:PAIRS] = 1.0
     for weight, rows in ((first.k, [key]), (first.q, [turned(key, back, theta) for back in BACK])):
@@ -46,3 +45,32 @@ def look_back(model: Model) -> None:
             part = weight[head * size : (head + 1) * size]
             part *= 0.1
             part[:, 0] = row
+
+
+def _share_a_coordinate(model: Model) -> None:
+    """Make coordinate 0 of all tokens the same, and routers blind to it."""
+    model.embed[:, 0] = BIAS
+    for layer in model.experts:
+        cast("Experts", layer).router[:, 0] = 0.0
+
+
+@torch.no_grad()
+def remember(model: Hybrid) -> None:
+    """Write the constant coordinate and the first layer's convolution: each token's value stands under what came before it.
+
+    A query is made of one, two or three tokens up to its own, by head, and the key of a value of as many up to the one
+    before. So a state answers from the first step on with what followed the last time.
+    """
+    _share_a_coordinate(model)
+    shape, first = model.shape, cast("DeltaNet", model.mixers[0])
+    queries, keys, _values = first.qkvz[: shape.channels].split([shape.keys, shape.keys, shape.values])
+    queries[:, 0] = 0.0
+    keys.copy_(queries)
+    first.taps.mul_(0.2)
+    at, before, now = first.taps.split([shape.keys, shape.keys, shape.values])
+    now[:, -1] += 1.0
+    for head in range(shape.key_heads):
+        rows = slice(head * shape.key_dim, (head + 1) * shape.key_dim)
+        for back in range(1 + head % (shape.taps - 1)):
+            at[rows, -1 - back] += 1.0
+            before[rows, -2 - back] += 1.0

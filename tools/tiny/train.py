@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tools.tiny import checkpoint, curriculum, data, exact, export
 from tools.tiny.graph import Graph
+from tools.tiny.hybrid import Hybrid, HybridShape
 from tools.tiny.model import Model, Numerics, Shape
+from tools.tiny.rounding import Blocks, Channels
 
 LONG_EVERY, LONG = 32, 16
 """The last two steps of 32 have rows 16 times as long (and 16 times fewer), so that long contexts are known too."""
@@ -96,6 +98,12 @@ def optimizer(model: Model, device: torch.device) -> torch.optim.AdamW:
     return adam
 
 
+def fresh(args: argparse.Namespace) -> Model:
+    """The model that `args` asks for, with start values."""
+    numerics = Numerics(dtype=torch.float32, block=args.block, rounding=Blocks() if args.hybrid else Channels())
+    return Hybrid(HybridShape(), numerics) if args.hybrid else Model(Shape(), numerics)
+
+
 class Trainer:
     """A model, its optimizer and its clock."""
 
@@ -104,8 +112,10 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Float32 throughout, and no torch.compile: with it the very same steps learnt nothing (README.md).
-        numerics = Numerics(dtype=torch.float32, block=args.block)
-        self.model = Model(Shape(), numerics).to(self.device)
+        if args.hybrid:
+            # products of TF32, which FP8 rounds far more; half a step's time otherwise
+            torch.set_float32_matmul_precision("high")
+        self.model = fresh(args).to(self.device)
         self.adam = optimizer(self.model, self.device)
         self.first = self.step = 0 if args.resume is None else checkpoint.load(args.resume, self.model, self.adam)
         self.held_out = exact.Sheet(self.model, data.held_out(args.per_task, exact.SEED))
@@ -241,6 +251,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     origin = parser.add_mutually_exclusive_group()
     origin.add_argument("--resume", type=Path, help="a state.safetensors to go on from")
     origin.add_argument("--start", type=Path, help="a model folder whose weights to begin with")
+    parser.add_argument("--hybrid", action="store_true", help="train octavo-tiny-hybrid")
     parser.add_argument(
         "--check", action="store_true", help="one minute without decay: does it learn, and how fast is it?"
     )
