@@ -70,6 +70,32 @@ def test_a_named_tool_is_called_in_every_form(saying: Saying, form: str) -> None
         assert set(arguments) == {"up", "to"}
 
 
+def test_a_form_of_what_is_said_holds_of_no_enforced_call(saying: Saying) -> None:
+    """As instructor sends both; a grammar of the client's own for the whole answer is refused beside a call."""
+    form = {"type": "json_schema", "json_schema": {"name": "word", "schema": {"enum": ["yes", "no"]}}}
+    with saying("I would rather talk.", reasoning_parser="none") as server:
+        ((name, _),) = calls_of(choice_of(server, tool_choice=NAMED, response_format=form))
+        assert name == "count"
+        body = {
+            "messages": [QUESTION],
+            "tools": [COUNT],
+            "tool_choice": NAMED,
+            "structured_outputs": {"choice": ["yes"]},
+        }
+        refused = server.http.post(CHAT, json=body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "structured_outputs")
+        told = {"type": "json_schema", "name": "word", "schema": form["json_schema"]["schema"]}  # type: ignore[index]
+        tool = {"type": "function", "name": "count", "parameters": COUNT["function"]["parameters"]}
+        fields = {
+            "input": "Count.",
+            "tools": [tool],
+            "tool_choice": {"type": "function", "name": "count"},
+            "text": {"format": told},
+        }
+        answer = server.http.post("/v1/responses", json=fields | {"store": False, "max_output_tokens": 800})
+        assert [item["type"] for item in answer.json()["output"]] == ["function_call"], answer.text
+
+
 def test_required_calls_some_tool_and_says_nothing_else(saying: Saying) -> None:
     with saying('<tool_call>\n{"name": "count", "arguments": {"up": true, "to": 2}}\n</tool_call>') as server:
         assert calls_of(choice_of(server, tool_choice="required")) == [("count", {"up": True, "to": 2})]
@@ -102,17 +128,12 @@ def test_thoughts_come_before_an_enforced_call_and_before_a_form(saying: Saying)
 
 def test_a_form_leaves_the_choice_to_call(saying: Saying) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": COUNT["function"]["parameters"]}}
-    call = '<tool_call>\n{"name": "weather", "arguments": {}}'
     with saying('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>') as server:
         assert calls_of(choice_of(server, response_format=form, parallel_tool_calls=False)) == [("now", {})]
     with saying('{"up": false, "to": 1}') as server:
         assert json.loads(choice_of(server, response_format=form)["message"]["content"]) == {"up": False, "to": 1}
         fields = {"tool_choice": "none", "response_format": {"type": "json_object"}}
         assert json.loads(choice_of(server, **fields)["message"]["content"]) == {"up": False, "to": 1}
-    with saying(call) as server:
-        body = {"messages": [QUESTION], "tools": [NOW], "tool_choice": "required", "response_format": form}
-        answer = server.http.post(CHAT, json=body)
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 30])

@@ -112,6 +112,8 @@ def structure_of(
 ) -> StructuredOutputsParams | None:
     """The grammar of the answers; None if they may be anything.
 
+    A `response_format` is the form of what is said: where calls are enforced nothing is said, and it holds of nothing, as with OpenAI.
+
     Args:
         use: which calls are enforced, or may stand instead of the form.
         start: what the prompt says of the thoughts, which come before all that.
@@ -122,7 +124,7 @@ def structure_of(
         RequestError: a form and a call cannot both be had.
     """
     if use.enforced:
-        if asked is not None:
+        if asked is not None and asked.asked_as != "response_format":
             raise RequestError(
                 f"{asked.asked_as} and an enforced call exclude each other: leave tool_choice to auto",
                 param=asked.asked_as,
