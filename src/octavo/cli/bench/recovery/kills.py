@@ -85,9 +85,15 @@ class RandomKiller:
         """
         while len(self.kills) < count:
             await asyncio.sleep(self._dice.expovariate(1 / self._interval_s))
-            await self._kill_one(self._dice.choices(list(KINDS), list(KINDS.values()))[0])
+            await self._kill_one(self._next_kind())
             if self._dice.random() < CHASES:
                 await self._chase(min(count - len(self.kills), self._dice.randint(1, LONGEST_CHASE)))
+
+    def _next_kind(self) -> Kind:
+        """One of those that have not been killed yet, then of all: a few kills are of every kind, too."""
+        killed = {kill.kind for kill in self.kills}
+        kinds = [kind for kind in KINDS if kind not in killed] or list(KINDS)
+        return self._dice.choices(kinds, [KINDS[kind] for kind in kinds])[0]
 
     async def _kill_one(self, kind: Kind) -> None:
         """Kill one of `kind`, if there is one at this moment."""
