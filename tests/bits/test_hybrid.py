@@ -18,7 +18,7 @@ from octavo.ops.delta_net import StateUse
 from octavo.worker import batch as worker_batch
 from octavo.worker import runner
 
-SCHEDULES = 3
+SCHEDULES = 4
 """For each number of snapshots and block size."""
 SNAPSHOTS, BLOCK_SIZES = (0, 1, 9), (2, 3, 8)
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jsonschema_rs
@@ -113,19 +113,7 @@ def test_whatever_disturbs_them_they_get_the_same_tokens(
         request(f"r{number}", prompt, compiled.get(form or ""), **sampling)
         for number, (form, prompt, sampling) in enumerate(drawn)
     ]
-    limits = {"max_num_batched_tokens": budget, "num_blocks": blocks, "block_size": 16, "max_num_seqs": 3}
-    made, _ = engine(forms, die_at=die_at, **limits)
-    outcomes: dict[str, Outcome] = {}
-    for each in requests:
-        made.add(each)
-    for step in range(5000):
-        if not made.has_work:
-            break
-        if step == kill_follower_at:
-            kill_follower(made)
-        collect(outcomes, made.step())
-        made.check_invariants()
-    made.close()
+    outcomes = disturbed(forms, requests, budget, blocks, die_at, {kill_follower_at: kill_follower})
     assert outcomes == {each.request_id: alone(forms, each) for each in requests}
     for (form, _, sampling), outcome in zip(drawn, (outcomes[each.request_id] for each in requests), strict=True):
         if form is not None and outcome.reason is FinishReason.STOP and outcome.stop_token_id is None:
@@ -137,6 +125,31 @@ def fits(form: str, outcome: Outcome) -> bool:
     if form == "schema":
         return bool(jsonschema_rs.is_valid(SCHEMA, json.loads(text)))
     return bool(re.fullmatch({"regex": "[a-z]{3,20}", "choice": "yes|no"}[form], text))
+
+
+def disturbed(
+    forms: Forms,
+    requests: Sequence[Request],
+    budget: int,
+    blocks: int,
+    die_at: int | None,
+    at: Mapping[int | None, Callable[[Engine], object]],
+) -> dict[str, Outcome]:
+    """What `requests` get of an engine of few blocks and seats, whose first worker dies, and to which `at` does something at some steps."""
+    limits = {"max_num_batched_tokens": budget, "num_blocks": blocks, "block_size": 16, "max_num_seqs": 3}
+    made, _ = engine(forms, die_at=die_at, **limits)
+    outcomes: dict[str, Outcome] = {}
+    for each in requests:
+        made.add(each)
+    for step in range(5000):
+        if not made.has_work:
+            break
+        if step in at:
+            at[step](made)
+        collect(outcomes, made.step())
+        made.check_invariants()
+    made.close()
+    return outcomes
 
 
 def kill_follower(made: Engine) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.harness import Outcome, collect, finish
+from engine.harness import finish
 from grammar.grammars import Forms
-from grammar.test_engine import FORMS, alone, engine, kill_follower, request
-from octavo.engine import FinishReason
+from grammar.test_engine import FORMS, alone, disturbed, engine, kill_follower, request
+from octavo.engine import Engine, FinishReason
 from octavo.engine.masks import Masks
 from octavo.engine.step import CAUTIOUS
 from octavo.grammar import Follower
@@ -124,21 +124,11 @@ def test_late_masks_change_no_bit(
     delayed.delays = (0,)
     expected = {each.request_id: alone(forms, each) for each in requests}
     delayed.delays = tuple(delays)
-    limits = {"max_num_batched_tokens": budget, "num_blocks": blocks, "block_size": 16, "max_num_seqs": 3}
-    made, _ = engine(forms, die_at=die_at, **limits)
-    outcomes: dict[str, Outcome] = {}
-    for each in requests:
-        made.add(each)
-    for step in range(5000):
-        if not made.has_work:
-            break
-        if step == kill_follower_at:
-            kill_follower(made)
-        if step == abort_at:
-            made.abort("r0")
-        collect(outcomes, made.step())
-        made.check_invariants()
-    made.close()
+
+    def abort(made: Engine) -> None:
+        made.abort("r0")
+
+    outcomes = disturbed(forms, requests, budget, blocks, die_at, {kill_follower_at: kill_follower, abort_at: abort})
     if outcomes["r0"].reason is FinishReason.ABORT:
         got, whole = outcomes.pop("r0"), expected.pop("r0")
         assert got.token_ids == whole.token_ids[: len(got.token_ids)]

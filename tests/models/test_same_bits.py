@@ -46,8 +46,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "static": raw_config(quantization_config=per_tensor(), num_experts=32, num_experts_per_tok=8, attention_bias=True),
     "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }
-LENGTH = 210
-"""Four bands of the keys that attention takes at once, and more than the largest block."""
+LENGTH = 300
+"""Five bands of the keys that attention takes at once, and more than the largest block."""
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))

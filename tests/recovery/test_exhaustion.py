@@ -22,7 +22,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STREAMS = 6
-TOKENS = 150
+TOKENS = 300
 
 
 def moves_on(begun: list[int], answers: list[Future[list[object]]]) -> Callable[[], bool]:
