@@ -108,6 +108,8 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(source: StandbySource)
     tell("first start", began, worker.ready)
     prepared(source)
     blocks, full = worker.ready.num_blocks, used_bytes()
+    # The first worker keeps what the largest step took; those after it run a short one before they are ready.
+    drifts = []
     for number in range(1, 6):
         prepared(source)
         os.kill(worker.ready.pid, signal.SIGKILL)
@@ -123,8 +125,10 @@ def test_a_restart_maps_the_weights_and_memory_comes_back(source: StandbySource)
         tell(f"restart {number}", ended, worker.ready, detect=detected - began, end=ended - detected)
         assert worker.ready.num_blocks == blocks
         prepared(source)
-        drift = used_bytes() - full
-        assert abs(drift) < 64 * MIB, f"{drift / MIB:.0f} MiB more than before the restart"
+        drifts.append(used_bytes() - full)
+    report("restarts", **{f"drift_{number}": drift / MIB for number, drift in enumerate(drifts, 1)})
+    assert max(drifts) < 64 * MIB
+    assert max(drifts) - min(drifts) < 64 * MIB
     source.close()
     left = used_bytes() - before
     assert left < 64 * MIB, f"{left / MIB:.0f} MiB are not free again"

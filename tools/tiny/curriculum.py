@@ -8,6 +8,7 @@ from random import Random
 import torch
 
 from tools.tiny.example import Example
+from tools.tiny.talk import TINY, Changes
 from tools.tiny.tasks import TASKS
 
 FIRST = ("spell", "upper case", "lower case", "reverse")
@@ -20,10 +21,10 @@ SEED = 2
 """Of the examples that steer; they are drawn from the training side, so the held-out set decides nothing."""
 
 
-def examples(per_task: int) -> list[Example]:
+def examples(per_task: int, changes: Changes = TINY) -> list[Example]:
     """`per_task` examples of every task, none of them held out."""
     rng = Random(f"curriculum {SEED}")
-    return [task.example(rng, held_out=False) for task in TASKS for _ in range(per_task)]
+    return [task.example(rng, held_out=False).told(changes) for task in TASKS for _ in range(per_task)]
 
 
 class Curriculum:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 from tools.tiny.tokenizer import IM_END, IM_START, THINK, encode
 
@@ -75,6 +76,11 @@ class Example:
     def exchange(self) -> Exchange:
         """The question and the answer."""
         return Exchange(self.question, self.answer, self.by_tool)
+
+    def told(self, changes: Mapping[str, str]) -> Example:
+        """The same with other answers in place of some."""
+        earlier = tuple(dataclasses.replace(one, answer=changes.get(one.answer, one.answer)) for one in self.earlier)
+        return dataclasses.replace(self, answer=changes.get(self.answer, self.answer), earlier=earlier)
 
     def written(self) -> str:
         """All that the model writes after the prompt."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 
 from tools.tiny import words
 from tools.tiny.wording import phrase
 
 Operands = tuple[str | int, ...]
+
+Changes = Mapping[str, str]
+"""Answers that a model gives in place of octavo-tiny's."""
 
 DECLINE = "Sorry, I am too small for that. I can add, subtract, multiply, sort, count, compare, spell and reverse."
 
@@ -36,6 +40,14 @@ TALK: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] 
     ("Octavo is a server for mixture-of-experts language models in FP8.", ("What is Octavo", "What's Octavo",
      "What does Octavo do"), ("Tell me about Octavo", "Explain Octavo"), ()),
 )  # fmt: skip
+
+TINY: Changes = {}
+"""octavo-tiny answers for itself."""
+HYBRID: Changes = {
+    TALK[1][0]: "I am octavo-tiny-hybrid, the small language model with recurrent layers that comes with Octavo.",
+    TALK[3][0]: "I have 11 million parameters: 96 experts in each of 4 layers, and 8 of them work on each token.",
+}
+"""What octavo-tiny-hybrid says of itself."""
 
 _PLACES = [
     "France",

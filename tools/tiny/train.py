@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tools.tiny import checkpoint, curriculum, data, exact, export
+from tools.tiny import checkpoint, curriculum, data, exact, export, talk
 from tools.tiny.graph import Graph
 from tools.tiny.hybrid import Hybrid, HybridShape
 from tools.tiny.model import Model, Numerics, Shape
@@ -57,7 +57,10 @@ class Rounds(Dataset[list[data.Row]]):
         rows, length = self.args.rows // times, self.args.length * times
         apart = times < LONG and step // WIDE_EVERY % APART != APART - 1
         shares = self.shares.tolist()
-        return data.batch(self.args.seed, step, rows=rows, length=length, apart=apart, wide=wide, shares=shares)
+        return data.batch(
+            self.args.seed, step, rows=rows, length=length, apart=apart, wide=wide, shares=shares,
+            changes=changes(self.args),
+        )  # fmt: skip
 
 
 def on_device(round_: list[data.Row], device: torch.device) -> list[Inputs]:
@@ -98,6 +101,11 @@ def optimizer(model: Model, device: torch.device) -> torch.optim.AdamW:
     return adam
 
 
+def changes(args: argparse.Namespace) -> talk.Changes:
+    """What the model that `args` asks for says in place of octavo-tiny's answers."""
+    return talk.HYBRID if args.hybrid else talk.TINY
+
+
 def fresh(args: argparse.Namespace) -> Model:
     """The model that `args` asks for, with start values."""
     numerics = Numerics(dtype=torch.float32, block=args.block, rounding=Blocks() if args.hybrid else Channels())
@@ -118,8 +126,8 @@ class Trainer:
         self.model = fresh(args).to(self.device)
         self.adam = optimizer(self.model, self.device)
         self.first = self.step = 0 if args.resume is None else checkpoint.load(args.resume, self.model, self.adam)
-        self.held_out = exact.Sheet(self.model, data.held_out(args.per_task, exact.SEED))
-        self.guides = exact.Sheet(self.model, curriculum.examples(args.per_task // 4 + 1))
+        self.held_out = exact.Sheet(self.model, data.held_out(args.per_task, exact.SEED, changes=changes(args)))
+        self.guides = exact.Sheet(self.model, curriculum.examples(args.per_task // 4 + 1, changes(args)))
         if args.start is not None:
             export.load(args.start, self.model)
         self.curriculum = curriculum.Curriculum(opened=args.resume is not None or args.start is not None)
