@@ -15,10 +15,11 @@ from benchmarks.provenance import write_result
 
 from octavo import LLM, SamplingParams
 from octavo.startup import resolve_device
-from tools.tiny import data, exact, export
+from tools.tiny import data, exact, export, talk
 from tools.tiny.example import Example
 
-FOLDER = Path(__file__).resolve().parents[2] / "src/octavo/assets/octavo-tiny"
+ASSETS = Path(__file__).resolve().parents[2] / "src/octavo/assets"
+FOLDER, HYBRID = ASSETS / "octavo-tiny", ASSETS / "octavo-tiny-hybrid"
 LONGEST = 256
 """Most tokens of an answer, its thoughts included."""
 
@@ -47,13 +48,14 @@ def table(result: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def save(result: dict[str, dict[str, float]], per_task: int, device: str) -> None:
+def save(result: dict[str, dict[str, float]], per_task: int, device: str, *, hybrid: bool) -> None:
     """Write the table with its provenance."""
+    name = HYBRID.name if hybrid else FOLDER.name
     columns = ["task", *(f"{name}, %" for name in result)]
     tasks = list(next(iter(result.values())))
     write_result(
-        f"tiny_scores_{resolve_device(device)}",
-        title=f"octavo-tiny on {resolve_device(device).upper()}",
+        f"tiny_{'hybrid_' if hybrid else ''}scores_{resolve_device(device)}",
+        title=f"{name} on {resolve_device(device).upper()}",
         conditions=f"Exact match over {per_task} held-out questions of each task, greedy, through octavo.LLM; "
         "bf16: the same weights dequantised, activations not quantised.",
         columns=columns,
@@ -63,23 +65,26 @@ def save(result: dict[str, dict[str, float]], per_task: int, device: str) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--hybrid", action="store_true", help="octavo-tiny-hybrid")
+    parser.add_argument("--model", type=Path, help="its folder; default: the one in the package")
     parser.add_argument("--format", choices=("fp8", "bf16", "both"), default="both")
     parser.add_argument("--per-task", type=int, default=200)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--save", action="store_true", help="write the scores to benchmarks/results, too")
     args = parser.parse_args()
-    examples = data.held_out(args.per_task, exact.SEED)
+    folder = args.model or (HYBRID if args.hybrid else FOLDER)
+    changes = talk.HYBRID if args.hybrid else talk.TINY
+    examples = data.held_out(args.per_task, exact.SEED, changes=changes)
     result: dict[str, dict[str, float]] = {}
     if args.format != "bf16":
-        result["fp8"] = scores(args.model, examples, args.device)
+        result["fp8"] = scores(folder, examples, args.device)
     if args.format != "fp8":
-        with tempfile.TemporaryDirectory() as folder:
-            export.save_bf16(args.model, Path(folder))
-            result["bf16"] = scores(Path(folder), examples, args.device)
+        with tempfile.TemporaryDirectory() as made:
+            export.save_bf16(folder, Path(made))
+            result["bf16"] = scores(Path(made), examples, args.device)
     print(table(result))
     if args.save:
-        save(result, args.per_task, args.device)
+        save(result, args.per_task, args.device, hybrid=args.hybrid)
 
 
 if __name__ == "__main__":
