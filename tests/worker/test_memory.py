@@ -21,6 +21,7 @@ from octavo.worker.memory import (
     MemoryTable,
     available_bytes,
     count_blocks,
+    held_bytes,
     kv_cache_source,
     require_share,
     taken_bytes,
@@ -108,7 +109,7 @@ def test_no_room_for_a_block_names_the_setting_and_the_remedy(given: int | None,
 
 
 def test_a_cpu_gives_a_gibibyte() -> None:
-    assert available_bytes(toy_config(), 0, 0) == CPU_KV_BYTES == 2**30
+    assert available_bytes(toy_config(), 0, 0, 0) == CPU_KV_BYTES == 2**30
 
 
 GIB = 2**30
@@ -119,7 +120,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A GPU of 100 GiB, of which as many bytes are free as the fixture says."""
     memory = {"free": 100 * GIB}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (memory["free"], 100 * GIB))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     return memory
 
 
@@ -130,12 +130,28 @@ def test_a_share_of_a_gpu_is_this_servers_whatever_others_take(gpu: dict[str, in
     before = taken_bytes(torch.device("cuda"))
     require_share(config, before)
     gpu["free"] -= 15 * GIB  # the weights
-    assert available_bytes(config, 5 * GIB, before) == 20 * GIB
+    assert available_bytes(config, 5 * GIB, before, 14 * GIB) == 20 * GIB
 
 
 def test_no_more_than_is_free_is_shared_out(gpu: dict[str, int]) -> None:
     gpu["free"] = 30 * GIB  # others have grown since
-    assert available_bytes(toy_config(device="cuda", gpu_memory_utilization=1.0), 5 * GIB, GIB // 2) == 25 * GIB
+    assert available_bytes(toy_config(device="cuda", gpu_memory_utilization=1.0), 5 * GIB, GIB // 2, 0) == 25 * GIB
+
+
+@pytest.mark.parametrize("others", [30, -15])
+def test_what_others_take_or_give_back_meanwhile_is_not_this_servers(gpu: dict[str, int], others: int) -> None:
+    config = toy_config(device="cuda", gpu_memory_utilization=0.4, num_blocks=None)
+    gpu["free"] -= 20 * GIB
+    before = taken_bytes(torch.device("cuda"))
+    gpu["free"] -= (10 + others) * GIB
+    shared_out = available_bytes(config, 5 * GIB, before, 10 * GIB)
+    assert 23 * GIB <= shared_out <= 25 * GIB
+
+
+def test_weights_of_another_process_are_held_beside_this_ones_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3 * GIB)
+    assert held_bytes(2 * GIB, mapped=True) == 5 * GIB
+    assert held_bytes(2 * GIB, mapped=False) == 3 * GIB
 
 
 def test_a_share_that_others_have_taken_is_refused_before_anything_is_measured(gpu: dict[str, int]) -> None:

@@ -122,17 +122,32 @@ def require_share(config: WorkerConfig, taken_before: int) -> None:
         )
 
 
-def available_bytes(config: WorkerConfig, workspace_bytes: int, taken_before: int) -> int:
+def held_bytes(weight_bytes: int, *, mapped: bool) -> int:
+    """Bytes of a GPU's memory that this server is known to hold: its weights, and what this process keeps for tensors.
+
+    Args:
+        weight_bytes: of the model.
+        mapped: another process allocated the weights.
+    """
+    return torch.cuda.memory_reserved() + (weight_bytes if mapped else 0)
+
+
+def available_bytes(config: WorkerConfig, workspace_bytes: int, taken_before: int, held: int) -> int:
     """Bytes for keys and values, weights already loaded and `workspace_bytes` kept for steps.
 
-    On a GPU the share `gpu_memory_utilization` of its memory is this server's, whatever other processes take, as in vLLM.
-    `taken_before` as in `require_share`.
+    On a GPU the share `gpu_memory_utilization` of its memory is this server's, whatever other processes take, as in vLLM. What has been
+    taken since this server started is its own as far as it can be: others may start, or end, at the same time.
+
+    Args:
+        config: of the worker.
+        workspace_bytes: that a step takes beside weights, keys and values.
+        taken_before: as in `require_share`.
+        held: `held_bytes`; the contexts of two processes come to it at most. 0 on a CPU.
     """
     if config.device == "cpu":
         return CPU_KV_BYTES
-    torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
-    taken_since = total - free - taken_before
+    taken_since = min(max(total - free - taken_before, held), held + 2 * CONTEXT_BYTES)
     return min(int(config.gpu_memory_utilization * total) - taken_since, free) - workspace_bytes
 
 

@@ -25,6 +25,7 @@ from octavo.worker.memory import (
     await_memory,
     count_blocks,
     free_bytes,
+    held_bytes,
     kv_cache_source,
     require_share,
     taken_bytes,
@@ -106,7 +107,11 @@ def _begin(
     measure = device.type == "cuda" and not config.has_predecessor
     workspace = _measure_workspace(loaded, config, device) if measure else 0
     measure_s = watch.lap()
-    num_blocks = count_blocks(config, loaded.config.facts, available_bytes(config, workspace, taken))
+    held = 0
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        held = held_bytes(loaded.weight_bytes, mapped=config.weights is not None)
+    num_blocks = count_blocks(config, loaded.config.facts, available_bytes(config, workspace, taken, held))
     if config.has_predecessor and device.type == "cuda":
         await_memory(_cache_bytes(loaded, config, num_blocks))
     kv_cache = _allocate(loaded, config, num_blocks, device)
