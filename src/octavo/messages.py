@@ -59,6 +59,12 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     """Of the device's memory, in use before the weights were loaded; see `worker/memory.py`."""
 
 
+STANDBY_BYTES = 2 * 2**30
+"""Most of a GPU's memory that a standby takes, beside the worker that runs: its context, workspace, kernels and first steps.
+
+On a CPU standbys prepare nothing: what a worker makes of the weights there is a copy of its own."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All a worker must know before it can load the model."""
 

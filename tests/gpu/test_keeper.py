@@ -18,11 +18,21 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.engine.processes.standby_source import STANDBY_BYTES, StandbySource
+from octavo.engine.processes.standby_source import StandbySource
 from octavo.engine.processes.standbys import COUNT
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import WorkerDiedError
-from octavo.messages import Admission, Chunk, DeviceBlock, Fault, FaultKind, StepPlan, WorkerConfig, WorkerReady
+from octavo.messages import (
+    STANDBY_BYTES,
+    Admission,
+    Chunk,
+    DeviceBlock,
+    Fault,
+    FaultKind,
+    StepPlan,
+    WorkerConfig,
+    WorkerReady,
+)
 from octavo.sampling import SamplingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

@@ -13,14 +13,17 @@ import torch
 from bits.tiny import CONFIG
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
-from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import STANDBY_BYTES, Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
 from octavo.sampling import SamplingParams
+from octavo.startup.model import read_facts
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.runner import Model
+from octavo.worker.start import AHEAD_BYTES, ahead_config
 from octavo.worker.warm_up import warm_up
+from worker.toy import toy_config
 
 START_S = 60.0
 PLANS = [
@@ -128,3 +131,19 @@ def test_what_a_worker_has_proven_the_next_does_not_try_again(config: WorkerConf
     for briefly in (False, True):
         warm_up(Counted(loaded.model), cache, whole, vocab_size=loaded.config.vocab_size, briefly=briefly)
     assert steps == [90, 64]
+
+
+@pytest.mark.parametrize("shape", ["qwen3-30b-a3b-fp8", "qwen3.6-35b-a3b-fp8", "qwen3-next-80b-a3b-fp8"])
+def test_a_standby_runs_steps_that_have_room_beside_the_worker(shape: str) -> None:
+    facts = read_facts(Path(__file__).parents[2] / "benchmarks/shapes" / shape)
+    config = toy_config(
+        device="cuda", max_num_seqs=256, max_num_batched_tokens=8192, num_snapshots=128, max_model_len=40_960
+    )
+    ahead = ahead_config(config, facts)
+    bytes_of_caches = facts.cache_bytes(tokens=ahead.max_num_batched_tokens, requests=ahead.num_states)
+    assert bytes_of_caches < AHEAD_BYTES / 2 < STANDBY_BYTES / 2
+    assert ahead.max_num_batched_tokens == 4096
+    assert (ahead.max_num_seqs == 256) == (facts.state_bytes_per_request == 0)
+    assert ahead.max_num_seqs >= 1
+    small = toy_config(device="cuda", max_num_seqs=2, max_num_batched_tokens=512)
+    assert ahead_config(small, facts) == small

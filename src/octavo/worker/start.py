@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from octavo.config import ModelFacts
 from octavo.errors import ConfigError
-from octavo.messages import Begin, WorkerConfig, WorkerReady
+from octavo.messages import STANDBY_BYTES, Begin, WorkerConfig, WorkerReady
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations
 from octavo.worker.memory import (
+    CONTEXT_BYTES,
     MemoryTable,
     available_bytes,
     await_memory,
@@ -41,6 +43,11 @@ if TYPE_CHECKING:  # importing it imports Triton
     from octavo.worker.graphs import Capture, GraphedModel
 
 log = logging.getLogger(__name__)
+
+AHEAD_TOKENS = 4096
+"""Of the largest step that a standby runs."""
+AHEAD_BYTES = STANDBY_BYTES - CONTEXT_BYTES // 2
+"""Of a standby for tensors: on an H200 its context has 518 MiB (torch 2.11, driver 580)."""
 
 ChooseOperations = Callable[[WorkerConfig, torch.device], Operations]
 
@@ -148,19 +155,36 @@ def _begin(
 
 
 def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> None:
-    """Run steps of all sizes on keys and values that are then dropped, so that the worker's first step waits for no kernel.
+    """Run steps of many sizes on keys and values that are then dropped, so that the worker's first step waits for no kernel.
 
-    A device without the memory for it is no error: kernels are then loaded when they are needed.
+    They take no more than `STANDBY_BYTES`, so that the worker beside has what it needs; kernels of sizes for which that is too little are
+    loaded when they are needed.
     """
-    num_blocks = min(blocks_of_widest(config), -(-config.max_num_batched_tokens // config.block_size))
+    config = ahead_config(config, loaded.config.facts)
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(AHEAD_BYTES / total, device)
     try:
-        _run_all_sizes(loaded, config, num_blocks, device, quiet=True)
+        _run_all_sizes(loaded, config, -(-config.max_num_batched_tokens // config.block_size), device, quiet=True)
     except torch.OutOfMemoryError as exc:
-        log.warning("no room beside the worker to load kernels ahead: %s", exc)
+        log.info("kernels of large steps are loaded when they are needed: %s", exc)
     gc.collect()
     torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.0, device)
     kept = torch.cuda.memory_reserved() / 2**20
     log.info("a standby is prepared: it holds %.0f MiB of the device beside its context", kept)
+
+
+def ahead_config(config: WorkerConfig, facts: ModelFacts) -> WorkerConfig:
+    """The same worker with steps, and with recurrent states, small enough for `AHEAD_BYTES`."""
+    state_bytes = facts.state_bytes_per_request
+    seats = min(config.max_num_seqs, max(1, AHEAD_BYTES // 4 // state_bytes)) if state_bytes else config.max_num_seqs
+    tokens = min(config.max_num_batched_tokens, AHEAD_TOKENS)
+    return msgspec.structs.replace(
+        config,
+        max_num_seqs=seats,
+        num_snapshots=min(config.num_snapshots, 1),
+        max_num_batched_tokens=tokens,
+    )
 
 
 class _Watch:

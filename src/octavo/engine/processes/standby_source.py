@@ -12,16 +12,12 @@ from octavo.engine.processes.reserve import DescriptorReserve
 from octavo.engine.processes.standbys import Standby, Standbys
 from octavo.engine.processes.worker_process import WORKER, ProcessWorker, Starting
 from octavo.errors import ChangedWeightsError, WorkerDiedError
-from octavo.messages import KeptWeights, WorkerConfig
+from octavo.messages import STANDBY_BYTES, KeptWeights, WorkerConfig
 
 KEEPER = "octavo.worker.keeper"
 MAX_START_FAILURES = 2
 """Workers in a row that may fail to start before the kept weights are thought to be the reason."""
 
-STANDBY_BYTES = 2 * 2**30
-"""Of a GPU's memory for a standby to prepare in, beside the worker that runs: its context, workspace, kernels and first steps.
-
-On a CPU standbys prepare nothing: what a worker makes of the weights there is a copy of its own."""
 RESTART_FLOOR_S = 60.0
 RESTART_FACTOR = 10.0
 """A worker that starts as one before it did may take as many times as long, or RESTART_FLOOR_S if that is longer."""
