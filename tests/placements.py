@@ -29,6 +29,7 @@ from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.gates.cuda import MAX_WIDTH, add_share, gate_heads, gate_norm, swiglu
 from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
@@ -104,6 +105,9 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         if width > 300:
             yield Scenario(f"largest {label}", (_noise(tokens, width).to(device),), lambda x: [cuda_largest(x, 2)])
         yield Scenario(f"add_norm {label}", (x, x * 2, weight), _add_norm)
+        yield Scenario(
+            f"gates {label}", (x, x[:, None] * 2, weight, gate_up.float(), settings[0, :, None].float()), _gates
+        )
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)
             yield Scenario(f"swiglu_quantize {label} {number}", (gate_up, used), _swiglu_quantize)
@@ -114,6 +118,13 @@ def rows(device: torch.device) -> Iterator[Scenario]:
             dataclasses.replace(case.rows, cos=case.rows.cos.to(device), sin=case.rows.sin.to(device)),
         )
         yield Scenario(f"rotary {shape.name}", turned, lambda x, table: [rotary(x, table)])
+
+
+def _gates(
+    x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, gate_up: torch.Tensor, logits: torch.Tensor
+) -> list[torch.Tensor]:
+    by_heads = [gate_norm(x, gates, weight, 1e-6), gate_heads(x, gates)] if gates.shape[2] <= MAX_WIDTH else []
+    return [*by_heads, swiglu(gate_up), add_share(x, gates[:, 0], logits), add_share(x, gates[:, 0], None)]
 
 
 def _quantize(x: torch.Tensor, scale: torch.Tensor, used: torch.Tensor | None) -> list[torch.Tensor]:

@@ -23,6 +23,7 @@ OPERATIONS = {
     "delta_net.cuda": ["delta_net"],
     "delta_net": ["plan_delta", "DeltaPlan"],
     "norm.cuda": ["add_norm", "cuda_rms_norm"],
+    "gates.cuda": ["swiglu", "gate_norm", "gate_heads", "add_share"],
     "adjust": ["adjust"],
     "adjust.settings": ["AdjustSettings"],
     "draw": ["draw", "draw_truncated"],

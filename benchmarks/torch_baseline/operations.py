@@ -16,6 +16,7 @@ from octavo.ops.delta_net import DeltaShape, DeltaWeights
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
+from octavo.ops.gates.cpu import CpuGates
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import CpuAddNorm, rms_norm
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
@@ -24,6 +25,8 @@ from octavo.ops.rotary import rotary
 
 class TorchOperations:
     """The shapes of products, and so bits, may change with the batch."""
+
+    gates = CpuGates()
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""

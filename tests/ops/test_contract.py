@@ -26,6 +26,7 @@ OPS = [
     "delta_net",
     "draw",
     "experts",
+    "gates",
     "largest",
     "linear",
     "norm",
@@ -36,7 +37,15 @@ OPS = [
 """Folders of operations that a model is made of, and of those that choose a token."""
 STEPS = ["combine", "grouped_gemm", "permute", "route"]
 """Folders of the steps of the expert layer, which CUDA alone takes one by one."""
-LAUNCHERS = ["attention.cuda", "experts.moe", "linear.dense_gemm", "norm.cuda", "prepare_qkv.cuda", "quantize.cuda"]
+LAUNCHERS = [
+    "attention.cuda",
+    "experts.moe",
+    "gates.cuda",
+    "linear.dense_gemm",
+    "norm.cuda",
+    "prepare_qkv.cuda",
+    "quantize.cuda",
+]
 LAUNCHERS += [f"experts.{step}" for step in STEPS]
 
 

@@ -11,6 +11,7 @@ from octavo.ops.delta_net import DeltaShape, DeltaWeights
 from octavo.ops.delta_net.cpu import CpuDeltaNet
 from octavo.ops.experts import CpuExperts, Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
+from octavo.ops.gates.cpu import CpuGates
 from octavo.ops.linear.cpu import TiledLinear
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import CpuAddNorm
@@ -18,6 +19,8 @@ from octavo.ops.norm.cpu import CpuAddNorm
 
 class CpuOperations:
     """See `Operations`. Every row's bits depend on that row and its request alone."""
+
+    gates = CpuGates()
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""

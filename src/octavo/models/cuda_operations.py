@@ -16,6 +16,7 @@ from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.formats import LinearWeight
+from octavo.ops.gates.cuda import KernelGates
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cuda import CudaAddNorm
@@ -27,6 +28,8 @@ class CudaOperations:
     The workspace of the experts is allocated with the first layer of a shape, for the worst routing; all layers share it,
     one call at a time.
     """
+
+    gates = KernelGates()
 
     def __init__(self, *, max_tokens: int) -> None:
         self._max_tokens = max_tokens

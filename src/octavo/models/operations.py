@@ -11,12 +11,18 @@ from octavo.ops.attention.layer import Attention, AttentionShape
 from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
 from octavo.ops.formats import LinearWeight
+from octavo.ops.gates.layer import Gates
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.layer import AddNorm
 
 
 class Operations(Protocol):
     """Binds weights to the layers that compute with them on one kind of device."""
+
+    @property
+    def gates(self) -> Gates:
+        """What has no weights of its own."""
+        ...
 
     def linear(self, weight: LinearWeight) -> Linear:
         """The linear layer of `weight`."""

@@ -39,8 +39,11 @@ class Dims:
         shape: Sequence[str | int],
         *,
         dtype: torch.dtype | tuple[torch.dtype, ...],
+        apart: bool = False,
     ) -> torch.Tensor:
         """Return `tensor` if it is on the bound device, of `dtype` and of `shape` (names bind, ints must match).
+
+        With `apart` the numbers of the last dimension alone must lie side by side.
 
         Raises: KernelContractError naming the argument, what was expected, what came and the remedy.
         """
@@ -58,7 +61,7 @@ class Dims:
             expected = "(" + ", ".join(self._describe(argument, dim) for dim in shape) + ")"
             got = f"({', '.join(map(str, tensor.shape))}) (pass the shape that the other arguments have)"
             raise KernelContractError(argument, expected, got)
-        if self.contiguous and not tensor.is_contiguous():
+        if self.contiguous and not (tensor.is_contiguous() or (apart and tensor.stride(-1) == 1)):
             raise KernelContractError(
                 argument, "a contiguous tensor", f"strides {tensor.stride()} (call .contiguous())"
             )

@@ -7,7 +7,6 @@ import torch
 from octavo.models.decoder.parameters import DeltaNetParameters
 from octavo.models.decoder.rows import LayerRows
 from octavo.models.operations import Operations
-from octavo.ops.activations import Unscaled
 from octavo.ops.inputs import Inputs
 
 
@@ -19,7 +18,7 @@ class GatedDeltaNet:
         self._write_decay = operations.linear(parameters.write_decay)
         self._delta = operations.delta_net(parameters.shape, parameters.weights)
         self._shape, self._grouped = parameters.shape, parameters.grouped
-        self._norm = operations.add_norm(parameters.norm, eps, frozenset({Unscaled}))
+        self._gates, self._norm, self._eps = operations.gates, parameters.norm, eps
         self.forms = frozenset({parameters.qkvz.activations, parameters.write_decay.activations})
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
@@ -28,11 +27,9 @@ class GatedDeltaNet:
         qkv, gates = self._split(self._qkvz(x))
         write, decay = self._split_logits(self._write_decay.float32(x))
         mixed = self._delta(qkv, write, decay, cache, rows.delta)
-        mixed, gates = rows.attention.select_queries(mixed), rows.attention.select_queries(gates).float()
-        normed = self._norm(mixed.view(-1, self._shape.value_dim), None)[1].bf16.view(mixed.shape)
-        # written out: torch.silu rounds a row's tail otherwise
-        gated = (gates / gates.neg().exp_().add_(1.0)).mul_(normed.float())
-        return self._out(gated.to(torch.bfloat16))
+        mixed, gates = rows.attention.select_queries(mixed), rows.attention.select_queries(gates)
+        by_head = gates.unflatten(1, (self._shape.value_heads, self._shape.value_dim))
+        return self._out(self._gates.norm(mixed, by_head, self._norm, self._eps))
 
     def _split(self, qkvz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, 2 K + 2 V) -> queries, keys and values (T, C), and gates (T, V)."""

@@ -22,8 +22,6 @@ from octavo.models.operations import Operations
 from octavo.ops.activations import Activations
 from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import Attention, AttentionShape
-from octavo.ops.experts.routing import swiglu
-from octavo.ops.experts.rules import sigmoid
 from octavo.ops.formats import Bf16, LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.weighted_sum import Addend
@@ -47,23 +45,25 @@ class Dense:
         self.forms = frozenset({parameters.gate_up.activations})
         self._gate_up = operations.linear(parameters.gate_up)
         self._down = operations.linear(parameters.down)
+        self._gates = operations.gates
 
     def __call__(self, x: Inputs, rows_in_use: torch.Tensor | None) -> torch.Tensor:
-        return self._down(swiglu(self._gate_up.float32(x)))
+        return self._down(self._gates.swiglu(self._gate_up.float32(x)))
 
 
 class Shared:
-    """sigmoid(gate x) * mlp(x), in float32; without a gate mlp(x)"""
+    """y + sigmoid(gate x) * mlp(x); without a gate y + mlp(x)"""
 
     def __init__(self, parameters: SharedExpert, operations: Operations) -> None:
         self._mlp = Dense(parameters.mlp, operations)
         self.forms = self._mlp.forms | ({parameters.gate.activations} if parameters.gate is not None else set())
         self._gate = None if parameters.gate is None else operations.linear(parameters.gate)
+        self._gates = operations.gates
 
-    def __call__(self, x: Inputs) -> torch.Tensor:
-        """x (T, H) -> (T, H) float32"""
-        out = self._mlp(x, None).float()
-        return out if self._gate is None else sigmoid(self._gate.float32(x)) * out
+    def __call__(self, x: Inputs, y: torch.Tensor) -> torch.Tensor:
+        """x, y (T, H) -> (T, H) bf16"""
+        logits = None if self._gate is None else self._gate.float32(x)
+        return self._gates.add_share(y, self._mlp(x, None), logits)
 
 
 class Router:
@@ -111,7 +111,7 @@ class Sparse:
         logits = self._router(x)
         if self._shared is None:
             return self._experts.addend(x, logits, rows_in_use)
-        return (self._experts(x, logits, rows_in_use).float() + self._shared(x)).to(torch.bfloat16)
+        return self._shared(x, self._experts(x, logits, rows_in_use))
 
 
 NormWeight = Callable[[torch.Tensor], torch.Tensor]
@@ -175,17 +175,16 @@ class GatedAttention(SelfAttention):
         shape: AttentionShape,
     ) -> None:
         super().__init__(parameters, attention, operations, norm_weight)
-        self._shape = shape
+        self._shape, self._gates = shape, operations.gates
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
         """See `SelfAttention`: x (T, H) -> (R, H) bf16."""
         heads, width = self._shape.heads, self._shape.head_dim
         projected = self._qkv(x)
         with_gates = projected[:, : 2 * heads * width].unflatten(1, (heads, 2, width))
-        queries, gates = (with_gates[:, :, part].flatten(1) for part in (0, 1))
-        qkv = torch.cat((queries, projected[:, 2 * heads * width :]), dim=1)
-        gate = sigmoid(rows.attention.select_queries(gates).float()).to(torch.bfloat16)
-        return self._out(self._attend(qkv, rows.attention, cache) * gate)
+        qkv = torch.cat((with_gates[:, :, 0].flatten(1), projected[:, 2 * heads * width :]), dim=1)
+        gates = rows.attention.select_queries(with_gates[:, :, 1])
+        return self._out(self._gates.heads(self._attend(qkv, rows.attention, cache), gates))
 
 
 class Layer:

@@ -1,0 +1,70 @@
+"""Elements side by side; where a head is normed, its sum of squares has one tree for each width, whatever the batch."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from octavo.ops.device import silu, wait_for_previous
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)) in f32"""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def swiglu_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """Grid (T x blocks of a row,): gate_up (T, 2 width) f32, out (T, width) bf16."""
+    wait_for_previous(PDL)
+    blocks = tl.cdiv(width, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(gate_up + 2 * row * width + column, mask=inside, other=0.0)
+    up = tl.load(gate_up + (2 * row + 1) * width + column, mask=inside, other=0.0)
+    tl.store(out + row * width + column, (silu(gate) * up).to(tl.bfloat16), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def gate_kernel(
+    x, gates, weight, out, rows, heads, row_stride, head_stride, width, eps,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of HEADS of all R x heads,): x and out (R x heads, width) bf16, gates as the strides say.
+
+    With a weight (width,) heads are normed, and multiplied by the silu of their gates; without, by the sigmoid in bf16.
+    """
+    wait_for_previous(PDL)
+    head = tl.program_id(0).to(tl.int64) * HEADS + tl.arange(0, HEADS)
+    column = tl.arange(0, BLOCK)
+    inside = (head < rows * heads)[:, None] & (column < width)[None, :]
+    at = head[:, None] * width + column[None, :]
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    first = head // heads * row_stride + head % heads * head_stride
+    gate = tl.load(gates + first[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    if weight is not None:
+        mean = tl.div_rn(tl.sum(value * value, 1), tl.full((), width, tl.float32))
+        value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps)[:, None], (HEADS, BLOCK)))
+        value = value.to(weight.dtype.element_ty).to(tl.float32)
+        value *= tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
+        value = value.to(tl.bfloat16).to(tl.float32) * silu(gate)
+    else:
+        value *= sigmoid(gate).to(tl.bfloat16).to(tl.float32)
+    tl.store(out + at, value.to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def add_share_kernel(x, shared, logits, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    """Grid (T x blocks of a row,): x, shared and out (T, width) bf16, logits None or (T,) f32."""
+    wait_for_previous(PDL)
+    blocks = tl.cdiv(width, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    at = row * width + column
+    share = tl.load(shared + at, mask=inside, other=0.0).to(tl.float32)
+    if logits is not None:
+        share *= sigmoid(tl.load(logits + row))
+    tl.store(out + at, (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) + share).to(tl.bfloat16), mask=inside)
