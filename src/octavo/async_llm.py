@@ -31,7 +31,7 @@ class AsyncLLM(ModelHandle):
     """A model that answers while it is asked: names are those of vLLM's `AsyncLLM`. Shut it down, or let it go.
 
     Args:
-        model: folder, Hugging Face repo id, or `octavo-tiny`.
+        model: folder, Hugging Face repo id, or an embedded model: `octavo-tiny`, `octavo-tiny-hybrid`.
         workers: where the model runs; as with `octavo serve` unless told otherwise.
         settings: any of `Settings`, as Python values or text, or of vLLM's names for them.
 

@@ -43,7 +43,7 @@ class LLM(ModelHandle):
     Threads take turns: while one generates, the next waits.
 
     Args:
-        model: folder, Hugging Face repo id, or `octavo-tiny`.
+        model: folder, Hugging Face repo id, or an embedded model: `octavo-tiny`, `octavo-tiny-hybrid`.
         workers: where the model runs; in processes of its own unless told otherwise.
         settings: any of `Settings`, as Python values or text, or of vLLM's names for them.
 

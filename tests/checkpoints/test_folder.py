@@ -23,6 +23,12 @@ def test_embedded_configs_are_served(name: str) -> None:
     assert (config.num_experts, config.num_experts_per_tok) == (128, 8)
 
 
+def test_the_embedded_hybrid_is_served() -> None:
+    config = read_folder(resolve_folder("octavo-tiny-hybrid", None))
+    assert config.quantization.format is WeightFormat.FP8_BLOCK
+    assert config.facts.state_bytes_per_request > 0
+
+
 def test_the_full_shape() -> None:
     config = read_folder(resolve_folder("qwen3-30b-a3b-fp8-dynamic", None))
     assert isinstance(config, Qwen3MoeConfig)

@@ -1,17 +1,21 @@
-"""octavo-tiny under a grammar: the same bits in company, in pieces, and after its worker was killed; streams, seeds and scores."""
+"""The embedded models under a grammar: the same bits in company, in pieces, and after its worker was killed; streams, seeds and scores."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from safetensors.torch import load_file, save_file
 
 from grammar.tiny_server import TinyServer, tiny_server
 from octavo import LLM, SamplingParams, StructuredOutputsParams
+from octavo.checkpoints.folder import ASSETS
 from octavo.startup import in_this_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.usefixtures("warm")]
@@ -51,10 +55,15 @@ def told(outputs: Any) -> Told:
     return [(tuple(a.token_ids), a.finish_reason, a.logprobs) for output in outputs for a in output.outputs]
 
 
+@pytest.fixture(scope="module", params=["octavo-tiny", "octavo-tiny-hybrid"])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def undisturbed() -> Told:
+def undisturbed(model: str) -> Told:
     """Each alone."""
-    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL) as llm:
+    with LLM(model, workers=in_this_process, device="cpu", **SMALL) as llm:
         return [
             one
             for prompt, sampling in zip(PROMPTS, samplings(), strict=True)
@@ -77,18 +86,20 @@ def test_answers_have_their_forms(undisturbed: Told) -> None:
     ],
     ids=["in pieces", "preempted"],
 )
-def test_company_changes_no_bit(undisturbed: Told, settings: dict[str, Any]) -> None:
-    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL | settings) as llm:
+def test_company_changes_no_bit(model: str, undisturbed: Told, settings: dict[str, Any]) -> None:
+    with LLM(model, workers=in_this_process, device="cpu", **SMALL | settings) as llm:
         outputs = llm.generate(PROMPTS, samplings(), use_tqdm=False)
         assert told(outputs) == undisturbed
-        assert told(llm.generate(PROMPTS, samplings(), use_tqdm=False)) == undisturbed, "prefixes were cached"
+        again = llm.generate(PROMPTS, samplings(), use_tqdm=False)
+        assert told(again) == undisturbed
+        assert any(output.num_cached_tokens for output in again), "no prefix was cached"
         assert bool(llm._engine.status().preemptions) == ("max_num_seqs" in settings)
 
 
-def test_killed_workers_change_no_bit(undisturbed: Told) -> None:
+def test_killed_workers_change_no_bit(model: str, undisturbed: Told) -> None:
     faults = ("kill@step:6", "kill@step:21")
     with LLM(
-        "octavo-tiny",
+        model,
         device="cpu",
         **SMALL,
         inject_fault=faults,
@@ -98,10 +109,10 @@ def test_killed_workers_change_no_bit(undisturbed: Told) -> None:
         assert sum(llm._engine.status().restarts.values()) == len(faults)
 
 
-def test_another_mask_is_seen(undisturbed: Told) -> None:
+def test_another_mask_is_seen(model: str, undisturbed: Told) -> None:
     """The twin: one property of the schema may be one shorter, and the answers are others."""
     other = json.loads(json.dumps(SCHEMA).replace('"maximum": 99', '"maximum": 0'))
-    with LLM("octavo-tiny", workers=in_this_process, device="cpu", **SMALL) as llm:
+    with LLM(model, workers=in_this_process, device="cpu", **SMALL) as llm:
         form = StructuredOutputsParams(json=other, disable_any_whitespace=True)
         changed = [
             each.replace(structured_outputs=form) if each.structured_outputs is FORM else each for each in samplings()
@@ -111,10 +122,20 @@ def test_another_mask_is_seen(undisturbed: Told) -> None:
     assert answers != undisturbed
 
 
-def test_over_http_after_a_kill() -> None:
+def test_another_weight_is_seen(model: str, undisturbed: Told, tmp_path: Path) -> None:
+    """The twin: one number of the first layer's norm has the other sign."""
+    shutil.copytree(ASSETS / model, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.layers.0.input_layernorm.weight"][7] *= -1
+    save_file(weights, tmp_path / "model.safetensors")
+    with LLM(str(tmp_path), workers=in_this_process, device="cpu", **SMALL) as llm:
+        assert told(llm.generate(PROMPTS, samplings(), use_tqdm=False)) != undisturbed
+
+
+def test_over_http_after_a_kill(model: str) -> None:
     """A stream whose worker is killed in its middle is the one that was not disturbed."""
     body = {
-        "model": "octavo-tiny",
+        "model": model,
         "messages": [{"role": "user", "content": "Who?"}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
         "max_tokens": 100,
@@ -122,7 +143,7 @@ def test_over_http_after_a_kill() -> None:
         "n": 2,
         "stream": True,
     }
-    with tiny_server(own_process=True) as server:
+    with tiny_server(own_process=True, model=model) as server:
         calm = streamed(server, body)
         assert streamed(server, body, kill_after=5) == calm
         assert server.http.get("/server_info").json()["worker"]["restarts"]

@@ -41,7 +41,7 @@ def resolve_folder(
     """The folder of `model`: an embedded model's name, a local path, or a Hugging Face repo id (downloaded).
 
     Args:
-        model: such as `octavo-tiny`, `./my-model` or `RedHatAI/Qwen3-30B-A3B-FP8-dynamic`.
+        model: such as `octavo-tiny-hybrid`, `./my-model` or `RedHatAI/Qwen3-30B-A3B-FP8-dynamic`.
         revision: branch, tag or commit of the repo; None for the default branch.
         hub: how it is downloaded.
         patterns: which files of the repo.

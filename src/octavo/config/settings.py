@@ -39,7 +39,11 @@ class Settings:
     """
 
     # Model
-    model: str = setting("octavo-tiny", "Model folder, Hugging Face repo id, or octavo-tiny (embedded)", "Model")
+    model: str = setting(
+        "octavo-tiny",
+        "Model folder, Hugging Face repo id, or an embedded model: octavo-tiny, octavo-tiny-hybrid",
+        "Model",
+    )
     served_model_name: tuple[str, ...] = setting((), "Names in the API; the first is the one answered with", "Model")
     tokenizer: str | None = setting(None, "Folder or repo id of the tokenizer, if not the model's", "Model")
     revision: str | None = setting(None, "Branch, tag or commit of the repo", "Model")

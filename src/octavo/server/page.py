@@ -20,14 +20,14 @@ from octavo.server.json_pieces import json
 from octavo.version import __version__
 
 PAGES = Path(__file__).parents[1] / "assets" / "pages"
-EMBEDDED = "octavo-tiny"
-"""The model that comes with Octavo: who serves it wants to see what it does."""
+EMBEDDED = ("octavo-tiny", "octavo-tiny-hybrid")
+"""The models that come with Octavo: who serves one wants to see what it does."""
 
 
 def page_routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["pages"])
     settings = server.context.settings
-    may_kill = bool(settings.inject_fault) or settings.model == EMBEDDED
+    may_kill = bool(settings.inject_fault) or settings.model in EMBEDDED
 
     @router.get("/", summary="A chat, and the engine live", response_class=HTMLResponse)
     async def chat_page() -> Response:

@@ -64,7 +64,7 @@ def block_size_of(settings: Settings) -> int:
 def changed_worker_config(
     config: WorkerConfig, model: str | None, load_format: str | None, device: str | None
 ) -> WorkerConfig:
-    """`config` with what is not None; the model as a folder, a repo id or octavo-tiny.
+    """`config` with what is not None; the model as a folder, a repo id or an embedded one's name.
 
     Raises:
         ConfigError, CheckpointError: there is no such model.
