@@ -233,6 +233,24 @@ def test_back_ends_agree(shape: DeltaShape, device: torch.device) -> None:
     assert_rows(outs[0], outs[1], LIMIT)
 
 
+@backends
+def test_rows_may_lie_apart(backend: str, device: torch.device) -> None:
+    """As parts of what one projection gives; what lies between them is NaN."""
+    shape = SHAPES["shared-keys"]
+    tokens = Tokens.draw(37, shape, seed=9)
+    machine, other = Machine(backend, shape, device), Machine(backend, shape, device)
+    out = machine.alone(tokens)
+
+    def apart(x: torch.Tensor, room: int) -> torch.Tensor:
+        wide = torch.full((len(x), x.shape[1] + room), torch.nan, dtype=x.dtype, device=device)
+        return wide[:, 1 : 1 + x.shape[1]].copy_(x)
+
+    plan = plan_delta([StateUse(-1, 0)], (0, 37), (37,), device)
+    parts = apart(tokens.qkv, 5), apart(tokens.write_logits, 3), apart(tokens.decay_logits, 2)
+    assert torch.equal(other.layer(*parts, other.states, plan).cpu(), out.cpu())
+    assert torch.equal(other.states.view(torch.int32), machine.states.view(torch.int32))
+
+
 def test_gates_do_not_hang_on_their_place() -> None:
     """What PyTorch computes eight at a time it may round otherwise at the end of a row."""
     shape = DeltaShape(1, 37, 8, 8, 4)

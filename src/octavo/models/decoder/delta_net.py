@@ -36,7 +36,7 @@ class GatedDeltaNet:
         shape = self._shape
         if not self._grouped:
             qkv, gates = qkvz.split([shape.channels, shape.value_heads * shape.value_dim], dim=1)
-            return qkv.contiguous(), gates
+            return qkv, gates
         values = shape.value_heads // shape.key_heads * shape.value_dim
         by_head = qkvz.unflatten(1, (shape.key_heads, -1))
         parts = by_head.split([shape.key_dim, shape.key_dim, values, values], dim=2)
@@ -45,6 +45,8 @@ class GatedDeltaNet:
 
     def _split_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, 2 value heads) float32 -> what decides how much is written, and how fast a state decays: (T, value heads)."""
-        groups = self._shape.key_heads if self._grouped else 1
-        write, decay = logits.unflatten(1, (groups, -1)).chunk(2, dim=2)
+        if not self._grouped:
+            write, decay = logits.chunk(2, dim=1)
+            return write, decay
+        write, decay = logits.unflatten(1, (self._shape.key_heads, -1)).chunk(2, dim=2)
         return write.flatten(1).contiguous(), decay.flatten(1).contiguous()

@@ -83,7 +83,9 @@ class CpuDeltaNet:
         check_delta(Dims(), qkv, write_logits, decay_logits, self._weights, states, plan, shape)
         chunks = sorted(_chunks(plan, len(qkv), len(states)), key=lambda chunk: -chunk.num_spans)
         kept, spans = split_states(states, shape), Spans.empty(len(plan.spans), shape, states)
-        gates = torch.stack((sigmoid(write_logits), decays(decay_logits, self._weights)), dim=1)
+        # side by side: where they are not, PyTorch's exponentials on a CPU have other bits
+        write, decay = sigmoid(write_logits.contiguous()), decays(decay_logits.contiguous(), self._weights)
+        gates = torch.stack((write, decay), dim=1)
         for chunk, inputs, convolved in self._convolve(chunks, qkv, kept.history):
             self._fill(spans, chunk, inputs, convolved, gates, kept)
         return _scan(spans, chunks, len(qkv), kept.memory, shape)

@@ -53,8 +53,8 @@ def delta_net(
     """See `DeltaNet`, whose arguments these are; nothing is read or written for chunks whose numbers are out of range.
 
     Args:
-        qkv: (T, C) bf16; read.
-        write_logits, decay_logits: (T, value heads) float32; read.
+        qkv: (T, C) bf16, whose rows may be apart; read.
+        write_logits, decay_logits: (T, value heads) float32, whose rows may be apart; read.
         weights: of the layer; read.
         states: (states, numbers) float32; those of the plan are written.
         plan: of this step.
@@ -84,15 +84,16 @@ def delta_net(
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
     convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, CHANNELS))](
         qkv, weights.taps, halves, plan.chunks, plan.spans, convolved, *sizes,
-        TAPS=shape.taps, BLOCK=CHANNELS, num_warps=4, **constants,
+        TAPS=shape.taps, STRIDE=qkv.stride(0), BLOCK=CHANNELS, num_warps=4, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
         convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, plan.chunks, plan.spans,
-        factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS, num_warps=1, **constants,
+        factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
+        WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
     scan_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS))](
         qkv, convolved, factors, states, halves, plan.chunks, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TAPS=shape.taps, FACTORS=FACTORS, num_warps=1, num_stages=2,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TAPS=shape.taps, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1, num_stages=2,
         **constants,
     )  # fmt: skip
     return out

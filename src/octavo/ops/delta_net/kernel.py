@@ -58,9 +58,9 @@ def _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPA
 def convolve_kernel(
     qkv, taps, halves, chunks, spans, convolved, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    TAPS: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x ceil(channels / BLOCK),). Writes (spans, SPAN, channels) bf16, the open rows' keys and values among them."""
+    """Grid (spans x ceil(channels / BLOCK),). Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels) bf16, the open rows' keys and values among them."""
     wait_for_previous(PDL)
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
@@ -75,11 +75,11 @@ def convolve_kernel(
         live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
         floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
         history = halves + source * (2 * NUMBERS) + 2 * floats
-        inputs = qkv + first * channels
+        inputs = qkv + first * STRIDE
         total = tl.zeros((SPAN, BLOCK), tl.float32)
         for tap in tl.static_range(TAPS):
             row = at + (tap - (TAPS - 1))
-            now = tl.load(inputs + row.to(tl.int64) * channels + channel[None, :], mask=live & (row >= 0), other=0.0)
+            now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
             kept = live & (row < 0) & (source >= 0)
             before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
             weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
@@ -115,9 +115,10 @@ def factors_kernel(
     convolved, write_logits, decay_logits, log_decay, step_bias, states, chunks, spans, factors,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
+    DECAY_STRIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x value heads,). Writes (spans, value heads, FACTORS) float32.
+    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32.
 
     What a row's change takes of the values (SPAN from, SPAN to), what its output takes of the changes (SPAN from, SPAN to); and of each
     row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
@@ -138,10 +139,12 @@ def factors_kernel(
         q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
         k = tl.load(line + queries, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
 
-        gate = (first + at) * VALUE_HEADS + head
-        write = 1.0 / (1.0 + tl.exp(-tl.load(write_logits + gate, mask=live, other=0.0)))
+        row = first + at
+        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0)
+        write = 1.0 / (1.0 + tl.exp(-written))
         speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
-        decay = tl.exp(-speed * _softplus(tl.load(decay_logits + gate, mask=live, other=0.0) + bias))
+        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0)
+        decay = tl.exp(-speed * _softplus(lost + bias))
         gates = states + source * NUMBERS + VALUE_HEADS * KEY * VALUE + place * (2 * VALUE_HEADS) + head
         write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0))
         decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0))
@@ -217,12 +220,14 @@ def _float_product(left, right):
 
 
 @triton.jit
-def _store_history(inputs, old, new, after, has_old, channel, inside, channels: tl.constexpr, TAPS: tl.constexpr):
+def _store_history(
+    inputs, old, new, after, has_old, channel, inside, channels: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr
+):  # fmt: skip
     """The TAPS - 1 inputs before row `after` of a chunk, some of them perhaps from before it, to `new`, which may be `old`."""
     # ascending: what is read of the old history lies behind what has been written
     for tap in tl.static_range(TAPS - 1):
         source = (after + (tap - (TAPS - 1))).to(tl.int64)
-        now = tl.load(inputs + source * channels + channel, mask=inside & (source >= 0), other=0.0)
+        now = tl.load(inputs + source * STRIDE + channel, mask=inside & (source >= 0), other=0.0)
         before = tl.load(
             old + (source + (TAPS - 1)) * channels + channel, mask=inside & (source < 0) & has_old, other=0.0
         )
@@ -242,7 +247,7 @@ def _keep(
     after, place, source, first_span, before, qkv, convolved, factors, states, halves, head, part,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, FACTORS: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """Keep at `place`, but for the state, what the next chunk reads behind `after` rows of a chunk: the columns of this program, and
     the queries, keys and gates of its head if it is the first to have them."""
@@ -256,7 +261,7 @@ def _keep(
     floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
     to, old = halves + place * (2 * NUMBERS) + 2 * floats, halves + source * (2 * NUMBERS) + 2 * floats
     seen = source >= 0
-    _store_history(qkv, old, to, after, seen, value_at, in_value, channels, TAPS)
+    _store_history(qkv, old, to, after, seen, value_at, in_value, channels, STRIDE, TAPS)
 
     index = (before + after) // SPAN
     span = (first_span + index).to(tl.int64)
@@ -271,8 +276,8 @@ def _keep(
         tl.store(gates, tl.load(base + 3 * SPAN, mask=fresh, other=0.0), mask=fresh)
         tl.store(gates + VALUE_HEADS, tl.load(base + 4 * SPAN, mask=fresh, other=0.0), mask=fresh)
         if head % shared == 0:
-            _store_history(qkv, old, to, after, seen, query_at, in_key, channels, TAPS)
-            _store_history(qkv, old, to, after, seen, key_at, in_key, channels, TAPS)
+            _store_history(qkv, old, to, after, seen, query_at, in_key, channels, STRIDE, TAPS)
+            _store_history(qkv, old, to, after, seen, key_at, in_key, channels, STRIDE, TAPS)
             _store_rows(inputs, rows, key_at, fresh[:, None] & in_key[None, :], channels, queries)
 
 
@@ -282,9 +287,9 @@ def scan_kernel(
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Rows of qkv are STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
     wait_for_previous(PDL)
     parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
@@ -346,7 +351,7 @@ def scan_kernel(
             if (piece == 0) | moves:
                 tl.store(memory + target * NUMBERS + numbers, now, mask=inside)
             _keep(
-                tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * channels,
+                tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * STRIDE,
                 convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
-                KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, FACTORS,
+                KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
             )  # fmt: skip

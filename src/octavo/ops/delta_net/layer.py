@@ -146,9 +146,9 @@ def check_delta(
     if shape.value_heads % shape.key_heads:
         raise KernelContractError("shape.value_heads", f"a multiple of {shape.key_heads}", str(shape.value_heads))
     heads = shape.value_heads
-    dims.check("qkv", qkv, ("T", shape.channels), dtype=torch.bfloat16)
-    dims.check("write_logits", write_logits, ("T", heads), dtype=torch.float32)
-    dims.check("decay_logits", decay_logits, ("T", heads), dtype=torch.float32)
+    dims.check("qkv", qkv, ("T", shape.channels), dtype=torch.bfloat16, apart=True)
+    dims.check("write_logits", write_logits, ("T", heads), dtype=torch.float32, apart=True)
+    dims.check("decay_logits", decay_logits, ("T", heads), dtype=torch.float32, apart=True)
     dims.check("weights.taps", weights.taps, (shape.channels, shape.taps), dtype=torch.bfloat16)
     dims.check("weights.log_decay", weights.log_decay, (heads,), dtype=torch.float32)
     dims.check("weights.step_bias", weights.step_bias, (heads,), dtype=torch.float32)
