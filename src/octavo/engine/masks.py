@@ -155,12 +155,12 @@ class Masks:
     def _tell(self, place: _Place, bits: bytes) -> None:
         """Let the request sample `bits` next, or end it if they leave nothing but its end."""
         sequence = place.sequence
-        forbidden = sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens)
+        forbidden = tuple(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
         if sequence.num_made_tokens < sequence.sampling.min_tokens:
-            forbidden += sorted(sequence.stop_ids)
+            forbidden += tuple(sorted(sequence.stop_ids))
         if sequence.sampling.ignore_eos:
             forbidden += self._eos
-        allowed = _narrowed(bits, place.permitted, tuple(forbidden), self._eos)
+        allowed = _narrowed(bits, place.permitted, forbidden, self._eos)
         if allowed is not None:
             sequence.allowed = len(sequence.tokens), allowed
         elif _narrowed(bits, None, (), self._eos) is not None:
