@@ -31,10 +31,13 @@ from benchmarks import against
 from benchmarks.made_model import make_model
 from benchmarks.provenance import write_result
 from octavo.config import Settings
+from octavo.engine import masks
 from octavo.engine.engine import Engine
+from octavo.engine.processes.link import WorkerLink
 from octavo.engine.request import Request
 from octavo.engine.statistics import StepRecord
-from octavo.grammar import Compiler, Grammar
+from octavo.grammar import Compiler, Follower, ForkServer, Grammar
+from octavo.messages import StepMasks, StepPlan, StepResult
 from octavo.sampling import SamplingParams
 from octavo.startup import in_processes, start
 from octavo.structured_outputs import StructuredOutputsParams
@@ -94,22 +97,121 @@ class Measured:
     step_s: list[float]
     """Between the results of two steps that only decoded."""
     steps: int
+    parts: Parts
+
+
+@dataclasses.dataclass
+class Parts:
+    """What the engine's thread did from step to step, in the order of a step; seconds of all steps together."""
+
+    steps: int = 0
+    booked_s: float = 0.0
+    """From a result to the question of what may come next."""
+    followed_s: float = 0.0
+    """From there until all is answered, or a step waits no longer."""
+    told_s: float = 0.0
+    """From there until the engine has taken that in, and the worker is told."""
+    planned_s: float = 0.0
+    """Until the next plan is sent."""
+    computed_s: float = 0.0
+    """From there to the next result: the rest of the forward pass, and sampling."""
+    follower_cpu_s: float = 0.0
+    """Of all threads of the process that follows grammars."""
+    constrained: int = 0
+    """Tokens that were to be sampled under a grammar."""
+    late: int = 0
+    """Of these, those whose mask was not there in time."""
+
+    def text(self) -> str:
+        """In milliseconds of a step."""
+        milliseconds = {
+            field.name[:-2].replace("_", " "): 1e3 * getattr(self, field.name) / max(1, self.steps)
+            for field in dataclasses.fields(self)
+            if field.name.endswith("_s")
+        }
+        told = ", ".join(f"{name} {value:.2f}" for name, value in milliseconds.items())
+        return f"ms a step: {told}; late {100 * self.late / max(1, self.constrained):.2f} %"
+
+
+class Watch:
+    """A link to a worker that notes in `parts` what the engine does on its thread, and so does whoever follows grammars for it."""
+
+    def __init__(self, link: WorkerLink, fork_server: ForkServer) -> None:
+        self.parts = Parts()
+        self._link = link
+        self._fork_server = fork_server
+        self._since = time.perf_counter()
+        self._due: dict[int, int] = {}
+
+    def follower(self) -> type[Follower]:
+        """A class whose instances are watched."""
+        watch = self
+
+        class Watched(Follower):
+            def advance(self, moves: Sequence[tuple[int, int]]) -> None:
+                super().advance(moves)
+                watch._mark("booked_s")
+
+            def wait(self, timeout_s: float) -> None:
+                super().wait(timeout_s)
+                watch._mark("followed_s")
+
+        return Watched
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+    def send(self, plan: StepPlan) -> None:
+        self._due[plan.step] = len(plan.constrained)
+        self._link.send(plan)
+        self._mark("planned_s")
+
+    def tell(self, told: StepMasks) -> None:
+        due = self._due.pop(told.step)
+        self.parts.constrained += due
+        self.parts.late += due - len(told.slots)
+        self._link.tell(told)
+        self._mark("told_s")
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        result = self._link.receive(timeout_s)
+        self._mark("computed_s")
+        self.parts.steps += result is not None
+        return result
+
+    def follower_cpu_s(self) -> float:
+        """So far."""
+        stats = [
+            path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()
+        ]
+        mine = [stat for stat in stats if int(stat[1]) == self._fork_server.pid]
+        return sum(int(stat[11]) + int(stat[12]) for stat in mine) / os.sysconf("SC_CLK_TCK")
+
+    def _mark(self, part: str) -> None:
+        """What the thread has done since the last mark was of this part."""
+        now = time.perf_counter()
+        setattr(self.parts, part, getattr(self.parts, part) + now - self._since)
+        self._since = now
 
 
 def offline(args: argparse.Namespace, model: Path) -> None:
     moments: list[tuple[float, StepRecord]] = []
     runtime = start(Settings.from_values(settings_of(args, model)), in_processes)
+    watch = Watch(runtime.link, runtime.fork_server)
+    masks.Follower = watch.follower()  # type: ignore[attr-defined]
+    runtime = dataclasses.replace(runtime, link=watch)
     try:
         engine = runtime.engine(observe=lambda record: moments.append((time.perf_counter(), record)))
         grammars = forms(runtime.compiler)
         runs: dict[str, list[Measured]] = {"free": [], "constrained": []}
         for turn in range(args.repeats + 1):
             for name, chosen in (("free", None), ("constrained", grammars)):
-                measured = measure(engine, args, chosen, turn, runtime.config.vocab_size, moments)
+                measured = measure(engine, args, chosen, turn, runtime.config.vocab_size, moments, watch)
                 print(
                     name,
                     turn,
                     f"{measured.seconds:.2f} s, {1e3 * statistics.median(measured.step_s):.2f} ms",
+                    "" if chosen is None else measured.parts.text(),
                     flush=True,
                 )
                 if turn:
@@ -158,9 +260,12 @@ def measure(
     turn: int,
     vocab_size: int,
     moments: list[tuple[float, StepRecord]],
+    watch: Watch,
 ) -> Measured:
     """Run all requests to their ends."""
     pick = random.Random(turn)
+    parts = watch.parts = Parts()
+    cpu_s = watch.follower_cpu_s()
     moments.clear()
     made: dict[str, int] = {}
     began = time.perf_counter()
@@ -174,12 +279,13 @@ def measure(
         for update in engine.step():
             made[update.request_id] += len(update.tokens)
     seconds = time.perf_counter() - began
+    parts.follower_cpu_s = watch.follower_cpu_s() - cpu_s
     assert set(made.values()) == {args.made}, "an answer has ended early"
     pairs = itertools.pairwise(moments)
     between = [
         now - before for (before, _), (now, record) in pairs if not record.chunks and record.running == args.count
     ]
-    return Measured(seconds, between, len(moments))
+    return Measured(seconds, between, len(moments), parts)
 
 
 def cells(args: argparse.Namespace, runs: Sequence[Measured]) -> list[Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import string
 import sysconfig
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
@@ -25,12 +28,15 @@ MOST_SIGNS = 2800
 """Pieces of nothing but signs. Mistral's Tekken (mistral-common 1.13, 130,072 ids) has 2,763, of which 496 have a quote; sources have
 tens of thousands, and each that has a quote must be tried where a string may end."""
 
+MOST_PARTS = 64
+"""Words of which longer ones are made."""
+
 
 def make_model(folder: Path, name: str, vocab_size: int) -> Path:
     """Write to `folder` the config of the model `name` with `vocab_size` ids, and a tokenizer of as many; returns `folder`.
 
-    The tokens are all bytes and the commonest pieces of the Python sources that are installed. It has no merges, so that a text
-    becomes bytes; what grammars cost depends on the vocabulary alone.
+    The tokens are all bytes and the commonest pieces of the Python sources that are installed, then words made of these if those
+    sources are too few. It has no merges, so that a text becomes bytes; what grammars cost depends on the vocabulary alone.
     """
     config = json.loads((load_model(Settings(model=name)).folder / "config.json").read_text())
     end = vocab_size - 1
@@ -39,10 +45,8 @@ def make_model(folder: Path, name: str, vocab_size: int) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = common_pieces(vocab_size)
-    vocabulary = dict.fromkeys(alphabet) | dict.fromkeys(piece for piece in pieces if len(piece) > 1)
-    if len(vocabulary) < end:
-        raise SystemExit(f"the sources that are installed have but {len(vocabulary)} different pieces")
-    numbered = {piece: number for number, piece in enumerate([*vocabulary][:end])}
+    words = itertools.chain(alphabet, (piece for piece in pieces if len(piece) > 1), made_words(pieces))
+    numbered = {piece: number for number, piece in enumerate(itertools.islice(unique(words), end))}
     made = tokenizers.Tokenizer(models.BPE(vocab=numbered, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
@@ -50,6 +54,22 @@ def make_model(folder: Path, name: str, vocab_size: int) -> Path:
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
     return folder
+
+
+def unique(words: Iterable[str]) -> Iterator[str]:
+    """Yield each of `words` once."""
+    seen: set[str] = set()
+    for word in words:
+        if word not in seen:
+            seen.add(word)
+            yield word
+
+
+def made_words(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield words for ever: the commonest ones among `pieces` one behind the other, at first two, then more."""
+    words = [*string.ascii_lowercase, *(piece for piece in pieces if piece.isascii() and piece.isalpha())][:MOST_PARTS]
+    for count in itertools.count(2):
+        yield from map("".join, itertools.product(unique(words), repeat=count))
 
 
 def common_pieces(count: int) -> list[str]:

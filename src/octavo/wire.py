@@ -136,7 +136,8 @@ class Wire:
         if not self._buffered():
             return None
         end = _LENGTH.size + int(_LENGTH.unpack_from(self._read)[0])
-        message = bytes(self._read[_LENGTH.size : end])
+        with memoryview(self._read) as read:  # or it would be copied twice
+            message = bytes(read[_LENGTH.size : end])
         del self._read[:end]
         return message
 

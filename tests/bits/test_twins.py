@@ -19,7 +19,7 @@ from octavo.worker import runner
 from octavo.worker.runner import Model
 from octavo.worker.sampling.adjust import Row
 from octavo.worker.sampling.counts import TokenCounts
-from octavo.worker.sampling.sampler import Choice, sample
+from octavo.worker.sampling.sampler import Draft
 
 HOUSE = House(budget=20, seats=4, block_size=4, num_blocks=14, threshold=7)
 JOBS = [
@@ -112,22 +112,24 @@ def test_a_token_of_a_step_before_the_last_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def test_random_numbers_by_row_of_the_batch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_row(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts) -> Choice:
-        keyed = [dataclasses.replace(row, sampling=row.sampling.replace(seed=i)) for i, row in enumerate(rows)]
-        return sample(logits, keyed, counts)
+    def by_row(logits: torch.Tensor, rows: Sequence[Row]) -> Draft:
+        return Draft(
+            logits,
+            [dataclasses.replace(row, sampling=row.sampling.replace(seed=i)) for i, row in enumerate(rows)],
+        )
 
-    monkeypatch.setattr(runner, "sample", by_row)
+    monkeypatch.setattr(runner, "Draft", by_row)
     assert differences(tiny_machine()) != []
 
 
 def test_random_numbers_by_step_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = itertools.count()
 
-    def by_step(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts) -> Choice:
+    def by_step(logits: torch.Tensor, rows: Sequence[Row]) -> Draft:
         step = next(steps)
-        return sample(logits, [dataclasses.replace(row, position=step) for row in rows], counts)
+        return Draft(logits, [dataclasses.replace(row, position=step) for row in rows])
 
-    monkeypatch.setattr(runner, "sample", by_step)
+    monkeypatch.setattr(runner, "Draft", by_step)
     assert differences(tiny_machine()) != []
 
 

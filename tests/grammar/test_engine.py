@@ -234,18 +234,24 @@ class Deadly(Follower):
 
     asked: ClassVar[list[int]] = []
     """How many requests were asked about together, for each question of which it dies."""
+    _made = 0
+    """Tokens of the request with the number 1."""
 
     def follow(self, request: int, key: int, form: Any, tokens: Iterable[int]) -> None:
         made = list(tokens)
-        self._die_if(request == 1 and len(made) > 1, 1)
+        if request == 1:
+            self._made = len(made)
+            self._die_if_due(1)
         super().follow(request, key, form, made)
 
     def advance(self, moves: Sequence[tuple[int, int]]) -> None:
-        self._die_if(any(request == 1 for request, _ in moves), len(moves))
+        if any(request == 1 for request, _ in moves):
+            self._made += 1
+            self._die_if_due(len(moves))
         super().advance(moves)
 
-    def _die_if(self, deadly: bool, count: int) -> None:
-        if deadly:
+    def _die_if_due(self, count: int) -> None:
+        if self._made > 1:
             self.asked.append(count)
             self._wire.send(NO_MESSAGE)
 
@@ -264,6 +270,32 @@ def test_who_was_asked_about_with_a_killer_is_not_blamed(forms: Forms, monkeypat
     assert Deadly.asked == [3, 1, 1]
     assert outcomes["b"].reason is FinishReason.ERROR
     assert [outcomes[name] for name in ("a", "c")] == [expected[name] for name in ("a", "c")]
+
+
+class Noting(Follower):
+    """Notes what is asked, with how many tokens or requests."""
+
+    said: ClassVar[list[tuple[str, int]]] = []
+
+    def follow(self, request: int, key: int, form: Any, tokens: Iterable[int]) -> None:
+        made = list(tokens)
+        self.said.append(("follow", len(made)))
+        super().follow(request, key, form, made)
+
+    def advance(self, moves: Sequence[tuple[int, int]]) -> None:
+        self.said.append(("advance", len(moves)))
+        super().advance(moves)
+
+
+def test_requests_are_followed_before_their_first_token(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that all are asked about together as soon as they have one."""
+    monkeypatch.setattr("octavo.engine.masks.Follower", Noting)
+    monkeypatch.setattr("octavo.engine.engine.PATIENCE_S", 60.0)
+    Noting.said.clear()
+    grammar = forms.compile(FORMS["schema"])
+    outcomes = run(engine(forms)[0], [request(name, b"x", grammar, max_tokens=3, min_tokens=3) for name in ("a", "b")])
+    assert Noting.said == [("follow", 0), ("follow", 0), ("advance", 2), ("advance", 2)]
+    assert all(outcome.reason is FinishReason.LENGTH for outcome in outcomes.values())
 
 
 def test_an_engine_without_a_fork_server_takes_no_grammar(forms: Forms) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from octavo.messages import Admission, Chunk, SampledToken, StepMasks, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.worker.runner import Runner
-from worker.toy import POISON, VOCAB, toy_runner
+from worker.toy import POISON, VOCAB, ToyModel, toy_cache, toy_config, toy_runner
 
 SAMPLING = SamplingParams(seed=3, max_tokens=None, logprobs=2, presence_penalty=0.5)
 PROMPT = [3, 14, 15, 9, 26, 5]
@@ -89,6 +89,53 @@ def test_the_comparison_sees_another_row(monkeypatch: pytest.MonkeyPatch) -> Non
     expected, _ = answers(toy_runner(), [0], ahead=False)
     monkeypatch.setattr(torch.Tensor, "clone", lambda row: torch.roll(row, 1))
     assert answers(toy_runner(), [1], ahead=False)[0] != expected
+
+
+class Counting(ToyModel):
+    """Counts for how many rows logits were computed."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(hidden))
+        return super().logits(hidden)
+
+
+def test_logits_are_computed_while_masks_are_waited_for() -> None:
+    """All of them at once; if a mask is late, those of the others again, and its own when it is there."""
+    model, config = Counting(), toy_config()
+    runner = Runner(model, toy_cache(config), config, vocab_size=VOCAB)
+    slots = [CONSTRAINED, FREE]
+
+    def plan(step: int, constrained: list[int]) -> StepPlan:
+        first = step == 1
+        chunks = [
+            Chunk(
+                slot,
+                0 if first else 4 + step,
+                6 if first else 1,
+                [4 * slot + i for i in range(4)] if first else [],
+                True,
+            )
+            for slot in slots
+            if first or slot in constrained
+        ]
+        return StepPlan(step, [], [admit(slot) for slot in slots] if first else [], chunks, constrained=constrained)
+
+    step = runner.launch(plan(1, slots))
+    assert model.rows == [2]
+    runner.sample(StepMasks(1, slots, [0, 1], MASKS))
+    assert model.rows == [2]
+    assert [token.token_id % 3 for token in step.result().sampled] == [0, 1]
+    step = runner.launch(plan(2, slots))
+    runner.sample(StepMasks(2, [FREE], [0], MASKS))
+    assert model.rows == [2, 2, 1]
+    assert [token.slot for token in step.result().sampled] == [FREE]
+    step = runner.launch(StepPlan(3, [], [], [], constrained=[CONSTRAINED]))
+    runner.sample(StepMasks(3, [CONSTRAINED], [0], MASKS))
+    assert model.rows == [2, 2, 1, 1]
+    assert [token.slot for token in step.result().sampled] == [CONSTRAINED]
 
 
 def test_a_step_without_chunks_samples_what_waits() -> None:

@@ -260,6 +260,7 @@ class Engine:
             self._step_began_s = self._clock()
         self._in_flight.append(step)
         step.faults = self._recovery.faults_of(step, self._requests.counters.steps + len(self._in_flight))
+        self._masks.prepare(step.beginning())
         return self._queue(self._link.send, step.plan())
 
     @staticmethod

@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from octavo.engine.request_table import RequestTable
 from octavo.engine.sequence import Finished, Sequence
@@ -22,6 +24,14 @@ ANSWER_S = 180.0
 """How long to wait for a process that neither answers nor ends: the system should have ended it long before."""
 
 
+class _Question(NamedTuple):
+    """What may come next in a request, not answered yet."""
+
+    asked_s: float
+    alone: bool
+    """Nobody else was asked about with it."""
+
+
 @dataclasses.dataclass(eq=False)
 class _Place:
     """A request in its grammar."""
@@ -29,16 +39,14 @@ class _Place:
     number: int
     sequence: Sequence
     grammar: Grammar
-    permitted: int | None
+    permitted: bytes | None
     """Bits of its `allowed_token_ids`."""
     followed: bool = False
     """The process knows it, with all tokens but those that are asked about."""
-    alone: bool = False
-    """Nobody else was asked about with it."""
+    questions: deque[_Question] = dataclasses.field(default_factory=deque)
+    """In the order in which they are answered. The last is about all tokens, others about fewer."""
     deaths: int = 0
     """Of processes that were busy with it, and with nobody else."""
-    asked_s: float = 0.0
-    """When the last question was asked."""
 
 
 class Masks:
@@ -83,6 +91,13 @@ class Masks:
         self._places[sequence.request_id] = place
         self._tell(place, grammar.first)
 
+    def prepare(self, sequences: Iterable[Sequence]) -> None:
+        """Have those be followed that are to get a token soon, so that what comes after it is known sooner."""
+        places = [self._places[sequence.request_id] for sequence in sequences]
+        new = [place for place in places if not (place.followed or place.questions)]
+        if new:
+            self._ask(new)
+
     def advance(self, sequences: Iterable[Sequence]) -> None:
         """Ask for each of those that have one more token, and go on, what may come next."""
         going = [sequence for sequence in sequences if not isinstance(sequence.state, Finished)]
@@ -104,9 +119,9 @@ class Masks:
     def wait_for(self, sequences: Iterable[Sequence], timeout_s: float) -> None:
         """Take in what is told until all is known of `sequences`, for up to `timeout_s` seconds."""
         end_s = time.monotonic() + timeout_s
-        names = {sequence.request_id for sequence in sequences}
-        numbers = {self._places[name].number for name in names & self._places.keys()}
         self.take()
+        names = {sequence.request_id for sequence in sequences if sequence.mask() is None}
+        numbers = {self._places[name].number for name in names & self._places.keys()}
         while not numbers.isdisjoint(self._asked) and (left_s := end_s - time.monotonic()) > 0:
             self.wait(left_s)
 
@@ -121,26 +136,31 @@ class Masks:
         assert follower is not None
         for told in follower.take():
             self._failed_starts = 0
-            place = self._asked.pop(told.request, None)
-            if place is None or isinstance(place.sequence.state, Finished):
+            place = self._asked.get(told.request)
+            if place is None:
+                continue
+            place.questions.popleft()
+            if not place.questions:
+                del self._asked[place.number]
+            if isinstance(place.sequence.state, Finished):
                 continue
             if told.bits is None:
                 self._fail(place, "the grammar of this request could not be followed")
-            else:
+            elif not place.questions:
                 self._tell(place, told.bits)
-        late = bool(self._asked) and time.monotonic() - next(iter(self._asked.values())).asked_s > ANSWER_S
+        late = bool(self._asked) and time.monotonic() - _asked_s(next(iter(self._asked.values()))) > ANSWER_S
         if follower.ended or late:
             self._on_death(follower)
 
     def _tell(self, place: _Place, bits: bytes) -> None:
         """Let the request sample `bits` next, or end it if they leave nothing but its end."""
         sequence = place.sequence
-        forbidden = list(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
+        forbidden = tuple(sequence.bad_words.completing(sequence.tokens, sequence.num_prompt_tokens))
         if sequence.num_made_tokens < sequence.sampling.min_tokens:
-            forbidden += sorted(sequence.stop_ids)
+            forbidden += tuple(sorted(sequence.stop_ids))
         if sequence.sampling.ignore_eos:
             forbidden += self._eos
-        allowed = _narrowed(bits, place.permitted, tuple(forbidden), self._eos)
+        allowed = _narrowed(bits, place.permitted, forbidden, self._eos)
         if allowed is not None:
             sequence.allowed = len(sequence.tokens), allowed
         elif _narrowed(bits, None, (), self._eos) is not None:
@@ -154,8 +174,7 @@ class Masks:
         together = [place for place in places if place.followed]
         alone = [place for place in places if not place.followed]
         for place in (*alone, *together):
-            place.asked_s = time.monotonic()
-            place.alone = not place.followed or len(together) == 1
+            place.questions.append(_Question(time.monotonic(), not place.followed or len(together) == 1))
             self._asked[place.number] = place
         follower = self._follower or self._start()
         if follower is None:
@@ -181,15 +200,17 @@ class Masks:
         is to blame yet: the next one is asked about each alone."""
         follower.close()
         self._follower = None
-        for place in self._places.values():
-            place.followed = False
         asked = [place for place in self._asked.values() if not isinstance(place.sequence.state, Finished)]
-        self._asked.clear()
         if not follower.began:
             self._failed_starts += 1
         elif asked:
-            asked[0].deaths += asked[0].alone
-            asked = [*asked[1:], asked[0]]
+            busy = min(asked, key=_asked_s)
+            busy.deaths += busy.questions[0].alone
+            asked = [*(place for place in asked if place is not busy), busy]
+        for place in self._places.values():
+            place.followed = False
+            place.questions.clear()
+        self._asked.clear()
         left = []
         for place in asked:
             if self._failed_starts >= MAX_FAILED_STARTS:
@@ -206,6 +227,7 @@ class Masks:
     def _fail_asked(self, message: str) -> None:
         places, self._asked = list(self._asked.values()), {}
         for place in places:
+            place.questions.clear()
             self._fail(place, message)
 
     def _fail(self, place: _Place, message: str) -> None:
@@ -224,22 +246,40 @@ class Masks:
             self._follower.leave([place.number for place in ended], sorted(unused))
 
 
+def _asked_s(place: _Place) -> float:
+    """When the first question was asked that is not answered; there is one."""
+    return place.questions[0].asked_s
+
+
 @functools.lru_cache(maxsize=256)
-def _narrowed(bits: bytes, permitted: int | None, forbidden: tuple[int, ...], eos: tuple[int, ...]) -> bytes | None:
+def _narrowed(bits: bytes, permitted: bytes | None, forbidden: tuple[int, ...], eos: tuple[int, ...]) -> bytes | None:
     """Those of `bits` that are permitted and not forbidden; None if that leaves nothing, or nothing but EOS.
 
     One object for all requests for which it is the same.
     """
-    allowed = int.from_bytes(bits, "little")
-    if permitted is not None:
-        allowed &= permitted
-    allowed &= ~_bits(forbidden)
-    return allowed.to_bytes(len(bits), "little") if allowed & ~_bits(eos) else None
+    left = bytearray(bits if permitted is None else _both(bits, permitted))
+    _clear(left, forbidden)
+    allowed = bytes(left)
+    _clear(left, eos)
+    return None if left == bytes(len(left)) else allowed
 
 
-def _bits(ids: Iterable[int]) -> int:
-    """A number with these bits set."""
+def _both(bits: bytes, others: bytes) -> bytes:
+    """The bits that are set in both, as many as the first has."""
+    both = int.from_bytes(bits, "little") & int.from_bytes(others, "little")
+    return both.to_bytes(len(bits), "little")
+
+
+def _clear(bits: bytearray, ids: Iterable[int]) -> None:
+    """Unset these bits, as far as there are so many; `bits` is written."""
+    for id_ in ids:
+        if id_ < 8 * len(bits):
+            bits[id_ // 8] &= ~(1 << id_ % 8)
+
+
+def _bits(ids: Iterable[int]) -> bytes:
+    """Bytes with these bits set."""
     number = 0
     for id_ in ids:
         number |= 1 << id_
-    return number
+    return number.to_bytes(-(-number.bit_length() // 8), "little")

@@ -98,6 +98,10 @@ class Step:
         """The sequences with a grammar that get a token, as long as the result is not booked."""
         return [running.sequence for running in self.constrained if running.slot in self.sampling]
 
+    def beginning(self) -> list[Sequence]:
+        """The sequences with a grammar of which a part is in prefill."""
+        return [running.sequence for running, _count in self.prefills if running.sequence.grammar is not None]
+
     def slots(self) -> dict[str, int]:
         """The slot of each request in this step, by request id."""
         return {running.sequence.request_id: slot for slot, running in self.holders().items()}

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from octavo.grammar.messages import (
     Ready,
     Refused,
 )
+from octavo.grammar.shared_bytes import shared_bytes
 from octavo.structured_outputs import GrammarKind, GrammarSource
 from octavo.wire import Wire
 
@@ -104,35 +105,41 @@ class Vocabularies:
         )
         decoded = self.info.decoded_vocab
         self.eos = sum(1 << id_ for id_ in told.eos_ids)
-        self._heads = {id_: piece[-1:] for id_, piece in enumerate(decoded) if piece[-1:] in _HEADS}
+        heads = {id_: piece[-1:] for id_, piece in enumerate(decoded) if piece[-1:] in _HEADS}
         members = np.zeros((1 + len(_HEADS), -(-told.size // 32) * 32), dtype=bool)
         members[0, : told.size] = True
         for row, head in enumerate(_HEADS, 1):
             members[row, : told.size] = [_NO_TEXT.match(head + piece[:1]) is None for piece in decoded]
         self._any, *after = np.packbits(members, axis=1, bitorder="little").view(np.int32)
-        self._after = dict(zip(_HEADS, after, strict=True))
+        self._after = {id_: after[_HEADS.index(head)] for id_, head in heads.items()}
 
-    def after(self, token_id: int | None) -> Any:
-        """(ceil(V / 32),) int32: bits of the ids that may follow `token_id` in any text."""
-        head = self._heads.get(token_id) if token_id is not None else None
-        return self._any if head is None else self._after[head]
+    @property
+    def words(self) -> int:
+        """ceil(V / 32), the int32 words of a row."""
+        return len(self._any)
 
-    def as_bytes(self, bits: Any, last: int | None) -> bytes:
-        """As one of `Allowed.bits`, from what xgrammar lets come, (ceil(V / 32),) int32, behind the token `last`."""
-        made: bytes = (bits & self.after(last)).tobytes()
-        return made[: -(-self.size // 8)]
+    def as_bytes(self, rows: Any, last: Sequence[int | None]) -> list[bytes]:
+        """Each row as one of `Allowed.bits`; those that are equal are one object.
+
+        Args:
+            rows: (R, ceil(V / 32)) int32, what xgrammar lets come; written.
+            last: (R) the token that it comes behind; None: no token.
+        """
+        rows[:, -1] &= self._any[-1]  # every bit of the other words is an id
+        for row, token_id in zip(rows, last, strict=True):
+            if token_id in self._after:
+                row &= self._after[token_id]
+        return shared_bytes(rows, -(-self.size // 8))
 
 
 class Following:
     """One request's place in its grammar."""
 
     def __init__(self, vocabularies: Vocabularies, compiled: Any) -> None:
-        import numpy as np
         import xgrammar
 
         self._vocabularies = vocabularies
         self.matcher = xgrammar.GrammarMatcher(compiled)
-        self._bits = np.zeros((1, -(-vocabularies.size // 32)), dtype=np.int32)
         self.last: int | None = None
         """The token that was accepted last."""
 
@@ -143,38 +150,46 @@ class Following:
 
     def bits(self) -> bytes:
         """As one of `Allowed.bits`."""
+        import numpy as np
+
         if self.matcher.is_terminated():
             return bytes(-(-self._vocabularies.size // 8))
-        self.matcher.fill_next_token_bitmask(self._bits)
-        return self._vocabularies.as_bytes(self._bits[0], self.last)
+        row = np.empty((1, self._vocabularies.words), dtype=np.int32)
+        self.matcher.fill_next_token_bitmask(row)
+        return self._vocabularies.as_bytes(row, [self.last])[0]
 
 
 class Batch:
     """Many places in grammars, whose bits are found side by side."""
 
     def __init__(self, vocabularies: Vocabularies) -> None:
+        import numpy as np
         import xgrammar
 
         self._vocabularies = vocabularies
         threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
         self._fill = xgrammar.BatchGrammarMatcher(max_threads=threads).batch_fill_next_token_bitmask
+        self._rows = np.empty((0, vocabularies.words), dtype=np.int32)
+        """Kept from batch to batch: fresh memory costs more than to fill it."""
 
     def bits(self, places: list[Following]) -> list[bytes | None]:
         """Of each as one of `Allowed.bits`; None where it cannot be followed."""
         import numpy as np
 
         going = [place for place in places if not place.matcher.is_terminated()]
-        filled = np.zeros((len(going), -(-self._vocabularies.size // 32)), dtype=np.int32)
+        if len(self._rows) < len(going):
+            self._rows = np.empty((len(going), self._vocabularies.words), dtype=np.int32)
+        rows = self._rows[: len(going)]
         try:
             if going:
-                self._fill([place.matcher for place in going], filled)
+                self._fill([place.matcher for place in going], rows)
         except Exception:  # it does not say of whom
             return [_bits(place) for place in places]
-        made = iter(filled)
-        return [
-            place.bits() if place.matcher.is_terminated() else self._vocabularies.as_bytes(next(made), place.last)
-            for place in places
-        ]
+        made = dict(
+            zip(map(id, going), self._vocabularies.as_bytes(rows, [place.last for place in going]), strict=True)
+        )
+        nothing = bytes(-(-self._vocabularies.size // 8))
+        return [made.get(id(place), nothing) for place in places]
 
 
 def _bits(place: Following) -> bytes | None:

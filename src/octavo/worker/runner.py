@@ -22,8 +22,8 @@ from octavo.worker.sampling.adjust import Row
 from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.finite import finite_rows
 from octavo.worker.sampling.rows import LogitRow, RowResult, SampledBatch, read_results
-from octavo.worker.sampling.sampler import sample
-from octavo.worker.sampling.scores import score
+from octavo.worker.sampling.sampler import Draft
+from octavo.worker.sampling.scores import Scores, score
 from octavo.worker.slots import Slot, Slots
 from octavo.worker.transfer import Download
 
@@ -68,6 +68,10 @@ class Launched:
         """Those that the step computes or samples. Others may be in their places before its result is asked for."""
         self.hidden: torch.Tensor | None = None
         """(R, H) bf16 of the rows that are wanted, until they are sampled from."""
+        self.rows: Sequence[LogitRow] = ()
+        """Those that chunks of this step want to be sampled."""
+        self.draft: Draft | None = None
+        """Of all `rows`, made while their masks are waited for; None: made then."""
         self.is_sampled = False
         """All of it has been launched; until then its masks are waited for."""
         self.began_s = began_s
@@ -208,9 +212,12 @@ class Runner:
         step = Launched(plan, chunks, {index: slot for index, slot in slots.items() if not slot.bad}, began_s)
         if chunks:
             self._compute(step, chunks, spoiled)
+            step.rows = self._rows_to_sample(chunks, step.hidden_rows)
         self._launched.append(step)
         if not plan.constrained:
             self._sample(step, {})
+        elif step.hidden is not None and 0 < len(step.rows) <= min(self._rows_of_logits, self._rows_at_once):
+            ((_, step.draft),) = self._drafts(step.rows, step.hidden)
         return step
 
     @torch.inference_mode()
@@ -248,10 +255,14 @@ class Runner:
         """Launch what follows the forward pass of `step`; of its constrained slots, only those `allowed` anything are sampled."""
         step.is_sampled = True
         hidden, step.hidden = step.hidden, None
+        draft, step.draft = step.draft, None
         finite = [] if hidden is None else [finite_rows(hidden)]
-        rows = self._rows_to_sample(step.chunks, step.hidden_rows)
         untold = set(step.plan.constrained).difference(allowed)
-        late, chosen = ([row for row in rows if (row.slot in untold) is is_late] for is_late in (True, False))
+        late = [row for row in step.rows if row.slot in untold]
+        if late:  # a row's bits are the same in a draft without those
+            draft = None
+        drafted = [] if draft is None else step.rows
+        chosen = [] if draft is not None else [row for row in step.rows if row.slot not in untold]
         waited = [index for index in allowed if index in self._kept and index in step.slots]
         if waited:
             first = 0 if hidden is None else len(hidden)
@@ -266,17 +277,19 @@ class Runner:
             return
         for row in late:
             self._kept[row.slot] = hidden[row.hidden_row].clone()
-        masked = {row.slot: allowed.get(row.slot, self._slots[row.slot].permitted) for row in chosen}
-        for together, logits in self._with_logits(chosen, hidden):
-            step.sampled.append(self._sample_rows(together, logits, masked))
-            del logits  # the next product's take its room
+        if draft is not None:
+            step.sampled.append(self._sample_rows(drafted, draft, allowed))
+            del draft  # the next product's logits take the room of its own
+        for together, other in self._drafts(chosen, hidden):
+            step.sampled.append(self._sample_rows(together, other, allowed))
+            del other
         for together, logits in self._with_logits(self._prompt_rows(step.chunks, step.hidden_rows), hidden):
             step.prompts.append(self._score_known_tokens(together, logits))
             del logits
         for sampled in step.sampled:
             slots = upload(torch.tensor([row.slot for row in sampled.rows]), self._device)
             self._last_sampled.index_copy_(0, slots, sampled.token_ids)
-        step.expected = {row.slot: self._slots[row.slot].reserve_token() for row in chosen}
+        step.expected = {row.slot: self._slots[row.slot].reserve_token() for row in (*drafted, *chosen)}
         tensors = [tensor for batch in (*step.sampled, *step.prompts) for tensor in batch.tensors]
         step.download = Download([*finite, *tensors])
 
@@ -322,19 +335,28 @@ class Runner:
             yield from zip(_batches(together, self._rows_at_once), logits.split(self._rows_at_once), strict=True)
             del logits
 
-    def _sample_rows(
-        self, rows: Sequence[LogitRow], logits: torch.Tensor, allowed: Mapping[int, bytes | None]
-    ) -> SampledBatch:
-        """Sample the tokens of `rows`, which are `allowed` these ids by slot (None: all), and score them where asked."""
-        choice = sample(logits, [self._settings_of(row, allowed[row.slot]) for row in rows], self._counts)
+    def _drafts(self, rows: Sequence[LogitRow], hidden: torch.Tensor) -> Iterator[tuple[Sequence[LogitRow], Draft]]:
+        """`rows` and their drafts, as many at a time as memory is kept for."""
+        for together, logits in self._with_logits(rows, hidden):
+            draft = Draft(logits, [self._settings_of(row) for row in together])
+            del logits
+            yield together, draft
+            del draft
+
+    def _sample_rows(self, rows: Sequence[LogitRow], draft: Draft, allowed: Mapping[int, bytes]) -> SampledBatch:
+        """Sample the tokens of `rows`, of which masks allow some these ids by slot, and score them where asked."""
+        masks = [allowed.get(row.slot) or self._slots[row.slot].permitted for row in rows]
+        choice = draft.sample(masks, self._counts)
         penalised = [(index, row.slot) for index, row in enumerate(rows) if self._slots[row.slot].is_penalised]
         if penalised:
             indices, slots = upload(torch.tensor(penalised).T.contiguous(), self._device)
             self._counts.add(slots, choice.token_ids[indices])
         wanted = [index for index, row in enumerate(rows) if row.num_top is not None]
+        if not wanted:
+            return SampledBatch(rows, choice.token_ids, choice.finite, Scores.none(self._device))
         where = upload(torch.tensor(wanted, dtype=torch.int64), self._device)
         asked = [self._slots[rows[index].slot].sampling.logprob_token_ids or () for index in wanted]
-        scores = score(logits[where], choice.token_ids[where], self._most_top(rows), asked)
+        scores = score(draft.logits[where], choice.token_ids[where], self._most_top(rows), asked)
         return SampledBatch(rows, choice.token_ids, choice.finite, scores)
 
     def _score_known_tokens(self, rows: Sequence[LogitRow], logits: torch.Tensor) -> SampledBatch:
@@ -343,10 +365,10 @@ class Runner:
         token_ids = upload(torch.tensor(known), self._device)
         return SampledBatch(rows, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(rows)))
 
-    def _settings_of(self, row: LogitRow, allowed: bytes | None) -> Row:
+    def _settings_of(self, row: LogitRow) -> Row:
         slot = self._slots[row.slot]
         counted = row.slot if slot.is_penalised else -1
-        return Row(slot.sampling, row.position, slot.masked_ids, counted, allowed)
+        return Row(slot.sampling, row.position, slot.masked_ids, counted)
 
     def _most_top(self, rows: Sequence[LogitRow]) -> int:
         return min(self._vocab_size, max((row.num_top or 0 for row in rows), default=0))

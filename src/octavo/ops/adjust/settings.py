@@ -37,7 +37,7 @@ class AdjustSettings:
         device: torch.device,
     ) -> AdjustSettings:
         """`rows` are penalties and slots, `allowed` the bits of each, all on `device`."""
-        numbers = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
+        penalties, slots = _penalties(rows, device)
         present = {id(bits): bits for bits in allowed if bits is not None}  # rows often share one
         numbered = {key: number for number, key in enumerate(present)}
         places = np.array([numbered.get(id(bits), -1) for bits in allowed], dtype=np.int32)
@@ -45,8 +45,8 @@ class AdjustSettings:
         for place, bits in enumerate(present.values()):
             packed.numpy()[place] = np.frombuffer(bits, dtype=np.uint8)
         return cls(
-            upload(numbers[:, :3].T.contiguous(), device),
-            upload(numbers[:, 3].int(), device),
+            penalties,
+            slots,
             packed.to(device, non_blocking=True),
             upload(torch.from_numpy(places), device),
         )
@@ -64,3 +64,16 @@ class AdjustSettings:
         dims.check("settings.slots", self.slots, ("R",), dtype=torch.int32)
         dims.check("settings.allowed", self.allowed, ("M", -(-dims["V"] // 8)), dtype=torch.uint8)
         dims.check("settings.allowed_rows", self.allowed_rows, ("R",), dtype=torch.int32)
+
+
+def _penalties(
+    rows: Sequence[tuple[float, float, float, int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(3, R) float64 and (R,) int32, as `AdjustSettings` has them. Without a slot nothing is read of the former."""
+    if all(slot < 0 for *_, slot in rows):
+        return (
+            torch.ones((3, len(rows)), dtype=torch.float64, device=device),
+            torch.full((len(rows),), -1, dtype=torch.int32, device=device),
+        )
+    numbers = torch.tensor(rows, dtype=torch.float64).view(-1, 4)
+    return upload(numbers[:, :3].T.contiguous(), device), upload(numbers[:, 3].int(), device)

@@ -28,16 +28,6 @@ class Row:
     """Ids that may be sampled, as `StepMasks.masks`; None: all."""
 
     @property
-    def is_adjusted(self) -> bool:
-        """Whether `adjust_logits` changes its logits."""
-        return bool(self.sampling.logit_bias or self.masked_ids) or self.is_adjusted_throughout
-
-    @property
-    def is_adjusted_throughout(self) -> bool:
-        """Whether any id may be changed."""
-        return self.slot >= 0 or self.allowed is not None
-
-    @property
     def penalties(self) -> tuple[float, float, float, int]:
         """As `AdjustSettings` takes them."""
         sampling = self.sampling
@@ -61,21 +51,41 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts
     Returns:
         (R, V) float32, new.
     """
-    device = logits.device
-    biased = [(index, token_id) for index, row in enumerate(rows) for token_id in row.sampling.logit_bias]
-    masked = [(index, token_id) for index, row in enumerate(rows) for token_id in row.masked_ids]
-    throughout = any(row.is_adjusted_throughout for row in rows)
-    adjusted = torch.empty_like(logits) if throughout and not biased else logits.clone()
-    if biased:
-        biases = [bias for row in rows for bias in row.sampling.logit_bias.values()]
-        where = upload(torch.tensor(biased), device).T
-        adjusted[where[0], where[1]] += upload(torch.tensor(biases, dtype=torch.float32), device)
-    if throughout:
-        penalties, allowed = [row.penalties for row in rows], [row.allowed for row in rows]
-        table = logits.new_empty((0, logits.shape[1]), dtype=torch.int32) if counts is None else counts.table
-        settings = AdjustSettings.of(penalties, allowed, logits.shape[1], device)
-        adjust(adjusted if biased else logits, table, settings, out=adjusted)
-    if masked:
-        where = upload(torch.tensor(masked), device).T
-        adjusted[where[0], where[1]] = -torch.inf
-    return adjusted
+    return Adjustment(rows).apply(logits, [row.allowed for row in rows], counts)
+
+
+class Adjustment:
+    """What is done to the logits of R rows, but for the ids that they are allowed, which are told last."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._biased = [(index, token_id) for index, row in enumerate(rows) for token_id in row.sampling.logit_bias]
+        self._biases = [bias for row in rows for bias in row.sampling.logit_bias.values()]
+        self._masked = [(index, token_id) for index, row in enumerate(rows) for token_id in row.masked_ids]
+        self._penalties = [row.penalties for row in rows]
+        self._is_penalised = any(row.slot >= 0 for row in rows)
+
+    def changes(self, allowed: Sequence[bytes | None]) -> bool:
+        """Whether `apply` changes any logits."""
+        return bool(self._biased or self._masked) or self._changes_any_id(allowed)
+
+    def apply(
+        self, logits: torch.Tensor, allowed: Sequence[bytes | None], counts: TokenCounts | None = None
+    ) -> torch.Tensor:
+        """See `adjust_logits`; each row keeps only the ids that it is `allowed`, as `Row.allowed`."""
+        device = logits.device
+        throughout = self._changes_any_id(allowed)
+        adjusted = torch.empty_like(logits) if throughout and not self._biased else logits.clone()
+        if self._biased:
+            where = upload(torch.tensor(self._biased), device).T
+            adjusted[where[0], where[1]] += upload(torch.tensor(self._biases, dtype=torch.float32), device)
+        if throughout:
+            table = logits.new_empty((0, logits.shape[1]), dtype=torch.int32) if counts is None else counts.table
+            settings = AdjustSettings.of(self._penalties, allowed, logits.shape[1], device)
+            adjust(adjusted if self._biased else logits, table, settings, out=adjusted)
+        if self._masked:
+            where = upload(torch.tensor(self._masked), device).T
+            adjusted[where[0], where[1]] = -torch.inf
+        return adjusted
+
+    def _changes_any_id(self, allowed: Sequence[bytes | None]) -> bool:
+        return self._is_penalised or any(bits is not None for bits in allowed)

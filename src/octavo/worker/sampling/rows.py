@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +12,7 @@ from octavo.messages import TokenScore
 from octavo.worker.sampling.scores import Scores
 
 
-@dataclasses.dataclass(frozen=True)
-class LogitRow:
+class LogitRow(NamedTuple):
     """One row of logits and what it is for."""
 
     slot: int
@@ -43,8 +43,7 @@ class SampledBatch:
         return [self.token_ids, self.finite, scores.logprobs, scores.ranks, scores.top_ids, scores.top_logprobs]
 
 
-@dataclasses.dataclass(frozen=True)
-class RowResult:
+class RowResult(NamedTuple):
     """The token of one row, on the host."""
 
     row: LogitRow

@@ -9,7 +9,7 @@ import torch
 
 from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.upload import upload
-from octavo.worker.sampling.adjust import Row, adjust_logits
+from octavo.worker.sampling.adjust import Adjustment, Row
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.sampling.finite import finite_and_highest
@@ -41,64 +41,82 @@ def sample(logits: torch.Tensor, rows: Sequence[Row], counts: TokenCounts | None
         rows: (R)
         counts: of the tokens of requests with penalties; needed if a row has a slot; read.
     """
-    finite, highest = finite_and_highest(logits)
-    if any(row.is_adjusted for row in rows):
-        logits = adjust_logits(logits, rows, counts)
-        highest = logits.amax(-1)
-    finite = finite & (highest > -torch.inf)
-    token_ids = logits.argmax(-1) if any(row.sampling.greedy for row in rows) else torch.zeros_like(highest).long()
-    for belongs, choose in (
-        (_is_plain, _draw_plain),
-        (_has_small_top_k, _draw_likeliest),
-        (_is_truncated, _draw_truncated),
-    ):
-        indices = [index for index, row in enumerate(rows) if belongs(row)]
-        if len(indices) == len(rows):
-            token_ids = choose(logits, rows, highest)
-        elif indices:
-            where = upload(torch.tensor(indices), logits.device)
-            token_ids[where] = choose(logits[where], [rows[index] for index in indices], highest[where])
-    return Choice(token_ids, finite)
+    return Draft(logits, rows).sample([row.allowed for row in rows], counts)
 
 
-def _has_small_top_k(row: Row) -> bool:
-    """Whether the likeliest few ids are all that can be drawn."""
-    return not row.sampling.greedy and 0 < row.sampling.top_k <= SMALL
+class Draft:
+    """R rows whose tokens are to be sampled: all that can be found before it is known which ids they may be.
+
+    Args:
+        logits: (R, V) float32; not written, nor by others before `sample`.
+        rows: (R); what they are `allowed` does not count.
+    """
+
+    def __init__(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
+        self.logits = logits
+        self._finite, self._highest = finite_and_highest(logits)
+        self._adjustment = Adjustment(rows)
+        self._draws: list[_Draw] = []
+        plain, likeliest, truncated = [], [], []
+        for index, row in enumerate(rows):
+            sampling = row.sampling
+            if sampling.greedy:
+                continue
+            if 0 < sampling.top_k <= SMALL:
+                likeliest.append(index)
+            elif sampling.top_k > 0 or sampling.top_p < 1:
+                truncated.append(index)
+            else:
+                plain.append(index)
+        self._has_greedy = len(plain) + len(likeliest) + len(truncated) < len(rows)
+        if plain:
+            self._draws.append(_Draw.of(rows, plain, logits.device, None))
+        if likeliest:
+            most = max(rows[index].sampling.top_k for index in likeliest)
+            self._draws.append(_Draw.of(rows, likeliest, logits.device, most))
+        if truncated:
+            self._draws.append(_Draw.of(rows, truncated, logits.device, 0))
+
+    def sample(self, allowed: Sequence[bytes | None], counts: TokenCounts | None = None) -> Choice:
+        """See the function `sample`; each row may only get one of the ids that it is `allowed`, as `Row.allowed`."""
+        logits, highest = self.logits, self._highest
+        if self._adjustment.changes(allowed):
+            logits = self._adjustment.apply(logits, allowed, counts)
+            highest = logits.amax(-1)
+        token_ids = logits.argmax(-1) if self._has_greedy else torch.zeros_like(highest, dtype=torch.int64)
+        for each in self._draws:
+            if each.where is None:
+                token_ids = each.tokens(logits, highest)
+            else:
+                token_ids[each.where] = each.tokens(logits[each.where], highest[each.where])
+        return Choice(token_ids, self._finite & (highest > -torch.inf))
 
 
-def _is_truncated(row: Row) -> bool:
-    """Whether the order of all ids by likelihood is needed."""
-    truncated = row.sampling.top_k > 0 or row.sampling.top_p < 1
-    return not row.sampling.greedy and truncated and not _has_small_top_k(row)
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """Random rows whose tokens are drawn together."""
 
+    where: torch.Tensor | None
+    """(R',) int64, which rows of a draft; None: all."""
+    settings: DrawSettings
+    most: int | None
+    """As `draw_truncated` takes it: what is not among so many of the likeliest has no mass, and need not be ordered. None: nothing
+    is truncated but by min_p, and ids are drawn in their order."""
 
-def _is_plain(row: Row) -> bool:
-    return not (row.sampling.greedy or _has_small_top_k(row) or _is_truncated(row))
+    @classmethod
+    def of(cls, rows: Sequence[Row], indices: Sequence[int], device: torch.device, most: int | None) -> _Draw:
+        """Those of `rows` that have these `indices`, with the uniform number of each row's token."""
+        where = None if len(indices) == len(rows) else upload(torch.tensor(indices), device)
+        chosen = [rows[index] for index in indices]
+        numbers = uniform([row.sampling.seed or 0 for row in chosen], [row.position for row in chosen]).tolist()
+        values = [
+            (row.sampling.temperature, row.sampling.min_p, max(row.sampling.top_k, 0), row.sampling.top_p, number)
+            for row, number in zip(chosen, numbers, strict=True)
+        ]
+        return cls(where, DrawSettings.of(values, device), most)
 
-
-def _draw_plain(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
-    """(R,) int64 from all ids that min_p leaves, in order of id."""
-    return draw(logits, _settings(rows, logits.device), highest)
-
-
-def _draw_likeliest(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
-    """`_draw_truncated` of rows whose top_k is small: what it does not leave has no mass, and need not be ordered."""
-    return draw_truncated(logits, _settings(rows, logits.device), highest, most=max(row.sampling.top_k for row in rows))
-
-
-def _draw_truncated(logits: torch.Tensor, rows: Sequence[Row], highest: torch.Tensor) -> torch.Tensor:
-    """(R,) int64 from what min_p, top_k and top_p leave, likeliest first."""
-    return draw_truncated(logits, _settings(rows, logits.device), highest, most=0)
-
-
-def _settings(rows: Sequence[Row], device: torch.device) -> DrawSettings:
-    """With the uniform number of each row's token."""
-    chosen = [row.sampling for row in rows]
-    numbers = uniform([sampling.seed or 0 for sampling in chosen], [row.position for row in rows]).tolist()
-    return DrawSettings.of(
-        [
-            (sampling.temperature, sampling.min_p, max(sampling.top_k, 0), sampling.top_p, number)
-            for sampling, number in zip(chosen, numbers, strict=True)
-        ],
-        device,
-    )
+    def tokens(self, logits: torch.Tensor, highest: torch.Tensor) -> torch.Tensor:
+        """(R',) int64 from logits (R', V) and the largest of each row."""
+        if self.most is None:
+            return draw(logits, self.settings, highest)
+        return draw_truncated(logits, self.settings, highest, most=self.most)

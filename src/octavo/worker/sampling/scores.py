@@ -28,6 +28,12 @@ class Scores:
     top_logprobs: torch.Tensor
     """(R, n) float32"""
 
+    @classmethod
+    def none(cls, device: torch.device) -> Scores:
+        """Of no tokens."""
+        ids, logprobs = torch.empty((0, 0), dtype=torch.int64, device=device), torch.empty((0, 0), device=device)
+        return cls(logprobs.flatten(), ids.flatten(), ids, logprobs)
+
 
 def score(logits: torch.Tensor, token_ids: torch.Tensor, n: int, asked: Sequence[Sequence[int]] = ()) -> Scores:
     """log_softmax(logits)[token] with its rank, and the n likeliest, of `MAX_SCORED` logits at a time.
