@@ -21,7 +21,7 @@ from octavo.sampling import SamplingParams
 from octavo.startup.model import read_facts
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.runner import Model
-from octavo.worker.start import AHEAD_BYTES, ahead_config
+from octavo.worker.start import AHEAD_BYTES, _load_kernels_ahead, ahead_config
 from octavo.worker.warm_up import warm_up
 from worker.toy import toy_config
 
@@ -147,3 +147,24 @@ def test_a_standby_runs_steps_that_have_room_beside_the_worker(shape: str) -> No
     assert ahead.max_num_seqs >= 1
     small = toy_config(device="cuda", max_num_seqs=2, max_num_batched_tokens=512)
     assert ahead_config(small, facts) == small
+
+
+def test_a_standby_that_finds_no_room_is_a_standby_yet(config: WorkerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share is bounded while it prepares, and no longer when it may become the worker."""
+    shares: list[float] = []
+
+    def set_share(share: float, device: int | None = None) -> None:
+        assert device is None, "torch takes no device without a number here"
+        shares.append(share)
+
+    def run_out(*_args: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", set_share)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 8 * AHEAD_BYTES))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr("octavo.worker.start._run_all_sizes", run_out)
+    loaded = load_model(Path(config.model), load_format="dummy", device=torch.device("cpu"), seed=0, progress=False)
+    _load_kernels_ahead(loaded, config, torch.device("cpu"))
+    assert shares == [1 / 8, 1.0]

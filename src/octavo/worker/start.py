@@ -161,15 +161,15 @@ def _load_kernels_ahead(loaded: LoadedModel, config: WorkerConfig, device: torch
     loaded when they are needed.
     """
     config = ahead_config(config, loaded.config.facts)
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(AHEAD_BYTES / total, device)
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, AHEAD_BYTES / total))
     try:
         _run_all_sizes(loaded, config, -(-config.max_num_batched_tokens // config.block_size), device, quiet=True)
     except torch.OutOfMemoryError as exc:
         log.info("kernels of large steps are loaded when they are needed: %s", exc)
     gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.cuda.set_per_process_memory_fraction(1.0)
     kept = torch.cuda.memory_reserved() / 2**20
     log.info("a standby is prepared: it holds %.0f MiB of the device beside its context", kept)
 
