@@ -175,6 +175,23 @@ CASES = [
         "a schema from elsewhere", "guided_json", "#/items/$ref", guided_json={"items": {"$ref": "http://x.org/y"}}
     ),
     completion("a schema that is no JSON", "guided_json", "no JSON", guided_json="{"),
+    completion("a schema with half a character", "guided_json", "surrogate", guided_json='{"title": "\\ud800"}'),
+    completion("a structural tag of nothing", "structural_tag", '"format"', structural_tag={"type": "structural_tag"}),
+    completion(
+        "a structural tag beside nothing", "response_format", '"format"', response_format={"type": "structural_tag"}
+    ),
+    completion(
+        "a structural tag with a broken part",
+        "structural_tag",
+        '"structures"',
+        structural_tag={"structures": [{"begin": "<a>"}], "triggers": ["<a>"]},
+    ),
+    completion(
+        "a structural tag with a number as trigger",
+        "structural_tag",
+        '"triggers"',
+        structural_tag={"structures": [], "triggers": [1]},
+    ),
     completion("no form", "structured_outputs", "exactly one", structured_outputs={}),
     completion("two forms", "structured_outputs", "exactly one", structured_outputs={"regex": "a", "choice": ["a"]}),
     completion("forms in two fields", "guided_regex", "one of", structured_outputs={"regex": "a"}, guided_regex="b"),
