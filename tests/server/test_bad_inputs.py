@@ -260,7 +260,9 @@ CASES = [
     chat("a reserved template argument", "chat_template_kwargs", "messages", chat_template_kwargs={"messages": []}),
     chat("continue and generation prompt", "continue_final_message", "false", continue_final_message=True),
     chat("top_logprobs without logprobs", "top_logprobs", "needs logprobs", top_logprobs=2),
-    chat("top_logprobs over the limit", "logprobs", "at most 20", logprobs=True, top_logprobs=21),
+    chat("a chat as long as the limit", "messages", "at most 511", messages=[{"role": "user", "content": "x" * 600}]),
+    chat("max_completion_tokens huge", "max_completion_tokens", "below 2^63", max_completion_tokens=2**63),
+    chat("top_logprobs over the limit", "top_logprobs", "at most 20", logprobs=True, top_logprobs=21),
     chat("max_completion_tokens 0", "max_completion_tokens", "at least 1", max_completion_tokens=0),
     chat("max_completion_tokens over the limit", "max_completion_tokens", "512", max_completion_tokens=513),
     chat("echo", "echo", "not supported on chat", echo=True),
@@ -268,6 +270,16 @@ CASES = [
     Case("nothing to tokenize", "/tokenize", {}, param="prompt", says="Field required"),
     Case(
         "text and messages", "/tokenize", {"prompt": "x", "messages": [{"role": "u", "content": "x"}]}, param="messages"
+    ),
+    Case(
+        "a tool that is none to tokenize",
+        "/tokenize",
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": 5}}}],
+        },
+        param="tools",
+        says="properties must map names",
     ),
     Case("no tokens", "/detokenize", {}, param="tokens", says="Field required"),
     Case("a token beyond the vocabulary", "/detokenize", {"tokens": [300]}, param="tokens", says="from 0 to 299"),
