@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import re
 import socket
@@ -71,6 +72,14 @@ CASES = [
         param="Content-Type",
         says="must be application/json",
         headers=(("Content-Type", "application/x-www-form-urlencoded"),),
+    ),
+    Case(
+        "a compressed body",
+        COMPLETIONS,
+        gzip.compress(b'{"prompt": "hi"}'),
+        param="Content-Encoding",
+        says="uncompressed",
+        headers=(("Content-Type", "application/json"), ("Content-Encoding", "gzip")),
     ),
     Case("too large", COMPLETIONS, b"x" * (MAX_BODY_BYTES + 1), 413, says="more than 33554432 bytes"),
     # Where it goes
