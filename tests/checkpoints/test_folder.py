@@ -49,7 +49,7 @@ def test_names_that_are_nothing(tmp_path: Path) -> None:
         resolve_folder("no-such-model", None)
     with pytest.raises(ConfigError, match="no folder"):
         resolve_folder("../no/such/folder", None)
-    with pytest.raises(ConfigError, match=r"\(octavo-tiny, qwen3-30b-a3b-fp8-dynamic\)"):
+    with pytest.raises(ConfigError, match=r"\(octavo-tiny, octavo-tiny-hybrid, qwen3-30b-a3b-fp8-dynamic\)"):
         resolve_folder("pages", None)
     with pytest.raises(ConfigError, match="is empty"):
         resolve_folder("", None)
