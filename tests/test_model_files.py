@@ -89,3 +89,10 @@ def test_the_fingerprint_is_that_of_the_files_and_not_of_their_folder(tmp_path: 
     (changed / "model.safetensors").write_bytes(weights)
     assert told(equal) == told(TINY)
     assert told(changed) != told(TINY)
+
+
+@pytest.mark.parametrize("setting", ["tokenizer", "generation_config"])
+def test_a_folder_that_is_without_what_it_is_named_for(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting}: .* holds no {setting}") as caught:
+        load_model(Settings.from_values({setting: str(tmp_path)}))
+    assert caught.value.setting == setting

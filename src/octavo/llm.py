@@ -22,7 +22,7 @@ from octavo.library.engine_args import EngineArgs, read_settings
 from octavo.library.handle import ModelHandle
 from octavo.library.job import Job
 from octavo.library.lifetime import Lifetime
-from octavo.library.prompts import GivenPrompt, Messages, several
+from octavo.library.prompts import GivenPrompt, Messages, listed, several
 from octavo.library.tokenizer import LLMTokenizer
 from octavo.outputs import RequestOutput
 from octavo.sampling import SamplingParams
@@ -127,7 +127,7 @@ class LLM(ModelHandle):
             raise RequestError("give either prompts or prompt_token_ids", param="prompts")
         given = several(prompts if prompts is not None else prompt_token_ids)
         samplings = self._samplings(sampling_params, len(given))
-        priorities = [0] * len(given) if priority is None else priority
+        priorities = [0] * len(given) if priority is None else listed(priority, "priority")
         if len(priorities) != len(given):
             raise RequestError(f"priority has {len(priorities)} entries for {len(given)} prompts", param="priority")
         read = [
@@ -165,7 +165,9 @@ class LLM(ModelHandle):
         """
         self._lifetime.check()
         unserved.refuse(lora_request=lora_request, mm_processor_kwargs=mm_processor_kwargs)
-        conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        several_messages = listed(messages, "messages")
+        one = bool(several_messages) and isinstance(several_messages[0], Mapping)
+        conversations: Any = [messages] if one else messages
         prompts = [
             self._prompts.read_chat(
                 conversation,

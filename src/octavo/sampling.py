@@ -317,6 +317,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "min_tokens": (_whole(0), "at least 0 and below 2^63"),
     "logprobs": (_SCORES, "at least 0, or -1 for all"),
     "prompt_logprobs": (_SCORES, "at least 0, or -1 for all"),
+    "detokenize": (lambda value: isinstance(value, bool), "True or False"),
     "output_kind": (lambda value: isinstance(value, RequestOutputKind), "a RequestOutputKind"),
     "stream_interval": (_optional(_whole(1)), "at least 1"),
 }
@@ -338,9 +339,11 @@ def _listed(values: Sequence[Any] | None, param: str) -> list[Any]:
     if isinstance(values, list):
         return values
     try:
-        return list(values or ())
+        if not isinstance(values, str | bytes):
+            return list(values or ())
     except TypeError:
-        raise RequestError(f"{param} must be a list, got {values!r}"[:500], param=param) from None
+        pass
+    raise RequestError(f"{param} must be a list, got {values!r}"[:500], param=param)
 
 
 def _refuse_unserved(params: SamplingParams) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -107,7 +107,23 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         if self.grammar is not None:
             text = self._as_text("grammar", self.grammar)
             return (GrammarKind.EBNF if "::=" in text else GrammarKind.LARK), text
-        return GrammarKind.STRUCTURAL_TAG, self._as_json("structural_tag", self.structural_tag)
+        tag = self._as_json("structural_tag", self.structural_tag)
+        self._check_tag(json.loads(tag))
+        return GrammarKind.STRUCTURAL_TAG, tag
+
+    def _check_tag(self, tag: Mapping[str, Any]) -> None:
+        """Look at what a structural tag is made of; what its `format` may be, whoever compiles it knows."""
+        if "structures" not in tag:
+            if not isinstance(tag.get("format"), dict):
+                raise self._wrong('has structural_tag without its "format", a JSON object')
+            return
+        structures, triggers = tag["structures"], tag.get("triggers", [])
+        if not isinstance(structures, list) or not all(map(_is_structure, structures)):
+            raise self._wrong(
+                'has structural_tag whose "structures" are no list of {"begin": text, "schema": JSON schema, "end": text}'
+            )
+        if not isinstance(triggers, list) or not all(isinstance(trigger, str) for trigger in triggers):
+            raise self._wrong('has structural_tag whose "triggers" are no list of texts')
 
     def _as_json(self, name: str, value: Any) -> str:
         """`value` as one line of JSON, its keys in their order."""
@@ -116,7 +132,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
                 value = json.loads(value, parse_constant=_no_number)
             if not isinstance(value, dict):
                 raise self._wrong(f"has {name} {value!r:.100}, which is no JSON object")
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+            return self._as_text(name, json.dumps(value, ensure_ascii=False, allow_nan=False))
         except RecursionError:
             raise self._wrong(f"has {name} that is nested too deeply to be read") from None
         except (ValueError, TypeError) as exc:
@@ -144,6 +160,12 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
 
     def _wrong(self, what: str) -> RequestError:
         return RequestError(f"{self.asked_as} {what}", param=self.asked_as)
+
+
+def _is_structure(given: Any) -> bool:
+    """Whether it is a part of a structural tag in its older form."""
+    kinds = {"begin": str, "schema": dict, "end": str}
+    return isinstance(given, dict) and all(isinstance(given.get(name), kind) for name, kind in kinds.items())
 
 
 def _no_number(name: str) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from answers.parser_harness import TOOLS, calls, content, cut, events, parser, thoughts
-from octavo.answers.parsers import CALL_FORMS, REASONING, AnswerParser, Start, ToolCallParser
+from octavo.answers.parsers import CALL_FORMS, REASONING, AnswerParser, Event, Start, ToolCallParser
 from octavo.answers.parsers.json_scanner import JsonScanner
+from octavo.answers.parsers.text_parser import TextParser
 
 PIECES = {
     "hermes": ["<tool_call>", "</tool_call>", '{"name": "weather", "arguments": {"city": "a"}}', '{"name":"now"}'],
@@ -175,3 +177,27 @@ def test_a_twin_that_reads_strings_as_structure_is_found(monkeypatch: pytest.Mon
     assert calls(events(text, parser("hermes"))) == [("weather", '{"city": "}</tool_call>"}')]
     monkeypatch.setattr("octavo.answers.parsers.hermes.JsonScanner", Careless)
     assert calls(events(text, parser("hermes"))) == []
+
+
+@pytest.mark.parametrize("reasoning", [None, *REASONING])
+@pytest.mark.parametrize("form", [None, *CALL_FORMS])
+def test_endless_white_space_is_looked_at_once(
+    form: str | None, reasoning: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held back as it is, each look would take longer than the one before."""
+    looked_at: list[int] = []
+    for kind in {type(part) for part in vars(parser(form, reasoning)).values() if isinstance(part, TextParser)}:
+        advance = kind._advance
+
+        def looked(self: TextParser, *, ended: bool, advance: Any = advance) -> list[Event]:
+            looked_at.append(len(self._text))
+            return list(advance(self, ended=ended))
+
+        monkeypatch.setattr(kind, "_advance", looked)
+    for before in ("", "text", "<think>", "<think>thoughts", "<think>thoughts</think>"):
+        reader = parser(form, reasoning)
+        reader.feed(before)
+        looked_at.clear()
+        for _ in range(100):
+            reader.feed("\n")
+        assert sum(looked_at) <= 300, before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,23 @@ def test_local_folder(tmp_path: Path) -> None:
     assert resolve_folder(str(tmp_path), None) == tmp_path
 
 
+def test_a_folder_that_this_user_may_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="may not read"):
+        resolve_folder(str(tmp_path), None)
+
+
 def test_names_that_are_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="octavo-tiny"):
         resolve_folder("no-such-model", None)
     with pytest.raises(ConfigError, match="no folder"):
         resolve_folder("../no/such/folder", None)
+    with pytest.raises(ConfigError, match=r"\(octavo-tiny, octavo-tiny-hybrid, qwen3-30b-a3b-fp8-dynamic\)"):
+        resolve_folder("pages", None)
+    with pytest.raises(ConfigError, match="is empty"):
+        resolve_folder("", None)
+    with pytest.raises(ConfigError, match="too long"):
+        resolve_folder("x" * 300, None)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="a file"):
         resolve_folder(str(tmp_path / "file"), None)

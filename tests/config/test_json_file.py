@@ -37,6 +37,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "some.json") in str(caught.value)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "some.json").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        read_json_object(tmp_path / "some.json")
+    assert str(tmp_path / "some.json") in str(caught.value)
+
+
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize(
     ("file", "read"),

@@ -73,6 +73,13 @@ def test_values_are_read(name: str, raw: object, value: object) -> None:
         ("default_chat_template_kwargs", "[1]", "JSON object"),
         ("default_chat_template_kwargs", "{", "not JSON"),
         ("allowed_origins", {"a": 1}, "list"),
+        ("seed", 2**63, "at most"),
+        ("seed", "99999999999999999999999", "at most"),
+        ("cpu_threads", 100_000, "at most 1024"),
+        ("served_model_name", ["a", ""], "empty"),
+        ("model", "", "empty"),
+        ("uds", "", "empty"),
+        ("response_role", "", "empty"),
     ],
     ids=repr,
 )

@@ -131,3 +131,10 @@ def test_an_id_in_use_is_refused() -> None:
     while busy.has_work:
         busy.step()
     busy.add(request("a", [1]))
+
+
+@pytest.mark.parametrize("field", ["stop_token_ids", "allowed_token_ids", "logprob_token_ids"])
+def test_ids_of_the_wrong_type_are_named(field: str) -> None:
+    with pytest.raises(RequestError, match="wrong type") as caught:
+        accept(request("a", [1], **{field: ["x"]}), LIMITS)
+    assert caught.value.param == field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import re
 import socket
@@ -71,6 +72,14 @@ CASES = [
         param="Content-Type",
         says="must be application/json",
         headers=(("Content-Type", "application/x-www-form-urlencoded"),),
+    ),
+    Case(
+        "a compressed body",
+        COMPLETIONS,
+        gzip.compress(b'{"prompt": "hi"}'),
+        param="Content-Encoding",
+        says="uncompressed",
+        headers=(("Content-Type", "application/json"), ("Content-Encoding", "gzip")),
     ),
     Case("too large", COMPLETIONS, b"x" * (MAX_BODY_BYTES + 1), 413, says="more than 33554432 bytes"),
     # Where it goes
@@ -175,6 +184,23 @@ CASES = [
         "a schema from elsewhere", "guided_json", "#/items/$ref", guided_json={"items": {"$ref": "http://x.org/y"}}
     ),
     completion("a schema that is no JSON", "guided_json", "no JSON", guided_json="{"),
+    completion("a schema with half a character", "guided_json", "surrogate", guided_json='{"title": "\\ud800"}'),
+    completion("a structural tag of nothing", "structural_tag", '"format"', structural_tag={"type": "structural_tag"}),
+    completion(
+        "a structural tag beside nothing", "response_format", '"format"', response_format={"type": "structural_tag"}
+    ),
+    completion(
+        "a structural tag with a broken part",
+        "structural_tag",
+        '"structures"',
+        structural_tag={"structures": [{"begin": "<a>"}], "triggers": ["<a>"]},
+    ),
+    completion(
+        "a structural tag with a number as trigger",
+        "structural_tag",
+        '"triggers"',
+        structural_tag={"structures": [], "triggers": [1]},
+    ),
     completion("no form", "structured_outputs", "exactly one", structured_outputs={}),
     completion("two forms", "structured_outputs", "exactly one", structured_outputs={"regex": "a", "choice": ["a"]}),
     completion("forms in two fields", "guided_regex", "one of", structured_outputs={"regex": "a"}, guided_regex="b"),
@@ -243,7 +269,9 @@ CASES = [
     chat("a reserved template argument", "chat_template_kwargs", "messages", chat_template_kwargs={"messages": []}),
     chat("continue and generation prompt", "continue_final_message", "false", continue_final_message=True),
     chat("top_logprobs without logprobs", "top_logprobs", "needs logprobs", top_logprobs=2),
-    chat("top_logprobs over the limit", "logprobs", "at most 20", logprobs=True, top_logprobs=21),
+    chat("a chat as long as the limit", "messages", "at most 511", messages=[{"role": "user", "content": "x" * 600}]),
+    chat("max_completion_tokens huge", "max_completion_tokens", "below 2^63", max_completion_tokens=2**63),
+    chat("top_logprobs over the limit", "top_logprobs", "at most 20", logprobs=True, top_logprobs=21),
     chat("max_completion_tokens 0", "max_completion_tokens", "at least 1", max_completion_tokens=0),
     chat("max_completion_tokens over the limit", "max_completion_tokens", "512", max_completion_tokens=513),
     chat("echo", "echo", "not supported on chat", echo=True),
@@ -251,6 +279,16 @@ CASES = [
     Case("nothing to tokenize", "/tokenize", {}, param="prompt", says="Field required"),
     Case(
         "text and messages", "/tokenize", {"prompt": "x", "messages": [{"role": "u", "content": "x"}]}, param="messages"
+    ),
+    Case(
+        "a tool that is none to tokenize",
+        "/tokenize",
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": 5}}}],
+        },
+        param="tools",
+        says="properties must map names",
     ),
     Case("no tokens", "/detokenize", {}, param="tokens", says="Field required"),
     Case("a token beyond the vocabulary", "/detokenize", {"tokens": [300]}, param="tokens", says="from 0 to 299"),

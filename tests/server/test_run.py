@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import socket
@@ -54,10 +55,11 @@ def ask(url: str, answers: list[httpx.Response], **fields: Any) -> threading.Thr
     return thread
 
 
+@pytest.mark.parametrize("timeout_s", [30, math.inf])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_lets_running_requests_finish(number: signal.Signals) -> None:
+def test_a_signal_lets_running_requests_finish(number: signal.Signals, timeout_s: float) -> None:
     answers: list[httpx.Response] = []
-    with process({"delay_s": 0.01}) as (child, url):
+    with process({"delay_s": 0.01}, shutdown_timeout=timeout_s) as (child, url):
         thread = ask(url, answers)
         child.send_signal(number)
         thread.join()

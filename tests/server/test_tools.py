@@ -352,3 +352,12 @@ def test_what_clients_send_back_is_taken() -> None:
 def test_the_template_says_what_is_read(server: Running) -> None:
     assert "<tool_call>" in TEMPLATE
     assert (server.server.forms.calls, server.server.forms.reasoning) == (None, None)
+
+
+def test_half_a_character_in_a_call_is_one_of_the_messages() -> None:
+    """Its JSON is read for the template, which writes what no text can hold."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "\\ud800"}'}}
+    with talking("") as server, client_of(server) as client:
+        with pytest.raises(openai.BadRequestError, match="surrogate") as caught:
+            ask(client, {"role": "assistant", "content": None, "tool_calls": [call]})
+        assert caught.value.param == "messages"

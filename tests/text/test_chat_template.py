@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from octavo.errors import ConfigError, RequestError
+from octavo.errors import CheckpointError, ConfigError, RequestError
 from octavo.text import ChatTemplate, load_chat_template
 from server.harness import TEMPLATE
 
@@ -102,8 +102,25 @@ def test_where_it_comes_from(tmp_path: Path) -> None:
     assert _rendered(tmp_path) == "d"
 
 
-@pytest.mark.parametrize("override", ["{% if %}", "no-such-file"], ids=["syntax", "file"])
-def test_a_wrong_setting_is_named(tmp_path: Path, override: str) -> None:
+@pytest.mark.parametrize("told", [5, ["text"], [{"name": "default"}], [{"name": "default", "template": 5}]], ids=str)
+def test_a_folder_that_holds_another_thing_is_named(tmp_path: Path, told: Any) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": told, "eos_token": {"lstrip": True}}))
+    with pytest.raises(CheckpointError, match="not a text"):
+        load_chat_template(tmp_path)
+    (tmp_path / "chat_template.jinja").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_chat_template(tmp_path)
+
+
+def test_templates_for_other_things_than_chats_are_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": [{"nme": "tool"}]}))
+    assert load_chat_template(tmp_path) is None
+
+
+@pytest.mark.parametrize("override", ["{% if %}", "no-such-file", "latin"], ids=["syntax", "file", "encoding"])
+def test_a_wrong_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="chat_template"):
         load_chat_template(tmp_path, override=override)
 

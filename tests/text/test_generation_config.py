@@ -42,3 +42,9 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: dict[str, Any]) -> 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_default_sampling(write(tmp_path, []))
+
+
+@pytest.mark.parametrize("told", [1.5, "ab", True, {"a": 1}, [1.5], ["a"]], ids=repr)
+def test_an_end_that_is_no_token_id(told: Any) -> None:
+    with pytest.raises(ConfigError, match="eos_token_id must be a token id"):
+        load_default_sampling(None, {"eos_token_id": told})

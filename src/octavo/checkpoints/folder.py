@@ -47,15 +47,28 @@ def resolve_folder(
         patterns: which files of the repo.
 
     Raises:
-        ConfigError: `model` is none of these.
+        ConfigError: `model` is none of these, or a folder that this user may not read.
         CheckpointError: the repo cannot be downloaded and is not in the cache.
     """
+    if not model:
+        raise ConfigError("model", "is empty; name a folder, a Hugging Face repo id, or octavo-tiny")
+    try:
+        return _find(model, revision, hub, patterns)
+    except OSError as exc:  # a name that is too long, a folder that is closed to this user
+        raise ConfigError("model", f"{model:.200} cannot be looked up: {exc.strerror}") from exc
+
+
+def _find(model: str, revision: str | None, hub: Hub, patterns: Sequence[str]) -> Path:
+    """Raises as `resolve_folder`, and OSError."""
     path = Path(os.path.expanduser(model))  # without a home folder, ~ is a name like any other
     embedded = re.fullmatch(r"[\w.-]+", model) is not None and (ASSETS / model / "config.json").exists()
     if embedded or path.is_dir():
         if revision is not None:
             log.warning("revision %s has no effect: %s is a folder on this machine, not a repo", revision, model)
-        return ASSETS / model if embedded else path
+        folder = ASSETS / model if embedded else path
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise ConfigError("model", f"{model} is a folder that this user may not read")
+        return folder
     if path.suffix == ".gguf" and path.exists():
         raise ConfigError(
             "model", f"{model} is GGUF, which is not served; give a folder with config.json and safetensors"
@@ -63,7 +76,7 @@ def resolve_folder(
     if path.exists():
         raise ConfigError("model", f"{model} is a file; give the folder with config.json and the safetensors files")
     if REPO_ID.fullmatch(model) is None:
-        names = ", ".join(sorted(folder.name for folder in ASSETS.iterdir() if folder.is_dir()))
+        names = ", ".join(sorted(file.parent.name for file in ASSETS.glob("*/config.json")))
         raise ConfigError("model", f"{model!r} is no folder, no Hugging Face repo id, and not embedded ({names})")
     return _download(model, revision, hub, patterns)
 

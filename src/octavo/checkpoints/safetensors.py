@@ -128,6 +128,8 @@ def _fill_from_file(
                 bar.update(1)
     except FileNotFoundError as exc:
         raise CheckpointError("not found, though the index names it; download it again", file=str(path)) from exc
+    except OSError as exc:
+        raise CheckpointError(f"cannot be read: {exc}", file=str(path)) from exc
     except SafetensorError as exc:
         raise CheckpointError(f"is not a whole safetensors file ({exc}); download it again", file=str(path)) from exc
     return names, left_out

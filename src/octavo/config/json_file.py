@@ -13,12 +13,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Read the JSON object in `path`.
 
     Raises:
-        CheckpointError: the file is not there, or holds something else.
+        CheckpointError: the file is not there, cannot be read, or holds something else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise CheckpointError("not found; a model folder needs it", file=str(path)) from exc
+    except OSError as exc:
+        raise CheckpointError(f"cannot be read: {exc.strerror}", file=str(path)) from exc
     except (ValueError, RecursionError) as exc:  # not UTF-8, not JSON, a number of thousands of digits, deep nesting
         raise CheckpointError(f"is not JSON: {exc}", file=str(path)) from exc
     if not isinstance(value, dict):

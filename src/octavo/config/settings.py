@@ -146,14 +146,16 @@ class Settings:
     )
     enforce_eager: bool = setting(False, "No CUDA graphs", "Memory and schedule")
     cpu_threads: int = setting(
-        0, "Threads for tensor operations on a CPU; 0: all cores", "Memory and schedule", minimum=0
+        0, "Threads for tensor operations on a CPU; 0: all cores", "Memory and schedule", minimum=0, maximum=1024
     )
 
     # Server
     host: str = setting("0.0.0.0", "Address to bind", "Server")
-    port: int = setting(8000, "Port to bind", "Server", minimum=0)
+    port: int = setting(8000, "Port to bind", "Server", minimum=0, maximum=65535)
     uds: str | None = setting(None, "Unix socket to listen at, instead of --host and --port", "Server")
-    root_path: str = setting("", "Path under which a proxy shows the server, such as /octavo", "Server")
+    root_path: str = setting(
+        "", "Path under which a proxy shows the server, such as /octavo", "Server", may_be_empty=True
+    )
     ssl_certfile: str | None = setting(None, "PEM file of the certificate (and those above it): speak TLS", "Server")
     ssl_keyfile: str | None = setting(None, "PEM file of its key, if not in the same file", "Server")
     ssl_ca_certs: str | None = setting(None, "PEM file of those who sign clients' certificates", "Server")
@@ -262,10 +264,10 @@ class Settings:
             check(field.name, getattr(self, field.name), field.metadata)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError("gpu_memory_utilization", f"must be in (0, 1], got {self.gpu_memory_utilization}")
-        if self.port > 65535:
-            raise ConfigError("port", f"must be at most 65535, got {self.port}")
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError("root_path", f"must begin with / and not end with it, got {self.root_path!r}")
+        if "" in self.served_model_name:
+            raise ConfigError("served_model_name", "holds an empty name; leave it out")
         if "" in self.api_key:
             raise ConfigError("api_key", "holds an empty key, which everybody has; leave it out to ask for none")
         if self.enable_log_outputs and not self.enable_log_requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from array import array
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
@@ -19,6 +20,8 @@ from octavo.sampling import SamplingParams
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SamplingParams).decode
+_FIELD = re.compile(r"\$\.(\w+)")
+"""The name of a field, as msgspec tells where it found something wrong."""
 
 
 def accept(request: Request, config: EngineConfig) -> Sequence:
@@ -137,8 +140,10 @@ def _checked(sampling: SamplingParams, config: EngineConfig) -> SamplingParams:
     except RequestError:
         raise
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as exc:
-        field = next((name for name in SamplingParams.__struct_fields__ if f"$.{name}" in str(exc)), None)
-        raise RequestError(f"sampling settings of the wrong type: {exc}", param=field) from exc
+        field = _FIELD.search(str(exc))
+        raise RequestError(
+            f"sampling settings of the wrong type: {exc}", param=None if field is None else field[1]
+        ) from exc
     if sampling.structured_outputs is not None:
         raise RequestError("structured_outputs must be compiled first", param=sampling.structured_outputs.asked_as)
     if sampling.n != 1:

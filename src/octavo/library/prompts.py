@@ -100,12 +100,14 @@ class PromptReader:
             RequestError: there is no template, or it refuses the messages, or shows no tools or documents.
             ConfigError: `template` is no Jinja template.
         """
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise RequestError("chat_template_kwargs must be a dict", param="chat_template_kwargs")
         text = self.template(template, content_format).render(
-            messages,
+            listed(messages, "messages"),
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             kwargs=arguments,
-            tools=tools,
+            tools=None if tools is None else listed(tools, "tools"),
             documents=documents,
         )
         return self._encode(text, add_special_tokens=False)  # the template writes the special tokens itself
@@ -173,12 +175,25 @@ def several(prompts: Any) -> list[GivenPrompt]:
 
 def is_token_ids(prompt: Any) -> bool:
     """Whether it looks like token ids; admission checks them all."""
-    if isinstance(prompt, str | bytes | Mapping) or not hasattr(prompt, "__len__"):
+    if isinstance(prompt, str | bytes | Mapping) or not (hasattr(prompt, "__len__") and hasattr(prompt, "__getitem__")):
         return False
     return not len(prompt) or hasattr(prompt[0], "__index__")
 
 
+def listed(given: Any, param: str) -> Sequence[Any]:
+    """`given`, if it is a sequence of things.
+
+    Raises:
+        RequestError: it is none; `param` names the argument.
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        raise RequestError(f"{param} must be a list, got {type(given).__name__}", param=param)
+    return given
+
+
 def _arguments(tokenization: Mapping[str, Any] | None) -> dict[str, Any]:
+    if tokenization is not None and not isinstance(tokenization, Mapping):
+        raise RequestError("tokenization_kwargs must be a dict", param="tokenization_kwargs")
     given = dict(tokenization or {})
     known: dict[str, Any] = {}
     if "add_special_tokens" in given:

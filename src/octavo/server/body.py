@@ -149,7 +149,7 @@ class BodyIntake:
     async def receive(self, request: Request) -> bytes:
         """Raises:
         TooLargeError: more than MAX_BODY_BYTES.
-        RequestError: it is not said to be JSON.
+        RequestError: it is not said to be JSON, or is compressed.
         SlowRequestError: nothing came for `pause_s` seconds.
         OverloadedError: too much is being received.
         ClientGone: the client left before it had sent everything.
@@ -157,6 +157,12 @@ class BodyIntake:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise RequestError(f"Content-Type must be application/json, got {kind[:100]!r}", param="Content-Type")
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", ""):
+            raise RequestError(
+                f"Content-Encoding is {coding[:100]!r}, which is not read here: send the body uncompressed",
+                param="Content-Encoding",
+            )
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
             raise _too_large()

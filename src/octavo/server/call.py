@@ -83,7 +83,11 @@ def tokenize(
             num_tokens=-(-len(text) // longest),
             most=limit - 1,
         )
-    return reader.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    try:
+        return reader.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except RequestError as error:
+        error.param = param
+        raise
 
 
 def bounded(

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from octavo.answers import Answer, Part
 from octavo.server.call import Call
 from octavo.server.chat_message import ChatMessages
-from octavo.server.chat_request import ChatRequest
+from octavo.server.chat_request import NAMES, ChatRequest
 from octavo.server.context import Server
 from octavo.server.generation import Generation
 from octavo.server.generation_route import GenerationRoute
@@ -27,6 +27,7 @@ def chat_routes(server: Server) -> APIRouter:
         summary="Answer a conversation",
         body=ChatRequest,
         writer=_writer,
+        names=NAMES,
     ).add_to(router, server)
     return router
 

@@ -12,12 +12,18 @@ from octavo.errors import RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import Body, BodyReader
 from octavo.server.call import Call, bounded, tokenize
+from octavo.server.field_names import FieldNames
 from octavo.server.fields import GenerationFields, Int64, Json
 from octavo.server.tool_fields import ToolChoice, Tools, checked_choice, checked_tools
 from octavo.server.tool_use import ToolUse, check_marks, checked_budget, structure_of
 
 MAX_MESSAGES = 1 << 18
 """Each takes several tokens: no model here reads more."""
+
+_CALLED = {"prompt": "messages", "logprobs": "top_logprobs"}
+NAMES = FieldNames(leading=_CALLED)
+"""What chat calls the fields that it shares with completions."""
+NEWER_NAMES = FieldNames(leading={**_CALLED, "max_tokens": "max_completion_tokens"})
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -129,6 +135,11 @@ class ChatRequest(ChatFields, GenerationFields):
         return self._reading
 
     def prepare(self, reader: BodyReader) -> Call[ChatRequest]:
+        names = NAMES if self.max_completion_tokens is None else NEWER_NAMES
+        with names.renaming():
+            return self._prepared(reader)
+
+    def _prepared(self, reader: BodyReader) -> Call[ChatRequest]:
         self.check_combinations()
         use = self._tool_use(reader)
         budget = checked_budget(self.thinking_token_budget, reader.forms)

@@ -29,6 +29,8 @@ INTERRUPTED = 130
 """Exit code of what Ctrl-C has cut short: 128 and the number of SIGINT, as shells have it."""
 HURRY_LOOK_S = 0.1
 """While draining: how often to look whether to hurry."""
+LONGEST_S = 10**9
+"""Seconds that stand for infinity where a whole number is asked for."""
 LAST_WORDS_S = 3
 """Time for the answers to requests that draining did not wait for."""
 
@@ -63,7 +65,7 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
         timeout_keep_alive=context.settings.http_timeout_keep_alive,
         ssl_certfile=context.settings.ssl_certfile,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
-        timeout_graceful_shutdown=math.ceil(context.settings.shutdown_timeout) + 3 * LAST_WORDS_S,
+        timeout_graceful_shutdown=math.ceil(min(context.settings.shutdown_timeout, LONGEST_S)) + 3 * LAST_WORDS_S,
     )
     server = _DrainingServer(config, app.state.server)
     try:

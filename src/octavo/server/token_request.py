@@ -11,6 +11,7 @@ from octavo.errors import RequestError
 from octavo.server.body import Body, BodyReader
 from octavo.server.chat_request import ChatFields, Message
 from octavo.server.json_pieces import Pieces, encode, list_pieces, text_pieces
+from octavo.server.tool_fields import checked_tools
 from octavo.text.tokenizer import Tokenizer, token_text
 
 
@@ -32,6 +33,7 @@ class TokenizeRequest(ChatFields):
         if self.prompt is not None and self.messages:
             raise RequestError("give prompt or messages, not both", param="messages")
         if self.messages:
+            checked_tools(self.tools or [])
             return self.render(reader, add_special_tokens=bool(self.add_special_tokens)).token_ids
         if self.prompt is None:
             raise RequestError("prompt: Field required (or messages)", param="prompt")

@@ -48,7 +48,10 @@ def load_model(settings: Settings) -> Model:
     if settings.tokenizer is not None or settings.tokenizer_revision is not None:
         name = settings.tokenizer or settings.model
         texts = resolve_folder(name, settings.tokenizer_revision, hub, patterns=TEXT_PATTERNS)
+        _check_holds("tokenizer", texts, "tokenizer.json")
     sampling_folder = {"auto": folder, "vllm": None}.get(settings.generation_config, Path(settings.generation_config))
+    if sampling_folder not in (folder, None):
+        _check_holds("generation_config", sampling_folder, "generation_config.json")
     facts = read_facts(folder, settings.hf_overrides, FormatChoice(settings.kv_cache_dtype, settings.quantization))
     check_dtype(settings.dtype, facts.weight_format)
     return Model(
@@ -78,6 +81,12 @@ def read_facts(
     if idle := idle_overrides(folder, overrides or {}):
         log.warning("--hf-overrides: %s changes nothing that is read of this model's config", ", ".join(idle))
     return facts
+
+
+def _check_holds(setting: str, folder: Path, file: str) -> None:
+    """Raises ConfigError if the folder that a setting names is without what it is named for."""
+    if not (folder / file).exists():
+        raise ConfigError(setting, f"{folder} holds no {file}")
 
 
 def check_dtype(dtype: str, weights: WeightFormat) -> None:

@@ -15,11 +15,19 @@ def forbidden_ids(words: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]
     Raises:
         RequestError: there is no tokenizer, or a word has no tokens.
     """
+    try:
+        return _forbidden(words, tokenizer)
+    except RequestError as error:
+        error.param = "bad_words"
+        raise
+
+
+def _forbidden(words: Iterable[str], tokenizer: Tokenizer) -> list[list[int]]:
     found: list[list[int]] = []
     for word in words:
         bare = tokenizer.encode(word.lstrip(), add_special_tokens=False)
         if not bare:
-            raise RequestError(f"bad_words holds {word[:100]!r}, which has no tokens", param="bad_words")
+            raise RequestError(f"bad_words holds {word[:100]!r}, which has no tokens")
         spaced = tokenizer.encode(" " + word.lstrip(), add_special_tokens=False)
         found += [bare, spaced] if len(spaced) == len(bare) and spaced[0] != bare[0] else [bare]
     return found

@@ -216,11 +216,8 @@ def load_chat_template(
     source = _read_override(override) if override is not None else _read_template(folder, config)
     if source is None:
         return None
-    special = {
-        name: value["content"] if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name.endswith("_token") and isinstance(value, str | dict)
-    }
+    told = {name: value.get("content") if isinstance(value, dict) else value for name, value in config.items()}
+    special = {name: text for name, text in told.items() if name.endswith("_token") and isinstance(text, str)}
     form = None if content_format == "auto" else ContentForm(content_format)
     return ChatTemplate(source, special_tokens=special, default_kwargs=default_kwargs, content_form=form)
 
@@ -230,6 +227,8 @@ def _read_override(override: str) -> str:
         return override
     try:
         return Path(override).read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise ConfigError("chat_template", f"{override} is not UTF-8: {exc}") from exc
     except OSError as exc:
         raise ConfigError(
             "chat_template", f"{override!r} is neither a readable file nor a template (which would hold '{{')"
@@ -243,9 +242,12 @@ def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as exc:
             raise CheckpointError(f"is not UTF-8: {exc}", file=str(path)) from exc
+        except OSError as exc:
+            raise CheckpointError(f"cannot be read: {exc.strerror}", file=str(path)) from exc
     source = config.get("chat_template")
-    if isinstance(source, list):  # several by name; the one called default is for chats
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+    if isinstance(source, list) and all(isinstance(entry, dict) for entry in source):
+        # several by name; the one called default is for chats
+        source = next((entry.get("template", entry) for entry in source if entry.get("name") == "default"), None)
     if source is not None and not isinstance(source, str):
         raise CheckpointError("chat_template is not a text", file=str(folder / "tokenizer_config.json"))
     return source

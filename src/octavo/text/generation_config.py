@@ -44,8 +44,11 @@ def load_default_sampling(folder: Path | None, override: Mapping[str, Any] | Non
         SamplingParams(**values, max_tokens=max_tokens)
     except (RequestError, TypeError) as exc:
         raise ConfigError("generation_config", str(exc)) from exc
-    eos = raw.get("eos_token_id", ())
-    return DefaultSampling(values, max_tokens, (eos,) if isinstance(eos, int) else tuple(eos))
+    told = raw.get("eos_token_id", [])
+    eos = told if isinstance(told, list) else [told]
+    if not all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in eos):
+        raise ConfigError("generation_config", f"eos_token_id must be a token id, or a list of them, got {told!r:.80}")
+    return DefaultSampling(values, max_tokens, tuple(eos))
 
 
 def _read(folder: Path | None) -> dict[str, Any]:

@@ -13,11 +13,17 @@ class TextParser(abc.ABC):
     def __init__(self) -> None:
         self._text = ""
         """What has not been told."""
+        self._blank = False
+        """That is white space alone, which waits for what follows; more of it is not looked at: some models write nothing else."""
 
     def feed(self, text: str) -> list[Event]:
         """Add text; return what is known now."""
         self._text += text
-        return self._advance(ended=False)
+        if self._blank and text.isspace():
+            return []
+        events = self._advance(ended=False)
+        self._blank = self._text.isspace()
+        return events
 
     def finish(self) -> list[Event]:
         """No more comes: return what is left."""

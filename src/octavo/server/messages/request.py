@@ -20,6 +20,7 @@ from octavo.server.messages.names import MESSAGE_NAMES
 from octavo.server.messages.thinking import ThinkingField, thinking_of_chat
 from octavo.server.messages.tools import ToolChoiceField, Tools
 from octavo.server.messages.unserved import REFUSED, check_edits
+from octavo.server.tool_fields import checked_tools
 from octavo.server.unserved import Refusal
 
 
@@ -175,4 +176,5 @@ class CountTokensRequest(MessageFields):
 
     def prepare(self, reader: BodyReader) -> int:
         with self.as_chat(reader) as chat:
+            checked_tools(chat.tools or [])
             return len(chat.render(reader, add_special_tokens=chat.add_special_tokens).token_ids)
