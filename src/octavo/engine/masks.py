@@ -43,6 +43,8 @@ class _Place:
     """Bits of its `allowed_token_ids`."""
     followed: bool = False
     """The process knows it, with all tokens but those that are asked about."""
+    begun: bool = False
+    """The process has told something of it: it does not compile its grammar any more, or read all tokens before."""
     questions: deque[_Question] = dataclasses.field(default_factory=deque)
     """In the order in which they are answered. The last is about all tokens, others about fewer."""
     deaths: int = 0
@@ -117,11 +119,13 @@ class Masks:
         self.take()
 
     def wait_for(self, sequences: Iterable[Sequence], timeout_s: float) -> None:
-        """Take in what is told until all is known of `sequences`, for up to `timeout_s` seconds."""
+        """Take in what is told until all is known of those `sequences` that the process has begun with, for up to `timeout_s`
+        seconds. To begin with one may take longer than many steps."""
         end_s = time.monotonic() + timeout_s
         self.take()
         names = {sequence.request_id for sequence in sequences if sequence.mask() is None}
-        numbers = {self._places[name].number for name in names & self._places.keys()}
+        places = [self._places[name] for name in names & self._places.keys()]
+        numbers = {place.number for place in places if place.begun}
         while not numbers.isdisjoint(self._asked) and (left_s := end_s - time.monotonic()) > 0:
             self.wait(left_s)
 
@@ -140,6 +144,7 @@ class Masks:
             if place is None:
                 continue
             place.questions.popleft()
+            place.begun = True
             if not place.questions:
                 del self._asked[place.number]
             if isinstance(place.sequence.state, Finished):
@@ -208,7 +213,7 @@ class Masks:
             busy.deaths += busy.questions[0].alone
             asked = [*(place for place in asked if place is not busy), busy]
         for place in self._places.values():
-            place.followed = False
+            place.followed = place.begun = False
             place.questions.clear()
         self._asked.clear()
         left = []
