@@ -20,6 +20,8 @@ MAX_DEATHS = 2
 """Of processes that died over a request, after which it is failed: the first may have been killed from outside."""
 MAX_FAILED_STARTS = 3
 """Of processes in a row that died before they said a word."""
+MAX_IDLE = 16
+"""Grammars that the process keeps compiled though no request has them: the next request often has one of the last ones."""
 ANSWER_S = 180.0
 """How long to wait for a process that neither answers nor ends: the system should have ended it long before."""
 
@@ -71,6 +73,8 @@ class Masks:
         """By request id."""
         self._asked: dict[int, _Place] = {}
         """Those whose next ids are not told yet, by number, oldest question first."""
+        self._idle: dict[int, None] = {}
+        """Keys of grammars that the process may have and no request has, the one used last at the end."""
         self._failed_starts = 0
         self._eos = tuple(requests.config.eos_token_ids)
 
@@ -91,6 +95,7 @@ class Masks:
         permitted = None if ids is None else _bits(ids)
         place = _Place(next(self._numbers), sequence, grammar, permitted)
         self._places[sequence.request_id] = place
+        self._idle.pop(grammar.key, None)
         self._tell(place, grammar.first)
 
     def prepare(self, sequences: Iterable[Sequence]) -> None:
@@ -205,6 +210,7 @@ class Masks:
         is to blame yet: the next one is asked about each alone."""
         follower.close()
         self._follower = None
+        self._idle.clear()
         asked = [place for place in self._asked.values() if not isinstance(place.sequence.state, Finished)]
         if not follower.began:
             self._failed_starts += 1
@@ -247,8 +253,12 @@ class Masks:
             del self._places[place.sequence.request_id]
             self._asked.pop(place.number, None)
         if self._follower is not None:
-            unused = {place.grammar.key for place in ended} - {place.grammar.key for place in self._places.values()}
-            self._follower.leave([place.number for place in ended], sorted(unused))
+            used = {place.grammar.key for place in self._places.values()}
+            self._idle |= {place.grammar.key: None for place in ended if place.grammar.key not in used}
+            oldest = [*self._idle][:-MAX_IDLE]
+            for key in oldest:
+                del self._idle[key]
+            self._follower.leave([place.number for place in ended], oldest)
 
 
 def _asked_s(place: _Place) -> float:
