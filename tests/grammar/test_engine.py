@@ -318,3 +318,53 @@ def test_a_fork_server_that_was_killed_is_started_again() -> None:
     assert alone(opened, request("a", b"x", grammar)).reason is FinishReason.STOP
     opened.close()
     assert opened.fork_server.pid is None
+
+
+class Recompiling(Follower):
+    """Notes which grammars a process is told of, and which it is told to forget."""
+
+    told: ClassVar[list[int]] = []
+    left: ClassVar[list[int]] = []
+
+    def follow(self, request: int, key: int, form: Any, tokens: Iterable[int]) -> None:
+        if key not in self._keys:
+            self.told.append(key)
+        super().follow(request, key, form, tokens)
+
+    def leave(self, requests: list[int], keys: list[int]) -> None:
+        self.left.extend(keys)
+        super().leave(requests, keys)
+
+
+def test_a_grammar_stays_compiled_until_many_others_were_used(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.engine.masks.Follower", Recompiling)
+    monkeypatch.setattr("octavo.engine.masks.MAX_IDLE", 2)
+    Recompiling.told.clear()
+    Recompiling.left.clear()
+    first, *others = (forms.compile(StructuredOutputsParams(regex=f"{letter}[ab]{{3}}")) for letter in "pqrst")
+    made, _ = engine(forms)
+
+    def ask(grammar: Grammar) -> Outcome:
+        made.add(request("a", b"x", grammar))
+        outcome = finish(made)["a"]
+        made._masks.take()
+        return outcome
+
+    expected = ask(first)
+    assert expected.reason is FinishReason.STOP
+    assert ask(first) == expected
+    assert Recompiling.told == [first.key]
+    for each in (others[0], others[1], first, others[2], others[3], first):
+        ask(each)
+    assert Recompiling.told == [
+        first.key,
+        others[0].key,
+        others[1].key,
+        first.key,
+        others[2].key,
+        others[3].key,
+        first.key,
+    ]
+    assert Recompiling.left == [first.key, others[0].key, others[1].key, first.key, others[2].key]
+    assert ask(first) == expected
+    made.close()

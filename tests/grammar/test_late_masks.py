@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.harness import finish
+from engine.harness import Outcome, collect, finish
 from grammar.grammars import Forms
 from grammar.test_engine import FORMS, alone, disturbed, engine, kill_follower, request
 from octavo.engine import Engine, FinishReason
@@ -175,6 +175,42 @@ def test_a_request_that_was_late_holds_up_no_step_for_a_while(
     assert waited == list(range(2, 61, CAUTIOUS + 1))
 
 
+class Silent(Follower):
+    """Gives no answer before it may, and counts how often one is waited for."""
+
+    waits = 0
+    may_answer = False
+
+    def wait(self, timeout_s: float) -> None:
+        Silent.waits += 1
+        super().wait(timeout_s)
+
+    def take(self) -> Iterator[Told]:
+        return super().take() if self.may_answer else iter(())
+
+
+def test_no_step_waits_until_a_grammar_is_compiled(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To begin with a large one takes longer than many steps, which others need not notice."""
+    monkeypatch.setattr("octavo.engine.masks.Follower", Silent)
+    monkeypatch.setattr("octavo.engine.engine.PATIENCE_S", END_S)
+    monkeypatch.setattr(Silent, "may_answer", False)
+    monkeypatch.setattr(Silent, "waits", 0)
+    made, _ = engine(forms)
+    made.add(request("new", b"x", forms.compile(FORMS["regex"])))
+    made.add(request("free", b"y", None, max_tokens=20, ignore_eos=True))
+    outcomes: dict[str, Outcome] = {}
+    while "free" in made.sequences:
+        collect(outcomes, made.step())
+    assert Silent.waits == 0
+    assert len(outcomes["new"].token_ids) == 1
+    Silent.may_answer = True
+    while made.has_work:
+        collect(outcomes, made.step())
+    made.close()
+    assert Silent.waits > 0
+    assert outcomes["new"] == alone(forms, request("new", b"x", forms.compile(FORMS["regex"])))
+
+
 class Hasty(Masks):
     """The twin: what is not told yet is taken to be what was told before."""
 
@@ -216,7 +252,13 @@ def test_a_step_is_launched_before_its_masks_are_known(forms: Forms, monkeypatch
 
         return logged
 
-    for name, call in (("send", send), ("tell", tell), ("receive", receive)):
+    def receive_begun(timeout_s: Any) -> Any:
+        """The first token takes as long as the process needs to begin with the grammar."""
+        while made._masks.pending and ("receive", 1) not in said:
+            made._masks.wait(END_S)
+        return receive(timeout_s)
+
+    for name, call in (("send", send), ("tell", tell), ("receive", receive_begun)):
         setattr(worker, name, log(name, call))
     made.add(request("a", b"x", forms.compile(FORMS["regex"]), min_tokens=10))
     outcome = finish(made)["a"]

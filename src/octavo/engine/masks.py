@@ -20,6 +20,8 @@ MAX_DEATHS = 2
 """Of processes that died over a request, after which it is failed: the first may have been killed from outside."""
 MAX_FAILED_STARTS = 3
 """Of processes in a row that died before they said a word."""
+MAX_IDLE = 16
+"""Grammars that the process keeps compiled though no request has them: the next request often has one of the last ones."""
 ANSWER_S = 180.0
 """How long to wait for a process that neither answers nor ends: the system should have ended it long before."""
 
@@ -43,6 +45,8 @@ class _Place:
     """Bits of its `allowed_token_ids`."""
     followed: bool = False
     """The process knows it, with all tokens but those that are asked about."""
+    begun: bool = False
+    """The process has told something of it: it does not compile its grammar any more, or read all tokens before."""
     questions: deque[_Question] = dataclasses.field(default_factory=deque)
     """In the order in which they are answered. The last is about all tokens, others about fewer."""
     deaths: int = 0
@@ -69,6 +73,8 @@ class Masks:
         """By request id."""
         self._asked: dict[int, _Place] = {}
         """Those whose next ids are not told yet, by number, oldest question first."""
+        self._idle: dict[int, None] = {}
+        """Keys of grammars that the process may have and no request has, the one used last at the end."""
         self._failed_starts = 0
         self._eos = tuple(requests.config.eos_token_ids)
 
@@ -89,6 +95,7 @@ class Masks:
         permitted = None if ids is None else _bits(ids)
         place = _Place(next(self._numbers), sequence, grammar, permitted)
         self._places[sequence.request_id] = place
+        self._idle.pop(grammar.key, None)
         self._tell(place, grammar.first)
 
     def prepare(self, sequences: Iterable[Sequence]) -> None:
@@ -117,11 +124,13 @@ class Masks:
         self.take()
 
     def wait_for(self, sequences: Iterable[Sequence], timeout_s: float) -> None:
-        """Take in what is told until all is known of `sequences`, for up to `timeout_s` seconds."""
+        """Take in what is told until all is known of those `sequences` that the process has begun with, for up to `timeout_s`
+        seconds. To begin with one may take longer than many steps."""
         end_s = time.monotonic() + timeout_s
         self.take()
         names = {sequence.request_id for sequence in sequences if sequence.mask() is None}
-        numbers = {self._places[name].number for name in names & self._places.keys()}
+        places = [self._places[name] for name in names & self._places.keys()]
+        numbers = {place.number for place in places if place.begun}
         while not numbers.isdisjoint(self._asked) and (left_s := end_s - time.monotonic()) > 0:
             self.wait(left_s)
 
@@ -140,6 +149,7 @@ class Masks:
             if place is None:
                 continue
             place.questions.popleft()
+            place.begun = True
             if not place.questions:
                 del self._asked[place.number]
             if isinstance(place.sequence.state, Finished):
@@ -200,6 +210,7 @@ class Masks:
         is to blame yet: the next one is asked about each alone."""
         follower.close()
         self._follower = None
+        self._idle.clear()
         asked = [place for place in self._asked.values() if not isinstance(place.sequence.state, Finished)]
         if not follower.began:
             self._failed_starts += 1
@@ -208,7 +219,7 @@ class Masks:
             busy.deaths += busy.questions[0].alone
             asked = [*(place for place in asked if place is not busy), busy]
         for place in self._places.values():
-            place.followed = False
+            place.followed = place.begun = False
             place.questions.clear()
         self._asked.clear()
         left = []
@@ -242,8 +253,12 @@ class Masks:
             del self._places[place.sequence.request_id]
             self._asked.pop(place.number, None)
         if self._follower is not None:
-            unused = {place.grammar.key for place in ended} - {place.grammar.key for place in self._places.values()}
-            self._follower.leave([place.number for place in ended], sorted(unused))
+            used = {place.grammar.key for place in self._places.values()}
+            self._idle |= {place.grammar.key: None for place in ended if place.grammar.key not in used}
+            oldest = [*self._idle][:-MAX_IDLE]
+            for key in oldest:
+                del self._idle[key]
+            self._follower.leave([place.number for place in ended], oldest)
 
 
 def _asked_s(place: _Place) -> float:

@@ -64,7 +64,11 @@ MAX_WHITESPACE = 24
 MAX_DATA_BYTES = 64 << 20
 """Largest grammar that is kept."""
 MOST_THREADS = 8
-"""That fill masks: half of the processor's cores at most."""
+"""Of the process that follows grammars, to fill masks and to compile one: half of the processor's cores at most."""
+MOST_COMPILING_THREADS = 4
+"""Of a process that compiles one: a quarter of the cores at most, as there may be two of them."""
+THREAD_BYTES = 144 << 20
+"""Of address space, for the stack of one more thread and for what it allocates: glibc reserves 128 MiB, and uses what is needed."""
 NICENESS = 5
 """Of a process that compiles: the engine, and who follows grammars for it, come first when processor cores are scarce."""
 
@@ -167,8 +171,7 @@ class Batch:
         import xgrammar
 
         self._vocabularies = vocabularies
-        threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
-        self._fill = xgrammar.BatchGrammarMatcher(max_threads=threads).batch_fill_next_token_bitmask
+        self._fill = xgrammar.BatchGrammarMatcher(max_threads=_following_threads()).batch_fill_next_token_bitmask
         self._rows = np.empty((0, vocabularies.words), dtype=np.int32)
         """Kept from batch to batch: fresh memory costs more than to fill it."""
 
@@ -217,7 +220,7 @@ class Child:
         while True:
             match decode(self._wire.read()):
                 case Compile(source):
-                    _bound_memory(COMPILE_BYTES)
+                    _bound_memory(COMPILE_BYTES + (_compiling_threads() - 1) * THREAD_BYTES)
                     os.nice(NICENESS)
                     with _limited(COMPILE_S):
                         answer = self._compile(source)
@@ -245,7 +248,7 @@ class Child:
         with _caught_output() as output:
             try:
                 began_s = time.process_time()
-                compiled = _compile(self._vocabularies.info, source)
+                compiled = _compile(self._vocabularies.info, source, _compiling_threads())
                 quick = time.process_time() - began_s < QUICK_S
                 data = None if quick else compiled.serialize_json().encode()
                 first = Following(self._vocabularies, compiled).bits()
@@ -297,14 +300,22 @@ def read_form(info: Any, form: GrammarSource | bytes) -> Any:
     import xgrammar
 
     if isinstance(form, GrammarSource):
-        return _compile(info, form)
+        return _compile(info, form, _following_threads())
     return xgrammar.CompiledGrammar.deserialize_json(form.decode(), info)
 
 
-def _compile(info: Any, source: GrammarSource) -> Any:
+def _following_threads() -> int:
+    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+
+
+def _compiling_threads() -> int:
+    return max(1, min(MOST_COMPILING_THREADS, len(os.sched_getaffinity(0)) // 4))
+
+
+def _compile(info: Any, source: GrammarSource, threads: int) -> Any:
     import xgrammar
 
-    compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    compiler = xgrammar.GrammarCompiler(info, max_threads=threads, cache_enabled=False)
     match source.kind:
         case GrammarKind.JSON_SCHEMA:
             return compiler.compile_json_schema(

@@ -110,6 +110,28 @@ def test_a_slot_or_mask_that_there_is_not_does_nothing(
 
 
 @pytest.mark.parametrize("function", BACK_ENDS[:2])
+def test_rows_without_a_slot_are_the_same_beside_one_that_has_one(
+    function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
+    """Where no row has one, no penalties are taken to the device."""
+    case = Case.draw(23)
+    on = torch.device("cpu") if function is cpu_adjust else device
+    rows = [(repetition, frequency, presence, -1) for repetition, frequency, presence, _ in case.rows]
+    logits, counts, bits = case.logits.to(on), case.counts.to(on), case.bits()
+    alone, beside = (
+        function(
+            logits[: len(told)],
+            counts,
+            AdjustSettings.of(told, bits[: len(told)], 23, on),
+            out=torch.empty_like(logits[: len(told)]),
+        )
+        for told in (rows[:-1], [*rows[:-1], (1.5, 0.5, 0.5, 0)])
+    )
+    assert torch.equal(alone, beside[:-1])
+    assert not torch.equal(alone, logits[:-1]), "some are masked"
+
+
+@pytest.mark.parametrize("function", BACK_ENDS[:2])
 def test_a_row_that_is_not_finite_harms_no_other(function: Callable[..., torch.Tensor], device: torch.device) -> None:
     case = Case.draw(40)
     on, expected = torch.device("cpu") if function is cpu_adjust else device, case.expected()
