@@ -7,12 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
+from typing import NamedTuple
 
 import msgspec
 
 from octavo.errors import OverloadedError, RequestError
 from octavo.grammar.fork_server import ForkServer
-from octavo.grammar.messages import TOO_MUCH, Answer, Compile, Compiled, Refused
+from octavo.grammar.messages import COMPILE_S, TOO_MUCH, Answer, Compile, Compiled, Refused
 from octavo.grammar.source import checked_source
 from octavo.grammar.words import SchemaError
 from octavo.structured_outputs import GrammarSource, StructuredOutputsParams
@@ -25,6 +26,8 @@ MAX_COMPILING = 2
 """Grammars that are compiled beside each other."""
 STARTS = 3
 """Tries to have a process: the one that forks may be killed meanwhile."""
+DEATHS = 2
+"""Processes that may die over one grammar, if each was too young to have used up what it is allowed: the first may have been killed."""
 LOOK_S = 0.5
 """How often to look whether anybody still waits."""
 ANSWER_S = 180.0
@@ -40,6 +43,18 @@ class Grammar(msgspec.Struct, frozen=True):
     """For who follows it: as `Follow.form`."""
     first: bytes
     """Ids that may begin an answer, as `Allowed.bits`."""
+
+
+class _Ended(NamedTuple):
+    """A process ended without an answer."""
+
+    began: bool
+    seconds: float
+
+    @property
+    def at_its_bound(self) -> bool:
+        """It ran so long that it may have used up its processor time; one that ended sooner may have been killed by anybody."""
+        return self.seconds >= COMPILE_S
 
 
 class Compiler:
@@ -117,27 +132,30 @@ class Compiler:
             checked = checked_source(source)
         except SchemaError as exc:
             return Refused(str(exc))
+        deaths = 0
         for _ in range(STARTS):
             try:
                 made = self._order(checked)
             except OSError as exc:
                 raise OverloadedError(f"no process can be started to compile a grammar: {exc}") from exc
-            if made is not None:
+            if not isinstance(made, _Ended):
                 return made
+            deaths += made.began
+            if deaths == DEATHS or (made.began and made.at_its_bound):
+                return Refused(TOO_MUCH)
         raise OverloadedError("the process that compiles grammars could not start")
 
-    def _order(self, source: GrammarSource) -> Grammar | Refused | None:
-        """Have a process compile `source`; None if it did not even begin.
+    def _order(self, source: GrammarSource) -> Grammar | Refused | _Ended:
+        """Have a process compile `source`.
 
         Raises:
             OSError: there is none to be had.
         """
         wire = self._fork_server.fork()
-        began = False
+        began, began_s = False, time.monotonic()
         try:
             wire.send(msgspec.msgpack.encode(Compile(source)))
-            end_s = time.monotonic() + ANSWER_S
-            while not wire.ended and time.monotonic() < end_s:
+            while not wire.ended and time.monotonic() < began_s + ANSWER_S:
                 if self._closed:
                     raise OverloadedError("the server is shutting down and compiles no grammars")
                 wire.wait(LOOK_S)
@@ -153,7 +171,7 @@ class Compiler:
                 began = True
         finally:
             wire.close()
-        return Refused(TOO_MUCH) if began else None
+        return _Ended(began, time.monotonic() - began_s)
 
     def _forget_oldest(self) -> None:
         """Keep as many results as there is room for; the lock is held."""

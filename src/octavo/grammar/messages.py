@@ -18,6 +18,8 @@ import msgspec
 
 from octavo.structured_outputs import GrammarSource
 
+COMPILE_S = 10.0
+"""Processor seconds for a grammar; who takes more is ended by the system."""
 TOO_MUCH = "to compile it takes too much time or memory; make it smaller"
 
 

@@ -26,6 +26,7 @@ import msgspec
 from octavo.grammar.fork_server import Vocabulary
 from octavo.grammar.lean_import import import_lean
 from octavo.grammar.messages import (
+    COMPILE_S,
     TOO_MUCH,
     Advance,
     Allowed,
@@ -42,8 +43,6 @@ from octavo.grammar.shared_bytes import shared_bytes
 from octavo.structured_outputs import GrammarKind, GrammarSource
 from octavo.wire import Wire
 
-COMPILE_S = 10.0
-"""Processor seconds for a grammar."""
 QUICK_S = 0.2
 """Who follows a grammar that takes no longer compiles it again: xgrammar needs 0.5 to 0.9 s to write one of a schema of 10 KB over
 151,936 ids, which is 16 to 27 MB, and 0.25 to 0.35 s to read it, but 0.13 s to compile it."""
