@@ -181,7 +181,7 @@ class Masks:
 
     def _ask(self, places: list[_Place]) -> None:
         """Ask about `places`: first those that the process does not know, each alone, then all others together."""
-        together = [place for place in places if place.followed]
+        together = sorted((place for place in places if place.followed), key=_key)  # the same masks beside each other
         alone = [place for place in places if not place.followed]
         for place in (*alone, *together):
             place.questions.append(_Question(time.monotonic(), not place.followed or len(together) == 1))
@@ -259,6 +259,11 @@ class Masks:
             for key in oldest:
                 del self._idle[key]
             self._follower.leave([place.number for place in ended], oldest)
+
+
+def _key(place: _Place) -> int:
+    """Of its grammar."""
+    return place.grammar.key
 
 
 def _asked_s(place: _Place) -> float:

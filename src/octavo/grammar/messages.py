@@ -8,7 +8,7 @@ server                                   following process        (one for all r
   | -- Follow (its tokens so far) ------> |
   | <------------------------------ Allowed
   | -- Advance (one token of each) -----> |
-  | <------------------------------ Allowed
+  | <------------------------------ Allowed          (several, of some of them each, in their order)
   | -- Leave ---------------------------> |   no answer
 """
 
@@ -71,7 +71,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 
 
 class Allowed(msgspec.Struct, frozen=True, tag="allowed"):
-    """Which ids may come next in the requests that were asked about together, in their order."""
+    """Which ids may come next in requests that were asked about together, in their order."""
 
     requests: list[int]
     rows: list[int]

@@ -8,6 +8,7 @@ nothing, and it ends when the other end of its socket closes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -17,7 +18,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,10 @@ MOST_COMPILING_THREADS = 4
 """Of a process that compiles one: a quarter of the cores at most, as there may be two of them."""
 THREAD_BYTES = 144 << 20
 """Of address space, for the stack of one more thread and for what it allocates: glibc reserves 128 MiB, and uses what is needed."""
+GROUP = 64
+"""Requests for which masks are found side by side."""
+SWITCH_S = 1e-4
+"""How long one thread of Python may keep another one waiting that has masks to find."""
 NICENESS = 5
 """Of a process that compiles: the engine, and who follows grammars for it, come first when processor cores are scarce."""
 
@@ -163,35 +169,41 @@ class Following:
 
 
 class Batch:
-    """Many places in grammars, whose bits are found side by side."""
+    """Many places in grammars, whose bits are found side by side, those of one group while others are made of the group before."""
 
     def __init__(self, vocabularies: Vocabularies) -> None:
         import numpy as np
         import xgrammar
 
         self._vocabularies = vocabularies
-        self._fill = xgrammar.BatchGrammarMatcher(max_threads=_following_threads()).batch_fill_next_token_bitmask
-        self._rows = np.empty((0, vocabularies.words), dtype=np.int32)
-        """Kept from batch to batch: fresh memory costs more than to fill it."""
+        self._matcher = xgrammar.BatchGrammarMatcher(max_threads=_following_threads())
+        self._thread = ThreadPoolExecutor(1)
+        self._rows = [np.empty((GROUP, vocabularies.words), dtype=np.int32) for _ in range(2)]
+        """Of the group that is filled and of the one before; kept, as fresh memory costs more than to fill it."""
 
-    def bits(self, places: list[Following]) -> list[bytes | None]:
-        """Of each as one of `Allowed.bits`; None where it cannot be followed."""
-        import numpy as np
-
+    def begin(self, places: Sequence[Following]) -> Callable[[], list[bytes | None]]:
+        """Begin with a group, of at most `GROUP` places; gives what waits for the bits of each as one of `Allowed.bits`, None where it
+        cannot be followed. That is to be called before the next but one begins."""
+        self._rows.reverse()
         going = [place for place in places if not place.matcher.is_terminated()]
-        if len(self._rows) < len(going):
-            self._rows = np.empty((len(going), self._vocabularies.words), dtype=np.int32)
-        rows = self._rows[: len(going)]
-        try:
-            if going:
-                self._fill([place.matcher for place in going], rows)
-        except Exception:  # it does not say of whom
-            return [_bits(place) for place in places]
-        made = dict(
-            zip(map(id, going), self._vocabularies.as_bytes(rows, [place.last for place in going]), strict=True)
-        )
-        nothing = bytes(-(-self._vocabularies.size // 8))
-        return [made.get(id(place), nothing) for place in places]
+        rows = self._rows[0][: len(going)]
+        filled = self._thread.submit(self._fill, [place.matcher for place in going], rows)
+
+        def bits() -> list[bytes | None]:
+            try:
+                filled.result()
+            except Exception:  # it does not say of whom
+                return [_bits(place) for place in places]
+            told = self._vocabularies.as_bytes(rows, [place.last for place in going])
+            made = dict(zip(map(id, going), told, strict=True))
+            nothing = bytes(-(-self._vocabularies.size // 8))
+            return [made.get(id(place), nothing) for place in places]
+
+        return bits
+
+    def _fill(self, matchers: list[Any], rows: Any) -> None:
+        if matchers:
+            self._matcher.batch_fill_next_token_bitmask(matchers, rows)
 
 
 def _bits(place: Following) -> bytes | None:
@@ -215,6 +227,7 @@ class Child:
 
     def run(self) -> None:
         decode = msgspec.msgpack.Decoder(Order).decode
+        sys.setswitchinterval(SWITCH_S)
         self._say(Ready())
         while True:
             match decode(self._wire.read()):
@@ -231,8 +244,9 @@ class Child:
                     self._say(allowed)
                 case Advance(moves):
                     with _limited(FOLLOW_S + BATCH_S * (len(moves) - 1)):
-                        allowed = self._advance(moves)
-                    self._say(allowed)
+                        for allowed in self._advance(moves):
+                            self._wire.send(self._encode(allowed))
+                    self._wire.flush()
                 case Leave(requests, keys):
                     for request in requests:
                         self._following.pop(request, None)
@@ -273,12 +287,26 @@ class Child:
         follows = _accepts(self._following[request], tokens)
         return _allowed([request], [_bits(self._following[request]) if follows else None])
 
-    def _advance(self, moves: list[tuple[int, int]]) -> Allowed:
-        self._batch = self._batch or Batch(self._vocabularies)
-        follows = [_accepts(self._following[request], [token_id]) for request, token_id in moves]
-        places = [self._following[request] for (request, _), goes_on in zip(moves, follows, strict=True) if goes_on]
-        bits = iter(self._batch.bits(places))
-        return _allowed([request for request, _ in moves], [next(bits) if goes_on else None for goes_on in follows])
+    def _advance(self, moves: list[tuple[int, int]]) -> Iterator[Allowed]:
+        """Yield what may come next, group by group: while it is found for one, the next one goes on, and the one before is written."""
+        batch = self._batch = self._batch or Batch(self._vocabularies)
+        before: Callable[[], Allowed] | None = None
+        for first in range(0, len(moves), GROUP):
+            group = moves[first : first + GROUP]
+            follows = [_accepts(self._following[request], [token_id]) for request, token_id in group]
+            places = [self._following[request] for (request, _), goes_on in zip(group, follows, strict=True) if goes_on]
+            answer = functools.partial(_answer, [request for request, _ in group], follows, batch.begin(places))
+            if before is not None:
+                yield before()
+            before = answer
+        if before is not None:
+            yield before()
+
+
+def _answer(requests: list[int], follows: list[bool], bits: Callable[[], list[bytes | None]]) -> Allowed:
+    """Of `requests` that were asked about together, those that follow their grammars with `bits`."""
+    told = iter(bits())
+    return _allowed(requests, [next(told) if goes_on else None for goes_on in follows])
 
 
 def _accepts(place: Following, tokens: list[int]) -> bool:
