@@ -32,10 +32,13 @@ def told(step: int, position: int | None) -> StepMasks:
     return StepMasks(step, [CONSTRAINED], [0], [MASKS[position % 3]])
 
 
-def answers(runner: Runner, late: list[int], *, ahead: bool) -> tuple[list[SampledToken], list[SampledToken]]:
+def answers(
+    runner: Runner, late: list[int], *, ahead: bool, drafted: bool = False
+) -> tuple[list[SampledToken], list[SampledToken]]:
     """Tokens of the constrained slot, the n-th of which is told late[n] steps after it could be, and of a free slot beside it.
 
-    With `ahead` a step is launched before the result of the one before is read, and sampled after.
+    With `ahead` a step is launched before the result of the one before is read, and sampled after; with `drafted` its logits are
+    computed before its masks are there.
     """
     position, left, steps, launched = len(PROMPT), late[0], 0, []
     made: dict[int, list[SampledToken]] = {CONSTRAINED: [], FREE: []}
@@ -53,6 +56,8 @@ def answers(runner: Runner, late: list[int], *, ahead: bool) -> tuple[list[Sampl
         assert not launched[-1].done
         if ahead and steps > 1:
             collect(made, launched.pop(0).result().sampled)
+        if drafted:
+            runner.draft()
         runner.sample(told(steps, None if left else position))
         if not ahead:
             collect(made, launched.pop().result().sampled)
@@ -72,10 +77,10 @@ def collect(made: dict[int, list[SampledToken]], sampled: list[SampledToken]) ->
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=MADE), st.booleans())
-def test_a_late_mask_changes_no_bit_of_anybody(late: list[int], ahead: bool) -> None:
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=MADE), st.booleans(), st.booleans())
+def test_a_late_mask_changes_no_bit_of_anybody(late: list[int], ahead: bool, drafted: bool) -> None:
     expected, free = answers(toy_runner(), [0], ahead=False)
-    got, beside = answers(toy_runner(), late, ahead=ahead)
+    got, beside = answers(toy_runner(), late, ahead=ahead, drafted=drafted)
     assert len(expected) == MADE
     assert got == expected
     assert [token.token_id % 3 for token in got] == [
@@ -89,6 +94,22 @@ def test_the_comparison_sees_another_row(monkeypatch: pytest.MonkeyPatch) -> Non
     expected, _ = answers(toy_runner(), [0], ahead=False)
     monkeypatch.setattr(torch.Tensor, "clone", lambda row: torch.roll(row, 1))
     assert answers(toy_runner(), [1], ahead=False)[0] != expected
+
+
+def test_the_comparison_sees_a_draft_of_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: what is drafted ahead is of the rows in another order."""
+    expected, _ = answers(toy_runner(), [0], ahead=True)
+    assert answers(toy_runner(), [0], ahead=True, drafted=True)[0] == expected
+    draft = Runner.draft
+
+    def turned(runner: Runner) -> None:
+        rows = runner._launched[-1].rows
+        runner._launched[-1].rows = [*reversed(rows)]
+        draft(runner)
+        runner._launched[-1].rows = rows
+
+    monkeypatch.setattr(Runner, "draft", turned)
+    assert answers(toy_runner(), [0], ahead=True, drafted=True)[0] != expected
 
 
 class Counting(ToyModel):
@@ -124,15 +145,20 @@ def test_logits_are_computed_while_masks_are_waited_for() -> None:
         return StepPlan(step, [], [admit(slot) for slot in slots] if first else [], chunks, constrained=constrained)
 
     step = runner.launch(plan(1, slots))
+    assert model.rows == []
+    runner.draft()
+    runner.draft()
     assert model.rows == [2]
     runner.sample(StepMasks(1, slots, [0, 1], MASKS))
     assert model.rows == [2]
     assert [token.token_id % 3 for token in step.result().sampled] == [0, 1]
     step = runner.launch(plan(2, slots))
+    runner.draft()
     runner.sample(StepMasks(2, [FREE], [0], MASKS))
     assert model.rows == [2, 2, 1]
     assert [token.slot for token in step.result().sampled] == [FREE]
     step = runner.launch(StepPlan(3, [], [], [], constrained=[CONSTRAINED]))
+    runner.draft()
     runner.sample(StepMasks(3, [CONSTRAINED], [0], MASKS))
     assert model.rows == [2, 2, 1, 1]
     assert [token.slot for token in step.result().sampled] == [CONSTRAINED]

@@ -78,10 +78,13 @@ def serve(prepare: Prepare) -> NoReturn:
                 continue
             if steps and (len(steps) == MOST_LAUNCHED or not _message_comes_first(wire, steps[-1])):
                 send(wire, steps.popleft().result())
+                runner.draft()  # the masks are made of that result
                 continue
             match decode(wire.read()):
                 case StepPlan() as plan:
                     steps.append(runner.launch(plan))
+                    if len(steps) == 1:
+                        runner.draft()
                 case StepMasks() as masks:
                     runner.sample(masks)
 

@@ -71,7 +71,7 @@ class Launched:
         self.rows: Sequence[LogitRow] = ()
         """Those that chunks of this step want to be sampled."""
         self.draft: Draft | None = None
-        """Of all `rows`, made while their masks are waited for; None: made then."""
+        """Of all `rows`, if it was made while their masks are waited for."""
         self.is_sampled = False
         """All of it has been launched; until then its masks are waited for."""
         self.began_s = began_s
@@ -216,9 +216,19 @@ class Runner:
         self._launched.append(step)
         if not plan.constrained:
             self._sample(step, {})
-        elif step.hidden is not None and 0 < len(step.rows) <= min(self._rows_of_logits, self._rows_at_once):
-            ((_, step.draft),) = self._drafts(step.rows, step.hidden)
         return step
+
+    @torch.inference_mode()
+    def draft(self) -> None:
+        """If the step that was launched last waits for its masks, launch what its sampling needs besides: logits, and settings.
+
+        To be called when nothing is more urgent; without it, `sample` does so.
+        """
+        step = self._launched[-1] if self._launched else None
+        if step is None or step.hidden is None or step.draft is not None:
+            return
+        if 0 < len(step.rows) <= min(self._rows_of_logits, self._rows_at_once):
+            ((_, step.draft),) = self._drafts(step.rows, step.hidden)
 
     @torch.inference_mode()
     def sample(self, masks: StepMasks) -> None:
