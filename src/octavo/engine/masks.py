@@ -121,7 +121,7 @@ class Masks:
         """Take in what is told next, if it comes within `timeout_s` seconds."""
         if self._asked and self._follower is not None:
             self._follower.wait(timeout_s)
-        self.take()
+            self._take()
 
     def wait_for(self, sequences: Iterable[Sequence], timeout_s: float) -> None:
         """Take in what is told until all is known of those `sequences` that the process has begun with, for up to `timeout_s`
