@@ -27,7 +27,9 @@ from benchmarks.provenance import commit_of, write_result
 from octavo.config import Settings
 from octavo.errors import RequestError
 from octavo.grammar import Compiler, ForkServer, Vocabulary
-from octavo.grammar.process import Following, Vocabularies, read_form
+from octavo.grammar.following import Following
+from octavo.grammar.process import read_form
+from octavo.grammar.vocabularies import Vocabularies
 from octavo.startup.model import Model, load_model
 from octavo.structured_outputs import StructuredOutputsParams
 

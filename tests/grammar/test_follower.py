@@ -9,7 +9,7 @@ import pytest
 
 from grammar.grammars import Forms, ids_of
 from octavo.grammar import Follower, Grammar
-from octavo.grammar.process import GROUP
+from octavo.grammar.following import GROUP
 from octavo.structured_outputs import StructuredOutputsParams
 from server.harness import EOS
 

@@ -12,8 +12,10 @@ import pytest
 
 from octavo.grammar import Compiler, Follower, ForkServer, Vocabulary, process
 from octavo.grammar.follower import Told
+from octavo.grammar.following import Following
 from octavo.grammar.messages import Compiled
 from octavo.grammar.source import checked_source
+from octavo.grammar.vocabularies import Vocabularies
 from octavo.structured_outputs import StructuredOutputsParams
 from server.harness import byte_tokenizer
 
@@ -73,13 +75,13 @@ def test_grammars_of_a_process_that_imported_all_are_the_same(monkeypatch: pytes
 @pytest.mark.parametrize("quick_s", [0.0, 1e9], ids=["as written", "compiled again"])
 def test_a_grammar_is_read_from_either_form(monkeypatch: pytest.MonkeyPatch, quick_s: float) -> None:
     """What comes next is the same whether who follows it compiles its source or reads what was compiled."""
-    vocabularies = process.Vocabularies(Vocabulary(byte_tokenizer(), 300, (256,)))
+    vocabularies = Vocabularies(Vocabulary(byte_tokenizer(), 300, (256,)))
     source = checked_source(FORM.source())
     monkeypatch.setattr(process, "QUICK_S", quick_s)
     compiled = process.Child(Any, vocabularies)._compile(source)  # type: ignore[arg-type]
     assert isinstance(compiled, Compiled)
     assert (compiled.data is None) is bool(quick_s)
-    place = process.Following(vocabularies, process.read_form(vocabularies.info, compiled.data or source))
+    place = Following(vocabularies, process.read_form(vocabularies.info, compiled.data or source))
     assert place.bits() == compiled.first
     assert place.accept(ord("a"))
     assert place.bits() == compiled.first

@@ -18,13 +18,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from octavo.grammar.following import GROUP, Batch, Following, bits_of, following_threads
 from octavo.grammar.fork_server import Vocabulary
 from octavo.grammar.lean_import import import_lean
 from octavo.grammar.messages import (
@@ -41,7 +41,7 @@ from octavo.grammar.messages import (
     Ready,
     Refused,
 )
-from octavo.grammar.shared_bytes import shared_bytes
+from octavo.grammar.vocabularies import Vocabularies
 from octavo.structured_outputs import GrammarKind, GrammarSource
 from octavo.wire import Wire
 
@@ -64,14 +64,10 @@ MAX_WHITESPACE = 24
 """Characters between two tokens of JSON: models that may go on with whitespace for ever sometimes do."""
 MAX_DATA_BYTES = 64 << 20
 """Largest grammar that is kept."""
-MOST_THREADS = 8
-"""Of the process that follows grammars, to fill masks and to compile one: half of the processor's cores at most."""
 MOST_COMPILING_THREADS = 4
 """Of a process that compiles one: a quarter of the cores at most, as there may be two of them."""
 THREAD_BYTES = 144 << 20
 """Of address space, for the stack of one more thread and for what it allocates: glibc reserves 128 MiB, and uses what is needed."""
-GROUP = 64
-"""Requests for which masks are found side by side."""
 SWITCH_S = 1e-4
 """How long one thread of Python may keep another one waiting that has masks to find."""
 NICENESS = 5
@@ -81,136 +77,6 @@ WHOLE = "--whole"
 """Argument upon which xgrammar is imported with all that it asks for."""
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
-_NO_TEXT = re.compile(rb"[\xc0\xc1\xf5-\xff]|\xe0[\x80-\x9f]|\xed[\xa0-\xbf]|\xf0[\x80-\x8f]|\xf4[\x90-\xbf]")
-"""Bytes that are no UTF-8, though each is one that could follow: too long for their character, half of a surrogate pair, or past
-the last character."""
-_HEADS = (b"\xe0", b"\xed", b"\xf0", b"\xf4")
-"""First bytes of characters after which not every byte of a tail may come."""
-
-
-class Vocabularies:
-    """The vocabulary as xgrammar wants it.
-
-    Bytes that are no UTF-8 are made impossible: xgrammar takes some of them for characters.
-    """
-
-    def __init__(self, told: Vocabulary) -> None:
-        import numpy as np
-        import xgrammar
-
-        tokenizer, special = told.tokenizer, told.tokenizer.special_ids
-        pieces: list[Any] = []
-        if tokenizer.context_free:
-            kind = xgrammar.VocabType.RAW
-            pieces = [tokenizer.piece(id_) for id_ in range(told.size)]
-            pieces = [b"" if id_ in special or _NO_TEXT.search(p) else p for id_, p in enumerate(pieces)]
-        else:
-            kind = xgrammar.VocabType.BYTE_FALLBACK
-            names = {id_: name for name, id_ in tokenizer.vocabulary.items()}
-            pieces = ["" if id_ in special else names.get(id_, "") for id_ in range(told.size)]
-        self.size = told.size
-        self.info = xgrammar.TokenizerInfo(
-            pieces, kind, vocab_size=told.size, stop_token_ids=list(told.eos_ids) or None
-        )
-        decoded = self.info.decoded_vocab
-        self.eos = sum(1 << id_ for id_ in told.eos_ids)
-        heads = {id_: piece[-1:] for id_, piece in enumerate(decoded) if piece[-1:] in _HEADS}
-        members = np.zeros((1 + len(_HEADS), -(-told.size // 32) * 32), dtype=bool)
-        members[0, : told.size] = True
-        for row, head in enumerate(_HEADS, 1):
-            members[row, : told.size] = [_NO_TEXT.match(head + piece[:1]) is None for piece in decoded]
-        self._any, *after = np.packbits(members, axis=1, bitorder="little").view(np.int32)
-        self._after = {id_: after[_HEADS.index(head)] for id_, head in heads.items()}
-
-    @property
-    def words(self) -> int:
-        """ceil(V / 32), the int32 words of a row."""
-        return len(self._any)
-
-    def as_bytes(self, rows: Any, last: Sequence[int | None]) -> list[bytes]:
-        """Each row as one of `Allowed.bits`; those that are equal are one object.
-
-        Args:
-            rows: (R, ceil(V / 32)) int32, what xgrammar lets come; written.
-            last: (R) the token that it comes behind; None: no token.
-        """
-        rows[:, -1] &= self._any[-1]  # every bit of the other words is an id
-        for row, token_id in zip(rows, last, strict=True):
-            if token_id in self._after:
-                row &= self._after[token_id]
-        return shared_bytes(rows, -(-self.size // 8))
-
-
-class Following:
-    """One request's place in its grammar."""
-
-    def __init__(self, vocabularies: Vocabularies, compiled: Any) -> None:
-        import xgrammar
-
-        self._vocabularies = vocabularies
-        self.matcher = xgrammar.GrammarMatcher(compiled)
-        self.last: int | None = None
-        """The token that was accepted last."""
-
-    def accept(self, token_id: int) -> bool:
-        """Go on by one token; False if it may not come."""
-        self.last = token_id
-        return bool(self.matcher.accept_token(token_id))
-
-    def bits(self) -> bytes:
-        """As one of `Allowed.bits`."""
-        import numpy as np
-
-        if self.matcher.is_terminated():
-            return bytes(-(-self._vocabularies.size // 8))
-        row = np.empty((1, self._vocabularies.words), dtype=np.int32)
-        self.matcher.fill_next_token_bitmask(row)
-        return self._vocabularies.as_bytes(row, [self.last])[0]
-
-
-class Batch:
-    """Many places in grammars, whose bits are found side by side, those of one group while others are made of the group before."""
-
-    def __init__(self, vocabularies: Vocabularies) -> None:
-        import numpy as np
-        import xgrammar
-
-        self._vocabularies = vocabularies
-        self._matcher = xgrammar.BatchGrammarMatcher(max_threads=_following_threads())
-        self._thread = ThreadPoolExecutor(1)
-        self._rows = [np.empty((GROUP, vocabularies.words), dtype=np.int32) for _ in range(2)]
-        """Of the group that is filled and of the one before; kept, as fresh memory costs more than to fill it."""
-
-    def begin(self, places: Sequence[Following]) -> Callable[[], list[bytes | None]]:
-        """Begin with a group, of at most `GROUP` places; gives what waits for the bits of each as one of `Allowed.bits`, None where it
-        cannot be followed. That is to be called before the next but one begins."""
-        self._rows.reverse()
-        going = [place for place in places if not place.matcher.is_terminated()]
-        rows = self._rows[0][: len(going)]
-        filled = self._thread.submit(self._fill, [place.matcher for place in going], rows)
-
-        def bits() -> list[bytes | None]:
-            try:
-                filled.result()
-            except Exception:  # it does not say of whom
-                return [_bits(place) for place in places]
-            told = self._vocabularies.as_bytes(rows, [place.last for place in going])
-            made = dict(zip(map(id, going), told, strict=True))
-            nothing = bytes(-(-self._vocabularies.size // 8))
-            return [made.get(id(place), nothing) for place in places]
-
-        return bits
-
-    def _fill(self, matchers: list[Any], rows: Any) -> None:
-        if matchers:
-            self._matcher.batch_fill_next_token_bitmask(matchers, rows)
-
-
-def _bits(place: Following) -> bytes | None:
-    try:
-        return place.bits()
-    except Exception:
-        return None
 
 
 class Child:
@@ -285,7 +151,7 @@ class Child:
         except Exception:
             return _allowed([request], [None])
         follows = _accepts(self._following[request], tokens)
-        return _allowed([request], [_bits(self._following[request]) if follows else None])
+        return _allowed([request], [bits_of(self._following[request]) if follows else None])
 
     def _advance(self, moves: list[tuple[int, int]]) -> Iterator[Allowed]:
         """Yield what may come next, group by group: while it is found for one, the next one goes on, and the one before is written."""
@@ -327,12 +193,8 @@ def read_form(info: Any, form: GrammarSource | bytes) -> Any:
     import xgrammar
 
     if isinstance(form, GrammarSource):
-        return _compile(info, form, _following_threads())
+        return _compile(info, form, following_threads())
     return xgrammar.CompiledGrammar.deserialize_json(form.decode(), info)
-
-
-def _following_threads() -> int:
-    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
 
 
 def _compiling_threads() -> int:
