@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import psutil
 import pytest
@@ -146,6 +146,8 @@ def test_it_ends_with_its_parent_and_leaves_no_file(tmp_path: Path) -> None:
 class SlowStep:
     """A step that is done after `looks` looks."""
 
+    is_sampled = True
+
     def __init__(self, looks: int) -> None:
         self._left = looks
 
@@ -173,3 +175,20 @@ class Mailbox:
 def test_a_plan_is_taken_while_the_step_before_runs(step: int, plan: int, expected: bool) -> None:
     """A result that is ready goes out first."""
     assert _message_comes_first(cast("Wire", Mailbox(plan)), cast("Launched", SlowStep(step))) is expected
+
+
+def test_a_step_without_masks_waits_for_them_alone() -> None:
+    """Nothing else can end it, so that nobody looks again and again."""
+
+    class Waiting:
+        is_sampled = False
+
+    class Silent:
+        waits: ClassVar[list[float | None]] = []
+
+        def wait(self, timeout_s: float | None) -> bool:
+            self.waits.append(timeout_s)
+            return True
+
+    assert _message_comes_first(cast("Wire", Silent()), cast("Launched", Waiting()))
+    assert Silent.waits == [None]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
-from octavo.ops.upload import upload
+ALIGNMENT = 8
+"""Bytes: any element may begin at a multiple of them."""
 
 
 class PaddedBuffer:
@@ -13,16 +19,33 @@ class PaddedBuffer:
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, filler: int) -> None:
         self.device = torch.full(shape, filler, dtype=dtype, device=device)
         self.filler = filler
+        self.row_bytes = math.prod(shape[1:]) * self.device.element_size()
 
-    def fill(self, values: torch.Tensor, count: int) -> None:
-        """Set the first `count` rows, behind what the device has still to do: to `values`, and where those end to the
-        filler.
+    def rows(self, data: torch.Tensor) -> torch.Tensor:
+        """(n, ...) of the buffer's dtype from n * `row_bytes` bytes (uint8): the same memory."""
+        return data.view(self.device.dtype).view(-1, *self.device.shape[1:])
 
-        Args:
-            values: (n, ...) on the host, n at most `count`; read.
-            count: rows to set.
-        """
-        if len(values) < count:
-            rest = values.new_full((count - len(values), *values.shape[1:]), self.filler)
-            values = torch.cat((values, rest))
-        self.device[:count].copy_(upload(values, self.device.device), non_blocking=True)
+
+class Filling(NamedTuple):
+    """What the first rows of a buffer are set to."""
+
+    buffer: PaddedBuffer
+    values: torch.Tensor
+    """(n, ...) on the host, of the buffer's dtype; read."""
+    num_rows: int
+    """To set, n or more: to `values`, and where those end to the filler."""
+
+
+def fill(fillings: Sequence[Filling]) -> None:
+    """Set the first rows of some buffers of one device by one copy from the host, behind what the device has still to do."""
+    sizes = [num_rows * buffer.row_bytes for buffer, _, num_rows in fillings]
+    firsts = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+    device = fillings[0].buffer.device.device
+    packed = torch.empty(firsts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for (buffer, values, _), first, size in zip(fillings, firsts, sizes, strict=False):
+        rows = buffer.rows(packed[first : first + size])
+        rows[: len(values)] = values
+        rows[len(values) :] = buffer.filler
+    there = packed.to(device, non_blocking=True)
+    for (buffer, _, num_rows), first, size in zip(fillings, firsts, sizes, strict=False):
+        buffer.device[:num_rows].copy_(buffer.rows(there[first : first + size]))

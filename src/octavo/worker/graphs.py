@@ -16,7 +16,7 @@ from octavo.models.kv_cache import KVCache
 from octavo.ops.attention.plan import PagedPlan
 from octavo.ops.attention.plan_buffers import PlanBuffers
 from octavo.ops.delta_net.plan_buffers import DeltaPlanBuffers
-from octavo.ops.padded_buffer import PaddedBuffer
+from octavo.ops.padded_buffer import Filling, PaddedBuffer, fill
 from octavo.ops.upload import upload
 from octavo.worker.planned_model import PlannedModel
 
@@ -164,17 +164,20 @@ class Inputs:
     def fill(self, batch: ForwardBatch, plan: DecoderPlan, size: int) -> None:
         """Put a step of all its rows, its tensors on the host, in the memory of a graph of `size` tokens."""
         assert isinstance(plan.all_rows, PagedPlan), "other plans do not fit in memory of a fixed size"
-        self._token_ids.fill(batch.token_ids, size)
-        if batch.device_tokens is not None:
-            batch.device_tokens.write_to(self._token_ids.device)
-        self._positions.fill(batch.positions, size)
-        # a row without a token must not write to anybody's slot
-        self._slot_mapping.fill(batch.slot_mapping, size)
-        self._rows_in_use.fill(torch.tensor([len(batch.token_ids)], dtype=torch.int32), 1)
-        self._plans.fill(plan.all_rows)
+        fillings = [
+            Filling(self._token_ids, batch.token_ids, size),
+            Filling(self._positions, batch.positions, size),
+            # a row without a token must not write to anybody's slot
+            Filling(self._slot_mapping, batch.slot_mapping, size),
+            Filling(self._rows_in_use, torch.tensor([len(batch.token_ids)], dtype=torch.int32), 1),
+            *self._plans.fillings(plan.all_rows),
+        ]
         self._is_recurrent = plan.delta is not None
         if plan.delta is not None:
-            self._delta.fill(plan.delta)
+            fillings += self._delta.fillings(plan.delta)
+        fill(fillings)
+        if batch.device_tokens is not None:
+            batch.device_tokens.write_to(self._token_ids.device)
 
     def of(self, size: int) -> tuple[ForwardBatch, DecoderPlan]:
         """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""

@@ -93,6 +93,8 @@ def serve(prepare: Prepare) -> NoReturn:
 
 def _message_comes_first(wire: Wire, step: Launched) -> bool:
     """Wait for the next plan or masks, or the end of `step`; whether it is a message."""
+    if not step.is_sampled:
+        return wire.wait(None)
     while not step.done:
         if wire.wait(0):
             return True

@@ -70,6 +70,8 @@ class Launched:
         """(R, H) bf16 of the rows that are wanted, until they are sampled from."""
         self.rows: Sequence[LogitRow] = ()
         """Those that chunks of this step want to be sampled."""
+        self.finite: torch.Tensor | None = None
+        """(R,) bool of `hidden`, from the draft on."""
         self.draft: Draft | None = None
         """Of all `rows`, if it was made while their masks are waited for."""
         self.is_sampled = False
@@ -225,8 +227,9 @@ class Runner:
         To be called when nothing is more urgent; without it, `sample` does so.
         """
         step = self._launched[-1] if self._launched else None
-        if step is None or step.hidden is None or step.draft is not None:
+        if step is None or step.hidden is None or step.finite is not None:
             return
+        step.finite = finite_rows(step.hidden)
         if 0 < len(step.rows) <= min(self._rows_of_logits, self._rows_at_once):
             ((_, step.draft),) = self._drafts(step.rows, step.hidden)
 
@@ -266,7 +269,9 @@ class Runner:
         step.is_sampled = True
         hidden, step.hidden = step.hidden, None
         draft, step.draft = step.draft, None
-        finite = [] if hidden is None else [finite_rows(hidden)]
+        finite: list[torch.Tensor] = []
+        if hidden is not None:
+            finite = [finite_rows(hidden) if step.finite is None else step.finite]
         untold = set(step.plan.constrained).difference(allowed)
         late = [row for row in step.rows if row.slot in untold]
         if late:  # a row's bits are the same in a draft without those

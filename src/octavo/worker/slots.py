@@ -31,6 +31,8 @@ class Slot:
         "bad",
         "bad_words",
         "computed",
+        "is_penalised",
+        "needs_history",
         "num_blocks",
         "num_prompt_tokens",
         "permitted",
@@ -59,6 +61,13 @@ class Slot:
         self.permitted = None if ids is None else _as_bits(ids, vocab_size)
         """Ids that may be sampled in any step, as `StepMasks.masks`; None: all."""
         self.bad_words = BadWords(self.sampling.bad_word_ids)
+        self.needs_history = self.bad_words.need_history
+        """What may be sampled depends on every token made, so that the host must know them all."""
+        sampling = self.sampling
+        self.is_penalised = bool(
+            sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+        )
+        """The counts of its tokens matter."""
         self.snapshots: SnapshotUse | None = None
         """What the chunk of the step does with snapshots; None: nothing."""
 
@@ -79,17 +88,6 @@ class Slot:
         made = len(self.tokens) - self.num_prompt_tokens
         forbidden = self.bad_words.completing(self.tokens, self.num_prompt_tokens)
         return [*self.stop_ids, *forbidden] if made < self.sampling.min_tokens else forbidden
-
-    @property
-    def needs_history(self) -> bool:
-        """What may be sampled depends on every token made, so that the host must know them all."""
-        return self.bad_words.need_history
-
-    @property
-    def is_penalised(self) -> bool:
-        """The counts of its tokens matter."""
-        sampling = self.sampling
-        return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
 
 
 class Slots:
@@ -133,18 +131,21 @@ class Slots:
             self._release(index, plan)
         for admission in plan.admissions:
             self._admit(admission, plan)
-        behind_prefix = {chunk.slot for chunk in plan.chunks if chunk.start and self._is_new(chunk.slot)}
+        behind_prefix: set[int] = set()
         total = 0
         seen: set[int] = set()
-        written: set[int] = set()
         for chunk in plan.chunks:
             self._check_index(chunk.slot, plan, "chunk")
             if chunk.slot in seen:
                 raise _wrong(plan, f"chunk: slot {chunk.slot} has two chunks")
             seen.add(chunk.slot)
-            self._extend_table(chunk, plan)
-            self._advance(chunk, written, plan)
+            slot = self[chunk.slot]
+            if chunk.start and slot.computed is None:
+                behind_prefix.add(chunk.slot)
+            self._extend_table(chunk, slot, plan)
+            self._advance(chunk, slot, plan)
             total += chunk.count
+        self._check_written(plan)
         self._constrain(plan)
         self._check_snapshots(plan, behind_prefix)
         limit = self._config.max_num_batched_tokens
@@ -192,11 +193,6 @@ class Slots:
         if len(set(plan.constrained)) < len(plan.constrained):
             raise _wrong(plan, "constrained: a slot is named twice")
         self._constrained = set(plan.constrained) or None
-
-    def _is_new(self, index: int) -> bool:
-        """Whether the slot, if there is such, has had no chunk."""
-        slot = self._slots[index] if 0 <= index < len(self._slots) else None
-        return slot is not None and slot.computed is None
 
     def _check_snapshots(self, plan: StepPlan, behind_prefix: set[int]) -> None:
         """Note what each chunk does with snapshots; slots that go on `behind_prefix` need one to do so.
@@ -266,9 +262,9 @@ class Slots:
         if not 0 <= wrong < self._vocab_size:
             raise _wrong(plan, f"{what}: id {wrong} is not in 0..{self._vocab_size - 1}")
 
-    def _extend_table(self, chunk: Chunk, plan: StepPlan) -> None:
+    def _extend_table(self, chunk: Chunk, slot: Slot, plan: StepPlan) -> None:
         """Append the chunk's new blocks to its table row."""
-        slot, row = self[chunk.slot], self.tables[chunk.slot]
+        row = self.tables[chunk.slot]
         for block in chunk.new_blocks:
             where = f"chunk of slot {chunk.slot}: new_blocks"
             if not 0 <= block < self._num_blocks:
@@ -280,9 +276,8 @@ class Slots:
             row[slot.num_blocks] = block
             slot.num_blocks += 1
 
-    def _advance(self, chunk: Chunk, written: set[int], plan: StepPlan) -> None:
+    def _advance(self, chunk: Chunk, slot: Slot, plan: StepPlan) -> None:
         """Check the chunk's range against the slot, and count it as computed."""
-        slot = self[chunk.slot]
         start, end = chunk.start, chunk.start + chunk.count
         size, limit = self._config.block_size, self._config.max_model_len
         room, length = slot.num_blocks * size, len(slot.tokens)
@@ -303,10 +298,23 @@ class Slots:
         if wrong is not None:
             raise _wrong(plan, f"chunk of slot {chunk.slot}: {wrong}")
         slot.computed = end
-        for block in self.tables[chunk.slot, start // size : -(-end // size)].tolist():
-            if block in written:
-                raise _wrong(plan, f"chunk of slot {chunk.slot}: block {block} is written by two chunks")
-            written.add(block)
+
+    def _check_written(self, plan: StepPlan) -> None:
+        """No block is written by two chunks, whose ranges have been checked."""
+        size = self._config.block_size
+        slots = np.array([chunk.slot for chunk in plan.chunks], dtype=np.int64)
+        starts = np.array([chunk.start for chunk in plan.chunks], dtype=np.int64)
+        ends = starts + np.array([chunk.count for chunk in plan.chunks], dtype=np.int64)
+        firsts = starts // size
+        counts = -(-ends // size) - firsts
+        columns = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+        slots = np.repeat(slots, counts)
+        blocks = self.tables[slots, columns]
+        order = np.argsort(blocks, kind="stable")
+        again = order[1:][blocks[order[1:]] == blocks[order[:-1]]]
+        if len(again):
+            first = again.min()
+            raise _wrong(plan, f"chunk of slot {slots[first]}: block {blocks[first]} is written by two chunks")
 
 
 def _as_bits(ids: Sequence[int], vocab_size: int) -> bytes:

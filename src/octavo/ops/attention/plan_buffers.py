@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from octavo.ops.attention.plan import FEW_ROWS, MAX_SPLIT_RESULTS, PagedPlan
-from octavo.ops.padded_buffer import PaddedBuffer
+from octavo.ops.padded_buffer import Filling, PaddedBuffer
 
 
 class PlanBuffers:
@@ -22,19 +22,22 @@ class PlanBuffers:
         self._lines_in_use = PaddedBuffer((3,), torch.int32, device, 0)
         self._plan: PagedPlan | None = None
 
-    def fill(self, plan: PagedPlan) -> None:
-        """Put `plan`, its tensors on the host, in the memory."""
-        self._tables.fill(plan.tables, len(plan.tables))
-        self._work.fill(plan.work, len(plan.work))
-        self._small_work.fill(plan.small_work, len(plan.small_work))
-        self._merges.fill(plan.merges, len(plan.merges))
-        lines = [len(plan.work), len(plan.small_work), len(plan.merges)]
-        self._lines_in_use.fill(torch.tensor(lines, dtype=torch.int32), len(lines))
+    def fillings(self, plan: PagedPlan) -> list[Filling]:
+        """What puts `plan`, its tensors on the host, in the memory."""
         self._plan = plan
+        lines = [len(plan.work), len(plan.small_work), len(plan.merges)]
+        parts = (
+            (self._tables, plan.tables),
+            (self._work, plan.work),
+            (self._small_work, plan.small_work),
+            (self._merges, plan.merges),
+            (self._lines_in_use, torch.tensor(lines, dtype=torch.int32)),
+        )
+        return [Filling(buffer, values, len(values)) for buffer, values in parts]
 
     def plan(self, rows: int) -> PagedPlan:
         """The memory as a plan of `rows` rows, whose lines in use only the device knows."""
-        assert self._plan is not None, "fill comes first"
+        assert self._plan is not None, "fillings come first"
         lines = rows + MAX_SPLIT_RESULTS
         all_small, none_small = rows * self._plan.shared <= FEW_ROWS, self._plan.shared > FEW_ROWS
         return dataclasses.replace(

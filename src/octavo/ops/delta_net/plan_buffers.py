@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.delta_net.layer import LINE, DeltaPlan, most_spans
-from octavo.ops.padded_buffer import PaddedBuffer
+from octavo.ops.padded_buffer import Filling, PaddedBuffer
 
 
 class DeltaPlanBuffers:
@@ -15,10 +15,10 @@ class DeltaPlanBuffers:
         self._chunks = PaddedBuffer((chunks, LINE), torch.int32, device, -1)
         self._spans = PaddedBuffer((most_spans(rows, chunks),), torch.int32, device, -1)
 
-    def fill(self, plan: DeltaPlan) -> None:
-        """Put `plan`, its tensors on the host, in the memory."""
-        for buffer, values in ((self._chunks, plan.chunks), (self._spans, plan.spans)):
-            buffer.fill(values, len(buffer.device))
+    def fillings(self, plan: DeltaPlan) -> list[Filling]:
+        """What puts `plan`, its tensors on the host, in the memory."""
+        parts = ((self._chunks, plan.chunks), (self._spans, plan.spans))
+        return [Filling(buffer, values, len(buffer.device)) for buffer, values in parts]
 
     def plan(self, rows: int) -> DeltaPlan:
         """The memory as a plan of `rows` rows."""
