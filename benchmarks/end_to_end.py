@@ -1,7 +1,6 @@
 """Whole requests on one GPU at Qwen3-30B-A3B's shape in FP8, random weights: `python -m benchmarks.end_to_end`.
 
-The workloads are those of a script for vLLM's offline engine; `--peer FILE` takes the lines that it printed on this machine.
-Each workload runs several times on prompts of its own; a SHA-256 over all tokens says whether two settings gave the same.
+`--peer FILE ...` takes what other engines reached at the same workloads on this machine (`benchmarks/peers`). Each workload runs several times on prompts of its own; a SHA-256 over all tokens says whether two settings gave the same.
 """
 
 from __future__ import annotations
@@ -9,15 +8,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import json
 import random
-import re
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks import against
+from benchmarks.peers.workloads import WARM, WORKLOADS, Workload
 from benchmarks.provenance import write_result
 from benchmarks.standbys import await_standbys
 from octavo.config import Settings
@@ -27,31 +29,7 @@ from octavo.engine.statistics import StepRecord
 from octavo.sampling import SamplingParams
 from octavo.startup import start, with_keeper
 
-COLUMNS = ("workload", "tok/s", "lowest and highest", "step, ms", "vLLM 0.26.0", "ratio")
-OURS = 4
-"""Columns that need no peer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """`count` requests at once, of `prompt` random tokens, greedy, with `made` tokens each."""
-
-    name: str
-    count: int
-    prompt: int
-    made: int
-
-    @property
-    def counted(self) -> int:
-        """Tokens that the rate is of: those made, or the prompts' if there is one each."""
-        return self.count * (self.prompt if self.made == 1 else self.made)
-
-
-WORKLOADS = [
-    Workload("seed burst", 100, 1000, 1),
-    Workload("prefill", 512, 1000, 1),
-    *(Workload(f"decode b={count}", count, 128, 256) for count in (1, 8, 32, 64, 128, 256)),
-]
+COLUMNS = ["workload", "tok/s", "lowest and highest", "step, ms"]
 
 
 @dataclasses.dataclass
@@ -69,7 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="names of workloads; default: all")
     parser.add_argument("--enforce-eager", action="store_true", help="no graphs")
-    parser.add_argument("--peer", type=Path, help="what the script for vLLM printed")
+    parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what scripts of benchmarks/peers wrote")
     parser.add_argument("--name", default="end_to_end", help="of the result")
     args = against.parse_args(parser, "end_to_end")
     began = time.monotonic()
@@ -88,17 +66,17 @@ def main() -> None:
     runtime = start(settings, with_keeper)
     start_s = time.monotonic() - began
     print(f"start {start_s:.1f} s: {runtime.phases}", flush=True)
-    peer = peer_rates(args.peer)
+    peers = [json.loads(path.read_text()) for path in args.peer]
     rows, digest = [], hashlib.sha256()
     try:
         engine = runtime.engine(observe=steps.append)
         vocab_size = runtime.config.vocab_size
-        ask(engine, Workload("warm", 16, 1000, 4), 0, vocab_size)
+        ask(engine, WARM, 0, vocab_size)
         await_standbys(runtime.source)
         for workload in tqdm(WORKLOADS, desc="Workloads"):
             if not args.only or workload.name in args.only:
                 measured = measure(engine, workload, args.repeats, vocab_size, steps, digest)
-                rows.append(row_of(workload, measured, peer))
+                rows.append([*row_of(workload, measured), *beside(workload, measured, peers)])
                 print(*rows[-1], sep=" | ", flush=True)
     finally:
         runtime.close()
@@ -111,9 +89,9 @@ def main() -> None:
         conditions=f"random weights, greedy, all requests of a workload at once, budget 8192, 256 requests at a time, prefix "
         f"caching on, {graphs}, offline; prompts of 1000 tokens and one made (prompt tok/s), or of 128 and 256 made (made "
         f"tok/s); medians of {args.repeats}; SHA-256 of all tokens {sha256[:16]}",
-        columns=COLUMNS if peer else COLUMNS[:OURS],
-        rows=rows if peer else [row[:OURS] for row in rows],
-        raw={"start_s": start_s, "start_phases": dict(runtime.phases), "sha256": sha256},
+        columns=[*COLUMNS, *(name_of(peer) for peer in peers), *(["ratio to the better"] if peers else [])],
+        rows=rows,
+        raw={"start_s": start_s, "start_phases": dict(runtime.phases), "sha256": sha256, "peers": peers},
     )
 
 
@@ -152,30 +130,27 @@ def ask(engine: Engine, workload: Workload, seed: int, vocab_size: int) -> list[
     return list(made.values())
 
 
-def row_of(workload: Workload, measured: Measured, peer: dict[str, float]) -> list[object]:
+def row_of(workload: Workload, measured: Measured) -> list[object]:
     """Cells of the table."""
     rates = sorted(workload.counted / seconds for seconds in measured.seconds)
-    rate, theirs = statistics.median(rates), peer.get(workload.name)
     step_ms = 1e3 * statistics.median(measured.seconds) / len(measured.steps)
-    return [
-        workload.name,
-        round(rate),
-        f"{rates[0]:.0f} to {rates[-1]:.0f}",
-        f"{step_ms:.2f}",
-        "" if theirs is None else round(theirs),
-        "" if theirs is None else f"{rate / theirs:.2f}",
-    ]
+    return [workload.name, round(statistics.median(rates)), f"{rates[0]:.0f} to {rates[-1]:.0f}", f"{step_ms:.2f}"]
 
 
-def peer_rates(log: Path | None) -> dict[str, float]:
-    """Name of a workload -> tok/s, the best of several lines; {} without a log."""
-    rates: dict[str, float] = {}
-    for line in log.read_text().splitlines() if log else []:
-        found = re.match(r"E2E (.+): n=\d+ prompt=\d+ out=(\d+) .*prompt (\d+) tok/s  out (\d+) tok/s", line)
-        if found:
-            name, made, prompt_rate, made_rate = found.groups()
-            rates[name] = max(rates.get(name, 0.0), float(prompt_rate if made == "1" else made_rate))
-    return rates
+def beside(workload: Workload, measured: Measured, peers: Sequence[Mapping[str, Any]]) -> list[object]:
+    """More cells: the median rate of each of the `peers`, with the lowest and the highest, and our median over the best of theirs."""
+    if not peers:
+        return []
+    rates = [sorted(peer["rates"].get(workload.name, [])) for peer in peers]
+    cells = [f"{statistics.median(each):.0f} ({each[0]:.0f} to {each[-1]:.0f})" if each else "" for each in rates]
+    best = max((statistics.median(each) for each in rates if each), default=None)
+    ours = statistics.median(workload.counted / seconds for seconds in measured.seconds)
+    return [*cells, "" if best is None else f"{ours / best:.2f}"]
+
+
+def name_of(peer: Mapping[str, Any]) -> str:
+    """Of its column: the engine, and the arguments that it was given besides."""
+    return ", ".join([peer["engine"], *(f"{name} {value}" for name, value in peer["extra"].items())])
 
 
 if __name__ == "__main__":
