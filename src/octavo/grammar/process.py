@@ -29,6 +29,7 @@ from octavo.grammar.fork_server import Vocabulary
 from octavo.grammar.lean_import import import_lean
 from octavo.grammar.messages import (
     COMPILE_S,
+    FOLLOW_S,
     TOO_MUCH,
     Advance,
     Allowed,
@@ -48,10 +49,8 @@ from octavo.wire import Wire
 QUICK_S = 0.2
 """Who follows a grammar that takes no longer compiles it again: xgrammar needs 0.5 to 0.9 s to write one of a schema of 10 KB over
 151,936 ids, which is 16 to 27 MB, and 0.25 to 0.35 s to read it, but 0.13 s to compile it."""
-FOLLOW_S = 5.0
-"""The same for one token."""
 BATCH_S = 0.1
-"""More of them for each further request that is asked about with it."""
+"""More processor seconds to follow grammars for each further request that is asked about with it."""
 REPLAY_S = 0.002
 """More of them for each token that a request has made before."""
 WALL = 6.0
