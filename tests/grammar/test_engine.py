@@ -34,10 +34,13 @@ SCHEMA = {
     "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 999}, "s": {"type": "string", "maxLength": 6}},
     "required": ["n", "s"],
 }
+BOUNDED = {"type": "tag", "begin": "", "content": {"type": "any_text", "max_tokens": 2}, "end": "</t>"}
+"""Text whose end is enforced behind two tokens, as that of thoughts is."""
 FORMS = {
     "schema": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
     "regex": StructuredOutputsParams(regex="[a-z]{3,20}"),
     "choice": StructuredOutputsParams(choice=["yes", "no"]),
+    "bounded": StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": BOUNDED}),
 }
 
 
@@ -121,11 +124,20 @@ def test_whatever_disturbs_them_they_get_the_same_tokens(
             assert "stop_token_ids" in sampling or fits(form, outcome)
 
 
+def test_a_bound_in_tokens_holds_whenever_the_process_dies(forms: Forms) -> None:
+    grammar = forms.compile(FORMS["bounded"])
+    requests = [request(f"r{seed}", b"x", grammar, seed=seed) for seed in range(3)]
+    expected = {each.request_id: alone(forms, each) for each in requests}
+    for step in range(2, 12):
+        assert disturbed(forms, requests, 256, 128, None, {step: kill_follower}) == expected
+
+
 def fits(form: str, outcome: Outcome) -> bool:
     text = BYTES.decode([token for token in outcome.token_ids if token != EOS])
     if form == "schema":
         return bool(jsonschema_rs.is_valid(SCHEMA, json.loads(text)))
-    return bool(re.fullmatch({"regex": "[a-z]{3,20}", "choice": "yes|no"}[form], text))
+    patterns = {"regex": "[a-z]{3,20}", "choice": "yes|no", "bounded": "(?s:.{0,2})</t>"}
+    return bool(re.fullmatch(patterns[form], text))
 
 
 def disturbed(

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -74,6 +74,8 @@ NICENESS = 5
 
 WHOLE = "--whole"
 """Argument upon which xgrammar is imported with all that it asks for."""
+
+Tokens = TypeVar("Tokens", int, list[int])
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
 
@@ -149,7 +151,7 @@ class Child:
             self._following[request] = Following(self._vocabularies, self._grammars[key])
         except Exception:
             return _allowed([request], [None])
-        follows = _accepts(self._following[request], tokens)
+        follows = _accepts(self._following[request].replay, tokens)
         return _allowed([request], [bits_of(self._following[request]) if follows else None])
 
     def _advance(self, moves: list[tuple[int, int]]) -> Iterator[Allowed]:
@@ -158,7 +160,7 @@ class Child:
         before: Callable[[], Allowed] | None = None
         for first in range(0, len(moves), GROUP):
             group = moves[first : first + GROUP]
-            follows = [_accepts(self._following[request], [token_id]) for request, token_id in group]
+            follows = [_accepts(self._following[request].accept, token_id) for request, token_id in group]
             places = [self._following[request] for (request, _), goes_on in zip(group, follows, strict=True) if goes_on]
             answer = functools.partial(_answer, [request for request, _ in group], follows, batch.begin(places))
             if before is not None:
@@ -174,10 +176,10 @@ def _answer(requests: list[int], follows: list[bool], bits: Callable[[], list[by
     return _allowed(requests, [next(told) if goes_on else None for goes_on in follows])
 
 
-def _accepts(place: Following, tokens: list[int]) -> bool:
-    """Go on by `tokens`; False if they do not follow the grammar."""
+def _accepts(go_on: Callable[[Tokens], bool], tokens: Tokens) -> bool:
+    """Whether to `go_on` by `tokens` is possible."""
     try:
-        return all(map(place.accept, tokens))
+        return go_on(tokens)
     except Exception:
         return False
 
