@@ -120,8 +120,7 @@ def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
 
     graphed = graphs_of(loaded, cache, [1, 4])
     vars(graphed)["_capture"] = capture
-    graphed.prepare()
-    graphed.prepare()
+    assert [graphed.prepare_next() for _ in range(4)] == [True, True, False, False]
     assert len(recorded) == 2
     assert all(layer.isnan().all() for layer in cache.layers)
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from tqdm import tqdm
 
 from octavo.models.decoder.model import DecoderPlan
 from octavo.models.forward_batch import ForwardBatch
@@ -65,7 +64,7 @@ class GraphedModel:
     """`model` on CUDA; steps of up to the largest of `sizes` tokens are graphs, larger ones launch as they go.
 
     Both run the same kernels on the same rows, so a row's bits are the same. A size is recorded when it is first needed
-    or by `prepare`.
+    or by `prepare_next`.
 
     Args:
         model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
@@ -113,16 +112,9 @@ class GraphedModel:
         """See `Model`."""
         return self._model.logits(hidden)
 
-    def prepare(self) -> None:
-        """Record all sizes, the largest first, whose memory serves the others; shows a progress bar."""
-        missing = len(self._sizes) - len(self._graphs)
-        for _ in tqdm(range(missing), desc="Capturing graphs", unit="graph"):
-            self.prepare_next()
-        log.debug("graphs captured: %d", len(self._graphs))
-
     @torch.inference_mode()
     def prepare_next(self) -> bool:
-        """Record the largest size that is not recorded yet; False if there is none."""
+        """Record the largest size that is not recorded yet, whose memory serves the smaller ones; False if there is none."""
         size = next((size for size in reversed(self._sizes) if size not in self._graphs), None)
         if size is None:
             return False

@@ -125,7 +125,7 @@ def _begin(
     allocate_s = watch.lap()
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
-    model, idle_work = prepare_model(loaded, kv_cache, config, record=measure)
+    model, idle_work = prepare_model(loaded, kv_cache, config)
     warm_up(
         model,
         kv_cache,
@@ -198,12 +198,9 @@ class _Watch:
         return self._last - before
 
 
-def prepare_model(
-    loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool
-) -> tuple[Model, IdleWork]:
-    """The model as a runner takes it: with graphs, or with its steps shared out among the threads of a CPU.
-
-    `record` makes all graphs at once; else each is made when it is first needed, or when nothing else is to be done.
+def prepare_model(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig) -> tuple[Model, IdleWork]:
+    """The model as a runner takes it: with graphs, each made when it is first needed or when nothing else is to be done, or with its steps
+    shared out among the threads of a CPU.
     """
     if config.device == "cpu":
         threads = torch.get_num_threads()
@@ -211,8 +208,6 @@ def prepare_model(
     from octavo.worker.graphs import CudaCapture
 
     model = _graphed(loaded, kv_cache, config, CudaCapture())
-    if record:
-        model.prepare()
     return model, model.prepare_next
 
 
@@ -273,7 +268,7 @@ def _run_all_sizes(
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
-    model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
+    model, _idle_work = prepare_model(loaded, kv_cache, config)
     load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
     warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
