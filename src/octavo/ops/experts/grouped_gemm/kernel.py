@@ -1,7 +1,8 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
-where scales are per block. ROWS, COLS, warps and stages are free.
+Columns that are fewer than the tall side of an instruction are its narrow one: acc (ROWS, COLS) = x @ W^T. The order of summation
+along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns where scales are per
+block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps, stages and which side is tall.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import block_scale, silu, wait_for_previous
+from octavo.ops.device import block_scale, of_columns, of_rows, silu, wait_for_previous
 
 
 @triton.jit
@@ -58,8 +59,9 @@ def _product(
         scale = block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
         if GATED:
             up_scale = block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
-    acc = tl.zeros((COLS, ROWS), tl.float32)
-    up = tl.zeros((COLS, ROWS), tl.float32)
+    turned: tl.constexpr = COLS >= 64
+    acc = tl.zeros((COLS, ROWS) if turned else (ROWS, COLS), tl.float32)
+    up = tl.zeros((COLS, ROWS) if turned else (ROWS, COLS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         inside = k[None, :] < K - step * STEP
         if x_tiles is None:
@@ -86,18 +88,24 @@ def _product(
                 next_scale = block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
                 up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
                 up_scale = next_scale
-        else:
+        elif turned:
             acc = tl.dot(b, tl.trans(a), acc)
             if GATED:
                 up = tl.dot(b_up, tl.trans(a), up)
+        else:
+            acc = tl.dot(a, tl.trans(b), acc)
+            if GATED:
+                up = tl.dot(a, tl.trans(b_up), up)
 
     if SCALED:
-        acc *= channel_scale[:, None] * token_scale[None, :]
+        acc *= of_columns(channel_scale, turned) * of_rows(token_scale, turned)
         if GATED:
-            up *= up_scale[:, None] * token_scale[None, :]
+            up *= of_columns(up_scale, turned) * of_rows(token_scale, turned)
     if GATED:
         acc = silu(acc) * up
-    out = tl.trans(acc.to(tl.bfloat16))
+    out = acc.to(tl.bfloat16)
+    if turned:
+        out = tl.trans(out)
     y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
 
