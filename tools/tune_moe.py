@@ -5,7 +5,8 @@
     python -m tools.tune_moe --tokens 1 2 4 8 16
 
 Any legal tile gives the same bits, which is looked at, so only time decides. Each graph goes through several routings and copies of the
-weights, so that few tokens do not find their experts in the L2 cache. All tiles are compiled first, on all cores.
+weights, so that few tokens do not find their experts in the L2 cache, and each product runs behind a small kernel, whose time is in all
+times (see `tools/tune_dense.py`). All tiles are compiled first, on all cores.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.formats import Weights
+from tools.tune_dense import Before
 
 SIZES = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
 FEW = 16
@@ -131,7 +133,9 @@ class Products:
         return grouped_gemm(h, down, permutation, tile=tile, out=out, assignments=assignments)
 
 
-def measure(products: Products, tiles: Sequence[Tile], gated: bool, expected: torch.Tensor) -> list[tuple[float, Tile]]:
+def measure(
+    products: Products, tiles: Sequence[Tile], gated: bool, expected: torch.Tensor, before: Before
+) -> list[tuple[float, Tile]]:
     """Microseconds of each tile, the least first; one whose bits are not `expected` is told, and left out."""
     times = []
     for tile in tiles:
@@ -141,7 +145,7 @@ def measure(products: Products, tiles: Sequence[Tile], gated: bool, expected: to
         if not torch.equal(calls[0](), expected):
             print(f"OTHER BITS: {'gate_up' if gated else 'down'} {tile}", flush=True)
             continue
-        times.append((replay(calls, 9).median, tile))
+        times.append((replay([before.behind(call) for call in calls], 9).median, tile))
     return sorted(times, key=lambda pair: pair[0])
 
 
@@ -151,7 +155,9 @@ def short(tile: Tile) -> str:
     return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + "/" * tile.max_halvings
 
 
-def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str) -> dict[str, object]:
+def best_tiles(
+    products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str, before: Before
+) -> dict[str, object]:
     """Every candidate's time, and the pair of equal height with the least sum."""
     experts, top_k, hidden, intermediate = shape
     now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
@@ -162,10 +168,11 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
             products.place(chosen.rows)
         calls = products.calls(chosen, gated)
         expected = calls[0]().clone()
-        heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {replay(calls, 9).median:.2f} ({short(chosen)})"
+        now_us = replay([before.behind(call) for call in calls], 9).median
+        heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
         found[gated] = {}
         for rows in heights(tokens, tokens * top_k / experts):
-            times = measure(products, candidates(rows, gated, width, tokens <= FEW), gated, expected)
+            times = measure(products, candidates(rows, gated, width, tokens <= FEW), gated, expected, before)
             found[gated][rows] = times
             heading += f" | {rows} rows: " + ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
         tqdm.write(heading)
@@ -239,12 +246,13 @@ def main() -> None:
     with compiling_instead(len(os.sched_getaffinity(0))):
         for tokens in args.tokens:
             compile_all(Products.draw(tokens, shape, layers, ws), tokens, shape, kind)
-    found = []
+    found, before = [], Before()
+    print(f"nothing but the kernel before: {replay([before.behind(lambda: None)] * 16, 9).median:.2f}", flush=True)
     for tokens in tqdm(args.tokens, desc="Sizes"):
         products = Products.draw(tokens, shape, layers, ws)
         for rows in heights(tokens, tokens * top_k / experts):
             products.place(rows)
-        found.append(best_tiles(products, tokens, shape, kind))
+        found.append(best_tiles(products, tokens, shape, kind, before))
         if args.log:
             args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
     if args.write:

@@ -63,7 +63,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
         w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,
         BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
-        ROWS=tile.rows, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
+        ROWS=tile.rows, COLS=tile.cols, ONE_ROW_TILE=rows <= tile.rows, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

@@ -138,8 +138,8 @@ def _launch(
         x_tiles = None if gated or tile.cols < TALL else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
         x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], columns, dims["K"], top_k, *w.scale_strides,
-        GATED=gated, GATHER=gated, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
+        dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,
+        N=columns, GATED=gated, GATHER=gated, TOP_K=top_k, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
