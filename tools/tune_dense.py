@@ -77,7 +77,7 @@ def copies(kind: type, columns: int, width: int) -> list[LinearWeight]:
     data = [torch.randn((columns, width), device=CUDA) for _ in range(number)]
     if kind is Bf16:
         return [Bf16(each.bfloat16()) for each in data]
-    return [Fp8Channel((each * 100).to(FP8), torch.rand(columns, device=CUDA)) for each in data]
+    return [Fp8Channel((each * 100).clamp_(-448, 448).to(FP8), torch.rand(columns, device=CUDA)) for each in data]
 
 
 def product(weights: Sequence[LinearWeight], rows: int) -> Product:

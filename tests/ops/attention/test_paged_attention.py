@@ -97,13 +97,13 @@ def test_block_ids_a_tile_ahead(block_size: int, device: torch.device) -> None:
     write(Chunk(request, 0, length, blocks), cache)
     for position in (0, KV_TILE - 1, KV_TILE, SPLIT - 1, SPLIT, SPLIT + KV_TILE, length - 1):
         for room in (0, 512):
-            for small in (cuda.SMALL, cuda.SMALL_OF_FEW):
+            for small in (cuda.SMALL, dataclasses.replace(cuda.SMALL, ahead=False)):
                 chunk = Chunk(request, position, 1, blocks)
                 out = attend([chunk], cache, max_split_results=room, small=small)[0]
                 assert torch.equal(out, expected[position : position + 1]), (position, room, small)
     # The twin: the first block of the table is another.
     blocks[0] = blocks[-1]
-    out = attend([Chunk(request, 3 * KV_TILE, 1, blocks)], cache, small=cuda.SMALL_OF_FEW)[0]
+    out = attend([Chunk(request, 3 * KV_TILE, 1, blocks)], cache)[0]
     assert not torch.equal(out, expected[3 * KV_TILE : 3 * KV_TILE + 1])
 
 
@@ -194,7 +194,7 @@ def test_no_tokens(device: torch.device) -> None:
 
 def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
-    for name in ("LARGE", "SMALL", "SMALL_OF_FEW"):
+    for name in ("LARGE", "SMALL"):
         few = dataclasses.replace(getattr(cuda, name), resident=3)
         monkeypatch.setattr(cuda, name, few)
     monkeypatch.setattr("octavo.ops.attention.cuda.RESIDENT_MERGES", 3)

@@ -51,15 +51,11 @@ class QueryTile:
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
     ahead: bool = False
-    """Whether block ids are loaded a tile ahead of its keys: faster where a program has a multiprocessor to itself."""
+    """Whether block ids are loaded a tile ahead of its keys, so that these wait for nothing of their own step."""
 
 
 LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=2, resident=264)
-SMALL_OF_FEW = dataclasses.replace(SMALL, stages=4, ahead=True, resident=132)
-"""In place of `SMALL` where there are few of them, so that what each waits for is what all wait for."""
-FEW = 32
-"""Rows of a batch up to which its small tiles are few."""
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264, ahead=True)
 
 
 def _columns(width: int) -> int:
@@ -108,7 +104,7 @@ def paged_attention(
         split_results: room for the plan's `num_split_results`; overwritten.
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
-        small: how tiles of few rows are computed; the bits are the same. None chooses by the plan's rows.
+        small: how tiles of few rows are computed; the bits are the same. None: as `SMALL`.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
 
     Returns:
@@ -136,9 +132,8 @@ def paged_attention(
     scale, v_scale = math.log2(math.e) / math.sqrt(width), None
     if cache.dtype == FP8:
         scale, v_scale = scale * scales.keys, scales.values
-    small = small or (SMALL_OF_FEW if plan.rows <= FEW else SMALL)
     launched = 0
-    for place, (tile, lines) in enumerate(((LARGE, plan.work), (small, plan.small_work))):
+    for place, (tile, lines) in enumerate(((LARGE, plan.work), (small or SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
             attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
