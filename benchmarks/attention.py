@@ -1,10 +1,10 @@
 """Paged attention under graph replay, and the dense layers around it: `python -m benchmarks.attention`.
 
-    python -m benchmarks.attention --fixed --only "decode 1 " "decode 32 " --small 2+0 2+1 3+1 4+1
+    python -m benchmarks.attention --fixed --only "decode 1 " "decode 32 " --stages 2 4
 
 At Qwen3-30B-A3B's shape. Attention is first compared with float32 products of the same keys and values. Each graph holds
-several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--small` tiles of few rows
-are also computed in those ways, whose bits must be the same: tiles of keys in flight + tiles by which block ids are loaded ahead.
+several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages`
+all is also computed with as many tiles of keys in flight, and the bits must be the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, Unscaled
 from octavo.ops.attention.cuda import (
     MAX_SPLIT_RESULTS,
-    SMALL,
     PagedPlan,
     SplitResults,
     paged_attention,
@@ -203,9 +202,6 @@ def ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What a row's name ends in, and the options of `paged_attention`: the ways it chooses, and those that were asked for."""
     found: dict[str, dict[str, Any]] = {"": {}}
     found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
-    for text in args.small:
-        stages, ahead = map(int, text.split("+"))
-        found[f", small {text}"] = {"small": dataclasses.replace(SMALL, stages=stages, ahead=bool(ahead))}
     return found
 
 
@@ -213,7 +209,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="other depths for all tiles")
-    parser.add_argument("--small", nargs="*", default=[], help="other ways for tiles of few rows: STAGES+AHEAD")
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
     parser.add_argument("--block-size", type=int, default=64, help="tokens")
     parser.add_argument("--only", nargs="*", default=[], help="how the names of what is measured begin; default: all")

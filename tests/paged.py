@@ -9,13 +9,7 @@ import torch
 
 from cases import HeadShape
 from octavo.ops.activations import FP8
-from octavo.ops.attention.cuda import (
-    MAX_SPLIT_RESULTS,
-    QueryTile,
-    SplitResults,
-    paged_attention,
-    plan_paged_attention,
-)
+from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.reference import attention_reference
 from octavo.ops.quantize.reference import static_reference
 
@@ -82,7 +76,6 @@ def attend(
     *,
     columns: int | None = None,
     max_split_results: int = MAX_SPLIT_RESULTS,
-    small: QueryTile | None = None,
     stages: int | None = None,
 ) -> list[torch.Tensor]:
     """Write and attend as one batch; the rows of each chunk, on the host."""
@@ -106,7 +99,7 @@ def attend(
     for tensor in (split_results.stats, split_results.acc):
         tensor.fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    paged_attention(queries, cache, plan, split_results, out=out, small=small, stages=stages)
+    paged_attention(queries, cache, plan, split_results, out=out, stages=stages)
     return [out[begin:end].cpu() for begin, end in itertools.pairwise(starts)]
 
 

@@ -36,7 +36,7 @@ ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
 BEYOND_CACHE = 150e6
 """Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
 FEW = 16
-"""Rows up to which narrow tiles, and weights that do not come through bulk copies, are worth a measurement."""
+"""Rows up to which weights that do not come through bulk copies are worth a measurement."""
 SHOWN = 6
 """Best tiles of each size that are printed."""
 
@@ -94,7 +94,7 @@ def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
     heights = [height for height in (16, 32, 64, 128, 256) if height <= max(16, 2 * rows) and height >= min(64, rows)]
     sizes = [*itertools.product(heights, (64, 128), (4, 8), (True,))]
     if rows <= FEW:
-        sizes = [(*size, 4, tma) for size, tma in itertools.product(((16, 64), (64, 16), (64, 32)), (True, False))]
+        sizes = [(16, 64, 4, tma) for tma in (True, False)]
     tiles = (
         DenseTile(height, cols, warps, stages, tma=tma, step_factor=factor)
         for (height, cols, warps, tma), stages, factor in itertools.product(sizes, (3, 4, 5, 6, 8), (1, 2, 4))

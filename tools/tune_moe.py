@@ -34,7 +34,7 @@ from tools.tune_dense import Before
 
 SIZES = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
 FEW = 16
-"""Tokens up to which narrow tiles and longer K steps are worth a measurement."""
+"""Tokens up to which longer K steps are worth a measurement."""
 COPIES, ROUTINGS = 4, 8
 SHOWN = 3
 """Best tiles of each product and height that are printed."""
@@ -53,11 +53,10 @@ def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
     """Legal tiles of `rows` rows for K of `width` numbers of 8 bits worth a measurement."""
     step = STEP[torch.float8_e4m3fn]
     halvings = sorted({0, min(2, (rows // 16).bit_length() - 1)})
-    columns = (16, 32) if few and rows > FEW else (64, 128)
     tiles = (
         Tile(rows, cols, warps, stages, tma, max_halvings, factor)
         for cols, warps, stages, tma, max_halvings, factor in itertools.product(
-            columns, (4, 8), (3, 4, 6, 8), (True, False), [0] if few else halvings, (1, 2, 4) if few else (1,)
+            (64, 128), (4, 8), (3, 4, 6, 8), (True, False), [0] if few else halvings, (1, 2, 4) if few else (1,)
         )
         if (warps == 4 or cols * (2 if gated else 1) >= 128)
         and (tma or few or (stages == 4 and max_halvings == 0))
@@ -69,13 +68,12 @@ def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
     return [tile for tile in legal if tile.rows * tile.cols * (2 if gated else 1) // (32 * tile.warps) <= 128]
 
 
-def heights(tokens: int, assignments_per_expert: float) -> list[int]:
-    """Tile heights near the mean load of an expert, and for few tokens the least one for narrow tiles."""
+def heights(assignments_per_expert: float) -> list[int]:
+    """Tile heights near the mean load of an expert."""
     return [
         rows
         for rows in (16, 32, 64, 128, 256)
-        if (rows <= max(16, 4 * assignments_per_expert) and rows >= min(128, assignments_per_expert / 8))
-        or (rows == 64 and tokens <= FEW)
+        if rows <= max(16, 4 * assignments_per_expert) and rows >= min(128, assignments_per_expert / 8)
     ]
 
 
@@ -171,7 +169,7 @@ def best_tiles(
         now_us = replay([before.behind(call) for call in calls], 9).median
         heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
         found[gated] = {}
-        for rows in heights(tokens, tokens * top_k / experts):
+        for rows in heights(tokens * top_k / experts):
             times = measure(products, candidates(rows, gated, width, tokens <= FEW), gated, expected, before)
             found[gated][rows] = times
             heading += f" | {rows} rows: " + ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
@@ -216,7 +214,7 @@ def compile_all(products: Products, tokens: int, shape: tuple[int, int, int, int
     """Compile every candidate of `tokens` tokens, and the chosen ones."""
     experts, top_k, hidden, intermediate = shape
     now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
-    for rows in {*heights(tokens, tokens * top_k / experts), now.gate_up.rows}:
+    for rows in {*heights(tokens * top_k / experts), now.gate_up.rows}:
         products.place(rows)
         few = tokens <= FEW
         for gated, chosen, width in ((True, now.gate_up, hidden), (False, now.down, intermediate)):
@@ -250,7 +248,7 @@ def main() -> None:
     print(f"nothing but the kernel before: {replay([before.behind(lambda: None)] * 16, 9).median:.2f}", flush=True)
     for tokens in tqdm(args.tokens, desc="Sizes"):
         products = Products.draw(tokens, shape, layers, ws)
-        for rows in heights(tokens, tokens * top_k / experts):
+        for rows in heights(tokens * top_k / experts):
             products.place(rows)
         found.append(best_tiles(products, tokens, shape, kind, before))
         if args.log:

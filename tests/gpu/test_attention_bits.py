@@ -11,7 +11,7 @@ import torch
 from cases import QWEN3_30B_HEADS as SHAPE
 from compare import BF16_ROUNDING, assert_rows
 from layer import CUDA
-from octavo.ops.attention.cuda import SMALL, SPLIT
+from octavo.ops.attention.cuda import SPLIT
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 pytestmark = pytest.mark.gpu
@@ -43,18 +43,16 @@ def test_against_float64(drawn: Request, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4, 5])
-@pytest.mark.parametrize("ahead", [False, True], ids=["waiting", "ahead"])
 @pytest.mark.parametrize("room", [0, 4096], ids=["one-after-the-other", "side-by-side"])
 def test_any_chunk_at_any_depth(
-    drawn: Request, expected: torch.Tensor, cache: torch.Tensor, stages: int, ahead: bool, room: int
+    drawn: Request, expected: torch.Tensor, cache: torch.Tensor, stages: int, room: int
 ) -> None:
     pick = random.Random(stages + room)
-    small = dataclasses.replace(SMALL, ahead=ahead)
     for count in (1, 1, 1, 2, 7, 8, 9, 64, 250, 522, LENGTH):
         for start in {0, SPLIT - 1, SPLIT, 2 * SPLIT, LENGTH - count, pick.randint(0, LENGTH - count)}:
             if start + count <= LENGTH:
                 chunk = Chunk(drawn, start, count, BLOCKS)
-                out = attend([chunk], cache, max_split_results=room, small=small, stages=stages)[0]
+                out = attend([chunk], cache, max_split_results=room, stages=stages)[0]
                 assert torch.equal(out, expected[start : start + count]), (start, count)
 
 

@@ -51,18 +51,6 @@ def silu(x):
 
 
 @triton.jit
-def of_rows(x, TURNED: tl.constexpr):
-    """x (R,) against a tile of (rows, columns): (R, 1); or (1, R) where the tile is turned, (columns, rows)."""
-    return x[None, :] if TURNED else x[:, None]
-
-
-@triton.jit
-def of_columns(x, TURNED: tl.constexpr):
-    """x (C,) against a tile of (rows, columns): (1, C); or (C, 1) where the tile is turned, (columns, rows)."""
-    return x[:, None] if TURNED else x[None, :]
-
-
-@triton.jit
 def block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
     """(ROWS,) product of the scales of one K step: one block of weights, each row's own group."""
     inside = step < k_blocks

@@ -97,10 +97,9 @@ def test_block_ids_a_tile_ahead(block_size: int, device: torch.device) -> None:
     write(Chunk(request, 0, length, blocks), cache)
     for position in (0, KV_TILE - 1, KV_TILE, SPLIT - 1, SPLIT, SPLIT + KV_TILE, length - 1):
         for room in (0, 512):
-            for small in (cuda.SMALL, dataclasses.replace(cuda.SMALL, ahead=False)):
-                chunk = Chunk(request, position, 1, blocks)
-                out = attend([chunk], cache, max_split_results=room, small=small)[0]
-                assert torch.equal(out, expected[position : position + 1]), (position, room, small)
+            chunk = Chunk(request, position, 1, blocks)
+            out = attend([chunk], cache, max_split_results=room)[0]
+            assert torch.equal(out, expected[position : position + 1]), (position, room)
     # The twin: the first block of the table is another.
     blocks[0] = blocks[-1]
     out = attend([Chunk(request, 3 * KV_TILE, 1, blocks)], cache)[0]

@@ -47,15 +47,13 @@ class QueryTile:
     keys_tall: bool
     warps: int
     stages: int
-    """Tiles of keys in flight; where they wait for block ids of their own, every two stages keep one more."""
+    """Tiles of keys in flight."""
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
-    ahead: bool = False
-    """Whether block ids are loaded a tile ahead of its keys, so that these wait for nothing of their own step."""
 
 
 LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264, ahead=True)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -87,7 +85,6 @@ def paged_attention(
     scales: KvScales = UNSCALED,
     *,
     out: torch.Tensor | None = None,
-    small: QueryTile | None = None,
     stages: int | None = None,
 ) -> torch.Tensor:
     """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
@@ -104,7 +101,6 @@ def paged_attention(
         split_results: room for the plan's `num_split_results`; overwritten.
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
-        small: how tiles of few rows are computed; the bits are the same. None: as `SMALL`.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
 
     Returns:
@@ -133,14 +129,14 @@ def paged_attention(
     if cache.dtype == FP8:
         scale, v_scale = scale * scales.keys, scales.values
     launched = 0
-    for place, (tile, lines) in enumerate(((LARGE, plan.work), (small or SMALL, plan.small_work))):
+    for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
             attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
                 queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, v_scale, launched,
                 SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
-                ROWS=tile.rows, KEYS_TALL=tile.keys_tall, AHEAD=tile.ahead,
+                ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
                 num_warps=tile.warps, num_stages=stages or tile.stages, **LAUNCH,
             )  # fmt: skip
             launched += 1

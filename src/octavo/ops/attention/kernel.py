@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_early, load_rows_in_use, of_columns, of_rows, wait_for_previous
+from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
 ONES_TALL = tl.constexpr(64)
 """Rows of ones that sum weights where keys are the tall side: as many as one instruction of Hopper's tensor cores takes. One is read."""
@@ -33,6 +33,18 @@ def _share(total, v_scale):
 
 
 @triton.jit
+def _of_rows(x, KEYS_TALL: tl.constexpr):
+    """x (R,) against a tile: (R, 1), or (1, R) where keys are the tall side."""
+    return x[None, :] if KEYS_TALL else x[:, None]
+
+
+@triton.jit
+def _of_columns(x, KEYS_TALL: tl.constexpr):
+    """x (C,) of keys or of columns of a head against a tile: (1, C), or (C, 1) where keys are the tall side."""
+    return x[:, None] if KEYS_TALL else x[None, :]
+
+
+@triton.jit
 def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KEYS_TALL: tl.constexpr):
     """Both halves of a softmax relative to the larger maximum: (R,), (R,), (R, D) and the same of a split."""
     highest = tl.maximum(row_max, split_row_max)
@@ -40,8 +52,8 @@ def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KE
     before = tl.exp2((row_max - reference) * scale)
     now = tl.exp2((split_row_max - reference) * scale)
     total = tl.fma(total, before, split_total * now)
-    kept = tl.broadcast_to(of_rows(before, KEYS_TALL), acc.shape)
-    return highest, total, tl.fma(acc, kept, split_acc * of_rows(now, KEYS_TALL))
+    kept = tl.broadcast_to(_of_rows(before, KEYS_TALL), acc.shape)
+    return highest, total, tl.fma(acc, kept, split_acc * _of_rows(now, KEYS_TALL))
 
 
 @triton.jit
@@ -62,13 +74,12 @@ def _attend(
     rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One query tile, one KV head, some splits of its context: `item` is the piece of work times kv_heads plus the head.
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
     KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
-    AHEAD: block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step.
+    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step.
     """
     along: tl.constexpr = 0 if KEYS_TALL else 1
     heads = kv_heads * SHARED
@@ -95,9 +106,9 @@ def _attend(
         context = first_position + tokens
         seen_by_all = first_position + 1
         head = group * SHARED + row % SHARED
-        at = of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
-        at += of_columns(column, KEYS_TALL)
-        mask = of_rows(live_row, KEYS_TALL) & of_columns(inside, KEYS_TALL)
+        at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
+        at += _of_columns(column, KEYS_TALL)
+        mask = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
         q = tl.load(queries + at, mask=mask, other=0.0)
 
         table = tables + chunk.to(tl.int64) * columns
@@ -111,15 +122,11 @@ def _attend(
             tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
             tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
             end = tl.minimum((split + 1) * SPLIT, context)
-            if AHEAD:
-                next_block = _block_ids(table, split * SPLIT, context, columns, BLOCK_SIZE, KV_TILE)
+            next_block = _block_ids(table, split * SPLIT, context, columns, BLOCK_SIZE, KV_TILE)
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
-                if AHEAD:
-                    block = next_block
-                    next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
-                else:
-                    block = _block_ids(table, start, context, columns, BLOCK_SIZE, KV_TILE)
+                block = next_block
+                next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
                 if BLOCK_SIZE % KV_TILE == 0:
                     # one block: addresses are its own plus what does not change
                     known = (key < context) & (block >= 0) & (block < blocks)
@@ -135,13 +142,13 @@ def _attend(
                 v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
                 scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
                 if start + KV_TILE > seen_by_all:
-                    seen = of_columns(key, KEYS_TALL) <= of_rows(position, KEYS_TALL)
+                    seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
                     scores = tl.where(seen, scores, float("-inf"))
                 highest = tl.maximum(tile_row_max, tl.max(scores, along))
                 reference = _reference(highest)
-                level = tl.broadcast_to(of_rows(-reference * scale, KEYS_TALL), scores.shape)
+                level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
                 weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
-                shrink = of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
+                shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
                 # weights are summed by a product too: its order along the keys does not hang on which side is tall
                 if KEYS_TALL:
                     ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
@@ -153,14 +160,14 @@ def _attend(
                     tile_acc = tl.dot(weights, v, tile_acc * shrink)
                 tile_row_max = highest
             # all totals of a row are the same: one, and zeros
-            first = of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
+            first = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
             tile_total = tl.sum(tl.where(first, tile_totals, 0.0), along)
             row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
         total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
 
         if split_result < 0:
-            share = acc * of_rows(_share(total, v_scale), KEYS_TALL)
+            share = acc * _of_rows(_share(total, v_scale), KEYS_TALL)
             tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
             kept = split_result.to(tl.int64) + token
@@ -168,8 +175,8 @@ def _attend(
             stat = split_stats + (kept * heads + head) * 2
             tl.store(stat, row_max, mask=live_row)
             tl.store(stat + 1, total, mask=live_row)
-            spot = of_rows((kept * heads + head) * WIDTH, KEYS_TALL) + of_columns(column, KEYS_TALL)
-            written = of_rows(live_row, KEYS_TALL) & of_columns(inside, KEYS_TALL)
+            spot = _of_rows((kept * heads + head) * WIDTH, KEYS_TALL) + _of_columns(column, KEYS_TALL)
+            written = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
             tl.store(split_accs + spot, acc, mask=written)
 
 
@@ -183,7 +190,7 @@ def attend_kernel(
     rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale, overlap_previous,
     SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
-    AHEAD: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
 
@@ -200,14 +207,14 @@ def attend_kernel(
         _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, AHEAD,
+            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
             _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, AHEAD,
+                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
             )  # fmt: skip
     if overlap_previous != 0:
         wait_for_previous(PDL)

@@ -1,8 +1,7 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-Columns that are fewer than the tall side of an instruction are its narrow one: acc (ROWS, COLS) = x @ W^T. The order of summation
-along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns where scales are per
-block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps, stages, which side is tall, and the order of the
+The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
+where scales are per block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps, stages and the order of the
 programs.
 """
 
@@ -11,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import block_scale, of_columns, of_rows, wait_for_previous
+from octavo.ops.device import block_scale, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -58,8 +57,7 @@ def dense_gemm_kernel(
         k_blocks = tl.cdiv(K, 128)
         row_block = first_column // 128
         scale = block_scale(w_scale, x_scale, safe_row, live, row_block, 0, k_blocks)
-    turned: tl.constexpr = COLS >= 64
-    acc = tl.zeros((COLS, ROWS) if turned else (ROWS, COLS), tl.float32)
+    acc = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         if TMA:
             b = w.load([first_column, step * STEP])
@@ -74,16 +72,12 @@ def dense_gemm_kernel(
             next_scale = block_scale(w_scale, x_scale, safe_row, live, row_block, step + 1, k_blocks)
             acc += tl.dot(b, tl.trans(a)) * scale[None, :]
             scale = next_scale
-        elif turned:
-            acc = tl.dot(b, tl.trans(a), acc)
         else:
-            acc = tl.dot(a, tl.trans(b), acc)
+            acc = tl.dot(b, tl.trans(a), acc)
     if SCALED:
-        acc *= of_columns(channel_scale, turned) * of_rows(token_scale, turned)
+        acc *= channel_scale[:, None] * token_scale[None, :]
     if BIAS:
-        acc += of_columns(tl.load(bias + safe_column).to(tl.float32), turned)
-    out = acc.to(y.dtype.element_ty)
-    if turned:
-        out = tl.trans(out)
+        acc += tl.load(bias + safe_column).to(tl.float32)[:, None]
+    out = tl.trans(acc.to(y.dtype.element_ty))
     y_at = y + row.to(tl.int64)[:, None] * N + column[None, :]
     tl.store(y_at, out, mask=live[:, None] & written[None, :])

@@ -11,7 +11,7 @@ from octavo.ops.bulk_copy import descriptor
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
-from octavo.ops.experts.grouped_gemm.tile import TALL, Tile
+from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -134,8 +134,7 @@ def _launch(
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
         weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
-        # a bulk copy reads all rows of a tile; where rows are the tall side, most are there for the instruction alone
-        x_tiles = None if gated or tile.cols < TALL else descriptor("x.data", x.data, tile.rows, step)
+        x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
         x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,

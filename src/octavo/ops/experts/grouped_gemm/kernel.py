@@ -1,8 +1,7 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
-Columns that are fewer than the tall side of an instruction are its narrow one: acc (ROWS, COLS) = x @ W^T. The order of summation
-along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns where scales are per
-block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps, stages and which side is tall.
+The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
+where scales are per block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps and stages.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import block_scale, of_columns, of_rows, silu, wait_for_previous
+from octavo.ops.device import block_scale, silu, wait_for_previous
 
 
 @triton.jit
@@ -61,9 +60,8 @@ def _product(
         scale = block_scale(w_scale, x_scale, source, read, row_block, 0, k_blocks)
         if GATED:
             up_scale = block_scale(w_scale, x_scale, source, read, up_block, 0, k_blocks)
-    turned: tl.constexpr = COLS >= 64
-    acc = tl.zeros((COLS, ROWS) if turned else (ROWS, COLS), tl.float32)
-    up = tl.zeros((COLS, ROWS) if turned else (ROWS, COLS), tl.float32)
+    acc = tl.zeros((COLS, ROWS), tl.float32)
+    up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         # weights first: where their rows are is known before which rows of x these are
         inside = k[None, :] < K - step * STEP
@@ -91,24 +89,18 @@ def _product(
                 next_scale = block_scale(w_scale, x_scale, source, read, up_block, step + 1, k_blocks)
                 up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
                 up_scale = next_scale
-        elif turned:
+        else:
             acc = tl.dot(b, tl.trans(a), acc)
             if GATED:
                 up = tl.dot(b_up, tl.trans(a), up)
-        else:
-            acc = tl.dot(a, tl.trans(b), acc)
-            if GATED:
-                up = tl.dot(a, tl.trans(b_up), up)
 
     if SCALED:
-        acc *= of_columns(channel_scale, turned) * of_rows(token_scale, turned)
+        acc *= channel_scale[:, None] * token_scale[None, :]
         if GATED:
-            up *= of_columns(up_scale, turned) * of_rows(token_scale, turned)
+            up *= up_scale[:, None] * token_scale[None, :]
     if GATED:
         acc = silu(acc) * up
-    out = acc.to(tl.bfloat16)
-    if turned:
-        out = tl.trans(out)
+    out = tl.trans(acc.to(tl.bfloat16))
     y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
 

@@ -10,9 +10,6 @@ from octavo.errors import KernelContractError
 SHARED_BYTES = 227 * 1024
 """Shared memory one block can use on Hopper (CUDA C++ Programming Guide, compute capability 9.0)."""
 
-TALL = 64
-"""Rows that one instruction of a warp group multiplies at least: the tall side of a product has no fewer."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
@@ -21,8 +18,6 @@ class Tile:
     With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
     The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
     A K step is `step_factor` times the columns of its format's `STEP`: fewer, longer steps where the weights are what is waited for.
-
-    The tall side of a product are the weights; or, in tiles of fewer columns than an instruction's 64, the rows.
     """
 
     rows: int
@@ -42,9 +37,8 @@ class Tile:
         checks = [
             (self.rows in (16, 32, 64, 128, 256), f"rows {self.rows}: use 16, 32, 64, 128 or 256"),
             (
-                self.cols in (16, 32, 64, 128, 256) and max(self.cols, self.rows >> max(self.max_halvings, 0)) >= TALL,
-                f"cols {self.cols} of {self.rows} rows: wgmma needs one side in multiples of 64; use 64, 128 or 256, "
-                "or 16 or 32 of at least 64 rows",
+                self.cols in (64, 128, 256),
+                f"cols {self.cols}: wgmma needs the weight side in multiples of 64; use 64, 128 or 256",
             ),
             (self.warps in (4, 8), f"warps {self.warps}: wgmma is issued by groups of 4; use 4 or 8"),
             (
