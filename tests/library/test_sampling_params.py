@@ -53,6 +53,13 @@ def test_a_value_that_vllm_takes(field: str, given: Any, held: Any) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
 
 
+@pytest.mark.parametrize("n", [-1, 0, 2**70])
+def test_an_n_that_cannot_be_is_blamed_and_not_what_is_measured_by_it(n: int) -> None:
+    with pytest.raises(RequestError) as error:
+        SamplingParams(n=n, best_of=1)
+    assert error.value.param == "n"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
