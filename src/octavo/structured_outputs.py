@@ -40,6 +40,31 @@ class GrammarSource(msgspec.Struct, frozen=True):
     """JSON may have whitespace between its tokens."""
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a part of a structural tag was made of, for errors."""
+
+    part: str
+    """JSON pointer of the part."""
+    field: str
+    """Of the request."""
+    told: str
+    """How an error about the part begins, up to the place within it."""
+    dotted: bool = False
+    """Places go on as `.properties.a`, not as `/properties/a`."""
+
+    def beginning(self, pointer: str) -> str | None:
+        """How an error about what is at `pointer` begins; None if that is not within the part."""
+        rest = pointer.removeprefix(self.part)
+        if not pointer.startswith(self.part) or rest[:1] not in ("", "/"):
+            return None
+        names = rest.split("/")
+        return self.told + (".".join(map(unescaped, names)) if self.dotted else rest)
+
+    def within(self, path: str) -> Origin:
+        """The same where the part, which was the whole before, is at `path` of another one."""
+        return msgspec.structs.replace(self, part=f"#{path}{self.part.removeprefix('#')}")
+
+
 class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """The form of an answer; names, order and defaults are those of vLLM's `StructuredOutputsParams`.
 
@@ -68,6 +93,8 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
     """Text with parts that have a form: `{"format": ...}`, or the older `{"structures": ..., "triggers": ...}`."""
     asked_as: str = "structured_outputs"
     """The field of the request that errors name."""
+    origins: tuple[Origin, ...] | None = None
+    """Of a structural tag that the server made; None: the client wrote it."""
 
     def __post_init__(self) -> None:
         if self.json_object is False:
@@ -94,6 +121,21 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         """
         kind, text = self._read()
         return GrammarSource(kind, text, not self.disable_any_whitespace)
+
+    def refused(self, reason: str, place: str | None = None) -> RequestError:
+        """The error that its grammar cannot be had; `place`: JSON pointer of what is to blame, in the source."""
+        if place is None:
+            return RequestError(f"{self.refusal}{reason}", param=self.asked_as)
+        for origin in self.origins or ():
+            if (begun := origin.beginning(place)) is not None:
+                return RequestError(f"{begun}: {reason}", param=origin.field)
+        return RequestError(f"{self.refusal}at {place}: {reason}", param=self.asked_as)
+
+    @property
+    def refusal(self) -> str:
+        """How errors about its grammar begin."""
+        what = f"this {self._read()[0].value}" if self.origins is None else "what is asked for"
+        return f"{self.asked_as}: {what} cannot be served: "
 
     def _read(self) -> tuple[GrammarKind, str]:
         if self.json is not None:
@@ -162,6 +204,11 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         return RequestError(f"{self.asked_as} {what}", param=self.asked_as)
 
 
+def unescaped(name: str) -> str:
+    """`name` of a JSON pointer as it is in the object."""
+    return name.replace("~1", "/").replace("~0", "~")
+
+
 def _is_structure(given: Any) -> bool:
     """Whether it is a part of a structural tag in its older form."""
     kinds = {"begin": str, "schema": dict, "end": str}
@@ -190,7 +237,7 @@ def read_structure(given: Any, asked_as: str) -> StructuredOutputsParams:
         return given
     if not isinstance(given, dict):
         raise RequestError(f"{asked_as} must be StructuredOutputsParams or a dict, got {given!r:.100}", param=asked_as)
-    known = [name for name in StructuredOutputsParams.__struct_fields__ if name != "asked_as"]
+    known = [name for name in StructuredOutputsParams.__struct_fields__ if name not in ("asked_as", "origins")]
     for name in given:
         if name not in known:
             raise RequestError(f"{asked_as} has {name!r:.60}, must have {', '.join(known)}", param=asked_as)

@@ -43,17 +43,17 @@ def check_string(schema: Schema, where: str) -> None:
     lengths = [word for word in ("minLength", "maxLength") if word in schema]
     rules = [word for word in ("pattern", "format") if word in schema]
     if rules and lengths:
-        raise SchemaError(f"at {where}: {lengths[0]} beside {rules[0]} is not served; say both in one pattern")
+        raise SchemaError(where, f"{lengths[0]} beside {rules[0]} is not served; say both in one pattern")
     if "format" in schema and schema["format"] not in FORMATS:
         raise SchemaError(
-            f"at {where}/format: {schema['format']!r:.60} is not served; there are {', '.join(sorted(FORMATS))}"
+            f"{where}/format", f"{schema['format']!r:.60} is not served; there are {', '.join(sorted(FORMATS))}"
         )
     if "pattern" in schema:
         _check_pattern(schema["pattern"], f"{where}/pattern")
     if lengths:
         least, most = schema.pop("minLength", 0), schema.pop("maxLength", "")
         if most != "" and most < least:
-            raise SchemaError(f"at {where}: minLength is {least}, but maxLength is {most}")
+            raise SchemaError(where, f"minLength is {least}, but maxLength is {most}")
         if (least, most) != (0, ""):
             schema["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{least},{most}}}$'
 
@@ -61,24 +61,24 @@ def check_string(schema: Schema, where: str) -> None:
 def check_number(schema: Schema, types: list[str], said: set[str], where: str) -> None:
     """Bounds are numbers, and whole where the value is."""
     if "multipleOf" in said and "number" in types:
-        raise SchemaError(f"at {where}: multipleOf is not served for numbers; {REMEDIES['multipleOf']}")
+        raise SchemaError(where, f"multipleOf is not served for numbers; {REMEDIES['multipleOf']}")
     for word in sorted(said & WORDS["integer"]):
         value = schema[word]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SchemaError(f"at {where}/{word}: must be a number, got {value!r:.60}")
+            raise SchemaError(f"{where}/{word}", f"must be a number, got {value!r:.60}")
         if "number" not in types and value != int(value):
-            raise SchemaError(f"at {where}/{word}: must be whole for integers, got {value!r:.60}")
+            raise SchemaError(f"{where}/{word}", f"must be whole for integers, got {value!r:.60}")
         if word == "multipleOf" and value <= 0:
-            raise SchemaError(f"at {where}/{word}: must be above 0, got {value!r:.60}")
+            raise SchemaError(f"{where}/{word}", f"must be above 0, got {value!r:.60}")
 
 
 def _check_pattern(pattern: Any, where: str) -> None:
     if not isinstance(pattern, str):
-        raise SchemaError(f"at {where}: must be a text")
+        raise SchemaError(where, "must be a text")
     if unknown := _UNKNOWN.search(pattern):
-        raise SchemaError(f"at {where}: {unknown[0]!r} is not served")
+        raise SchemaError(where, f"{unknown[0]!r} is not served")
     if unsafe := _UNSAFE.search(_NEGATED_CLASS.sub("", pattern)):
-        raise SchemaError(f"at {where}: {unsafe[0]!r} is not served: JSON must escape what it stands for")
+        raise SchemaError(where, f"{unsafe[0]!r} is not served: JSON must escape what it stands for")
 
 
 def check_object(schema: Schema, where: str, references: References) -> None:
@@ -87,7 +87,7 @@ def check_object(schema: Schema, where: str, references: References) -> None:
         _list_names(schema, references, where)
     required, properties = schema.get("required", []), schema.get("properties", {})
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise SchemaError(f"at {where}/required: must be a list of names")
+        raise SchemaError(f"{where}/required", "must be a list of names")
     more = schema.get("additionalProperties")
     loose = [word for word in ("patternProperties", "propertyNames") if word in schema]
     if loose:
@@ -95,7 +95,7 @@ def check_object(schema: Schema, where: str, references: References) -> None:
     unnamed = [name for name in required if isinstance(properties, dict) and name not in properties]
     if unnamed:
         if more is False or loose:
-            raise SchemaError(f"at {where}/required: {unnamed[0]!r:.60} is not among the properties")
+            raise SchemaError(f"{where}/required", f"{unnamed[0]!r:.60} is not among the properties")
         each = {} if more in (None, True) else references.shared(more, f"{where}/additionalProperties")
         schema["properties"] = {**properties, **dict.fromkeys(unnamed, each)}
         if isinstance(more, dict):
@@ -103,7 +103,7 @@ def check_object(schema: Schema, where: str, references: References) -> None:
     if not schema.keys() & {"properties", "additionalProperties", "unevaluatedProperties", *loose}:
         more = schema["additionalProperties"] = True
     if schema.get("minProperties") and (loose or more not in (None, False)):
-        raise SchemaError(f"at {where}/minProperties: is served only where all properties have names; use required")
+        raise SchemaError(f"{where}/minProperties", "is served only where all properties have names; use required")
 
 
 def check_array(schema: Schema) -> None:
@@ -117,13 +117,13 @@ def check_array(schema: Schema) -> None:
 def _check_names(schema: Schema, loose: Sequence[str], where: str) -> None:
     """A name may be spoken of once: xgrammar holds to one rule only where several do."""
     if len(loose) > 1 or schema.get("properties"):
-        raise SchemaError(f"at {where}: {loose[-1]} beside {(['properties', *loose])[-2]} is not served; name them all")
+        raise SchemaError(where, f"{loose[-1]} beside {(['properties', *loose])[-2]} is not served; name them all")
     patterns = schema.get("patternProperties")
     if isinstance(patterns, dict):
         for pattern in patterns:
             _check_pattern(pattern, f"{where}/patternProperties/{escaped(pattern)}")
         if len(patterns) > 1:
-            raise SchemaError(f"at {where}/patternProperties: of several patterns is not served, as a name may fit two")
+            raise SchemaError(f"{where}/patternProperties", "of several patterns is not served, as a name may fit two")
 
 
 def _list_names(schema: Schema, references: References, at: str) -> None:
@@ -135,11 +135,11 @@ def _list_names(schema: Schema, references: References, at: str) -> None:
         return
     followed: Any = {"enum": []} if names is False else references.followed(names)
     if followed.get("type", "string") != "string" or followed.keys() & frozenset(BRANCHES):
-        raise SchemaError(f"at {where}: must be a list of names, or one rule of strings")
+        raise SchemaError(where, "must be a list of names, or one rule of strings")
     values = [followed["const"]] if "const" in followed else followed.get("enum")
     if isinstance(values, list):
         if not all(isinstance(value, str) for value in values):
-            raise SchemaError(f"at {where}: names are texts")
+            raise SchemaError(where, "names are texts")
         if "properties" in schema or "patternProperties" in schema:
             return
         del schema["propertyNames"]

@@ -23,7 +23,7 @@ def checked_source(source: GrammarSource) -> GrammarSource:
     """
     size = len(source.text.encode())
     if size > MAX_BYTES:
-        raise SchemaError(f"it has {size} bytes, at most {MAX_BYTES}")
+        raise SchemaError(None, f"it has {size} bytes, at most {MAX_BYTES}")
     if source.kind is GrammarKind.JSON_SCHEMA:
         return _with_text(source, checked_schema(_parsed(source)))
     if source.kind is GrammarKind.STRUCTURAL_TAG:
@@ -37,7 +37,7 @@ def _parsed(source: GrammarSource) -> Any:
     try:
         return json.loads(source.text)
     except RecursionError:
-        raise SchemaError(f"at #: schemas are nested more than {MAX_DEPTH} deep") from None
+        raise SchemaError("#", f"schemas are nested more than {MAX_DEPTH} deep") from None
 
 
 def _with_text(source: GrammarSource, value: Any) -> GrammarSource:

@@ -62,7 +62,17 @@ KNOWN = ASSERTIONS | frozenset([*BRANCHES, "$ref", "enum", "const", "type"])
 
 
 class SchemaError(ValueError):
-    """A schema says what cannot be served; the message has the place."""
+    """A schema says what cannot be served.
+
+    Args:
+        place: JSON pointer of what it says so with; None: all of it does.
+        why: it cannot be served.
+    """
+
+    def __init__(self, place: str | None, why: str) -> None:
+        super().__init__(why if place is None else f"at {place}: {why}")
+        self.place = place
+        self.why = why
 
 
 def escaped(name: str) -> str:
