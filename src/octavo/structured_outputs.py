@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,10 @@ ANY_WHITESPACE = frozenset([r"[\n\t ]*", r"[ \n\t]*", r"[ \t\n\r]*", r"[\n\t\r ]
 
 CHOICES_TOGETHER = 256
 """In one rule: xgrammar's stack overflows with very many."""
+
+
+NO_DOUBLE = f"must be a number of double precision, at most {sys.float_info.max:.2g}"
+"""What is wrong with a `far_number`."""
 
 
 class GrammarKind(enum.Enum):
@@ -119,8 +124,8 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         Raises:
             RequestError: as the class.
         """
-        kind, text = self._read()
-        return GrammarSource(kind, text, not self.disable_any_whitespace)
+        text = self._read()
+        return GrammarSource(self._kind, text, not self.disable_any_whitespace)
 
     def refused(self, reason: str, place: str | None = None) -> RequestError:
         """The error that its grammar cannot be had; `place`: JSON pointer of what is to blame, in the source."""
@@ -134,24 +139,35 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
     @property
     def refusal(self) -> str:
         """How errors about its grammar begin."""
-        what = f"this {self._read()[0].value}" if self.origins is None else "what is asked for"
+        what = f"this {self._kind.value}" if self.origins is None else "what is asked for"
         return f"{self.asked_as}: {what} cannot be served: "
 
-    def _read(self) -> tuple[GrammarKind, str]:
-        if self.json is not None:
-            return GrammarKind.JSON_SCHEMA, self._as_json("json", self.json)
-        if self.json_object is not None:
-            return GrammarKind.JSON_SCHEMA, '{"type": "object"}'
+    @property
+    def _kind(self) -> GrammarKind:
+        if self.json is not None or self.json_object is not None:
+            return GrammarKind.JSON_SCHEMA
         if self.regex is not None:
-            return GrammarKind.REGEX, self._as_text("regex", self.regex)
+            return GrammarKind.REGEX
         if self.choice is not None:
-            return GrammarKind.EBNF, self._choices(self.choice)
+            return GrammarKind.EBNF
         if self.grammar is not None:
-            text = self._as_text("grammar", self.grammar)
-            return (GrammarKind.EBNF if "::=" in text else GrammarKind.LARK), text
+            return GrammarKind.EBNF if "::=" in self.grammar else GrammarKind.LARK
+        return GrammarKind.STRUCTURAL_TAG
+
+    def _read(self) -> str:
+        if self.json is not None:
+            return self._as_json("json", self.json)
+        if self.json_object is not None:
+            return '{"type": "object"}'
+        if self.regex is not None:
+            return self._as_text("regex", self.regex)
+        if self.choice is not None:
+            return self._choices(self.choice)
+        if self.grammar is not None:
+            return self._as_text("grammar", self.grammar)
         tag = self._as_json("structural_tag", self.structural_tag)
         self._check_tag(json.loads(tag))
-        return GrammarKind.STRUCTURAL_TAG, tag
+        return tag
 
     def _check_tag(self, tag: Mapping[str, Any]) -> None:
         """Look at what a structural tag is made of; what its `format` may be, whoever compiles it knows."""
@@ -171,13 +187,15 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         """`value` as one line of JSON, its keys in their order."""
         try:
             if isinstance(value, str):
-                value = json.loads(value, parse_constant=_no_number)
+                value = json.loads(value, parse_constant=_no_number, parse_int=_integer)
             if not isinstance(value, dict):
                 raise self._wrong(f"has {name} {value!r:.100}, which is no JSON object")
             return self._as_text(name, json.dumps(value, ensure_ascii=False, allow_nan=False))
         except RecursionError:
             raise self._wrong(f"has {name} that is nested too deeply to be read") from None
         except (ValueError, TypeError) as exc:
+            if (place := far_number(value)) is not None:
+                raise self.refused(NO_DOUBLE, place) from None
             raise self._wrong(f"has {name} that is no JSON: {exc!s:.200}") from exc
 
     def _as_text(self, name: str, value: Any) -> str:
@@ -204,6 +222,30 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
         return RequestError(f"{self.asked_as} {what}", param=self.asked_as)
 
 
+def numbers_within(value: Any, place: str = "#") -> Iterator[tuple[str, int | float]]:
+    """Yield the numbers of a JSON value, each behind its JSON pointer; `place`: that of the value."""
+    left = [(value, place)]
+    while left:
+        each, where = left.pop()
+        if isinstance(each, dict):
+            left += [(inner, f"{where}/{escaped(str(name))}") for name, inner in each.items()]
+        elif isinstance(each, list | tuple):
+            left += [(inner, f"{where}/{index}") for index, inner in enumerate(each)]
+        elif isinstance(each, int | float) and not isinstance(each, bool):
+            yield where, each
+
+
+def far_number(value: Any) -> str | None:
+    """JSON pointer of a number within `value` that double precision does not reach; None if there is none."""
+    most = sys.float_info.max
+    return next((place for place, number in numbers_within(value) if not -most <= number <= most), None)
+
+
+def escaped(name: str) -> str:
+    """`name` in a JSON pointer, cut to what can be read."""
+    return name.replace("~", "~0").replace("/", "~1")[:60]
+
+
 def unescaped(name: str) -> str:
     """`name` of a JSON pointer as it is in the object."""
     return name.replace("~1", "/").replace("~0", "~")
@@ -217,6 +259,14 @@ def _is_structure(given: Any) -> bool:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _integer(digits: str) -> int | float:
+    """The integer; infinite if it has more digits than Python reads."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def _quoted(text: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from octavo.grammar.references import References
-from octavo.grammar.words import BRANCHES, REMEDIES, WORDS, Schema, SchemaError, escaped
+from octavo.grammar.words import BRANCHES, REMEDIES, WORDS, Schema, SchemaError
+from octavo.structured_outputs import escaped
 
 FORMATS = frozenset(
     [
@@ -27,6 +29,10 @@ FORMATS = frozenset(
         "email",
     ]
 )
+LEAST, MOST = -(2**63), 2**63 - 1
+"""Bounds of integers, which xgrammar has in 64 bits."""
+_LEAST = {"exclusiveMaximum": LEAST + 1, "multipleOf": 1}
+_MOST = {"exclusiveMinimum": MOST - 1, "multipleOf": 1024}
 FREE_FORMATS = frozenset(["password", "path", "binary"])
 """Formats that any text has."""
 _NEGATED_CLASS = re.compile(r"\[\^(?:\\.|[^\]\\])*\]")
@@ -51,9 +57,8 @@ def check_string(schema: Schema, where: str) -> None:
     if "pattern" in schema:
         _check_pattern(schema["pattern"], f"{where}/pattern")
     if lengths:
+        _check_counts(schema, "minLength", "maxLength", where)
         least, most = schema.pop("minLength", 0), schema.pop("maxLength", "")
-        if most != "" and most < least:
-            raise SchemaError(where, f"minLength is {least}, but maxLength is {most}")
         if (least, most) != (0, ""):
             schema["pattern"] = f'^[^"\\\\\\x00-\\x1f]{{{least},{most}}}$'
 
@@ -70,6 +75,25 @@ def check_number(schema: Schema, types: list[str], said: set[str], where: str) -
             raise SchemaError(f"{where}/{word}", f"must be whole for integers, got {value!r:.60}")
         if word == "multipleOf" and value <= 0:
             raise SchemaError(f"{where}/{word}", f"must be above 0, got {value!r:.60}")
+        low, high = _LEAST.get(word, LEAST), _MOST.get(word, MOST)
+        if "number" not in types and not low <= value <= high:
+            raise SchemaError(f"{where}/{word}", f"must be {low} to {high} for integers, got {value!r:.60}")
+    _check_range(schema, where, whole="number" not in types)
+
+
+def _check_range(schema: Schema, where: str, *, whole: bool) -> None:
+    """Some number lies between the bounds."""
+    for least, most in itertools.product(("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if least in schema and most in schema:
+            low, high, left_out = schema[least], schema[most], least.startswith("ex") + most.startswith("ex")
+            if high < low or (left_out and (high == low or (whole and high - low < left_out))):
+                raise SchemaError(where, f"{least} is {low!r:.60}, but {most} is {high!r:.60}")
+
+
+def _check_counts(schema: Schema, least: str, most: str, where: str) -> None:
+    low, high = schema.get(least, 0), schema.get(most)
+    if high is not None and high < low:
+        raise SchemaError(where, f"{least} is {low}, but {most} is {high}")
 
 
 def _check_pattern(pattern: Any, where: str) -> None:
@@ -102,12 +126,14 @@ def check_object(schema: Schema, where: str, references: References) -> None:
             schema["additionalProperties"] = each
     if not schema.keys() & {"properties", "additionalProperties", "unevaluatedProperties", *loose}:
         more = schema["additionalProperties"] = True
+    _check_counts(schema, "minProperties", "maxProperties", where)
     if schema.get("minProperties") and (loose or more not in (None, False)):
         raise SchemaError(f"{where}/minProperties", "is served only where all properties have names; use required")
 
 
-def check_array(schema: Schema) -> None:
+def check_array(schema: Schema, where: str) -> None:
     """Where nothing is said of the items, they may be anything."""
+    _check_counts(schema, "minItems", "maxItems", where)
     if not schema.keys() & {"items", "prefixItems", "additionalItems", "unevaluatedItems"}:
         schema["items"] = {}
     if isinstance(first := schema.get("prefixItems"), list):

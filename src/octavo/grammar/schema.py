@@ -12,8 +12,9 @@ from typing import Any
 
 from octavo.grammar.branches import told_apart
 from octavo.grammar.references import References
-from octavo.grammar.rules import check_array, check_number, check_object, check_string
-from octavo.grammar.words import BRANCHES, COUNTS, INFERRED, KNOWN, REMEDIES, WORDS, Schema, SchemaError, escaped
+from octavo.grammar.rules import LEAST, MOST, check_array, check_number, check_object, check_string
+from octavo.grammar.words import BRANCHES, COUNTS, INFERRED, KNOWN, MOST_COUNT, REMEDIES, WORDS, Schema, SchemaError
+from octavo.structured_outputs import escaped, numbers_within
 
 MAX_DEPTH = 64
 """Schemas within schemas."""
@@ -116,6 +117,8 @@ def _check_words(schema: Schema, where: str, references: References) -> None:
     for word in sorted(said & COUNTS):
         if isinstance(schema[word], bool) or not isinstance(schema[word], int) or schema[word] < 0:
             raise SchemaError(f"{where}/{word}", f"must be a number of things, got {schema[word]!r:.60}")
+        if schema[word] > MOST_COUNT:
+            raise SchemaError(f"{where}/{word}", f"must be at most {MOST_COUNT}, got {schema[word]!r:.60}")
     if types and "type" not in schema:
         schema["type"] = types if len(types) > 1 else types[0]
     if "string" in types:
@@ -123,7 +126,7 @@ def _check_words(schema: Schema, where: str, references: References) -> None:
     if "object" in types:
         check_object(schema, where, references)
     if "array" in types:
-        check_array(schema)
+        check_array(schema, where)
 
 
 def _letters(word: str) -> str:
@@ -160,14 +163,19 @@ def _check_whole(schema: Schema, word: str, where: str) -> None:
 def _check_values(schema: Schema, types: list[str], more: set[str], where: str) -> None:
     """A list of all values that there may be."""
     if more or ("enum" in schema and "const" in schema):
-        word = min(more, default="const")
-        raise SchemaError(where, f"{word} beside a list of values is not served; list those that fit")
-    values = schema["enum"] if "enum" in schema else [schema["const"]]
+        raise SchemaError(
+            where, f"{min(more, default='const')} beside a list of values is not served; list those that fit"
+        )
+    word = "enum" if "enum" in schema else "const"
+    values = schema[word] if word == "enum" else [schema[word]]
     if not isinstance(values, list) or not values:
         raise SchemaError(f"{where}/enum", "must be a list that is not empty")
     wrong = [value for value in values if types and not any(_is_of(value, each) for each in types)]
     if wrong:
         raise SchemaError(where, f"{wrong[0]!r:.60} is not of type {' or '.join(types)}")
+    for place, number in numbers_within(schema[word], f"{where}/{word}"):
+        if not LEAST <= number <= MOST and number != float(number):
+            raise SchemaError(place, f"must have 64 bits, or be a number of double precision, got {number!r:.60}")
 
 
 def _is_of(value: Any, kind: str) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from octavo.grammar.schema import MAX_DEPTH, checked_schema
 from octavo.grammar.words import SchemaError
-from octavo.structured_outputs import GrammarKind, GrammarSource
+from octavo.structured_outputs import NO_DOUBLE, GrammarKind, GrammarSource, far_number
 
 MAX_BYTES = 1 << 20
 """Of what a grammar is compiled from."""
@@ -35,9 +35,12 @@ def checked_source(source: GrammarSource) -> GrammarSource:
 
 def _parsed(source: GrammarSource) -> Any:
     try:
-        return json.loads(source.text)
+        value = json.loads(source.text)
     except RecursionError:
         raise SchemaError("#", f"schemas are nested more than {MAX_DEPTH} deep") from None
+    if (place := far_number(value)) is not None:
+        raise SchemaError(place, NO_DOUBLE)
+    return value
 
 
 def _with_text(source: GrammarSource, value: Any) -> GrammarSource:

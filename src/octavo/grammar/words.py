@@ -55,6 +55,8 @@ REMEDIES = {
     "contains": "use prefixItems",
     "multipleOf": "it is served for integers",
 }
+MOST_COUNT = 2**31 - 1
+"""xgrammar takes a larger count for what is left of it in 32 bits."""
 COUNTS = frozenset(["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"])
 BRANCHES = ("anyOf", "oneOf", "allOf")
 KNOWN = ASSERTIONS | frozenset([*BRANCHES, "$ref", "enum", "const", "type"])
@@ -73,8 +75,3 @@ class SchemaError(ValueError):
         super().__init__(why if place is None else f"at {place}: {why}")
         self.place = place
         self.why = why
-
-
-def escaped(name: str) -> str:
-    """`name` in a JSON pointer, cut to what can be read."""
-    return name.replace("~", "~0").replace("/", "~1")[:60]
