@@ -223,10 +223,13 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
 
 
 def numbers_within(value: Any, place: str = "#") -> Iterator[tuple[str, int | float]]:
-    """Yield the numbers of a JSON value, each behind its JSON pointer; `place`: that of the value."""
-    left = [(value, place)]
+    """Yield the numbers of a JSON value, each behind its JSON pointer; `place`: that of the value, which may even hold itself."""
+    left, seen = [(value, place)], set[int]()
     while left:
         each, where = left.pop()
+        if isinstance(each, dict | list | tuple) and id(each) in seen:
+            continue
+        seen.add(id(each))
         if isinstance(each, dict):
             left += [(inner, f"{where}/{escaped(str(name))}") for name, inner in each.items()]
         elif isinstance(each, list | tuple):

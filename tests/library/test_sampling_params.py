@@ -25,6 +25,10 @@ def test_the_module_that_vllms_users_import_from() -> None:
     assert octavo.sampling_params.RequestOutputKind is RequestOutputKind
 
 
+ENDLESS: dict[str, Any] = {"type": "object"}
+ENDLESS["properties"] = {"a": ENDLESS}
+
+
 @pytest.mark.parametrize(
     ("field", "given", "held"),
     [
@@ -87,6 +91,7 @@ def test_an_n_that_cannot_be_is_blamed_and_not_what_is_measured_by_it(n: int) ->
         ("structured_outputs", {"json": "{"}),
         ("structured_outputs", {"json": '{"const": NaN}'}),
         ("structured_outputs", {"json": "[" * 100_000}),
+        ("structured_outputs", {"json": ENDLESS}),
         ("structured_outputs", {"json": 7}),
         ("structured_outputs", {"regex": ""}),
         ("structured_outputs", {"regex": "\ud800"}),
