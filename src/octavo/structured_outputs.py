@@ -129,12 +129,11 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, omit_defaults=True, r
 
     def refused(self, reason: str, place: str | None = None) -> RequestError:
         """The error that its grammar cannot be had; `place`: JSON pointer of what is to blame, in the source."""
-        if place is None:
-            return RequestError(f"{self.refusal}{reason}", param=self.asked_as)
         for origin in self.origins or ():
-            if (begun := origin.beginning(place)) is not None:
+            if place is not None and (begun := origin.beginning(place)) is not None:
                 return RequestError(f"{begun}: {reason}", param=origin.field)
-        return RequestError(f"{self.refusal}at {place}: {reason}", param=self.asked_as)
+        at = "" if place is None or self.origins is not None else f"at {place}: "  # the client knows its own places
+        return RequestError(f"{self.refusal}{at}{reason}", param=self.asked_as)
 
     @property
     def refusal(self) -> str:

@@ -98,6 +98,12 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"$ref": "#/$defs/a", "$defs": {"a": False}}, "#/$ref"),
     ({"items": {"any_of": [INTEGER]}}, "#/items"),
     ({"type": "string", "maxLenght": 3}, "#"),
+    (
+        {"properties": {"a": {"type": "string", "pattern": "a+"}, "b": {"type": "string", "pattern": "("}}},
+        "#/properties/b/pattern",
+    ),
+    ({"properties": {"pattern": {"type": "string", "pattern": "a{2,1}"}}}, "#/properties/pattern/pattern"),
+    ({"patternProperties": {"[/": INTEGER}}, "#/patternProperties/[~1"),
     *[
         ({"properties": {"a": {"type": kind, word: value}}}, f"#/properties/a/{word}")
         for kind in ("integer", "number")

@@ -256,6 +256,25 @@ def test_a_schema_that_no_grammar_can_hold_to_is_named_where_its_tool_is(
     assert error.get("param", "tools") == "tools"
 
 
+@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_pattern_that_is_none_is_named_where_its_tool_is(saying: Saying, tool_choice: Any) -> None:
+    wrong = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(b"}}}
+    tools = [WEATHER, {"type": "function", "function": {"name": "f", "parameters": wrong}}]
+    with saying("x", reasoning_parser="none") as server:
+        body = {"messages": [QUESTION], "tools": tools, "tool_choice": tool_choice}
+        error = server.http.post(CHAT, json=body).json()["error"]
+    assert error["message"].startswith("tools.1.function.parameters.properties.a.pattern: "), error
+    assert (error["code"], error["param"]) == (400, "tools")
+
+
+@pytest.mark.parametrize("form", [{"guided_regex": "(b"}, {"guided_grammar": "root ::= ("}])
+def test_no_place_of_a_grammar_that_the_server_made_is_told(saying: Saying, form: dict[str, str]) -> None:
+    with saying("x", reasoning_parser="qwen3") as server:
+        error = server.http.post(CHAT, json={"messages": [QUESTION], **form}).json()["error"]
+    assert (error["code"], error["param"]) == (400, next(iter(form)))
+    assert "#/" not in error["message"]
+
+
 @pytest.mark.parametrize(
     ("field", "form", "place"),
     [
