@@ -1,7 +1,10 @@
 """Paged attention under graph replay, and the dense layers around it: `python -m benchmarks.attention`.
 
+    python -m benchmarks.attention --fixed --only "decode 1 " "decode 32 " --stages 2 4
+
 At Qwen3-30B-A3B's shape. Attention is first compared with float32 products of the same keys and values. Each graph holds
-several calls on different parts of the cache, so that short contexts are not found in the L2 cache.
+several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages`
+all is also computed with as many tiles of keys in flight, and the bits must be the same.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import argparse
 import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,12 +33,12 @@ from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 from octavo.ops.linear.dense_gemm import dense_gemm
 from octavo.ops.quantize.cuda import quantize
 
-HEADS, KV_HEADS, WIDTH, BLOCK_SIZE = 32, 4, 128, 16
+HEADS, KV_HEADS, WIDTH = 32, 4, 128
 CHUNKS: dict[str, list[tuple[int, int]]] = {
     **{
         f"decode {count} behind {context}": [(1, context + 1)] * count
-        for context in (1000, 8192)
-        for count in (1, 8, 64, 256)
+        for context in (256, 1000, 8192)
+        for count in (1, 8, 16, 32, 64, 256)
     },
     "prefill 8 x 1001": [(1001, 1001)] * 8,
     "prefill 8192": [(8192, 8192)],
@@ -50,7 +55,11 @@ WEIGHTS: dict[str, tuple[type, int, int]] = {
 }
 """Name to (format, N, K)."""
 ROWS = {"qkv": [1, 8, 64, 256, 8192], "out": [1, 8, 64, 256, 8192], "router": [1, 64, 8192], "head": [1, 64, 256]}
-COPIES = 4
+BEYOND_CACHE = 150e6
+"""Bytes of keys and values that a graph goes through, where that is no more than `COPIES` times what a call reads."""
+COPIES = 128
+MOST_TOKENS = 2**22
+"""That the cache holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +86,12 @@ class Measurement:
 COLUMNS = ["call", "us", "10th to 90th percentile", "TB/s", "TFLOP/s"]
 
 
-def plans(chunks: list[tuple[int, int]]) -> tuple[list[PagedPlan], int]:
+def plans(chunks: list[tuple[int, int]], block_size: int) -> tuple[list[PagedPlan], int]:
     """A plan for each copy, its requests on blocks of their own in a mixed order; and how many blocks that takes."""
-    needed = [-(-context // BLOCK_SIZE) for _, context in chunks]
-    count = COPIES if sum(needed) * COPIES <= 2**18 else 1
+    needed = [-(-context // block_size) for _, context in chunks]
+    tokens = sum(needed) * block_size
+    count = min(COPIES, max(2, round(BEYOND_CACHE / (tokens * KV_HEADS * WIDTH * 4))))
+    count = max(1, min(count, MOST_TOKENS // tokens))
     blocks = torch.randperm(sum(needed) * count, generator=torch.Generator().manual_seed(0)).to(torch.int32)
     starts = tuple(itertools.accumulate((tokens for tokens, _ in chunks), initial=0))
     made = []
@@ -94,7 +105,7 @@ def plans(chunks: list[tuple[int, int]]) -> tuple[list[PagedPlan], int]:
                 tables.to(CUDA),
                 starts,
                 tuple(context for _, context in chunks),
-                block_size=BLOCK_SIZE,
+                block_size=block_size,
                 heads_per_kv_head=HEADS // KV_HEADS,
             )
         )
@@ -106,7 +117,7 @@ def check(
 ) -> None:
     """The first chunk against float32. Raises: AssertionError where a row differs by more than 1 %."""
     tokens, context = chunk
-    blocks = plan.tables[0, : -(-context // BLOCK_SIZE)].long()
+    blocks = plan.tables[0, : -(-context // plan.block_size)].long()
     keys, values = (side[blocks].flatten(0, 1)[:context].float() for side in cache)
     hidden = torch.arange(context, device=CUDA) > torch.arange(context - tokens, context, device=CUDA)[:, None]
     for head in (0, HEADS - 1):
@@ -129,24 +140,32 @@ def fixed(plan: PagedPlan) -> PagedPlan:
 
 
 def measure_attention(
-    name: str, chunks: list[tuple[int, int]], split_results: SplitResults, stages: int | None, *, as_graph: bool
-) -> Measurement:
-    """Time one kind of batch."""
-    made, num_blocks = plans(chunks)
+    name: str,
+    chunks: list[tuple[int, int]],
+    split_results: SplitResults,
+    ways: Mapping[str, dict[str, Any]],
+    *,
+    as_graph: bool,
+    block_size: int,
+) -> list[Measurement]:
+    """Time one kind of batch, computed in several ways. Raises: AssertionError where the bits of two ways differ."""
+    made, num_blocks = plans(chunks, block_size)
     made = [fixed(plan) for plan in made] if as_graph else made
-    cache = torch.empty((2, num_blocks, BLOCK_SIZE, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
+    cache = torch.empty((2, num_blocks, block_size, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
     queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
-    out = torch.empty_like(queries)
-    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], split_results, out=out))
-    calls = [
-        functools.partial(paged_attention, queries, cache, plan, split_results, out=out, stages=stages) for plan in made
-    ]
-    timing = replay(calls, 20)
+    expected, out = torch.empty_like(queries), torch.empty_like(queries)
+    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], split_results, out=expected))
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
     num_bytes = sum(context for _, context in chunks) * KV_HEADS * WIDTH * 4 + 2 * queries.nbytes
-    return Measurement(
-        name if stages is None else f"{name}, {stages} stages", timing, num_bytes, 4.0 * pairs * HEADS * WIDTH
-    )
+    found = []
+    for way, options in ways.items():
+        calls = [
+            functools.partial(paged_attention, queries, cache, plan, split_results, out=out, **options) for plan in made
+        ]
+        calls[0]()
+        assert torch.equal(out, expected), f"{name}{way} has other bits"
+        found.append(Measurement(name + way, replay(calls, 20), num_bytes, 4.0 * pairs * HEADS * WIDTH))
+    return found
 
 
 def measure_dense(name: str, rows: int) -> Measurement:
@@ -174,27 +193,46 @@ def measure_dense(name: str, rows: int) -> Measurement:
     return Measurement(f"{name}, {rows} rows", timing, num_bytes, 2.0 * rows * columns * width)
 
 
+def wanted(name: str, only: list[str]) -> bool:
+    """Whether `name` begins as one of `only` does; with none, any."""
+    return not only or any(name.startswith(each) for each in only)
+
+
+def ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What a row's name ends in, and the options of `paged_attention`: the ways it chooses, and those that were asked for."""
+    found: dict[str, dict[str, Any]] = {"": {}}
+    found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
-    parser.add_argument("--stages", type=lambda text: [int(part) for part in text.split(",")], default=[None])
+    parser.add_argument("--stages", type=int, nargs="*", default=[], help="other depths for all tiles")
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
+    parser.add_argument("--block-size", type=int, default=64, help="tokens")
+    parser.add_argument("--only", nargs="*", default=[], help="how the names of what is measured begin; default: all")
     args = against.parse_args(parser, "attention")
     torch.manual_seed(0)
     copy = copy_rate()
     split_results = SplitResults.allocate(HEADS, WIDTH, CUDA)
-    found = []
-    for (name, chunks), stages in itertools.product(CHUNKS.items(), args.stages):
-        found.append(measure_attention(name, chunks, split_results, stages, as_graph=args.fixed))
-        print(*found[-1].row(), sep="\t", flush=True)
+    found: list[Measurement] = []
+    for name, chunks in CHUNKS.items():
+        if wanted(name, args.only):
+            new = measure_attention(
+                name, chunks, split_results, ways(args), as_graph=args.fixed, block_size=args.block_size
+            )
+            found.extend(new)
+            print(*("\t".join(map(str, one.row())) for one in new), sep="\n", flush=True)
     for name, sizes in ROWS.items():
         for rows in sizes:
-            found.append(measure_dense(name, rows))
-            print(*found[-1].row(), sep="\t", flush=True)
+            if wanted(f"{name}, {rows} rows", args.only):
+                found.append(measure_dense(name, rows))
+                print(*found[-1].row(), sep="\t", flush=True)
     path = write_result(
         args.name,
         title="Attention and dense layers at Qwen3-30B-A3B's shape",
-        conditions=f"{HEADS} heads over {KV_HEADS} KV heads of {WIDTH}, blocks of {BLOCK_SIZE} tokens, bf16 cache; FP8 qkv and out "
+        conditions=f"{HEADS} heads over {KV_HEADS} KV heads of {WIDTH}, blocks of {args.block_size} tokens, bf16 cache; FP8 qkv and out "
         "projections with the quantisation of their input, bf16 router and head; under graph replay, per call of one layer. "
         f"This card copies {copy / 1e12:.2f} TB/s (read and written).",
         columns=COLUMNS,

@@ -28,7 +28,7 @@ step() {
 for name in $steps; do
     case $name in
     kernels) step kernels "${pytest[@]}" -n 14 tests/ops || failed=1 ;;
-    tune) step tune timeout 200 "$python" -m tools.tune_moe --log "$logs/tune.json" || failed=1 ;;
+    tune) step tune timeout 200 "$python" -m tools.tune_moe --write --log "$logs/tune.json" || failed=1 ;;
     bench)
         step bench timeout 120 "$python" -m benchmarks.moe_layer || failed=1
         step bench-block timeout 120 "$python" -m benchmarks.moe_layer --format block --name moe_layer_block || failed=1

@@ -1,30 +1,43 @@
-"""Measure tiles of the expert layer on this GPU and write the best ones into the table.
+"""Measure tiles of the expert layer on this GPU beside the ones that are chosen.
 
-    python -m tools.tune_moe                                Qwen3-30B-A3B's shape
+    python -m tools.tune_moe --write                        Qwen3-30B-A3B's shape, and put the best ones into the table
     python -m tools.tune_moe --shape mixtral-8x7b --format block
+    python -m tools.tune_moe --tokens 1 2 4 8 16
 
-Any legal tile gives the same bits, so only time decides. Kernels are compiled by several processes first.
+Any legal tile gives the same bits, which is looked at, so only time decides. Each graph goes through several routings and copies of the
+weights, so that few tokens do not find their experts in the L2 cache, and each product runs behind a small kernel, whose time is in all
+times (see `tools/tune_dense.py`). All tiles are compiled first, on all cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
+import dataclasses
+import functools
 import itertools
 import json
-import multiprocessing
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights, replay
+from tqdm import tqdm
 
-from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.compilation import compiling_instead
+from octavo.ops.experts.grouped_gemm import STEP, Tile, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
-from octavo.ops.experts.permute import permute
+from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.formats import Weights
+from tools.tune_dense import Before
 
-SIZES = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
+SIZES = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
+FEW = 16
+"""Tokens up to which longer K steps are worth a measurement."""
+COPIES, ROUTINGS = 4, 8
+SHOWN = 3
+"""Best tiles of each product and height that are printed."""
 TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "ops" / "experts" / "grouped_gemm" / "table.py"
 HEAD = '''"""Tiles by weight shape; written by tools/tune_moe.py from measurements."""
 
@@ -36,18 +49,22 @@ TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
 '''
 
 
-def candidates(rows: int, gated: bool) -> list[Tile]:
-    """Legal tiles of `rows` rows worth a measurement."""
-    most = min(2, (rows // 16).bit_length() - 1)
+def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
+    """Legal tiles of `rows` rows for K of `width` numbers of 8 bits worth a measurement."""
+    step = STEP[torch.float8_e4m3fn]
+    halvings = sorted({0, min(2, (rows // 16).bit_length() - 1)})
     tiles = (
-        Tile(rows, cols, warps, stages, tma, max_halvings)
-        for cols, warps, stages, tma, max_halvings in itertools.product(
-            (64, 128), (4, 8), (3, 4, 6), (True, False), sorted({0, most})
+        Tile(rows, cols, warps, stages, tma, max_halvings, factor)
+        for cols, warps, stages, tma, max_halvings, factor in itertools.product(
+            (64, 128), (4, 8), (3, 4, 6, 8), (True, False), [0] if few else halvings, (1, 2, 4) if few else (1,)
         )
-        if not (cols == 64 and warps == 8 and not gated) and (tma or (stages == 4 and max_halvings == 0))
+        if (warps == 4 or cols * (2 if gated else 1) >= 128)
+        and (tma or few or (stages == 4 and max_halvings == 0))
+        and not (few and cols == 128 and gated)
+        and (factor == 1 or (width % (factor * step) == 0 and (tma or factor == 2)))
+        and stages * factor <= 2 * width // step
     )
-    step_bytes = STEP[torch.float8_e4m3fn]
-    legal = [tile for tile in tiles if not tile.reasons_against(gated=gated, step_bytes=step_bytes)]
+    legal = [tile for tile in tiles if not tile.reasons_against(gated=gated, step_bytes=step)]
     return [tile for tile in legal if tile.rows * tile.cols * (2 if gated else 1) // (32 * tile.warps) <= 128]
 
 
@@ -60,70 +77,116 @@ def heights(assignments_per_expert: float) -> list[int]:
     ]
 
 
-def run_tile(ws: MoeWorkspace, gate_up: Weights, down: Weights, tokens: int, tile: Tile, gated: bool) -> None:
-    """One grouped GEMM over whatever the workspace holds."""
-    assignments = tokens * ws.top_k
-    if gated:
-        x = ws.input.held(tokens, gate_up)
-        grouped_gemm_swiglu(
-            x, gate_up, ws.permutation, top_k=ws.top_k, tile=tile, out=ws.hidden, assignments=assignments
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """Both products of a layer for the same tokens, routed in several ways to several copies of the weights."""
+
+    layers: Sequence[tuple[Weights, Weights]]
+    workspace: MoeWorkspace
+    ids: Sequence[torch.Tensor]
+    """(T, K) int32 of each routing."""
+    permutations: dict[int, list[Permutation]]
+    """By the height of tiles: of each routing."""
+
+    @classmethod
+    def draw(
+        cls,
+        tokens: int,
+        shape: tuple[int, int, int, int],
+        layers: Sequence[tuple[Weights, Weights]],
+        workspace: MoeWorkspace,
+    ) -> Products:
+        """Of `tokens` random tokens, which the workspace then holds."""
+        inputs = [draw(tokens, shape) for _ in range(ROUTINGS)]
+        gate_up, down = layers[0]
+        gate_up.activate(inputs[0].x, workspace.input.quantizer(None))
+        down.activate(
+            torch.randn_like(workspace.hidden[: tokens * shape[1]]), workspace.hidden_quantized.quantizer(None)
         )
-    else:
-        h = ws.hidden_quantized.held(ws.permutation.assignments, down)
-        grouped_gemm(h, down, ws.permutation, tile=tile, out=ws.expert_out, assignments=assignments)
+        ids = [one.ids for one in inputs]
+        return cls(layers, workspace, ids, {})
+
+    def place(self, rows: int) -> None:
+        """Make the permutations for tiles of `rows` rows."""
+        experts = self.layers[0][0].data.shape[0]
+        self.permutations[rows] = [permute(ids, experts, tile_rows=rows) for ids in self.ids]
+
+    def calls(self, tile: Tile, gated: bool) -> list[Callable[[], torch.Tensor]]:
+        """One call for each routing: its result is (S, N) bf16."""
+        return [functools.partial(self._run, tile, gated, number) for number in range(len(self.ids))]
+
+    def _run(self, tile: Tile, gated: bool, number: int) -> torch.Tensor:
+        gate_up, down = self.layers[number % len(self.layers)]
+        held, permutation = self.workspace, self.permutations[tile.rows][number]
+        tokens, top_k = self.ids[number].shape
+        assignments = tokens * top_k
+        if gated:
+            x = held.input.held(tokens, gate_up)
+            out = held.hidden[:assignments]
+            return grouped_gemm_swiglu(
+                x, gate_up, permutation, top_k=top_k, tile=tile, out=out, assignments=assignments
+            )
+        h = held.hidden_quantized.held(assignments, down)
+        out = held.expert_out[:assignments]
+        return grouped_gemm(h, down, permutation, tile=tile, out=out, assignments=assignments)
 
 
-def compile_tiles(job: tuple[tuple[int, int, int, int], str, list[tuple[Tile, bool]]]) -> None:
-    """Compile by running on one token; the kernels land in Triton's cache on disk."""
-    shape, kind, tiles = job
-    experts, top_k, hidden, intermediate = shape
-    gate_up = random_weights(kind, experts, 2, intermediate, hidden)
-    down = random_weights(kind, experts, 1, hidden, intermediate)
-    ws = moe_workspace(1, top_k, gate_up, down)
-    inputs = draw(1, shape)
-    for tile, gated in tiles:
-        permute(inputs.ids, experts, tile_rows=tile.rows, out=ws.permutation)
-        run_tile(ws, gate_up, down, 1, tile, gated)
-    torch.cuda.synchronize()
+def measure(
+    products: Products, tiles: Sequence[Tile], gated: bool, expected: torch.Tensor, before: Before
+) -> list[tuple[float, Tile]]:
+    """Microseconds of each tile, the least first; one whose bits are not `expected` is told, and left out."""
+    times = []
+    for tile in tiles:
+        calls = products.calls(tile, gated)
+        for room in (products.workspace.hidden, products.workspace.expert_out):
+            room.fill_(torch.nan)
+        if not torch.equal(calls[0](), expected):
+            print(f"OTHER BITS: {'gate_up' if gated else 'down'} {tile}", flush=True)
+            continue
+        times.append((replay([before.behind(call) for call in calls], 9).median, tile))
+    return sorted(times, key=lambda pair: pair[0])
 
 
-def precompile(shape: tuple[int, int, int, int], kind: str, processes: int) -> None:
-    """Compile every candidate of every size."""
-    loads = [size * shape[1] / shape[0] for size in SIZES]
-    rows = sorted({height for load in loads for height in heights(load)})
-    tiles = [(tile, gated) for height in rows for gated in (True, False) for tile in candidates(height, gated)]
-    jobs = [(shape, kind, tiles[start::processes]) for start in range(processes)]
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(compile_tiles, jobs))
+def short(tile: Tile) -> str:
+    """A tile in few characters."""
+    way = "tma" if tile.tma else "async"
+    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + "/" * tile.max_halvings
 
 
 def best_tiles(
-    ws: MoeWorkspace, gate_up: Weights, down: Weights, tokens: int, shape: tuple[int, int, int, int]
+    products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str, before: Before
 ) -> dict[str, object]:
-    """Every candidate's time at `tokens` tokens, and the pair of equal height with the least sum."""
-    inputs = draw(tokens, shape)
-    gate_up.activate(inputs.x, ws.input.quantizer(None))
-    down.activate(torch.randn_like(ws.hidden[: tokens * shape[1]]), ws.hidden_quantized.quantizer(None))
-    times: dict[str, float] = {}
-    best: tuple[float, Tile, Tile] | None = None
-    for rows in heights(tokens * shape[1] / shape[0]):
-        permute(inputs.ids, shape[0], tile_rows=rows, out=ws.permutation)
-        winners: list[tuple[float, Tile]] = []
-        for gated in (True, False):
-            measured = []
-            for tile in candidates(rows, gated):
-
-                def call(tile: Tile = tile, gated: bool = gated) -> None:
-                    run_tile(ws, gate_up, down, tokens, tile, gated)
-
-                measured.append((replay([call] * 3, 7).median, tile))
-                times[f"{'gate_up' if gated else 'down'} {tile}"] = measured[-1][0]
-            winners.append(min(measured, key=lambda pair: pair[0]))
-        total = winners[0][0] + winners[1][0]
-        if best is None or total < best[0]:
-            best = (total, winners[0][1], winners[1][1])
-    assert best is not None
-    return {"tokens": tokens, "us": best[0], "gate_up": best[1], "down": best[2], "times": times}
+    """Every candidate's time, and the pair of equal height with the least sum."""
+    experts, top_k, hidden, intermediate = shape
+    now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
+    found: dict[bool, dict[int, list[tuple[float, Tile]]]] = {}
+    for gated, chosen in ((True, now.gate_up), (False, now.down)):
+        width = hidden if gated else intermediate
+        if chosen.rows not in products.permutations:
+            products.place(chosen.rows)
+        calls = products.calls(chosen, gated)
+        expected = calls[0]().clone()
+        now_us = replay([before.behind(call) for call in calls], 9).median
+        heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
+        found[gated] = {}
+        for rows in heights(tokens * top_k / experts):
+            times = measure(products, candidates(rows, gated, width, tokens <= FEW), gated, expected, before)
+            found[gated][rows] = times
+            heading += f" | {rows} rows: " + ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
+        tqdm.write(heading)
+    pairs = [
+        (first[0][0] + second[0][0], first[0][1], second[0][1])
+        for rows, first in found[True].items()
+        if first and (second := found[False][rows])
+    ]
+    us, gate_up, down = min(pairs, key=lambda pair: pair[0])
+    all_times = {
+        f"{'gate_up' if gated else 'down'} {tile}": us
+        for gated, by_rows in found.items()
+        for measured in by_rows.values()
+        for us, tile in measured
+    }
+    return {"tokens": tokens, "us": us, "gate_up": gate_up, "down": down, "times": all_times}
 
 
 def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], top_k: int) -> None:
@@ -142,31 +205,56 @@ def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], 
         for name, rows in {**TABLE, key: entries}.items()
     )
     text = HEAD + body.replace("'", '"') + "}\n"
-    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings"):
+    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings", "step_factor"):
         text = text.replace(f"{field}=", "")
     TABLE_FILE.write_text(text, encoding="utf-8")
+
+
+def compile_all(products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str) -> None:
+    """Compile every candidate of `tokens` tokens, and the chosen ones."""
+    experts, top_k, hidden, intermediate = shape
+    now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
+    for rows in {*heights(tokens * top_k / experts), now.gate_up.rows}:
+        products.place(rows)
+        few = tokens <= FEW
+        for gated, chosen, width in ((True, now.gate_up, hidden), (False, now.down, intermediate)):
+            for tile in {*candidates(rows, gated, width, few), *([chosen] if chosen.rows == rows else [])}:
+                products.calls(tile, gated)[0]()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
     parser.add_argument("--format", choices=FORMATS, default="channel")
-    parser.add_argument("--processes", type=int, default=12, help="that compile at the same time")
+    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--write", action="store_true", help="put the best pair of each size into the table")
     parser.add_argument("--log", type=Path, help="where to write all times as JSON")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     experts, top_k, hidden, intermediate = shape
-    precompile(shape, args.format, args.processes)
-    gate_up = random_weights(args.format, experts, 2, intermediate, hidden)
-    down = random_weights(args.format, experts, 1, hidden, intermediate)
-    ws = moe_workspace(max(SIZES), top_k, gate_up, down)
-    found = []
-    for tokens in SIZES:
-        found.append(best_tiles(ws, gate_up, down, tokens, shape))
-        print(tokens, f"{found[-1]['us']:.1f} us", found[-1]["gate_up"], found[-1]["down"], flush=True)
-    write_table((type(gate_up).__name__, experts, hidden, intermediate), found, top_k)
-    if args.log:
-        args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
+    layers = [
+        (
+            random_weights(args.format, experts, 2, intermediate, hidden),
+            random_weights(args.format, experts, 1, hidden, intermediate),
+        )
+        for _ in range(COPIES)
+    ]
+    kind = type(layers[0][0]).__name__
+    ws = moe_workspace(max(args.tokens), top_k, *layers[0])
+    with compiling_instead(len(os.sched_getaffinity(0))):
+        for tokens in args.tokens:
+            compile_all(Products.draw(tokens, shape, layers, ws), tokens, shape, kind)
+    found, before = [], Before()
+    print(f"nothing but the kernel before: {replay([before.behind(lambda: None)] * 16, 9).median:.2f}", flush=True)
+    for tokens in tqdm(args.tokens, desc="Sizes"):
+        products = Products.draw(tokens, shape, layers, ws)
+        for rows in heights(tokens * top_k / experts):
+            products.place(rows)
+        found.append(best_tiles(products, tokens, shape, kind, before))
+        if args.log:
+            args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
+    if args.write:
+        write_table((kind, experts, hidden, intermediate), found, top_k)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,6 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
         return len(self.logprob_token_ids) if self.logprob_token_ids is not None else self.logprobs
 
     def __post_init__(self) -> None:
-        _refuse_unserved(self)
         for name in _NUMBERS:
             setattr(self, name, _plain(getattr(self, name)))
         stop: Any = self.stop
@@ -207,6 +206,7 @@ class SamplingParams(UnservedParams, omit_defaults=True, repr_omit_defaults=True
                 setattr(self, name, 1 if asked else None)
         for param, (fits, rule) in _RULES.items():
             _check(self, fits, param, rule)
+        _refuse_unserved(self)  # behind the rules: best_of is measured by an n that can be
         limit = self.max_tokens
         _check(self, lambda least: limit is None or least <= limit, "min_tokens", f"at most max_tokens ({limit})")
         if self.greedy:

@@ -145,10 +145,11 @@ def test_any_chunks_blocks_and_neighbours(
 
 
 def test_all_graphs_are_recorded_without_a_step(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
-    """`prepare` leaves every slot of the cache as it was; then each size gives the bits of rows alone."""
+    """`prepare_next` leaves every slot of the cache as it was; then each size gives the bits of rows alone."""
     cache = cache_of(loaded, 300, 16)
     graphed = graphs_of(loaded, cache, most=512)
-    graphed.prepare()
+    while graphed.prepare_next():
+        pass
     assert all(layer.isnan().all() for layer in cache.layers)
     which = LENGTHS.index(513)
     ids = tokens(which, 513)

@@ -26,6 +26,11 @@ TILES = [
     Tiles(Tile(128, 64, 4, 3, tma=True, max_halvings=2), Tile(128, 128, 4, 3, tma=True, max_halvings=2)),
     Tiles(Tile(256, 64, 8, 3, tma=True, max_halvings=2), Tile(256, 128, 8, 3, tma=True, max_halvings=2)),
 ]
+LONG_STEPS = [
+    Tiles(Tile(16, 64, 4, 3, step_factor=2), Tile(16, 128, 8, 3, tma=True, step_factor=2)),
+    Tiles(Tile(16, 64, 4, 3, tma=True, step_factor=4), Tile(16, 64, 4, 3, step_factor=4)),
+]
+"""Not for scales per block."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,8 @@ def test_at_every_tile(kind: type, qwen: GpuLayer) -> None:
     pool = Rows.draw(QWEN3_30B, 700, "skewed")
     step_bytes = 128
     whole, _ = layer(pool)
-    tiles = TILES if kind is not Fp8Channel else TILES + [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows]
+    tiles = [*TILES, *([] if kind is Fp8Block else LONG_STEPS)]
+    tiles += [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows] if kind is Fp8Channel else []
     assert all(not t.gate_up.reasons_against(gated=True, step_bytes=step_bytes) for t in tiles)
     for tile in tiles:
         assert torch.equal(layer(pool, tiles=tile)[0], whole), tile

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import json
+import math
+import sys
 from typing import Annotated, Any, Literal
 
 import jsonschema_rs
@@ -96,6 +98,38 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"$ref": "#/$defs/a", "$defs": {"a": False}}, "#/$ref"),
     ({"items": {"any_of": [INTEGER]}}, "#/items"),
     ({"type": "string", "maxLenght": 3}, "#"),
+    (
+        {"properties": {"a": {"type": "string", "pattern": "a+"}, "b": {"type": "string", "pattern": "("}}},
+        "#/properties/b/pattern",
+    ),
+    ({"properties": {"pattern": {"type": "string", "pattern": "a{2,1}"}}}, "#/properties/pattern/pattern"),
+    ({"patternProperties": {"[/": INTEGER}}, "#/patternProperties/[~1"),
+    *[
+        ({"properties": {"a": {"type": kind, word: value}}}, f"#/properties/a/{word}")
+        for kind in ("integer", "number")
+        for word in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+        for value in (10**400, -(10**400))
+    ],
+    ({"type": "integer", "minimum": 2**63}, "#/minimum"),
+    ({"type": "integer", "maximum": -(2**63) - 1}, "#/maximum"),
+    ({"type": "integer", "exclusiveMinimum": 2**63 - 1}, "#/exclusiveMinimum"),
+    ({"type": "integer", "exclusiveMaximum": -(2**63)}, "#/exclusiveMaximum"),
+    ({"type": "integer", "minimum": 1e300}, "#/minimum"),
+    ({"type": "integer", "multipleOf": 1025}, "#/multipleOf"),
+    ({"type": "integer", "multipleOf": 10**400}, "#/multipleOf"),
+    ({"type": "integer", "minimum": 5, "maximum": 3}, "#"),
+    ({"type": "integer", "exclusiveMinimum": 5, "exclusiveMaximum": 6}, "#"),
+    ({"type": "number", "minimum": 5, "exclusiveMaximum": 5}, "#"),
+    ({"type": "number", "exclusiveMinimum": 5.5, "maximum": 5.25}, "#"),
+    ({"enum": ["a", {"b": [1, 10**400]}]}, "#/enum/1/b/1"),
+    ({"const": 2**63 + 1}, "#/const"),
+    ({"type": "integer", "default": 10**400}, "#/default"),
+    ({"type": "boolean", "a/b": [{"c": -(10**400)}]}, "#/a~1b/0/c"),
+    *[({word: 2**32 + 1}, f"#/{word}") for word in ("minItems", "maxItems", "maxProperties")],
+    ({"properties": {"a": {}}, "minProperties": 2**32}, "#/minProperties"),
+    *[({"type": "string", word: 10**12}, f"#/{word}") for word in ("minLength", "maxLength")],
+    ({"minItems": 5, "maxItems": 3}, "#"),
+    ({"minProperties": 5, "maxProperties": 3}, "#"),
 ]
 
 
@@ -127,6 +161,43 @@ def test_what_cannot_be_held_to_is_refused_with_its_place(forms: Forms, schema: 
     with pytest.raises(RequestError) as error:
         forms.compile(StructuredOutputsParams(json=schema))
     assert f"at {place}: " in error.value.message
+
+
+FAR = [math.inf, -math.inf, math.nan, 10**400, -(10**5000)]
+
+
+@pytest.mark.parametrize("number", FAR, ids=["infinite", "below all", "none", "400 digits", "5000 digits"])
+def test_a_number_that_is_none_of_double_precision_is_refused_with_its_place(forms: Forms, number: float) -> None:
+    """In schemas and in structural tags, of Python and of JSON."""
+    schema = {"type": "integer", "minimum": number}
+    tag = {"format": {"type": "json_schema", "json_schema": schema}}
+    bounded = {"format": {"type": "any_text", "max_tokens": number}}
+    for place, fields in (
+        ("#/minimum", {"json": schema}),
+        ("#/format/json_schema/minimum", {"structural_tag": tag}),
+        ("#/format/max_tokens", {"structural_tag": bounded}),
+    ):
+        with pytest.raises(RequestError) as error:
+            forms.compile(StructuredOutputsParams(**fields))
+        assert f"at {place}: must be a number of double precision" in error.value.message
+
+
+@pytest.mark.parametrize("written", ["1e999", "-1e999", "1" + "0" * 400, "1" + "0" * 5000])
+def test_a_number_in_a_text_that_is_none_of_double_precision_too(forms: Forms, written: str) -> None:
+    with pytest.raises(RequestError) as error:
+        forms.compile(StructuredOutputsParams(json=f'{{"items": {{"type": "number", "minimum": {written}}}}}'))
+    assert "at #/items/minimum: must be a number of double precision" in error.value.message
+
+
+def test_the_largest_numbers_are_held_to(forms: Forms) -> None:
+    for number in (2**63 - 1, -(2**63)):
+        for word in ("minimum", "maximum"):
+            grammar = forms.compile(StructuredOutputsParams(json={"type": "integer", word: number}))
+            assert forms.fits(grammar, str(number))
+            assert not forms.fits(grammar, str(number + (1 if word == "maximum" else -1)))
+    for listed in (2**63 - 1, -(2**63), 2**64, 10**22, sys.float_info.max, 5e-324):
+        text, ended = forms.walk(forms.compile(StructuredOutputsParams(json={"enum": [listed]})), 0)
+        assert (json.loads(text), ended) == (listed, True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import octavo.grammar.compiler
 from grammar.grammars import Forms, ids_of
 from octavo.errors import RequestError
+from octavo.grammar.source import MAX_SPELLED_BYTES, checked_source
+from octavo.grammar.words import SchemaError
 from octavo.structured_outputs import GrammarSource, StructuredOutputsParams
 from server.harness import EOS
 
@@ -216,6 +218,53 @@ def test_only_the_end_is_left_at_the_end(forms: Forms) -> None:
     grammar = forms.compile(StructuredOutputsParams(choice=["é"]))
     assert ids_of(grammar.first) == ["é".encode()[0]]
     assert EOS not in ids_of(grammar.first)
+
+
+TEXTS = [f"{number:05} " + "x" * 244 for number in range(1400)]
+"""Of 250 bytes each, 350,000 together: more than a grammar may spell."""
+LONG = "x" * 350_000
+CALL = {"begin": "<", "end": ">"}
+SPELLING: dict[str, dict[str, Any]] = {
+    "enum": {"json": {"properties": {"a": {"enum": TEXTS}}}},
+    "const": {"json": {"const": {"a": TEXTS}}},
+    "several": {"json": {"anyOf": [{"enum": TEXTS[:700]}, {"enum": TEXTS[700:]}]}},
+    "a pattern": {"json": {"type": "string", "pattern": LONG}},
+    "choice": {"choice": TEXTS},
+    "regex": {"regex": "|".join(TEXTS)},
+    "EBNF": {"grammar": f'root ::= "{LONG}"'},
+    "a literal without an end": {"grammar": 'root ::= "' + r"\"" * 400_000},
+    "Lark": {"grammar": f'start: "{LONG}"'},
+    "a tag": {
+        "structural_tag": {
+            "format": {"type": "tag", **CALL, "content": {"type": "json_schema", "json_schema": {"enum": TEXTS}}}
+        }
+    },
+    "an older tag": {"structural_tag": {"structures": [{**CALL, "schema": {"enum": TEXTS}}], "triggers": ["<"]}},
+    "a regex in a tag": {"structural_tag": {"format": {"type": "regex", "pattern": LONG}}},
+    "choices in a tag": {"structural_tag": {"format": {"type": "grammar", "grammar": f'root ::= "{LONG}"'}}},
+    "text of a tag": {"structural_tag": {"format": {"type": "const_string", "value": LONG}}},
+}
+
+
+@pytest.mark.parametrize("name", SPELLING)
+def test_more_than_a_grammar_may_spell_is_refused_before_it_is_compiled(name: str) -> None:
+    source = StructuredOutputsParams(**SPELLING[name]).source()
+    with pytest.raises(SchemaError) as error:
+        checked_source(source)
+    assert re.search(rf"have [348]\d\d\d\d\d bytes together, at most {MAX_SPELLED_BYTES}$", error.value.why)
+    assert error.value.place is None
+
+
+def test_as_much_as_a_grammar_may_spell_is_served(forms: Forms) -> None:
+    """What it becomes is not too large, nor does it take too long."""
+    texts = [text[: MAX_SPELLED_BYTES // len(TEXTS) - len('", ""')] for text in TEXTS]
+    grammar = forms.compile(StructuredOutputsParams(json={"enum": texts}))
+    assert forms.fits(grammar, json.dumps(texts[-1]))
+    assert not forms.fits(grammar, json.dumps(texts[-1][:-1]))
+
+
+def test_what_is_noted_is_not_spelled(forms: Forms) -> None:
+    forms.compile(StructuredOutputsParams(json={"type": "integer", "description": LONG}))
 
 
 def test_equal_sources_are_compiled_once(forms: Forms) -> None:

@@ -25,6 +25,10 @@ def test_the_module_that_vllms_users_import_from() -> None:
     assert octavo.sampling_params.RequestOutputKind is RequestOutputKind
 
 
+ENDLESS: dict[str, Any] = {"type": "object"}
+ENDLESS["properties"] = {"a": ENDLESS}
+
+
 @pytest.mark.parametrize(
     ("field", "given", "held"),
     [
@@ -51,6 +55,13 @@ def test_a_value_that_vllm_takes(field: str, given: Any, held: Any) -> None:
     params = SamplingParams(**{field: given})
     assert getattr(params, field) == held
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
+
+
+@pytest.mark.parametrize("n", [-1, 0, 2**70])
+def test_an_n_that_cannot_be_is_blamed_and_not_what_is_measured_by_it(n: int) -> None:
+    with pytest.raises(RequestError) as error:
+        SamplingParams(n=n, best_of=1)
+    assert error.value.param == "n"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,7 @@ def test_a_value_that_vllm_takes(field: str, given: Any, held: Any) -> None:
         ("structured_outputs", {"json": "{"}),
         ("structured_outputs", {"json": '{"const": NaN}'}),
         ("structured_outputs", {"json": "[" * 100_000}),
+        ("structured_outputs", {"json": ENDLESS}),
         ("structured_outputs", {"json": 7}),
         ("structured_outputs", {"regex": ""}),
         ("structured_outputs", {"regex": "\ud800"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from models.toy import (
 )
 from octavo.config import WeightFormat
 from octavo.config.facts import PagedKv
+from octavo.config.json_fields import LARGEST, MOST
 from octavo.errors import CheckpointError
 from octavo.models.mixtral.config import MixtralConfig
 from octavo.models.placing import fresh_memory
 from octavo.models.qwen3_moe.config import Qwen3MoeConfig
 from octavo.models.registry import decode_config, encode_config, read_config, read_folder
+from octavo.worker.shared_weights.weights import block_bytes
 
 
 def test_both_spellings_of_rope() -> None:
@@ -121,6 +124,53 @@ def test_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as info:
         read_config(raw_config(**changes), file="folder/config.json")
     assert info.value.file == "folder/config.json"
+
+
+FAMILIES = (
+    raw_config,
+    raw_glm4_moe,
+    raw_minimax_m2,
+    raw_mixtral,
+    raw_olmoe,
+    raw_qwen2_moe,
+    raw_qwen3,
+    raw_qwen3_5_moe,
+    raw_qwen3_next,
+)
+NO_SIZE = ("decoder_sparse_step", "full_attention_interval", "first_k_dense_replace", "bos_token_id", "eos_token_id")
+SIZES = [
+    pytest.param(raw, name, id=f"{raw.__name__}-{name}")
+    for raw in FAMILIES
+    for name, value in raw().items()
+    if type(value) is int and not name.endswith("token_id") and name not in NO_SIZE
+]
+
+
+@pytest.mark.parametrize(("raw", "name"), SIZES)
+@pytest.mark.parametrize("size", [10**9, 2**31 - 1])
+def test_a_size_beyond_all_models_is_refused_by_name(raw: Callable[..., dict[str, Any]], name: str, size: int) -> None:
+    """Before anything is made of it: a layer for each of a billion would take hours, and all memory."""
+    with pytest.raises(CheckpointError, match=rf"\b{name}\b.* {size}\b"):
+        read_config(raw(**{name: size}))
+
+
+def test_more_experts_in_all_than_can_be_laid_out_at_once_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match="num_hidden_layers 1000 of 66 experts"):
+        read_config(raw_config(num_hidden_layers=1000, num_experts=66))
+    assert len(read_config(raw_config(num_hidden_layers=1000, num_experts=65)).cache) == 1000
+
+
+def test_a_sequence_longer_than_all_is_refused_by_what_makes_it_so() -> None:
+    scaled = {"rope_type": "yarn", "factor": 64.0, "original_max_position_embeddings": 2**20}
+    with pytest.raises(CheckpointError, match="factor 64"):
+        read_config(raw_config(rope_scaling=scaled))
+
+
+def test_the_bytes_of_the_largest_model_are_counted() -> None:
+    largest = {"hidden_size": MOST, "intermediate_size": MOST, "moe_intermediate_size": MOST, "num_experts": 64}
+    names = ("vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+    config = read_config(raw_config(**largest, **{name: LARGEST[name] for name in names}))
+    assert 2**50 < block_bytes(config) < 2**62
 
 
 REFUSED_MIXTRAL: dict[str, tuple[dict[str, Any], str]] = {

@@ -98,6 +98,7 @@ def test_grid_limit_is_checked_on_the_host() -> None:
     [
         pytest.param(Tile(8, 64, 4, 4), "rows 8", id="rows"),
         pytest.param(Tile(16, 32, 4, 4), "cols 32", id="cols"),
+        pytest.param(Tile(16, 64, 4, 2, step_factor=8), "step_factor 8", id="steps"),
         pytest.param(Tile(16, 64, 2, 4), "warps 2", id="warps"),
         pytest.param(Tile(16, 64, 4, 1), "stages 1", id="stages"),
         pytest.param(Tile(256, 128, 8, 8), "shared memory", id="shared"),

@@ -14,6 +14,7 @@ from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.registry import read_config
+from octavo.ops.attention.plan_buffers import ANY, DECODES
 from octavo.worker.graphs import GraphedModel, graph_sizes
 from ops.test_model import CONFIGS, alone, load, tokens
 
@@ -120,9 +121,8 @@ def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
 
     graphed = graphs_of(loaded, cache, [1, 4])
     vars(graphed)["_capture"] = capture
-    graphed.prepare()
-    graphed.prepare()
-    assert len(recorded) == 2
+    assert [graphed.prepare_next() for _ in range(8)] == [True] * 6 + [False] * 2
+    assert len(recorded) == 6
     assert all(layer.isnan().all() for layer in cache.layers)
 
 
@@ -136,3 +136,21 @@ def test_sizes(most: int) -> None:
         for size, after in itertools.pairwise(sizes)
     )
     assert graph_sizes(0) == []
+
+
+def test_a_step_gets_the_kernels_that_it_has_lines_for(loaded: LoadedModel, expected: list[torch.Tensor]) -> None:
+    """A tile of many rows, and steps of small ones; and the twin, in which the former is taken for one of the latter."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(loaded, cache, [WHOLE])
+    chunk = (REQUESTS[0], 0, len(REQUESTS[0]), TABLES[0])
+
+    def is_right() -> bool:
+        hidden = graphed.forward(make_batch([chunk], block_size=BLOCK, columns=COLUMNS), cache)
+        return torch.equal(hidden, expected[0])
+
+    assert is_right()
+    assert not any(wrong_chunks(expected, graphed, cache))
+    graphs = vars(graphed)["_graphs"]
+    assert graphs.keys() == {(WHOLE, ANY), (WHOLE, DECODES)}
+    graphs[WHOLE, ANY] = graphs[WHOLE, DECODES]
+    assert not is_right()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from triton.runtime.interpreter import GridExecutor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from models.toy import (
@@ -27,6 +30,8 @@ from models.toy import (
     write_checkpoint,
 )
 from octavo.models.cuda_operations import CudaOperations
+from octavo.models.decoder.model import Decoder
+from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
 from octavo.models.registry import read_config
@@ -127,3 +132,50 @@ def test_no_tokens(folder: Path) -> None:
     cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
     hidden = loaded.model.forward(make_batch([], block_size=16, columns=4), cache)
     assert loaded.model.logits(hidden).shape == (0, loaded.config.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "kept"),
+    [
+        ("fp8", {}, [0, 5]),
+        ("qwen3-next", {"full_attention_interval": 3}, [0, 2, 5]),
+        ("glm4-moe", {}, [0, 1, 5]),
+        ("bf16-dense-bias", {}, [0, 1, 5]),
+    ],
+)
+def test_a_shortened_model_launches_every_kernel(
+    name: str, changes: dict[str, int], kept: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six layers; and the twin, whose layers are all taken for one kind: the first and the last do not launch all if there are more kinds."""
+    raw = CONFIGS[name] | {"num_hidden_layers": 6} | changes
+    write_checkpoint(tmp_path, raw, random_tensors(read_config(raw), 3))
+    loaded = load(tmp_path, CudaOperations(max_tokens=64))
+    cache = allocate_cache(loaded.config, num_blocks=2, block_size=16)
+    batch = make_batch([(tokens(1, 20), 0, 20, [0, 1])], block_size=16, columns=5)
+    batch = dataclasses.replace(batch, output_counts=(1,))
+    launched: set[tuple[object, ...]] = set()
+    launch = GridExecutor.__call__
+
+    def noted(self: GridExecutor, *args: object, **options: object) -> None:
+        launched.add((self.fn, *map(form, args), *((key, form(value)) for key, value in sorted(options.items()))))
+        launch(self, *args, **options)
+
+    def launched_by(model: Decoder, kv_cache: KVCache) -> set[tuple[object, ...]]:
+        launched.clear()
+        model.forward(batch, kv_cache)
+        return launched.copy()
+
+    monkeypatch.setattr(GridExecutor, "__call__", noted)
+    whole = launched_by(loaded.model, cache)
+    short, part = loaded.model.shortened(cache)
+    assert [each is layer for each, layer in zip(part.layers, (cache.layers[i] for i in kept), strict=True)]
+    assert launched_by(short, part) == whole
+    vars(loaded.model)["_kinds"] = [None] * 6
+    assert (launched_by(*loaded.model.shortened(cache)) != whole) is (len(kept) > 2)
+
+
+def form(argument: object) -> object:
+    """What a kernel is compiled for, of one of its arguments."""
+    if isinstance(argument, TensorDescriptor):
+        return tuple(argument.block_shape), form(argument.base)
+    return (argument.dtype, argument.shape[1:]) if isinstance(argument, torch.Tensor) else argument

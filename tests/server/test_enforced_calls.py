@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -184,6 +185,133 @@ def test_what_no_grammar_can_do_is_refused(saying: Saying, fields: dict[str, Any
     with saying("x") as server:
         answer = server.http.post(CHAT, json={"messages": [QUESTION], **fields})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+UNSERVED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a/b": {"type": "array", "uniqueItems": True}},
+}
+FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": UNSERVED}}
+WHY = "uniqueItems is not served"
+PROTOCOLS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "/v1/chat/completions": (
+        "tools.1.function.parameters.properties.a/b: ",
+        {
+            "messages": [QUESTION],
+            "tools": [NOW, {"type": "function", "function": {"name": "f", "parameters": UNSERVED, "strict": True}}],
+        },
+        {
+            "required": {"tool_choice": "required"},
+            "named": {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "beside a form": {"response_format": {"type": "json_object"}},
+        },
+    ),
+    "/v1/responses": (
+        "tools[1].parameters.properties.a/b: ",
+        {
+            "input": "Count.",
+            "tools": [
+                {"type": "function", "name": "now", "parameters": {}},
+                {"type": "function", "name": "f", "parameters": UNSERVED, "strict": True},
+            ],
+        },
+        {
+            "required": {"tool_choice": "required"},
+            "named": {"tool_choice": {"type": "function", "name": "f"}},
+            "beside a form": {"text": {"format": {"type": "json_object"}}},
+        },
+    ),
+    "/v1/messages": (
+        "tools.1.input_schema.properties.a/b: ",
+        {
+            "messages": [QUESTION],
+            "max_tokens": 9,
+            "tools": [
+                {"name": "now", "input_schema": {"type": "object"}},
+                {"name": "f", "input_schema": UNSERVED, "strict": True},
+            ],
+        },
+        {
+            "required": {"tool_choice": {"type": "any"}},
+            "named": {"tool_choice": {"type": "tool", "name": "f"}},
+            "beside a form": {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", ["required", "named", "beside a form"])
+@pytest.mark.parametrize("path", PROTOCOLS)
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_schema_that_no_grammar_can_hold_to_is_named_where_its_tool_is(
+    saying: Saying, path: str, asked: str, thinks: bool
+) -> None:
+    place, body, ways = PROTOCOLS[path]
+    options = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3" if thinks else "none"}
+    with saying("x", **options) as server:
+        answer = server.http.post(path, json={**body, **ways[asked]})
+    error = answer.json()["error"]
+    assert answer.status_code == 400, answer.text
+    assert error["message"].startswith(f"{place}{WHY}")
+    assert error.get("param", "tools") == "tools"
+
+
+@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_pattern_that_is_none_is_named_where_its_tool_is(saying: Saying, tool_choice: Any) -> None:
+    wrong = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(b"}}}
+    tools = [WEATHER, {"type": "function", "function": {"name": "f", "parameters": wrong}}]
+    with saying("x", reasoning_parser="none") as server:
+        body = {"messages": [QUESTION], "tools": tools, "tool_choice": tool_choice}
+        error = server.http.post(CHAT, json=body).json()["error"]
+    assert error["message"].startswith("tools.1.function.parameters.properties.a.pattern: "), error
+    assert (error["code"], error["param"]) == (400, "tools")
+
+
+@pytest.mark.parametrize("form", [{"guided_regex": "(b"}, {"guided_grammar": "root ::= ("}])
+def test_no_place_of_a_grammar_that_the_server_made_is_told(saying: Saying, form: dict[str, str]) -> None:
+    with saying("x", reasoning_parser="qwen3") as server:
+        error = server.http.post(CHAT, json={"messages": [QUESTION], **form}).json()["error"]
+    assert (error["code"], error["param"]) == (400, next(iter(form)))
+    assert "#/" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "form", "place"),
+    [
+        ("response_format", FORM, "#/properties/a~1b"),
+        ("guided_json", UNSERVED, "#/properties/a~1b"),
+        (
+            "structural_tag",
+            {
+                "format": {
+                    "type": "tag",
+                    "begin": "<",
+                    "content": {"type": "json_schema", "json_schema": UNSERVED},
+                    "end": ">",
+                }
+            },
+            "#/format/content/json_schema/properties/a~1b",
+        ),
+        (
+            "structural_tag",
+            {"structures": [{"begin": "<", "schema": UNSERVED, "end": ">"}], "triggers": ["<"]},
+            "#/structures/0/schema/properties/a~1b",
+        ),
+    ],
+)
+def test_a_form_is_refused_in_the_same_words_whatever_stands_beside_it(
+    saying: Saying, field: str, form: dict[str, Any], place: str
+) -> None:
+    """Thoughts and tools make it a part of a larger grammar, which the client has not written."""
+    told = set()
+    for thinks, tools in itertools.product((False, True), (None, [NOW])):
+        options = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3" if thinks else "none"}
+        with saying("x", **options) as server:
+            answer = server.http.post(CHAT, json={"messages": [QUESTION], "tools": tools, field: form})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+        told.add(answer.json()["error"]["message"].partition(" (request id")[0])
+    assert len(told) == 1
+    assert f"at {place}: {WHY}" in told.pop()
 
 
 def test_a_budget_needs_marks_that_a_grammar_can_write(saying: Saying) -> None:

@@ -33,6 +33,18 @@ ITEMS = ["instructions", "input[0]"]
         (RESPONSE_NAMES, (), "prompt is no prompt", "input is no prompt"),
         (RESPONSE_NAMES, (), "too much for max_tokens", "too much for max_output_tokens"),
         (RESPONSE_NAMES, (), "tools.3.function.name: no", "tools[3].name: no"),
+        (
+            RESPONSE_NAMES,
+            (),
+            "tools.3.function.parameters.properties.max_tokens: 'max_tokens' is no type",
+            "tools[3].parameters.properties.max_tokens: 'max_tokens' is no type",
+        ),
+        (
+            MESSAGE_NAMES,
+            (),
+            "response_format: at #/properties/response_format: no",
+            "output_config.format: at #/properties/response_format: no",
+        ),
     ],
 )
 def test_an_error_says_what_a_field_is_called_here(names: FieldNames, origins: list[str], said: str, here: str) -> None:

@@ -126,6 +126,32 @@ def test_an_offer_to_upgrade_behind_a_body_is_passed_over_too(server: Running, s
     assert answer.count(b"HTTP/1.1 200 ") == 4, answer
 
 
+@pytest.mark.parametrize("target", [b"example.com:443", b"[::1]:443", b"/v1/models", b"*"])
+@pytest.mark.parametrize("more", [b"", b"Content-Length: 5\r\n"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_tunnel_is_refused_and_its_connection_ends(
+    server: Running, target: bytes, more: bytes, version: bytes
+) -> None:
+    head = b"CONNECT %b HTTP/%b\r\nHost: example.com:443\r\n%b\r\n" % (target, version, more)
+    status, error = only_error(raw(server, head + b"hello" * bool(more)))
+    assert (status, error["type"], error["code"]) == (400, "BadRequestError", 400)
+    assert "CONNECT" in error["message"]
+
+
+@pytest.mark.parametrize("target", [b"http://[/health", b"http://"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_target_that_is_none_is_refused(server: Running, method: bytes, target: bytes) -> None:
+    status, error = only_error(raw(server, b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, target)))
+    assert (status, error["code"]) == (400, 400)
+
+
+def only_error(answer: bytes) -> tuple[int, dict[str, Any]]:
+    """The status, and what the body says, of an answer after which nothing came."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error: dict[str, Any] = json.loads(body)["error"]
+    return int(head.split()[1]), error
+
+
 @pytest.mark.parametrize(
     "rest", [b"5\r\nabcdefgh\r\n0\r\n\r\n", b"zz\r\n", b"-1\r\n\r\n", b"f" * 40 + b"\r\nabc", b"3\nabc\n"]
 )

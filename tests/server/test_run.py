@@ -151,6 +151,13 @@ def test_an_address_in_use_is_a_clear_error() -> None:
             bind("127.0.0.1", port)
 
 
+@pytest.mark.parametrize("host", ["no name", "192.0.2.1", "2001:db8::1", "[::1]", "\u00fc" * 70, "a\0b"])
+def test_a_host_that_is_not_this_machine_is_told_as_such(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on .*--host") as error:
+        bind(host, 0)
+    assert error.value.setting == "host"
+
+
 def test_an_address_is_ours_before_we_listen_and_refuses_until_then() -> None:
     """So neither a second server nor a load balancer takes it for one that answers."""
     with bind("127.0.0.1", 0) as taken:

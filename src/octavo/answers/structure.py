@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,57 +11,69 @@ from octavo.answers.parsers import Start, Think
 from octavo.answers.parsers.call_form import CallForm
 from octavo.answers.parsers.reasoning import CLOSE, OPEN
 from octavo.answers.tool import Tool
-from octavo.structured_outputs import GrammarKind, StructuredOutputsParams
+from octavo.structured_outputs import GrammarKind, Origin, StructuredOutputsParams
 
 Format = dict[str, Any]
 """A part of a structural tag, in xgrammar's words."""
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a structural tag, and what it was made of."""
+
+    format: Format
+    origins: tuple[Origin, ...] = ()
+    """Places as if the part were the whole."""
+
+
 MAX_WHITESPACE = 24
 """Characters of it between two tokens of JSON: without a bound, some models write nothing else."""
-ANY_TEXT: Format = {"type": "any_text"}
-_GAP: Format = {"type": "regex", "pattern": "[ \\n]{0,4}"}
+_ANY_TEXT: Format = {"type": "any_text"}
+ANY_TEXT = Part(_ANY_TEXT)
+"""Whatever the model says."""
+_GAP = Part({"type": "regex", "pattern": "[ \\n]{0,4}"})
 """What models write between the end of their thoughts and what follows."""
 
 
-def calls(form: type[CallForm], tools: Iterable[Tool], *, only_one: bool) -> Format:
+def calls(form: type[CallForm], tools: Iterable[Tool], *, only_one: bool) -> Part:
     """At least one call of any of the tools, as `form` spells it."""
     text = form.text
     assert text is not None
-    tags = [
-        {
-            "type": "tag",
-            "begin": text.begin.replace("NAME", tool.name),
-            "content": _json({"type": "object", **tool.parameters}, text.style),
-            "end": text.end,
-        }
-        for tool in tools
-    ]
+    tags, origins = [], []
+    for number, tool in enumerate(tools):
+        begin = text.begin.replace("NAME", tool.name)
+        schema = _json({"type": "object", **tool.parameters}, text.style)
+        tags.append({"type": "tag", "begin": begin, "content": schema, "end": text.end})
+        origins.append(Origin(f"#/tags/{number}/content/json_schema", "tools", tool.place, dotted=True))
     separated = {"separator": text.separator, "at_least_one": True, "stop_after_first": only_one}
-    return {"type": "tags_with_separator", "tags": tags, **separated}
+    return Part({"type": "tags_with_separator", "tags": tags, **separated}, tuple(origins))
 
 
-def form_of(asked: StructuredOutputsParams) -> Format:
+def form_of(asked: StructuredOutputsParams) -> Part:
     """The form that a client asks for, as a part."""
     source = asked.source()
     match source.kind:
         case GrammarKind.JSON_SCHEMA:
-            return _json(json.loads(source.text), most_whitespace=MAX_WHITESPACE if source.any_whitespace else 0)
+            part = _json(json.loads(source.text), most_whitespace=MAX_WHITESPACE if source.any_whitespace else 0)
+            moved = {"#/json_schema": "#"}
         case GrammarKind.REGEX:
-            return {"type": "regex", "pattern": source.text}
+            part, moved = {"type": "regex", "pattern": source.text}, {}
         case GrammarKind.EBNF:
-            return {"type": "grammar", "grammar": source.text}
+            part, moved = {"type": "grammar", "grammar": source.text}, {}
         case GrammarKind.LARK:
-            return {"type": "grammar", "grammar": source.text, "syntax": "lark"}
+            part, moved = {"type": "grammar", "grammar": source.text, "syntax": "lark"}, {}
         case GrammarKind.STRUCTURAL_TAG:
-            return _tag_format(json.loads(source.text))
+            part, moved = _tag_format(json.loads(source.text))
+    begun = f"{asked.refusal}at "
+    return Part(part, tuple(Origin(here, asked.asked_as, begun + there) for here, there in moved.items()))
 
 
-def either(*parts: Format) -> Format:
+def either(*parts: Part) -> Part:
     """Any one of the parts."""
-    return {"type": "or", "elements": list(parts)}
+    return _joined("or", parts)
 
 
-def after_thoughts(reasoning: type[Think] | None, start: Start, rest: Format, most_tokens: int | None = None) -> Format:
+def after_thoughts(reasoning: type[Think] | None, start: Start, rest: Part, most_tokens: int | None = None) -> Part:
     """`rest` after the thoughts that an answer may begin with.
 
     Args:
@@ -75,35 +88,48 @@ def after_thoughts(reasoning: type[Think] | None, start: Start, rest: Format, mo
     if start is Start.OPENED or reasoning.always:
         return _sequence(_thoughts("", most_tokens), rest)
     # Text that is free could open thoughts too, which nothing would bound then.
-    without = {**ANY_TEXT, "excludes": [OPEN]} if free else rest
+    without = Part({**_ANY_TEXT, "excludes": [OPEN]}) if free else rest
     return either(_sequence(_thoughts(OPEN, most_tokens), rest), without)
 
 
-def as_structure(part: Format, asked_as: str) -> StructuredOutputsParams:
+def as_structure(part: Part, asked_as: str) -> StructuredOutputsParams:
     """The whole of an answer; `asked_as` is the field that errors name."""
-    return StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": part}, asked_as=asked_as)
+    return StructuredOutputsParams(
+        structural_tag={"type": "structural_tag", "format": part.format},
+        asked_as=asked_as,
+        origins=tuple(origin.within("/format") for origin in part.origins),
+    )
 
 
-def _thoughts(opening: str, most_tokens: int | None) -> Format:
+def _thoughts(opening: str, most_tokens: int | None) -> Part:
     bound = {} if most_tokens is None else {"max_tokens": most_tokens}
-    return {"type": "tag", "begin": opening, "content": {**ANY_TEXT, **bound}, "end": CLOSE}
+    return Part({"type": "tag", "begin": opening, "content": {**_ANY_TEXT, **bound}, "end": CLOSE})
 
 
-def _sequence(*parts: Format) -> Format:
-    return {"type": "sequence", "elements": list(parts)}
+def _sequence(*parts: Part) -> Part:
+    return _joined("sequence", parts)
+
+
+def _joined(kind: str, parts: Iterable[Part]) -> Part:
+    """A part of which `parts` are the elements."""
+    elements, origins = [], []
+    for number, part in enumerate(parts):
+        elements.append(part.format)
+        origins += [origin.within(f"/elements/{number}") for origin in part.origins]
+    return Part({"type": kind, "elements": elements}, tuple(origins))
 
 
 def _json(schema: Mapping[str, Any], style: str = "json", most_whitespace: int = MAX_WHITESPACE) -> Format:
     return {"type": "json_schema", "json_schema": schema, "style": style, "max_whitespace_cnt": most_whitespace}
 
 
-def _tag_format(told: Mapping[str, Any]) -> Format:
-    """The part that a structural tag holds, also one in its older form."""
+def _tag_format(told: Mapping[str, Any]) -> tuple[Format, dict[str, str]]:
+    """The part that a structural tag holds, also one in its older form, and where each place of the part stood."""
     if "structures" not in told:
-        part: Format = told["format"]
-        return part
+        return told["format"], {"#": "#/format"}
     tags = [
         {"type": "tag", "begin": each["begin"], "content": _json(each["schema"]), "end": each["end"]}
         for each in told["structures"]
     ]
-    return {"type": "triggered_tags", "triggers": told.get("triggers", []), "tags": tags}
+    moved = {f"#/tags/{number}/content/json_schema": f"#/structures/{number}/schema" for number in range(len(tags))}
+    return {"type": "triggered_tags", "triggers": told.get("triggers", []), "tags": tags}, moved

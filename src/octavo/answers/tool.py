@@ -13,6 +13,8 @@ class Tool:
 
     name: str
     parameters: Mapping[str, Any]
+    place: str = "tools"
+    """Of the parameters in the request, for errors."""
 
     def parameter(self, name: str) -> Any:
         """The schema of one argument; None if the tool does not speak of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from octavo.config.json_file import read_json_object
+from octavo.config.model_file import require_file
 from octavo.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -16,15 +17,17 @@ def find_files(folder: Path) -> dict[Path, set[str]]:
     """The safetensors files, and the tensors that the index says are in each.
 
     Raises:
-        CheckpointError: there are none, or not all that the index names, or the index is wrong.
+        CheckpointError: there are none, or not all that the index names, one is no file, or the index is wrong.
     """
     if (folder / INDEX).exists():
         files = _read_index(folder)
         for path in files:
             if not path.exists():
                 raise CheckpointError("not found, though the index names it; download it again", file=str(path))
+            require_file(path)
         return files
     if (folder / SINGLE).exists():
+        require_file(folder / SINGLE)
         return {folder / SINGLE: set()}
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder.is_dir() else []
     if pickles:

@@ -7,8 +7,22 @@ from typing import Any
 
 from octavo.errors import CheckpointError
 
-MOST = 2**31 - 1
-"""No size of a model is larger."""
+MOST = 2**20
+"""No size of a model is larger, but those of `LARGEST`."""
+MOST_POSITIONS = 2**24
+LARGEST = {
+    "vocab_size": 2**24,
+    "max_position_embeddings": MOST_POSITIONS,
+    "original_max_position_embeddings": MOST_POSITIONS,
+    "sliding_window": MOST_POSITIONS,
+    "num_hidden_layers": 2**10,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 2**12),
+    "n_shared_experts": 2**8,
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 2**12),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2**12),
+    **dict.fromkeys(("head_dim", "linear_value_head_dim"), 2**12),
+}
+"""Field to its bound: beyond what models have, and small enough that the bytes of all weights are counted at once, before memory is taken."""
 FLOAT_LIMIT = 1e300
 """Numbers below it are floats, however they are written."""
 
@@ -58,8 +72,8 @@ class JsonFields:
         value = self.raw.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.refuse(f"{name} must be an integer of at least {least}, is {_shown(value)}")
-        if value > MOST:
-            raise self.refuse(f"{name} must be at most {MOST}, is {_shown(value)}")
+        if value > (most := LARGEST.get(name, MOST)):
+            raise self.refuse(f"{name} must be at most {most}, is {_shown(value)}")
         return value
 
     def number(self, name: str, default: float) -> float:

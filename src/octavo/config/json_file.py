@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from octavo.config.model_file import require_file
 from octavo.errors import CheckpointError
 
 
@@ -15,6 +16,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is not there, cannot be read, or holds something else.
     """
+    require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from octavo.config.json_fields import MOST, JsonFields
+from octavo.config.json_fields import MOST_POSITIONS, JsonFields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ def read_rope(fields: JsonFields, *, head_dim: int, theta: float, share: float |
             yarn, attention_factor=both.number("attention_factor", _attention_factor(both, factor))
         )
     rope = dataclasses.replace(rope, factor=factor, yarn=yarn)
-    if rope.positions(positions) > MOST:
-        raise fields.refuse(f"rope scaling: factor {factor} gives more than {MOST} positions")
+    if rope.positions(positions) > MOST_POSITIONS:
+        raise fields.refuse(f"rope scaling: factor {factor} gives more than {MOST_POSITIONS} positions")
     return rope
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from octavo.errors import OverloadedError, RequestError
+from octavo.errors import OverloadedError
 from octavo.grammar.fork_server import ForkServer
 from octavo.grammar.messages import COMPILE_S, TOO_MUCH, Answer, Compile, Compiled, Refused
 from octavo.grammar.source import checked_source
@@ -92,9 +92,7 @@ class Compiler:
             self._fill(result, source)
         made = result.result()
         if isinstance(made, Refused):
-            raise RequestError(
-                f"{asked.asked_as}: this {source.kind.value} cannot be served: {made.reason}", param=asked.asked_as
-            )
+            raise asked.refused(made.reason, made.place)
         return made
 
     def compile_if_asked(self, asked: StructuredOutputsParams | None) -> Grammar | None:
@@ -131,7 +129,7 @@ class Compiler:
         try:
             checked = checked_source(source)
         except SchemaError as exc:
-            return Refused(str(exc))
+            return Refused(exc.why, exc.place)
         deaths = 0
         for _ in range(STARTS):
             try:

@@ -44,6 +44,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """It is none, or none that can be honoured."""
 
     reason: str
+    place: str | None = None
+    """JSON pointer of what is to blame; None: nobody knows, or all of it."""
 
 
 class Follow(msgspec.Struct, frozen=True, tag="follow"):

@@ -42,6 +42,7 @@ from octavo.grammar.messages import (
     Ready,
     Refused,
 )
+from octavo.grammar.patterns import wrong_pattern
 from octavo.grammar.vocabularies import Vocabularies
 from octavo.structured_outputs import GrammarKind, GrammarSource
 from octavo.wire import Wire
@@ -135,7 +136,9 @@ class Child:
             except MemoryError:
                 return Refused(TOO_MUCH)
             except Exception as exc:
-                return Refused(TOO_MUCH if "bad_alloc" in str(exc) else _told(str(exc)))
+                if "bad_alloc" in str(exc):
+                    return Refused(TOO_MUCH)
+                return Refused(_told(str(exc)), wrong_pattern(source))
         if warning := output():  # what it cannot honour it leaves out, and says so
             return Refused(_told(warning))
         if data is not None and len(data) > MAX_DATA_BYTES:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from octavo.structured_outputs import unescaped
+
 MAX_HOPS = 8
 """From one reference to the next."""
 
@@ -78,4 +80,4 @@ class References:
 
 def _names(reference: str) -> Iterator[str]:
     for name in unquote(reference.removeprefix("#")).split("/")[1:]:
-        yield name.replace("~1", "/").replace("~0", "~")
+        yield unescaped(name)

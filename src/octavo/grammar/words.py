@@ -55,6 +55,8 @@ REMEDIES = {
     "contains": "use prefixItems",
     "multipleOf": "it is served for integers",
 }
+MOST_COUNT = 2**31 - 1
+"""xgrammar takes a larger count for what is left of it in 32 bits."""
 COUNTS = frozenset(["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"])
 BRANCHES = ("anyOf", "oneOf", "allOf")
 KNOWN = ASSERTIONS | frozenset([*BRANCHES, "$ref", "enum", "const", "type"])
@@ -62,9 +64,14 @@ KNOWN = ASSERTIONS | frozenset([*BRANCHES, "$ref", "enum", "const", "type"])
 
 
 class SchemaError(ValueError):
-    """A schema says what cannot be served; the message has the place."""
+    """A schema says what cannot be served.
 
+    Args:
+        place: JSON pointer of what it says so with; None: all of it does.
+        why: it cannot be served.
+    """
 
-def escaped(name: str) -> str:
-    """`name` in a JSON pointer, cut to what can be read."""
-    return name.replace("~", "~0").replace("/", "~1")[:60]
+    def __init__(self, place: str | None, why: str) -> None:
+        super().__init__(why if place is None else f"at {place}: {why}")
+        self.place = place
+        self.why = why

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from octavo.models.placing import Place
 
 
+MOST_EXPERTS = 2**16
+"""Of all layers. Some 45 µs each are taken to lay out weights, several times in a start."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(abc.ABC):
     """One model of a family: decoder layers of attention and MLPs. Names follow Hugging Face's configs."""
@@ -152,13 +156,18 @@ def read_decoder(
 
 
 def check_experts(fields: JsonFields, chosen: int, experts: int) -> None:
-    """Refuse a router that has to choose more experts than there are.
+    """Refuse a router that has to choose more experts than there are, and more experts in all than are served.
 
     Raises:
         CheckpointError: it names both fields.
     """
     if experts and chosen > experts:
         raise fields.refuse(f"num_experts_per_tok {chosen} must not exceed num_experts {experts}")
+    layers = fields.count("num_hidden_layers")
+    if layers * experts > MOST_EXPERTS:
+        raise fields.refuse(
+            f"num_hidden_layers {layers} of {experts} experts each are not served; up to {MOST_EXPERTS} experts are"
+        )
 
 
 def _require_served(fields: JsonFields, kinds: tuple[str, ...]) -> None:

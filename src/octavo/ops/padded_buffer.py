@@ -32,13 +32,13 @@ class Filling(NamedTuple):
     buffer: PaddedBuffer
     values: torch.Tensor
     """(n, ...) on the host, of the buffer's dtype; read."""
-    num_rows: int
+    length: int
     """To set, n or more: to `values`, and where those end to the filler."""
 
 
 def fill(fillings: Sequence[Filling]) -> None:
     """Set the first rows of some buffers of one device by one copy from the host, behind what the device has still to do."""
-    sizes = [num_rows * buffer.row_bytes for buffer, _, num_rows in fillings]
+    sizes = [length * buffer.row_bytes for buffer, _, length in fillings]
     firsts = [0, *itertools.accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
     device = fillings[0].buffer.device.device
     packed = torch.empty(firsts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
@@ -47,5 +47,5 @@ def fill(fillings: Sequence[Filling]) -> None:
         rows[: len(values)] = values
         rows[len(values) :] = buffer.filler
     there = packed.to(device, non_blocking=True)
-    for (buffer, _, num_rows), first, size in zip(fillings, firsts, sizes, strict=False):
-        buffer.device[:num_rows].copy_(buffer.rows(there[first : first + size]))
+    for (buffer, _, length), first, size in zip(fillings, firsts, sizes, strict=False):
+        buffer.device[:length].copy_(buffer.rows(there[first : first + size]))

@@ -12,6 +12,8 @@ from octavo.errors import RequestError
 from octavo.server.errors import from_validation
 
 _NEVER = r"(?!)"
+_NO_NAME = r"(?<![\w./'])"
+"""Behind a dot, a slash or a quote stands what the client calls so, as a property of a schema."""
 
 
 class FieldNames:
@@ -36,7 +38,7 @@ class FieldNames:
         self._leading, self._anywhere = leading or {}, anywhere or {}
         self._places = {re.compile(pattern): place for pattern, place in (places or {}).items()}
         self._message, self._written = re.compile(message[0]), message[1]
-        self._field = re.compile(rf"^(?:{_any_of(self._leading)})\b|\b(?:{_any_of(self._anywhere)})\b")
+        self._field = re.compile(rf"^(?:{_any_of(self._leading)})\b|{_NO_NAME}(?:{_any_of(self._anywhere)})\b")
 
     @contextlib.contextmanager
     def renaming(self, origins: Sequence[str] = ()) -> Iterator[None]:

@@ -107,7 +107,7 @@ class GenerationFields(SamplingFields, StructureFields):
             del values["seed"]
         if 0 < values.get("temperature", 0) < LEAST_TEMPERATURE:
             values["temperature"] = LEAST_TEMPERATURE
-        return SamplingParams(
+        sampling = SamplingParams(
             **values,
             stop=stop,
             include_stop_str_in_output=self.include_stop_str_in_output,
@@ -121,6 +121,9 @@ class GenerationFields(SamplingFields, StructureFields):
             logprob_token_ids=self.logprob_token_ids,
             **own,
         )
+        if self.best_of not in (None, sampling.n):  # of an n that can be: another one is what is wrong
+            raise RequestError("best_of must equal n: answers are not ranked", param="best_of")
+        return sampling
 
     def prompt_of(
         self, reader: BodyReader, index: int, ids: Sequence[int], text: str | None, answer: int | None
@@ -166,8 +169,6 @@ class GenerationFields(SamplingFields, StructureFields):
         Raises:
             RequestError: `param` names the field.
         """
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise RequestError("best_of must equal n: answers are not ranked", param="best_of")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream to be true", param="stream_options")
         if self.prompt_logprobs is not None and self.stream:

@@ -28,7 +28,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     The parser stops at the end of the headers of a request that offers another protocol (`Upgrade: h2c`, as Java's client
     does on every first request), and its body is lost. A server may ignore the offer (RFC 9110, 7.8), so that line is left
-    out. The head of the next request may come in one piece with a body, so each body is parsed up to its end.
+    out. `CONNECT` makes it stop too, and is refused. The head of the next request may come in one piece with a body, so each
+    body is parsed up to its end.
     Fields behind a body are passed over: a proxy may have let through there what it takes out of a head.
     """
 
@@ -38,6 +39,8 @@ class HttpProtocol(HttpToolsProtocol):
     _line_begins = True
     _held = b""
     """The first bytes of what may be the line of an upgrade."""
+    _refusal: OctavoError | None = None
+    """Of a request that has its form: to be told instead of the parser's."""
     _framing: Framing
     """Of the body, once the head before it is complete."""
     _head_timer: asyncio.TimerHandle | None = None
@@ -120,8 +123,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """The parser's refusal of what has no form."""
-        self._end(RequestError(msg.removesuffix(".")))
+        """The parser's refusal of what has no form, or what a callback of its refused."""
+        self._end(self._refusal or RequestError(msg.removesuffix(".")))
 
     def _is_answerable(self) -> bool:
         """Whether what is written now is read as the answer to the request that is being received."""
@@ -165,10 +168,13 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._refusal = RequestError("CONNECT is not taken: this server is no proxy")
+            raise self._refusal
+        super().on_headers_complete()  # raises for a target that is none: nothing of its request is kept then
         self._in_head = False
         self._framing = framing(self.headers)
         self._stop_waiting()
-        super().on_headers_complete()
         # The cycle's task has not begun yet; uvicorn offers no other way to choose how it writes.
         if self.scope["http_version"] == "1.0" and type(self.cycle) is RequestResponseCycle:
             self.cycle.__class__ = _UnchunkedCycle

@@ -16,6 +16,8 @@ from octavo.errors import ConfigError
 
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
+"""Errors for which another port is the remedy; for the others it is another host."""
 
 
 @contextlib.contextmanager
@@ -51,12 +53,13 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: the address is taken or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        _claim(bound, (host, port))
-    except OSError as exc:
-        bound.close()
-        raise _cannot_listen((host, port), exc) from exc
+    with contextlib.ExitStack() as opened:
+        try:
+            bound = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            _claim(bound, (host, port))
+        except (OSError, ValueError, TypeError) as exc:  # no OSError: a name that no resolver could be asked for
+            raise _cannot_listen((host, port), exc) from exc
+        opened.pop_all()
     bound.set_inheritable(False)
     return bound
 
@@ -166,8 +169,13 @@ def _claim(bound: socket.socket, address: tuple[str, int]) -> None:
         bound.bind(address)
 
 
-def _cannot_listen(address: tuple[str, int] | str, error: OSError) -> ConfigError:
-    reason = error.strerror or str(error)
+def _cannot_listen(address: tuple[str, int] | str, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
     if isinstance(address, str):
         return ConfigError("uds", f"cannot listen at {address}: {reason}; choose another with --uds")
-    return ConfigError("port", f"cannot listen on {address[0]}:{address[1]}: {reason}; choose another with --port")
+    host, port = address
+    if getattr(error, "errno", None) in _OF_THE_PORT:
+        return ConfigError("port", f"cannot listen on {host}:{port}: {reason}; choose another with --port")
+    return ConfigError(
+        "host", f"cannot listen on {host!r}: {reason}; choose a name or an address of this machine with --host"
+    )

@@ -48,8 +48,9 @@ class ToolField(BaseModel):
                 param="tools",
             )
         schema = self.function.parameters or {}
-        check_schema(schema, f"{where}.function.parameters")
-        return Tool(name, schema)
+        place = f"{where}.function.parameters"
+        check_schema(schema, place)
+        return Tool(name, schema, place)
 
 
 class NamedFunction(BaseModel):

@@ -7,7 +7,7 @@ import dataclasses
 from octavo.answers import AnswerForms, Reading, Tool
 from octavo.answers.parsers import Start, enforced_form
 from octavo.answers.parsers.call_form import CallForm
-from octavo.answers.structure import ANY_TEXT, Format, after_thoughts, as_structure, calls, either, form_of
+from octavo.answers.structure import ANY_TEXT, Part, after_thoughts, as_structure, calls, either, form_of
 from octavo.errors import RequestError
 from octavo.server.tool_fields import NamedToolChoice, ToolChoice
 from octavo.structured_outputs import StructuredOutputsParams
@@ -71,7 +71,7 @@ class ToolUse:
             most_calls=1 if self.only_one else None,
         )
 
-    def calls(self) -> Format:
+    def calls(self) -> Part:
         """The calls, as a grammar spells them."""
         assert self.form is not None
         return calls(self.form, self.tools, only_one=self.only_one)

@@ -20,6 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from octavo.config.model_file import require_file
 from octavo.errors import CheckpointError, ConfigError, RequestError
 from octavo.text.messages import ContentForm, Message, followed, in_form, read_message, refusal, text_of
 from octavo.text.template_probe import TemplateProbe
@@ -238,6 +239,7 @@ def _read_override(override: str) -> str:
 def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.exists():
+        require_file(path)
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as exc:

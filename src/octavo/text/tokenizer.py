@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders
 
 from octavo.config.json_file import read_json_object
+from octavo.config.model_file import require_file
 from octavo.errors import CheckpointError, RequestError
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -85,6 +86,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
         return NoTokenizer()
+    require_file(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as exc:  # the library raises bare Exception

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from tqdm import tqdm
 
 from octavo.models.decoder.model import DecoderPlan
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.ops.attention.plan import PagedPlan
-from octavo.ops.attention.plan_buffers import PlanBuffers
+from octavo.ops.attention.plan_buffers import ANY, DECODES, SPLIT_DECODES, Lists, PlanBuffers
 from octavo.ops.delta_net.plan_buffers import DeltaPlanBuffers
 from octavo.ops.padded_buffer import Filling, PaddedBuffer, fill
 from octavo.ops.upload import upload
@@ -64,8 +63,8 @@ class CudaCapture:
 class GraphedModel:
     """`model` on CUDA; steps of up to the largest of `sizes` tokens are graphs, larger ones launch as they go.
 
-    Both run the same kernels on the same rows, so a row's bits are the same. A size is recorded when it is first needed
-    or by `prepare`.
+    Both run the same kernels on the same rows, so a row's bits are the same. A graph is of a size, and of the kernels of attention that
+    have anything to do; it is recorded when it is first needed or by `prepare_next`.
 
     Args:
         model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
@@ -89,8 +88,12 @@ class GraphedModel:
         self._model, self._kv_cache = model, kv_cache
         self._device = kv_cache.device
         self._sizes, self._capture = list(sizes), capture
-        self._graphs: dict[int, Replay] = {}
+        self._graphs: dict[tuple[int, Lists], Replay] = {}
         most = max(sizes, default=0)
+        decodes = sizes[: bisect.bisect_left(sizes, max_chunks) + 1]
+        self._kinds = [(size, ANY) for size in reversed(sizes)]
+        """Of all graphs, those first whose memory serves the others."""
+        self._kinds += [(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
         self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
         self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
 
@@ -102,10 +105,12 @@ class GraphedModel:
         if where == len(self._sizes):
             return self._model.forward(batch.to(self._device), kv_cache)
         size = self._sizes[where]
-        if size not in self._graphs:
-            self._record(size)
-        self._fill(batch, size)
-        self._graphs[size]()
+        plan = self._plan(batch)
+        kind = size, Lists.of(paged(plan))
+        if kind not in self._graphs:
+            self._record(*kind)
+        self._inputs.fill(batch, plan, size)
+        self._graphs[kind]()
         wanted = batch.output_rows()
         return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
 
@@ -113,39 +118,38 @@ class GraphedModel:
         """See `Model`."""
         return self._model.logits(hidden)
 
-    def prepare(self) -> None:
-        """Record all sizes, the largest first, whose memory serves the others; shows a progress bar."""
-        missing = len(self._sizes) - len(self._graphs)
-        for _ in tqdm(range(missing), desc="Capturing graphs", unit="graph"):
-            self.prepare_next()
-        log.debug("graphs captured: %d", len(self._graphs))
-
     @torch.inference_mode()
     def prepare_next(self) -> bool:
-        """Record the largest size that is not recorded yet; False if there is none."""
-        size = next((size for size in reversed(self._sizes) if size not in self._graphs), None)
-        if size is None:
+        """Record one graph that is not recorded yet; False if there is none."""
+        kind = next((kind for kind in self._kinds if kind not in self._graphs), None)
+        if kind is None:
             return False
-        self._record(size)
+        self._record(*kind)
         return True
 
-    def _fill(self, batch: ForwardBatch, size: int) -> None:
-        plan = self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
-        self._inputs.fill(batch, plan, size)
+    def _plan(self, batch: ForwardBatch) -> DecoderPlan:
+        return self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
 
-    def _record(self, size: int) -> None:
+    def _record(self, size: int, lists: Lists) -> None:
         """Run a step without rows, so that its kernels are loaded, and record it: a step with rows would move states twice."""
         nothing = torch.empty(0, dtype=torch.int64)
         tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
-        self._fill(ForwardBatch(nothing, nothing, nothing, tables, (0,), ()), size)
-        batch, plan = self._inputs.of(size)
+        empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
+        self._inputs.fill(empty, self._plan(empty), size)
+        batch, plan = self._inputs.of(size, lists)
 
         def launch() -> None:
             self._hidden[:size].copy_(self._model.compute(batch, plan, self._kv_cache))
 
         launch()
-        self._graphs[size] = self._capture(launch)
-        log.debug("graph captured: steps of up to %d tokens", size)
+        self._graphs[size, lists] = self._capture(launch)
+        log.debug("graph captured: steps of up to %d tokens, %s", size, lists)
+
+
+def paged(plan: DecoderPlan) -> PagedPlan:
+    """Of all rows; other plans do not fit in memory of a fixed size."""
+    assert isinstance(plan.all_rows, PagedPlan)
+    return plan.all_rows
 
 
 class Inputs:
@@ -163,14 +167,13 @@ class Inputs:
 
     def fill(self, batch: ForwardBatch, plan: DecoderPlan, size: int) -> None:
         """Put a step of all its rows, its tensors on the host, in the memory of a graph of `size` tokens."""
-        assert isinstance(plan.all_rows, PagedPlan), "other plans do not fit in memory of a fixed size"
         fillings = [
             Filling(self._token_ids, batch.token_ids, size),
             Filling(self._positions, batch.positions, size),
             # a row without a token must not write to anybody's slot
             Filling(self._slot_mapping, batch.slot_mapping, size),
             Filling(self._rows_in_use, torch.tensor([len(batch.token_ids)], dtype=torch.int32), 1),
-            *self._plans.fillings(plan.all_rows),
+            *self._plans.fillings(paged(plan)),
         ]
         self._is_recurrent = plan.delta is not None
         if plan.delta is not None:
@@ -179,9 +182,9 @@ class Inputs:
         if batch.device_tokens is not None:
             batch.device_tokens.write_to(self._token_ids.device)
 
-    def of(self, size: int) -> tuple[ForwardBatch, DecoderPlan]:
-        """The memory of a graph of `size` tokens as the batch and the plan that a model takes."""
-        plan = self._plans.plan(size)
+    def of(self, size: int, lists: Lists) -> tuple[ForwardBatch, DecoderPlan]:
+        """The memory of a graph of `size` tokens as the batch and the plan, with nothing but in `lists`, that a model takes."""
+        plan = self._plans.plan(size, lists)
         batch = ForwardBatch(
             token_ids=self._token_ids.device[:size],
             positions=self._positions.device[:size],

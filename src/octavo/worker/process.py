@@ -47,7 +47,7 @@ ORPHANED = 3
 MOST_LAUNCHED = 2
 """Steps that the device has been given: it goes on with the second while the host reads the first."""
 IDLE_S = 0.5
-"""Without a plan for as long, the worker does what makes later steps faster, a fraction of a second at a time."""
+"""Without a plan for as long, the worker does what makes later steps faster, a fraction of a second at a time, until a plan comes."""
 PAUSE_S = 5e-5
 """Between two looks for a plan or the end of a step: short beside a step, which takes milliseconds."""
 
@@ -74,7 +74,7 @@ def serve(prepare: Prepare) -> NoReturn:
         idle: float | None = IDLE_S
         while True:
             if not steps and not wire.wait(idle):
-                idle = IDLE_S if runner.idle_work() else None
+                idle = 0.0 if runner.idle_work() else None
                 continue
             if steps and (len(steps) == MOST_LAUNCHED or not _message_comes_first(wire, steps[-1])):
                 send(wire, steps.popleft().result())
@@ -82,6 +82,7 @@ def serve(prepare: Prepare) -> NoReturn:
                 continue
             match decode(wire.read()):
                 case StepPlan() as plan:
+                    idle = IDLE_S if idle is not None else None
                     steps.append(runner.launch(plan))
                     if len(steps) == 1:
                         runner.draft()

@@ -17,6 +17,7 @@ from octavo.config import ModelFacts
 from octavo.errors import ConfigError
 from octavo.messages import STANDBY_BYTES, Begin, WorkerConfig, WorkerReady
 from octavo.models.cpu_operations import CpuOperations
+from octavo.models.decoder.model import Decoder
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.operations import Operations
@@ -125,7 +126,7 @@ def _begin(
     allocate_s = watch.lap()
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
-    model, idle_work = prepare_model(loaded, kv_cache, config, record=measure)
+    model, idle_work = prepare_model(loaded.model, kv_cache, config)
     warm_up(
         model,
         kv_cache,
@@ -198,31 +199,26 @@ class _Watch:
         return self._last - before
 
 
-def prepare_model(
-    loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, *, record: bool
-) -> tuple[Model, IdleWork]:
-    """The model as a runner takes it: with graphs, or with its steps shared out among the threads of a CPU.
-
-    `record` makes all graphs at once; else each is made when it is first needed, or when nothing else is to be done.
+def prepare_model(decoder: Decoder, kv_cache: KVCache, config: WorkerConfig) -> tuple[Model, IdleWork]:
+    """`decoder` as a runner takes it: with graphs, each made when it is first needed or when nothing else is to be done, or with its steps
+    shared out among the threads of a CPU.
     """
     if config.device == "cpu":
         threads = torch.get_num_threads()
-        return (ThreadedModel(loaded.model, threads) if threads > 1 else loaded.model), no_work
+        return (ThreadedModel(decoder, threads) if threads > 1 else decoder), no_work
     from octavo.worker.graphs import CudaCapture
 
-    model = _graphed(loaded, kv_cache, config, CudaCapture())
-    if record:
-        model.prepare()
+    model = _graphed(decoder, kv_cache, config, CudaCapture())
     return model, model.prepare_next
 
 
-def _graphed(loaded: LoadedModel, kv_cache: KVCache, config: WorkerConfig, capture: Capture) -> GraphedModel:
-    """The model with graphs that `capture` makes."""
+def _graphed(decoder: Decoder, kv_cache: KVCache, config: WorkerConfig, capture: Capture) -> GraphedModel:
+    """`decoder` with graphs that `capture` makes."""
     # Triton chooses at import between its compiler and its interpreter; a CPU worker needs neither.
     from octavo.worker.graphs import MOST_TOKENS, GraphedModel, graph_sizes
 
     return GraphedModel(
-        loaded.model,
+        decoder,
         kv_cache,
         max_chunks=config.max_num_seqs,
         columns=-(-config.max_model_len // config.block_size),
@@ -271,10 +267,14 @@ def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.
 def _run_all_sizes(
     loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device, *, quiet: bool = False
 ) -> None:
-    """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped."""
+    """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped; all layers only the
+    largest."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
-    model, _idle_work = prepare_model(loaded, kv_cache, config, record=False)
-    load_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet)
+    model, _idle_work = prepare_model(loaded.model, kv_cache, config)
+    short, cache = loaded.model.shortened(kv_cache)
+    load_kernels(
+        prepare_model(short, cache, config)[0], cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet
+    )
     warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
     torch.cuda.synchronize()
 
@@ -285,12 +285,14 @@ def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, num_blocks: int,
 
     watch = _Watch()
     with compiling_instead(len(os.sched_getaffinity(0))):
-        kv_cache = _allocate(loaded, config, num_blocks, device)
-        model = _graphed(loaded, kv_cache, config, capture=lambda _launch: lambda: None)  # visited when it was recorded
+        decoder, kv_cache = loaded.model.shortened(_allocate(loaded, config, num_blocks, device))
+        model = _graphed(
+            decoder, kv_cache, config, capture=lambda _launch: lambda: None
+        )  # visited when it was recorded
         visit_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
         visited_s = watch.lap()
     log.debug("kernels visited in %.2f s, ready %.2f s later", visited_s, watch.lap())
-    del model, kv_cache
+    del model, decoder, kv_cache
     gc.collect()
     torch.cuda.empty_cache()
 

@@ -86,6 +86,26 @@ def test_splits_one_after_the_other_and_side_by_side(device: torch.device) -> No
                 assert torch.equal(attend([chunk], cache, max_split_results=room)[0], expected[-count:])
 
 
+@pytest.mark.parametrize("block_size", [7, 16, KV_TILE, 2 * KV_TILE])
+def test_block_ids_a_tile_ahead(block_size: int, device: torch.device) -> None:
+    """Around the ends of tiles and splits, up to the last block of the table, beside which a tile ahead has none."""
+    length = SPLIT + 2 * KV_TILE
+    request = Request.draw(length, NARROW, seed=11)
+    expected = whole(request, NARROW, device)
+    blocks = list(range(-(-length // block_size)))[::-1]
+    cache = poisoned(len(blocks), block_size, NARROW, device)
+    write(Chunk(request, 0, length, blocks), cache)
+    for position in (0, KV_TILE - 1, KV_TILE, SPLIT - 1, SPLIT, SPLIT + KV_TILE, length - 1):
+        for room in (0, 512):
+            chunk = Chunk(request, position, 1, blocks)
+            out = attend([chunk], cache, max_split_results=room)[0]
+            assert torch.equal(out, expected[position : position + 1]), (position, room)
+    # The twin: the first block of the table is another.
+    blocks[0] = blocks[-1]
+    out = attend([Chunk(request, 3 * KV_TILE, 1, blocks)], cache)[0]
+    assert not torch.equal(out, expected[3 * KV_TILE : 3 * KV_TILE + 1])
+
+
 def test_any_neighbours(device: torch.device) -> None:
     """Decodes, short chunks and long ones together, and a request of NaN among them."""
     shape = NARROW

@@ -30,6 +30,11 @@ TILES = [
     Tile(64, 64, 4, 3, max_halvings=2),
     Tile(128, 64, 8, 3, tma=True, max_halvings=2),
 ]
+LONG_STEPS = [
+    Tile(16, 64, 4, 3, step_factor=2),
+    Tile(64, 64, 4, 2, tma=True, max_halvings=1, step_factor=4),
+]
+"""Not for scales per block."""
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 
@@ -205,7 +210,8 @@ def test_the_check_sees_one_wrong_thing(product: str, kind: type, device: torch.
 def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) -> None:
     """Class F, flashinfer#4486: every selectable tile, not only the one chosen."""
     up, down = (make(kind, SMALL[1], 20, "skewed", device) for make in (gate_up_case, down_case))
-    outs = [(run_gate_up(up, tile, Guard(device)), run_down(down, tile, Guard(device))) for tile in TILES]
+    tiles = TILES if kind is Fp8Block else [*TILES, *LONG_STEPS]
+    outs = [(run_gate_up(up, tile, Guard(device)), run_down(down, tile, Guard(device))) for tile in tiles]
     assert_case(outs[0][0], up)
     assert_case(outs[0][1], down)
     assert all(torch.equal(a, outs[0][0]) and torch.equal(b, outs[0][1]) for a, b in outs[1:])
@@ -256,6 +262,7 @@ def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
         pytest.param(Tile(16, 64, 4, 4, max_halvings=1), "max_halvings", id="below-16-rows"),
         pytest.param(Tile(128, 64, 4, 3, max_halvings=3), "max_halvings", id="an-eighth"),
         pytest.param(Tile(16, 256, 8, 2), r"tile\.cols", id="two-blocks-of-weights"),
+        pytest.param(Tile(16, 64, 4, 3, step_factor=2), r"tile\.step_factor", id="two-blocks-at-a-time"),
     ],
 )
 def test_tiles_that_cannot_run_are_refused(tile: Tile, match: str, device: torch.device) -> None:

@@ -5,6 +5,7 @@ The computation follows Hugging Face's models of these families; what is rounded
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ import torch
 
 from octavo.models.config import ModelConfig
 from octavo.models.decoder.layers import Layer, as_stored, offset_from_one
-from octavo.models.decoder.parameters import DecoderParameters, DeltaNetParameters
+from octavo.models.decoder.parameters import DecoderParameters, DeltaNetParameters, kind_of
 from octavo.models.decoder.rows import LayerRows
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
@@ -50,6 +51,7 @@ class Decoder:
         weight, eps = offset_from_one if parameters.offset_norms else as_stored, config.rms_norm_eps
         self._embedding = parameters.embedding
         self._layers = [Layer(layer, self._attention, operations, eps, weight, shape) for layer in parameters.layers]
+        self._kinds = [kind_of(layer) for layer in parameters.layers]
         self._norm = operations.add_norm(weight(parameters.norm), eps, frozenset({Unscaled}))
         self._is_recurrent = any(isinstance(layer.mixer, DeltaNetParameters) for layer in parameters.layers)
         self._head = operations.linear(parameters.head)
@@ -59,6 +61,16 @@ class Decoder:
     def hidden_size(self) -> int:
         """H"""
         return self._embedding.shape[1]
+
+    def shortened(self, kv_cache: KVCache) -> tuple[Decoder, KVCache]:
+        """The same with the first layer of each kind and the last one alone, and their part of the cache: who launches what these do has
+        launched every kernel of the whole.
+        """
+        firsts = {kind: number for number, kind in reversed([*enumerate(self._kinds)])}
+        kept = sorted({*firsts.values(), len(self._layers) - 1})
+        short = copy.copy(self)
+        short._layers = [self._layers[number] for number in kept]
+        return short, KVCache([kv_cache.layers[number] for number in kept])
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:

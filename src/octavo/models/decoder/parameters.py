@@ -113,6 +113,17 @@ class DecoderParameters:
         return sum(view.numel() * view.element_size() for view in self.sources.values())
 
 
+def kind_of(part: object) -> object:
+    """What a part has in common with all that are computed by the same kernels: its formats and settings, and dtypes and shapes of its tensors."""
+    if isinstance(part, torch.Tensor):
+        return part.dtype, part.shape
+    if isinstance(part, tuple):
+        return tuple(kind_of(each) for each in part)
+    if dataclasses.is_dataclass(part):
+        return type(part), *(kind_of(getattr(part, field.name)) for field in dataclasses.fields(part))
+    return part
+
+
 Part = TypeVar("Part", covariant=True)
 
 

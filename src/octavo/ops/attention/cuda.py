@@ -47,13 +47,13 @@ class QueryTile:
     keys_tall: bool
     warps: int
     stages: int
-    """A tile of keys waits for its block ids, so that every two stages keep one more tile in flight."""
+    """Tiles of keys in flight."""
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
 LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264)
 
 
 def _columns(width: int) -> int:

@@ -57,6 +57,18 @@ def _merge(row_max, total, acc, split_row_max, split_total, split_acc, scale, KE
 
 
 @triton.jit
+def _block_ids(table, start, context, columns, BLOCK_SIZE: tl.constexpr, KV_TILE: tl.constexpr):
+    """Blocks of the tile of keys from `start` on, -1 for none: one number where the tile is in one block, else (KV_TILE,)."""
+    if BLOCK_SIZE % KV_TILE == 0:
+        place = start // BLOCK_SIZE
+        return tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+    else:
+        key = start + tl.arange(0, KV_TILE)
+        place = key // BLOCK_SIZE
+        return tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
+
+
+@triton.jit
 def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
@@ -67,6 +79,7 @@ def _attend(
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
     KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
+    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step.
     """
     along: tl.constexpr = 0 if KEYS_TALL else 1
     heads = kv_heads * SHARED
@@ -109,18 +122,17 @@ def _attend(
             tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
             tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
             end = tl.minimum((split + 1) * SPLIT, context)
+            next_block = _block_ids(table, split * SPLIT, context, columns, BLOCK_SIZE, KV_TILE)
             for start in range(split * SPLIT, end, KV_TILE):
                 key = start + offset
+                block = next_block
+                next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
                 if BLOCK_SIZE % KV_TILE == 0:
-                    # the tile is in one block: its id is one number, and addresses are it plus what does not change
-                    place = start // BLOCK_SIZE
-                    block = tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+                    # one block: addresses are its own plus what does not change
                     known = (key < context) & (block >= 0) & (block < blocks)
                     first = keys + (block.to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE) * slot_stride
                     key_at = first[None, :] + (offset * slot_stride)[:, None]
                 else:
-                    place = key // BLOCK_SIZE
-                    block = tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
                     known = (block >= 0) & (block < blocks)
                     slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
                     key_at = keys[None, :] + slot[:, None] * slot_stride

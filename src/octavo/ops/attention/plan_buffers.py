@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 
 from octavo.ops.attention.plan import FEW_ROWS, MAX_SPLIT_RESULTS, PagedPlan
 from octavo.ops.padded_buffer import Filling, PaddedBuffer
+
+
+class Lists(NamedTuple):
+    """Which lists of a plan may have lines: nothing is launched for the others."""
+
+    work: bool = True
+    small_work: bool = True
+    merges: bool = True
+
+    @classmethod
+    def of(cls, plan: PagedPlan) -> Lists:
+        """For steps of small tiles alone, which are most and short, those that have lines; else all, so that there are few kinds of steps."""
+        return ANY if len(plan.work) else SPLIT_DECODES if len(plan.merges) else DECODES
+
+
+ANY = Lists()
+SPLIT_DECODES = Lists(work=False)
+DECODES = Lists(work=False, merges=False)
 
 
 class PlanBuffers:
@@ -35,17 +54,17 @@ class PlanBuffers:
         )
         return [Filling(buffer, values, len(values)) for buffer, values in parts]
 
-    def plan(self, rows: int) -> PagedPlan:
-        """The memory as a plan of `rows` rows, whose lines in use only the device knows."""
+    def plan(self, rows: int, lists: Lists) -> PagedPlan:
+        """The memory as a plan of `rows` rows that has no lines but in `lists`; how many are in use only the device knows."""
         assert self._plan is not None, "fillings come first"
         lines = rows + MAX_SPLIT_RESULTS
         all_small, none_small = rows * self._plan.shared <= FEW_ROWS, self._plan.shared > FEW_ROWS
         return dataclasses.replace(
             self._plan,
             tables=self._tables.device,
-            work=self._work.device[: 0 if all_small else lines],
-            small_work=self._small_work.device[: 0 if none_small else lines],
-            merges=self._merges.device[:rows],
+            work=self._work.device[: 0 if all_small or not lists.work else lines],
+            small_work=self._small_work.device[: 0 if none_small or not lists.small_work else lines],
+            merges=self._merges.device[: rows if lists.merges else 0],
             num_split_results=0,
             rows=rows,
             lines_in_use=self._lines_in_use.device,

@@ -18,11 +18,13 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Dense
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
     H200 at the shapes of Qwen3-30B-A3B by `tools/tune_dense.py`: docs/kernels_log.md.
     """
+    if rows <= 16:
+        few = columns < FEW_COLUMNS
+        return DenseTile(16, 64, 4, 5 if few else 4, step_factor=_factor(4 if few or element_size == 1 else 2, steps))
     if rows <= 32:
-        height = 16 if rows <= 16 else 32
         if columns >= FEW_COLUMNS:
-            return DenseTile(height, 64, 4, 4, step_factor=_factor(2, steps))
-        return DenseTile(height, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
+            return DenseTile(32, 64, 4, 4, step_factor=_factor(2, steps))
+        return DenseTile(32, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
     if columns < FEW_COLUMNS:
         return _narrow_tile(rows, columns, steps, element_size)
     if columns < MANY_COLUMNS:

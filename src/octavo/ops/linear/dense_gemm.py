@@ -47,7 +47,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
         return out
     tile = tile or _choose(x, w, rows)
     step = tile.step_factor * STEP[w.data.dtype]
-    tile.check(gated=False, step_bytes=step * w.data.element_size())
+    tile.check(gated=False, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
         check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
@@ -63,7 +63,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
         w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,
         BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
-        ROWS=tile.rows, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
+        ROWS=tile.rows, COLS=tile.cols, ONE_ROW_TILE=rows <= tile.rows, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

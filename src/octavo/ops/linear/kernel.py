@@ -17,22 +17,28 @@ from octavo.ops.device import block_scale, wait_for_previous
 def dense_gemm_kernel(
     x, x_scale, w, w_scale, bias, y, rows, N, K,
     SCALED: tl.constexpr, X_SCALE_STRIDE: tl.constexpr, BLOCKWISE: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, ONE_ROW_TILE: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
     TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. Loads past `rows` or
     N are clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
+    ONE_ROW_TILE: there are no more rows than ROWS, and no divisions to find a program's place.
     X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """
     wait_for_previous(PDL)
-    row_tiles = tl.cdiv(rows, ROWS)
-    column_tiles = tl.cdiv(N, COLS)
-    band = tl.program_id(0) // (TILES_PER_BAND * column_tiles)
-    place = tl.program_id(0) % (TILES_PER_BAND * column_tiles)
-    height = tl.minimum(row_tiles - band * TILES_PER_BAND, TILES_PER_BAND)
-    first_row = (band * TILES_PER_BAND + place % height) * ROWS
-    first_column = place // height * COLS
+    if ONE_ROW_TILE:
+        first_row = 0
+        first_column = tl.program_id(0) * COLS
+    else:
+        row_tiles = tl.cdiv(rows, ROWS)
+        column_tiles = tl.cdiv(N, COLS)
+        band = tl.program_id(0) // (TILES_PER_BAND * column_tiles)
+        place = tl.program_id(0) % (TILES_PER_BAND * column_tiles)
+        height = tl.minimum(row_tiles - band * TILES_PER_BAND, TILES_PER_BAND)
+        first_row = (band * TILES_PER_BAND + place % height) * ROWS
+        first_column = place // height * COLS
     row = first_row + tl.arange(0, ROWS)
     column = first_column + tl.arange(0, COLS)
     live = row < rows
@@ -54,11 +60,11 @@ def dense_gemm_kernel(
     acc = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
         if TMA:
-            a = x.load([first_row, step * STEP])
             b = w.load([first_column, step * STEP])
+            a = x.load([first_row, step * STEP])
         else:
             inside = k[None, :] < K - step * STEP
-            a = tl.load(x_at) if EVEN_K else tl.load(x_at, mask=inside, other=0.0)
+            a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
             b = tl.load(w_at) if EVEN_K else tl.load(w_at, mask=inside, other=0.0)
             x_at += STEP
             w_at += STEP

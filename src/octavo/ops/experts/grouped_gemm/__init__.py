@@ -107,6 +107,7 @@ def _check(
     tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
+        check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
     return dims
 
 
@@ -128,7 +129,7 @@ def _launch(
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
-    step = STEP[w.data.dtype]
+    step = tile.step_factor * STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
@@ -136,8 +137,8 @@ def _launch(
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
         x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
-        dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], columns, dims["K"], top_k, *w.scale_strides,
-        GATED=gated, GATHER=gated, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
+        dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,
+        N=columns, GATED=gated, GATHER=gated, TOP_K=top_k, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip

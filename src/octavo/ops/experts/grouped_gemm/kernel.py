@@ -1,7 +1,7 @@
 """Weights as the tall side: acc (COLS, ROWS) = W (COLS, K) @ x^T (K, ROWS), so that wgmma serves every row count.
 
 The order of summation along K is a function of the weight's format alone: ascending into one accumulator, or one per 128 columns
-where scales are per block. ROWS, COLS, warps and stages are free.
+where scales are per block, whose steps are STEP = 128. Else STEP is free, as are ROWS, COLS, warps and stages.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from octavo.ops.device import block_scale, silu, wait_for_previous
 @triton.jit
 def _product(
     x, x_tiles, x_scale, w, w_scale, y, order,
-    expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
+    expert, first_row, rows, first_column, assignments, x_rows, K,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Multiplies up to ROWS sorted rows of one expert, from first_row on, into COLS columns."""
     column = first_column + tl.arange(0, COLS)
     row = first_row + tl.arange(0, ROWS)
-    live = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < assignments)
-    assignment = tl.load(order + row, mask=live, other=-1)
-    live = live & (assignment >= 0) & (assignment < assignments)
+    held = (tl.arange(0, ROWS) < rows) & (row >= 0) & (row < assignments)
+    assignment = tl.load(order + row, mask=held, other=-1)
+    live = held & (assignment >= 0) & (assignment < assignments)
     if GATHER:
-        source = assignment // top_k
+        source = assignment // TOP_K
         target = row
-    else:
+        read = live & (source < x_rows)
+    else:  # rows are read without waiting for where they go
         source = row
         target = assignment
-    live = live & (source < x_rows)
-    source = tl.where(live, source, 0).to(tl.int64)
+        read = held & (source < x_rows)
+    live = live & read
+    source = tl.where(read, source, 0).to(tl.int64)
 
     k = tl.arange(0, STEP)
     safe_column = tl.where(column < N, column, 0)
@@ -43,9 +45,9 @@ def _product(
         x_at = x + source[:, None] * K + k[None, :]
     if not TMA:
         w_at = w + (expert.to(tl.int64) * parts * N + safe_column)[:, None] * K + k[None, :]
-        up_at = w_at + N.to(tl.int64) * K
+        up_at = w_at + tl.cast(N, tl.int64) * K
     if SCALED:
-        token_scale = tl.load(x_scale + source * x_scale_stride, mask=live, other=0.0)
+        token_scale = tl.load(x_scale + source * x_scale_stride, mask=read, other=0.0)
         w_scale += expert.to(tl.int64) * w_scale_expert + safe_column * w_scale_col
         channel_scale = tl.load(w_scale)
         if GATED:
@@ -55,18 +57,14 @@ def _product(
         k_blocks = tl.cdiv(K, 128)
         row_block = expert * parts * tl.cdiv(N, 128) + first_column // 128
         up_block = row_block + tl.cdiv(N, 128)
-        scale = block_scale(w_scale, x_scale, source, live, row_block, 0, k_blocks)
+        scale = block_scale(w_scale, x_scale, source, read, row_block, 0, k_blocks)
         if GATED:
-            up_scale = block_scale(w_scale, x_scale, source, live, up_block, 0, k_blocks)
+            up_scale = block_scale(w_scale, x_scale, source, read, up_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     up = tl.zeros((COLS, ROWS), tl.float32)
     for step in range(tl.cdiv(K, STEP)):
+        # weights first: where their rows are is known before which rows of x these are
         inside = k[None, :] < K - step * STEP
-        if x_tiles is None:
-            a = tl.load(x_at, mask=live[:, None] if EVEN_K else live[:, None] & inside, other=0.0)
-            x_at += STEP
-        else:
-            a = x_tiles.load([first_row, step * STEP])
         if TMA:
             b = w.load([w_row, step * STEP])
         else:
@@ -78,12 +76,17 @@ def _product(
             else:
                 b_up = tl.load(up_at) if EVEN_K else tl.load(up_at, mask=inside, other=0.0)
                 up_at += STEP
+        if x_tiles is None:
+            a = tl.load(x_at, mask=read[:, None] if EVEN_K else read[:, None] & inside, other=0.0)
+            x_at += STEP
+        else:
+            a = x_tiles.load([first_row, step * STEP])
         if BLOCKWISE:
-            next_scale = block_scale(w_scale, x_scale, source, live, row_block, step + 1, k_blocks)
+            next_scale = block_scale(w_scale, x_scale, source, read, row_block, step + 1, k_blocks)
             acc += tl.dot(b, tl.trans(a)) * scale[None, :]
             scale = next_scale
             if GATED:
-                next_scale = block_scale(w_scale, x_scale, source, live, up_block, step + 1, k_blocks)
+                next_scale = block_scale(w_scale, x_scale, source, read, up_block, step + 1, k_blocks)
                 up += tl.dot(b_up, tl.trans(a)) * up_scale[None, :]
                 up_scale = next_scale
         else:
@@ -105,15 +108,15 @@ def _product(
 @triton.jit(do_not_specialize=["assignments", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
     x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
-    assignments, x_rows, experts, most_tiles, N, K, top_k, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    GATED: tl.constexpr, GATHER: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
+    assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
+    N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (max_tiles rounded up to whole bands x ceil(N / COLS),): programs past the tiles in use leave at once.
 
     Programs that run at the same time share a band of TILES_PER_BAND tiles, mostly of one expert, and with it the weights they read.
 
-    GATHER: row r reads x[order[r] // top_k] and writes y[r]; else it reads x[r] and writes y[order[r]].
+    GATHER: row r reads x[order[r] // TOP_K] and writes y[r]; else it reads x[r] and writes y[order[r]].
     GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
     x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
@@ -121,36 +124,36 @@ def grouped_gemm_kernel(
     MIN_ROWS: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
     wait_for_previous(PDL)
-    band = TILES_PER_BAND * tl.cdiv(N, COLS)
+    band: tl.constexpr = TILES_PER_BAND * tl.cdiv(N, COLS)
     tile = tl.program_id(0) // band * TILES_PER_BAND + tl.program_id(0) % TILES_PER_BAND
     first_column = tl.program_id(0) % band // TILES_PER_BAND * COLS
-    # the entry is loaded before it is known to be in use: two loads at once, not one after the other. The grid goes past
-    # the entries there are, so that the last of them is loaded instead
+    # the entry is loaded before it is known to be in use: all loads at once, not one after the other, as the branch hangs on all.
+    # The grid goes past the entries there are, so that the last of them is loaded instead
     used = tl.load(num_tiles)
     entry = tiles + tl.minimum(tile, most_tiles - 1).to(tl.int64) * 3
     expert = tl.load(entry)
     first_row = tl.load(entry + 1)
     rows = tl.load(entry + 2)
-    if (tile >= used) | (expert < 0) | (expert >= experts):
+    if (tile >= used) | (expert < 0) | (expert >= experts) | (first_row < 0) | (rows <= 0):
         return
     if MIN_ROWS == ROWS or rows > ROWS // 2:
         _product(
             x, x_tiles, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
         )  # fmt: skip
     elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
         )  # fmt: skip
     else:
         _product(
             x, None, x_scale, w, w_scale, y, order,
-            expert, first_row, rows, first_column, assignments, x_rows, N, K, top_k,
+            expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            GATED, GATHER, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
         )  # fmt: skip

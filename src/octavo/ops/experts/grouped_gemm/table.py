@@ -6,9 +6,10 @@ from octavo.ops.experts.grouped_gemm.tile import Tile
 
 TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
     ("Fp8Channel", 128, 2048, 768): [
-        (16, Tile(16, 64, 4, 4, False, 0), Tile(16, 128, 8, 4, False, 0)),
-        (64, Tile(16, 64, 4, 4, True, 0), Tile(16, 128, 4, 3, True, 0)),
-        (256, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 3, True, 0)),
+        (8, Tile(16, 64, 4, 4, True, 0, 2), Tile(16, 64, 4, 3, False, 0, 2)),
+        (16, Tile(16, 64, 4, 4, True, 0), Tile(16, 128, 4, 3, False, 0)),
+        (64, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 3, True, 0)),
+        (256, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 3, True, 0)),
         (720, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 3, True, 0)),
         (1448, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 3, True, 0)),
         (2896, Tile(32, 64, 4, 3, True, 1), Tile(32, 64, 4, 3, True, 1)),

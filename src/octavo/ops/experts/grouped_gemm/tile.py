@@ -17,6 +17,7 @@ class Tile:
 
     With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
     The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
+    A K step is `step_factor` times the columns of its format's `STEP`: fewer, longer steps where the weights are what is waited for.
     """
 
     rows: int
@@ -25,12 +26,13 @@ class Tile:
     stages: int
     tma: bool = False
     max_halvings: int = 0
+    step_factor: int = 1
 
     @functools.cache  # noqa: B019 (tiles are few and live as long as the process; every launch asks)
     def reasons_against(self, *, gated: bool, step_bytes: int) -> list[str]:
-        """Why this tile cannot run with K steps of `step_bytes` bytes; empty if it can."""
+        """Why this tile cannot run where a `STEP` has `step_bytes` bytes; empty if it can."""
         height = self.cols * (2 if gated else 1)
-        shared = self.stages * (self.rows + height) * step_bytes
+        shared = self.stages * (self.rows + height) * self.step_factor * step_bytes
         accumulators = self.rows * height // (32 * max(self.warps, 1))
         checks = [
             (self.rows in (16, 32, 64, 128, 256), f"rows {self.rows}: use 16, 32, 64, 128 or 256"),
@@ -43,6 +45,7 @@ class Tile:
                 0 <= self.max_halvings <= 2 and self.rows >> self.max_halvings >= 16,
                 f"max_halvings {self.max_halvings} of {self.rows} rows: use 0 to 2, down to 16 rows",
             ),
+            (self.step_factor in (1, 2, 4), f"step_factor {self.step_factor}: use 1, 2 or 4"),
             (2 <= self.stages <= 8, f"stages {self.stages}: use 2 to 8"),
             (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: fewer stages"),
             (accumulators <= 256, f"{accumulators} accumulators per thread, 256 at most: more warps or a smaller tile"),
