@@ -22,6 +22,11 @@ class SoftmaxRule:
     renormalize: bool
     """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
 
+    @property
+    def any_order(self) -> bool:
+        """Whether a row's bits are the same whatever the order in which a kernel goes over all experts: it need not sum them."""
+        return self.renormalize
+
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What decides and what is weighed, of finite logits (T, E) float32: both (T, E) float32."""
         return logits, logits.softmax(-1)
@@ -48,6 +53,11 @@ class SigmoidRule:
     kept: int = 1
     """How many groups experts are chosen from."""
     scale: float = 1.0
+
+    @property
+    def any_order(self) -> bool:
+        """As `SoftmaxRule.any_order`: sums are of chosen experts, in their order."""
+        return True
 
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `SoftmaxRule.score`: (T, E) float32 -> (T, E) float32 twice."""
