@@ -161,7 +161,7 @@ def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[t
 def _routings(device: torch.device) -> Iterator[tuple[str, int, torch.Tensor]]:
     """A name, how many experts there are, and ids (T, K) of some of them and of others."""
     sizes = [(5, 8, 2), (3, 60, 4), (513, 8, 2)]
-    sizes += [(1, 1, 1), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
+    sizes += [(1, 1, 1), (16, 128, 8), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
     for tokens, experts, top_k in sizes:
         drawn = torch.Generator().manual_seed(tokens)
         ids = ROUTINGS["sentinels"](tokens, experts, top_k, drawn).to(device)

@@ -22,18 +22,20 @@ from octavo.ops.experts.rules import RoutingRule, SigmoidRule, SoftmaxRule
 
 RULES: dict[str, tuple[RoutingRule, int]] = {
     "softmax": (SoftmaxRule(8, True), 128),
-    "softmax of 10 of 512": (SoftmaxRule(10, True), 512),
+    "softmax of 10": (SoftmaxRule(10, True), 200),
     "softmax of an odd number": (SoftmaxRule(3, True), 37),
     "all experts": (SoftmaxRule(4, True), 4),
     "one expert": (SoftmaxRule(1, True), 1),
-    "sigmoids": (SigmoidRule(8, True, torch.linspace(-1, 1, 257), scale=2.5), 257),
+    "sigmoids": (SigmoidRule(8, True, torch.linspace(-1, 1, 256), scale=2.5), 256),
     "sigmoids as they are": (SigmoidRule(6, False, torch.linspace(1, -1, 64)), 64),
+    "all groups": (SigmoidRule(6, True, torch.linspace(1, -1, 64), groups=8, kept=8), 64),
     "groups": (SigmoidRule(8, True, torch.linspace(-1, 1, 256), groups=8, kept=4), 256),
+    "257 experts": (SoftmaxRule(2, True), 257),
     "not renormalised": (SoftmaxRule(4, False), 60),
     "32 experts a token": (SoftmaxRule(32, True), 64),
 }
-"""Name to a rule and the number of experts; the last two take two launches."""
-IN_ONE = [name for name in RULES if name not in ("not renormalised", "32 experts a token")]
+"""Name to a rule and the number of experts; the last four take two launches."""
+IN_ONE = list(RULES)[:-4]
 
 
 def made(name: str, device: torch.device) -> tuple[RoutingRule, int]:

@@ -23,8 +23,9 @@ class SoftmaxRule:
     """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
 
     @property
-    def any_order(self) -> bool:
-        """Whether a row's bits are the same whatever the order in which a kernel goes over all experts: it need not sum them."""
+    def plain(self) -> bool:
+        """Whether it only takes the best experts one after the other: without groups, and without a sum over all experts, whose
+        bits hang on how a kernel shares them out."""
         return self.renormalize
 
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,9 +56,9 @@ class SigmoidRule:
     scale: float = 1.0
 
     @property
-    def any_order(self) -> bool:
-        """As `SoftmaxRule.any_order`: sums are of chosen experts, in their order."""
-        return True
+    def plain(self) -> bool:
+        """As `SoftmaxRule.plain`."""
+        return self.groups == self.kept
 
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `SoftmaxRule.score`: (T, E) float32 -> (T, E) float32 twice."""

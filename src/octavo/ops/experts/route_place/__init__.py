@@ -15,8 +15,10 @@ __all__ = ["MAX_TOKENS", "route_place"]
 
 MAX_TOKENS = 16
 """That one program routes."""
+_MAX_EXPERTS = 256
+"""Of which one program keeps the logits and the counts of all its tokens in registers."""
 _MIN_TOKENS = 8
-"""As many as a program has warps: each goes over a row."""
+"""A program has a warp for each row, and so many at least: they sort, and list the tiles, together."""
 _MAX_LANES = 128
 """Assignments, K of a token rounded up to a power of two, that one program places: it compares each with each."""
 
@@ -33,8 +35,8 @@ def route_place(
 ) -> tuple[Routing, Permutation]:
     """routing = route(logits, rule), of all rows; permutation = permute(routing.ids), of those in use. The bits are theirs.
 
-    One launch for up to 16 tokens of up to 8 experts each, or 8 of up to 16, by a rule whose weights have the same bits in
-    any order of the experts; otherwise both operations, one after the other.
+    One launch for up to 16 tokens with up to 8 of 256 experts each, or 8 tokens with up to 16, by a plain rule; otherwise
+    both operations, one after the other.
 
     Args:
         logits: (T, E) f32 or bf16, E <= 512; read.
@@ -51,7 +53,7 @@ def route_place(
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
     """
-    if not _in_one_launch(len(logits), rule):
+    if not _in_one_launch(logits.shape, rule):
         out = route(logits, rule, spoil=spoil, out=out)
         return out, permute(out.ids, logits.shape[1], tile_rows=tile_rows, rows_in_use=rows_in_use, out=permutation)
     dims = LaunchDims()
@@ -59,14 +61,15 @@ def route_place(
     tokens, experts, top_k = dims["T"], dims["E"], rule.top_k
     if rows_in_use is not None:
         dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
+    padded = _padded(tokens)
     permutation = checked_permutation(dims, tokens * top_k, experts, tile_rows, logits.device, permutation)
     bias, scale, constants = rule_arguments(rule, experts)
     route_place_kernel[(1,)](
         logits, bias, out.ids, out.weights, out.flags, rows_in_use,
         permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles,
         scale, tokens, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        TOKENS=_padded(tokens), LANES=triton.next_power_of_2(top_k), BINS=count_bins(experts), ROWS=tile_rows,
-        SPOIL=spoil, num_warps=8, **constants, **LAUNCH,
+        TOKENS=padded, LANES=triton.next_power_of_2(top_k), BINS=count_bins(experts), ROWS=tile_rows,
+        SPOIL=spoil, num_warps=padded, **constants, **LAUNCH,
     )  # fmt: skip
     return out, permutation
 
@@ -75,6 +78,9 @@ def _padded(tokens: int) -> int:
     return max(_MIN_TOKENS, 1 << (tokens - 1).bit_length())
 
 
-def _in_one_launch(tokens: int, rule: RoutingRule) -> bool:
+def _in_one_launch(shape: torch.Size, rule: RoutingRule) -> bool:
+    if len(shape) != 2 or not rule.plain:
+        return False
+    tokens, experts = shape
     lanes = _padded(tokens) * triton.next_power_of_2(rule.top_k)
-    return 0 < tokens <= MAX_TOKENS and lanes <= _MAX_LANES and rule.any_order
+    return 0 < tokens <= MAX_TOKENS and experts <= _MAX_EXPERTS and bool(lanes <= _MAX_LANES)
