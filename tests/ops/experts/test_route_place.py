@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from benchmarks.route_place import Both, Case, rules
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import octavo.ops.experts.route_place as one_launch
@@ -26,6 +26,8 @@ RULES: dict[str, tuple[RoutingRule, int]] = {
     "softmax of an odd number": (SoftmaxRule(3, True), 37),
     "all experts": (SoftmaxRule(4, True), 4),
     "one expert": (SoftmaxRule(1, True), 1),
+    "one of 128": (SoftmaxRule(1, True), 128),
+    "two of 256": (SoftmaxRule(2, True), 256),
     "sigmoids": (SigmoidRule(8, True, torch.linspace(-1, 1, 256), scale=2.5), 256),
     "sigmoids as they are": (SigmoidRule(6, False, torch.linspace(1, -1, 64)), 64),
     "all groups": (SigmoidRule(6, True, torch.linspace(1, -1, 64), groups=8, kept=8), 64),
@@ -160,6 +162,7 @@ INF, NAN = float("inf"), float("nan")
 SPECIAL = [0.0, -0.0, 1.0, 2.5, -2.5, 3.4e38, -3.4e38, 1e-45, -200.0, 200.0, INF, -INF, NAN]
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, MAX_TOKENS), st.sampled_from(IN_ONE), st.integers(0, 17), st.data())
 def test_any_logits_have_the_same_bits_both_ways(tokens: int, name: str, used: int, data: st.DataObject) -> None:
     """Ties, zeros of both signs, what is not finite: also where whole rows are equal."""

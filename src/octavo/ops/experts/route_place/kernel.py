@@ -30,7 +30,9 @@ def route_place_kernel(
     key = tl.reshape(chosen, (TOKENS * LANES,))
     key = tl.where((lane // LANES < placed) & (key >= 0), key, experts)
     assignment = lane // LANES * K + lane % LANES
+    # a histogram would count an id as often as a thread holds it, up to four times where a token has one expert
+    counts = tl.sum((key[:, None] == tl.arange(0, BINS)[None, :]).to(tl.int32), 0)
     place(
-        key, assignment, count_before(key, lane, key, lane), tl.histogram(key, BINS), tl.zeros((BINS,), tl.int32),
+        key, assignment, count_before(key, lane, key, lane), counts, tl.zeros((BINS,), tl.int32),
         order, offsets, tiles, num_tiles, tokens * K, experts, max_tiles, BINS, ROWS,
     )  # fmt: skip
