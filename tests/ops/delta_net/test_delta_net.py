@@ -14,7 +14,7 @@ from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
 from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
-from octavo.ops.delta_net.layer import split_states
+from octavo.ops.delta_net.layer import StateParts, split_states
 from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights
 
 LIMIT = 2.5 * BF16_ROUNDING
@@ -117,14 +117,38 @@ def divide(
 
 
 @backends
-def test_token_by_token(backend: str, device: torch.device) -> None:
-    """Each token's bits are those it has in one chunk of all."""
-    shape = SHAPES["one-head"]
+@shapes
+@pytest.mark.parametrize("places", [(2,), (2, 3)], ids=["in place", "to another state"])
+def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...], device: torch.device) -> None:
+    """Each token's bits are those it has in one chunk of all, and so are those that are kept behind it, over two borders of
+    spans; where it goes on in its state, a row is computed apart from chunks."""
     machine, tokens = Machine(backend, shape, device), Tokens.draw(35, shape, seed=3)
-    whole, kept = machine.alone(tokens), machine.kept(0, 35)
-    steps = [machine.run([(tokens, t, t + 1, StateUse(2 if t else -1, 2))])[0] for t in range(35)]
-    assert torch.equal(torch.cat(steps), whole)
-    assert all(map(torch.equal, machine.kept(2, 35), kept))
+    whole, source = machine.alone(tokens), -1
+    for t in range(35):
+        place = places[t % len(places)]
+        out = machine.run([(tokens, t, t + 1, StateUse(source, place))])[0]
+        assert torch.equal(out, whole[t : t + 1]), t
+        if t in (6, 15, 31, 34):
+            machine.alone(tokens[: t + 1])
+            assert all(map(torch.equal, machine.kept(place, t + 1), machine.kept(0, t + 1))), t
+        source = place
+
+
+@backends
+@pytest.mark.parametrize("part", ["memory", "gates", "history", "rows"])
+@pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
+def test_a_row_reads_all_that_is_kept(backend: str, part: str, at: int, device: torch.device) -> None:
+    """The twin of one token: one number of what is kept is another, at the first place or at the last that is in use."""
+    shape = SHAPES["shared-keys"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(24, shape, seed=3)
+    whole, index = machine.alone(tokens), StateParts._fields.index(part)
+    step: Step = [(tokens, 21, 22, StateUse(1, 1))]
+    for wrong in (False, True):
+        machine.run([(tokens, 0, 21, StateUse(-1, 1))])
+        if wrong:
+            number = split_states(machine.states, shape)[index][1, : 5 if part in ("gates", "rows") else None]
+            number[(at,) * number.dim()] += 1.0
+        assert torch.equal(machine.run(step)[0], whole[21:22]) is not wrong
 
 
 @backends

@@ -18,6 +18,8 @@ FACTORS = 2 * SPAN * SPAN + 6 * SPAN
 """Numbers that a span's rows have of each other, for each value head."""
 CHANNELS = 128
 """Of a tile of the convolution. Each by itself: their number decides no bit."""
+PROGRAM_CHANNELS = 1024
+"""Of a program of the convolution: of single rows so many are one read of 16 bytes for each thread."""
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
@@ -79,21 +81,21 @@ def delta_net(
     sizes = (tokens, dims["states"], dims["S"], num_spans)
     constants = {
         "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
-        "VALUE": shape.value_dim, "SPAN": SPAN,
+        "VALUE": shape.value_dim, "TAPS": shape.taps, "SPAN": SPAN,
     } | LAUNCH  # fmt: skip
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
-    convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, CHANNELS))](
+    convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, PROGRAM_CHANNELS))](
         qkv, weights.taps, halves, plan.chunks, plan.spans, convolved, *sizes,
-        TAPS=shape.taps, STRIDE=qkv.stride(0), BLOCK=CHANNELS, num_warps=4, **constants,
+        STRIDE=qkv.stride(0), BLOCK=CHANNELS, WIDE=PROGRAM_CHANNELS, num_warps=4, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
-        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, plan.chunks, plan.spans,
-        factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
+        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,
+        plan.spans, factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
     scan_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS))](
         qkv, convolved, factors, states, halves, plan.chunks, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TAPS=shape.taps, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1, num_stages=2,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1, num_stages=2,
         **constants,
     )  # fmt: skip
     return out

@@ -17,13 +17,20 @@ from octavo.ops.device import is_finite, silu, wait_for_previous
 @triton.jit
 def _load_chunk(chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
     """Source (-1: none), state, keep (-1: none) and the rows before it, first row, rows (0 where anything is out of range), rows of
-    the first span before the chunk's, and the number of that span."""
+    the first span before the chunk's, the number of that span, and whether it is a single row that goes on in its request's state.
+
+    The plan is no kernel's, so that it may be read before the wait for the one before, past a cache that might hold the last step's.
+    """
     inside = (chunk >= 0) & (chunk < num_chunks)
     line = chunks + chunk.to(tl.int64) * 8
-    source, state = tl.load(line, mask=inside, other=-2), tl.load(line + 1, mask=inside, other=-1)
-    keep, keep_after = tl.load(line + 2, mask=inside, other=-1), tl.load(line + 3, mask=inside, other=0)
-    first, count = tl.load(line + 4, mask=inside, other=0), tl.load(line + 5, mask=inside, other=0)
-    before, first_span = tl.load(line + 6, mask=inside, other=0), tl.load(line + 7, mask=inside, other=0)
+    source = tl.load(line, mask=inside, other=-2, cache_modifier=".cg")
+    state = tl.load(line + 1, mask=inside, other=-1, cache_modifier=".cg")
+    keep = tl.load(line + 2, mask=inside, other=-1, cache_modifier=".cg")
+    keep_after = tl.load(line + 3, mask=inside, other=0, cache_modifier=".cg")
+    first = tl.load(line + 4, mask=inside, other=0, cache_modifier=".cg")
+    count = tl.load(line + 5, mask=inside, other=0, cache_modifier=".cg")
+    before = tl.load(line + 6, mask=inside, other=0, cache_modifier=".cg")
+    first_span = tl.load(line + 7, mask=inside, other=0, cache_modifier=".cg")
     known = (source >= -1) & (source < num_states) & (state >= 0) & (state < num_states)
     known &= (first >= 0) & (first <= rows) & (count >= 0)
     known &= count <= rows - first
@@ -40,54 +47,103 @@ def _load_chunk(chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN: tl
         count,
         before,
         first_span,
+        (count == 1) & (source == state) & (keeps == 0),
     )
 
 
 @triton.jit
 def _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
-    """Source, first row and rows of the chunk that has a span (no rows: none has), and the place of the span's first row in it."""
-    source, _, _, _, first, count, before, first_span = _load_chunk(
-        chunks, tl.load(spans + span), num_chunks, rows, num_states, num_spans, SPAN
+    """Source, first row and rows of the chunk that has a span (no rows: none has), the place of the span's first row in it, and
+    whether it is a single row; see `_load_chunk`."""
+    source, _, _, _, first, count, before, first_span, is_single = _load_chunk(
+        chunks, tl.load(spans + span, cache_modifier=".cg"), num_chunks, rows, num_states, num_spans, SPAN
     )
     index = span - first_span
     begin = index * SPAN - before
-    return source, first, tl.where((index >= 0) & (begin < count), count, 0), begin
+    return source, first, tl.where((index >= 0) & (begin < count), count, 0), begin, is_single
+
+
+@triton.jit
+def _convolve_row(
+    row, taps, history, rows, before, to, channel, channels: tl.constexpr, queries: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr,
+):  # fmt: skip
+    """Convolve the channels of a single row, and put them, where they are keys and values, among the open rows, and the inputs in
+    the history, each channel in the program that alone reads it."""
+    inside = channel < channels
+    new = tl.load(row + channel, mask=inside, other=0.0)
+    total = tl.zeros(channel.shape, tl.float32)
+    for tap in tl.static_range(TAPS - 1):
+        old = tl.load(history + tap * channels + channel, mask=inside, other=0.0).to(tl.float32)
+        total += old * tl.load(taps + channel * TAPS + tap, mask=inside, other=0.0).to(tl.float32)
+    total += new.to(tl.float32) * tl.load(taps + channel * TAPS + (TAPS - 1), mask=inside, other=0.0).to(tl.float32)
+    result = silu(total).to(tl.bfloat16)
+    tl.store(to + channel, result, mask=inside)
+    kept = rows + before.to(tl.int64) * (channels - queries) + (channel - queries)
+    tl.store(kept, result, mask=inside & (channel >= queries) & (before < SPAN - 1))
+    # threads need not share out two places alike: what is written has been read by all
+    for tap in tl.static_range(TAPS - 2):
+        moved = tl.load(history + (tap + 1) * channels + channel, mask=inside, other=0.0)
+        tl.debug_barrier()
+        tl.store(history + tap * channels + channel, moved, mask=inside)
+    tl.debug_barrier()
+    tl.store(history + (TAPS - 2) * channels + channel, new, mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def convolve_kernel(
     qkv, taps, halves, chunks, spans, convolved, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x ceil(channels / BLOCK),). Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels) bf16, the open rows' keys and values among them."""
-    wait_for_previous(PDL)
+    """Grid (spans x ceil(channels / WIDE),), WIDE a multiple of BLOCK. Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels)
+    bf16, the open rows' keys and values among them; of a single row it alone, and what is kept of it but for the gates."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    blocks: tl.constexpr = (channels + BLOCK - 1) // BLOCK
+    blocks: tl.constexpr = (channels + WIDE - 1) // WIDE
+    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
     span = tl.program_id(0) // blocks
-    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
-    if count > 0:
-        channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-        inside = (channel < channels)[None, :]
-        place = tl.arange(0, SPAN)
-        at = (begin + place)[:, None]
-        live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
-        floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
-        history = halves + source * (2 * NUMBERS) + 2 * floats
-        inputs = qkv + first * STRIDE
-        total = tl.zeros((SPAN, BLOCK), tl.float32)
-        for tap in tl.static_range(TAPS):
-            row = at + (tap - (TAPS - 1))
-            now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
-            kept = live & (row < 0) & (source >= 0)
-            before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
-            weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
-            total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
-        old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
-        result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
-        to = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
-        tl.store(to, result, mask=live | is_old)
+    source, first, count, begin, is_single = _load_span(
+        chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    wait_for_previous(PDL)
+    history = halves + source * (2 * NUMBERS) + 2 * floats
+    inputs = qkv + first * STRIDE
+    line = convolved + span.to(tl.int64) * SPAN * channels
+    wide = tl.program_id(0) % blocks * WIDE
+    if is_single & (count > 0):
+        channel = wide + tl.arange(0, WIDE)
+        to, kept = line - begin.to(tl.int64) * channels, history + (TAPS - 1) * channels
+        _convolve_row(inputs, taps, history, kept, -begin, to, channel, channels, queries, TAPS, SPAN)
+    elif count > 0:
+        for block in range(WIDE // BLOCK):
+            channel = wide + block * BLOCK + tl.arange(0, BLOCK)
+            inside = (channel < channels)[None, :]
+            place = tl.arange(0, SPAN)
+            at = (begin + place)[:, None]
+            live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
+            total = tl.zeros((SPAN, BLOCK), tl.float32)
+            for tap in tl.static_range(TAPS):
+                row = at + (tap - (TAPS - 1))
+                now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
+                kept = live & (row < 0) & (source >= 0)
+                before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
+                weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
+                total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
+            old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
+            result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
+            tl.store(line + place[:, None] * channels + channel[None, :], result, mask=live | is_old)
+
+
+@triton.jit
+def _open_rows(
+    halves, source, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
+    VALUE: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
+):  # fmt: skip
+    """Where the keys and values of a state's open rows are; see `DeltaShape.state`."""
+    channels: tl.constexpr = 2 * KEY_HEADS * KEY + VALUE_HEADS * VALUE
+    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
+    return halves + source * (2 * NUMBERS) + 2 * floats + (TAPS - 1) * channels
 
 
 @triton.jit
@@ -112,42 +168,40 @@ def _at(x, place, index):
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def factors_kernel(
-    convolved, write_logits, decay_logits, log_decay, step_bias, states, chunks, spans, factors,
+    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, spans, factors,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
     DECAY_STRIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32.
+    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32, and the gates
+    of a single row.
 
     What a row's change takes of the values (SPAN from, SPAN to), what its output takes of the changes (SPAN from, SPAN to); and of each
     row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
     what is left of a state before it, what is left of the state before the span.
     """
-    wait_for_previous(PDL)
     span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
-    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
-    if count > 0:
-        queries: tl.constexpr = KEY_HEADS * KEY
-        channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+    source, first, count, begin, is_single = _load_span(
+        chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    if count == 0:
+        wait_for_previous(PDL)
+    else:
         place = tl.arange(0, SPAN)
         at = begin + place
         live, is_old = (at >= 0) & (at < count), at < 0
-        key = tl.arange(0, KEY_BLOCK)
-        channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
-        line = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
-        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
-        k = tl.load(line + queries, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
-
+        # before the wait: what the convolution does not write, whose wait is the one for all before it
         row = first + at
-        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0)
+        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
         write = 1.0 / (1.0 + tl.exp(-written))
         speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
-        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0)
+        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
         decay = tl.exp(-speed * _softplus(lost + bias))
         gates = states + source * NUMBERS + VALUE_HEADS * KEY * VALUE + place * (2 * VALUE_HEADS) + head
-        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0))
-        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0))
+        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0, cache_modifier=".cg"))
+        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0, cache_modifier=".cg"))
+        kept = live & is_single & (place < SPAN - 1)
 
         row, col = place[:, None], place[None, :]
         left, between = tl.full((SPAN,), 1.0, tl.float32), tl.full((SPAN, SPAN), 1.0, tl.float32)
@@ -155,6 +209,21 @@ def factors_kernel(
             one = _at(decay, place, step)
             left = tl.where(place >= step, left * one, left)
             between = tl.where((row >= step) & (col < step), between * one, between)
+        wait_for_previous(PDL)
+        tl.store(gates, write, mask=kept)
+        tl.store(gates + VALUE_HEADS, decay, mask=kept)
+
+        queries: tl.constexpr = KEY_HEADS * KEY
+        channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+        key = tl.arange(0, KEY_BLOCK)
+        channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
+        line = convolved + span.to(tl.int64) * SPAN * channels
+        line += place[:, None] * channels + channel[None, :]
+        opened = _open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
+        opened += place[:, None] * (channels - queries) + channel[None, :]
+        keys = tl.where((is_old & is_single)[:, None], opened, line + queries)
+        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
+        k = tl.load(keys, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
 
         over_k, over_q = _over_length(k, eps), _over_length(q, eps) * scale
         keys = tl.dot(k, tl.trans(k)) * over_k[None, :] * between
@@ -220,6 +289,13 @@ def _float_product(left, right):
 
 
 @triton.jit
+def _move(now, change, k):
+    """now + change @ k in float32, k in bf16."""
+    high, middle, low = _split(change)
+    return tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now)))
+
+
+@triton.jit
 def _store_history(
     inputs, old, new, after, has_old, channel, inside, channels: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr
 ):  # fmt: skip
@@ -281,22 +357,82 @@ def _keep(
             _store_rows(inputs, rows, key_at, fresh[:, None] & in_key[None, :], channels, queries)
 
 
-@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
-def scan_kernel(
-    qkv, convolved, factors, states, halves, chunks, out,
-    rows, num_states, num_chunks, num_spans,
-    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
-    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+@triton.jit
+def _scan_row(
+    convolved, factors, states, halves, out, source, first, before, first_span, head, part,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
+    KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr, FACTORS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Rows of qkv are STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    """`_scan_spans` of a single row: the same sums, of its own output alone, and no move of a state whose span is not full.
+
+    All but the factors is read before the wait, past the first cache: the kernel before lets this one start behind its own
+    wait for the convolution, the last to write any of it.
+    """
+    queries: tl.constexpr = KEY_HEADS * KEY
+    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+    key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
+    in_key, in_value = key < KEY, column < VALUE
+    memory = states + source * NUMBERS + head.to(tl.int64) * (KEY * VALUE)
+    place, span = tl.arange(0, SPAN), first_span.to(tl.int64)
+    used, is_new = place <= before, place == before
+    line = convolved + span * SPAN * channels
+    opened = _open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
+    query_at, value_at = head // (VALUE_HEADS // KEY_HEADS) * KEY + key, 2 * queries + head * VALUE + column
+    new_keys = line + place[None, :] * channels + (queries + query_at)[:, None]
+    old_keys = opened + place[None, :] * (channels - queries) + query_at[:, None]
+    keys = tl.where(is_new[None, :], new_keys, old_keys)
+    new_values = line + place[None, :] * channels + value_at[:, None]
+    old_values = opened + place[None, :] * (channels - queries) + (value_at - queries)[:, None]
+    values = tl.where(is_new[None, :], new_values, old_values)
+    k = tl.load(keys, mask=used[None, :] & in_key[:, None], other=0.0, cache_modifier=".cg")
+    v = tl.load(values, mask=used[None, :] & in_value[:, None], other=0.0, cache_modifier=".cg")
+    # the least columns of a product, all alike
+    same = tl.zeros((8,), tl.int32)
+    queried = line + before * channels + query_at[:, None] + same[None, :]
+    q = tl.load(queried, mask=in_key[:, None] & (same == 0)[None, :], other=0.0, cache_modifier=".cg")
+    # in halves of a row: a tile of a shape of its own has reads without gaps, which this cache would fill by reading twice
+    half: tl.constexpr = KEY_BLOCK // 2
+    by_halves = (tl.arange(0, 2)[:, None] * half + tl.arange(0, half)[None, :])[None, :, :]
+    present = in_value[:, None, None] & (by_halves < KEY)
+    now = tl.load(memory + column[:, None, None] * KEY + by_halves, mask=present, other=0.0, cache_modifier=".cg")
+    known, asked = _products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
     wait_for_previous(PDL)
-    parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
-    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
-    chunk = tl.program_id(0) // parts // VALUE_HEADS
-    source, state, keep, keep_after, first, count, before, first_span = _load_chunk(
-        chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN
-    )
+
+    base = factors + (span * VALUE_HEADS + head) * FACTORS
+    of_rows = base + 2 * SPAN * SPAN
+    by_values = tl.load(base + place[:, None] * SPAN + place[None, :])
+    by_changes = tl.load(base + SPAN * SPAN + place[:, None] * SPAN + before + same[None, :])
+    lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + before)
+    missing = v.to(tl.float32) - lost[None, :] * known
+    is_good = is_finite(missing)
+    change = _float_product(tl.where(is_good, missing, 0.0), by_values)
+    bad = tl.where(is_good & is_finite(change), 0, 1)
+    is_spoilt = tl.max(tl.where(used[None, :], bad, 0), 1)[:, None] > 0
+    change = tl.where(is_spoilt | (place > before)[None, :], 0.0, change)
+    result = seen * asked + _float_product(change, by_changes)
+    result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
+    to = out + first * (VALUE_HEADS * VALUE) + (head * VALUE + column)[:, None] + same[None, :]
+    tl.store(to, result, mask=in_value[:, None] & (tl.arange(0, 8) == 0)[None, :])
+    if before == SPAN - 1:
+        gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
+        # both once more: what is kept for one row of sixteen is moved between threads for every one
+        at = memory + column[:, None] * KEY + key[None, :]
+        inside = in_value[:, None] & in_key[None, :]
+        start = tl.load(at, mask=inside, other=0.0, cache_modifier=".cg")
+        moved = tl.load(keys, mask=used[None, :] & in_key[:, None], other=0.0, cache_modifier=".cg")
+        left = tl.where(is_spoilt, float("nan"), left)
+        tl.store(at, _move(start * left, change * gained[None, :], tl.trans(moved)), mask=inside)
+
+
+@triton.jit
+def _scan_spans(
+    qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+    head, part, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
+    VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
+    STRIDE: tl.constexpr, FACTORS: tl.constexpr,
+):  # fmt: skip
+    """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
@@ -343,9 +479,8 @@ def scan_kernel(
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
-            high, middle, low = _split(change * gained[None, :])
             left = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
-            now = tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now * left[:, None])))
+            now = _move(now * left[:, None], change * gained[None, :], k)
         if piece < 2:
             target = tl.where(piece == 0, keep, state)
             if (piece == 0) | moves:
@@ -355,3 +490,31 @@ def scan_kernel(
                 convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
                 KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
             )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
+def scan_kernel(
+    qkv, convolved, factors, states, halves, chunks, out,
+    rows, num_states, num_chunks, num_spans,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Rows of qkv are STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
+    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
+    chunk = tl.program_id(0) // parts // VALUE_HEADS
+    source, state, keep, keep_after, first, count, before, first_span, is_single = _load_chunk(
+        chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    if is_single:
+        _scan_row(
+            convolved, factors, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
+            NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, FACTORS, PDL,
+        )  # fmt: skip
+    else:
+        wait_for_previous(PDL)
+        _scan_spans(
+            qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+            head, part, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
+        )  # fmt: skip
