@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
+from octavo.config.delta_shape import SPAN
 from octavo.errors import KernelContractError
 from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
@@ -134,6 +135,43 @@ def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...]
         source = place
 
 
+@shapes
+@pytest.mark.parametrize("before", [0, 1, 7, 14, 15])
+def test_single_rows_are_computed_as_chunks_are(shape: DeltaShape, before: int, device: torch.device) -> None:
+    """What they give, and all that is kept; and the twin: to one of them a plan gives the place before its own."""
+    tokens = Tokens.draw(32, shape, seed=6)
+    uses = [StateUse(0, 0), StateUse(-1, 2), StateUse(1, 1)]
+    plan = plan_delta(uses, (0, 1, 6, 7), (17 + before, 5, 17), device)
+    assert plan.first_single.tolist() == [1]
+    late = plan.chunks.clone()
+    late[1, 6] = (before - 1) % SPAN
+    first_states = Machine("kernel", shape, device)
+    first_states.run([(tokens, 0, 16 + before, StateUse(-1, 0)), (tokens, 0, 16, StateUse(-1, 1))])
+
+    def run(plan: DeltaPlan) -> list[torch.Tensor]:
+        machine = Machine("kernel", shape, device)
+        machine.states.copy_(first_states.states)
+        rows = torch.tensor([16 + before, 0, 1, 2, 3, 4, 16])
+        qkv, write, decay = (part[rows].to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
+        out = machine.layer(qkv, write, decay, machine.states, plan)
+        kept = [part for place, count in ((0, 17 + before), (1, 17), (2, 5)) for part in machine.kept(place, count)]
+        return [out.cpu(), *kept]
+
+    expected = run(dataclasses.replace(plan, first_single=torch.full_like(plan.first_single, 3)))
+    assert all(map(torch.equal, run(plan), expected))
+    assert not torch.equal(run(dataclasses.replace(plan, chunks=late))[0][0], expected[0][0])
+
+
+def test_single_rows_are_the_last_of_a_plan() -> None:
+    """Those that go on where they are and keep nothing else; a span knows its chunk by its place."""
+    uses = [StateUse(0, 0), StateUse(1, 2), StateUse(3, 3, keep=4, keep_after=1), StateUse(5, 5), StateUse(6, 6)]
+    plan = plan_delta(uses, (0, 1, 2, 3, 20, 21), (4, 4, 4, 33, 16), torch.device("cpu"))
+    assert plan.first_single.tolist() == [3]
+    assert plan.chunks[:, 1].tolist() == [2, 3, 5, 0, 6]
+    assert plan.chunks[plan.spans.long(), 1].tolist() == [0, 2, 3, 5, 5, 6]
+    assert plan.chunks[plan.spans.long(), 7].tolist() == [0, 1, 2, 3, 3, 5]
+
+
 @backends
 @pytest.mark.parametrize("part", ["memory", "gates", "history", "rows"])
 @pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
@@ -226,14 +264,13 @@ def test_class_g_lines_out_of_range_are_left_out(backend: str, device: torch.dev
     changes += [{0: 0, 6: -1}, {0: 0, 6: 16}, {6: 3}, {7: -1}, {7: 1}, {7: 2**31 - 1}]
     qkv, write, decay = (part.to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
 
-    def run(line: list[int], spans: list[int]) -> None:
-        lines = torch.tensor([line], dtype=torch.int32, device=device)
-        plan = DeltaPlan(lines, torch.tensor(spans, dtype=torch.int32, device=device))
-        machine.layer(qkv, write, decay, machine.states, plan)
+    def run(line: list[int], spans: list[int], first_single: int = 1) -> None:
+        parts = (torch.tensor(part, dtype=torch.int32, device=device) for part in ([line], [first_single], spans))
+        machine.layer(qkv, write, decay, machine.states, DeltaPlan(*parts))
 
     for change in changes:
         run([change.get(i, number) for i, number in enumerate(whole)], [0])
-        run([-1] * 8, [0])
+        run([-1] * 8, [0], first_single=0)
         assert (machine.states == 0.5).all(), change
     run([-1, 0, 4, 2, 0, 6, 0, 0], [0])
     assert (machine.states[1:] == 0.5).all()

@@ -1,8 +1,8 @@
 """Three kernels: the convolution, a block of channels of a span each; what the rows of a span need of each other, each value head by
-itself; and the states, a block of a head's value columns each, span after span.
+itself; and the states, a block of a head's value columns each, span after span. Those of single rows: `rows_kernel`.
 
 What a row sums follows from its place in its span and from the shape alone. Matrices are multiplied by tensor cores in bf16 with
-sums in float32. Keys and queries are bf16 as they are; a float32 is the exact sum of three bf16, so that its products keep it whole. A
+sums in float32. Keys and queries are bf16 as they are; see `exact` for the others. A
 row that is not finite is taken out of the products, as 0 times it is not 0, and put into its own and later rows behind them.
 """
 
@@ -11,56 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.ops.delta_net.exact import float_product, move, products
+from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
 from octavo.ops.device import is_finite, silu, wait_for_previous
-
-
-@triton.jit
-def _load_chunk(chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
-    """Source (-1: none), state, keep (-1: none) and the rows before it, first row, rows (0 where anything is out of range), rows of
-    the first span before the chunk's, the number of that span, and whether it is a single row that goes on in its request's state.
-
-    The plan is no kernel's, so that it may be read before the wait for the one before, past a cache that might hold the last step's.
-    """
-    inside = (chunk >= 0) & (chunk < num_chunks)
-    line = chunks + chunk.to(tl.int64) * 8
-    source = tl.load(line, mask=inside, other=-2, cache_modifier=".cg")
-    state = tl.load(line + 1, mask=inside, other=-1, cache_modifier=".cg")
-    keep = tl.load(line + 2, mask=inside, other=-1, cache_modifier=".cg")
-    keep_after = tl.load(line + 3, mask=inside, other=0, cache_modifier=".cg")
-    first = tl.load(line + 4, mask=inside, other=0, cache_modifier=".cg")
-    count = tl.load(line + 5, mask=inside, other=0, cache_modifier=".cg")
-    before = tl.load(line + 6, mask=inside, other=0, cache_modifier=".cg")
-    first_span = tl.load(line + 7, mask=inside, other=0, cache_modifier=".cg")
-    known = (source >= -1) & (source < num_states) & (state >= 0) & (state < num_states)
-    known &= (first >= 0) & (first <= rows) & (count >= 0)
-    known &= count <= rows - first
-    known &= (before >= 0) & (before < SPAN) & ((before == 0) | (source >= 0))
-    count = tl.where(known, count, 0)
-    count = tl.where((first_span >= 0) & (tl.cdiv(before + count, SPAN) <= num_spans - first_span), count, 0)
-    keeps = (keep >= 0) & (keep < num_states) & (keep_after > 0) & (keep_after <= count)
-    return (
-        source.to(tl.int64),
-        state.to(tl.int64),
-        keep.to(tl.int64),
-        tl.where(keeps, keep_after, 0),
-        first.to(tl.int64),
-        count,
-        before,
-        first_span,
-        (count == 1) & (source == state) & (keeps == 0),
-    )
-
-
-@triton.jit
-def _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
-    """Source, first row and rows of the chunk that has a span (no rows: none has), the place of the span's first row in it, and
-    whether it is a single row; see `_load_chunk`."""
-    source, _, _, _, first, count, before, first_span, is_single = _load_chunk(
-        chunks, tl.load(spans + span, cache_modifier=".cg"), num_chunks, rows, num_states, num_spans, SPAN
-    )
-    index = span - first_span
-    begin = index * SPAN - before
-    return source, first, tl.where((index >= 0) & (begin < count), count, 0), begin, is_single
 
 
 @triton.jit
@@ -92,7 +45,7 @@ def _convolve_row(
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def convolve_kernel(
-    qkv, taps, halves, chunks, spans, convolved, rows, num_states, num_chunks, num_spans,
+    qkv, taps, halves, chunks, first_single, spans, convolved, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -102,11 +55,11 @@ def convolve_kernel(
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     blocks: tl.constexpr = (channels + WIDE - 1) // WIDE
     floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
-    span = tl.program_id(0) // blocks
-    source, first, count, begin, is_single = _load_span(
-        chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN
-    )
     wait_for_previous(PDL)
+    span = tl.program_id(0) // blocks
+    source, first, count, begin, is_single = load_span(
+        chunks, first_single, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    )
     history = halves + source * (2 * NUMBERS) + 2 * floats
     inputs = qkv + first * STRIDE
     line = convolved + span.to(tl.int64) * SPAN * channels
@@ -136,17 +89,6 @@ def convolve_kernel(
 
 
 @triton.jit
-def _open_rows(
-    halves, source, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
-    VALUE: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
-):  # fmt: skip
-    """Where the keys and values of a state's open rows are; see `DeltaShape.state`."""
-    channels: tl.constexpr = 2 * KEY_HEADS * KEY + VALUE_HEADS * VALUE
-    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
-    return halves + source * (2 * NUMBERS) + 2 * floats + (TAPS - 1) * channels
-
-
-@triton.jit
 def _over_length(x, eps):
     """(SPAN,) float32: one over the length of each row of x (SPAN, KEY_BLOCK) bf16"""
     wide = x.to(tl.float32)
@@ -168,7 +110,7 @@ def _at(x, place, index):
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def factors_kernel(
-    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, spans, factors,
+    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, first_single, spans, factors,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     TAPS: tl.constexpr, SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
@@ -182,8 +124,8 @@ def factors_kernel(
     what is left of a state before it, what is left of the state before the span.
     """
     span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
-    source, first, count, begin, is_single = _load_span(
-        chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    source, first, count, begin, is_single = load_span(
+        chunks, first_single, spans, span, num_chunks, rows, num_states, num_spans, SPAN
     )
     if count == 0:
         wait_for_previous(PDL)
@@ -219,7 +161,7 @@ def factors_kernel(
         channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
         line = convolved + span.to(tl.int64) * SPAN * channels
         line += place[:, None] * channels + channel[None, :]
-        opened = _open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
+        opened = open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
         opened += place[:, None] * (channels - queries) + channel[None, :]
         keys = tl.where((is_old & is_single)[:, None], opened, line + queries)
         q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
@@ -247,52 +189,6 @@ def factors_kernel(
         tl.store(base + 3 * SPAN, write)
         tl.store(base + 4 * SPAN, decay)
         tl.store(base + 5 * SPAN, left)
-
-
-@triton.jit
-def _top(x):
-    """The first eight bits of each x (float32) as float32, and as bf16."""
-    bits = x.to(tl.int32, bitcast=True)
-    # by its bits, exactly: conversions that round would be one instruction for each number and part
-    return (bits & -65536).to(tl.float32, bitcast=True), (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-
-
-@triton.jit
-def _split(x):
-    """Three bf16 whose sum is x (float32): the largest first."""
-    wide, high = _top(x)
-    rest = x - wide
-    wide, middle = _top(rest)
-    return high, middle, _top(rest - wide)[1]
-
-
-@triton.jit
-def _products(left, right, other):
-    """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
-    high, middle, low = _split(left)
-    one, two = tl.dot(low, right), tl.dot(low, other)
-    one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
-    return tl.dot(high, right, one), tl.dot(high, other, two)
-
-
-@triton.jit
-def _float_product(left, right):
-    """left @ right, both float32, but for products below 2^-24 of the largest."""
-    high, middle, low = _split(left)
-    other_high, other_middle, other_low = _split(right)
-    total = tl.dot(low, other_high)
-    total = tl.dot(high, other_low, total)
-    total = tl.dot(middle, other_middle, total)
-    total = tl.dot(middle, other_high, total)
-    total = tl.dot(high, other_middle, total)
-    return tl.dot(high, other_high, total)
-
-
-@triton.jit
-def _move(now, change, k):
-    """now + change @ k in float32, k in bf16."""
-    high, middle, low = _split(change)
-    return tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now)))
 
 
 @triton.jit
@@ -358,74 +254,6 @@ def _keep(
 
 
 @triton.jit
-def _scan_row(
-    convolved, factors, states, halves, out, source, first, before, first_span, head, part,
-    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr, FACTORS: tl.constexpr,
-    PDL: tl.constexpr,
-):  # fmt: skip
-    """`_scan_spans` of a single row: the same sums, of its own output alone, and no move of a state whose span is not full.
-
-    All but the factors is read before the wait, past the first cache: the kernel before lets this one start behind its own
-    wait for the convolution, the last to write any of it.
-    """
-    queries: tl.constexpr = KEY_HEADS * KEY
-    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
-    in_key, in_value = key < KEY, column < VALUE
-    memory = states + source * NUMBERS + head.to(tl.int64) * (KEY * VALUE)
-    place, span = tl.arange(0, SPAN), first_span.to(tl.int64)
-    used, is_new = place <= before, place == before
-    line = convolved + span * SPAN * channels
-    opened = _open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
-    query_at, value_at = head // (VALUE_HEADS // KEY_HEADS) * KEY + key, 2 * queries + head * VALUE + column
-    new_keys = line + place[None, :] * channels + (queries + query_at)[:, None]
-    old_keys = opened + place[None, :] * (channels - queries) + query_at[:, None]
-    keys = tl.where(is_new[None, :], new_keys, old_keys)
-    new_values = line + place[None, :] * channels + value_at[:, None]
-    old_values = opened + place[None, :] * (channels - queries) + (value_at - queries)[:, None]
-    values = tl.where(is_new[None, :], new_values, old_values)
-    k = tl.load(keys, mask=used[None, :] & in_key[:, None], other=0.0, cache_modifier=".cg")
-    v = tl.load(values, mask=used[None, :] & in_value[:, None], other=0.0, cache_modifier=".cg")
-    # the least columns of a product, all alike
-    same = tl.zeros((8,), tl.int32)
-    queried = line + before * channels + query_at[:, None] + same[None, :]
-    q = tl.load(queried, mask=in_key[:, None] & (same == 0)[None, :], other=0.0, cache_modifier=".cg")
-    # in halves of a row: a tile of a shape of its own has reads without gaps, which this cache would fill by reading twice
-    half: tl.constexpr = KEY_BLOCK // 2
-    by_halves = (tl.arange(0, 2)[:, None] * half + tl.arange(0, half)[None, :])[None, :, :]
-    present = in_value[:, None, None] & (by_halves < KEY)
-    now = tl.load(memory + column[:, None, None] * KEY + by_halves, mask=present, other=0.0, cache_modifier=".cg")
-    known, asked = _products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
-    wait_for_previous(PDL)
-
-    base = factors + (span * VALUE_HEADS + head) * FACTORS
-    of_rows = base + 2 * SPAN * SPAN
-    by_values = tl.load(base + place[:, None] * SPAN + place[None, :])
-    by_changes = tl.load(base + SPAN * SPAN + place[:, None] * SPAN + before + same[None, :])
-    lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + before)
-    missing = v.to(tl.float32) - lost[None, :] * known
-    is_good = is_finite(missing)
-    change = _float_product(tl.where(is_good, missing, 0.0), by_values)
-    bad = tl.where(is_good & is_finite(change), 0, 1)
-    is_spoilt = tl.max(tl.where(used[None, :], bad, 0), 1)[:, None] > 0
-    change = tl.where(is_spoilt | (place > before)[None, :], 0.0, change)
-    result = seen * asked + _float_product(change, by_changes)
-    result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
-    to = out + first * (VALUE_HEADS * VALUE) + (head * VALUE + column)[:, None] + same[None, :]
-    tl.store(to, result, mask=in_value[:, None] & (tl.arange(0, 8) == 0)[None, :])
-    if before == SPAN - 1:
-        gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
-        # both once more: what is kept for one row of sixteen is moved between threads for every one
-        at = memory + column[:, None] * KEY + key[None, :]
-        inside = in_value[:, None] & in_key[None, :]
-        start = tl.load(at, mask=inside, other=0.0, cache_modifier=".cg")
-        moved = tl.load(keys, mask=used[None, :] & in_key[:, None], other=0.0, cache_modifier=".cg")
-        left = tl.where(is_spoilt, float("nan"), left)
-        tl.store(at, _move(start * left, change * gained[None, :], tl.trans(moved)), mask=inside)
-
-
-@triton.jit
 def _scan_spans(
     qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
     head, part, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
@@ -468,19 +296,19 @@ def _scan_spans(
             lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + place)
             gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
 
-            known, asked = _products(now, tl.trans(k), tl.trans(q))
+            known, asked = products(now, tl.trans(k), tl.trans(q))
             missing = v.to(tl.float32) - lost[None, :] * known
             is_good = is_finite(missing)
-            change = _float_product(tl.where(is_good, missing, 0.0), by_values)
+            change = float_product(tl.where(is_good, missing, 0.0), by_values)
             bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
             is_spoilt = tl.dot(bad, up_to) > 0.0
             change = tl.where(is_spoilt, 0.0, change)
-            result = seen[None, :] * asked + _float_product(change, by_changes)
+            result = seen[None, :] * asked + float_product(change, by_changes)
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
             left = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
-            now = _move(now * left[:, None], change * gained[None, :], k)
+            now = move(now * left[:, None], change * gained[None, :], k)
         if piece < 2:
             target = tl.where(piece == 0, keep, state)
             if (piece == 0) | moves:
@@ -493,27 +321,24 @@ def _scan_spans(
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
-def scan_kernel(
-    qkv, convolved, factors, states, halves, chunks, out,
+def spans_kernel(
+    qkv, convolved, factors, states, halves, chunks, first_single, out,
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
     SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Rows of qkv are STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    """Grid (groups x value heads x ceil(VALUE / VALUE_BLOCK),): chunks that are no single rows, each by a group. Rows of qkv are
+    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
     parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
-    chunk = tl.program_id(0) // parts // VALUE_HEADS
-    source, state, keep, keep_after, first, count, before, first_span, is_single = _load_chunk(
-        chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN
-    )
-    if is_single:
-        _scan_row(
-            convolved, factors, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
-            NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, FACTORS, PDL,
-        )  # fmt: skip
-    else:
-        wait_for_previous(PDL)
+    group, groups = tl.program_id(0) // parts // VALUE_HEADS, tl.num_programs(0) // parts // VALUE_HEADS
+    many = tl.minimum(tl.load(first_single, cache_modifier=".cg"), num_chunks)
+    wait_for_previous(PDL)
+    for turn in range(tl.cdiv(many - group, groups)):
+        source, state, keep, keep_after, first, count, before, first_span, _ = load_chunk(
+            chunks, first_single, group + turn * groups, num_chunks, rows, num_states, num_spans, SPAN
+        )
         _scan_spans(
             qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
             head, part, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
