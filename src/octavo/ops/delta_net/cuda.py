@@ -24,6 +24,8 @@ PROGRAM_CHANNELS = 1024
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
+STAGES = 2
+"""Spans of a chunk that are on their way or in use. They decide no bit."""
 GROUPS = 8
 """Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""
 
@@ -57,6 +59,7 @@ def delta_net(
     *,
     tiles: int = 1,
     channels: int = PROGRAM_CHANNELS,
+    stages: int = STAGES,
 ) -> torch.Tensor:
     """See `DeltaNet`, whose arguments these are; nothing is read or written for chunks whose numbers are out of range.
 
@@ -69,6 +72,7 @@ def delta_net(
         shape: sizes.
         tiles: of 16 value columns, that a program has of a single row's states.
         channels: that a program of the convolution has, a multiple of 128.
+        stages: spans of a chunk that are on their way or in use.
 
     Returns:
         (T, value heads * value_dim) bf16, new; rows in no chunk have no meaning.
@@ -107,7 +111,7 @@ def delta_net(
     )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * triton.cdiv(shape.value_dim, COLUMNS))](
         qkv, convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1, num_stages=2,
-        **constants,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,
+        num_stages=stages, **constants,
     )  # fmt: skip
     return out
