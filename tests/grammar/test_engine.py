@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from engine.harness import Outcome, collect, finish
 from grammar.grammars import BYTES, Forms
 from octavo.engine import Engine, FinishReason, Request
-from octavo.engine.masks import Masks
+from octavo.engine.masks import MAX_DEATHS, MAX_FAILED_STARTS, Masks
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestError
 from octavo.grammar import Follower, Grammar
+from octavo.grammar.follower import Told
 from octavo.sampling import SamplingParams
 from octavo.structured_outputs import StructuredOutputsParams
 from octavo.testing.mock_worker import MockSource, MockWorker
@@ -33,10 +34,13 @@ SCHEMA = {
     "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 999}, "s": {"type": "string", "maxLength": 6}},
     "required": ["n", "s"],
 }
+BOUNDED = {"type": "tag", "begin": "", "content": {"type": "any_text", "max_tokens": 2}, "end": "</t>"}
+"""Text whose end is enforced behind two tokens, as that of thoughts is."""
 FORMS = {
     "schema": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
     "regex": StructuredOutputsParams(regex="[a-z]{3,20}"),
     "choice": StructuredOutputsParams(choice=["yes", "no"]),
+    "bounded": StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": BOUNDED}),
 }
 
 
@@ -120,11 +124,20 @@ def test_whatever_disturbs_them_they_get_the_same_tokens(
             assert "stop_token_ids" in sampling or fits(form, outcome)
 
 
+def test_a_bound_in_tokens_holds_whenever_the_process_dies(forms: Forms) -> None:
+    grammar = forms.compile(FORMS["bounded"])
+    requests = [request(f"r{seed}", b"x", grammar, seed=seed) for seed in range(3)]
+    expected = {each.request_id: alone(forms, each) for each in requests}
+    for step in range(2, 12):
+        assert disturbed(forms, requests, 256, 128, None, {step: kill_follower}) == expected
+
+
 def fits(form: str, outcome: Outcome) -> bool:
     text = BYTES.decode([token for token in outcome.token_ids if token != EOS])
     if form == "schema":
         return bool(jsonschema_rs.is_valid(SCHEMA, json.loads(text)))
-    return bool(re.fullmatch({"regex": "[a-z]{3,20}", "choice": "yes|no"}[form], text))
+    patterns = {"regex": "[a-z]{3,20}", "choice": "yes|no", "bounded": "(?s:.{0,2})</t>"}
+    return bool(re.fullmatch(patterns[form], text))
 
 
 def disturbed(
@@ -270,6 +283,82 @@ def test_who_was_asked_about_with_a_killer_is_not_blamed(forms: Forms, monkeypat
     assert Deadly.asked == [3, 1, 1]
     assert outcomes["b"].reason is FinishReason.ERROR
     assert [outcomes[name] for name in ("a", "c")] == [expected[name] for name in ("a", "c")]
+
+
+class Killed(Follower):
+    """A process that somebody kills as soon as one request, that has a few tokens more than when the last one was killed, is asked about."""
+
+    deaths: ClassVar[int] = 0
+    _made = 0
+
+    def follow(self, request: int, key: int, form: Any, tokens: Iterable[int]) -> None:
+        made = list(tokens)
+        self._made = len(made)
+        super().follow(request, key, form, made)
+
+    def advance(self, moves: Sequence[tuple[int, int]]) -> None:
+        self._made += 1
+        if self._made == 3 * (self.deaths + 1):
+            type(self).deaths += 1
+            self._wire.send(NO_MESSAGE)
+        super().advance(moves)
+
+
+def test_who_gets_on_after_each_death_is_not_blamed(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kills a process kills the next one at the same token; whoever is killed at others is killed from outside."""
+    asked = request("a", b"x", forms.compile(FORMS["schema"]))
+    expected = alone(forms, asked)
+    monkeypatch.setattr("octavo.engine.masks.Follower", Killed)
+    monkeypatch.setattr(Killed, "deaths", 0)
+    assert run(engine(forms)[0], [asked])["a"] == expected
+    assert Killed.deaths > MAX_DEATHS
+
+
+def test_who_takes_a_process_all_its_time_again_is_blamed_also_if_it_got_on(
+    forms: Forms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next process reads all tokens at once, and may need a little less for the last than what ended the one before."""
+    monkeypatch.setattr("octavo.engine.masks.Follower", Killed)
+    monkeypatch.setattr("octavo.engine.masks.FOLLOW_S", 0.0)
+    monkeypatch.setattr(Killed, "deaths", 0)
+    outcome = run(engine(forms)[0], [request("a", b"x", forms.compile(FORMS["schema"]))])["a"]
+    assert outcome.reason is FinishReason.ERROR
+    assert Killed.deaths == MAX_DEATHS
+
+
+class Unborn(Follower):
+    """A process that ends before it says a word, unless as many have done so as are to."""
+
+    to_die: ClassVar[int] = 0
+
+    def wait(self, timeout_s: float) -> None:
+        self._die_if_due()
+        super().wait(timeout_s)
+
+    def take(self) -> Iterator[Told]:
+        self._die_if_due()
+        return super().take()
+
+    def _die_if_due(self) -> None:
+        if type(self).to_die and not self.ended:
+            type(self).to_die -= 1
+            self._wire.close()
+
+
+@pytest.mark.parametrize("failed", [MAX_FAILED_STARTS - 1, MAX_FAILED_STARTS])
+def test_processes_that_die_as_they_start_are_started_again_for_a_while(
+    forms: Forms, monkeypatch: pytest.MonkeyPatch, failed: int
+) -> None:
+    asked = [request("a", b"x", forms.compile(FORMS["schema"])), request("free", b"x", None)]
+    expected = {each.request_id: alone(forms, each) for each in asked}
+    monkeypatch.setattr("octavo.engine.masks.Follower", Unborn)
+    monkeypatch.setattr(Unborn, "to_die", failed)
+    outcomes = run(engine(forms)[0], asked)
+    assert outcomes["free"] == expected["free"]
+    if failed < MAX_FAILED_STARTS:
+        assert outcomes["a"] == expected["a"]
+    else:
+        assert outcomes["a"].reason is FinishReason.ERROR
 
 
 class Noting(Follower):

@@ -90,3 +90,33 @@ def test_equal_masks_of_a_group_are_one_object(forms: Forms, grammars: list[Gram
     follower.advance([(request, ord("a")) for request in range(COUNT)])
     assert len({id(bits) for bits in answers(follower, COUNT).values()}) == 1
     follower.close()
+
+
+BOUNDED = {
+    "type": "sequence",
+    "elements": [
+        {"type": "tag", "begin": "", "content": {"type": "any_text", "max_tokens": 4}, "end": "</t>"},
+        {"type": "regex", "pattern": "[a-c]{2,6}"},
+    ],
+}
+"""Text of up to four tokens, whose end is enforced behind them."""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_who_is_told_of_all_tokens_at_once_says_what_was_said_of_each(forms: Forms, seed: int) -> None:
+    """As after the death of the process before: xgrammar counts where it makes masks, so a bound in tokens depends on these."""
+    tag = {"type": "structural_tag", "format": BOUNDED}
+    grammar = forms.compile(StructuredOutputsParams(structural_tag=tag))
+    pick = random.Random(seed)
+    follower = Follower(forms.fork_server)
+    follower.follow(0, grammar.key, grammar.form, [])
+    made: list[int] = []
+    bits = answers(follower, 1)[0]
+    while bits is not None and (ids := ids_of(bits)) and made[-1:] != [EOS]:
+        made.append(ord("<") if ord("<") in ids and len(made) > 1 else pick.choice(ids))
+        follower.advance([(0, made[-1])])
+        bits = answers(follower, 1)[0]
+        follower.follow(len(made), grammar.key, grammar.form, made)
+        assert answers(follower, 1) == {len(made): bits}, bytes(token for token in made if token < 256)
+    assert len(made) > 5
+    follower.close()

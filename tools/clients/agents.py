@@ -86,7 +86,7 @@ def _node(client: Client, scratch: Path) -> tuple[list[str], str]:
         (folder / program.name).write_text(program.read_text(encoding="utf-8"), encoding="utf-8")
     installed = json.loads((folder / "package.json").read_text(encoding="utf-8"))["dependencies"]
     versions = ", ".join(f"{name} {version.lstrip('^')}" for name, version in installed.items() if name != "zod")
-    return ["node", str(folder / client.program)], versions
+    return ["node", str(folder / client.program)], f"{versions} (Node)"
 
 
 def main() -> int:

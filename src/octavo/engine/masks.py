@@ -15,11 +15,13 @@ from octavo.engine.sequence import Finished, Sequence
 from octavo.engine.update import FinishReason
 from octavo.errors import RequestFailedError
 from octavo.grammar import Follower, ForkServer, Grammar
+from octavo.grammar.messages import FOLLOW_S
 
 MAX_DEATHS = 2
-"""Of processes that died over a request, after which it is failed: the first may have been killed from outside."""
-MAX_FAILED_STARTS = 3
-"""Of processes in a row that died before they said a word."""
+"""Of processes that died over a request before it got on, or at the bound of their time, after which it is failed: the first may have
+been killed from outside."""
+MAX_FAILED_STARTS = 10
+"""Of processes in a row that died before they said a word, as often as a worker is replaced: they may have been killed, too."""
 MAX_IDLE = 16
 """Grammars that the process keeps compiled though no request has them: the next request often has one of the last ones."""
 ANSWER_S = 180.0
@@ -50,7 +52,9 @@ class _Place:
     questions: deque[_Question] = dataclasses.field(default_factory=deque)
     """In the order in which they are answered. The last is about all tokens, others about fewer."""
     deaths: int = 0
-    """Of processes that were busy with it, and with nobody else."""
+    """Of processes that were busy with it, and with nobody else, since one has told something of it: what kills does so again."""
+    overruns: int = 0
+    """Of such processes, ever, that were busy with it for as long as they may: the next one may need a little less."""
 
 
 class Masks:
@@ -75,6 +79,8 @@ class Masks:
         """Those whose next ids are not told yet, by number, oldest question first."""
         self._idle: dict[int, None] = {}
         """Keys of grammars that the process may have and no request has, the one used last at the end."""
+        self._told_s = 0.0
+        """When the process last told something: it has been busy with the next question since."""
         self._failed_starts = 0
         self._eos = tuple(requests.config.eos_token_ids)
 
@@ -144,12 +150,13 @@ class Masks:
         follower = self._follower
         assert follower is not None
         for told in follower.take():
-            self._failed_starts = 0
+            self._failed_starts, self._told_s = 0, time.monotonic()
             place = self._asked.get(told.request)
             if place is None:
                 continue
             place.questions.popleft()
             place.begun = True
+            place.deaths = 0
             if not place.questions:
                 del self._asked[place.number]
             if isinstance(place.sequence.state, Finished):
@@ -216,7 +223,10 @@ class Masks:
             self._failed_starts += 1
         elif asked:
             busy = min(asked, key=_asked_s)
-            busy.deaths += busy.questions[0].alone
+            if busy.questions[0].alone:
+                overran = time.monotonic() - max(_asked_s(busy), self._told_s) >= FOLLOW_S
+                busy.overruns += overran
+                busy.deaths += not overran
             asked = [*(place for place in asked if place is not busy), busy]
         for place in self._places.values():
             place.followed = place.begun = False
@@ -226,7 +236,7 @@ class Masks:
         for place in asked:
             if self._failed_starts >= MAX_FAILED_STARTS:
                 self._fail(place, "the process that follows grammars cannot start")
-            elif place.deaths >= MAX_DEATHS:
+            elif place.deaths + place.overruns >= MAX_DEATHS:
                 self._fail(place, "to follow the grammar of this request takes too much time or memory; others go on")
             else:
                 left.append(place)

@@ -22,6 +22,7 @@ class Following:
         import xgrammar
 
         self._vocabularies = vocabularies
+        self._grammar = compiled.grammar
         self.matcher = xgrammar.GrammarMatcher(compiled)
         self.last: int | None = None
         """The token that was accepted last."""
@@ -30,6 +31,20 @@ class Following:
         """Go on by one token; False if it may not come."""
         self.last = token_id
         return bool(self.matcher.accept_token(token_id))
+
+    def replay(self, tokens: Sequence[int]) -> bool:
+        """Go on by tokens that were made before; False if they may not come.
+
+        A part that may have so many tokens is ended by xgrammar as it makes the mask behind them, so where there is one, all masks are
+        made again: `GrammarMatcher::Impl::budget_enforce_pending_` in its source.
+        """
+        bounded = bool(tokens) and "max_tokens" in str(self._grammar)
+        for token_id in tokens:
+            if bounded:
+                self.bits()
+            if not self.accept(token_id):
+                return False
+        return True
 
     def bits(self) -> bytes:
         """As one of `Allowed.bits`."""

@@ -20,6 +20,8 @@ from octavo.structured_outputs import GrammarSource
 
 COMPILE_S = 10.0
 """Processor seconds for a grammar; who takes more is ended by the system."""
+FOLLOW_S = 5.0
+"""The same for one token."""
 TOO_MUCH = "to compile it takes too much time or memory; make it smaller"
 
 

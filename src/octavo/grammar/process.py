@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from octavo.grammar.fork_server import Vocabulary
 from octavo.grammar.lean_import import import_lean
 from octavo.grammar.messages import (
     COMPILE_S,
+    FOLLOW_S,
     TOO_MUCH,
     Advance,
     Allowed,
@@ -49,10 +50,8 @@ from octavo.wire import Wire
 QUICK_S = 0.2
 """Who follows a grammar that takes no longer compiles it again: xgrammar needs 0.5 to 0.9 s to write one of a schema of 10 KB over
 151,936 ids, which is 16 to 27 MB, and 0.25 to 0.35 s to read it, but 0.13 s to compile it."""
-FOLLOW_S = 5.0
-"""The same for one token."""
 BATCH_S = 0.1
-"""More of them for each further request that is asked about with it."""
+"""More processor seconds to follow grammars for each further request that is asked about with it."""
 REPLAY_S = 0.002
 """More of them for each token that a request has made before."""
 WALL = 6.0
@@ -76,6 +75,8 @@ NICENESS = 5
 
 WHOLE = "--whole"
 """Argument upon which xgrammar is imported with all that it asks for."""
+
+Tokens = TypeVar("Tokens", int, list[int])
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: (Warning: |Check failed: .*? is false: )?")
 
@@ -153,7 +154,7 @@ class Child:
             self._following[request] = Following(self._vocabularies, self._grammars[key])
         except Exception:
             return _allowed([request], [None])
-        follows = _accepts(self._following[request], tokens)
+        follows = _accepts(self._following[request].replay, tokens)
         return _allowed([request], [bits_of(self._following[request]) if follows else None])
 
     def _advance(self, moves: list[tuple[int, int]]) -> Iterator[Allowed]:
@@ -162,7 +163,7 @@ class Child:
         before: Callable[[], Allowed] | None = None
         for first in range(0, len(moves), GROUP):
             group = moves[first : first + GROUP]
-            follows = [_accepts(self._following[request], [token_id]) for request, token_id in group]
+            follows = [_accepts(self._following[request].accept, token_id) for request, token_id in group]
             places = [self._following[request] for (request, _), goes_on in zip(group, follows, strict=True) if goes_on]
             answer = functools.partial(_answer, [request for request, _ in group], follows, batch.begin(places))
             if before is not None:
@@ -178,10 +179,10 @@ def _answer(requests: list[int], follows: list[bool], bits: Callable[[], list[by
     return _allowed(requests, [next(told) if goes_on else None for goes_on in follows])
 
 
-def _accepts(place: Following, tokens: list[int]) -> bool:
-    """Go on by `tokens`; False if they do not follow the grammar."""
+def _accepts(go_on: Callable[[Tokens], bool], tokens: Tokens) -> bool:
+    """Whether to `go_on` by `tokens` is possible."""
     try:
-        return all(map(place.accept, tokens))
+        return go_on(tokens)
     except Exception:
         return False
 

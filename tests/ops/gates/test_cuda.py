@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from benchmarks.gates import GATES, Gate
 
 from compare import BF16_ROUNDING, assert_rows
 from octavo.errors import KernelContractError
@@ -103,6 +104,18 @@ def test_the_check_sees_one_wrong_part(name: str, mutant: str, device: torch.dev
     }[name]()
     with pytest.raises(AssertionError):
         assert_rows(made, expected, 2 * LIMIT)
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
+def test_what_is_timed_is_right(gate: Gate, device: torch.device) -> None:
+    rows = gate.draw(3, device)
+    out = gate.call(*rows)
+    gate.check(rows, out)
+    for wrong in ((1,), (slice(None), slice(0, 128))):
+        twin = out.clone()
+        twin[wrong] = 0
+        with pytest.raises(AssertionError, match="a row differs"):
+            gate.check(rows, twin)
 
 
 def calls(rows: int, device: torch.device) -> dict[str, Callable[[slice], torch.Tensor]]:
