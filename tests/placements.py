@@ -228,16 +228,17 @@ def _combine(
 
 
 def delta(device: torch.device) -> Iterator[Scenario]:
-    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside a line that is not in use."""
+    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside single rows in the midst of a span and at its end, and a
+    line that is not in use."""
     for name, shape in DELTA_SHAPES.items():
         tokens, weights = DeltaTokens.draw(23, shape, seed=1), draw_weights(shape)
-        uses = [StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2)]
-        plan = plan_delta(uses, (0, 4, 23), (4, 33), torch.device("cpu"))
-        parts = (torch.cat((part, torch.full_like(part[:1], -1))).to(device) for part in vars(plan).values())
-        plan = DeltaPlan(*parts)
+        uses = [StateUse(4, 4), StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2), StateUse(5, 5)]
+        plan = plan_delta(uses, (0, 1, 5, 22, 23), (8, 4, 31, 16), torch.device("cpu"))
+        chunks, spans = (torch.cat((part, torch.full_like(part[:1], -1))) for part in (plan.chunks, plan.spans))
+        plan = DeltaPlan(*(part.to(device) for part in (chunks, plan.first_single, spans)))
         inputs = [part.to(device) for part in vars(tokens).values()]
         weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
-        states = torch.zeros((4, shape.state.numbers), device=device)
+        states = torch.zeros((6, shape.state.numbers), device=device)
         for kept in split_states(states, shape):
             kept.copy_(_noise(*kept.shape).abs_().clamp_(max=1.0))
         yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)

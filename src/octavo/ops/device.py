@@ -10,7 +10,9 @@ import triton.language as tl
 def wait_for_previous(PDL: tl.constexpr):
     """Wait until the kernel before has finished and its writes are seen; then let the next one start its launch.
 
-    Nothing may be read or written before this. The launch itself overlaps the end of the kernel before.
+    Nothing may be read or written before this, but for what no kernel still running writes: where the kernel before waits here
+    too before it lets this one start, what it reads but does not write may be read, past the first cache (`.cg`). The launch
+    itself overlaps the end of the kernel before.
     """
     if PDL:
         tl.extra.cuda.gdc_wait()
