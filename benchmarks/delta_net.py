@@ -1,6 +1,6 @@
 """Gated DeltaNet of one layer under graph replay: `python -m benchmarks.delta_net`, or to choose constants
 
-    python -m benchmarks.delta_net --only decode --tiles 2 --registers 144 255 --channels 512 --chunks
+    python -m benchmarks.delta_net --only decode --tiles 2 4 --channels 512 --chunks
     python -m benchmarks.delta_net --only prefill --stages 3 4
 
 At Qwen3.6's shape, beside the floor: the bytes that must be moved at the rate at which this card copies. Decode is timed in the midst of
@@ -189,9 +189,8 @@ def measure(
 def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What a row's name ends in, and the options of `delta_net`: its own, and those that were asked for."""
     found: dict[str, dict[str, Any]] = {"": {}}
-    found |= {f", {tiles} tiles": {"tiles": tiles, "registers": 255} for tiles in args.tiles}
+    found |= {f", {tiles} tiles": {"tiles": tiles} for tiles in args.tiles}
     found |= {f", {channels} channels": {"channels": channels} for channels in args.channels}
-    found |= {f", {registers} registers": {"registers": registers} for registers in args.registers}
     found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
     found |= {AS_CHUNKS: {}} if args.chunks else {}
     return found
@@ -203,7 +202,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="how the names of what is measured begin; default: all")
     parser.add_argument("--tiles", type=int, nargs="*", default=[], help="of a program of single rows, beside its own")
     parser.add_argument("--channels", type=int, nargs="*", default=[], help="of a program of the convolution")
-    parser.add_argument("--registers", type=int, nargs="*", default=[], help="of a thread for single rows")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="spans of a chunk on their way or in use")
     parser.add_argument("--chunks", action="store_true", help="single rows computed as chunks are")
     args = against.parse_args(parser, "delta_net")

@@ -20,6 +20,15 @@ def wait_for_previous(PDL: tl.constexpr):
 
 
 @triton.jit
+def stay_behind(x, PACK: tl.constexpr, PDL: tl.constexpr):
+    """x, PACK of which fill 32 bits, for what may not move above here: Triton puts an operand of a product where threads of
+    other layouts read it right behind its load, so that the next load would begin when this one has ended."""
+    if PDL:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=PACK)
+    return x
+
+
+@triton.jit
 def launch_next_early(PDL: tl.constexpr):
     """Let the next kernel start its launch; call `wait_for_previous` at the end instead of the start.
 

@@ -24,8 +24,6 @@ PROGRAM_CHANNELS = 1024
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
-REGISTERS = 168
-"""Of a thread for single rows: 12 of its programs are on a multiprocessor then, and none of them is spilled."""
 STAGES = 2
 """Spans of a chunk that are on their way or in use. They decide no bit."""
 GROUPS = 8
@@ -60,7 +58,6 @@ def delta_net(
     shape: DeltaShape,
     *,
     tiles: int = 1,
-    registers: int = REGISTERS,
     channels: int = PROGRAM_CHANNELS,
     stages: int = STAGES,
 ) -> torch.Tensor:
@@ -74,7 +71,6 @@ def delta_net(
         plan: of this step.
         shape: sizes.
         tiles: of 16 value columns, that a program has of a single row's states.
-        registers: of a thread of such a program, at most.
         channels: that a program of the convolution has, a multiple of 128.
         stages: spans of a chunk that are on their way or in use.
 
@@ -111,8 +107,7 @@ def delta_net(
     )  # fmt: skip
     rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS * tiles))](
         convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, maxnreg=registers,
-        **constants,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * triton.cdiv(shape.value_dim, COLUMNS))](
         qkv, convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from octavo.ops.delta_net.exact import float_product, move, products
 from octavo.ops.delta_net.lines import load_chunk, open_rows
-from octavo.ops.device import is_finite, wait_for_previous
+from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 
 @triton.jit
@@ -35,11 +35,9 @@ def _scan_row(
     new_at, old_at = (place * channels)[None, :], (place * (channels - queries))[None, :]
     key_at = (head // (VALUE_HEADS // KEY_HEADS) * KEY + key)[:, None]
     keys = tl.where(is_new, line + new_at + queries + key_at, opened + old_at + key_at)
-    k = tl.load(keys, mask=used & in_key[:, None], other=0.0, cache_modifier=".cg")
     # the least columns of a product, all alike
     same = tl.zeros((8,), tl.int32)[None, :]
     queried = line + before * channels + key_at + same
-    q = tl.load(queried, mask=in_key[:, None] & (same == 0), other=0.0, cache_modifier=".cg")
     base = factors + (span * VALUE_HEADS + head) * FACTORS
     of_rows = base + 2 * SPAN * SPAN
     for tile in tl.static_range(TILES):
@@ -47,11 +45,17 @@ def _scan_row(
         in_value = column < VALUE
         value_at = (head * VALUE + column)[:, None]
         values = tl.where(is_new, line + new_at + 2 * queries + value_at, opened + old_at + queries + value_at)
-        v = tl.load(values, mask=used & in_value[:, None], other=0.0, cache_modifier=".cg")
         # in halves of a row: a tile of a shape of its own is read without gaps, which this cache would fill by reading twice
         by_halves = (tl.arange(0, 2)[:, None] * half + tl.arange(0, half)[None, :])[None, :, :]
         present = in_value[:, None, None] & (by_halves < KEY)
         now = tl.load(memory + column[:, None, None] * KEY + by_halves, mask=present, other=0.0, cache_modifier=".cg")
+        if tile == 0:
+            k = tl.load(keys, mask=used & in_key[:, None], other=0.0, cache_modifier=".cg")
+            q = tl.load(queried, mask=in_key[:, None] & (same == 0), other=0.0, cache_modifier=".cg")
+        v = tl.load(values, mask=used & in_value[:, None], other=0.0, cache_modifier=".cg")
+        now = stay_behind(now, 1, PDL)
+        if tile == 0:
+            k, q = stay_behind(k, 2, PDL), stay_behind(q, 2, PDL)
         known, asked = products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
         if tile == 0:
             wait_for_previous(PDL)
