@@ -24,8 +24,8 @@ from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
 from octavo.wire import Wire
+from octavo.worker.launched import Launched
 from octavo.worker.process import _message_comes_first
-from octavo.worker.runner import Launched
 from worker.toy import VOCAB, toy_config, toy_runner
 
 TESTS = Path(__file__).parents[1]

@@ -9,7 +9,8 @@ import msgspec
 
 from octavo.errors import OctavoError, WorkerDiedError
 from octavo.messages import StepMasks, StepPlan, StepResult, WorkerConfig, WorkerReady
-from octavo.worker.runner import Launched, Runner
+from octavo.worker.launched import Launched
+from octavo.worker.runner import Runner
 from octavo.worker.start import start
 
 

@@ -31,7 +31,8 @@ from octavo.messages import (
     WorkerReady,
 )
 from octavo.wire import Wire, standard_input
-from octavo.worker.runner import Launched, Runner
+from octavo.worker.launched import Launched
+from octavo.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
