@@ -1,10 +1,11 @@
 """Paged attention under graph replay, and the dense layers around it: `python -m benchmarks.attention`.
 
     python -m benchmarks.attention --fixed --only "decode 1 " "decode 32 " --stages 2 4
+    python -m benchmarks.attention --shape 16x2x256 --only decode prefill --warps 4       Qwen3.6 and Qwen3-Next
 
-At Qwen3-30B-A3B's shape. Attention is first compared with float32 products of the same keys and values. Each graph holds
-several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages`
-all is also computed with as many tiles of keys in flight, and the bits must be the same.
+At Qwen3-30B-A3B's shape if not told otherwise. Attention is first compared with float32 products of the same keys and values. Each graph holds
+several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages` and
+`--warps` all is also computed with as many tiles of keys in flight or by as many warps, and the bits must be the same.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from octavo.ops.attention.cuda import (
     paged_attention,
     plan_paged_attention,
 )
+from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
 from octavo.ops.linear.dense_gemm import dense_gemm
 from octavo.ops.quantize.cuda import quantize
 
-HEADS, KV_HEADS, WIDTH = 32, 4, 128
 CHUNKS: dict[str, list[tuple[int, int]]] = {
     **{
         f"decode {count} behind {context}": [(1, context + 1)] * count
@@ -86,11 +87,11 @@ class Measurement:
 COLUMNS = ["call", "us", "10th to 90th percentile", "TB/s", "TFLOP/s"]
 
 
-def plans(chunks: list[tuple[int, int]], block_size: int) -> tuple[list[PagedPlan], int]:
+def plans(shape: AttentionShape, chunks: list[tuple[int, int]], block_size: int) -> tuple[list[PagedPlan], int]:
     """A plan for each copy, its requests on blocks of their own in a mixed order; and how many blocks that takes."""
     needed = [-(-context // block_size) for _, context in chunks]
     tokens = sum(needed) * block_size
-    count = min(COPIES, max(2, round(BEYOND_CACHE / (tokens * KV_HEADS * WIDTH * 4))))
+    count = min(COPIES, max(2, round(BEYOND_CACHE / (tokens * shape.kv_heads * shape.head_dim * 4))))
     count = max(1, min(count, MOST_TOKENS // tokens))
     blocks = torch.randperm(sum(needed) * count, generator=torch.Generator().manual_seed(0)).to(torch.int32)
     starts = tuple(itertools.accumulate((tokens for tokens, _ in chunks), initial=0))
@@ -106,7 +107,7 @@ def plans(chunks: list[tuple[int, int]], block_size: int) -> tuple[list[PagedPla
                 starts,
                 tuple(context for _, context in chunks),
                 block_size=block_size,
-                heads_per_kv_head=HEADS // KV_HEADS,
+                heads_per_kv_head=shape.heads // shape.kv_heads,
             )
         )
     return made, len(blocks)
@@ -120,9 +121,10 @@ def check(
     blocks = plan.tables[0, : -(-context // plan.block_size)].long()
     keys, values = (side[blocks].flatten(0, 1)[:context].float() for side in cache)
     hidden = torch.arange(context, device=CUDA) > torch.arange(context - tokens, context, device=CUDA)[:, None]
-    for head in (0, HEADS - 1):
-        group = head // (HEADS // KV_HEADS)
-        scores = queries[:tokens, head].float() @ keys[:, group].t() * WIDTH**-0.5
+    heads, width = queries.shape[1:]
+    for head in (0, heads - 1):
+        group = head // plan.shared
+        scores = queries[:tokens, head].float() @ keys[:, group].t() * width**-0.5
         exact = scores.masked_fill_(hidden, -torch.inf).softmax(-1) @ values[:, group]
         error = ((out[:tokens, head].float() - exact).norm(dim=-1) / exact.norm(dim=-1)).max()
         assert float(error) < 1e-2, f"head {head} differs by {float(error):.3g}"
@@ -141,6 +143,7 @@ def fixed(plan: PagedPlan) -> PagedPlan:
 
 def measure_attention(
     name: str,
+    shape: AttentionShape,
     chunks: list[tuple[int, int]],
     split_results: SplitResults,
     ways: Mapping[str, dict[str, Any]],
@@ -149,14 +152,15 @@ def measure_attention(
     block_size: int,
 ) -> list[Measurement]:
     """Time one kind of batch, computed in several ways. Raises: AssertionError where the bits of two ways differ."""
-    made, num_blocks = plans(chunks, block_size)
+    made, num_blocks = plans(shape, chunks, block_size)
+    heads, width = shape.heads, shape.head_dim
     made = [fixed(plan) for plan in made] if as_graph else made
-    cache = torch.empty((2, num_blocks, block_size, KV_HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA).normal_()
-    queries = torch.randn((sum(tokens for tokens, _ in chunks), HEADS, WIDTH), dtype=torch.bfloat16, device=CUDA)
+    cache = torch.empty((2, num_blocks, block_size, shape.kv_heads, width), dtype=torch.bfloat16, device=CUDA).normal_()
+    queries = torch.randn((sum(tokens for tokens, _ in chunks), heads, width), dtype=torch.bfloat16, device=CUDA)
     expected, out = torch.empty_like(queries), torch.empty_like(queries)
     check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], split_results, out=expected))
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
-    num_bytes = sum(context for _, context in chunks) * KV_HEADS * WIDTH * 4 + 2 * queries.nbytes
+    num_bytes = sum(context for _, context in chunks) * shape.kv_heads * width * 4 + 2 * queries.nbytes
     found = []
     for way, options in ways.items():
         calls = [
@@ -164,7 +168,7 @@ def measure_attention(
         ]
         calls[0]()
         assert torch.equal(out, expected), f"{name}{way} has other bits"
-        found.append(Measurement(name + way, replay(calls, 20), num_bytes, 4.0 * pairs * HEADS * WIDTH))
+        found.append(Measurement(name + way, replay(calls, 20), num_bytes, 4.0 * pairs * heads * width))
     return found
 
 
@@ -202,25 +206,32 @@ def ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What a row's name ends in, and the options of `paged_attention`: the ways it chooses, and those that were asked for."""
     found: dict[str, dict[str, Any]] = {"": {}}
     found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
-    return found
+    return found | {f", {warps} warps": {"warps": warps} for warps in args.warps}
+
+
+def shape(text: str) -> AttentionShape:
+    """From HEADSxKV_HEADSxWIDTH."""
+    return AttentionShape(*map(int, text.split("x")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="other depths for all tiles")
+    parser.add_argument("--warps", type=int, nargs="*", default=[], help="other numbers of warps for all tiles")
+    parser.add_argument("--shape", type=shape, default=shape("32x4x128"), metavar="HEADSxKV_HEADSxWIDTH")
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
     parser.add_argument("--block-size", type=int, default=64, help="tokens")
     parser.add_argument("--only", nargs="*", default=[], help="how the names of what is measured begin; default: all")
     args = against.parse_args(parser, "attention")
     torch.manual_seed(0)
     copy = copy_rate()
-    split_results = SplitResults.allocate(HEADS, WIDTH, CUDA)
+    split_results = SplitResults.allocate(args.shape.heads, args.shape.head_dim, CUDA)
     found: list[Measurement] = []
     for name, chunks in CHUNKS.items():
         if wanted(name, args.only):
             new = measure_attention(
-                name, chunks, split_results, ways(args), as_graph=args.fixed, block_size=args.block_size
+                name, args.shape, chunks, split_results, ways(args), as_graph=args.fixed, block_size=args.block_size
             )
             found.extend(new)
             print(*("\t".join(map(str, one.row())) for one in new), sep="\n", flush=True)
@@ -232,7 +243,7 @@ def main() -> None:
     path = write_result(
         args.name,
         title="Attention and dense layers at Qwen3-30B-A3B's shape",
-        conditions=f"{HEADS} heads over {KV_HEADS} KV heads of {WIDTH}, blocks of {args.block_size} tokens, bf16 cache; FP8 qkv and out "
+        conditions=f"{args.shape.heads} heads over {args.shape.kv_heads} KV heads of {args.shape.head_dim}, blocks of {args.block_size} tokens, bf16 cache; FP8 qkv and out "
         "projections with the quantisation of their input, bf16 router and head; under graph replay, per call of one layer. "
         f"This card copies {copy / 1e12:.2f} TB/s (read and written).",
         columns=COLUMNS,

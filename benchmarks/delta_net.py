@@ -1,7 +1,11 @@
-"""Gated DeltaNet of one layer under graph replay: `python -m benchmarks.delta_net`.
+"""Gated DeltaNet of one layer under graph replay: `python -m benchmarks.delta_net`, or to choose constants
+
+    python -m benchmarks.delta_net --only decode --tiles 2 4 --channels 512 --chunks
+    python -m benchmarks.delta_net --only prefill --stages 3 4
 
 At Qwen3.6's shape, beside the floor: the bytes that must be moved at the rate at which this card copies. Decode is timed in the midst of
-a span and on its last row, where the state is written. Each is first compared with float64 on one head.
+a span and on its last row, where the state is written. A request is first compared with float64, and token by token with itself; of what
+that gives a SHA-256 is printed, by which the bits of two trees are told apart. Other ways must have the bits of the first.
 """
 
 from __future__ import annotations
@@ -9,7 +13,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -19,6 +26,7 @@ from benchmarks.provenance import write_result
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.delta_net import DeltaPlan, DeltaWeights, StateUse, plan_delta
 from octavo.ops.delta_net.cuda import delta_net
+from octavo.ops.delta_net.layer import split_states
 from octavo.ops.delta_net.reference import delta_net_reference
 
 SHAPE = DeltaShape(key_heads=16, value_heads=32, key_dim=128, value_dim=128, taps=4)
@@ -35,6 +43,8 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
 }
 """Name to (tokens, tokens before them) of each chunk."""
 COLUMNS = ["call", "us", "10th to 90th percentile", "MB", "floor, us"]
+AS_CHUNKS = ", as chunks"
+"""How the name of a way ends in which single rows are computed as chunks are."""
 LIMIT = 2.0**-7
 """Of a row's error: two roundings to bf16."""
 
@@ -102,12 +112,56 @@ def check(weights: DeltaWeights) -> None:
     assert float(error) < LIMIT, f"a row differs by {float(error):.3g}"
 
 
-def measure(name: str, chunks: list[tuple[int, int]], weights: DeltaWeights) -> Measurement:
-    """Time one kind of batch; each of several calls in a graph has states of its own, which the L2 cache does not hold together."""
+def digest(weights: DeltaWeights) -> str:
+    """SHA-256 of what two requests give in chunks, and of the states behind them.
+
+    Raises: AssertionError where the second, token by token over three spans, has other bits than in one chunk.
+    """
+    tokens, first = 96, 41
+    inputs, states = draw_inputs(tokens), torch.zeros((3, SHAPE.state.numbers), device=CUDA)
+
+    def run(chunks: list[tuple[int, int, StateUse]]) -> torch.Tensor:
+        rows = torch.cat([torch.arange(begin, end, device=CUDA) for begin, end, _ in chunks])
+        starts = list(itertools.accumulate((end - begin for begin, end, _ in chunks), initial=0))
+        plan = plan_delta([use for *_, use in chunks], starts, [end for _, end, _ in chunks], CUDA)
+        qkv, write, decay = (part[rows] for part in inputs)
+        return delta_net(qkv, write, decay, weights, states, plan, SHAPE)
+
+    whole = run([(0, tokens, StateUse(-1, 0))])
+    parts = [run([(0, first, StateUse(-1, 1)), (0, first, StateUse(-1, 2))])[:first]]
+    parts += [run([(t, t + 1, StateUse(1, 1)), (t, t + 1, StateUse(2, 2))])[:1] for t in range(first, tokens)]
+    assert torch.equal(torch.cat(parts), whole), "a token has other bits than in a chunk"
+    memory, _, history, _ = split_states(states, SHAPE)
+    found = hashlib.sha256()
+    for part in (whole, memory, history):
+        assert part.isfinite().all()
+        found.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def as_chunks(plan: DeltaPlan) -> DeltaPlan:
+    """`plan` with single rows computed as chunks are."""
+    return dataclasses.replace(plan, first_single=torch.full_like(plan.first_single, len(plan.chunks)))
+
+
+def draw_states(count: int) -> torch.Tensor:
+    """States in the midst of a request, none of whose numbers is zero."""
+    states = torch.randn((count, SHAPE.state.numbers), device=CUDA)
+    _, gates, history, rows = split_states(states, SHAPE)
+    gates.sigmoid_()
+    history.normal_()
+    rows.normal_()
+    return states
+
+
+def measure(
+    name: str, chunks: list[tuple[int, int]], weights: DeltaWeights, ways: Mapping[str, dict[str, Any]]
+) -> list[Measurement]:
+    """Time one kind of batch in several ways; each of several calls in a graph has states of its own, which the L2 cache does not hold
+    together. Raises: AssertionError where the bits of two ways differ."""
     tokens = sum(count for count, _ in chunks)
     copies = 1 if len(chunks) * tokens > 4096 else max(1, min(32, 128 // len(chunks)))
-    inputs = draw_inputs(tokens)
-    states = torch.zeros((copies * len(chunks), SHAPE.state.numbers), device=CUDA)
+    inputs, states = draw_inputs(tokens), draw_states(copies * len(chunks))
     starts = list(itertools.accumulate((count for count, _ in chunks), initial=0))
     ends = [before + count for count, before in chunks]
 
@@ -116,21 +170,51 @@ def measure(name: str, chunks: list[tuple[int, int]], weights: DeltaWeights) -> 
         uses = [StateUse(place if before else -1, place) for place, (_, before) in zip(places, chunks, strict=True)]
         return plan_delta(uses, starts, ends, CUDA)
 
-    calls = [functools.partial(delta_net, *inputs, weights, states, plan(copy), SHAPE) for copy in range(copies)]
-    return Measurement(name, replay(calls, 20), floor_bytes(chunks))
+    plans, found = [plan(copy) for copy in range(copies)], []
+    expected: tuple[torch.Tensor, torch.Tensor] | None = None
+    before = states[: len(chunks)].clone()
+    for way, options in ways.items():
+        own = [as_chunks(each) for each in plans] if way == AS_CHUNKS else plans
+        calls = [functools.partial(delta_net, *inputs, weights, states, each, SHAPE, **options) for each in own]
+        states[: len(chunks)] = before
+        given = calls[0](), states[: len(chunks)].clone()
+        expected = given if expected is None else expected
+        # as integers: a NaN is equal to itself
+        assert torch.equal(given[0], expected[0]), f"{name}{way} has other bits"
+        assert torch.equal(given[1].view(torch.int32), expected[1].view(torch.int32)), f"{name}{way} keeps other bits"
+        found.append(Measurement(name + way, replay(calls, 20), floor_bytes(chunks)))
+    return found
+
+
+def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What a row's name ends in, and the options of `delta_net`: its own, and those that were asked for."""
+    found: dict[str, dict[str, Any]] = {"": {}}
+    found |= {f", {tiles} tiles": {"tiles": tiles} for tiles in args.tiles}
+    found |= {f", {channels} channels": {"channels": channels} for channels in args.channels}
+    found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
+    found |= {AS_CHUNKS: {}} if args.chunks else {}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="delta_net", help="file of the result in benchmarks/results")
+    parser.add_argument("--only", nargs="*", default=[""], help="how the names of what is measured begin; default: all")
+    parser.add_argument("--tiles", type=int, nargs="*", default=[], help="of a program of single rows, beside its own")
+    parser.add_argument("--channels", type=int, nargs="*", default=[], help="of a program of the convolution")
+    parser.add_argument("--stages", type=int, nargs="*", default=[], help="spans of a chunk on their way or in use")
+    parser.add_argument("--chunks", action="store_true", help="single rows computed as chunks are")
     args = against.parse_args(parser, "delta_net")
     torch.manual_seed(0)
     copied_per_s, weights = copy_rate(), draw_weights()
     check(weights)
-    found = []
+    print("bits", digest(weights), flush=True)
+    found: list[Measurement] = []
     for name, chunks in CHUNKS.items():
-        found.append(measure(name, chunks, weights))
-        print(*found[-1].row(copied_per_s), sep="\t", flush=True)
+        if name.startswith(tuple(args.only)):
+            new = measure(name, chunks, weights, ways_of(args))
+            found.extend(new)
+            print(*("\t".join(map(str, one.row(copied_per_s))) for one in new), sep="\n", flush=True)
     path = write_result(
         args.name,
         title="Gated DeltaNet at Qwen3.6-35B-A3B's shape",

@@ -151,6 +151,7 @@ class HeadShape:
 
 
 QWEN3_30B_HEADS = HeadShape("Qwen3-30B-A3B", 32, 4, 128)
+QWEN3_6_HEADS = HeadShape("Qwen3.6-35B-A3B", 16, 2, 256)
 SMALL_HEADS = [
     HeadShape("shared-by-8", 8, 1, 128),
     HeadShape("odd-width", 6, 2, 24),

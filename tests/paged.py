@@ -77,6 +77,7 @@ def attend(
     columns: int | None = None,
     max_split_results: int = MAX_SPLIT_RESULTS,
     stages: int | None = None,
+    warps: int | None = None,
 ) -> list[torch.Tensor]:
     """Write and attend as one batch; the rows of each chunk, on the host."""
     block_size, device = cache.shape[2], cache.device
@@ -99,7 +100,7 @@ def attend(
     for tensor in (split_results.stats, split_results.acc):
         tensor.fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    paged_attention(queries, cache, plan, split_results, out=out, stages=stages)
+    paged_attention(queries, cache, plan, split_results, out=out, stages=stages, warps=warps)
     return [out[begin:end].cpu() for begin, end in itertools.pairwise(starts)]
 
 

@@ -27,6 +27,7 @@ from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swi
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
+from octavo.ops.experts.route_place import route_place
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.gates.cuda import MAX_WIDTH, add_share, gate_heads, gate_norm, swiglu
@@ -160,7 +161,7 @@ def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[t
 def _routings(device: torch.device) -> Iterator[tuple[str, int, torch.Tensor]]:
     """A name, how many experts there are, and ids (T, K) of some of them and of others."""
     sizes = [(5, 8, 2), (3, 60, 4), (513, 8, 2)]
-    sizes += [(1, 1, 1), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
+    sizes += [(1, 1, 1), (16, 128, 8), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
     for tokens, experts, top_k in sizes:
         drawn = torch.Generator().manual_seed(tokens)
         ids = ROUTINGS["sentinels"](tokens, experts, top_k, drawn).to(device)
@@ -178,6 +179,7 @@ def routing(device: torch.device) -> Iterator[Scenario]:
         x, norm = (_noise(*shape).bfloat16().to(device) for shape in ((tokens, 37), (37,)))
         for number, used in _counts(tokens, device):
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
+            yield Scenario(f"route_place {label} {number}", (logits, top_k, tokens - number, used), _route_place)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
             placed = (x, y, ids, weights, norm, experts, used)
             yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
@@ -199,9 +201,22 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
+def _route_place(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    experts, found = logits.shape[1], []
+    for rule in (SoftmaxRule(top_k, True), SigmoidRule(top_k, True, torch.zeros(experts, device=logits.device))):
+        permutation = Permutation.allocate(len(logits) * top_k + slack, experts, logits.device)
+        routing, _ = route_place(logits, rule, tile_rows=16, rows_in_use=used, permutation=permutation)
+        found += [routing.ids, routing.weights, routing.flags, *_written(permutation)]
+    return found
+
+
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     permutation = Permutation.allocate(ids.numel() + slack, experts, ids.device)
     permute(ids, experts, tile_rows=16, rows_in_use=used, out=permutation)
+    return _written(permutation)
+
+
+def _written(permutation: Permutation) -> list[torch.Tensor]:
     return [permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles]
 
 
@@ -213,16 +228,17 @@ def _combine(
 
 
 def delta(device: torch.device) -> Iterator[Scenario]:
-    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside a line that is not in use."""
+    """Gated DeltaNet: chunks that begin, go on, and keep a state, beside single rows in the midst of a span and at its end, and a
+    line that is not in use."""
     for name, shape in DELTA_SHAPES.items():
         tokens, weights = DeltaTokens.draw(23, shape, seed=1), draw_weights(shape)
-        uses = [StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2)]
-        plan = plan_delta(uses, (0, 4, 23), (4, 33), torch.device("cpu"))
-        parts = (torch.cat((part, torch.full_like(part[:1], -1))).to(device) for part in vars(plan).values())
-        plan = DeltaPlan(*parts)
+        uses = [StateUse(4, 4), StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2), StateUse(5, 5)]
+        plan = plan_delta(uses, (0, 1, 5, 22, 23), (8, 4, 31, 16), torch.device("cpu"))
+        chunks, spans = (torch.cat((part, torch.full_like(part[:1], -1))) for part in (plan.chunks, plan.spans))
+        plan = DeltaPlan(*(part.to(device) for part in (chunks, plan.first_single, spans)))
         inputs = [part.to(device) for part in vars(tokens).values()]
         weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
-        states = torch.zeros((4, shape.state.numbers), device=device)
+        states = torch.zeros((6, shape.state.numbers), device=device)
         for kept in split_states(states, shape):
             kept.copy_(_noise(*kept.shape).abs_().clamp_(max=1.0))
         yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)

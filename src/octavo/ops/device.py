@@ -10,11 +10,22 @@ import triton.language as tl
 def wait_for_previous(PDL: tl.constexpr):
     """Wait until the kernel before has finished and its writes are seen; then let the next one start its launch.
 
-    Nothing may be read or written before this. The launch itself overlaps the end of the kernel before.
+    Nothing may be read or written before this, but for what no kernel still running writes: where the kernel before waits here
+    too before it lets this one start, what it reads but does not write may be read, past the first cache (`.cg`). The launch
+    itself overlaps the end of the kernel before.
     """
     if PDL:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def stay_behind(x, PACK: tl.constexpr, PDL: tl.constexpr):
+    """x, PACK of which fill 32 bits, for what may not move above here: Triton puts an operand of a product where threads of
+    other layouts read it right behind its load, so that the next load would begin when this one has ended."""
+    if PDL:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=PACK)
+    return x
 
 
 @triton.jit

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
+from octavo.config.delta_shape import SPAN
 from octavo.errors import KernelContractError
 from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
-from octavo.ops.delta_net.layer import split_states
+from octavo.ops.delta_net.layer import StateParts, split_states
 from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights
 
 LIMIT = 2.5 * BF16_ROUNDING
@@ -117,14 +118,75 @@ def divide(
 
 
 @backends
-def test_token_by_token(backend: str, device: torch.device) -> None:
-    """Each token's bits are those it has in one chunk of all."""
-    shape = SHAPES["one-head"]
+@shapes
+@pytest.mark.parametrize("places", [(2,), (2, 3)], ids=["in place", "to another state"])
+def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...], device: torch.device) -> None:
+    """Each token's bits are those it has in one chunk of all, and so are those that are kept behind it, over two borders of
+    spans; where it goes on in its state, a row is computed apart from chunks."""
     machine, tokens = Machine(backend, shape, device), Tokens.draw(35, shape, seed=3)
-    whole, kept = machine.alone(tokens), machine.kept(0, 35)
-    steps = [machine.run([(tokens, t, t + 1, StateUse(2 if t else -1, 2))])[0] for t in range(35)]
-    assert torch.equal(torch.cat(steps), whole)
-    assert all(map(torch.equal, machine.kept(2, 35), kept))
+    whole, source = machine.alone(tokens), -1
+    for t in range(35):
+        place = places[t % len(places)]
+        out = machine.run([(tokens, t, t + 1, StateUse(source, place))])[0]
+        assert torch.equal(out, whole[t : t + 1]), t
+        if t in (6, 15, 31, 34):
+            machine.alone(tokens[: t + 1])
+            assert all(map(torch.equal, machine.kept(place, t + 1), machine.kept(0, t + 1))), t
+        source = place
+
+
+@shapes
+@pytest.mark.parametrize("before", [0, 1, 7, 14, 15])
+def test_single_rows_are_computed_as_chunks_are(shape: DeltaShape, before: int, device: torch.device) -> None:
+    """What they give, and all that is kept; and the twin: to one of them a plan gives the place before its own."""
+    tokens = Tokens.draw(32, shape, seed=6)
+    uses = [StateUse(0, 0), StateUse(-1, 2), StateUse(1, 1)]
+    plan = plan_delta(uses, (0, 1, 6, 7), (17 + before, 5, 17), device)
+    assert plan.first_single.tolist() == [1]
+    late = plan.chunks.clone()
+    late[1, 6] = (before - 1) % SPAN
+    first_states = Machine("kernel", shape, device)
+    first_states.run([(tokens, 0, 16 + before, StateUse(-1, 0)), (tokens, 0, 16, StateUse(-1, 1))])
+
+    def run(plan: DeltaPlan) -> list[torch.Tensor]:
+        machine = Machine("kernel", shape, device)
+        machine.states.copy_(first_states.states)
+        rows = torch.tensor([16 + before, 0, 1, 2, 3, 4, 16])
+        qkv, write, decay = (part[rows].to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
+        out = machine.layer(qkv, write, decay, machine.states, plan)
+        kept = [part for place, count in ((0, 17 + before), (1, 17), (2, 5)) for part in machine.kept(place, count)]
+        return [out.cpu(), *kept]
+
+    expected = run(dataclasses.replace(plan, first_single=torch.full_like(plan.first_single, 3)))
+    assert all(map(torch.equal, run(plan), expected))
+    assert not torch.equal(run(dataclasses.replace(plan, chunks=late))[0][0], expected[0][0])
+
+
+def test_single_rows_are_the_last_of_a_plan() -> None:
+    """Those that go on where they are and keep nothing else; a span knows its chunk by its place."""
+    uses = [StateUse(0, 0), StateUse(1, 2), StateUse(3, 3, keep=4, keep_after=1), StateUse(5, 5), StateUse(6, 6)]
+    plan = plan_delta(uses, (0, 1, 2, 3, 20, 21), (4, 4, 4, 33, 16), torch.device("cpu"))
+    assert plan.first_single.tolist() == [3]
+    assert plan.chunks[:, 1].tolist() == [2, 3, 5, 0, 6]
+    assert plan.chunks[plan.spans.long(), 1].tolist() == [0, 2, 3, 5, 5, 6]
+    assert plan.chunks[plan.spans.long(), 7].tolist() == [0, 1, 2, 3, 3, 5]
+
+
+@backends
+@pytest.mark.parametrize("part", ["memory", "gates", "history", "rows"])
+@pytest.mark.parametrize("at", [0, -1], ids=["first", "last"])
+def test_a_row_reads_all_that_is_kept(backend: str, part: str, at: int, device: torch.device) -> None:
+    """The twin of one token: one number of what is kept is another, at the first place or at the last that is in use."""
+    shape = SHAPES["shared-keys"]
+    machine, tokens = Machine(backend, shape, device), Tokens.draw(24, shape, seed=3)
+    whole, index = machine.alone(tokens), StateParts._fields.index(part)
+    step: Step = [(tokens, 21, 22, StateUse(1, 1))]
+    for wrong in (False, True):
+        machine.run([(tokens, 0, 21, StateUse(-1, 1))])
+        if wrong:
+            number = split_states(machine.states, shape)[index][1, : 5 if part in ("gates", "rows") else None]
+            number[(at,) * number.dim()] += 1.0
+        assert torch.equal(machine.run(step)[0], whole[21:22]) is not wrong
 
 
 @backends
@@ -202,14 +264,13 @@ def test_class_g_lines_out_of_range_are_left_out(backend: str, device: torch.dev
     changes += [{0: 0, 6: -1}, {0: 0, 6: 16}, {6: 3}, {7: -1}, {7: 1}, {7: 2**31 - 1}]
     qkv, write, decay = (part.to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
 
-    def run(line: list[int], spans: list[int]) -> None:
-        lines = torch.tensor([line], dtype=torch.int32, device=device)
-        plan = DeltaPlan(lines, torch.tensor(spans, dtype=torch.int32, device=device))
-        machine.layer(qkv, write, decay, machine.states, plan)
+    def run(line: list[int], spans: list[int], first_single: int = 1) -> None:
+        parts = (torch.tensor(part, dtype=torch.int32, device=device) for part in ([line], [first_single], spans))
+        machine.layer(qkv, write, decay, machine.states, DeltaPlan(*parts))
 
     for change in changes:
         run([change.get(i, number) for i, number in enumerate(whole)], [0])
-        run([-1] * 8, [0])
+        run([-1] * 8, [0], first_single=0)
         assert (machine.states == 0.5).all(), change
     run([-1, 0, 4, 2, 0, 6, 0, 0], [0])
     assert (machine.states[1:] == 0.5).all()

@@ -46,6 +46,7 @@ class QueryTile:
     rows: int
     keys_tall: bool
     warps: int
+    """For heads of up to 128 numbers; twice as many for wider ones, whose sums one warp group's registers do not hold."""
     stages: int
     """Tiles of keys in flight."""
     resident: int
@@ -86,6 +87,7 @@ def paged_attention(
     *,
     out: torch.Tensor | None = None,
     stages: int | None = None,
+    warps: int | None = None,
 ) -> torch.Tensor:
     """out = softmax(q k^T / sqrt(D)) v over the keys at or before each query's position.
 
@@ -102,6 +104,7 @@ def paged_attention(
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
+        warps: of a program, 4 or 8; the bits are the same. None: as the tile and the width have it.
 
     Returns:
         out
@@ -137,7 +140,7 @@ def paged_attention(
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, v_scale, launched,
                 SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
                 ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
-                num_warps=tile.warps, num_stages=stages or tile.stages, **LAUNCH,
+                num_warps=warps or tile.warps * (1 if width <= 128 else 2), num_stages=stages or tile.stages, **LAUNCH,
             )  # fmt: skip
             launched += 1
     if dims["F"]:

@@ -1,5 +1,5 @@
-"""Gated DeltaNet on CUDA: the convolution, what the rows of a span need of each other, and the states, each in one launch
-for all chunks of a step."""
+"""Gated DeltaNet on CUDA: the convolution, what the rows of a span need of each other, and the states of single rows and of
+other chunks, each in one launch for all chunks of a step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import triton
 
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.delta_net.kernel import convolve_kernel, factors_kernel, scan_kernel
+from octavo.ops.delta_net.kernel import convolve_kernel, factors_kernel, spans_kernel
 from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
+from octavo.ops.delta_net.rows_kernel import rows_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["KernelDeltaNet", "delta_net"]
@@ -18,9 +19,15 @@ FACTORS = 2 * SPAN * SPAN + 6 * SPAN
 """Numbers that a span's rows have of each other, for each value head."""
 CHANNELS = 128
 """Of a tile of the convolution. Each by itself: their number decides no bit."""
+PROGRAM_CHANNELS = 1024
+"""Of a program of the convolution: of single rows so many are one read of 16 bytes for each thread."""
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
+STAGES = 2
+"""Spans of a chunk that are on their way or in use. They decide no bit."""
+GROUPS = 8
+"""Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""
 
 
 class KernelDeltaNet:
@@ -49,6 +56,10 @@ def delta_net(
     states: torch.Tensor,
     plan: DeltaPlan,
     shape: DeltaShape,
+    *,
+    tiles: int = 1,
+    channels: int = PROGRAM_CHANNELS,
+    stages: int = STAGES,
 ) -> torch.Tensor:
     """See `DeltaNet`, whose arguments these are; nothing is read or written for chunks whose numbers are out of range.
 
@@ -59,6 +70,9 @@ def delta_net(
         states: (states, numbers) float32; those of the plan are written.
         plan: of this step.
         shape: sizes.
+        tiles: of 16 value columns, that a program has of a single row's states.
+        channels: that a program of the convolution has, a multiple of 128.
+        stages: spans of a chunk that are on their way or in use.
 
     Returns:
         (T, value heads * value_dim) bf16, new; rows in no chunk have no meaning.
@@ -79,21 +93,25 @@ def delta_net(
     sizes = (tokens, dims["states"], dims["S"], num_spans)
     constants = {
         "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
-        "VALUE": shape.value_dim, "SPAN": SPAN,
+        "VALUE": shape.value_dim, "TAPS": shape.taps, "SPAN": SPAN,
     } | LAUNCH  # fmt: skip
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
-    convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, CHANNELS))](
-        qkv, weights.taps, halves, plan.chunks, plan.spans, convolved, *sizes,
-        TAPS=shape.taps, STRIDE=qkv.stride(0), BLOCK=CHANNELS, num_warps=4, **constants,
+    convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, channels))](
+        qkv, weights.taps, halves, plan.chunks, plan.first_single, plan.spans, convolved, *sizes,
+        STRIDE=qkv.stride(0), BLOCK=CHANNELS, WIDE=channels, num_warps=4, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
-        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, plan.chunks, plan.spans,
-        factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
+        convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,
+        plan.first_single, plan.spans, factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
-    scan_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS))](
-        qkv, convolved, factors, states, halves, plan.chunks, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TAPS=shape.taps, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1, num_stages=2,
-        **constants,
+    rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS * tiles))](
+        convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
+    )  # fmt: skip
+    spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * triton.cdiv(shape.value_dim, COLUMNS))](
+        qkv, convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,
+        num_stages=stages, **constants,
     )  # fmt: skip
     return out

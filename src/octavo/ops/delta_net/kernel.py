@@ -1,8 +1,8 @@
 """Three kernels: the convolution, a block of channels of a span each; what the rows of a span need of each other, each value head by
-itself; and the states, a block of a head's value columns each, span after span.
+itself; and the states, a block of a head's value columns each, span after span. Those of single rows: `rows_kernel`.
 
 What a row sums follows from its place in its span and from the shape alone. Matrices are multiplied by tensor cores in bf16 with
-sums in float32. Keys and queries are bf16 as they are; a float32 is the exact sum of three bf16, so that its products keep it whole. A
+sums in float32. Keys and queries are bf16 as they are; see `exact` for the others. A
 row that is not finite is taken out of the products, as 0 times it is not 0, and put into its own and later rows behind them.
 """
 
@@ -11,83 +11,81 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.ops.delta_net.exact import float_product, move, products
+from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
 from octavo.ops.device import is_finite, silu, wait_for_previous
 
 
 @triton.jit
-def _load_chunk(chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
-    """Source (-1: none), state, keep (-1: none) and the rows before it, first row, rows (0 where anything is out of range), rows of
-    the first span before the chunk's, and the number of that span."""
-    inside = (chunk >= 0) & (chunk < num_chunks)
-    line = chunks + chunk.to(tl.int64) * 8
-    source, state = tl.load(line, mask=inside, other=-2), tl.load(line + 1, mask=inside, other=-1)
-    keep, keep_after = tl.load(line + 2, mask=inside, other=-1), tl.load(line + 3, mask=inside, other=0)
-    first, count = tl.load(line + 4, mask=inside, other=0), tl.load(line + 5, mask=inside, other=0)
-    before, first_span = tl.load(line + 6, mask=inside, other=0), tl.load(line + 7, mask=inside, other=0)
-    known = (source >= -1) & (source < num_states) & (state >= 0) & (state < num_states)
-    known &= (first >= 0) & (first <= rows) & (count >= 0)
-    known &= count <= rows - first
-    known &= (before >= 0) & (before < SPAN) & ((before == 0) | (source >= 0))
-    count = tl.where(known, count, 0)
-    count = tl.where((first_span >= 0) & (tl.cdiv(before + count, SPAN) <= num_spans - first_span), count, 0)
-    keeps = (keep >= 0) & (keep < num_states) & (keep_after > 0) & (keep_after <= count)
-    return (
-        source.to(tl.int64),
-        state.to(tl.int64),
-        keep.to(tl.int64),
-        tl.where(keeps, keep_after, 0),
-        first.to(tl.int64),
-        count,
-        before,
-        first_span,
-    )
-
-
-@triton.jit
-def _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN: tl.constexpr):
-    """Source, first row and rows of the chunk that has a span (no rows: none has), and the place of the span's first row in it."""
-    source, _, _, _, first, count, before, first_span = _load_chunk(
-        chunks, tl.load(spans + span), num_chunks, rows, num_states, num_spans, SPAN
-    )
-    index = span - first_span
-    begin = index * SPAN - before
-    return source, first, tl.where((index >= 0) & (begin < count), count, 0), begin
+def _convolve_row(
+    row, taps, history, rows, before, to, channel, channels: tl.constexpr, queries: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr,
+):  # fmt: skip
+    """Convolve the channels of a single row, and put them, where they are keys and values, among the open rows, and the inputs in
+    the history, each channel in the program that alone reads it."""
+    inside = channel < channels
+    new = tl.load(row + channel, mask=inside, other=0.0)
+    total = tl.zeros(channel.shape, tl.float32)
+    for tap in tl.static_range(TAPS - 1):
+        old = tl.load(history + tap * channels + channel, mask=inside, other=0.0).to(tl.float32)
+        total += old * tl.load(taps + channel * TAPS + tap, mask=inside, other=0.0).to(tl.float32)
+    total += new.to(tl.float32) * tl.load(taps + channel * TAPS + (TAPS - 1), mask=inside, other=0.0).to(tl.float32)
+    result = silu(total).to(tl.bfloat16)
+    tl.store(to + channel, result, mask=inside)
+    kept = rows + before.to(tl.int64) * (channels - queries) + (channel - queries)
+    tl.store(kept, result, mask=inside & (channel >= queries) & (before < SPAN - 1))
+    # threads need not share out two places alike: what is written has been read by all
+    for tap in tl.static_range(TAPS - 2):
+        moved = tl.load(history + (tap + 1) * channels + channel, mask=inside, other=0.0)
+        tl.debug_barrier()
+        tl.store(history + tap * channels + channel, moved, mask=inside)
+    tl.debug_barrier()
+    tl.store(history + (TAPS - 2) * channels + channel, new, mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def convolve_kernel(
-    qkv, taps, halves, chunks, spans, convolved, rows, num_states, num_chunks, num_spans,
+    qkv, taps, halves, chunks, first_single, spans, convolved, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x ceil(channels / BLOCK),). Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels) bf16, the open rows' keys and values among them."""
-    wait_for_previous(PDL)
+    """Grid (spans x ceil(channels / WIDE),), WIDE a multiple of BLOCK. Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels)
+    bf16, the open rows' keys and values among them; of a single row it alone, and what is kept of it but for the gates."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    blocks: tl.constexpr = (channels + BLOCK - 1) // BLOCK
+    blocks: tl.constexpr = (channels + WIDE - 1) // WIDE
+    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
+    wait_for_previous(PDL)
     span = tl.program_id(0) // blocks
-    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
-    if count > 0:
-        channel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-        inside = (channel < channels)[None, :]
-        place = tl.arange(0, SPAN)
-        at = (begin + place)[:, None]
-        live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
-        floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
-        history = halves + source * (2 * NUMBERS) + 2 * floats
-        inputs = qkv + first * STRIDE
-        total = tl.zeros((SPAN, BLOCK), tl.float32)
-        for tap in tl.static_range(TAPS):
-            row = at + (tap - (TAPS - 1))
-            now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
-            kept = live & (row < 0) & (source >= 0)
-            before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
-            weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
-            total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
-        old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
-        result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
-        to = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
-        tl.store(to, result, mask=live | is_old)
+    source, first, count, begin, is_single = load_span(
+        chunks, first_single, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    history = halves + source * (2 * NUMBERS) + 2 * floats
+    inputs = qkv + first * STRIDE
+    line = convolved + span.to(tl.int64) * SPAN * channels
+    wide = tl.program_id(0) % blocks * WIDE
+    if is_single & (count > 0):
+        channel = wide + tl.arange(0, WIDE)
+        to, kept = line - begin.to(tl.int64) * channels, history + (TAPS - 1) * channels
+        _convolve_row(inputs, taps, history, kept, -begin, to, channel, channels, queries, TAPS, SPAN)
+    elif count > 0:
+        for block in range(WIDE // BLOCK):
+            channel = wide + block * BLOCK + tl.arange(0, BLOCK)
+            inside = (channel < channels)[None, :]
+            place = tl.arange(0, SPAN)
+            at = (begin + place)[:, None]
+            live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
+            total = tl.zeros((SPAN, BLOCK), tl.float32)
+            for tap in tl.static_range(TAPS):
+                row = at + (tap - (TAPS - 1))
+                now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
+                kept = live & (row < 0) & (source >= 0)
+                before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
+                weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
+                total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
+            old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
+            result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
+            tl.store(line + place[:, None] * channels + channel[None, :], result, mask=live | is_old)
 
 
 @triton.jit
@@ -112,42 +110,40 @@ def _at(x, place, index):
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def factors_kernel(
-    convolved, write_logits, decay_logits, log_decay, step_bias, states, chunks, spans, factors,
+    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, first_single, spans, factors,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
+    TAPS: tl.constexpr, SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
     DECAY_STRIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32.
+    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32, and the gates
+    of a single row.
 
     What a row's change takes of the values (SPAN from, SPAN to), what its output takes of the changes (SPAN from, SPAN to); and of each
     row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
     what is left of a state before it, what is left of the state before the span.
     """
-    wait_for_previous(PDL)
     span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
-    source, first, count, begin = _load_span(chunks, spans, span, num_chunks, rows, num_states, num_spans, SPAN)
-    if count > 0:
-        queries: tl.constexpr = KEY_HEADS * KEY
-        channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+    source, first, count, begin, is_single = load_span(
+        chunks, first_single, spans, span, num_chunks, rows, num_states, num_spans, SPAN
+    )
+    if count == 0:
+        wait_for_previous(PDL)
+    else:
         place = tl.arange(0, SPAN)
         at = begin + place
         live, is_old = (at >= 0) & (at < count), at < 0
-        key = tl.arange(0, KEY_BLOCK)
-        channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
-        line = convolved + span.to(tl.int64) * SPAN * channels + place[:, None] * channels + channel[None, :]
-        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
-        k = tl.load(line + queries, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
-
+        # before the wait: what the convolution does not write, whose wait is the one for all before it
         row = first + at
-        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0)
+        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
         write = 1.0 / (1.0 + tl.exp(-written))
         speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
-        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0)
+        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
         decay = tl.exp(-speed * _softplus(lost + bias))
         gates = states + source * NUMBERS + VALUE_HEADS * KEY * VALUE + place * (2 * VALUE_HEADS) + head
-        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0))
-        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0))
+        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0, cache_modifier=".cg"))
+        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0, cache_modifier=".cg"))
+        kept = live & is_single & (place < SPAN - 1)
 
         row, col = place[:, None], place[None, :]
         left, between = tl.full((SPAN,), 1.0, tl.float32), tl.full((SPAN, SPAN), 1.0, tl.float32)
@@ -155,6 +151,21 @@ def factors_kernel(
             one = _at(decay, place, step)
             left = tl.where(place >= step, left * one, left)
             between = tl.where((row >= step) & (col < step), between * one, between)
+        wait_for_previous(PDL)
+        tl.store(gates, write, mask=kept)
+        tl.store(gates + VALUE_HEADS, decay, mask=kept)
+
+        queries: tl.constexpr = KEY_HEADS * KEY
+        channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
+        key = tl.arange(0, KEY_BLOCK)
+        channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
+        line = convolved + span.to(tl.int64) * SPAN * channels
+        line += place[:, None] * channels + channel[None, :]
+        opened = open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
+        opened += place[:, None] * (channels - queries) + channel[None, :]
+        keys = tl.where((is_old & is_single)[:, None], opened, line + queries)
+        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
+        k = tl.load(keys, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
 
         over_k, over_q = _over_length(k, eps), _over_length(q, eps) * scale
         keys = tl.dot(k, tl.trans(k)) * over_k[None, :] * between
@@ -178,45 +189,6 @@ def factors_kernel(
         tl.store(base + 3 * SPAN, write)
         tl.store(base + 4 * SPAN, decay)
         tl.store(base + 5 * SPAN, left)
-
-
-@triton.jit
-def _top(x):
-    """The first eight bits of each x (float32) as float32, and as bf16."""
-    bits = x.to(tl.int32, bitcast=True)
-    # by its bits, exactly: conversions that round would be one instruction for each number and part
-    return (bits & -65536).to(tl.float32, bitcast=True), (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-
-
-@triton.jit
-def _split(x):
-    """Three bf16 whose sum is x (float32): the largest first."""
-    wide, high = _top(x)
-    rest = x - wide
-    wide, middle = _top(rest)
-    return high, middle, _top(rest - wide)[1]
-
-
-@triton.jit
-def _products(left, right, other):
-    """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
-    high, middle, low = _split(left)
-    one, two = tl.dot(low, right), tl.dot(low, other)
-    one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
-    return tl.dot(high, right, one), tl.dot(high, other, two)
-
-
-@triton.jit
-def _float_product(left, right):
-    """left @ right, both float32, but for products below 2^-24 of the largest."""
-    high, middle, low = _split(left)
-    other_high, other_middle, other_low = _split(right)
-    total = tl.dot(low, other_high)
-    total = tl.dot(high, other_low, total)
-    total = tl.dot(middle, other_middle, total)
-    total = tl.dot(middle, other_high, total)
-    total = tl.dot(high, other_middle, total)
-    return tl.dot(high, other_high, total)
 
 
 @triton.jit
@@ -281,22 +253,14 @@ def _keep(
             _store_rows(inputs, rows, key_at, fresh[:, None] & in_key[None, :], channels, queries)
 
 
-@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
-def scan_kernel(
-    qkv, convolved, factors, states, halves, chunks, out,
-    rows, num_states, num_chunks, num_spans,
-    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
-    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+@triton.jit
+def _scan_spans(
+    qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+    head, part, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
+    VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
+    STRIDE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """Grid (chunks x value heads x ceil(VALUE / VALUE_BLOCK),). Rows of qkv are STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
-    wait_for_previous(PDL)
-    parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
-    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
-    chunk = tl.program_id(0) // parts // VALUE_HEADS
-    source, state, keep, keep_after, first, count, before, first_span = _load_chunk(
-        chunks, chunk, num_chunks, rows, num_states, num_spans, SPAN
-    )
+    """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
@@ -332,20 +296,19 @@ def scan_kernel(
             lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + place)
             gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
 
-            known, asked = _products(now, tl.trans(k), tl.trans(q))
+            known, asked = products(now, tl.trans(k), tl.trans(q))
             missing = v.to(tl.float32) - lost[None, :] * known
             is_good = is_finite(missing)
-            change = _float_product(tl.where(is_good, missing, 0.0), by_values)
+            change = float_product(tl.where(is_good, missing, 0.0), by_values)
             bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
             is_spoilt = tl.dot(bad, up_to) > 0.0
             change = tl.where(is_spoilt, 0.0, change)
-            result = seen[None, :] * asked + _float_product(change, by_changes)
+            result = seen[None, :] * asked + float_product(change, by_changes)
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
-            high, middle, low = _split(change * gained[None, :])
             left = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
-            now = tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now * left[:, None])))
+            now = move(now * left[:, None], change * gained[None, :], k)
         if piece < 2:
             target = tl.where(piece == 0, keep, state)
             if (piece == 0) | moves:
@@ -355,3 +318,28 @@ def scan_kernel(
                 convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
                 KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
             )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
+def spans_kernel(
+    qkv, convolved, factors, states, halves, chunks, first_single, out,
+    rows, num_states, num_chunks, num_spans,
+    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (groups x value heads x ceil(VALUE / VALUE_BLOCK),): chunks that are no single rows, each by a group. Rows of qkv are
+    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
+    part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
+    group, groups = tl.program_id(0) // parts // VALUE_HEADS, tl.num_programs(0) // parts // VALUE_HEADS
+    many = tl.minimum(tl.load(first_single, cache_modifier=".cg"), num_chunks)
+    wait_for_previous(PDL)
+    for turn in range(tl.cdiv(many - group, groups)):
+        source, state, keep, keep_after, first, count, before, first_span, _ = load_chunk(
+            chunks, first_single, group + turn * groups, num_chunks, rows, num_states, num_spans, SPAN
+        )
+        _scan_spans(
+            qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+            head, part, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
+        )  # fmt: skip

@@ -54,6 +54,9 @@ class DeltaPlan:
     chunks: torch.Tensor
     """(S, 8) int32: a `StateUse`, the chunk's first row, its rows, how many rows of its first span came before it, and the number
     of its first span among all. A line whose numbers are out of range is left out, as one of -1 is."""
+    first_single: torch.Tensor
+    """(1,) int32: the first of the chunks, which are the last, that are a single row each, go on in their request's state and keep
+    nothing else, as all of decode does."""
     spans: torch.Tensor
     """(N,) int32: the chunk of each span, those of a chunk in order; -1: of none."""
 
@@ -89,8 +92,13 @@ def plan_delta(
     num_spans = -(-(before + counts) // SPAN)
     rows = np.stack((starts[:-1], counts, before, np.cumsum(num_spans) - num_spans), axis=1)
     lines = np.hstack((states, rows)).astype(np.int32)
-    spans = np.repeat(np.arange(len(lines), dtype=np.int32), num_spans)
-    return DeltaPlan(*(upload(torch.from_numpy(part), device) for part in (lines, spans)))
+    is_single = (counts == 1) & (states[:, 0] == states[:, 1]) & (states[:, 2] < 0)
+    order = np.argsort(is_single, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    spans = np.repeat(place, num_spans).astype(np.int32)
+    first_single = np.array([len(order) - is_single.sum()], dtype=np.int32)
+    return DeltaPlan(*(upload(torch.from_numpy(part), device) for part in (lines[order], first_single, spans)))
 
 
 def most_spans(tokens: int, chunks: int) -> int:
@@ -154,6 +162,7 @@ def check_delta(
     dims.check("weights.step_bias", weights.step_bias, (heads,), dtype=torch.float32)
     dims.check("states", states, ("states", shape.state.numbers), dtype=torch.float32)
     dims.check("plan.chunks", plan.chunks, ("S", LINE), dtype=torch.int32)
+    dims.check("plan.first_single", plan.first_single, (1,), dtype=torch.int32)
     dims.check("plan.spans", plan.spans, ("N",), dtype=torch.int32)
 
 

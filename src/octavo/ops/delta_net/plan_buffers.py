@@ -13,14 +13,19 @@ class DeltaPlanBuffers:
 
     def __init__(self, rows: int, chunks: int, device: torch.device) -> None:
         self._chunks = PaddedBuffer((chunks, LINE), torch.int32, device, -1)
+        self._first_single = PaddedBuffer((1,), torch.int32, device, 0)
         self._spans = PaddedBuffer((most_spans(rows, chunks),), torch.int32, device, -1)
 
     def fillings(self, plan: DeltaPlan) -> list[Filling]:
         """What puts `plan`, its tensors on the host, in the memory."""
-        parts = ((self._chunks, plan.chunks), (self._spans, plan.spans))
+        parts = (
+            (self._chunks, plan.chunks),
+            (self._first_single, plan.first_single),
+            (self._spans, plan.spans),
+        )
         return [Filling(buffer, values, len(buffer.device)) for buffer, values in parts]
 
     def plan(self, rows: int) -> DeltaPlan:
         """The memory as a plan of `rows` rows."""
         chunks = self._chunks.device[:rows]
-        return DeltaPlan(chunks, self._spans.device[: most_spans(rows, len(chunks))])
+        return DeltaPlan(chunks, self._first_single.device, self._spans.device[: most_spans(rows, len(chunks))])

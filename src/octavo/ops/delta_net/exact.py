@@ -1,0 +1,52 @@
+"""Products on tensor cores that keep a float32 whole: it is the exact sum of three bf16."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _top(x):
+    """The first eight bits of each x (float32) as float32, and as bf16."""
+    bits = x.to(tl.int32, bitcast=True)
+    # by its bits, exactly: conversions that round would be one instruction for each number and part
+    return (bits & -65536).to(tl.float32, bitcast=True), (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def _split(x):
+    """Three bf16 whose sum is x (float32): the largest first."""
+    wide, high = _top(x)
+    rest = x - wide
+    wide, middle = _top(rest)
+    return high, middle, _top(rest - wide)[1]
+
+
+@triton.jit
+def products(left, right, other):
+    """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
+    high, middle, low = _split(left)
+    one, two = tl.dot(low, right), tl.dot(low, other)
+    one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
+    return tl.dot(high, right, one), tl.dot(high, other, two)
+
+
+@triton.jit
+def float_product(left, right):
+    """left @ right, both float32, but for products below 2^-24 of the largest."""
+    high, middle, low = _split(left)
+    other_high, other_middle, other_low = _split(right)
+    total = tl.dot(low, other_high)
+    total = tl.dot(high, other_low, total)
+    total = tl.dot(middle, other_middle, total)
+    total = tl.dot(middle, other_high, total)
+    total = tl.dot(high, other_middle, total)
+    return tl.dot(high, other_high, total)
+
+
+@triton.jit
+def move(now, change, k):
+    """now + change @ k in float32, k in bf16."""
+    high, middle, low = _split(change)
+    return tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now)))
