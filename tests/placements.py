@@ -27,7 +27,6 @@ from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swi
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.route import route
-from octavo.ops.experts.route_place import route_place
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.gates.cuda import MAX_WIDTH, add_share, gate_heads, gate_norm, swiglu
@@ -161,7 +160,7 @@ def _swiglu_quantize(gate_up: torch.Tensor, used: torch.Tensor | None) -> list[t
 def _routings(device: torch.device) -> Iterator[tuple[str, int, torch.Tensor]]:
     """A name, how many experts there are, and ids (T, K) of some of them and of others."""
     sizes = [(5, 8, 2), (3, 60, 4), (513, 8, 2)]
-    sizes += [(1, 1, 1), (16, 128, 8), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
+    sizes += [(1, 1, 1), (7, 257, 8), (8193, 128, 8)] if device.type == "cuda" else []
     for tokens, experts, top_k in sizes:
         drawn = torch.Generator().manual_seed(tokens)
         ids = ROUTINGS["sentinels"](tokens, experts, top_k, drawn).to(device)
@@ -179,7 +178,6 @@ def routing(device: torch.device) -> Iterator[Scenario]:
         x, norm = (_noise(*shape).bfloat16().to(device) for shape in ((tokens, 37), (37,)))
         for number, used in _counts(tokens, device):
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
-            yield Scenario(f"route_place {label} {number}", (logits, top_k, tokens - number, used), _route_place)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
             placed = (x, y, ids, weights, norm, experts, used)
             yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
@@ -201,22 +199,9 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
-def _route_place(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
-    experts, found = logits.shape[1], []
-    for rule in (SoftmaxRule(top_k, True), SigmoidRule(top_k, True, torch.zeros(experts, device=logits.device))):
-        permutation = Permutation.allocate(len(logits) * top_k + slack, experts, logits.device)
-        routing, _ = route_place(logits, rule, tile_rows=16, rows_in_use=used, permutation=permutation)
-        found += [routing.ids, routing.weights, routing.flags, *_written(permutation)]
-    return found
-
-
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     permutation = Permutation.allocate(ids.numel() + slack, experts, ids.device)
     permute(ids, experts, tile_rows=16, rows_in_use=used, out=permutation)
-    return _written(permutation)
-
-
-def _written(permutation: Permutation) -> list[torch.Tensor]:
     return [permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles]
 
 

@@ -16,7 +16,6 @@ OPERATIONS = {
     "experts.moe": ["moe", "moe_workspace"],
     "experts.route": ["route"],
     "experts.permute": ["permute", "Permutation"],
-    "experts.route_place": ["route_place"],
     "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "swiglu_quantize"],
     "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
     "experts.combine": ["combine"],

@@ -35,7 +35,7 @@ OPS = [
     "rotary",
 ]
 """Folders of operations that a model is made of, and of those that choose a token."""
-STEPS = ["combine", "grouped_gemm", "permute", "route", "route_place"]
+STEPS = ["combine", "grouped_gemm", "permute", "route"]
 """Folders of the steps of the expert layer, which CUDA alone takes one by one."""
 LAUNCHERS = [
     "attention.cuda",

@@ -82,22 +82,3 @@ def test_rows_past_those_in_use_are_not_computed(rows_in_use: int, device: torch
     out = experts(x, logits, torch.tensor([rows_in_use], dtype=torch.int32, device=device))
     assert torch.equal(out[:rows_in_use], every[:rows_in_use])
     assert not out[rows_in_use:].any()
-
-
-def test_a_row_has_the_same_bits_in_one_launch_and_in_two(device: torch.device) -> None:
-    """Up to 16 tokens are routed and placed at once, more by two kernels."""
-    generator = torch.Generator().manual_seed(24)
-    weights = moved(
-        ExpertWeights(
-            gate_up=weight(Fp8Channel, 2 * INTERMEDIATE, HIDDEN, generator),
-            down=weight(Fp8Channel, HIDDEN, INTERMEDIATE, generator),
-        ),
-        device,
-    )
-    experts = CudaOperations(max_tokens=17).experts(weights, SoftmaxRule(TOP_K, True))
-    x = torch.randn((17, HIDDEN), generator=generator).bfloat16().to(device)
-    logits = torch.randn((17, EXPERTS), generator=generator).to(device)
-    whole = experts(x, logits)
-    for part in (slice(0, 1), slice(4, 12), slice(1, 17)):
-        assert torch.equal(experts(x[part], logits[part]), whole[part])
-    assert not torch.equal(experts(x[:1], logits[1:2]), whole[:1])

@@ -46,15 +46,16 @@ class QueryTile:
     rows: int
     keys_tall: bool
     warps: int
-    """For heads of up to 128 numbers; twice as many for wider ones, whose sums one warp group's registers do not hold."""
+    wide_warps: int
+    """For heads of more than 128 numbers, whose sums of many rows one warp group's registers do not hold."""
     stages: int
     """Tiles of keys in flight."""
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
-LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, stages=3, resident=264)
+LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -140,7 +141,7 @@ def paged_attention(
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), kv_heads, cache.stride(0), scale, v_scale, launched,
                 SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE, SPLIT=SPLIT,
                 ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
-                num_warps=warps or tile.warps * (1 if width <= 128 else 2), num_stages=stages or tile.stages, **LAUNCH,
+                num_warps=warps or (tile.warps if width <= 128 else tile.wide_warps), num_stages=stages or tile.stages, **LAUNCH,
             )  # fmt: skip
             launched += 1
     if dims["F"]:

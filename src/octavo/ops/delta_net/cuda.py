@@ -24,7 +24,10 @@ PROGRAM_CHANNELS = 1024
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
-STAGES = 2
+RESIDENT_ROWS = 1452
+"""Programs of single rows that an H200 runs at a time. While all of them run at once, each has one tile of columns; else two, so that
+what a program does once for its tiles is done half as often. Tiles decide no bit."""
+STAGES = 3
 """Spans of a chunk that are on their way or in use. They decide no bit."""
 GROUPS = 8
 """Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""
@@ -57,7 +60,7 @@ def delta_net(
     plan: DeltaPlan,
     shape: DeltaShape,
     *,
-    tiles: int = 1,
+    tiles: int | None = None,
     channels: int = PROGRAM_CHANNELS,
     stages: int = STAGES,
 ) -> torch.Tensor:
@@ -70,7 +73,7 @@ def delta_net(
         states: (states, numbers) float32; those of the plan are written.
         plan: of this step.
         shape: sizes.
-        tiles: of 16 value columns, that a program has of a single row's states.
+        tiles: of 16 value columns, that a program has of a single row's states. None: as the number of chunks has it.
         channels: that a program of the convolution has, a multiple of 128.
         stages: spans of a chunk that are on their way or in use.
 
@@ -105,11 +108,13 @@ def delta_net(
         plan.first_single, plan.spans, factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
-    rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(shape.value_dim, COLUMNS * tiles))](
+    columns = triton.cdiv(shape.value_dim, COLUMNS)
+    tiles = tiles or (1 if dims["S"] * heads * columns <= RESIDENT_ROWS else 2)
+    rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(columns, tiles))](
         convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
-    spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * triton.cdiv(shape.value_dim, COLUMNS))](
+    spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
         qkv, convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,
         num_stages=stages, **constants,

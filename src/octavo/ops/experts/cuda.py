@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.experts.assignments import RouterAssignments
-from octavo.ops.experts.combine import combine
-from octavo.ops.experts.moe import MoeWorkspace, expert_parts
+from octavo.ops.experts.moe import MoeWorkspace, expert_parts, moe
+from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import Weights
 from octavo.ops.inputs import Inputs
@@ -36,19 +35,19 @@ class KernelExperts:
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
-        parts = self.addend(x, logits, rows_in_use)
-        tokens, width = Inputs.of(x).data.shape
-        out = torch.empty((tokens, width), dtype=torch.bfloat16, device=logits.device)
-        return combine(
-            parts.parts, parts.ids, parts.weights, parts.experts,
-            out=out, flags=torch.empty((tokens,), dtype=torch.bool, device=logits.device), rows_in_use=rows_in_use,
+        routing = route(logits, self._rule, spoil=True)
+        out = torch.empty_like(Inputs.of(x).data, dtype=torch.bfloat16)
+        return moe(
+            x, routing.ids, routing.weights, self._gate_up, self._down,
+            workspace=self._workspace, out=out, flags=torch.empty_like(routing.flags), rows_in_use=rows_in_use,
         )  # fmt: skip
 
     def addend(
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
     ) -> WeightedSum:
         """The same, not summed yet: parts in the workspace; see `Experts`."""
+        routing = route(logits, self._rule, spoil=True)
         return expert_parts(
-            x, RouterAssignments(logits, self._rule), self._gate_up, self._down,
+            x, routing.ids, routing.weights, self._gate_up, self._down,
             workspace=self._workspace, rows_in_use=rows_in_use,
         )  # fmt: skip

@@ -8,9 +8,9 @@ import torch
 
 from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
-from octavo.ops.experts.assignments import Assignments, GivenAssignments
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.permute import permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Weights
 from octavo.ops.inputs import Inputs
@@ -57,15 +57,14 @@ def moe(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
     """
-    parts = expert_parts(
-        x, GivenAssignments(ids, weights), gate_up, down, workspace=workspace, rows_in_use=rows_in_use, tiles=tiles
-    )
+    parts = expert_parts(x, ids, weights, gate_up, down, workspace=workspace, rows_in_use=rows_in_use, tiles=tiles)
     return combine(parts.parts, ids, weights, parts.experts, out=out, flags=flags, rows_in_use=rows_in_use)
 
 
 def expert_parts(
     x: torch.Tensor | Inputs,
-    assignments: Assignments,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
     gate_up: Weights,
     down: Weights,
     *,
@@ -73,7 +72,7 @@ def expert_parts(
     rows_in_use: torch.Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> WeightedSum:
-    """What `moe` sums, (S, H) bf16 in the workspace; the other arguments are those of `moe`.
+    """What `moe` sums, (S, H) bf16 in the workspace; the arguments are those of `moe`.
 
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
@@ -84,15 +83,17 @@ def expert_parts(
         dims.check("x", inputs.rows, ("T", "H"), dtype=torch.bfloat16)
     if inputs.scaled is not None:
         inputs.scaled.check("x", dims, "T", "H")
-    assignments.check(dims, workspace.top_k)
+    dims.check("ids", ids, ("T", workspace.top_k), dtype=torch.int32)
     dims.check("gate_up.data", gate_up.data, ("E", 2 * down.data.shape[-1], "H"), dtype=gate_up.data.dtype)
     dims.check("down.data", down.data, ("E", "H", down.data.shape[-1]), dtype=down.data.dtype)
     tokens, experts = dims["T"], dims["E"]
     check_range("x.shape[0]", tokens, 0, workspace.max_tokens, "allocate the workspace for more tokens")
-    count, permutation = tokens * workspace.top_k, workspace.permutation
-    tiles = tiles or _choose(gate_up, down, workspace, count)
+    assignments = tokens * workspace.top_k
+    tiles = tiles or _choose(gate_up, down, workspace, assignments)
 
-    ids, weights = assignments.place(experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=permutation)
+    permutation = permute(
+        ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
+    )
     grouped_gemm_swiglu(
         inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True)),
         gate_up,
@@ -100,10 +101,12 @@ def expert_parts(
         top_k=workspace.top_k,
         tile=tiles.gate_up,
         out=workspace.hidden,
-        assignments=count,
+        assignments=assignments,
     )
-    hidden = down.activate(workspace.hidden[:count], workspace.hidden_quantized.quantizer(permutation.rows_in_use))
-    grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=count)
+    hidden = down.activate(
+        workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use)
+    )
+    grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=assignments)
     return WeightedSum(workspace.expert_out, ids, weights, experts, rows_in_use)
 
 

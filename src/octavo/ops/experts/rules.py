@@ -22,12 +22,6 @@ class SoftmaxRule:
     renormalize: bool
     """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
 
-    @property
-    def plain(self) -> bool:
-        """Whether it only takes the best experts one after the other: without groups, and without a sum over all experts, whose
-        bits hang on how a kernel shares them out."""
-        return self.renormalize
-
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What decides and what is weighed, of finite logits (T, E) float32: both (T, E) float32."""
         return logits, logits.softmax(-1)
@@ -54,11 +48,6 @@ class SigmoidRule:
     kept: int = 1
     """How many groups experts are chosen from."""
     scale: float = 1.0
-
-    @property
-    def plain(self) -> bool:
-        """As `SoftmaxRule.plain`."""
-        return self.groups == self.kept
 
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `SoftmaxRule.score`: (T, E) float32 -> (T, E) float32 twice."""

@@ -19,6 +19,7 @@ _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
 _FEW_BLOCK_ASSIGNMENTS = 16
 _CHUNK = 32
+_PLAN_BATCH = 16
 _SCAN_WIDTH = 16
 _SCAN_HEIGHT = 256
 
@@ -28,8 +29,7 @@ def max_tiles(assignments: int, experts: int, rows: int) -> int:
     return assignments // rows + min(assignments, experts)
 
 
-def count_bins(experts: int) -> int:
-    """Counters of a kernel: a power of two, one of them for assignments that are absent."""
+def _bins(experts: int) -> int:
     return max(_SCAN_WIDTH, 1 << experts.bit_length())
 
 
@@ -60,7 +60,7 @@ class Permutation:
         def empty(*shape: int) -> torch.Tensor:
             return torch.empty(shape, dtype=torch.int32, device=device)
 
-        bins = count_bins(experts)
+        bins = _bins(experts)
         tiles = max_tiles(assignments, experts, MIN_TILE_ROWS)
         return cls(
             empty(assignments),
@@ -112,45 +112,13 @@ def permute(
     dims.check("ids", ids, ("T", "K"), dtype=torch.int32)
     tokens, top_k = dims["T"], dims["K"]
     assignments = tokens * top_k
-    if rows_in_use is not None:
-        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
-    out = checked_permutation(dims, assignments, experts, tile_rows, ids.device, out)
-    if assignments == 0:
-        out.offsets.zero_()
-        out.num_tiles.zero_()
-        return out
-    few = assignments <= _FEW_ASSIGNMENTS
-    block = _FEW_BLOCK_ASSIGNMENTS if few else _BLOCK_ASSIGNMENTS
-    blocks, bins = -(-assignments // block), count_bins(experts)
-    grid = check_grid("permute", blocks)
-    if not few:
-        count_kernel[grid](ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
-        scan_kernel[(bins // _SCAN_WIDTH,)](
-            out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
-        )
-    everything = max(block, triton.next_power_of_2(assignments)) if few else 0
-    place_kernel[grid](
-        ids, rows_in_use, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
-        tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows,
-        num_warps=8, **LAUNCH,
-    )  # fmt: skip
-    return out
-
-
-def checked_permutation(
-    dims: LaunchDims, assignments: int, experts: int, tile_rows: int, device: torch.device, out: Permutation | None
-) -> Permutation:
-    """`out`, or room for so many assignments; binds S.
-
-    Raises:
-        KernelContractError: an argument of `permute` has another shape, dtype, device or range.
-    """
     check_range("experts", experts, 1, MAX_EXPERTS, "the kernels keep one counter per expert in registers")
     check_range("T x K", assignments, 0, INDEX_LIMIT - _BLOCK_ASSIGNMENTS, "pass fewer tokens in one call")
     check_range("tile_rows", tile_rows, MIN_TILE_ROWS, 1024, "use a tile of the table")
-    out = out or Permutation.allocate(assignments, experts, device)
-    bins = count_bins(experts)
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
+    out = out or Permutation.allocate(assignments, experts, ids.device)
+    bins = _bins(experts)
     dims.check("out.order", out.order, ("S",), dtype=torch.int32)
     check_range(
         "out.order.shape[0]",
@@ -164,4 +132,24 @@ def checked_permutation(
     dims.check("out.num_tiles", out.num_tiles, (1,), dtype=torch.int32)
     dims.check("out.block_counts", out.block_counts, (-(-dims["S"] // _BLOCK_ASSIGNMENTS), bins), dtype=torch.int32)
     dims.check("out.totals", out.totals, (bins,), dtype=torch.int32)
+    if assignments == 0:
+        out.offsets.zero_()
+        out.num_tiles.zero_()
+        return out
+    few = assignments <= _FEW_ASSIGNMENTS
+    block = _FEW_BLOCK_ASSIGNMENTS if few else _BLOCK_ASSIGNMENTS
+    blocks = -(-assignments // block)
+    grid = check_grid("permute", blocks)
+    if not few:
+        count_kernel[grid](ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
+        scan_kernel[(bins // _SCAN_WIDTH,)](
+            out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
+        )
+    everything = max(block, triton.next_power_of_2(assignments)) if few else 0
+    place_kernel[grid](
+        ids, rows_in_use, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
+        tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
+        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows, BATCH=_PLAN_BATCH,
+        num_warps=8, **LAUNCH,
+    )  # fmt: skip
     return out

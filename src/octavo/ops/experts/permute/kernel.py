@@ -24,19 +24,13 @@ def _keys(ids, assignment, live_assignments, experts):
 
 
 @triton.jit
-def count_before(key, assignment, other_key, other):
-    """How many of `other` that have the key of `assignment` come before it."""
-    same = key[:, None] == other_key[None, :]
-    return tl.sum((same & (other[None, :] < assignment[:, None])).to(tl.int32), 1)
-
-
-@triton.jit
 def _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK: tl.constexpr):
     """How many assignments from `first` on, before each of `assignment`, have its key."""
     rank = tl.zeros_like(assignment)
     for start in range(first, tl.max(assignment, 0) + 1, CHUNK):
         other = start + tl.arange(0, CHUNK)
-        rank += count_before(key, assignment, _keys(ids, other, live_assignments, experts), other)
+        same = key[:, None] == _keys(ids, other, live_assignments, experts)[None, :]
+        rank += tl.sum((same & (other[None, :] < assignment[:, None])).to(tl.int32), 1)
     return rank
 
 
@@ -85,40 +79,27 @@ def scan_kernel(
 
 
 @triton.jit
-def _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr):
-    """Write the tiles (expert, first row, rows): those of all experts that have as many before them in their expert, at once."""
-    expert = tl.arange(0, BINS)
+def _list_tiles(
+    counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr
+):
+    """Every program writes its share of the tiles (expert, first row, rows); BATCH tiles at a time."""
     expert_tiles = (counts + ROWS - 1) // ROWS
-    begin = tl.cumsum(expert_tiles, 0) - expert_tiles
+    end = tl.cumsum(expert_tiles, 0)
+    begin = end - expert_tiles
+    total = tl.minimum(tl.sum(expert_tiles, 0), max_tiles)
     if tl.program_id(0) == 0:
-        tl.store(num_tiles, tl.minimum(tl.sum(expert_tiles, 0), max_tiles))
-    for before in range(tl.program_id(0), tl.max(expert_tiles, 0), tl.num_programs(0)):
-        tile = begin + before
-        inside = (before < expert_tiles) & (tile < max_tiles)
+        tl.store(num_tiles, total)
+    for start in range(tl.program_id(0) * BATCH, total, tl.num_programs(0) * BATCH):
+        tile = start + tl.arange(0, BATCH)
+        inside = tile < total
+        expert = tl.sum((end[None, :] <= tile[:, None]).to(tl.int32), 1)
+        expert = tl.where(inside, expert, 0)
+        done = (tile - tl.gather(begin, expert, 0)) * ROWS
+        rows = tl.minimum(tl.gather(counts, expert, 0) - done, ROWS)
         entry = tiles + tile.to(tl.int64) * 3
-        done = before * ROWS
         tl.store(entry, expert, mask=inside)
-        tl.store(entry + 1, offset + done, mask=inside)
-        tl.store(entry + 2, tl.minimum(counts - done, ROWS), mask=inside)
-
-
-@triton.jit
-def place(
-    key, assignment, rank, counts, earlier, order, offsets, tiles, num_tiles, assignments, experts, max_tiles,
-    BINS: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Write `order` of each `assignment` at the offset of its `key`, behind `earlier` ones and `rank`; program 0 the offsets; all the tiles.
-
-    counts and earlier (BINS,): assignments of each key, and those of them before this program's. A key of E is no assignment.
-    """
-    bins = tl.arange(0, BINS)
-    counts = tl.where(bins < experts, counts, 0)
-    offset = tl.cumsum(counts, 0) - counts
-    if tl.program_id(0) == 0:
-        tl.store(offsets + bins, offset, mask=bins <= experts)
-    row = tl.gather(offset + earlier, key, 0) + rank
-    tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < assignments))
-    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS)
+        tl.store(entry + 1, tl.gather(offset, expert, 0) + done, mask=inside)
+        tl.store(entry + 2, rows, mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
@@ -126,7 +107,7 @@ def place_kernel(
     ids, rows_in_use, block_counts, totals, order, offsets, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
-    PDL: tl.constexpr,
+    BATCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
     wait_for_previous(PDL)
@@ -142,8 +123,10 @@ def place_kernel(
         first = tl.program_id(0) * BLOCK
         counts = tl.load(totals + bins)
         earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
-    rank = _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
-    place(
-        key, assignment, rank, counts, earlier, order, offsets, tiles, num_tiles, tokens * top_k, experts, max_tiles,
-        BINS, ROWS,
-    )  # fmt: skip
+    counts = tl.where(bins < experts, counts, 0)
+    offset = tl.cumsum(counts, 0) - counts
+    if tl.program_id(0) == 0:
+        tl.store(offsets + bins, offset, mask=bins <= experts)
+    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
+    tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
+    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 import triton
@@ -66,49 +65,31 @@ def route(
         KernelContractError: an argument has another shape, dtype, device or range.
     """
     dims = LaunchDims()
-    out = checked_routing(dims, logits, rule, out)
-    if rows_in_use is not None:
-        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
-    tokens, experts = dims["T"], dims["E"]
-    if tokens == 0:
-        return out
-    bias, scale, constants = rule_arguments(rule, experts)
-    route_kernel[check_grid("route", tokens)](
-        logits, bias, out.ids, out.weights, out.flags, rows_in_use, scale, tokens, experts,
-        LANES=MAX_TOP_K, SPOIL=spoil, num_warps=1, **constants, **LAUNCH,
-    )  # fmt: skip
-    return out
-
-
-def checked_routing(dims: LaunchDims, logits: torch.Tensor, rule: RoutingRule, out: Routing | None) -> Routing:
-    """`out`, or room for what `route` writes of `logits` (T, E); binds T and E.
-
-    Raises:
-        KernelContractError: an argument of `route` has another shape, dtype, device or range.
-    """
     dims.check("logits", logits, ("T", "E"), dtype=(torch.float32, torch.bfloat16))
-    tokens, experts, top_k = dims["T"], dims["E"], rule.top_k
+    tokens, experts = dims["T"], dims["E"]
     check_range("logits.shape[1]", experts, 1, MAX_EXPERTS, "the kernel keeps a row in registers")
+    top_k = rule.top_k
     check_range("top_k", top_k, 1, min(experts, MAX_TOP_K), "choose no more experts than there are")
     check_range("T x top_k", tokens * top_k, 0, INDEX_LIMIT, "pass fewer tokens in one call")
+    if rows_in_use is not None:
+        dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
     out = out or Routing.allocate(tokens, top_k, logits.device)
     dims.check("out.ids", out.ids, ("T", top_k), dtype=torch.int32)
     dims.check("out.weights", out.weights, ("T", top_k), dtype=torch.float32)
     dims.check("out.flags", out.flags, ("T",), dtype=torch.bool)
-    if isinstance(rule, SigmoidRule):
-        dims.check("rule.bias", rule.bias, ("E",), dtype=torch.float32)
-        _check_groups(experts, top_k, rule.groups, rule.kept)
-    return out
-
-
-def rule_arguments(rule: RoutingRule, experts: int) -> tuple[torch.Tensor | None, float, dict[str, Any]]:
-    """Bias, scale and constants with which a kernel routes by `rule` among so many experts."""
     bias, groups, kept, scale = None, 1, 1, 1.0
     if isinstance(rule, SigmoidRule):
         bias, groups, kept, scale = rule.bias, rule.groups, rule.kept, rule.scale
-    block = max(32, triton.next_power_of_2(experts))
-    constants = {"K": rule.top_k, "GROUPS": groups, "KEPT": kept, "BLOCK": block, "RENORMALIZE": rule.renormalize}
-    return bias, scale, constants
+        dims.check("rule.bias", bias, ("E",), dtype=torch.float32)
+        _check_groups(experts, top_k, groups, kept)
+    if tokens == 0:
+        return out
+    route_kernel[check_grid("route", tokens)](
+        logits, bias, out.ids, out.weights, out.flags, rows_in_use, scale, tokens, experts,
+        K=top_k, GROUPS=groups, KEPT=kept, BLOCK=max(32, triton.next_power_of_2(experts)),
+        RENORMALIZE=rule.renormalize, SPOIL=spoil, num_warps=1, **LAUNCH,
+    )  # fmt: skip
+    return out
 
 
 def _check_groups(experts: int, top_k: int, groups: int, kept: int) -> None:
