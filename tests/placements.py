@@ -14,9 +14,9 @@ from guard_pages import Scenario
 from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
 from octavo.ops.adjust import AdjustSettings
 from octavo.ops.adjust.cuda import cuda_adjust
-from octavo.ops.delta_net import DeltaNet, DeltaPlan, StateUse, plan_delta
+from octavo.ops.delta_net import DeltaPlan, StateUse, plan_delta
 from octavo.ops.delta_net.cpu import CpuDeltaNet
-from octavo.ops.delta_net.cuda import KernelDeltaNet
+from octavo.ops.delta_net.cuda import delta_net
 from octavo.ops.delta_net.layer import split_states
 from octavo.ops.draw import DrawSettings
 from octavo.ops.draw.cuda import cuda_draw, draw_sorted
@@ -226,17 +226,17 @@ def delta(device: torch.device) -> Iterator[Scenario]:
         states = torch.zeros((6, shape.state.numbers), device=device)
         for kept in split_states(states, shape):
             kept.copy_(_noise(*kept.shape).abs_().clamp_(max=1.0))
-        yield Scenario(f"delta_net {name}", (shape, weights, inputs, states, plan), _delta)
+        for tiles in (1, 2):
+            yield Scenario(
+                f"delta_net {name}, {tiles} tiles", (shape, weights, inputs, states.clone(), plan, tiles), _delta
+            )
 
 
-def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: Any) -> list[torch.Tensor]:
-    own = states.clone()
-    layers: list[tuple[DeltaNet, torch.Tensor]] = [
-        (KernelDeltaNet(shape, weights), states),
-        (CpuDeltaNet(shape, weights), own),
-    ]
+def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: Any, tiles: int) -> list[torch.Tensor]:
     qkv, write, decay = inputs
-    return [tensor for layer, kept in layers for tensor in (layer(qkv, write, decay, kept, plan), kept)]
+    own, cpu = states.clone(), CpuDeltaNet(shape, weights)
+    out = delta_net(qkv, write, decay, weights, states, plan, shape, tiles=tiles)
+    return [out, states, cpu(qkv, write, decay, own, plan), own]
 
 
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:

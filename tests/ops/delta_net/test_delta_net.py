@@ -13,7 +13,7 @@ import torch
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.config.delta_shape import SPAN
 from octavo.errors import KernelContractError
-from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, most_spans, plan_delta
+from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, cuda, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
 from octavo.ops.delta_net.layer import StateParts, split_states
 from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights
@@ -137,8 +137,12 @@ def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...]
 
 @shapes
 @pytest.mark.parametrize("before", [0, 1, 7, 14, 15])
-def test_single_rows_are_computed_as_chunks_are(shape: DeltaShape, before: int, device: torch.device) -> None:
+@pytest.mark.parametrize("resident", [cuda.RESIDENT_ROWS, 0], ids=["one tile", "two tiles"])
+def test_single_rows_are_computed_as_chunks_are(
+    shape: DeltaShape, before: int, resident: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What they give, and all that is kept; and the twin: to one of them a plan gives the place before its own."""
+    monkeypatch.setattr(cuda, "RESIDENT_ROWS", resident)
     tokens = Tokens.draw(32, shape, seed=6)
     uses = [StateUse(0, 0), StateUse(-1, 2), StateUse(1, 1)]
     plan = plan_delta(uses, (0, 1, 6, 7), (17 + before, 5, 17), device)
