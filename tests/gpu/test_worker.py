@@ -85,10 +85,10 @@ def test_memory_is_shared_out_by_measurement(tmp_path: Path) -> None:
     )
     worker = InProcessWorker(config)
     ready = worker.ready
-    assert ready.workspace_bytes > 0
-    assert ready.num_blocks == 64 * 16
     total = torch.cuda.get_device_properties(0).total_memory
-    assert torch.cuda.max_memory_reserved() < 0.5 * total
+    assert ready.workspace_bytes > 0
+    assert ready.num_blocks > 64 * 16, "what requests leave of the share keeps their prefixes"
+    assert 0.45 * total < torch.cuda.max_memory_reserved() < 0.5 * total
     sampling = SamplingParams(seed=1, logprobs=2, prompt_logprobs=1)
     worker.send(StepPlan(1, [], [Admission(3, [5, 6, 7, 8], 4, sampling, [])], [Chunk(3, 0, 4, [2], True)]))
     result = worker.receive(None)
