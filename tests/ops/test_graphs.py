@@ -126,6 +126,21 @@ def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
     assert all(layer.isnan().all() for layer in cache.layers)
 
 
+@pytest.mark.parametrize("room", range(3))
+def test_steps_without_room_for_a_graph_are_launched(
+    loaded: LoadedModel, expected: list[torch.Tensor], room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed, captured = graphs_of(loaded, cache, [1, 4, WHOLE]), itertools.count()
+    vars(graphed)["_capture"] = lambda launch: launch if next(captured) < room else None
+    assert list(wrong_chunks(expected, graphed, cache)) == []
+    assert next(captured) == room + 1, "it is not tried again"
+    assert not graphed.prepare_next()
+    assert [
+        record.message.partition(":")[2].split(",")[0] for record in caplog.records if record.levelname == "WARNING"
+    ] == [f" {room} of 7 graphs are recorded"]
+
+
 @pytest.mark.parametrize("most", [1, 2, 7, 8, 30, 100, 512, 1000, 4096])
 def test_sizes(most: int) -> None:
     sizes = graph_sizes(most)

@@ -24,9 +24,12 @@ log = logging.getLogger(__name__)
 MOST_TOKENS = 8192
 """Of a graph. Launched kernel by kernel, steps of 8,192 tokens took 79 to 112 ms on an H200 for 72 ms of kernels."""
 
+ROOM_BYTES = 512 << 20
+"""Of the device that graphs leave free. The driver keeps some megabytes for each, which torch's allocator does not count."""
+
 Replay = Callable[[], object]
-Capture = Callable[[Replay], Replay]
-"""From what launches to what launches the same again, on the same memory."""
+Capture = Callable[[Replay], Replay | None]
+"""From what launches to what launches the same again, on the same memory; None where there is no room for it."""
 
 
 def graph_sizes(most: int) -> list[int]:
@@ -47,8 +50,10 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
-    def __call__(self, launch: Replay) -> Replay:
-        """A graph of what `launch` launches; it is not run. What it allocates is reused by the next."""
+    def __call__(self, launch: Replay) -> Replay | None:
+        """A graph of what `launch` launches; it is not run. What it allocates is reused by the next. None: ROOM_BYTES are not free."""
+        if torch.cuda.mem_get_info()[0] < ROOM_BYTES:
+            return None
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -64,7 +69,8 @@ class GraphedModel:
     """`model` on CUDA; steps of up to the largest of `sizes` tokens are graphs, larger ones launch as they go.
 
     Both run the same kernels on the same rows, so a row's bits are the same. A graph is of a size, and of the kernels of attention that
-    have anything to do; it is recorded when it is first needed or by `prepare_next`.
+    have anything to do; it is recorded when it is first needed or by `prepare_next`. Once there is no room for another, steps that
+    have no graph launch as they go.
 
     Args:
         model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
@@ -89,6 +95,7 @@ class GraphedModel:
         self._device = kv_cache.device
         self._sizes, self._capture = list(sizes), capture
         self._graphs: dict[tuple[int, Lists], Replay] = {}
+        self._is_full = False
         most = max(sizes, default=0)
         decodes = sizes[: bisect.bisect_left(sizes, max_chunks) + 1]
         self._kinds = [(size, ANY) for size in reversed(sizes)]
@@ -103,12 +110,12 @@ class GraphedModel:
         count = len(batch.token_ids)
         where = bisect.bisect_left(self._sizes, count)
         if where == len(self._sizes):
-            return self._model.forward(batch.to(self._device), kv_cache)
+            return self._launch(batch)
         size = self._sizes[where]
         plan = self._plan(batch)
         kind = size, Lists.of(paged(plan))
-        if kind not in self._graphs:
-            self._record(*kind)
+        if kind not in self._graphs and not self._record(*kind):
+            return self._launch(batch)
         self._inputs.fill(batch, plan, size)
         self._graphs[kind]()
         wanted = batch.output_rows()
@@ -120,18 +127,21 @@ class GraphedModel:
 
     @torch.inference_mode()
     def prepare_next(self) -> bool:
-        """Record one graph that is not recorded yet; False if there is none."""
+        """Record one graph that is not recorded yet; False if there is none, or no room."""
         kind = next((kind for kind in self._kinds if kind not in self._graphs), None)
-        if kind is None:
-            return False
-        self._record(*kind)
-        return True
+        return kind is not None and self._record(*kind)
+
+    def _launch(self, batch: ForwardBatch) -> torch.Tensor:
+        return self._model.forward(batch.to(self._device), self._kv_cache)
 
     def _plan(self, batch: ForwardBatch) -> DecoderPlan:
         return self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
 
-    def _record(self, size: int, lists: Lists) -> None:
-        """Run a step without rows, so that its kernels are loaded, and record it: a step with rows would move states twice."""
+    def _record(self, size: int, lists: Lists) -> bool:
+        """Run a step without rows, so that its kernels are loaded, and record it if there is room: a step with rows would move states
+        twice."""
+        if self._is_full:
+            return False
         nothing = torch.empty(0, dtype=torch.int64)
         tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
         empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
@@ -142,8 +152,20 @@ class GraphedModel:
             self._hidden[:size].copy_(self._model.compute(batch, plan, self._kv_cache))
 
         launch()
-        self._graphs[size, lists] = self._capture(launch)
+        replay = self._capture(launch)
+        if replay is None:
+            self._is_full = True
+            log.warning(
+                "less than %d MiB of the device are free: %d of %d graphs are recorded, other steps launch kernel by kernel, which is "
+                "slower; lower gpu_memory_utilization",
+                ROOM_BYTES >> 20,
+                len(self._graphs),
+                len(self._kinds),
+            )
+            return False
+        self._graphs[size, lists] = replay
         log.debug("graph captured: steps of up to %d tokens, %s", size, lists)
+        return True
 
 
 def paged(plan: DecoderPlan) -> PagedPlan:
