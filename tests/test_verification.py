@@ -69,6 +69,17 @@ class WrongAfterPreemption(WrongWorker):
         return any(len(admission.token_ids) > admission.num_prompt_tokens for admission in plan.admissions)
 
 
+class WrongPrompts(MockWorker):
+    """One bit of the last score of a prompt that is longer than a token."""
+
+    def _run(self, plan: StepPlan) -> StepResult:
+        result = super()._run(plan)
+        for part in result.prompt_scores:
+            last = part.scores[-1]
+            part.scores[-1] = TokenScore(last.token_id, last.logprob + 2**-40, last.rank, last.top)
+        return result
+
+
 class DiesAt(MockWorker):
     """Dies in a step of exactly 1001 tokens in several chunks."""
 
@@ -82,7 +93,8 @@ def failures(worker: MockWorker) -> dict[str, str]:
     """Name of each failed case to its trouble."""
     verification = Verification(worker, CONFIG, quick=True)
     verification.run_alone()
-    outcomes = [*(verification.run(case) for case in verification.cases()), verification.refusals()]
+    outcomes = [*(verification.run(case) for case in verification.cases())]
+    outcomes += [verification.scored_as_prompts(), verification.refusals()]
     assert len({outcome.name for outcome in outcomes}) == len(outcomes)
     return {outcome.name: outcome.trouble for outcome in outcomes if outcome.trouble}
 
@@ -98,6 +110,7 @@ def test_a_worker_that_keeps_the_promises_passes_every_case() -> None:
         (WrongFromCache, "prefix from the cache"),
         (WrongInChunks, "prompts in chunks of 37 tokens"),
         (WrongAfterPreemption, "preempted"),
+        (WrongPrompts, "answers scored as prompts"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -112,6 +125,7 @@ def test_a_death_fails_its_case_and_those_after() -> None:
     troubles = [verification.run(case).trouble for case in verification.cases()]
     fatal = next(number for number, trouble in enumerate(troubles) if trouble)
     assert all("illegal memory access" in trouble for trouble in troubles[fatal:])
+    assert verification.scored_as_prompts().trouble == "illegal memory access"
     assert verification.refusals().trouble == "illegal memory access"
 
 

@@ -250,6 +250,26 @@ class Verification:
             trouble = answer.error.message if answer.error is not None else "the answer after them differs"
         return Outcome("bad requests refused", int(not trouble), 1, 0, trouble)
 
+    def scored_as_prompts(self) -> Outcome:
+        """A probe's answer, sent behind its prompt as a prompt of its own: each token's scores are those that it was decoded with."""
+        config = dataclasses.replace(self._config, prefix_caching=False)
+        asked: list[Request] = []
+        for probe in self.probes:
+            decoded = [token for token, _score in self.reference[probe.request_id].tokens[:-1]]
+            sampling = SamplingParams(max_tokens=1, prompt_logprobs=probe.sampling.logprobs)
+            asked.append(Request(probe.request_id, [*probe.prompt_token_ids, *decoded], sampling))
+        run = self._run(config, [asked])
+        equal, trouble = 0, ""
+        for request in asked:
+            answer, reference = run.answers[request.request_id], self.reference[request.request_id].tokens[:-1]
+            if answer.error is not None:
+                trouble = answer.error.message
+            elif (answer.prompt_scores or [])[-len(reference) :] == [score for _token, score in reference]:
+                equal += 1
+        trouble = trouble or ("" if equal == len(asked) else f"{len(asked) - equal} answers differ")
+        largest = max((record.tokens for record in run.records), default=0)
+        return Outcome("answers scored as prompts", equal, len(asked), largest, trouble)
+
     def _budget_case(self, plain: EngineConfig, tokens: int) -> Case:
         """Steps of exactly `tokens` tokens, as prompts fill them."""
         prompt = sum(len(probe.prompt_token_ids) for probe in self.probes)

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         failed = 0
         for check in [
             *(lambda case=case: verification.run(case) for case in verification.cases()),
+            verification.scored_as_prompts,
             verification.refusals,
         ]:
             began = time.monotonic()

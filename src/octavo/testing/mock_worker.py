@@ -71,17 +71,18 @@ def mock_token(
     while num_made < sampling.min_tokens and token in stop_ids:
         token = (token + 1) % vocab_size
     num_top = sampling.num_scores
-    score = None if num_top is None else mock_score(draw, token, num_top, vocab_size)
+    score = None if num_top is None else mock_score(history, token, num_top, vocab_size)
     if score is not None and sampling.logprob_token_ids is not None:
-        top = [(id_, -((draw ^ id_) % 1024) / 64) for id_ in sampling.logprob_token_ids]
+        top = [(id_, -((history ^ id_) % 1024) / 64) for id_ in sampling.logprob_token_ids]
         score = msgspec.structs.replace(score, top=top)
     return SampledToken(0, token, score)
 
 
-def mock_score(draw: int, token: int, num_top: int, vocab_size: int) -> TokenScore:
-    """Scores that are a function of their arguments and look like log-probabilities."""
+def mock_score(history: int, token: int, num_top: int, vocab_size: int) -> TokenScore:
+    """Scores that are a function of their arguments, as for a token of a prompt as for one that was made, and look like
+    log-probabilities."""
     top = [((token + i) % vocab_size, -i / 8) for i in range(num_top)]
-    return TokenScore(token, -(draw % 1024) / 64, 1 + draw % 7, top)
+    return TokenScore(token, -(history % 1024) / 64, 1 + history % 7, top)
 
 
 class MockWorker:
@@ -345,9 +346,9 @@ class MockWorker:
         first, end = chunk.start + 1, min(chunk.start + chunk.count + 1, slot.num_prompt_tokens)
         scores = []
         for position in range(first, end):
-            draw = digest(slot.tokens[:position])
+            history = digest(slot.tokens[:position])
             scores.append(
-                mock_score(draw, int(slot.tokens[position]), slot.sampling.prompt_logprobs, self.config.vocab_size)
+                mock_score(history, int(slot.tokens[position]), slot.sampling.prompt_logprobs, self.config.vocab_size)
             )
         return PromptScores(chunk.slot, first, scores)
 
