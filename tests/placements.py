@@ -179,6 +179,10 @@ def routing(device: torch.device) -> Iterator[Scenario]:
         for number, used in _counts(tokens, device):
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
+            for slack in (0, 7):
+                yield Scenario(
+                    f"route one of {label} {number} slack {slack}", (logits[:1], top_k, slack, used), _route_one
+                )
             placed = (x, y, ids, weights, norm, experts, used)
             yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
 
@@ -199,10 +203,20 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
+def _route_one(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    permutation = Permutation.allocate(top_k + slack, logits.shape[1], logits.device)
+    out = route(logits, SoftmaxRule(top_k, True), rows_in_use=used, permutation=permutation)
+    return [out.ids, out.weights, out.flags, *_permuted(permutation)]
+
+
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     permutation = Permutation.allocate(ids.numel() + slack, experts, ids.device)
     permute(ids, experts, tile_rows=16, rows_in_use=used, out=permutation)
-    return [permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles]
+    return _permuted(permutation)
+
+
+def _permuted(permutation: Permutation) -> list[torch.Tensor]:
+    return [permutation.order, permutation.rows_in_use, permutation.tiles, permutation.num_tiles]
 
 
 def _combine(

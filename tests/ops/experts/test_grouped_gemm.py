@@ -84,7 +84,7 @@ def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
     x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
     grouped_gemm_swiglu(x, w, permutation, top_k=case.ids.shape[1], tile=tile, out=out, assignments=assignments)
     guard.check()
-    used = int(permutation.offsets[-1])
+    used = int(permutation.rows_in_use)
     assert out[used:].isnan().all(), "rows not in use were written"
     by_assignment = torch.full_like(out[:assignments], torch.nan)
     by_assignment[permutation.order[:used].long()] = out[:used]
@@ -114,7 +114,7 @@ def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Acti
 def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
     """(S, H) bf16 in assignment order; absent assignments NaN."""
     permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
-    x = placed(case.x, permutation.order[: int(permutation.offsets[-1])].long(), permutation.assignments, guard)
+    x = placed(case.x, permutation.order[: int(permutation.rows_in_use)].long(), permutation.assignments, guard)
     out = guard.empty((permutation.assignments, case.w.data.shape[1]), torch.bfloat16)
     grouped_gemm(x, guard.rebuild_copy(case.w), permutation, tile=tile, out=out, assignments=assignments)
     guard.check()

@@ -12,9 +12,11 @@ from cases import distinct_ids
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.experts import choose_experts
+from octavo.ops.experts.permute import Permutation
 from octavo.ops.experts.route import Routing, route
 from octavo.ops.experts.route.reference import route_reference
 from octavo.ops.experts.rules import RoutingRule, SigmoidRule, SoftmaxRule
+from ops.experts.test_permute import assert_permutation
 
 SHAPES = [(1, 1, 1), (2, 8, 2), (17, 60, 4), (3, 64, 6), (5, 128, 8), (2, 257, 10), (3, 512, 22), (2, 512, 32)]
 INF, NAN = float("inf"), float("nan")
@@ -132,6 +134,33 @@ def test_rows_past_the_count_are_absent(count: int, device: torch.device) -> Non
     assert got.ids[rows:].eq(-1).all()
     assert got.weights[rows:].eq(0).all()
     assert not got.flags[rows:].any()
+
+
+@pytest.mark.parametrize("used", [None, 0, 1, 2])
+@pytest.mark.parametrize(("experts", "top_k"), [(1, 1), (8, 8), (60, 4), (128, 8), (257, 10), (512, 32)])
+def test_choices_of_one_token_are_permuted(experts: int, top_k: int, used: int | None, device: torch.device) -> None:
+    """As `permute` does it for the same ids, in memory of just the size and of more."""
+    logits = torch.randn((1, experts), generator=torch.Generator().manual_seed(experts))
+    count = None if used is None else torch.tensor([used], dtype=torch.int32, device=device)
+    for rule in (SoftmaxRule(top_k, True), sigmoid_rule(experts, top_k, device)):
+        guard = Guard(device)
+        for room in (top_k, top_k + 9):
+            got = guard.rebuild(Permutation.allocate(room, experts, device))
+            ids = route(guard.copy(logits.to(device)), rule, rows_in_use=count, permutation=got).ids
+            guard.check()
+            assert (ids >= 0).all() == (used != 0)
+            assert_permutation(got, ids, experts, 16, used)
+        got.order[0] += 1 if used == 0 or top_k > 1 else 2
+        with pytest.raises(AssertionError):
+            assert_permutation(got, ids, experts, 16, used)
+
+
+def test_choices_of_several_tokens_are_not_permuted(device: torch.device) -> None:
+    room = Permutation.allocate(4, 8, device)
+    with pytest.raises(KernelContractError, match="several tokens"):
+        route(torch.zeros((2, 8), device=device), SoftmaxRule(2, True), permutation=room)
+    with pytest.raises(KernelContractError, match=r"permutation\.order"):
+        route(torch.zeros((1, 8), device=device), SoftmaxRule(5, True), permutation=room)
 
 
 def test_no_tokens(device: torch.device) -> None:

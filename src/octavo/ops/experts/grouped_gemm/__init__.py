@@ -12,7 +12,7 @@ from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.ops.experts.grouped_gemm.tile import Tile
-from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
+from octavo.ops.experts.permute import Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
@@ -87,17 +87,13 @@ def _check(
         )
     parts = 2 if gated else 1
     dims = LaunchDims()
-    dims.check("permutation.order", permutation.order, ("S",), dtype=torch.int32)
     w.check("w", dims, parts)
     if w.data.shape[1] % parts:
         raise KernelContractError(
             "w.data.shape[1]", "2 x I rows, gate then up", f"{w.data.shape[1]} (stack gate and up)"
         )
     x.check("x", dims, "R", "K")
-    dims.check("permutation.offsets", permutation.offsets, (dims["E"] + 1,), dtype=torch.int32)
-    tiles = max_tiles(dims["S"], dims["E"], MIN_TILE_ROWS)
-    dims.check("permutation.tiles", permutation.tiles, (tiles, 3), dtype=torch.int32)
-    dims.check("permutation.num_tiles", permutation.num_tiles, (1,), dtype=torch.int32)
+    permutation.check("permutation", dims, dims["E"])
     dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
     check_range(
         "assignments", assignments, 0, dims["S"], "allocate the permutation for the most assignments of any call"

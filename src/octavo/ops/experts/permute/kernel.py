@@ -104,12 +104,12 @@ def _list_tiles(
 
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
 def place_kernel(
-    ids, rows_in_use, block_counts, totals, order, offsets, tiles, num_tiles,
+    ids, rows_in_use, block_counts, totals, order, sorted_rows, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
     BATCH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
+    """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
     wait_for_previous(PDL)
     live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -126,7 +126,7 @@ def place_kernel(
     counts = tl.where(bins < experts, counts, 0)
     offset = tl.cumsum(counts, 0) - counts
     if tl.program_id(0) == 0:
-        tl.store(offsets + bins, offset, mask=bins <= experts)
+        tl.store(sorted_rows, tl.sum(counts, 0))
     row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
     tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
     _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)
