@@ -25,7 +25,7 @@ from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
-from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.permute import Permutation, most_apart, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
@@ -180,8 +180,9 @@ def routing(device: torch.device) -> Iterator[Scenario]:
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
             for slack in (0, 7):
+                few = logits[: most_apart(top_k, experts)]
                 yield Scenario(
-                    f"route one of {label} {number} slack {slack}", (logits[:1], top_k, slack, used), _route_one
+                    f"route {len(few)} of {label} {number} slack {slack}", (few, top_k, slack, used), _route_apart
                 )
             placed = (x, y, ids, weights, norm, experts, used)
             yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
@@ -203,8 +204,8 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
-def _route_one(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
-    permutation = Permutation.allocate(top_k + slack, logits.shape[1], logits.device)
+def _route_apart(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    permutation = Permutation.allocate(len(logits) * top_k + slack, logits.shape[1], logits.device)
     out = route(logits, SoftmaxRule(top_k, True), rows_in_use=used, permutation=permutation)
     return [out.ids, out.weights, out.flags, *_permuted(permutation)]
 

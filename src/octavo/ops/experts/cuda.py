@@ -6,6 +6,7 @@ import torch
 
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.moe import MoeWorkspace, expert_parts
+from octavo.ops.experts.permute import most_apart
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import Weights
@@ -47,7 +48,8 @@ class KernelExperts:
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
     ) -> WeightedSum:
         """The same, not summed yet: parts in the workspace; see `Experts`."""
-        permutation = self._workspace.permutation if len(logits) == 1 else None
+        few = len(logits) <= most_apart(self._rule.top_k, logits.shape[1])
+        permutation = self._workspace.permutation if few else None
         routing = route(logits, self._rule, spoil=True, rows_in_use=rows_in_use, permutation=permutation)
         return expert_parts(
             x, routing.ids, routing.weights, self._gate_up, self._down,

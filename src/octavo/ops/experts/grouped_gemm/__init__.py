@@ -36,7 +36,7 @@ def grouped_gemm_swiglu(
     Args:
         x: (T, H) in the format that `w` asks for; read at the tokens of the permutation only.
         w: (E, 2I, H), gate rows first; read.
-        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows.
+        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows, or `route` for few.
         top_k: assignments per token.
         tile: sizes of one program's work.
         out: (S, I) bf16 with S = permutation.assignments; rows in use are written, others left alone.
@@ -63,7 +63,7 @@ def grouped_gemm(
     Args:
         x: (R, I) sorted rows in the format that `w` asks for, R >= assignments; read at the rows in use only.
         w: (E, H, I); read.
-        permutation: what `permute` wrote with tile_rows = tile.rows.
+        permutation: what `permute` wrote with tile_rows = tile.rows, or `route` for few tokens.
         tile: sizes of one program's work.
         out: (S, H) bf16, S = permutation.assignments, in assignment order; assignments in use are written, absent ones left alone.
         assignments: most assignments the permutation can hold in this call, at most S: decides the grid.

@@ -11,10 +11,12 @@ from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.permute.kernel import count_kernel, place_kernel, scan_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
-__all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"]
+__all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "most_apart", "permute"]
 
 MAX_EXPERTS = 512
 MIN_TILE_ROWS = 16
+_MOST_APART = 4
+"""Tokens. Programs of the first product for 32 choices run all at once on an H200; of more, those of one expert may not."""
 _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
 _FEW_BLOCK_ASSIGNMENTS = 16
@@ -27,6 +29,15 @@ _SCAN_HEIGHT = 256
 def max_tiles(assignments: int, experts: int, rows: int) -> int:
     """Most tiles of `rows` rows that so many assignments can need: each expert in use ends in at most one partial tile."""
     return assignments // rows + min(assignments, experts)
+
+
+def most_apart(top_k: int, experts: int) -> int:
+    """Most tokens whose choices of `top_k` of so many experts need no sorting.
+
+    Hardly two of them are of one expert, whose weights are then read twice at the same time: a tile for each choice costs less than
+    the launch that would join them.
+    """
+    return max(1, min(_MOST_APART, experts // (4 * top_k)))
 
 
 def _bins(experts: int) -> int:
@@ -43,7 +54,7 @@ class Permutation:
     order: torch.Tensor
     """(S,) int32: the assignment at each sorted row; rows from `rows_in_use` on are never written."""
     rows_in_use: torch.Tensor
-    """(1,) int32: sorted rows, those of an expert next to each other."""
+    """(1,) int32: sorted rows."""
     tiles: torch.Tensor
     """(max_tiles, 3) int32: expert, first row, rows (at most the tile's); entries from num_tiles on are not written."""
     num_tiles: torch.Tensor

@@ -8,7 +8,7 @@ import torch
 import triton
 
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.experts.permute import Permutation
+from octavo.ops.experts.permute import Permutation, most_apart
 from octavo.ops.experts.route.kernel import route_kernel
 from octavo.ops.experts.rules import RoutingRule, SigmoidRule
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -59,7 +59,8 @@ def route(
         spoil: whether the weights of a flagged row are NaN, and with them all that is made of it.
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
-        permutation: written, where T is 1, as `permute` writes it for the ids, whatever the height of tiles. None: it is not.
+        permutation: written, for up to `most_apart` tokens: the choices of a token by expert, one token behind the other, each as
+            a tile of its own of one row. None: it is not.
 
     Returns:
         ids (T, K) int32, weights (T, K) f32, flags (T,) bool.
@@ -82,10 +83,11 @@ def route(
     dims.check("out.flags", out.flags, ("T",), dtype=torch.bool)
     places: tuple[torch.Tensor | None, ...] = (None, None, None, None)
     if permutation is not None:
-        check_range("T", tokens, 1, 1, "sort the choices of several tokens by `permute`")
+        check_range("T", tokens, 0, most_apart(top_k, experts), "sort the choices of more tokens by `permute`")
         permutation.check("permutation", dims, experts)
+        room = dims["S"]
         check_range(
-            "permutation.order.shape[0]", dims["S"], top_k, INDEX_LIMIT, "allocate it for the choices of a token"
+            "permutation.order.shape[0]", room, tokens * top_k, INDEX_LIMIT, "allocate it for T x top_k choices"
         )
         places = permutation.order, permutation.rows_in_use, permutation.tiles, permutation.num_tiles
     bias, groups, kept, scale = None, 1, 1, 1.0

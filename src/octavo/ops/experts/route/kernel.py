@@ -30,15 +30,15 @@ def _keep_groups(scores, expert, experts, GROUPS: tl.constexpr, KEPT: tl.constex
 
 
 @triton.jit
-def _place(chosen, assignment, live, order, sorted_rows, tiles, num_tiles, K: tl.constexpr):
-    """What the permutation of one token is: its K experts are distinct, so that each has one tile of one row."""
+def _place(chosen, assignment, token, used, order, sorted_rows, tiles, num_tiles, K: tl.constexpr):
+    """The K choices of a token by expert, each as a tile of one row, behind those of the tokens before it."""
     mine = assignment < K
-    row = tl.sum(((chosen[None, :] < chosen[:, None]) & mine[None, :]).to(tl.int32), 1)
-    used = tl.where(live, K, 0)
-    tl.store(sorted_rows, used)
-    tl.store(num_tiles, used)
-    inside = mine & live
-    tl.store(order + row, assignment, mask=inside)
+    row = token * K + tl.sum(((chosen[:, None] < chosen[None, :]) & mine[:, None]).to(tl.int32), 0)
+    if token == 0:
+        tl.store(sorted_rows, used * K)
+        tl.store(num_tiles, used * K)
+    inside = mine & (token < used)
+    tl.store(order + row, token * K + assignment, mask=inside)
     tl.store(tiles + row * 3, chosen, mask=inside)
     tl.store(tiles + row * 3 + 1, row, mask=inside)
     tl.store(tiles + row * 3 + 2, 1, mask=inside)
@@ -68,13 +68,14 @@ def route_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag; they are read,
-    so that nothing waits for their number. With `order`, where T is 1, the permutation is written too.
+    so that nothing waits for their number. With `order` the permutation is written too, each choice apart.
 
     Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides.
     """
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
-    live = row < load_rows_in_use(rows_in_use, tokens)
+    used = load_rows_in_use(rows_in_use, tokens)
+    live = row < used
     expert = tl.arange(0, BLOCK)
     inside = expert < experts
     x = tl.load(logits + row * experts + expert, mask=inside, other=0.0).to(tl.float32)
@@ -112,4 +113,4 @@ def route_kernel(
     tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < K)
     tl.store(flags + row, flagged & live)
     if order is not None:
-        _place(chosen, assignment, live, order, sorted_rows, tiles, num_tiles, K)
+        _place(chosen, assignment, tl.program_id(0), used, order, sorted_rows, tiles, num_tiles, K)
