@@ -291,7 +291,12 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        for tile in (None, DenseTile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
+        tiles: list[DenseTile | None] = [None]
+        if width % 128 == 0:
+            tiles.append(DenseTile(64, 64, 4, 3, tma=True))
+        if width % 128 == 0 and kind is not Fp8Block and rows <= 32:
+            tiles += [DenseTile(32, 64, 4, 2, tma=True, early=early) for early in (1, 2)[: width // 128]]
+        for tile in tiles:
             label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
         x = _noise(rows, width).bfloat16().to(device)
