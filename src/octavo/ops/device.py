@@ -41,6 +41,16 @@ def launch_next_early(PDL: tl.constexpr):
 
 
 @triton.jit
+def launch_next_and_wait(PDL: tl.constexpr):
+    """`wait_for_previous`, with the next kernel's launch before the wait: a product behind this one asks for its weights meanwhile.
+
+    What the next kernel reads before its own wait must be complete when the kernel before this one has passed its wait.
+    """
+    launch_next_early(PDL)
+    wait_for_previous(PDL)
+
+
+@triton.jit
 def load_rows_in_use(rows_in_use, capacity):
     """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity]."""
     rows = capacity

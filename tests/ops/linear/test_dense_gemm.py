@@ -39,6 +39,7 @@ EARLY = [
     DenseTile(16, 64, 4, 2, tma=True, early=1),
     DenseTile(16, 64, 4, 3, tma=True, early=4, step_factor=2),
     DenseTile(32, 128, 4, 2, tma=True, early=2),
+    DenseTile(16, 64, 4, 2, tma=True, early=8),
 ]
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
@@ -151,7 +152,7 @@ def test_every_choice_can_run(rows: int) -> None:
 
 
 @pytest.mark.parametrize("tile", EARLY, ids=str)
-@pytest.mark.parametrize("width", [512, 528, 1040])
+@pytest.mark.parametrize("width", [528, 1024, 1040])
 @pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Bf16], ids=lambda kind: kind.__name__)
 def test_weights_that_come_early_give_the_same_bits(
     kind: type, width: int, tile: DenseTile, device: torch.device

@@ -40,9 +40,10 @@ def _early_tile(rows: int, steps: int) -> DenseTile:
     """Of up to 64 rows: as much of a row of the weight as shared memory has room for is loaded while the kernel before still runs."""
     height = 16 if rows <= 16 else 32 if rows <= 32 else 64
     most = {16: 16, 32: 16 if steps == 16 else 8, 64: 8}[height]
-    if steps <= most and steps.bit_count() == 1:
-        return DenseTile(height, 64, 4, 2, tma=True, early=steps)
-    early = min(most, 1 << (steps.bit_length() - 1))
+    early = 1 << (steps - 1).bit_length()
+    if early <= most:  # what is past K is not loaded, and zero
+        return DenseTile(height, 64, 4, 2, tma=True, early=early)
+    early = min(most, early // 2)
     return DenseTile(height, 64, 4, 2 if height == 64 else 3, step_factor=2, tma=True, early=early)
 
 

@@ -54,7 +54,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
         check_range("tile.early", tile.early, 0, 0, "a step is a block of weights")
     if early:
         check_range("rows", rows, 1, tile.rows, "use a tile of more rows, or one that loads nothing early")
-        check_range("K", width, early, INDEX_LIMIT, "load less early")
+        check_range("K", width, early // 2 + 1, INDEX_LIMIT, "load less early")
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
     early_weights: TensorDescriptor | None = None

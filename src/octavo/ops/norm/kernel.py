@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous, weighted_sum
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use, weighted_sum
 from octavo.ops.quantize.kernel import store_row
 
 
@@ -25,7 +25,7 @@ def add_norm_kernel(
     inside = column < width
     # no kernel writes weights, and they come from memory: nobody has read them since the step before
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     at = row * width + column
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)

@@ -104,6 +104,9 @@ def _check(
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
         check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
+        check_range("tile.early", tile.early, 0, 0, "a step is a block of weights")
+    least = tile.early * STEP[w.data.dtype] // 2 + 1
+    check_range("K", dims["K"], least, INDEX_LIMIT, "load less early")
     return dims
 
 
@@ -125,17 +128,23 @@ def _launch(
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
-    step = tile.step_factor * STEP[w.data.dtype]
+    step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
+    x_early: TensorDescriptor | None = None
+    w_early: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
         weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
+    if early:
+        w_early = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, early)
+        x_early = descriptor("x.data", x.data, tile.rows, early)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
+        x.data, x_tiles, x_early, x.scales, weights, w_early, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,
         N=columns, GATED=gated, GATHER=gated, TOP_K=top_k, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
+        EARLY=early, LATE=dims["K"] > early,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
