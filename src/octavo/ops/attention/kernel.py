@@ -18,8 +18,8 @@ ONES_TALL = tl.constexpr(16)
 ONES_WIDE = tl.constexpr(8)
 """Columns of ones where rows are the tall side. One is read.
 
-Either way Triton takes the 16 x 8 product of one warp, which has ones in registers: without the 2 KiB of shared memory that a warp
-group's product needs for them, three tiles of 64 keys and 128 numbers leave room for two programs on a multiprocessor, to the byte.
+Of as few, Triton takes the product of single warps, in both kernels, and keeps the ones in registers. A warp group's would take 2 KiB of
+shared memory, with which three tiles of 64 keys of 128 numbers leave room for one program on a multiprocessor, and without for two.
 """
 
 
