@@ -52,10 +52,13 @@ def launch_next_and_wait(PDL: tl.constexpr):
 
 @triton.jit
 def load_rows_in_use(rows_in_use, capacity):
-    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity]."""
+    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity].
+
+    Not by way of the first cache, so that a number that an earlier kernel has written may be read before the wait for the last one.
+    """
     rows = capacity
     if rows_in_use is not None:
-        rows = tl.minimum(tl.maximum(tl.load(rows_in_use), 0), capacity)
+        rows = tl.minimum(tl.maximum(tl.load(rows_in_use, cache_modifier=".cg"), 0), capacity)
     return rows
 
 

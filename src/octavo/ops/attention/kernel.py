@@ -65,25 +65,28 @@ def _block_ids(table, start, context, columns, BLOCK_SIZE: tl.constexpr, KV_TILE
     """Blocks of the tile of keys from `start` on, -1 for none: one number where the tile is in one block, else (KV_TILE,)."""
     if BLOCK_SIZE % KV_TILE == 0:
         place = start // BLOCK_SIZE
-        return tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+        return tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1, cache_modifier=".cg")
     else:
         key = start + tl.arange(0, KV_TILE)
         place = key // BLOCK_SIZE
-        return tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
+        inside = (key < context) & (place >= 0) & (place < columns)
+        return tl.load(table + place, mask=inside, other=-1, cache_modifier=".cg")
 
 
 @triton.jit
 def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale,
+    rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
     KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One query tile, one KV head, some splits of its context: `item` is the piece of work times KV_HEADS plus the head.
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
     KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
-    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step.
+    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step. The step's plan is older than the
+    kernel before, and read before the wait for it.
     """
     along: tl.constexpr = 0 if KEYS_TALL else 1
     heads = KV_HEADS * SHARED
@@ -95,13 +98,13 @@ def _attend(
     offset = tl.arange(0, KV_TILE)
     entry = work + item // KV_HEADS * 7
     group = item % KV_HEADS
-    chunk = tl.load(entry)
-    first_row = tl.load(entry + 1)
-    tokens = tl.load(entry + 2)
-    first_position = tl.load(entry + 3)
-    first_split = tl.load(entry + 4)
-    end_split = tl.load(entry + 5)
-    split_result = tl.load(entry + 6)
+    chunk = tl.load(entry, cache_modifier=".cg")
+    first_row = tl.load(entry + 1, cache_modifier=".cg")
+    tokens = tl.load(entry + 2, cache_modifier=".cg")
+    first_position = tl.load(entry + 3, cache_modifier=".cg")
+    first_split = tl.load(entry + 4, cache_modifier=".cg")
+    end_split = tl.load(entry + 5, cache_modifier=".cg")
+    split_result = tl.load(entry + 6, cache_modifier=".cg")
     sound = (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_row < rows)
     sound = sound & (first_position >= 0) & (first_split >= 0)
     if sound:
@@ -113,8 +116,6 @@ def _attend(
         at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
         at += _of_columns(column, KEYS_TALL)
         mask = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
-        q = tl.load(queries + at, mask=mask, other=0.0)
-
         table = tables + chunk.to(tl.int64) * columns
         keys = cache + group * WIDTH + column
         row_max = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -129,6 +130,9 @@ def _attend(
         tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
         tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
         next_block = _block_ids(table, first_key, context, columns, BLOCK_SIZE, KV_TILE)
+        if overlap_previous == 0:
+            wait_for_previous(PDL)
+        q = tl.load(queries + at, mask=mask, other=0.0)
         # one loop over all splits: one for each would wait for the first keys of each
         for start in range(first_key, end, KV_TILE):
             key = start + offset
@@ -219,23 +223,20 @@ def attend_kernel(
     """
     if overlap_previous != 0:
         launch_next_early(PDL)
-    else:
-        wait_for_previous(PDL)
     if lines_in_use is None:
         _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale,
-            KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
+            rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
+            KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * KV_HEADS, tl.num_programs(0)):
             _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
-                rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale,
-                KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
+                rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
+                KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
             )  # fmt: skip
-    if overlap_previous != 0:
-        wait_for_previous(PDL)
+    wait_for_previous(PDL)  # programs without work, and those that overlapped the kernel before, must not end before it
 
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])
