@@ -21,7 +21,6 @@ _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
 _FEW_BLOCK_ASSIGNMENTS = 16
 _CHUNK = 32
-_PLAN_BATCH = 16
 _SCAN_WIDTH = 16
 _SCAN_HEIGHT = 256
 
@@ -163,7 +162,7 @@ def permute(
     place_kernel[grid](
         ids, rows_in_use, out.block_counts, out.totals, out.order, out.rows_in_use, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows, BATCH=_PLAN_BATCH,
+        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows,
         num_warps=8, **LAUNCH,
     )  # fmt: skip
     return out

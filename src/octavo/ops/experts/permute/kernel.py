@@ -79,27 +79,21 @@ def scan_kernel(
 
 
 @triton.jit
-def _list_tiles(
-    counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr
-):
-    """Every program writes its share of the tiles (expert, first row, rows); BATCH tiles at a time."""
+def _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr):
+    """Write the tiles (expert, first row, rows): those of all experts that have as many before them in their expert, at once."""
+    expert = tl.arange(0, BINS)
     expert_tiles = (counts + ROWS - 1) // ROWS
-    end = tl.cumsum(expert_tiles, 0)
-    begin = end - expert_tiles
-    total = tl.minimum(tl.sum(expert_tiles, 0), max_tiles)
+    begin = tl.cumsum(expert_tiles, 0) - expert_tiles
     if tl.program_id(0) == 0:
-        tl.store(num_tiles, total)
-    for start in range(tl.program_id(0) * BATCH, total, tl.num_programs(0) * BATCH):
-        tile = start + tl.arange(0, BATCH)
-        inside = tile < total
-        expert = tl.sum((end[None, :] <= tile[:, None]).to(tl.int32), 1)
-        expert = tl.where(inside, expert, 0)
-        done = (tile - tl.gather(begin, expert, 0)) * ROWS
-        rows = tl.minimum(tl.gather(counts, expert, 0) - done, ROWS)
+        tl.store(num_tiles, tl.minimum(tl.sum(expert_tiles, 0), max_tiles))
+    for before in range(tl.program_id(0), tl.max(expert_tiles, 0), tl.num_programs(0)):
+        tile = begin + before
+        inside = (before < expert_tiles) & (tile < max_tiles)
         entry = tiles + tile.to(tl.int64) * 3
+        done = before * ROWS
         tl.store(entry, expert, mask=inside)
-        tl.store(entry + 1, tl.gather(offset, expert, 0) + done, mask=inside)
-        tl.store(entry + 2, rows, mask=inside)
+        tl.store(entry + 1, offset + done, mask=inside)
+        tl.store(entry + 2, tl.minimum(counts - done, ROWS), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
@@ -107,7 +101,7 @@ def place_kernel(
     ids, rows_in_use, block_counts, totals, order, sorted_rows, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
-    BATCH: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
     wait_for_previous(PDL)
@@ -129,4 +123,4 @@ def place_kernel(
         tl.store(sorted_rows, tl.sum(counts, 0))
     row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
     tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
-    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)
+    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS)
