@@ -32,9 +32,9 @@ def stay_behind(x, PACK: tl.constexpr, PDL: tl.constexpr):
 def launch_next_early(PDL: tl.constexpr):
     """Let the next kernel start its launch; call `wait_for_previous` at the end instead of the start.
 
-    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have waited for
-    its own predecessor, so that whatever ran earlier has finished. Every program must reach the wait at the end: the next
-    kernel waits for this one only.
+    For a kernel that reads nothing that a kernel still running writes, and writes nothing that it reads. Still running may be the one
+    before, and, where that let this one start before its own wait, those before it back to the last that waited first, as products,
+    attention and recurrence do. Every program must reach the wait at the end: the next kernel waits for this one only.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -44,7 +44,7 @@ def launch_next_early(PDL: tl.constexpr):
 def launch_next_and_wait(PDL: tl.constexpr):
     """`wait_for_previous`, with the next kernel's launch before the wait: a product behind this one asks for its weights meanwhile.
 
-    What the next kernel reads before its own wait must be complete when the kernel before this one has passed its wait.
+    For small kernels. What the next one reads before its own wait must be older than the last kernel before this one that waited first.
     """
     launch_next_early(PDL)
     wait_for_previous(PDL)

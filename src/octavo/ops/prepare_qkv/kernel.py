@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, wait_for_previous
+from octavo.ops.device import is_finite, launch_next_and_wait
 from octavo.ops.quantize.kernel import static_codes
 
 MOST_HALVINGS = tl.constexpr(16)
@@ -125,7 +125,7 @@ def prepare_qkv_kernel(
         weight = tl.where(is_query, q_weight, k_weight)
         first_gain = tl.load(weight + first_of, mask=column < HALF, other=0.0).to(tl.float32)
         second_gain = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     if is_query:
         row = tl.program_id(0) * ROWS + place
         token, head = (row // heads).to(tl.int64), row % heads

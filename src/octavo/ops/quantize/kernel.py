@@ -174,7 +174,7 @@ def swiglu_quantize_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (R,). x (R, 2 width) bf16, gate first."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= load_rows_in_use(rows_in_use, rows):
         return

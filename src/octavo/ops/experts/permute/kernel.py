@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def count_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (blocks,): block_counts[block, e] = assignments of expert e. BINS: power of two > E."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
@@ -65,7 +65,7 @@ def scan_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     carry = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, blocks, HEIGHT):
@@ -104,7 +104,7 @@ def place_kernel(
     PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, live_assignments, experts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, load_rows_in_use, wait_for_previous
+from octavo.ops.device import is_finite, launch_next_and_wait, load_rows_in_use
 
 MASKED = tl.constexpr(-3.4028234663852886e38)
 
@@ -72,7 +72,7 @@ def route_kernel(
 
     Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides.
     """
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     used = load_rows_in_use(rows_in_use, tokens)
     live = row < used
