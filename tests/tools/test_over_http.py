@@ -107,8 +107,7 @@ def test_sigterm_ends_the_server_too(tmp_path: Path) -> None:
         pytest.raises(SystemExit),
         running([sys.executable, "-c", "import signal; signal.pause()"], tmp_path / "log") as server,
     ):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        signal.raise_signal(signal.SIGTERM)
     assert server.returncode == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
