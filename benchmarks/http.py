@@ -181,23 +181,20 @@ def beside(name: str, times: Times, peers: Mapping[str, Mapping[str, Times]]) ->
     if not peers:
         return []
     cells: list[object] = []
-    theirs = [taken[name] for taken in peers.values() if name in taken]
     for taken in peers.values():
-        if name not in taken:
-            cells += ["", "", ""]
-            continue
-        for (middle, low, high), form in (
-            (taken[name].first_ms, ".2f"),
-            (taken[name].each_ms, ".2f"),
-            (taken[name].rate, ",.0f"),
-        ):
-            cells.append(f"{middle:{form}} ({low:{form}} to {high:{form}})")
+        cells += _told(taken[name]) if name in taken else ["", "", ""]
+    theirs = [taken[name] for taken in peers.values() if name in taken]
     if not theirs:
         return [*cells, "", "", ""]
     first = min(each.first_ms[0] for each in theirs) / times.first_ms[0]
     each_token = min(each.each_ms[0] for each in theirs) / times.each_ms[0]
     rate = times.rate[0] / max(each.rate[0] for each in theirs)
     return [*cells, f"{first:.2f}", f"{each_token:.2f}", f"{rate:.2f}"]
+
+
+def _told(times: Times) -> list[str]:
+    forms = ((times.first_ms, ".2f"), (times.each_ms, ".2f"), (times.rate, ",.0f"))
+    return [f"{middle:{form}} ({low:{form}} to {high:{form}})" for (middle, low, high), form in forms]
 
 
 def columns(peers: Mapping[str, object]) -> list[str]:

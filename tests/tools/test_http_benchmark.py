@@ -106,7 +106,8 @@ def test_ratios_are_to_the_better_peer_of_each_column() -> None:
 
 def test_cells_fill_the_columns_whichever_peer_ran() -> None:
     name = name_of(ONE, "greedy")
-    for peers in ({}, {"Slow 1": {name: SLOW}}, {"Slow 1": {name: SLOW}, "None 0": {}}, {"None 0": {}}):
+    one, none = {"Slow 1": {name: SLOW}}, {"None 0": dict[str, Times]()}
+    for peers in (dict[str, dict[str, Times]](), one, none, one | none):
         cells = [*row(ONE, "greedy", OURS), *beside(name, OURS, peers)]
         assert len(cells) == len(columns(peers))
     assert beside(name, OURS, {"None 0": {}, "Slow 1": {name: SLOW}})[:3] == ["", "", ""]
