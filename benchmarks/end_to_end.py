@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import against
+from benchmarks.peers.about import name_of
 from benchmarks.peers.workloads import WARM, WORKLOADS, Workload
 from benchmarks.provenance import write_result
 from benchmarks.standbys import await_standbys
@@ -146,11 +147,6 @@ def beside(workload: Workload, measured: Measured, peers: Sequence[Mapping[str, 
     best = max((statistics.median(each) for each in rates if each), default=None)
     ours = statistics.median(workload.counted / seconds for seconds in measured.seconds)
     return [*cells, "" if best is None else f"{ours / best:.2f}"]
-
-
-def name_of(peer: Mapping[str, Any]) -> str:
-    """Of its column: the engine, and the arguments that it was given besides."""
-    return ", ".join([peer["engine"], *(f"{name} {value}" for name, value in peer["extra"].items())])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Times to tokens over HTTP: `python -m benchmarks.http` starts `octavo serve` with random weights and asks it.
 
     python -m benchmarks.http                                        this server, Qwen3-30B-A3B's shape, on one GPU
-    python -m benchmarks.http --base-url http://127.0.0.1:8001 --model NAME --vocab-size 151936 --name http_vllm
+    python -m benchmarks.http --peer vllm.json sglang.json           with what other servers took beside (`benchmarks.peers.over_http`)
+    python -m benchmarks.http --base-url http://127.0.0.1:8001       a server that runs already
     python -m benchmarks.http --model octavo-tiny --device cpu --loads 1x32x8 4x32x8
 
 All requests of a load are sent at once, and the next load when they have ended; their prompts are random, and no two are equal, so that
@@ -13,22 +14,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import socket
+import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks import against
+from benchmarks.peers import about
 from benchmarks.provenance import write_result
+from benchmarks.served import HOST, free_port, running, while_runs
 from octavo.cli.bench.client import BenchClient, Outcome, connect
 from octavo.cli.bench.prompts import random_prompts
 from octavo.cli.bench.serve import server_vocab_size
 
-HOST = "127.0.0.1"
 START_S = 300.0
+LOAD_S = 240.0
+"""In which all requests of a load must be answered."""
 LOADS = ["1x512x128", "16x512x128", "64x512x128", "256x512x128"] + [
     f"{count}x{length}x128" for length in (8000, 32000) for count in (1, 8, 32)
 ]
@@ -36,7 +42,7 @@ GREEDY = {"temperature": 0.0}
 ADVISED = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 """What Qwen advises for Qwen3 without thinking (the model's card)."""
 SAMPLINGS: dict[str, dict[str, Any]] = {"greedy": GREEDY, "Qwen's": ADVISED}
-COLUMNS = (
+COLUMNS = [
     "load",
     "sampling",
     "first token, ms",
@@ -44,7 +50,11 @@ COLUMNS = (
     "each token, ms",
     "10th to 90th percentile",
     "tok/s",
-)
+]
+RATIOS = ["first token, ratio to the better", "each token, ratio to the better", "tok/s, ratio to the better"]
+
+Range = tuple[float, float, float]
+"""The median, the 10th and the 90th percentile; or, of few runs, the median, the lowest and the highest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,32 +83,45 @@ class FailedRequestError(Exception):
     """A request of a load failed, or made another number of tokens; says what came."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """What a load took with one sampling, over all requests of all runs: milliseconds to the first token and for each after it, and the
+    tokens per second of a run, from its first request to its last token."""
+
+    first_ms: Range
+    each_ms: Range
+    rate: Range
+
+    @classmethod
+    def of(cls, load: Load, runs: Sequence[Sequence[Outcome]]) -> Times:
+        """From what the requests of each run gave."""
+        outcomes = [outcome for run in runs for outcome in run]
+        spans = [max(o.arrivals[-1] for o in run) - min(o.started for o in run) for run in runs]
+        rates = sorted(len(run) * load.made / span for run, span in zip(runs, spans, strict=True))
+        return cls(
+            percentiles([1000 * outcome.ttft_s for outcome in outcomes]),
+            percentiles([1000 * outcome.tpot_s for outcome in outcomes]),
+            (statistics.median(rates), rates[0], rates[-1]),
+        )
+
+
+def percentiles(values: Sequence[float]) -> Range:
+    """The median, and a tenth of the values from either end."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[len(ordered) // 10], ordered[len(ordered) * 9 // 10]
+
+
 @contextmanager
-def served(model: str, device: str) -> Iterator[str]:
-    """A server with random weights: its address. It is ended as a user ends one."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+def served(model: str, device: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """An Octavo server with random weights: its process and its address."""
+    port = free_port()
     weights = [] if model.startswith("octavo-tiny") else ["--load-format", "dummy"]
-    command = [
-        sys.executable,
-        "-m",
-        "octavo",
-        "serve",
-        "--model",
-        model,
-        "--device",
-        device,
-        "--port",
-        str(port),
-        *weights,
-    ]
-    server = subprocess.Popen([*command, "--max-num-seqs", "256"])
-    try:
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+    command = ["serve", "--model", model, "--device", device, "--port", str(port), *weights, "--max-num-seqs", "256"]
+    with (
+        tempfile.TemporaryDirectory(prefix="served-") as folder,
+        running([sys.executable, "-m", "octavo", *command], Path(folder) / "server.log") as server,
+    ):
+        yield server, f"http://{HOST}:{port}"
 
 
 async def answer(
@@ -110,44 +133,112 @@ async def answer(
         FailedRequestError: one was not answered with all its tokens.
     """
     prompts = random_prompts(count=load.count, length=load.prompt, vocab_size=vocab_size, seed=seed)
+    # No seeds: vLLM leaves its fastest sampler for requests that bring one.
     common = {"model": model, "max_tokens": load.made, "ignore_eos": True, **sampling}
-    bodies = [{**common, "prompt": prompt, "seed": number} for number, prompt in enumerate(prompts)]
-    outcomes = await asyncio.gather(*(client.stream("/v1/completions", body, load.prompt) for body in bodies))
+    asked = (client.stream("/v1/completions", {**common, "prompt": prompt}, load.prompt) for prompt in prompts)
+    try:
+        outcomes = await asyncio.wait_for(asyncio.gather(*asked), LOAD_S)
+    except TimeoutError as exc:
+        raise FailedRequestError(f"{load} are not answered in {LOAD_S:.0f} s") from exc
     for outcome in outcomes:
         if not outcome.success or outcome.output_tokens != load.made:
             raise FailedRequestError(outcome.error or f"{outcome.output_tokens} tokens in place of {load.made}")
     return outcomes
 
 
-def row(load: Load, sampling: str, runs: Sequence[Sequence[Outcome]]) -> list[object]:
-    """Cells of the table, of all requests of all runs; tokens per second are of the median run, from the first request to the last token."""
-    outcomes = [outcome for run in runs for outcome in run]
-    rates = [len(run) * load.made / (max(o.arrivals[-1] for o in run) - min(o.started for o in run)) for run in runs]
-    cells: list[object] = [str(load), sampling]
-    for seconds in ([outcome.ttft_s for outcome in outcomes], [outcome.tpot_s for outcome in outcomes]):
-        ms = sorted(1000 * value for value in seconds)
-        low, high = ms[len(ms) // 10], ms[len(ms) * 9 // 10]
-        cells += [f"{statistics.median(ms):.2f}", f"{low:.2f} to {high:.2f}"]
-    return [*cells, f"{statistics.median(rates):,.0f}"]
-
-
-async def measure(args: argparse.Namespace, base_url: str) -> list[list[object]]:
-    """One row for each load and sampling, printed as it comes."""
+async def measure(args: argparse.Namespace, base_url: str) -> AsyncIterator[tuple[Load, str, Times]]:
+    """Each load with the name of each sampling, and what it took, as it comes."""
     args.base_url, args.api_key = base_url, None
-    rows: list[list[object]] = []
+    seed = 0
     async with connect(args) as client:
         await client.wait_until_ready(START_S)
         model = args.served_model or await client.model()
         vocab_size = args.vocab_size or await server_vocab_size(client)
         for load in args.loads:
             for name in args.samplings:
-                runs = [
-                    await answer(client, model, load, SAMPLINGS[name], vocab_size, seed=len(rows) * 100 + repeat)
-                    for repeat in range(args.repeats + 1)
-                ]
-                rows.append(row(load, name, runs[1:]))
-                print(*rows[-1], sep=" | ", flush=True)
-    return rows
+                runs = []
+                for _ in range(args.repeats + 1):
+                    seed += 1
+                    runs.append(await answer(client, model, load, SAMPLINGS[name], vocab_size, seed))
+                yield load, name, Times.of(load, runs[1:])
+
+
+def name_of(load: Load, sampling: str) -> str:
+    """Under which the files of peers have what a load took."""
+    return f"{load}, {sampling}"
+
+
+def row(load: Load, sampling: str, times: Times) -> list[object]:
+    """Cells of the table."""
+    cells: list[object] = [str(load), sampling]
+    for middle, low, high in (times.first_ms, times.each_ms):
+        cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    return [*cells, f"{times.rate[0]:,.0f}"]
+
+
+def beside(name: str, times: Times, peers: Mapping[str, Mapping[str, Times]]) -> list[object]:
+    """More cells: what each of the `peers` took, and three ratios to the better of them, above 1 where it is slower than `times`."""
+    if not peers:
+        return []
+    cells: list[object] = []
+    for taken in peers.values():
+        cells += _told(taken[name]) if name in taken else ["", "", ""]
+    theirs = [taken[name] for taken in peers.values() if name in taken]
+    if not theirs:
+        return [*cells, "", "", ""]
+    first = min(each.first_ms[0] for each in theirs) / times.first_ms[0]
+    each_token = min(each.each_ms[0] for each in theirs) / times.each_ms[0]
+    rate = times.rate[0] / max(each.rate[0] for each in theirs)
+    return [*cells, f"{first:.2f}", f"{each_token:.2f}", f"{rate:.2f}"]
+
+
+def _told(times: Times) -> list[str]:
+    forms = ((times.first_ms, ".2f"), (times.each_ms, ".2f"), (times.rate, ",.0f"))
+    return [f"{middle:{form}} ({low:{form}} to {high:{form}})" for (middle, low, high), form in forms]
+
+
+def columns(peers: Mapping[str, object]) -> list[str]:
+    """Names of the columns of `row` and `beside`."""
+    more = [f"{peer}: {what}" for peer in peers for what in ("first token, ms", "each token, ms", "tok/s")]
+    return [*COLUMNS, *more, *(RATIOS if peers else [])]
+
+
+def read_peers(paths: Sequence[Path]) -> dict[str, dict[str, Times]]:
+    """What `benchmarks.peers.over_http` wrote, by the name of the engine; several files of one engine, measured in parts, are one."""
+    peers: dict[str, dict[str, Times]] = {}
+    for path in paths:
+        told = json.loads(path.read_text())
+        taken = {
+            name: Times(**{what: _range(each) for what, each in values.items()})
+            for name, values in told["times"].items()
+        }
+        peers.setdefault(about.name_of(told), {}).update(taken)
+    return peers
+
+
+def _range(values: Sequence[float]) -> Range:
+    middle, low, high = values
+    return middle, low, high
+
+
+async def run(args: argparse.Namespace, base_url: str) -> list[tuple[Load, str, Times]]:
+    """All that `measure` gives, printed as it comes."""
+    measured = []
+    async for load, sampling, times in measure(args, base_url):
+        measured.append((load, sampling, times))
+        print(*row(load, sampling, times), sep=" | ", flush=True)
+    return measured
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is measured."""
+    add = parser.add_argument
+    loads = [Load.parse(text) for text in LOADS]
+    add("--served-model", help="its name there; default: the first of /v1/models")
+    add("--vocab-size", type=int, help="default: the server's, if it tells")
+    add("--loads", nargs="+", type=Load.parse, default=loads, metavar="COUNTxPROMPTxMADE")
+    add("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
+    add("--repeats", type=int, default=3)
 
 
 def main() -> None:
@@ -155,27 +246,32 @@ def main() -> None:
     parser.add_argument("--model", default="qwen3-30b-a3b-fp8-dynamic")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--base-url", help="of a server that runs already; none is started")
-    parser.add_argument("--served-model", help="its name there; default: the first of /v1/models")
-    parser.add_argument("--vocab-size", type=int, help="default: the server's, if it tells")
-    parser.add_argument(
-        "--loads", nargs="+", type=Load.parse, default=[Load.parse(text) for text in LOADS], metavar="COUNTxPROMPTxMADE"
-    )
-    parser.add_argument("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what benchmarks.peers.over_http wrote")
     parser.add_argument("--name", default="http", help="of the result")
+    add_measuring(parser)
     args = against.parse_args(parser, "http")
+    peers = read_peers(args.peer)
     if args.base_url:
-        rows = asyncio.run(measure(args, args.base_url))
+        measured = asyncio.run(run(args, args.base_url))
     else:
-        with served(args.model, args.device) as base_url:
-            rows = asyncio.run(measure(args, base_url))
+        with served(args.model, args.device) as (server, base_url):
+            measured = asyncio.run(while_runs(server, run(args, base_url)))
+    told = " ratios above 1 where this server is faster than the better of the others;" if peers else ""
     write_result(
         args.name,
         title=f"Times to tokens over HTTP, {args.model}",
         conditions=f"random weights and prompts, /v1/completions streamed, all requests of a load at once (how many, of how many prompt tokens, and how "
-        f"many made), nothing cached; first token from the sending of the request, each token from the first to the last; {args.repeats} repeats",
-        columns=COLUMNS,
-        rows=rows,
+        f"many made), nothing cached, 256 requests at a time, budget 8192; first token from the sending of the request, each token from the first to "
+        f"the last; medians of all requests of {args.repeats} runs;{told} in brackets 10th to 90th percentile, and the lowest and highest rate",
+        columns=columns(peers),
+        rows=[[*row(*each), *beside(name_of(*each[:2]), each[2], peers)] for each in measured],
+        raw={
+            "times": {name_of(load, sampling): dataclasses.asdict(times) for load, sampling, times in measured},
+            "peers": {
+                peer: {name: dataclasses.asdict(times) for name, times in taken.items()}
+                for peer, taken in peers.items()
+            },
+        },
     )
 
 

@@ -6,13 +6,13 @@ writes random ones.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 
+from benchmarks.peers.about import about
 from benchmarks.peers.workloads import BUDGET, MAX_MODEL_LEN, MAX_REQUESTS, measure, parse_args
 
 SETTINGS = {
@@ -23,12 +23,17 @@ SETTINGS = {
 }
 
 
-def main() -> None:
-    args = parse_args(__doc__)
+def prepare() -> None:
+    """Set the environment, before SGLang is imported."""
     os.environ |= SETTINGS
     compiled = [os.path.join(folder, "_jit") for folder in sys.path if os.path.isdir(os.path.join(folder, "_jit"))]
     if compiled:  # kernels that SITE brings, so that none is compiled here
         os.environ.setdefault("TVM_FFI_CACHE_DIR", compiled[0])
+
+
+def main() -> None:
+    args = parse_args(__doc__)
+    prepare()
     import sglang
 
     began = time.monotonic()
@@ -56,8 +61,7 @@ def main() -> None:
 
     config = json.loads((args.model / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    about = {"engine": f"SGLang {importlib.metadata.version('sglang')}", "extra": args.extra, "start_s": start_s}
-    measure(generate, vocab_size, args, about)
+    measure(generate, vocab_size, args, about("SGLang", "sglang", args.extra) | {"start_s": start_s})
     engine.shutdown()
 
 

@@ -6,19 +6,21 @@ that a layer's rows keep their size.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.peers.about import about
 from benchmarks.peers.workloads import BUDGET, MAX_MODEL_LEN, MAX_REQUESTS, measure, parse_args
 
 CODE = 60.0
 """Standard deviation of FP8 codes, of which the largest is 448."""
 WEIGHT = 0.02
 """Of weights."""
+SETTINGS = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+"""The first lets `fill` be sent to the process that has the weights."""
 
 
 def fill(model: Any) -> int:
@@ -45,7 +47,7 @@ def fill(model: Any) -> int:
 
 def main() -> None:
     args = parse_args(__doc__)
-    os.environ |= {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= SETTINGS
     from vllm import LLM, SamplingParams
 
     began = time.monotonic()
@@ -71,8 +73,7 @@ def main() -> None:
 
     config = json.loads((args.model / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    about = {"engine": f"vLLM {importlib.metadata.version('vllm')}", "extra": args.extra, "start_s": start_s}
-    measure(generate, vocab_size, args, about)
+    measure(generate, vocab_size, args, about("vLLM", "vllm", args.extra) | {"start_s": start_s})
 
 
 if __name__ == "__main__":

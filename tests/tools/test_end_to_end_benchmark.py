@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.end_to_end import Measured, beside, name_of, row_of
+from benchmarks.end_to_end import Measured, beside, row_of
+from benchmarks.peers.about import name_of
 from benchmarks.peers.workloads import WORKLOADS, measure
 
 BURST, ONE = WORKLOADS[0], next(each for each in WORKLOADS if each.name == "decode b=1")

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
+import benchmarks.http
 import pytest
-from benchmarks.http import GREEDY, FailedRequestError, Load, answer, row
+from benchmarks.http import (
+    GREEDY,
+    FailedRequestError,
+    Load,
+    Times,
+    answer,
+    beside,
+    columns,
+    name_of,
+    read_peers,
+    row,
+)
 
 from octavo.cli.bench.client import Outcome
+
+ONE = Load(1, 512, 128)
+OURS = Times((10.0, 9.0, 12.0), (2.0, 1.9, 2.1), (400.0, 390.0, 410.0))
+SLOW = Times((40.0, 39.0, 41.0), (3.0, 2.9, 3.1), (250.0, 240.0, 260.0))
+FAST = Times((20.0, 19.0, 21.0), (5.0, 4.9, 5.1), (200.0, 190.0, 210.0))
 
 
 def outcome(started: float, *arrivals: float, tokens: int | None = None) -> Outcome:
@@ -30,15 +50,21 @@ class Client:
 
 def test_a_row_is_of_all_requests_and_of_the_median_run() -> None:
     runs = [[outcome(0.0, 0.1, 0.12, 0.14), outcome(0.0, 0.3, 0.33, 0.36)], [outcome(5.0, 5.2, 5.22, 5.24)] * 2]
-    cells = row(Load(2, 5, 3), "greedy", runs)
+    load = Load(2, 5, 3)
+    cells = row(load, "greedy", Times.of(load, runs))
     assert cells == ["2 of 5 and 3", "greedy", "200.00", "100.00 to 300.00", "20.00", "20.00 to 30.00", "21"]
 
 
-def test_prompts_differ_and_each_request_has_a_seed() -> None:
+def test_the_rate_of_a_run_is_of_all_its_requests_from_the_first_to_the_last_token() -> None:
+    runs = [[outcome(0.0, 1.0, 2.0), outcome(0.5, 1.0, 4.0)], [outcome(7.0, 8.0), outcome(7.0, 8.0, 9.0)]]
+    assert Times.of(Load(2, 5, 2), runs).rate == (1.5, 1.0, 2.0)
+
+
+def test_prompts_differ_and_no_request_has_a_seed() -> None:
     client: Any = Client(*(outcome(0.0, 1.0, 2.0) for _ in range(3)))
     asyncio.run(answer(client, "name", Load.parse("3x5x2"), GREEDY, vocab_size=1000, seed=1))
     assert len({tuple(body["prompt"]) for body in client.bodies}) == 3
-    assert [body["seed"] for body in client.bodies] == [0, 1, 2]
+    assert not any("seed" in body for body in client.bodies)
     assert all(body["ignore_eos"] and body["temperature"] == 0 and body["max_tokens"] == 2 for body in client.bodies)
 
 
@@ -49,7 +75,55 @@ def test_a_request_that_fails_ends_it(bad: Outcome) -> None:
         asyncio.run(answer(client, "name", Load(2, 5, 2), GREEDY, vocab_size=1000, seed=1))
 
 
+def test_a_request_that_is_not_answered_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        async def stream(self, path: str, body: dict[str, Any], prompt_tokens: int) -> Outcome:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    silent: Any = Silent()
+    monkeypatch.setattr(benchmarks.http, "LOAD_S", 0.01)
+    with pytest.raises(FailedRequestError, match="not answered"):
+        asyncio.run(answer(silent, "name", Load(2, 5, 2), GREEDY, vocab_size=1000, seed=1))
+
+
 @pytest.mark.parametrize("text", ["3x5", "axbxc", ""])
 def test_a_load_is_three_numbers(text: str) -> None:
     with pytest.raises(ValueError, match=r"unpack|literal"):
         Load.parse(text)
+
+
+def test_ratios_are_to_the_better_peer_of_each_column() -> None:
+    """SLOW is the better by its times for each token and its rate, FAST by its time to the first."""
+    name = name_of(ONE, "greedy")
+    cells = beside(name, OURS, {"Slow 1": {name: SLOW}, "Fast 2": {name: FAST}})
+    assert cells == [
+        *("40.00 (39.00 to 41.00)", "3.00 (2.90 to 3.10)", "250 (240 to 260)"),
+        *("20.00 (19.00 to 21.00)", "5.00 (4.90 to 5.10)", "200 (190 to 210)"),
+        *("2.00", "1.50", "1.60"),
+    ]
+
+
+def test_cells_fill_the_columns_whichever_peer_ran() -> None:
+    name = name_of(ONE, "greedy")
+    one, none = {"Slow 1": {name: SLOW}}, {"None 0": dict[str, Times]()}
+    for peers in (dict[str, dict[str, Times]](), one, none, one | none):
+        cells = [*row(ONE, "greedy", OURS), *beside(name, OURS, peers)]
+        assert len(cells) == len(columns(peers))
+    assert beside(name, OURS, {"None 0": {}, "Slow 1": {name: SLOW}})[:3] == ["", "", ""]
+    assert beside(name, OURS, {"None 0": {}, "Slow 1": {name: SLOW}})[-3:] == ["4.00", "1.50", "1.60"]
+    assert beside(name, OURS, {"None 0": {}})[-3:] == ["", "", ""]
+
+
+def test_files_of_one_engine_are_one_peer(tmp_path: Path) -> None:
+    def write(file: str, engine: str, extra: dict[str, object], **times: Times) -> Path:
+        told = {name: dataclasses.asdict(each) for name, each in times.items()}
+        (tmp_path / file).write_text(json.dumps({"engine": engine, "extra": extra, "times": told}))
+        return tmp_path / file
+
+    files = [
+        write("a.json", "Engine 1", {}, short=SLOW),
+        write("b.json", "Engine 1", {}, long=FAST),
+        write("c.json", "Engine 1", {"page_size": 1}, short=OURS),
+    ]
+    assert read_peers(files) == {"Engine 1": {"short": SLOW, "long": FAST}, "Engine 1, page_size 1": {"short": OURS}}
