@@ -6,14 +6,7 @@ import triton
 import triton.language as tl
 
 from octavo.ops import activations
-from octavo.ops.device import (
-    is_finite,
-    launch_next_and_wait,
-    launch_next_early,
-    load_rows_in_use,
-    silu,
-    wait_for_previous,
-)
+from octavo.ops.device import is_finite, launch_next_early, load_rows_in_use, silu, wait_for_previous
 from octavo.ops.quantize import rule
 
 FP8_MAX = tl.constexpr(activations.FP8_MAX)
@@ -128,7 +121,7 @@ def quantize_kernel(
     if OVERLAP_PREVIOUS:
         launch_next_early(PDL)
     else:
-        launch_next_and_wait(PDL)
+        wait_for_previous(PDL)
     row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
     if OVERLAP_PREVIOUS:
@@ -152,7 +145,7 @@ def quantize_static_kernel(
     if OVERLAP_PREVIOUS:
         launch_next_early(PDL)
     else:
-        launch_next_and_wait(PDL)
+        wait_for_previous(PDL)
     row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     inside = live[:, None] & (column < width)[None, :]
     tl.store(q + row[:, None] * width + column[None, :], static_codes(value, tl.load(scale)), mask=inside)
@@ -174,7 +167,7 @@ def swiglu_quantize_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (R,). x (R, 2 width) bf16, gate first."""
-    launch_next_and_wait(PDL)
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= load_rows_in_use(rows_in_use, rows):
         return
