@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from benchmarks import against
-from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
+from benchmarks.measurement import COLUMNS, Measurement
+from benchmarks.moe_layer import CUDA, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.delta_net import DeltaPlan, DeltaWeights, StateUse, plan_delta
@@ -42,30 +43,10 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
     "prefill 8 x 1001 beside 64 decodes": [(1001, 0)] * 8 + [(1, 1008 + MIDST)] * 64,
 }
 """Name to (tokens, tokens before them) of each chunk."""
-COLUMNS = ["call", "us", "10th to 90th percentile", "MB", "floor, us"]
 AS_CHUNKS = ", as chunks"
 """How the name of a way ends in which single rows are computed as chunks are."""
 LIMIT = 2.0**-7
 """Of a row's error: two roundings to bf16."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """Microseconds of a call, and the bytes that it must move."""
-
-    name: str
-    timing: Timing
-    num_bytes: float
-
-    def row(self, copied_per_s: float) -> list[object]:
-        """Cells of the table."""
-        return [
-            self.name,
-            f"{self.timing.median:.1f}",
-            f"{self.timing.low:.1f} to {self.timing.high:.1f}",
-            f"{self.num_bytes / 1e6:.1f}",
-            f"{self.num_bytes / copied_per_s * 1e6:.1f}",
-        ]
 
 
 def floor_bytes(chunks: list[tuple[int, int]]) -> float:

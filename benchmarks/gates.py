@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import against
-from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
+from benchmarks.measurement import COLUMNS, Measurement
+from benchmarks.moe_layer import CUDA, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.ops.gates.cuda import add_share, gate_heads, gate_norm, swiglu
 from octavo.ops.gates.reference import add_share_reference, heads_reference, norm_reference, swiglu_reference
@@ -33,7 +34,6 @@ BEYOND_CACHE = 150e6
 COPIES = 128
 LIMIT = 2.0**-6
 """Of a row's error: four roundings to bf16."""
-COLUMNS = ["call", "us", "10th to 90th percentile", "TB/s", "floor, us"]
 
 Rows = tuple[torch.Tensor, ...]
 
@@ -94,25 +94,6 @@ GATES = [
     Gate("heads of attention", _heads, gate_heads, heads_reference),
     Gate("share of the shared expert", _shares, add_share, add_share_reference),
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """Microseconds of a call, and the bytes that it must move."""
-
-    name: str
-    timing: Timing
-    num_bytes: int
-
-    def row(self, copied_per_s: float) -> list[object]:
-        """Cells of the table."""
-        return [
-            self.name,
-            f"{self.timing.median:.1f}",
-            f"{self.timing.low:.1f} to {self.timing.high:.1f}",
-            f"{self.num_bytes / self.timing.median / 1e6:.3f}",
-            f"{self.num_bytes / copied_per_s * 1e6:.2f}",
-        ]
 
 
 def measure(gate: Gate, rows: int) -> Measurement:

@@ -70,27 +70,37 @@ def serve(prepare: Prepare) -> NoReturn:
         runner, ready = start(begin)
         send(wire, ready)
         log.debug("ready for the first step")
-        decode = msgspec.msgpack.Decoder(StepPlan | StepMasks).decode
-        steps: deque[Launched] = deque()
-        idle: float | None = IDLE_S
-        while True:
-            if not steps and not wire.wait(idle):
-                idle = 0.0 if runner.idle_work() else None
-                continue
-            if steps and (len(steps) == MOST_LAUNCHED or not _message_comes_first(wire, steps[-1])):
-                send(wire, steps.popleft().result())
-                runner.draft()  # the masks are made of that result
-                continue
-            match decode(wire.read()):
-                case StepPlan() as plan:
-                    idle = IDLE_S if idle is not None else None
-                    steps.append(runner.launch(plan))
-                    if len(steps) == 1:
-                        runner.draft()
-                case StepMasks() as masks:
-                    runner.sample(masks)
+        answer_plans(wire, runner)
 
     live(work)
+
+
+def answer_plans(wire: Wire, runner: Runner) -> NoReturn:
+    """Answer plans in their order. Without one for `IDLE_S`, do the runner's idle work part by part, looking for a plan before each,
+    until there is none left.
+
+    Raises:
+        EOFError: the other end of the wire is closed.
+    """
+    decode = msgspec.msgpack.Decoder(StepPlan | StepMasks).decode
+    steps: deque[Launched] = deque()
+    idle: float | None = IDLE_S
+    while True:
+        if not steps and not wire.wait(idle):
+            idle = 0.0 if runner.idle_work() else None
+            continue
+        if steps and (len(steps) == MOST_LAUNCHED or not _message_comes_first(wire, steps[-1])):
+            send(wire, steps.popleft().result())
+            runner.draft()  # the masks are made of that result
+            continue
+        match decode(wire.read()):
+            case StepPlan() as plan:
+                idle = IDLE_S if idle is not None else None
+                steps.append(runner.launch(plan))
+                if len(steps) == 1:
+                    runner.draft()
+            case StepMasks() as masks:
+                runner.sample(masks)
 
 
 def _message_comes_first(wire: Wire, step: Launched) -> bool:
