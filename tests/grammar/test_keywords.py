@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 import math
@@ -15,6 +16,7 @@ import pytest
 from grammar.grammars import Forms
 from octavo.errors import RequestError
 from octavo.grammar.schema import checked_schema
+from octavo.grammar.words import SchemaError
 from octavo.structured_outputs import StructuredOutputsParams
 
 Schema = dict[str, Any]
@@ -198,6 +200,51 @@ def test_the_largest_numbers_are_held_to(forms: Forms) -> None:
     for listed in (2**63 - 1, -(2**63), 2**64, 10**22, sys.float_info.max, 5e-324):
         text, ended = forms.walk(forms.compile(StructuredOutputsParams(json={"enum": [listed]})), 0)
         assert (json.loads(text), ended) == (listed, True)
+
+
+def of_words(number: int, required: int, *, each: Schema = INTEGER) -> Schema:
+    """An object of so many properties, of which so many are required."""
+    properties = {f"p{n}": each for n in range(number)}
+    return {"type": "object", "properties": properties, "required": list(properties)[:required]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of_words(512, 0),
+        of_words(4096, 4096),
+        of_words(4096, 3584),
+        {"prefixItems": [of_words(512, 0)] * 8},
+        {**of_words(90, 0), "minProperties": 1},
+        {**of_words(512, 0), "maxProperties": 16},
+        {**of_words(512, 412), "minProperties": 9, "maxProperties": 81},
+        {"type": "string", "properties": {}, "required": [[]]},
+    ],
+    ids=["optional", "required", "both", "eight objects", "minProperties", "maxProperties", "both bounds", "no object"],
+)
+def test_as_many_properties_as_can_be_compiled_are_taken(schema: Schema) -> None:
+    checked_schema(copy.deepcopy(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        (of_words(513, 0), "#/properties"),
+        (of_words(1400, 800), "#/properties"),
+        (of_words(4097, 4097), "#/properties"),
+        ({"items": of_words(1, 0, each=of_words(1400, 0))}, "#/items/properties/p0/properties"),
+        ({"prefixItems": [*[of_words(512, 0)] * 8, of_words(1, 0)]}, "#/prefixItems/0/properties"),
+        ({**RECORD, "propertyNames": {"enum": [f"p{n}" for n in range(513)]}}, "#/properties"),
+        ({**of_words(91, 0), "minProperties": 1}, "#/minProperties"),
+        ({**of_words(512, 0), "maxProperties": 17}, "#/maxProperties"),
+    ],
+    ids=["optional", "both", "required", "within", "nine objects", "listed names", "minProperties", "maxProperties"],
+)
+def test_more_properties_are_refused_with_their_place_before_anything_is_compiled(schema: Schema, place: str) -> None:
+    """Over a vocabulary of 151,936 ids they may take xgrammar longer than the 10 seconds of a processor that it has."""
+    with pytest.raises(SchemaError) as error:
+        checked_schema(copy.deepcopy(schema))
+    assert error.value.place == place
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,15 @@ def test_a_size_beyond_all_models_is_refused_by_name(raw: Callable[..., dict[str
         read_config(raw(**{name: size}))
 
 
+@pytest.mark.parametrize("raw", FAMILIES)
+def test_more_positions_than_a_table_is_made_of_at_once_are_refused_by_name(raw: Callable[..., dict[str, Any]]) -> None:
+    """Sines and cosines of 2^24 positions held up the start for more than 40 s."""
+    assert read_config(raw(max_position_embeddings=2**20)).max_position_embeddings == 2**20
+    for positions in (2**20 + 1, 2**24):
+        with pytest.raises(CheckpointError, match=rf"\bmax_position_embeddings\b.* {positions}\b"):
+            read_config(raw(max_position_embeddings=positions))
+
+
 def test_more_experts_in_all_than_can_be_laid_out_at_once_are_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="num_hidden_layers 1000 of 66 experts"):
         read_config(raw_config(num_hidden_layers=1000, num_experts=66))
@@ -161,9 +170,11 @@ def test_more_experts_in_all_than_can_be_laid_out_at_once_are_refused_by_name() 
 
 
 def test_a_sequence_longer_than_all_is_refused_by_what_makes_it_so() -> None:
-    scaled = {"rope_type": "yarn", "factor": 64.0, "original_max_position_embeddings": 2**20}
-    with pytest.raises(CheckpointError, match="factor 64"):
-        read_config(raw_config(rope_scaling=scaled))
+    scaled = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2**18}
+    assert read_config(raw_config(rope_scaling=scaled)).max_position_embeddings == 2**20
+    for longer in ({"factor": 4.1}, {"original_max_position_embeddings": 2**18 + 1}):
+        with pytest.raises(CheckpointError, match=f"factor {longer.get('factor', 4.0)}"):
+            read_config(raw_config(rope_scaling=scaled | longer))
 
 
 def test_the_bytes_of_the_largest_model_are_counted() -> None:

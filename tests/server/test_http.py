@@ -105,6 +105,59 @@ def test_two_requests_in_one_segment(server: Running) -> None:
     assert answer.count(b"HTTP/1.1 200 ") == 2
 
 
+BODY = b'{"prompt": "x", "max_tokens": 3, "ignore_eos": true%b}'
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+MALFORMED = {
+    "a line": (b"what is this?\r\n\r\n", 400),
+    "a field": (b"GET /v1/models HTTP/1.1\r\nno field\r\n\r\n", 400),
+    "a tunnel": (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", 400),
+    "large headers": (b"GET /v1/models HTTP/1.1\r\nx: %b\r\n\r\n" % (b"y" * MAX_HEAD_BYTES), 431),
+    "a chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("before", [1, 3])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_has_no_form_takes_no_answer_from_requests_before_it(
+    server: Running, name: str, stream: bool, before: int
+) -> None:
+    """Each gets its own, whole, then what follows is refused, and nothing behind that is looked at."""
+    body = BODY % (b', "stream": true' if stream else b"")
+    one = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    last, status = MALFORMED[name]
+    answers = split(raw(server, one * before + last + one))
+    assert [answer[:13] for answer in answers] == [b"HTTP/1.1 200 "] * before + [b"HTTP/1.1 %d " % status]
+    for answer in answers[:-1]:
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+        assert answer.count(b'"finish_reason":"length"') == 1
+    assert b"connection: close" in answers[-1]
+    server.wait_idle()
+
+
+def split(answers: bytes) -> list[bytes]:
+    """Answers that were read from one connection."""
+    return [b"HTTP/1.1" + each for each in answers.split(b"HTTP/1.1")[1:]]
+
+
+@pytest.mark.parametrize("before", [1, 3])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_client_that_sends_no_more_behind_what_has_no_form_gets_all_answers(
+    server: Running, name: str, before: int
+) -> None:
+    body = BODY % b', "stream": true'
+    last, status = MALFORMED[name]
+    with socket.create_connection(server.address, timeout=60) as connection:
+        connection.sendall((HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body) * before + last)
+        connection.shutdown(socket.SHUT_WR)
+        answers = b""
+        while more := connection.recv(1 << 16):
+            answers += more
+    statuses = [int(each.split()[1]) for each in split(answers)]
+    assert [each for each in statuses if each != 100] == [200] * before + [status]
+    server.wait_idle()
+
+
 def in_chunks(body: bytes) -> bytes:
     """`body` in three chunks, one of them with an extension and a size that begins with zeros, and a trailer."""
     chunks = b"%x\r\n%b\r\n%x;upgrade=h2c\r\n%b\r\n" % (5, body[:5], 1, body[5:6])
@@ -223,7 +276,7 @@ def test_trailers_are_no_headers() -> None:
     "junk", [b"\x00", b"GET / HTTP/1.1\r\na: " + b"b" * MAX_HEAD_BYTES], ids=["no head", "a head that is too long"]
 )
 def test_a_refusal_is_not_written_into_an_answer(junk: bytes) -> None:
-    """A client would read it as a part of the answer before; the connection ends instead."""
+    """A client would read it as a part of the answer that has begun; it comes behind that."""
     body = json.dumps({"prompt": "x", "max_tokens": 200, "stream": True, "ignore_eos": True}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with running(worker={"delay_s": 0.01}) as slow:
@@ -235,8 +288,9 @@ def test_a_refusal_is_not_written_into_an_answer(junk: bytes) -> None:
                 while more := connection.recv(1 << 16):
                     answer += more
         slow.wait_idle()
-    assert answer.count(b"HTTP/1.1 ") == 1, answer
-    assert b"[DONE]" not in answer
+    begun, refusal = split(answer)
+    assert begun.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert refusal.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
 def test_a_connection_that_sends_no_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from octavo.grammar.branches import told_apart
+from octavo.grammar.property_counts import PropertyCounts
 from octavo.grammar.references import References
 from octavo.grammar.rules import LEAST, MOST, check_array, check_number, check_object, check_string
 from octavo.grammar.words import BRANCHES, COUNTS, INFERRED, KNOWN, MOST_COUNT, REMEDIES, WORDS, Schema, SchemaError
@@ -37,7 +38,7 @@ def checked_schema(schema: Any, place: str = "#") -> Any:
     Raises:
         SchemaError: it says what cannot be served.
     """
-    references = References(schema)
+    references, counts = References(schema), PropertyCounts()
     left: list[tuple[Any, str, int, bool]] = [(schema, place, 0, False)]
     while left:
         each, where, depth, renamed = left.pop()
@@ -50,7 +51,7 @@ def checked_schema(schema: Any, place: str = "#") -> Any:
         renamed = renamed or (depth > 0 and "$id" in each)
         if renamed and "$ref" in each:
             raise SchemaError(f"{where}/$ref", "is not served within a schema that has an $id of its own")
-        _check_words(each, where, references)
+        _check_words(each, where, references, counts)
         references.note(each, where)
         left += [(inner, f"{where}/{name}", depth + 1, renamed) for name, inner in _inner(each, where)]
         left += [(inner, place, depth + 1, renamed) for inner, place in references.take_shared()]
@@ -82,7 +83,7 @@ def _inner(schema: Schema, where: str) -> Iterator[tuple[str, Any]]:
             yield word, schema[word]
 
 
-def _check_words(schema: Schema, where: str, references: References) -> None:
+def _check_words(schema: Schema, where: str, references: References, counts: PropertyCounts) -> None:
     said = {word for word in schema if word in KNOWN}
     for word in schema.keys() - said:
         if (meant := _LETTERS.get(_letters(word))) is not None:
@@ -125,6 +126,7 @@ def _check_words(schema: Schema, where: str, references: References) -> None:
         check_string(schema, where)
     if "object" in types:
         check_object(schema, where, references)
+        counts.add(schema, where)
     if "array" in types:
         check_array(schema, where)
 

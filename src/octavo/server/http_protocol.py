@@ -29,7 +29,8 @@ class HttpProtocol(HttpToolsProtocol):
     The parser stops at the end of the headers of a request that offers another protocol (`Upgrade: h2c`, as Java's client
     does on every first request), and its body is lost. A server may ignore the offer (RFC 9110, 7.8), so that line is left
     out. `CONNECT` makes it stop too, and is refused. The head of the next request may come in one piece with a body, so each
-    body is parsed up to its end.
+    body is parsed up to its end. What has no form ends a connection, but takes no answer from the requests before it, whose answers
+    uvicorn drops.
     Fields behind a body are passed over: a proxy may have let through there what it takes out of a head.
     """
 
@@ -41,6 +42,8 @@ class HttpProtocol(HttpToolsProtocol):
     """The first bytes of what may be the line of an upgrade."""
     _refusal: OctavoError | None = None
     """Of a request that has its form: to be told instead of the parser's."""
+    _last_answer: bytes | None = None
+    """To a request without form, behind which nothing is looked at, until those before it have their answers."""
     _framing: Framing
     """Of the body, once the head before it is complete."""
     _head_timer: asyncio.TimerHandle | None = None
@@ -60,12 +63,13 @@ class HttpProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Let a client that sends no more have the answer that it waits for; False closes the connection."""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or cycle.more_body:
+        if cycle is None or cycle.response_complete or (cycle.more_body and self._last_answer is None):
             return False
         if self.transport.get_extra_info("ssl_object") is not None:
             return False  # TLS has no half-closed connections here: its end is the end of both directions
-        cycle.keep_alive = False
-        if not self.pipeline:  # else the answer to an earlier request is being written
+        if self._last_answer is None:
+            cycle.keep_alive = False
+        if not self.pipeline and not cycle.more_body:  # else the answer to an earlier request is being written
             beside = probe(cycle)
             if beside is None:
                 return False
@@ -84,7 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             self._await_head()
         at = 0
-        while at < len(data) and not self.transport.is_closing():
+        while at < len(data) and self._last_answer is None and not self.transport.is_closing():
             if self._in_head:
                 end = data.find(b"\n", at) + 1 or len(data)
                 self._take_head(data[at:end])
@@ -117,28 +121,39 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(piece)
 
     def _end(self, error: OctavoError) -> None:
-        """Tell what is wrong with the form of a request, unless another answer is on its way, and close the connection."""
-        if self._is_answerable():
-            self._write_error(error)
+        """Close the connection behind the answers to the requests that came before, and behind one that tells what is wrong with the
+        form of this one, unless its own has begun."""
+        refusal = self._refusal_of(error)
+        if self._in_head:
+            waits = self.cycle is not None and not self.cycle.response_complete
+        elif waits := bool(self.pipeline):
+            self.pipeline.popleft()  # this request, whose body never comes whole
+        elif self.cycle.response_started:
+            refusal = b""
+        if waits:
+            self._last_answer = refusal
+        else:
+            self._close_with(refusal)
+
+    def _close_with(self, answer: bytes) -> None:
+        self.transport.write(answer)
         self.transport.close()
+
+    def on_response_complete(self) -> None:
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self._last_answer is not None and not self.transport.is_closing():
+            self._close_with(self._last_answer)
 
     def send_400_response(self, msg: str) -> None:
         """The parser's refusal of what has no form, or what a callback of its refused."""
         self._end(self._refusal or RequestError(msg.removesuffix(".")))
 
-    def _is_answerable(self) -> bool:
-        """Whether what is written now is read as the answer to the request that is being received."""
-        if self.pipeline:
-            return False
-        if self._in_head:
-            return self.cycle is None or self.cycle.response_complete
-        return not self.cycle.response_started
-
-    def _write_error(self, error: OctavoError) -> None:
+    def _refusal_of(self, error: OctavoError) -> bytes:
         path = "" if self._in_head else self.scope["path"]
         body = msgspec.json.encode(error_object(error, "none", path))
         phrase = http.HTTPStatus(error.status).phrase.encode()
-        self.transport.write(
+        return (
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (error.status, phrase, len(body), body)
         )

@@ -26,7 +26,14 @@ STATED: dict[str, dict[str, Any]] = {
     "yarn-short": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4},
     "yarn-betas": YARN | {"rope_theta": 1e6, "beta_fast": 16, "beta_slow": 2.5, "truncate": False},
     "yarn-attention-factor": YARN | {"rope_theta": 1e6, "attention_factor": 1.25},
-    "yarn-scales": YARN | {"rope_theta": 1e4, "factor": 40, "mscale": 1.0, "mscale_all_dim": 0.707},
+    "yarn-scales": YARN
+    | {
+        "rope_theta": 1e4,
+        "factor": 40,
+        "original_max_position_embeddings": 4096,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.707,
+    },
     "yarn-one-scale": YARN | {"rope_theta": 1e4, "mscale": 0.5},
     "yarn-of-one": YARN | {"rope_theta": 1e6, "factor": 1.0},
     "yarn-borders-that-meet": YARN | {"rope_theta": 1e6, "beta_fast": 1, "beta_slow": 1, "truncate": False},
