@@ -20,7 +20,7 @@ import pytest
 from octavo.checkpoints.folder import resolve_folder
 from octavo.engine.processes.channel import ProcessChannel
 from octavo.engine.processes.standby_source import StandbySource
-from octavo.engine.processes.standbys import COUNT
+from octavo.engine.processes.standbys import COUNT, Standby
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord
@@ -125,18 +125,44 @@ def test_the_bits_would_show_other_weights(tiny: StandbySource, undisturbed: lis
     other.close()
 
 
-def test_a_worker_killed_while_it_starts_costs_one_start(tiny: StandbySource, undisturbed: list[object]) -> None:
+def test_a_worker_killed_while_it_starts_costs_one_start(
+    tiny: StandbySource, undisturbed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = tiny.start(None)
     keeper, standby = tiny.ensure_keeper().pid, waiting(tiny).pid
-    os.kill(standby, signal.SIGSTOP)
+    take = tiny._standbys.take
+
+    def take_and_stop() -> Standby:
+        taken = take()
+        assert taken.channel.pid == standby
+        os.kill(standby, signal.SIGSTOP)
+        return taken
+
     kill(worker.ready.pid)
     killer = threading.Timer(0.2, os.kill, [standby, signal.SIGKILL])
-    killer.start()
-    with pytest.raises(WorkerDiedError, match="signal 9"):
-        tiny.start(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny._standbys, "take", take_and_stop)
+        killer.start()
+        with pytest.raises(WorkerDiedError, match="signal 9"):
+            tiny.start(None)
     killer.join()
     assert answers(tiny.start(None)) == undisturbed
     assert tiny.ensure_keeper().pid == keeper
+
+
+def test_a_standby_that_somebody_has_stopped_is_passed_over(tiny: StandbySource, undisturbed: list[object]) -> None:
+    worker = tiny.start(None)
+    waiting(tiny)
+    for count in (1, COUNT):
+        stopped = [channel.pid for channel in full(tiny)][:count]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        while not all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in stopped):
+            time.sleep(0.01)
+        kill(worker.ready.pid)
+        worker = tiny.start(None)
+        assert worker.ready.pid not in stopped
+        assert answers(worker) == undisturbed
 
 
 def test_weights_are_one_copy_that_no_worker_can_write_and_the_standby_has_none(tiny: StandbySource) -> None:

@@ -75,16 +75,16 @@ class Standbys:
         return [*self._waiting]
 
     def take(self) -> Standby:
-        """The oldest that is alive, or a new one.
+        """The oldest that is alive and that nobody has stopped, or a new one.
 
         Raises:
             OSError, RuntimeError, MemoryError: there is none, and the system has no room for another process.
         """
-        living = self.alive()
-        if living:
-            self._pause_s = 0.0
-            self._waiting.remove(living[0])
-            return living[0]
+        for standby in self.alive():
+            if not standby.channel.stopped:
+                self._pause_s = 0.0
+                self._waiting.remove(standby)
+                return standby
         return Standby(self._new(), configured=False)
 
     def tend(self, config: WorkerConfig, keeper: ProcessChannel, most_configured: int) -> None:
