@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
 from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore
@@ -89,9 +91,9 @@ class DiesAt(MockWorker):
         super().send(plan)
 
 
-def failures(worker: MockWorker) -> dict[str, str]:
+def failures(worker: MockWorker, config: EngineConfig = CONFIG) -> dict[str, str]:
     """Name of each failed case to its trouble."""
-    verification = Verification(worker, CONFIG, quick=True)
+    verification = Verification(worker, config, quick=True)
     verification.run_alone()
     outcomes = [*(verification.run(case) for case in verification.cases())]
     outcomes += [verification.scored_as_prompts(), verification.refusals()]
@@ -101,6 +103,32 @@ def failures(worker: MockWorker) -> dict[str, str]:
 
 def test_a_worker_that_keeps_the_promises_passes_every_case() -> None:
     assert failures(MockWorker(CONFIG)) == {}
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> EngineConfig:
+    """Of any size that serves a prompt and an answer of one token each."""
+    block_size = draw(st.sampled_from([1, 3, 16, 64, 300]))
+    longest = draw(st.integers(2, 40) | st.integers(2, 400))
+    max_num_seqs = draw(st.sampled_from([1, 2, 5, 64]))
+    return dataclasses.replace(
+        CONFIG,
+        max_model_len=longest,
+        max_num_batched_tokens=draw(st.sampled_from([1, 2, 7, 13, 64, 200, 1024])),
+        max_num_seqs=max_num_seqs,
+        block_size=block_size,
+        num_blocks=draw(st.integers(1, 4)) * -(-longest // block_size),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 1, 50])),
+        max_num_queued_reqs=draw(st.sampled_from([None, 1])),
+        max_num_queued_tokens=draw(st.sampled_from([None, 1])),
+        num_snapshots=draw(st.sampled_from([None, 0, -(-max_num_seqs // 2)])),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(limits())
+def test_it_passes_whatever_the_limits(config: EngineConfig) -> None:
+    assert failures(MockWorker(config), config) == {}
 
 
 @pytest.mark.parametrize(

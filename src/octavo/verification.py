@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -16,6 +17,9 @@ from octavo.engine.statistics import EngineStatus, StepRecord
 from octavo.errors import OctavoError, RequestError
 from octavo.messages import SampledToken, StepMasks, StepPlan, StepResult, TokenScore, WorkerReady
 from octavo.sampling import SamplingParams
+
+ANSWER_BLOCKS = 5
+"""KV blocks that answers fill which are there to need more than there are."""
 
 
 class SharedLink:
@@ -113,7 +117,8 @@ class Case:
     answer_blocks: int = 0
     """KV blocks that the answers of the others fill; 0: one to three tokens behind a long prompt."""
     rounds: int = 1
-    """How often the probes are asked, one round after the other."""
+    """How often the probes are asked, one round after the other; each begins with the end of the one before, which caches keep
+    longest."""
     reverse: bool = False
     expect: Expectation = lambda run: True
     lacks: str = ""
@@ -139,7 +144,8 @@ class Verification:
 
     def __init__(self, link: WorkerLink, config: EngineConfig, *, quick: bool, seed: int = 0) -> None:
         self._link = SharedLink(link)
-        self._config = config
+        # All company comes at once, which bounds of the queue would refuse.
+        self._config = dataclasses.replace(config, max_num_queued_reqs=None, max_num_queued_tokens=None)
         self._quick = quick
         self._rng = np.random.default_rng(seed)
         self.probes = self._make_probes()
@@ -161,7 +167,7 @@ class Verification:
             Case(f"{n} at once", dataclasses.replace(plain, max_num_seqs=n), older=n // 2, younger=n - n // 2)
             for n in counts
         ]
-        cases += [self._budget_case(plain, tokens) for tokens in budgets if tokens <= config.max_num_batched_tokens]
+        cases += [self._budget_case(plain, tokens) for tokens in budgets if self._fills(plain, tokens)]
         chunk = dataclasses.replace(plain, long_prefill_token_threshold=37)
         longest = max(len(probe.prompt_token_ids) for probe in self.probes)
         scarce = dataclasses.replace(plain, num_blocks=self._blocks(longest + 16) + 2)
@@ -169,7 +175,7 @@ class Verification:
             Case("in reverse order", plain, older=2, younger=2, reverse=True),
             Case("prompts in chunks of 37 tokens", chunk, older=2, younger=2),
         ]
-        if config.num_snapshots != 0:  # else nothing of a model with recurrent layers is ever cached
+        if self._caches():
             cases.append(
                 Case(
                     "prefix from the cache",
@@ -179,14 +185,21 @@ class Verification:
                     lacks="no prompt token came from the cache",
                 )
             )
-        if scarce.num_blocks <= config.num_blocks and scarce.num_blocks // 2 < most:
+        # So many of the others, grown, need more than the pool; to run side by side, they need a token each in a step.
+        crowd = scarce.num_blocks // (1 + ANSWER_BLOCKS) + 1
+        if (
+            scarce.num_blocks <= config.num_blocks
+            and scarce.num_blocks // 2 < most
+            and crowd < config.max_num_batched_tokens
+            and (1 + ANSWER_BLOCKS) * config.block_size <= config.max_request_tokens
+        ):
             # half of the pool is taken by others that need the other half one step later: the youngest, the probes, give way
             cases.append(
                 Case(
                     "preempted",
                     scarce,
                     older=scarce.num_blocks // 2,
-                    answer_blocks=5,
+                    answer_blocks=ANSWER_BLOCKS,
                     expect=lambda run: run.status.preemptions > 0,
                     lacks="no request was preempted",
                 )
@@ -213,7 +226,9 @@ class Verification:
         others = [self._other(number, case) for number in range(case.older + case.younger)]
         asked = [self._again(probe, 0) for probe in order]
         rounds = [[*others[: case.older], *asked, *others[case.older :]]]
-        rounds += [[self._again(probe, number) for probe in order] for number in range(1, case.rounds)]
+        rounds += [
+            [self._again(probe, number) for probe in order[:: (-1) ** number]] for number in range(1, case.rounds)
+        ]
         run = self._run(case.config, rounds)
         compared = [(probe.request_id, number) for probe in order for number in range(case.rounds)]
         answers = [(run.answers[f"{name}/{number}"], self.reference[name]) for name, number in compared]
@@ -260,11 +275,12 @@ class Verification:
             asked.append(Request(probe.request_id, [*probe.prompt_token_ids, *decoded], sampling))
         run = self._run(config, [asked])
         equal, trouble = 0, ""
-        for request in asked:
-            answer, reference = run.answers[request.request_id], self.reference[request.request_id].tokens[:-1]
+        for probe in self.probes:
+            answer, reference = run.answers[probe.request_id], self.reference[probe.request_id].tokens[:-1]
+            first = len(probe.prompt_token_ids) - 1
             if answer.error is not None:
                 trouble = answer.error.message
-            elif (answer.prompt_scores or [])[-len(reference) :] == [score for _token, score in reference]:
+            elif (answer.prompt_scores or [])[first:] == [score for _token, score in reference]:
                 equal += 1
         trouble = trouble or ("" if equal == len(asked) else f"{len(asked) - equal} answers differ")
         largest = max((record.tokens for record in run.records), default=0)
@@ -272,19 +288,48 @@ class Verification:
 
     def _budget_case(self, plain: EngineConfig, tokens: int) -> Case:
         """Steps of exactly `tokens` tokens, as prompts fill them."""
-        prompt = sum(len(probe.prompt_token_ids) for probe in self.probes)
-        others = max(0, -(-(2 * tokens - prompt) // self._other_len(plain)))
         return Case(
             f"steps of {tokens} tokens",
             dataclasses.replace(plain, max_num_batched_tokens=tokens),
-            younger=others,
+            younger=self._others_beside(tokens),
             expect=lambda run: any(record.tokens == tokens for record in run.records),
             lacks=f"no step had {tokens} tokens (too few sequences or KV blocks)",
         )
 
+    def _others_beside(self, tokens: int) -> int:
+        """So many that all prompts together have enough for two steps of `tokens`."""
+        prompt = sum(len(probe.prompt_token_ids) for probe in self.probes)
+        return max(0, -(-(2 * tokens - prompt) // self._other_len()))
+
+    def _fills(self, plain: EngineConfig, tokens: int) -> bool:
+        """Whether the limits let a step have `tokens` tokens: one prompt has them, or those that can start together."""
+        if tokens > plain.max_num_batched_tokens:
+            return False
+        lengths = [len(probe.prompt_token_ids) for probe in self.probes]
+        lengths += [self._other_len()] * self._others_beside(tokens)
+        most, together, blocks = plain.long_prefill_token_threshold or tokens, 0, 0
+        for started, length in enumerate(lengths[: plain.max_num_seqs]):
+            blocks += self._blocks(length)
+            if blocks + started > plain.num_blocks:
+                break
+            together += min(length, most)
+        return max(together, min(max(lengths), most)) >= tokens
+
+    def _caches(self) -> bool:
+        """Whether the limits let a probe find its prefix: it has a full block, and all is kept until it comes again."""
+        kept = self._config.num_snapshots
+        blocks = [self._blocks(len(probe.prompt_token_ids) + (probe.sampling.max_tokens or 0)) for probe in self.probes]
+        full = [len(probe.prompt_token_ids) > self._config.block_size for probe in self.probes]
+        reads = [probe.sampling.prompt_logprobs is None for probe in self.probes]
+        return (
+            any(map(operator.and_, full, reads))
+            and sum(blocks) <= self._config.num_blocks
+            and (kept is None or kept > 1)  # of recurrent states; one would be that of whoever is asked in between
+        )
+
     def _make_probes(self) -> list[Request]:
         """Requests with every kind of sampling and lengths around those where things happen."""
-        answer_len = 8 if self._quick else 16
+        answer_len = min(8 if self._quick else 16, self._config.max_request_tokens - 1)
         block, room = self._config.block_size, self._config.max_request_tokens - answer_len
         lengths = [1, 2, block - 1, block, block + 1, 33, 184, 1001] + ([] if self._quick else [64, 129, 513, 1999])
         fitting = sorted({length for length in lengths if 1 <= length <= room})
@@ -304,14 +349,14 @@ class Verification:
             for number, length in enumerate(fitting)
         ]
 
-    def _other_len(self, config: EngineConfig) -> int:
-        return max(1, min(1001, config.max_request_tokens - 3))
+    def _other_len(self) -> int:
+        return max(1, min(1001, self._config.max_request_tokens - 3))
 
     def _other(self, number: int, case: Case) -> Request:
         """A request that is there to keep the probes company."""
         block = self._config.block_size
-        length = block if case.answer_blocks else self._other_len(case.config)
-        max_tokens = case.answer_blocks * block or 1 + number % 3
+        length = block if case.answer_blocks else self._other_len()
+        max_tokens = case.answer_blocks * block or min(1 + number % 3, self._config.max_request_tokens - length)
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=case.answer_blocks > 0, seed=number)
         return Request(f"other-{number}", self._prompt(length), sampling)
 
