@@ -117,7 +117,8 @@ class Case:
     answer_blocks: int = 0
     """KV blocks that the answers of the others fill; 0: one to three tokens behind a long prompt."""
     rounds: int = 1
-    """How often the probes are asked, one round after the other; each begins with those that ended the one before, which caches keep longest."""
+    """How often the probes are asked, one round after the other; each begins with the end of the one before, which caches keep
+    longest."""
     reverse: bool = False
     expect: Expectation = lambda run: True
     lacks: str = ""
@@ -184,7 +185,8 @@ class Verification:
                     lacks="no prompt token came from the cache",
                 )
             )
-        crowd = scarce.num_blocks // (1 + ANSWER_BLOCKS) + 1  # so many of the others, grown, need more than the pool
+        # So many of the others, grown, need more than the pool; to run side by side, they need a token each in a step.
+        crowd = scarce.num_blocks // (1 + ANSWER_BLOCKS) + 1
         if (
             scarce.num_blocks <= config.num_blocks
             and scarce.num_blocks // 2 < most
