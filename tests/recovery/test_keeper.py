@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -427,7 +428,11 @@ def census(folder: Path) -> dict[str, int]:
     own = psutil.Process()
     processes = [own, *own.children(recursive=True)]
     files = [link for process in processes for link in links(process.pid)]
-    blocks = {os.stat(link).st_ino for link in files if "memfd:octavo-weights" in os.readlink(link)}
+    blocks: set[int] = set()
+    for link in files:
+        with suppress(FileNotFoundError):  # a process that starts closes what it has read
+            if "memfd:octavo-weights" in os.readlink(link):
+                blocks.add(os.stat(link).st_ino)
     return {
         "children": len(processes) - 1,
         "files": own.num_fds(),
