@@ -164,7 +164,7 @@ def test_fifty_kills_leave_no_device_memory(config: WorkerConfig) -> None:
             source.close()
     left = used_bytes() - before
     report("fifty kills", least=min(drifts) / MIB, most=max(drifts) / MIB, last=drifts[-1] / MIB, left=left / MIB)
-    assert max(drifts) < 16 * MIB
+    assert max(map(abs, drifts)) < 16 * MIB
     assert max(drifts) - min(drifts) < 16 * MIB
     assert left < 16 * MIB
 
@@ -201,7 +201,7 @@ def test_the_whole_of_qwen_is_back_within_five_seconds(tmp_path: Path) -> None:
         worker = source.start(None)
         tell("first start of 48 layers", began, worker.ready)
         expected, started = answers(worker), used_bytes()
-        report("graphs and standbys of 48 layers", mib=(idle_bytes() - started) / MIB)
+        report("48 layers take, once idle", mib=(idle_bytes() - started) / MIB)
         for number in range(1, 4):
             prepared(source)
             keeper, standby = source.ensure_keeper().pid, source.standbys[0].channel.pid
