@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from octavo.wire import Wire
 from server.harness import Running, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -134,29 +137,41 @@ def test_the_server_was_well_and_serves_the_next(server: Running, watched: list[
     assert set(watched) == {200}
 
 
-def test_a_grammar_that_hangs_is_refused_while_another_is_served(server: Running) -> None:
-    """The process that compiles it is stopped, which is as good as any hang."""
-    statuses: list[int] = []
+def test_a_grammar_that_hangs_is_refused_while_another_is_served(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes that are to compile it are stopped before they are told, which is as good as any hang."""
+    fork_server, stopped = server.context.compiler._fork_server, queue.Queue[psutil.Process]()
+    fork, hanging = fork_server.fork, threading.Event()
+    hanging.set()
+
+    def fork_one_that_stops() -> Wire:
+        before = children(server)
+        wire = fork()
+        if hanging.is_set():
+            assert wire.wait(None), "it says first of all that it is there"
+            (child,) = children(server) - before
+            child.suspend()
+            stopped.put(child)
+        return wire
+
+    def attack() -> int:
+        asked = {**body, "guided_regex": "[uvw]{3}"}
+        return httpx.post(f"{server.url}/v1/completions", json=asked, timeout=240).status_code
+
+    monkeypatch.setattr(fork_server, "fork", fork_one_that_stops)
     body: dict[str, Any] = {"model": "mock", "prompt": "hi", "max_tokens": 4}
-    large = {f"q{number}": {"type": "string", "maxLength": 40} for number in range(6000)}
-    before = children(server)
-
-    def attack() -> None:
-        asked = {**body, "guided_json": {"properties": large}}
-        statuses.append(httpx.post(f"{server.url}/v1/completions", json=asked, timeout=240).status_code)
-
-    thread = threading.Thread(target=attack)
-    thread.start()
-    while not (compiling := children(server) - before):
-        threading.Event().wait(0.01)
-    (stopped,) = compiling
-    stopped.suspend()
-    quick = server.http.post("/v1/completions", json={**body, "guided_regex": "[xyz]{2}"}, timeout=240)
-    assert quick.status_code == SERVED
-    assert thread.is_alive()
-    stopped.kill()
-    thread.join()
-    assert statuses == [REFUSED]
+    with ThreadPoolExecutor() as pool:
+        attacked = pool.submit(attack)
+        first = stopped.get(timeout=240)
+        hanging.clear()
+        quick = server.http.post("/v1/completions", json={**body, "guided_regex": "[xyz]{2}"}, timeout=240)
+        assert quick.status_code == SERVED
+        assert not attacked.done()
+        hanging.set()
+        first.kill()
+        stopped.get(timeout=240).kill()
+        assert attacked.result() == REFUSED
 
 
 def children(server: Running) -> set[psutil.Process]:
