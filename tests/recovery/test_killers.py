@@ -72,9 +72,9 @@ def loaded(limits: EngineConfig, *faults: str, restarts: int = 10) -> tuple[Engi
     return Engine(limits, source.start(None), supervisor=supervisor, injector=injector), source
 
 
-def load(count: int) -> list[Request]:
+def load(count: int, least_made: int = 5) -> list[Request]:
     return [
-        request(f"r{i}", range(i, 2 * i + 5), temperature=1.0, seed=i, max_tokens=5 + i % 7, logprobs=i % 3)
+        request(f"r{i}", range(i, 2 * i + 5), temperature=1.0, seed=i, max_tokens=least_made + i % 7, logprobs=i % 3)
         for i in range(count)
     ]
 
@@ -136,7 +136,7 @@ def test_two_killers_at_once() -> None:
 def test_a_pair_that_kills_together_fails_and_no_one_else() -> None:
     limits = config()
     engine, source = loaded(limits, "segfault@request:r3+r20")
-    asked = load(32)
+    asked = load(32, least_made=100)  # neither ends while they are searched for
     outcomes = run(engine, asked)
     check(outcomes, asked, limits, ["r3", "r20"])
     assert "with it and 1 other" in outcomes["r3"].error.message  # type: ignore[union-attr]

@@ -60,7 +60,7 @@ class RequestTable:
         running = self.scheduler.running
         self.counters.requests_replayed += len(running)
         self.counters.tokens_recomputed += sum(each.computed for each in running)
-        self.scheduler = Scheduler(self.config, self.counters)
+        self.scheduler = Scheduler(self.config, self.counters, replays=True)
         for sequence in self.sequences.values():
             sequence.wait_again()
             self.scheduler.enqueue(sequence)

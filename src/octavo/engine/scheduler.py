@@ -16,6 +16,10 @@ from octavo.engine.step import Step
 from octavo.engine.update import FinishReason
 from octavo.messages import Admission, Chunk, SnapshotUse
 
+FIRST_TOKENS = 512
+"""Token budget of the first step behind a death; it doubles from step to step, up to that of every step. The largest step may
+take longer than workers live when something kills one after the other, and then nobody would ever get on."""
+
 _NO_BLOCKS: list[int] = []
 
 
@@ -29,9 +33,13 @@ class Scheduler:
     All running sequences arrived before all waiting ones of their priority: the queue is entered before them only by
     preemption, which takes the last to arrive of the last priority. A sequence gets the blocks of its whole history when it
     starts, so only decode can run out of blocks, and the first always goes on. None gives way to one that only waits.
+
+    Args:
+        counters: go on from one schedule to the next.
+        replays: a worker has died, and what it had computed is computed again.
     """
 
-    def __init__(self, config: EngineConfig, counters: Counters) -> None:
+    def __init__(self, config: EngineConfig, counters: Counters, *, replays: bool = False) -> None:
         self.config = config
         self.counters = counters
         self.index = PrefixIndex(config.block_size, config.num_snapshots)
@@ -50,6 +58,9 @@ class Scheduler:
         self.received = 0
         """The last step whose result is in."""
         self._steps = 0
+        most = config.max_num_batched_tokens
+        self._budget = min(FIRST_TOKENS, most) if replays else most
+        """Tokens of the next step."""
         self._slots = list(range(config.max_num_seqs - 1, -1, -1))
         self._releases: list[int] = []
         """Slots the worker still believes taken."""
@@ -74,12 +85,14 @@ class Scheduler:
         self.waiting.clear()
         self.held.clear()
         self._chosen = chosen
+        if chosen is not None:  # together in one step they may do what they do not do apart
+            self._budget = self.config.max_num_batched_tokens
         for sequence in sequences:
             self._place(sequence)
 
     def plan(self, now_s: float) -> Step | None:
         """Plan the next step; None if nothing can run before the next result."""
-        step = Step(self._steps + 1, self.config.max_num_batched_tokens)
+        step = Step(self._steps + 1, self._budget)
         prefilling = self._plan_decodes(step)
         for running in prefilling:
             if not step.budget:
@@ -89,6 +102,7 @@ class Scheduler:
         if not (step.chunks or step.sampling):
             return None
         self._steps = step.number
+        self._budget = min(2 * self._budget, self.config.max_num_batched_tokens)
         step.releases, self._releases = self._releases, []
         step.num_running = len(self.running)
         step.num_waiting = len(self.waiting)
@@ -181,7 +195,9 @@ class Scheduler:
             end -= 1
         if start == end:
             return
-        count = min(end - start, step.budget, self.config.long_prefill_token_threshold or NEVER)
+        # For the same reason as FIRST_TOKENS; nobody decodes beside it yet.
+        most = NEVER if running.replayed else self.config.long_prefill_token_threshold or NEVER
+        count = min(end - start, step.budget, most)
         running.planned = start + count
         sample = running.planned == running.prefill_end
         step.chunks.append(Chunk(running.slot, start, count, new_blocks, sample))
@@ -250,6 +266,7 @@ class Scheduler:
             return None
         self.pool.share(cached)
         running = Running(sequence, self._slots.pop(), cached + self.pool.allocate(num_new), size, hits)
+        running.replayed = waiting.was_running
         if not self.config.prefix_caching:
             running.register_at = NEVER
         if running.restore is not None:
