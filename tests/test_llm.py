@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from engine.harness import PacedWorker
 from octavo import LLM, CompletionOutput, RequestOutput, SamplingParams
 from octavo.config import EngineConfig, Settings
 from octavo.engine.processes.worker_source import WorkerSource
@@ -24,12 +25,19 @@ def mock_workers(config: WorkerConfig, settings: Settings) -> WorkerSource:
     return _mocks(config)
 
 
+def paced_workers(config: WorkerConfig, settings: Settings) -> WorkerSource:
+    """They make as many steps as they are let."""
+    return _mocks(config, PacedWorker)
+
+
 def dying_workers(config: WorkerConfig, settings: Settings) -> WorkerSource:
     """The first one dies."""
     return _mocks(config, die_at_step=5)
 
 
-def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSource:
+def _mocks(
+    config: WorkerConfig, make: Callable[..., MockWorker] = MockWorker, die_at_step: int | None = None
+) -> MockSource:
     limits = EngineConfig(
         vocab_size=LETTERS,
         eos_token_ids=(),
@@ -39,7 +47,7 @@ def _mocks(config: WorkerConfig, die_at_step: int | None = None) -> MockSource:
         block_size=config.block_size,
         num_blocks=config.num_blocks or 1000,
     )
-    return MockSource(limits, lambda number, config: MockWorker(config, die_at_step=None if number else die_at_step))
+    return MockSource(limits, lambda number, config: make(config, die_at_step=None if number else die_at_step))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from octavo.cli.bench.recovery.report import Report
 from octavo.cli.main import main
 from octavo.errors import OctavoError
 from octavo.server.completion_request import CompletionRequest
+from waits import wait_until
 
 
 def outcome(arrivals: list[float], text: str = "abc", error: str = "") -> Outcome:
@@ -134,8 +134,7 @@ def test_processes_are_told_by_what_they_run(stand_in: subprocess.Popen[bytes]) 
     assert stand_in.pid in family(os.getpid(), stand_in.pid)[Kind.WORKER]
     assert stand_in.pid in family(os.getpid(), None)[Kind.STANDBY]
     stand_in.kill()
-    while stand_in.pid in children(os.getpid()):
-        time.sleep(0.01)
+    wait_until(lambda: stand_in.pid not in children(os.getpid()))
     assert stand_in.returncode is None, "it was a zombie, which is no child that runs"
 
 
@@ -188,6 +187,7 @@ def test_against_a_server(served: Served, tmp_path: Path, capsys: pytest.Capture
     assert (result["requests"], result["failed"], result["kills"], result["equal"]) == (12, 0, 2, True)
     assert result["kills_by_kind"] == {"worker": 2}
     assert 0 < result["recovery_median_s"] <= result["recovery_worst_s"]
+    assert served.end() == 0
     assert served.log.count("recovered from signal") == 2
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from waits import wait_until
 from warm.client import WarmPopen
 
 COMMAND = [sys.executable, "-m", "octavo.cli.main", "serve", "--device", "cpu", "--cpu-threads", "1", "--port", "0"]
@@ -35,6 +35,11 @@ COMMAND += [
     "none",
 ]
 START_S = 120.0
+PATIENT = ["--worker-step-timeout", "600"]
+HELD = [*PATIENT, "--inject-fault", "hang@step:60"]
+"""No request of 100 tokens ends before its worker is killed."""
+HELD_TWICE = [*PATIENT, *2 * ("--inject-fault", "hang@step:1")]
+"""Neither of the first two workers gives a result."""
 
 
 class Served:
@@ -70,8 +75,12 @@ class Served:
         return self._ask(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers))
 
     def end(self) -> int:
-        """SIGTERM, then the exit code; once."""
+        """SIGTERM, then the exit code."""
         self.process.send_signal(signal.SIGTERM)
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Wait until it has ended, and all that it said is in `log`."""
         code = self.process.wait(60)
         for reader in self._readers:
             reader.join()
@@ -99,8 +108,9 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    server = Served("--step-log", str(tmp_path / "steps.jsonl"))
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    """With the flags that the test asks for."""
+    server = Served("--step-log", str(tmp_path / "steps.jsonl"), *getattr(request, "param", []))
     yield server
     if server.process.poll() is None:
         server.end()
@@ -123,11 +133,16 @@ def test_it_answers_and_drains_and_leaves_nothing(served: Served, tmp_path: Path
     steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert steps[0]["chunks"] == [answer["usage"]["prompt_tokens"]]
 
+    worker = psutil.Process(info["worker"]["pid"])
     with ThreadPoolExecutor(1) as pool:
         body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "temperature": 0}
+        worker.suspend()
         running = pool.submit(served.post, "/v1/completions", body)
-        wait_until(lambda: is_running(served))
-        assert served.end() == 0
+        wait_until(lambda: served.get("/load")[1]["running"])
+        served.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "running requests have" in served.log)
+        worker.resume()
+        assert served.exit_code() == 0
         code, answer = running.result()
     assert code == 200, "a request that runs at SIGTERM ends well"
     assert answer["usage"]["completion_tokens"] == 200
@@ -135,34 +150,37 @@ def test_it_answers_and_drains_and_leaves_nothing(served: Served, tmp_path: Path
     assert "Traceback" not in served.log
 
 
+@pytest.mark.parametrize("served", [HELD_TWICE], indirect=True, ids=["held twice"])
 def test_a_killed_worker_is_replaced_and_every_request_finishes(served: Served) -> None:
-    pid = served.get("/server_info")[1]["worker"]["pid"]
+    """One that has given no result, the next, without which the recovery does not end, and one in the middle of all answers."""
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(served.post, "/v1/completions", question(seed)) for seed in range(8)]
-        wait_until(lambda: is_running(served, 8))
-        psutil.Process(pid).kill()
-        wait_until(lambda: served.get("/health")[0] == 503)
+        wait_until(lambda: (load := served.get("/load")[1])["running"] and load["server_load"] == 8)
+        pids = [killed(served)]
+        assert served.get("/health")[0] == 503
+        pids.append(killed(served))
+        wait_until(lambda: served.get("/live")[1]["tokens"]["generation"] > 8 * 10)
+        pids.append(killed(served))
         answers = [one.result() for one in running]
     worker = served.get("/server_info")[1]["worker"]
-    assert (worker["pid"] != pid, worker["restarts"]) == (True, 1)
+    assert (worker["pid"] in pids, worker["restarts"]) == (False, 3)
     assert served.get("/health")[0] == 200
     assert choices(answers) == choices([served.post("/v1/completions", question(seed)) for seed in range(8)])
-    assert served.log.count("recovered from signal in") == 1
     assert served.end() == 0
-    assert alive([*served.family, worker["pid"]]) == []
+    assert served.log.count("recovered from signal in") == 2
+    assert alive([*served.family, *pids, worker["pid"]]) == []
 
 
-def test_without_restarts_a_death_ends_every_request_and_the_server() -> None:
-    served = Served("--max-worker-restarts", "0")
+@pytest.mark.parametrize("served", [[*HELD, "--max-worker-restarts", "0"]], indirect=True, ids=["held"])
+def test_without_restarts_a_death_ends_every_request_and_the_server(served: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(served.post, "/v1/completions", question(seed)) for seed in range(8)]
-        wait_until(lambda: is_running(served, 8))
-        psutil.Process(served.get("/server_info")[1]["worker"]["pid"]).kill()
+        wait_until(lambda: served.get("/load")[1]["server_load"] == 8)
+        psutil.Process(worker_pid(served)).kill()
         answers = [one.result() for one in running]
     assert {code for code, _ in answers} == {500}
     assert all("worker" in answer["error"]["message"] for _, answer in answers)
-    assert served.process.wait(60) == 1
-    served.end()
+    assert served.exit_code() == 1
     assert "exit code 1: the worker died" in served.log.splitlines()[-1]
     assert alive(served.family) == []
 
@@ -185,12 +203,13 @@ def test_a_model_that_is_not_there_is_told_in_the_last_line() -> None:
     assert "no-such-model" in last
 
 
-def is_running(served: Served, count: int = 1) -> bool:
-    return bool(served.get("/load")[1]["running"] >= count)
+def killed(served: Served) -> int:
+    """The worker's pid, once it has been killed and there is another."""
+    pid = worker_pid(served)
+    psutil.Process(pid).kill()
+    wait_until(lambda: worker_pid(served) != pid)
+    return pid
 
 
-def wait_until(condition: Any, limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def worker_pid(served: Served) -> int:
+    return int(served.get("/server_info")[1]["worker"]["pid"])

@@ -18,7 +18,16 @@ from octavo.testing.mock_worker import MockWorker, digest, mock_score, mock_toke
 class PacedWorker(MockWorker):
     """Gives as many more results as `let` allows, which other threads may set; None: all."""
 
-    let: int | None = None
+    _given = 0
+    _most: int | None = None
+
+    @property
+    def let(self) -> int | None:
+        return None if self._most is None else max(0, self._most - self._given)
+
+    @let.setter
+    def let(self, more: int | None) -> None:
+        self._most = None if more is None else self._given + more
 
     def receive(self, timeout_s: float | None) -> StepResult | None:
         while self.let == 0:
@@ -27,8 +36,7 @@ class PacedWorker(MockWorker):
             if timeout_s is not None:
                 return None
         result = super().receive(timeout_s)
-        if result is not None and self.let is not None:
-            self.let -= 1
+        self._given += result is not None
         return result
 
 

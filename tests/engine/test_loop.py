@@ -12,6 +12,7 @@ from engine.harness import Outcome, PacedWorker, alone, collect, config, request
 from octavo.engine import Engine, EngineLoop, FinishReason, Request, Update
 from octavo.errors import OverloadedError, RequestError, WorkerDiedError
 from octavo.testing.mock_worker import MockWorker
+from waits import BOUND_S, wait_until
 
 LIMITS = config(block_size=4)
 
@@ -33,7 +34,7 @@ class Inbox:
 
     def wait(self, *request_ids: str) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: all(self.reason(i) for i in request_ids), 20), self.outcomes
+            assert self.changed.wait_for(lambda: all(self.reason(i) for i in request_ids), BOUND_S), self.outcomes
 
 
 class Station:
@@ -132,8 +133,7 @@ def test_abort_ends_a_running_request_before_its_step_does(station: Callable[...
     here = station()
     here.worker.let = 0
     here.loop.submit(endless("a"))
-    while not here.loop.status().running:
-        time.sleep(0.01)
+    wait_until(lambda: here.loop.status().running)
     here.loop.abort(["a", "unknown"])
     here.inbox.wait("a")
     assert here.inbox.reason("a") is FinishReason.ABORT
@@ -195,10 +195,7 @@ def test_death_of_the_worker_ends_all(station: Callable[..., Station]) -> None:
 def test_death_is_noticed_while_idle(station: Callable[..., Station]) -> None:
     here = station()
     here.worker.die("gone")
-    deadline_s = time.monotonic() + 5
-    while here.loop.status().alive and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert not here.loop.status().alive
+    wait_until(lambda: not here.loop.status().alive)
 
 
 def test_an_error_in_the_engine_ends_every_request_and_is_no_hang(

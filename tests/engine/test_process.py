@@ -22,6 +22,7 @@ from octavo.engine.processes.worker_process import ProcessSource, ProcessWorker
 from octavo.errors import WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
+from waits import wait_until
 
 TESTS = Path(__file__).parent.parent
 PLAN = StepPlan(1, [], [Admission(0, [1], 1, SamplingParams(temperature=0), [])], [Chunk(0, 0, 1, [0], True)])
@@ -145,11 +146,10 @@ def test_a_death_in_a_step_says_why(start: Callable[..., ProcessWorker], how: st
 def test_a_fault_that_nobody_waited_for_is_told_when_sending(start: Callable[..., ProcessWorker]) -> None:
     worker = start("late-fault")
     worker.send(PLAN)
-    while is_running(worker.ready.pid):
-        time.sleep(0.01)
+    wait_until(lambda: not is_running(worker.ready.pid))
     # its other threads may end a moment later than its first, and the system tells when all have
     with pytest.raises(WorkerDiedError, match="illegal memory access"):
-        send_for_ever(worker)
+        repeat(lambda: worker.send(PLAN))
 
 
 def test_nothing_is_sent_to_the_dead(start: Callable[..., ProcessWorker]) -> None:
@@ -182,20 +182,13 @@ def test_a_child_that_hears_nothing_is_ended(start: Callable[..., ProcessWorker]
     assert not psutil.pid_exists(worker.ready.pid)
 
 
-def send_for_ever(worker: ProcessWorker) -> None:
-    while True:
-        worker.send(PLAN)
-        time.sleep(0.01)
-
-
 def test_what_the_dead_had_answered_is_received_before_their_death(start: Callable[..., ProcessWorker]) -> None:
     worker = start("dies-after-answering")
     worker.send(PLAN)
-    while is_running(worker.ready.pid):
-        time.sleep(0.01)
+    wait_until(lambda: not is_running(worker.ready.pid))
     # its other threads may end a moment later than its first, and the system tells when all have
     with pytest.raises(WorkerDiedError, match="signal 9"):
-        send_for_ever(worker)
+        repeat(lambda: worker.send(PLAN))
     result = worker.receive(None)
     assert result is not None
     assert result.step == 1
@@ -255,17 +248,12 @@ def test_the_child_does_not_outlive_a_killed_parent(monkeypatch: pytest.MonkeyPa
         parent.kill()
         parent.wait()
         parent.stdout.close()
-        deadline_s = time.monotonic() + 5
-        while is_running(child) and time.monotonic() < deadline_s:
-            time.sleep(0.02)
-        assert not is_running(child)
+        wait_until(lambda: not is_running(child))
 
 
 def repeat(call: Callable[[], object]) -> None:
-    """Call again and again for two seconds: the system takes a moment to end a process."""
-    for _ in range(200):
-        call()
-        time.sleep(0.01)
+    """Call again and again until it raises: the system takes a moment to end a process."""
+    wait_until(call)
 
 
 def is_running(pid: int) -> bool:

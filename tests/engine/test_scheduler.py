@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.harness import Outcome, alone, collect, config, finish, request, serve
+from engine.harness import Outcome, PacedWorker, alone, collect, config, finish, request, serve
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request, StepRecord
 from octavo.engine.acceptance import accept
@@ -140,7 +140,8 @@ def test_a_preempted_sequence_waits_for_the_token_in_flight() -> None:
 
 def test_a_plan_is_made_while_a_step_runs_and_never_a_third() -> None:
     limits = config()
-    worker = MockWorker(limits, delay_s=0.02)
+    worker = PacedWorker(limits)
+    worker.let = 0
     engine = Engine(limits, worker)
     engine.add(request("a", [1], max_tokens=4, ignore_eos=True))
     engine.step(0)
@@ -148,6 +149,7 @@ def test_a_plan_is_made_while_a_step_runs_and_never_a_third() -> None:
     engine.step(0)
     assert [plan.step for plan in worker.plans] == [1, 2]
     assert worker.plans[1].chunks[0].start == 1
+    worker.let = None
     finish(engine)
 
 

@@ -22,6 +22,18 @@ class StandIns(ProcessSource):
         return super().start(num_blocks)
 
 
+class Dying(StandIns):
+    """The first dies of what it is told to do; the next, which gets ready in a minute, is waited for."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        super().__init__(config, "segfault")
+
+    def start(self, num_blocks: int | None) -> ProcessWorker:
+        worker = super().start(num_blocks)
+        self._config = msgspec.structs.replace(self._config, model="silent")
+        return worker
+
+
 def fine(config: WorkerConfig, settings: Settings) -> StandIns:
     """They answer at once."""
     return StandIns(config, "fine")
@@ -33,5 +45,5 @@ def hanging(config: WorkerConfig, settings: Settings) -> StandIns:
 
 
 def dying(config: WorkerConfig, settings: Settings) -> StandIns:
-    """They die of whatever they are told to do."""
-    return StandIns(config, "segfault")
+    """See `Dying`."""
+    return Dying(config)

@@ -10,19 +10,30 @@ from typing import Any
 
 import pytest
 
+from engine.harness import PacedWorker
 from octavo import LLM, AsyncEngineArgs, AsyncLLM, AsyncLLMEngine, RequestOutput, RequestOutputKind, SamplingParams
 from octavo.errors import ConfigError, RequestError, WorkerDiedError
-from test_llm import dying_workers, mock_workers
+from test_llm import dying_workers, mock_workers, paced_workers
 
 SAFETY_NET_S = 60.0
 SOME = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=1)
 ENDLESS = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
+FEW = 20
+"""Steps in which no endless request ends."""
 
 
 @pytest.fixture
 def engine() -> Iterator[AsyncLLM]:
-    with AsyncLLM(workers=mock_workers, max_model_len="1k") as opened:
+    with AsyncLLM(workers=paced_workers, max_model_len="1k") as opened:
         yield opened
+
+
+def let(engine: AsyncLLM, steps: int) -> PacedWorker:
+    """Have the worker make so many more steps, and then none."""
+    worker = engine._engine._engine._link
+    assert isinstance(worker, PacedWorker)
+    worker.let = steps
+    return worker
 
 
 @pytest.fixture
@@ -44,8 +55,13 @@ async def until(reached: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def alive(engine: AsyncLLM) -> int:
+    status = engine._engine.status()
+    return status.running + status.waiting
+
+
 def idle(engine: AsyncLLM) -> Callable[[], bool]:
-    return lambda: (status := engine._engine.status()).running + status.waiting == 0
+    return lambda: not alive(engine)
 
 
 def test_each_kind_of_output_tells_the_same(engine: AsyncLLM, llm: LLM) -> None:
@@ -116,13 +132,16 @@ def test_leaving_ends_the_request(engine: AsyncLLM) -> None:
             break
 
     async def check() -> None:
+        let(engine, FEW)
         await leave()
         await until(idle(engine))
+        worker = let(engine, FEW)
         task = asyncio.create_task(outputs(engine, sampling=ENDLESS))
-        await until(lambda: not idle(engine)())
+        await until(lambda: worker.let == 0)
         task.cancel()
         assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
         await until(idle(engine))
+        worker.let = None
         assert (await outputs(engine))[-1].finished, "its id is free again"
 
     asyncio.run(check())
@@ -130,8 +149,12 @@ def test_leaving_ends_the_request(engine: AsyncLLM) -> None:
 
 def test_abort_ends_the_stream(engine: AsyncLLM) -> None:
     async def check() -> None:
+        let(engine, 0)
         tasks = [asyncio.create_task(outputs(engine, sampling=ENDLESS, request_id=name)) for name in "abc"]
-        await until(lambda: engine._engine.status().running == 3)
+        await until(lambda: alive(engine) == 3)
+        worker = let(engine, FEW)
+        await until(lambda: worker.let == 0)
+        assert engine._engine.status().running == 3
         await engine.abort("a")
         await engine.abort(["b", "c", "unknown"])
         ends = [(await task)[-1] for task in tasks]
@@ -141,10 +164,12 @@ def test_abort_ends_the_stream(engine: AsyncLLM) -> None:
 
 
 def test_an_event_loop_that_closed_is_no_reason_to_go_on(engine: AsyncLLM) -> None:
+    let(engine, 1)
     loop = asyncio.new_event_loop()
     answers = engine.generate("abc", ENDLESS, "a")
     loop.run_until_complete(anext(answers))
     loop.close()
+    let(engine, FEW)
     asyncio.run(until(idle(engine)))
 
 
@@ -154,7 +179,7 @@ def test_event_loops_in_several_threads(engine: AsyncLLM) -> None:
     def ask(name: str) -> None:
         found.append(asyncio.run(outputs(engine, request_id=name))[-1].outputs[0].token_ids)
 
-    threads = [threading.Thread(target=ask, args=(name,)) for name in "abc"]
+    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in "abc"]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -189,11 +214,13 @@ def test_a_settings_object_may_be_changed_for_the_next_request(engine: AsyncLLM)
 )
 def test_what_is_refused(engine: AsyncLLM, prompt: Any, sampling: Any, request_id: Any, param: str) -> None:
     async def check() -> None:
+        let(engine, 1)
         taken = engine.generate("abc", ENDLESS, "taken")
         await anext(taken)
         with pytest.raises(RequestError) as error:
             await outputs(engine, prompt, sampling, request_id)
         assert error.value.param == param
+        let(engine, FEW)
         await anext(taken)
         await taken.aclose()
         await until(idle(engine))

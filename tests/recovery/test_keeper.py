@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,7 @@ from octavo.errors import CheckpointError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
+from waits import wait_until
 
 TESTS = Path(__file__).parents[1]
 START_S = 60.0
@@ -132,18 +134,18 @@ def test_a_worker_killed_while_it_starts_costs_one_start(
     worker = tiny.start(None)
     keeper, standby = tiny.ensure_keeper().pid, waiting(tiny).pid
     take = tiny._standbys.take
+    killer = threading.Timer(0.2, os.kill, [standby, signal.SIGKILL])
 
     def take_and_stop() -> Standby:
         taken = take()
         assert taken.channel.pid == standby
         os.kill(standby, signal.SIGSTOP)
+        killer.start()
         return taken
 
     kill(worker.ready.pid)
-    killer = threading.Timer(0.2, os.kill, [standby, signal.SIGKILL])
     with monkeypatch.context() as patch:
         patch.setattr(tiny._standbys, "take", take_and_stop)
-        killer.start()
         with pytest.raises(WorkerDiedError, match="signal 9"):
             tiny.start(None)
     killer.join()
@@ -158,8 +160,7 @@ def test_a_standby_that_somebody_has_stopped_is_passed_over(tiny: StandbySource,
         stopped = [channel.pid for channel in full(tiny)][:count]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        while not all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in stopped):
-            time.sleep(0.01)
+        wait_until(partial(are_stopped, stopped))
         kill(worker.ready.pid)
         worker = tiny.start(None)
         assert worker.ready.pid not in stopped
@@ -220,7 +221,7 @@ def test_the_census_sees_what_is_left(folder: Path) -> None:
     """The twin: one thing too many of each kind."""
     before = census(folder)
     gate = threading.Event()
-    thread = threading.Thread(target=gate.wait)
+    thread = threading.Thread(target=gate.wait, daemon=True)
     thread.start()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     file = os.memfd_create("octavo-weights")
@@ -360,10 +361,10 @@ def test_all_end_with_their_parent(folder: Path) -> None:
         )
         pids = [int(pid) for pid in done.stdout.split()]
         assert len(pids) == 3
-        deadline_s = time.monotonic() + 5
-        while alive := [pid for pid in pids if is_running(pid)]:
-            assert time.monotonic() < deadline_s, f"{alive} of {pids} outlive their parent"
-            time.sleep(0.05)
+        wait_until(
+            lambda: not any(is_running(pid) for pid in pids),
+            lambda: f"{[pid for pid in pids if is_running(pid)]} of {pids} outlive their parent",
+        )
 
 
 def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
@@ -377,6 +378,10 @@ def answers(worker: ProcessWorker | InProcessWorker) -> list[object]:
     return [(result.sampled, result.prompt_scores) for result in results if result is not None]
 
 
+def are_stopped(pids: list[int]) -> bool:
+    return all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in pids)
+
+
 def full(source: StandbySource) -> list[ProcessChannel]:
     """The standbys, once there are as many as there should be."""
     while len(source.standbys) < COUNT:
@@ -388,8 +393,7 @@ def full(source: StandbySource) -> list[ProcessChannel]:
 def waiting(source: StandbySource) -> ProcessChannel:
     """The next standby, once all have imported what they need."""
     full(source)
-    while not all(standby.prepared for standby in source.standbys):
-        time.sleep(0.01)
+    wait_until(lambda: all(standby.prepared for standby in source.standbys))
     return source.standbys[0].channel
 
 
@@ -397,8 +401,7 @@ def kill(*pids: int) -> None:
     """End them, and see that they have ended."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    while any(is_running(pid) for pid in pids):
-        time.sleep(0.002)
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
 
 
 def is_running(pid: int) -> bool:

@@ -18,6 +18,7 @@ from octavo.engine.sequence import Sequence
 from octavo.startup import Runtime, in_this_process, start, with_keeper
 from octavo.testing.mock_worker import MockSource, MockWorker
 from recovery.load import answers, requests, settings
+from waits import wait_until
 
 KILLED_STEPS = 40
 DRAWN_KILLS = 20
@@ -115,8 +116,7 @@ class Streams:
         if status.recovering:
             return False
         os.kill(status.worker_pid, signal.SIGKILL)
-        while not self.loop.status().recovering:
-            time.sleep(0.001)
+        wait_until(lambda: self.loop.status().num_restarts > status.num_restarts)  # the recovery may be over by then
         return True
 
     def finish(self) -> None:

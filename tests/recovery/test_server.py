@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
@@ -19,6 +18,7 @@ from octavo.errors import WorkerDiedError
 from octavo.messages import StepPlan, StepResult
 from octavo.testing.mock_worker import MockSource, MockWorker
 from server.harness import Running, running
+from waits import wait_until
 
 COMPLETIONS = "/v1/completions"
 TEXT = "€😀é"
@@ -98,12 +98,6 @@ def slow(server: Running) -> SlowSource:
     return server.source
 
 
-def paced(server: Running) -> PacedWorker:
-    """The first worker of a server, which makes as many steps as it is let."""
-    assert isinstance(server.worker, PacedWorker)
-    return server.worker
-
-
 def ask(server: Running, number: int, **fields: object) -> httpx.Response:
     body = {"prompt": [1, 2, number], "max_tokens": 60, "ignore_eos": True, "seed": number, "logprobs": 2, **fields}
     return server.http.post(COMPLETIONS, json=body)
@@ -111,20 +105,13 @@ def ask(server: Running, number: int, **fields: object) -> httpx.Response:
 
 def ask_and_hold(server: Running, pool: ThreadPoolExecutor, count: int) -> list[Future[httpx.Response]]:
     """Ask `count` requests; when this returns all of them have made tokens, and the worker makes no more."""
-    worker = paced(server)
-    worker.let = 0
+    server.hold()
     answers = [pool.submit(ask, server, number) for number in range(count)]
-    wait(lambda: alive(server) == count)
-    worker.let = 10
-    wait(lambda: worker.let == 0)
+    wait_until(lambda: server.alive() == count)
+    server.hold(10)
+    server.wait_held()
     assert server.context.loop.status().running == count
     return answers
-
-
-def alive(server: Running) -> int:
-    """Requests that have not ended."""
-    status = server.context.loop.status()
-    return status.running + status.waiting
 
 
 def choice(answer: httpx.Response) -> object:
@@ -134,15 +121,7 @@ def choice(answer: httpx.Response) -> object:
 
 def die(server: Running) -> None:
     server.worker.die("the worker ended: signal 9; its last output:\nnothing", exit_code=-9)
-    wait(lambda: server.context.loop.status().recovering)
-
-
-def wait(condition: Callable[[], object]) -> None:
-    """Poll until `condition` holds; the bound is there to end a broken run only."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
+    wait_until(lambda: server.context.loop.status().recovering)
 
 
 def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
@@ -176,16 +155,15 @@ def test_requests_finish_as_if_nothing_had_happened(server: Running) -> None:
 
 def test_a_stream_stays_open_and_says_that_it_waits(server: Running) -> None:
     assert isinstance(server.source, SlowSource)
-    assert isinstance(server.worker, PacedWorker)
     expected = ask(server, 1, stream=True).text
-    server.worker.let = 10
+    server.hold(10)
     lines: list[str] = []
     body = {"prompt": [1, 2, 1], "max_tokens": 60, "ignore_eos": True, "seed": 1, "logprobs": 2, "stream": True}
     with server.http.stream("POST", COMPLETIONS, json=body) as answer:
         for line in answer.iter_lines():
             lines.append(line)
             if len(lines) == 1:
-                wait(lambda: paced(server).let == 0)
+                server.wait_held()
                 die(server)
             if line == ": recovering":
                 slow(server).let.set()
@@ -212,7 +190,7 @@ def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Runni
         waiting: list[Future[httpx.Response]] = []
         while len(waiting) < 8:
             waiting.append(pool.submit(ask, server, 10 + len(waiting)))
-            wait(lambda: server.context.dispatcher.num_streams == 6 + len(waiting))
+            wait_until(lambda: server.context.dispatcher.num_streams == 6 + len(waiting))
         refused = ask(server, 99)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "the queue is full" in refused.text
@@ -223,13 +201,12 @@ def test_new_requests_queue_within_bounds_while_the_worker_is_away(server: Runni
 
 def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(server: Running) -> None:
     assert isinstance(server.source, SlowSource)
-    assert isinstance(server.worker, PacedWorker)
-    server.worker.let = 10
+    server.hold(10)
     body = {"prompt": [1], "max_tokens": 500, "ignore_eos": True, "stream": True}
     with server.http.stream("POST", COMPLETIONS, json=body) as answer:
         next(answer.iter_lines())
         die(server)
-    wait(lambda: not server.context.dispatcher.num_streams)
+    wait_until(lambda: not server.context.dispatcher.num_streams)
     server.source.let.set()
     server.wait_idle()
     assert server.context.loop.status().finished["abort"] == 1

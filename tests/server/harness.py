@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from tokenizers import decoders, models, pre_tokenizers
 
+from engine.harness import PacedWorker
 from octavo.config import EngineConfig, Settings, WeightFormat
 from octavo.config.facts import ModelFacts, PagedKv
 from octavo.engine.engine import Engine
@@ -34,6 +34,7 @@ from octavo.server.metrics import Metrics
 from octavo.testing.mock_worker import MockSource, MockWorker
 from octavo.text import ChatTemplate, DefaultSampling
 from octavo.text.tokenizer import FileTokenizer, Tokenizer
+from waits import wait_until
 
 EOS = 256
 VOCABULARY = 300
@@ -121,16 +122,38 @@ class Running:
         """The latest."""
         return self.source.workers[-1]
 
+    def hold(self, steps: int = 0) -> None:
+        """Have the worker make so many more steps, then none before `release`."""
+        self._let(steps)
+
+    def release(self) -> None:
+        self._let(None)
+
+    def wait_held(self) -> None:
+        """Wait until the worker has made all steps that `hold` allows."""
+        wait_until(lambda: self._paced.let == 0)
+
+    def alive(self) -> int:
+        """Requests that have not ended."""
+        status = self.context.loop.status()
+        return status.running + status.waiting
+
     def wait_idle(self) -> None:
         """Wait until no request is alive, then check that every block is free."""
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            status = self.context.loop.status()
-            if not status.running and not status.waiting and not self.context.dispatcher.num_streams:
-                assert status.free_blocks == status.total_blocks
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"requests are still alive: {self.context.loop.status()}")
+        wait_until(
+            lambda: not self.alive() and not self.context.dispatcher.num_streams,
+            lambda: f"requests are still alive: {self.context.loop.status()}",
+        )
+        status = self.context.loop.status()
+        assert status.free_blocks == status.total_blocks
+
+    @property
+    def _paced(self) -> PacedWorker:
+        assert isinstance(self.worker, PacedWorker)
+        return self.worker
+
+    def _let(self, steps: int | None) -> None:
+        self._paced.let = steps
 
 
 class ScriptedWorker:
@@ -187,7 +210,7 @@ def mock_context(
     """
     config = dataclasses.replace(ENGINE, **(engine or {}))
     most = 0 if source is None else 10
-    workers = MockSource(config, lambda *_: MockWorker(config, **(worker or {}))) if source is None else source(config)
+    workers = MockSource(config, lambda *_: PacedWorker(config, **(worker or {}))) if source is None else source(config)
     mock = workers.start(None)
     metrics = Metrics("mock", config)
     dispatcher = Dispatcher()
@@ -244,12 +267,11 @@ def serving(app: FastAPI) -> Iterator[str]:
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.005)
+        wait_until(lambda: server.started or not thread.is_alive())
+        assert thread.is_alive(), "the server did not start"
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

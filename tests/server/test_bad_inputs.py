@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from octavo.server.body import MAX_BODY_BYTES
 from server.harness import Running, running
+from waits import wait_until
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"
@@ -393,7 +393,9 @@ def guarded() -> Any:
 
 
 def test_a_full_queue() -> None:
-    with running(worker={"delay_s": 0.05}, engine={"max_num_seqs": 1, "max_num_queued_reqs": 2}) as server:
+    """While the worker is held, one runs and two wait; all others are refused."""
+    with running(engine={"max_num_seqs": 1, "max_num_queued_reqs": 2}) as server:
+        server.hold()
         answers: list[Any] = []
 
         def ask() -> None:
@@ -403,6 +405,8 @@ def test_a_full_queue() -> None:
         threads = [threading.Thread(target=ask) for _ in range(12)]
         for thread in threads:
             thread.start()
+        wait_until(lambda: len(answers) >= 9)
+        server.release()
         for thread in threads:
             thread.join()
         refused = [answer for answer in answers if answer.status_code == 503]
@@ -445,13 +449,13 @@ def test_a_client_that_leaves(stream: bool) -> None:
         head = (
             f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )
+        server.hold(5)
         with socket.create_connection(server.address) as connection:
             connection.sendall(f"{head}\r\n\r\n".encode() + body)
+            server.wait_held()
             if stream:
                 assert connection.recv(100)
-            else:
-                while not server.context.loop.status().running:
-                    time.sleep(0.01)
+            server.release()
         server.wait_idle()
         status = server.context.loop.status()
         assert (status.finished["abort"], status.finished["length"]) == (2, 0)

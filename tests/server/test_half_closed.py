@@ -38,12 +38,14 @@ def test_an_answer_is_given_to_its_end(slow: Running, stream: bool, begun: bool)
     body = {**LONG, "stream": stream}
     with closing(sent(slow, body)) as undisturbed:
         expected = texts(undisturbed.getresponse().read(), stream)
+    if begun:
+        slow.hold(5)
     with closing(sent(slow, body)) as connection:
         if begun:
-            while not slow.context.loop.status().running:
-                time.sleep(0.001)
+            slow.wait_held()
         assert isinstance(connection.sock, socket.socket)
         connection.sock.shutdown(socket.SHUT_WR)
+        slow.release()
         answer = connection.getresponse()
         assert answer.status == 200
         assert texts(answer.read(), stream) == expected
@@ -78,9 +80,10 @@ def test_the_requests_of_a_client_that_is_gone_end(stream: bool, version: str, h
     """Even if it closes one side before the other, and if nothing is ever told of its answer."""
     with running(worker={"delay_s": 0.01}, engine={"max_model_len": 2048, "num_blocks": 512}) as server:
         body = {"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": stream}
+        server.hold(5)
         with closing(sent(server, body, version)) as connection:
-            while not server.context.loop.status().running:
-                time.sleep(0.001)
+            server.wait_held()
+            server.release()
             if half:
                 assert isinstance(connection.sock, socket.socket)
                 connection.sock.shutdown(socket.SHUT_WR)

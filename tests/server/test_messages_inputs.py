@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -23,6 +22,7 @@ from octavo.server.messages.unserved import REFUSED
 from server.agent import talking
 from server.harness import Running, running
 from server.test_messages import QUESTION, TOOL, events_of
+from waits import wait_until
 
 COUNT = f"{PATH}/count_tokens"
 CALL = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
@@ -278,8 +278,9 @@ def test_keys() -> None:
 
 
 def test_a_full_queue_and_a_server_that_drains() -> None:
-    worker = {"delay_s": 0.05, "says": lambda _: [97] * 400}
+    worker = {"says": lambda _: [97] * 400}
     with running(worker=worker, engine={"max_num_seqs": 1, "max_num_queued_reqs": 1}) as server:
+        server.hold(1)
         body = {"max_tokens": 400, "messages": [QUESTION], "stream": True}
         with server.http.stream("POST", PATH, json=body):
             wait_until(lambda: server.context.loop.status().running == 1)
@@ -296,14 +297,8 @@ def test_a_full_queue_and_a_server_that_drains() -> None:
                 assert told.value.status_code == 529
         server.server.draining = True
         check_error(server.http.post(PATH, json=body), 529, "overloaded_error", "shutting down")
+        server.release()
         server.wait_idle()
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 def test_a_request_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from octavo.server.metrics import Metrics, one_two_five
 from octavo.server.stats import stats_line
 from octavo.version import __version__
 from server.harness import ENGINE, TEMPLATE, Running, running
+from waits import wait_until
 
 COMPLETIONS = "/v1/completions"
 
@@ -366,8 +367,7 @@ def test_the_statistics_line_is_logged(caplog: pytest.LogCaptureFixture) -> None
     caplog.set_level(logging.INFO, "octavo.stats")
     with running(log_stats_interval=0.1) as server:
         server.http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 1})
-        time.sleep(0.3)
-    assert any(record.getMessage().startswith("Engine 000: ") for record in caplog.records)
+        wait_until(lambda: any(record.getMessage().startswith("Engine 000: ") for record in caplog.records))
 
 
 def test_the_banner_says_why_the_cache_is_as_large_as_it_is(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

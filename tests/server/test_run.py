@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,18 +21,24 @@ import pytest
 from octavo.errors import ConfigError
 from octavo.server.listening import bind
 from octavo.server.run import INTERRUPTED
+from waits import wait_until
 from warm.client import WarmPopen
 
 SCRIPT = Path(__file__).with_name("serve_mock.py")
 COMPLETIONS = "/v1/completions"
+STEPS = 5
+"""Of a worker that makes no more before it is released."""
 
 
 @contextmanager
-def process(worker: dict[str, Any], **settings: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process of its own, and its address."""
-    options = {"worker": worker, "settings": {"host": "127.0.0.1", "port": 0, **settings}}
+def process(
+    worker: dict[str, Any], *, steps: int | None = None, **settings: Any
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its address; with `steps`, its worker makes so many before `release`."""
+    options: dict[str, Any] = {"worker": worker, "settings": {"host": "127.0.0.1", "port": 0, **settings}}
+    options |= {} if steps is None else {"steps": steps}
     command = [sys.executable, str(SCRIPT), json.dumps(options)]
-    with WarmPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with WarmPopen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
             address = re.search(r"http://127\.0\.0\.1:\d+", child.stdout.readline())
@@ -44,26 +49,41 @@ def process(worker: dict[str, Any], **settings: Any) -> Iterator[tuple[subproces
 
 
 def ask(url: str, answers: list[httpx.Response], **fields: Any) -> threading.Thread:
-    """Ask in a thread for 100 tokens."""
+    """Ask in a thread for 100 tokens, of which the worker makes `STEPS`."""
     body = {"prompt": [1], "max_tokens": 100, "ignore_eos": True, **fields}
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(url + COMPLETIONS, json=body, timeout=30)))
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(url + COMPLETIONS, json=body, timeout=60)))
     thread.start()
-    end = time.monotonic() + 10
-    while httpx.get(f"{url}/load").json()["running"] < 1:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: httpx.get(f"{url}/live", timeout=60).json()["tokens"]["generation"] == STEPS)
     return thread
+
+
+def read_drain(child: subprocess.Popen[str]) -> str:
+    """What the server says until it drains."""
+    assert child.stderr is not None
+    said = [child.stderr.readline()]
+    while "running requests have" not in said[-1]:
+        assert said[-1], "".join(said)
+        said.append(child.stderr.readline())
+    return "".join(said)
+
+
+def release(child: subprocess.Popen[str]) -> None:
+    """Have the worker make all steps."""
+    assert child.stdin is not None
+    print(file=child.stdin, flush=True)
 
 
 @pytest.mark.parametrize("timeout_s", [30, math.inf])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_lets_running_requests_finish(number: signal.Signals, timeout_s: float) -> None:
     answers: list[httpx.Response] = []
-    with process({"delay_s": 0.01}, shutdown_timeout=timeout_s) as (child, url):
+    with process({"delay_s": 0.01}, steps=STEPS, shutdown_timeout=timeout_s) as (child, url):
         thread = ask(url, answers)
         child.send_signal(number)
+        read_drain(child)
+        release(child)
         thread.join()
-        assert child.wait(timeout=10) == 0
+        assert child.wait(timeout=60) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
     assert answers[0].status_code == 200
@@ -82,8 +102,8 @@ def test_an_idle_connection_is_closed_when_the_settings_say() -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
     answers: list[httpx.Response] = []
-    with process({"delay_s": 0.05}, shutdown_timeout=0.3) as (child, url):
-        thread = ask(url, answers, max_tokens=400, stream=stream)
+    with process({}, steps=STEPS, shutdown_timeout=0.3) as (child, url):
+        thread = ask(url, answers, stream=stream)
         child.send_signal(signal.SIGTERM)
         thread.join()
         assert child.wait(timeout=60) == 0
@@ -97,17 +117,15 @@ def test_what_does_not_finish_in_time_gets_an_error(stream: bool) -> None:
 def test_ctrl_c_while_it_drains_ends_what_runs(stream: bool) -> None:
     """With an error for the client, the exit code of an interrupt, and no traceback."""
     answers: list[httpx.Response] = []
-    with process({"delay_s": 0.1}, shutdown_timeout=250) as (child, url):
-        assert child.stderr is not None
-        thread = ask(url, answers, max_tokens=400, stream=stream)
+    with process({}, steps=STEPS, shutdown_timeout=250) as (child, url):
+        thread = ask(url, answers, stream=stream)
         child.send_signal(signal.SIGINT)
-        said: list[str] = []
-        while "running requests have" not in "".join(said):
-            said.append(child.stderr.readline())
+        said = read_drain(child)
         child.send_signal(signal.SIGINT)
         thread.join()
         assert child.wait(timeout=60) == INTERRUPTED
-        assert "Traceback" not in "".join(said) + child.stderr.read()
+        assert child.stderr is not None
+        assert "Traceback" not in said + child.stderr.read()
     assert "shutting down" in answers[0].text
     assert answers[0].status_code == (200 if stream else 503)
 
@@ -135,10 +153,10 @@ def test_a_client_that_does_not_read_holds_up_no_end() -> None:
 def test_a_server_without_a_worker_answers_and_exits_with_code_1(stream: bool) -> None:
     body = {"prompt": [1], "max_tokens": 9, "ignore_eos": True, "stream": stream}
     with process({"die_at_step": 3}) as (child, url):
-        answer = httpx.post(url + COMPLETIONS, json=body)
+        answer = httpx.post(url + COMPLETIONS, json=body, timeout=60)
         assert answer.status_code == (200 if stream else 500)
         assert "told to die" in answer.text
-        assert child.wait(timeout=10) == 1
+        assert child.wait(timeout=60) == 1
         assert child.stderr is not None
         assert "exit code 1: the worker died" in child.stderr.read().splitlines()[-1]
 

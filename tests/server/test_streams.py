@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import aiohttp
@@ -17,6 +16,7 @@ from octavo.config import EngineConfig
 from octavo.messages import StepResult
 from octavo.testing.mock_worker import MockSource, MockWorker
 from server.harness import Running, running
+from waits import wait_until
 
 COMPLETIONS = "/v1/completions"
 
@@ -175,10 +175,7 @@ def test_a_client_that_does_not_read_holds_up_nobody() -> None:
         host, port = server.address
         connection.connect((host, int(port)))
         connection.sendall(f"{head}\r\n\r\n".encode() + body)
-        end = time.monotonic() + 20
-        while server.context.loop.status().finished["length"] == 0:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_until(lambda: server.context.loop.status().finished["length"])
         assert server.http.post(COMPLETIONS, json={"prompt": [1], "max_tokens": 2}).status_code == 200
         connection.close()
         server.wait_idle()

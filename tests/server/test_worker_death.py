@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import Any
 
 from server.harness import running
+from waits import wait_until
 
 COMPLETIONS = "/v1/completions"
 
 
 def test_worker_death() -> None:
-    with running(worker={"delay_s": 0.02}) as server:
+    with running() as server:
+        server.hold()
         outcomes: list[tuple[bool, int, str]] = []
 
         def ask(stream: bool) -> None:
@@ -24,10 +25,11 @@ def test_worker_death() -> None:
         threads = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(16)]
         for thread in threads:
             thread.start()
-        while server.context.loop.status().running < 16:
-            time.sleep(0.01)
+        wait_until(lambda: server.alive() == 16)
+        server.hold(10)
+        server.wait_held()
+        assert server.context.loop.status().running == 16
         assert server.http.get("/health").status_code == 200
-        time.sleep(0.1)
         server.worker.die(
             "the worker was killed, see /home/somebody/octavo/crash.json; its last output:\nsecrets", exit_code=-9
         )

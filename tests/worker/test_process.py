@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, cast
 
-import psutil
 import pytest
 
+from engine.test_process import is_running
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
 from octavo.engine.processes.channel import ProcessChannel
@@ -26,6 +25,7 @@ from octavo.sampling import SamplingParams
 from octavo.wire import Wire
 from octavo.worker.launched import Launched
 from octavo.worker.process import _message_comes_first
+from waits import wait_until
 from worker.toy import VOCAB, toy_config, toy_runner
 
 TESTS = Path(__file__).parents[1]
@@ -136,10 +136,7 @@ def test_it_ends_with_its_parent_and_leaves_no_file(tmp_path: Path) -> None:
         timeout=START_S,
     )
     pid = int(done.stdout)
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the worker outlives its parent"
-        time.sleep(0.05)
+    wait_until(lambda: not is_running(pid), lambda: "the worker outlives its parent")
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from octavo.models.registry import read_config
 from octavo.ops.attention import CpuAttentionPlan, plan_cpu_attention
 from octavo.ops.delta_net import StateUse
 from octavo.worker.threads import EVEN_KEYS, LEAST_ROWS, ThreadedModel, at_chunks, share_out, take
+from waits import BOUND_S
 
 CPU = torch.device("cpu")
 TINY = Path(octavo.__file__).parent / "assets/octavo-tiny"
@@ -157,6 +159,8 @@ class Slow:
         self._fails = fails
         self.events: list[tuple[str, int, int]] = []
         """(what, layer, first position of the part)"""
+        self._written = [threading.Semaphore(0) for _ in range(3)]
+        """By layer: by parts other than the first."""
 
     def plan(self, batch: ForwardBatch, kv_cache: KVCache) -> DecoderPlan:
         plan = plan_cpu_attention(
@@ -169,10 +173,13 @@ class Slow:
         first = int(batch.positions[0])
         for layer in range(3):
             if not first:
-                time.sleep(0.02)
+                for _ in range(2):
+                    assert self._written[layer].acquire(timeout=BOUND_S)
                 if self._fails:
                     raise ZeroDivisionError
             self.events.append(("writes", layer, first))
+            if first:
+                self._written[layer].release()
             plan.all_rows.wait_for_context()
             self.events.append(("reads", layer, first))
         return torch.zeros(len(batch.positions), 1)
