@@ -295,8 +295,8 @@ def test_a_refusal_is_not_written_into_an_answer(junk: bytes) -> None:
 
 def test_a_connection_that_sends_no_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would keep a descriptor from others; one whose answer is on the way is not idle."""
-    monkeypatch.setattr("octavo.server.http_protocol.HEAD_S", 0.1)
-    body = json.dumps({"prompt": "x", "max_tokens": 20, "stream": True, "ignore_eos": True}).encode()
+    monkeypatch.setattr("octavo.server.http_protocol.HEAD_S", 1.0)
+    body = json.dumps({"prompt": "x", "max_tokens": 30, "stream": True, "ignore_eos": True}).encode()
     head = (
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         % len(body)
