@@ -96,6 +96,20 @@ def test_outputs_come_in_the_order_of_the_prompts(llm: LLM) -> None:
     assert len({tuple(answer) for output in together for answer in tokens(output)}) == 4
 
 
+@pytest.mark.parametrize("bound", [{"max_num_queued_reqs": 4}, {"max_num_queued_tokens": 4}], ids=str)
+def test_bounds_of_the_queue_are_not_for_the_prompts_of_one_call(bound: dict[str, Any], llm: LLM) -> None:
+    prompts = ["a" * length for length in (300, *range(1, 20))]
+    talks = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    twice = SamplingParams(n=2, seed=3, max_tokens=8, ignore_eos=True)
+
+    def answers(model: LLM) -> list[list[list[int]]]:
+        outputs = [*model.generate(prompts, twice, use_tqdm=False), *model.chat(talks, twice, use_tqdm=False)]
+        return [tokens(output) for output in outputs]
+
+    with LLM(workers=mock_workers, max_model_len="1k", max_num_seqs=2, **bound) as bounded:
+        assert answers(bounded) == answers(llm)
+
+
 def test_prompts_come_in_three_forms(llm: LLM) -> None:
     ids = llm.get_tokenizer().encode("abc")
     prompts: list[str | dict[str, Any]] = ["abc", {"prompt": "abc"}, {"prompt_token_ids": ids}]

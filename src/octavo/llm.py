@@ -204,7 +204,8 @@ class LLM(ModelHandle):
             try:
                 self._lifetime.check()
                 for request in itertools.chain.from_iterable(job.requests for job in jobs):
-                    self._engine.add(request)
+                    # Not `add`: bounds of the queue are for callers who share it, and here are the requests of one alone.
+                    self._engine.enqueue(self._engine.accept(request))
                 self._finish(answers, len(jobs), use_tqdm)
             except BaseException as error:
                 self._abort(answers)

@@ -12,7 +12,8 @@ from octavo.engine.acceptance import accept
 from octavo.errors import OctavoError
 from octavo.messages import SampledToken, StepResult, TokenScore
 from octavo.sampling import SamplingParams
-from octavo.testing.mock_worker import MockWorker, digest, mock_score, mock_token
+from octavo.testing.mock_model import digest, mock_score, mock_token
+from octavo.testing.mock_worker import MockWorker
 
 
 class PacedWorker(MockWorker):

@@ -10,7 +10,8 @@ import pytest
 from engine.harness import config
 from octavo.messages import Admission, Chunk, StepPlan
 from octavo.sampling import SamplingParams
-from octavo.testing.mock_worker import MockWorker, digest, mock_token
+from octavo.testing.mock_model import digest, mock_token
+from octavo.testing.mock_worker import MockWorker
 
 LIMITS = config(block_size=2, num_blocks=8, max_num_seqs=2, max_model_len=16, max_num_batched_tokens=8)
 GREEDY = SamplingParams(temperature=0.0)

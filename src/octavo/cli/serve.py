@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from octavo.cli.flags import add_settings, settings_from
 from octavo.cli.parsers import Commands, add_command
+from octavo.cli.start_signals import StartSignals
 from octavo.config import Settings
 from octavo.logs import log_as_server
 
@@ -30,22 +31,26 @@ def run(args: argparse.Namespace) -> int:
 def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
     """Serve until told to stop; see `run_server`. `workers`: where they come from, if not as set.
 
-    The port is ours before anything is loaded, and the engine has stopped before its workers are ended.
+    The port is ours before anything is loaded, and the engine has stopped before its workers are ended. A signal that comes
+    before the server takes it ends the start; see `StartSignals`.
     """
-    from octavo.server.heap import map_large_blocks
-    from octavo.server.listening import listener, tls_context
-    from octavo.server.run import run_server
-    from octavo.startup import in_processes, server_context, start, with_keeper
-
     logging.getLogger().setLevel(settings.logging_level.upper())
-    map_large_blocks()
-    tls_context(settings)  # what is wrong with it shows before a model is loaded
-    with listener(settings) as bound:
-        runtime = start(settings, workers or (with_keeper if settings.keep_weights else in_processes))
-        with contextlib.closing(runtime):
-            context = server_context(runtime)
-            context.loop.start()
-            try:
-                return run_server(context, bound)
-            finally:
-                context.loop.stop()
+    with StartSignals() as signals:
+        from octavo.server.heap import map_large_blocks
+        from octavo.server.listening import listener, tls_context
+        from octavo.server.run import run_server
+        from octavo.startup import in_processes, server_context, start, with_keeper
+
+        map_large_blocks()
+        tls_context(settings)  # what is wrong with it shows before a model is loaded
+        workers = workers or (with_keeper if settings.keep_weights else in_processes)
+        with listener(settings) as bound:
+            runtime = start(settings, signals.opening(workers))
+            with contextlib.closing(runtime):
+                signals.on_started()
+                context = server_context(runtime)
+                try:
+                    context.loop.start()
+                    return run_server(context, bound)
+                finally:
+                    context.loop.stop()

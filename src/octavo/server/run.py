@@ -10,8 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -39,8 +38,8 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT, or until no worker is left; `context.loop` must be started. Returns the process's exit code.
 
     Then: no new connections, no new requests; running ones get `shutdown_timeout` seconds, the rest an error. A second
-    SIGINT (Ctrl-C) takes the rest of that time away. The engine loop is stopped at the end. The code is 1 if the worker
-    died, 130 after a second SIGINT, else 0.
+    SIGINT (Ctrl-C) takes the rest of that time away. The engine loop is stopped at the end, and both signals are ignored
+    from then on. The code is 1 if the worker died, 130 after a second SIGINT, else 0.
 
     Args:
         context: what to serve.
@@ -69,10 +68,11 @@ def run_server(context: ServerContext, listener: socket.socket) -> int:
     )
     server = _DrainingServer(config, app.state.server)
     try:
-        with _signals_ignored_after():
-            listen(listener, context.settings.uds)
-            server.run(sockets=[listener])
+        _on_signals(server.handle_exit)  # uvicorn's own come a moment later
+        listen(listener, context.settings.uds)
+        server.run(sockets=[listener])
     finally:
+        _on_signals(_ignore)  # nothing is to cut the end short
         listener.close()
         context.loop.stop()
     death = context.loop.status().death
@@ -150,16 +150,10 @@ def _show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def _signals_ignored_after() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more, to end the process; here that must not cut the end short."""
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
-    def ignore(_number: int, _frame: FrameType | None) -> None:
-        pass
 
-    before = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Not SIG_IGN, which a worker that is started now would inherit."""
