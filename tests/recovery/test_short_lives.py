@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -39,25 +42,44 @@ class ShortLived(MockWorker):
         return result
 
 
-def lives(limits: EngineConfig, asked: list[Request], life: int) -> int:
-    """Workers that it takes until all have answered, each as if alone."""
-    source = MockSource(limits, lambda _, config: ShortLived(config, life))
-    most = sum(each.sampling.max_tokens or 0 for each in asked) + len(asked) + 1
-    engine = Engine(limits, source.start(None), supervisor=Supervisor(source, RestartBudget(most, 1e9)))
+Make = Callable[[int, EngineConfig], MockWorker]
+
+
+def tokens_by_life(
+    limits: EngineConfig, asked: list[Request], make: Make, more: Callable[[int], list[Request]] = lambda _: []
+) -> list[int]:
+    """Tokens that each worker made until all had answered, each as if alone.
+
+    `more` come while the worker of a number starts; from `make` as a `MockSource` has it.
+    """
+    source = MockSource(limits, make)
+    engine = Engine(limits, source.start(None), supervisor=Supervisor(source, RestartBudget(300, 1e9)))
     for each in asked:
         engine.add(each)
     outcomes: dict[str, Outcome] = {}
+    made = [0]
     while engine.has_work:
-        collect(outcomes, engine.step(0))
+        updates = engine.step(0)
+        collect(outcomes, updates)
         engine.check_invariants()
+        if len(source.workers) > len(made):
+            made.append(0)
+            for each in more(len(source.workers)):
+                asked = [*asked, each]
+                engine.add(each)
+        made[-1] += sum(len(update.tokens) for update in updates)
     assert outcomes == {each.request_id: alone(each, limits) for each in asked}
-    return len(source.workers)
+    return made
+
+
+def living(life: int) -> Make:
+    return lambda _, config: ShortLived(config, life)
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_each_life_that_is_long_enough_for_one_request_makes_a_token(data: st.DataObject) -> None:
-    """No life is wasted but the first, and one for each request that had not run before, which the threshold holds back."""
+    """But for the first, which begins with a step of any size under the threshold."""
     sizes = data.draw(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=12))
     asked = [
         Request(
@@ -81,11 +103,41 @@ def test_each_life_that_is_long_enough_for_one_request_makes_a_token(data: st.Da
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "FIRST_TOKENS", FIRST_TOKENS)
-        lives(limits, asked, 2 * longest + FIRST_TOKENS)
+        assert 0 not in tokens_by_life(limits, asked, living(2 * longest + FIRST_TOKENS))[1:]
 
 
 @pytest.mark.parametrize("threshold", [0, 5])
 def test_a_hundred_long_prompts_get_on_though_no_worker_lives_for_a_largest_step(threshold: int) -> None:
     limits = config(max_num_batched_tokens=8192, num_blocks=10_000, long_prefill_token_threshold=threshold)
     asked = [request(f"r{i}", [i % 90] * 200, max_tokens=3, ignore_eos=True) for i in range(100)]
-    assert lives(limits, asked, 2000) < 100
+    assert len(tokens_by_life(limits, asked, living(2000))) < 100
+
+
+def test_new_requests_that_go_first_in_each_life_do_not_hold_up_all() -> None:
+    """The threshold would give each of two half a life."""
+    limits = config(num_blocks=10_000, long_prefill_token_threshold=600, priorities=True)
+    sampling = request("", [1], max_tokens=3, ignore_eos=True).sampling
+    asked = [Request(f"r{i}", [i] * 2000, sampling) for i in range(6)]
+
+    def more(life: int) -> list[Request]:
+        return [Request(f"p{life}", [life] * 2000, sampling, priority=-life)] if life < 20 else []
+
+    assert 0 not in tokens_by_life(limits, asked, living(2 * 2003 + 512), more)[2:]
+
+
+@pytest.mark.parametrize(("count", "size", "life"), [(100, 200, 918), (8, 1000, 2518)])
+def test_a_search_for_killers_gets_on_too(count: int, size: int, life: int) -> None:
+    """Two workers die from inside in a large step, so that requests run apart; all after them are killed from outside."""
+    limits = config(max_num_batched_tokens=8192, num_blocks=10_000)
+
+    class DiesOfLargeSteps(MockWorker):
+        def send(self, plan: StepPlan) -> None:
+            if sum(chunk.count for chunk in plan.chunks) >= 4096:
+                self.die("the kernel wrote out of bounds", exit_code=-signal.SIGSEGV)
+            super().send(plan)
+
+    asked = [request(f"r{i}", [i % 90] * size, max_tokens=3, ignore_eos=True) for i in range(count)]
+    made = tokens_by_life(
+        limits, asked, lambda number, config: DiesOfLargeSteps(config) if number < 2 else ShortLived(config, life)
+    )
+    assert max(len(list(wasted)) for made_any, wasted in itertools.groupby(made, bool) if not made_any) < 4

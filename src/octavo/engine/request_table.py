@@ -65,9 +65,9 @@ class RequestTable:
             sequence.wait_again()
             self.scheduler.enqueue(sequence)
 
-    def restrict(self, chosen: Collection[str] | None) -> None:
-        """Take all requests off the worker, and let only those `chosen` run from now on (None: everybody)."""
-        self.scheduler.restrict(self.sequences.values(), chosen)
+    def restrict(self, chosen: Collection[str] | None, *, whole_steps: bool = True) -> None:
+        """See `Scheduler.restrict`."""
+        self.scheduler.restrict(self.sequences.values(), chosen, whole_steps=whole_steps)
 
     def apply_result(self, step: Step, result: StepResult) -> None:
         """Book what `step` gave.

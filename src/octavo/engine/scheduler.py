@@ -59,6 +59,7 @@ class Scheduler:
         """The last step whose result is in."""
         self._steps = 0
         most = config.max_num_batched_tokens
+        self._replays = replays
         self._budget = min(FIRST_TOKENS, most) if replays else most
         """Tokens of the next step."""
         self._slots = list(range(config.max_num_seqs - 1, -1, -1))
@@ -71,11 +72,14 @@ class Scheduler:
         self._place(sequence)
         self._count(sequence.state, 1)
 
-    def restrict(self, sequences: Iterable[Sequence], chosen: Collection[str] | None) -> None:
+    def restrict(
+        self, sequences: Iterable[Sequence], chosen: Collection[str] | None, *, whole_steps: bool = True
+    ) -> None:
         """Take all off the worker, and let only those `chosen` run from now on (None: everybody).
 
         Args:
             sequences: all that are waiting, held or running, in order of arrival.
+            whole_steps: those chosen may have the largest step at once: together in one they may do what they do not do apart.
         """
         for running in self.running:
             self._vacate(running)
@@ -85,7 +89,7 @@ class Scheduler:
         self.waiting.clear()
         self.held.clear()
         self._chosen = chosen
-        if chosen is not None:  # together in one step they may do what they do not do apart
+        if whole_steps and chosen is not None:
             self._budget = self.config.max_num_batched_tokens
         for sequence in sequences:
             self._place(sequence)
@@ -195,8 +199,7 @@ class Scheduler:
             end -= 1
         if start == end:
             return
-        # For the same reason as FIRST_TOKENS; nobody decodes beside it yet.
-        most = NEVER if running.replayed else self.config.long_prefill_token_threshold or NEVER
+        most = NEVER if running.unbounded else self.config.long_prefill_token_threshold or NEVER
         count = min(end - start, step.budget, most)
         running.planned = start + count
         sample = running.planned == running.prefill_end
@@ -266,7 +269,8 @@ class Scheduler:
             return None
         self.pool.share(cached)
         running = Running(sequence, self._slots.pop(), cached + self.pool.allocate(num_new), size, hits)
-        running.replayed = waiting.was_running
+        # For the same reason as FIRST_TOKENS.
+        running.unbounded = self._replays and not self.received
         if not self.config.prefix_caching:
             running.register_at = NEVER
         if running.restore is not None:

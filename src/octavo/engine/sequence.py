@@ -45,10 +45,10 @@ class Running:
         "planned",
         "prefill_end",
         "register_at",
-        "replayed",
         "restore",
         "sequence",
         "slot",
+        "unbounded",
         "waits",
     )
 
@@ -73,8 +73,8 @@ class Running:
         """Where the last block stands in the prefix index."""
         self.restore = hits[-1].snapshot if hits else None
         """The snapshot that its first chunk goes on from, until that is planned."""
-        self.replayed = False
-        """It ran when a worker died, and is computed again."""
+        self.unbounded = False
+        """No threshold holds its prefill back."""
         self.waits = False
         """All of its history is computed, and its next token is sampled once it is known which ids it may be."""
         self.ahead_at = 0

@@ -100,7 +100,8 @@ class Recovery:
                 logger.warning(
                     "workers died in a row under the same requests, %d in a step: they run apart", len(positions)
                 )
-            self._requests.restrict(self._watch.search.group)
+            # Whoever kills from outside may leave workers no time for the largest step.
+            self._requests.restrict(self._watch.search.group, whole_steps=evident)
 
     def next_worker(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
         """A worker in place of the one at `link`, with at least `num_blocks` KV blocks.
