@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -231,3 +231,67 @@ def test_a_worker_that_somebody_stops_does_not_hang_by_itself() -> None:
         now[0] += 10.0
     assert outcomes == {each.request_id: alone(each, limits) for each in asked}
     assert engine.status().restarts == {**dict.fromkeys((each.value for each in DeathCause), 0), "signal": 1}
+
+
+class DiesAtAPosition(MockWorker):
+    """Dies as it computes that position of a request with one of these seeds; one that comes from the prefix cache does no harm."""
+
+    def __init__(self, config: EngineConfig, positions: Mapping[int, int]) -> None:
+        super().__init__(config)
+        self._positions = positions
+
+    def send(self, plan: StepPlan) -> None:
+        seeds = {slot: held.sampling.seed for slot, held in self._slots.items()}
+        seeds |= {admission.slot: admission.sampling.seed for admission in plan.admissions}
+        for chunk in plan.chunks:
+            if self._positions.get(seeds[chunk.slot] or 0, -1) in range(chunk.start, chunk.start + chunk.count):
+                self.die("died at a position", exit_code=-signal.SIGSEGV)
+        super().send(plan)
+
+
+def check_company(limits: EngineConfig, asked: list[Request], positions: Mapping[int, int]) -> None:
+    """Those without a position in `positions`, which go by seeds, answer as if alone."""
+    source = MockSource(limits, lambda _, config: DiesAtAPosition(config, positions))
+    engine = Engine(limits, source.start(None), supervisor=Supervisor(source, RestartBudget(10_000, 600.0)))
+    engine.source = source  # type: ignore[attr-defined]
+    outcomes = run(engine, asked, [])
+    for i, each in enumerate(asked):
+        assert i in positions or outcomes[each.request_id] == alone(each, limits)
+
+
+SHARED = [1, 2, 3, 4, 5, 6, 7, 8] * 4
+
+
+def test_one_who_lives_on_what_others_computed_is_no_evidence_against_them() -> None:
+    """r1 kills by its first position, which it finds in the prefix cache in some company."""
+    asked = [
+        request(f"r{i}", [*SHARED[:4], 20 + i], temperature=1.0, seed=i, max_tokens=made)
+        for i, made in enumerate([3, 3, 1, 1])
+    ]
+    limits = config(block_size=2, num_blocks=30, max_num_seqs=4, max_num_batched_tokens=17)
+    check_company(limits, asked, {1: 0, 2: 4})
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_killers_at_positions_that_others_share_bring_blame_on_nobody_else(data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, 12))
+    asked = [
+        request(
+            f"r{i}",
+            [*SHARED[: data.draw(st.integers(4, len(SHARED)))], 20 + i],
+            temperature=1.0,
+            seed=i,
+            max_tokens=data.draw(st.integers(1, 10)),
+        )
+        for i in range(count)
+    ]
+    killers = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=2, unique=True))
+    limits = config(
+        block_size=2,
+        num_blocks=data.draw(st.integers(30, 100)),
+        max_num_seqs=data.draw(st.integers(1, 6)),
+        max_num_batched_tokens=data.draw(st.sampled_from([5, 17, 64])),
+    )
+    positions = {i: data.draw(st.integers(0, len(asked[i].prompt_token_ids) - 1)) for i in killers}
+    check_company(limits, asked, positions)

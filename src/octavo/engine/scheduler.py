@@ -259,7 +259,8 @@ class Scheduler:
         if waiting.after_step > self.received or self.pool.available <= spare:
             return None
         size = self.config.block_size
-        reads = self.config.prefix_caching and sequence.reads_prefix_cache
+        # Those chosen show whether they kill by what they compute.
+        reads = self.config.prefix_caching and sequence.reads_prefix_cache and self._chosen is None
         # What may follow is not known yet: a token is left to compute before the last.
         tokens = sequence.tokens if sequence.can_sample_after(len(sequence.tokens)) else sequence.tokens[:-1]
         hits = self.index.match(tokens, sequence.cache_root) if reads else []
