@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from octavo.config import EngineConfig
 from octavo.messages import SampledToken, StepPlan, StepResult, TokenScore
 from octavo.testing.mock_worker import MockWorker
-from octavo.verification import Outcome, Verification
+from octavo.verification import Verification
 
 CONFIG = EngineConfig(
     vocab_size=100,
@@ -91,41 +91,18 @@ class DiesAt(MockWorker):
         super().send(plan)
 
 
-def outcomes(worker: MockWorker, config: EngineConfig = CONFIG) -> list[Outcome]:
-    verification = Verification(worker, config, quick=True)
-    verification.run_alone()
-    found = [*(verification.run(case) for case in verification.cases())]
-    found += [verification.scored_as_prompts(), verification.refusals()]
-    assert len({outcome.name for outcome in found}) == len(found)
-    return found
-
-
 def failures(worker: MockWorker, config: EngineConfig = CONFIG) -> dict[str, str]:
     """Name of each failed case to its trouble."""
-    return {outcome.name: outcome.trouble for outcome in outcomes(worker, config) if outcome.trouble}
-
-
-def left_out(config: EngineConfig) -> dict[str, str]:
-    """Name of each case for which `config` has no room to the reason."""
-    return {outcome.name: outcome.left_out for outcome in outcomes(MockWorker(config), config) if outcome.left_out}
+    verification = Verification(worker, config, quick=True)
+    verification.run_alone()
+    outcomes = [*(verification.run(case) for case in verification.cases())]
+    outcomes += [verification.scored_as_prompts(), verification.refusals()]
+    assert len({outcome.name for outcome in outcomes}) == len(outcomes)
+    return {outcome.name: outcome.trouble for outcome in outcomes if outcome.trouble}
 
 
 def test_a_worker_that_keeps_the_promises_passes_every_case() -> None:
     assert failures(MockWorker(CONFIG)) == {}
-
-
-def test_what_the_limits_have_no_room_for_is_left_out_with_the_reason() -> None:
-    assert left_out(CONFIG) == {"steps of 8192 tokens": "max_num_batched_tokens is 1024, and it takes 8192"}
-    assert left_out(dataclasses.replace(CONFIG, max_num_batched_tokens=8192)) == {}
-    few = dataclasses.replace(CONFIG, max_model_len=90, max_num_seqs=3, num_blocks=6, max_num_batched_tokens=1001)
-    assert left_out(few) == {
-        "4 at once": "max_num_seqs is 3, and it takes 4",
-        "16 at once": "max_num_seqs is 3, and it takes 16",
-        "steps of 184 tokens": "no step had 184 tokens (too few sequences or KV blocks)",
-        "steps of 1001 tokens": "no step had 1001 tokens (too few sequences or KV blocks)",
-        "steps of 8192 tokens": "max_num_batched_tokens is 1001, and it takes 8192",
-        "preempted": "a request may have 90 tokens, and it takes 96",
-    }
 
 
 @st.composite
@@ -173,21 +150,19 @@ def test_a_death_fails_its_case_and_those_after() -> None:
     worker = DiesAt(CONFIG)
     verification = Verification(worker, CONFIG, quick=True)
     verification.run_alone()
-    asked = [verification.run(case) for case in verification.cases()]
-    troubles = [outcome.trouble for outcome in asked if not outcome.left_out]
+    troubles = [verification.run(case).trouble for case in verification.cases()]
     fatal = next(number for number, trouble in enumerate(troubles) if trouble)
     assert all("illegal memory access" in trouble for trouble in troubles[fatal:])
     assert verification.scored_as_prompts().trouble == "illegal memory access"
     assert verification.refusals().trouble == "illegal memory access"
 
 
-def test_a_case_that_did_not_happen_is_left_out() -> None:
+def test_a_case_that_did_not_happen_is_no_pass() -> None:
     verification = Verification(MockWorker(CONFIG), CONFIG, quick=True)
     verification.run_alone()
     case = next(case for case in verification.cases() if case.name == "preempted")
     outcome = verification.run(dataclasses.replace(case, older=0))
-    assert (outcome.trouble, outcome.left_out) == ("", "no request was preempted")
-    assert outcome.equal == outcome.compared > 0
+    assert outcome.trouble == "nothing proved: no request was preempted"
 
 
 def test_probes_cover_every_sampling_and_all_fit() -> None:
