@@ -25,7 +25,7 @@ from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
-from octavo.ops.experts.permute import Permutation, permute
+from octavo.ops.experts.permute import Permutation, most_apart, permute
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
@@ -179,6 +179,11 @@ def routing(device: torch.device) -> Iterator[Scenario]:
         for number, used in _counts(tokens, device):
             yield Scenario(f"route {label} {number}", (logits, top_k, used), _route)
             yield Scenario(f"combine {label} {number}", (y, ids, weights, experts, used), _combine)
+            for slack in (0, 7):
+                few = logits[: most_apart(top_k, experts)]
+                yield Scenario(
+                    f"route {len(few)} of {label} {number} slack {slack}", (few, top_k, slack, used), _route_apart
+                )
             placed = (x, y, ids, weights, norm, experts, used)
             yield Scenario(f"add_norm of parts {label} {number}", placed, _add_norm_of_parts)
 
@@ -199,10 +204,20 @@ def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
 
+def _route_apart(logits: torch.Tensor, top_k: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
+    permutation = Permutation.allocate(len(logits) * top_k + slack, logits.shape[1], logits.device)
+    out = route(logits, SoftmaxRule(top_k, True), rows_in_use=used, permutation=permutation)
+    return [out.ids, out.weights, out.flags, *_permuted(permutation)]
+
+
 def _permute(ids: torch.Tensor, experts: int, slack: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     permutation = Permutation.allocate(ids.numel() + slack, experts, ids.device)
     permute(ids, experts, tile_rows=16, rows_in_use=used, out=permutation)
-    return [permutation.order, permutation.offsets, permutation.tiles, permutation.num_tiles]
+    return _permuted(permutation)
+
+
+def _permuted(permutation: Permutation) -> list[torch.Tensor]:
+    return [permutation.order, permutation.rows_in_use, permutation.tiles, permutation.num_tiles]
 
 
 def _combine(
@@ -276,7 +291,12 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        for tile in (None, DenseTile(64, 64, 4, 3, tma=True))[: 2 if width % 128 == 0 else 1]:
+        tiles: list[DenseTile | None] = [None]
+        if width % 128 == 0:
+            tiles.append(DenseTile(64, 64, 4, 3, tma=True))
+        if width % 128 == 0 and kind is not Fp8Block and rows <= 32:
+            tiles += [DenseTile(32, 64, 4, 2, tma=True, early=early) for early in (1, 2)[: width // 128]]
+        for tile in tiles:
             label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
         x = _noise(rows, width).bfloat16().to(device)

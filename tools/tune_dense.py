@@ -35,6 +35,8 @@ from octavo.ops.quantize.cuda import quantize
 ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
 BEYOND_CACHE = 150e6
 """Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
+EARLY = 64
+"""Rows up to which weights that are loaded before the wait are worth a measurement."""
 FEW = 16
 """Rows up to which weights that do not come through bulk copies are worth a measurement."""
 SHOWN = 6
@@ -96,9 +98,13 @@ def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
     if rows <= FEW:
         sizes = [(16, 64, 4, tma) for tma in (True, False)]
     tiles = (
-        DenseTile(height, cols, warps, stages, tma=tma, step_factor=factor)
-        for (height, cols, warps, tma), stages, factor in itertools.product(sizes, (3, 4, 5, 6, 8), (1, 2, 4))
+        DenseTile(height, cols, warps, stages, tma=tma, step_factor=factor, early=early)
+        for (height, cols, warps, tma), stages, factor, early in itertools.product(
+            sizes, (2, 3, 4, 5, 6, 8), (1, 2, 4), (0, 2, 4, 8, 16) if rows <= EARLY else (0,)
+        )
         if factor * step <= width
+        and early < 2 * width // step
+        and (stages <= 3 and height >= rows if early else stages >= 3)
         and height * cols // (32 * warps) <= 128
         and (warps == 4 or height * cols >= 8192)
         and (tma or (factor <= 2 and stages != 5))
@@ -124,7 +130,9 @@ def measure(measured: Product, tiles: Sequence[DenseTile], before: Before) -> li
 def short(tile: DenseTile) -> str:
     """A tile in few characters."""
     way = "tma" if tile.tma else "async"
-    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w"
+    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + f" early {tile.early}" * (
+        tile.early > 0
+    )
 
 
 def main() -> None:

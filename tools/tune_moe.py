@@ -54,11 +54,19 @@ def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
     step = STEP[torch.float8_e4m3fn]
     halvings = sorted({0, min(2, (rows // 16).bit_length() - 1)})
     tiles = (
-        Tile(rows, cols, warps, stages, tma, max_halvings, factor)
-        for cols, warps, stages, tma, max_halvings, factor in itertools.product(
-            (64, 128), (4, 8), (3, 4, 6, 8), (True, False), [0] if few else halvings, (1, 2, 4) if few else (1,)
+        Tile(rows, cols, warps, stages, tma, max_halvings, factor, early)
+        for cols, warps, stages, tma, max_halvings, factor, early in itertools.product(
+            (64, 128),
+            (4, 8),
+            (2, 3, 4, 6, 8),
+            (True, False),
+            [0] if few else halvings,
+            (1, 2, 4) if few else (1,),
+            (0, 2, 4, 8) if few and not gated else (0,),
         )
-        if (warps == 4 or cols * (2 if gated else 1) >= 128)
+        if early < 2 * width // step
+        and (stages <= 3 if early else stages >= 3)
+        and (warps == 4 or cols * (2 if gated else 1) >= 128)
         and (tma or few or (stages == 4 and max_halvings == 0))
         and not (few and cols == 128 and gated)
         and (factor == 1 or (width % (factor * step) == 0 and (tma or factor == 2)))
@@ -150,7 +158,11 @@ def measure(
 def short(tile: Tile) -> str:
     """A tile in few characters."""
     way = "tma" if tile.tma else "async"
-    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + "/" * tile.max_halvings
+    return (
+        f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w"
+        + "/" * tile.max_halvings
+        + f" early {tile.early}" * (tile.early > 0)
+    )
 
 
 def best_tiles(

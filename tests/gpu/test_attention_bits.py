@@ -12,7 +12,7 @@ import torch
 from cases import QWEN3_6_HEADS, QWEN3_30B_HEADS, HeadShape
 from compare import BF16_ROUNDING, assert_rows
 from layer import CUDA
-from octavo.ops.attention.cuda import SPLIT
+from octavo.ops.attention.cuda import KV_TILE, ROWS, SPLIT
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 pytestmark = pytest.mark.gpu
@@ -63,6 +63,22 @@ def test_any_chunk_at_any_depth(
                 chunk = Chunk(drawn, start, count, BLOCKS)
                 out = attend([chunk], cache, max_split_results=room, stages=stages, warps=warps)[0]
                 assert torch.equal(out, expected[start : start + count]), (start, count)
+
+
+@pytest.mark.parametrize("room", [0, 4096], ids=["one-after-the-other", "side-by-side"])
+def test_any_chunk_in_any_tiles(drawn: Request, shape: HeadShape, cache: torch.Tensor, room: int) -> None:
+    """Query tiles of 64 rows, of 128 and of few give equal bits, at either length of a tile of keys."""
+    ways = [(KV_TILE, ROWS, 2), (KV_TILE, 2 * ROWS, 2)]
+    if shape.width <= 128:  # more tiles, or longer ones, of wider heads are more than shared memory
+        ways += [(KV_TILE, ROWS, 3), (KV_TILE, 2 * ROWS, 4), (2 * KV_TILE, ROWS, 2), (2 * KV_TILE, 2 * ROWS, 3)]
+    expected = {keys: whole(drawn, shape, CUDA, keys=keys) for keys in {way[0] for way in ways}}
+    for keys, tile_rows, stages in ways:
+        for count in (1, 2, 7, 9, 64, 250, LENGTH):
+            for start in {0, SPLIT - 1, SPLIT, LENGTH - count}:
+                if start + count <= LENGTH:
+                    chunk = Chunk(drawn, start, count, BLOCKS)
+                    out = attend([chunk], cache, max_split_results=room, tile_rows=tile_rows, keys=keys, stages=stages)
+                    assert torch.equal(out[0], expected[keys][start : start + count]), (keys, tile_rows, start, count)
 
 
 @pytest.mark.parametrize("count", [2, 64, 300])

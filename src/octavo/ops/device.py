@@ -32,20 +32,33 @@ def stay_behind(x, PACK: tl.constexpr, PDL: tl.constexpr):
 def launch_next_early(PDL: tl.constexpr):
     """Let the next kernel start its launch; call `wait_for_previous` at the end instead of the start.
 
-    For a kernel that reads nothing the one before writes and writes nothing it reads. The one before must have waited for
-    its own predecessor, so that whatever ran earlier has finished. Every program must reach the wait at the end: the next
-    kernel waits for this one only.
+    For a kernel that reads nothing that a kernel still running writes, and writes nothing that it reads. Still running may be the one
+    before, and, where that let this one start before its own wait, those before it back to the last that waited first, as products,
+    attention and recurrence do. Every program must reach the wait at the end: the next kernel waits for this one only.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
+def launch_next_and_wait(PDL: tl.constexpr):
+    """`wait_for_previous`, with the next kernel's launch before the wait: a product behind this one asks for its weights meanwhile.
+
+    For small kernels. What the next one reads before its own wait must be older than the last kernel before this one that waited first.
+    """
+    launch_next_early(PDL)
+    wait_for_previous(PDL)
+
+
+@triton.jit
 def load_rows_in_use(rows_in_use, capacity):
-    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity]."""
+    """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity].
+
+    Not by way of the first cache, so that a number that an earlier kernel has written may be read before the wait for the last one.
+    """
     rows = capacity
     if rows_in_use is not None:
-        rows = tl.minimum(tl.maximum(tl.load(rows_in_use), 0), capacity)
+        rows = tl.minimum(tl.maximum(tl.load(rows_in_use, cache_modifier=".cg"), 0), capacity)
     return rows
 
 

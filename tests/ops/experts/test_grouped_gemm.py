@@ -35,6 +35,12 @@ LONG_STEPS = [
     Tile(64, 64, 4, 2, tma=True, max_halvings=1, step_factor=4),
 ]
 """Not for scales per block."""
+EARLY = [
+    Tile(16, 64, 4, 2, tma=True, early=1),
+    Tile(32, 128, 4, 3, tma=True, early=2, step_factor=2),
+    Tile(16, 64, 4, 2, tma=True, early=4),
+]
+"""Not for scales per block, nor where rows are gathered."""
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
 each_shape = pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 
@@ -84,7 +90,7 @@ def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
     x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
     grouped_gemm_swiglu(x, w, permutation, top_k=case.ids.shape[1], tile=tile, out=out, assignments=assignments)
     guard.check()
-    used = int(permutation.offsets[-1])
+    used = int(permutation.rows_in_use)
     assert out[used:].isnan().all(), "rows not in use were written"
     by_assignment = torch.full_like(out[:assignments], torch.nan)
     by_assignment[permutation.order[:used].long()] = out[:used]
@@ -114,7 +120,7 @@ def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Acti
 def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
     """(S, H) bf16 in assignment order; absent assignments NaN."""
     permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
-    x = placed(case.x, permutation.order[: int(permutation.offsets[-1])].long(), permutation.assignments, guard)
+    x = placed(case.x, permutation.order[: int(permutation.rows_in_use)].long(), permutation.assignments, guard)
     out = guard.empty((permutation.assignments, case.w.data.shape[1]), torch.bfloat16)
     grouped_gemm(x, guard.rebuild_copy(case.w), permutation, tile=tile, out=out, assignments=assignments)
     guard.check()
@@ -217,6 +223,25 @@ def test_the_bits_do_not_depend_on_the_tile(kind: type, device: torch.device) ->
     assert all(torch.equal(a, outs[0][0]) and torch.equal(b, outs[0][1]) for a, b in outs[1:])
 
 
+@pytest.mark.parametrize("tile", EARLY, ids=str)
+@pytest.mark.parametrize("intermediate", [272, 400, 512])
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Bf16], ids=lambda kind: kind.__name__)
+def test_weights_that_come_early_give_the_same_bits(
+    kind: type, intermediate: int, tile: Tile, device: torch.device
+) -> None:
+    """Also where no assignment is present; and the twin: another expert's weights."""
+    shape = dataclasses.replace(SMALL[1], intermediate=intermediate)
+    for routing, tokens in (("skewed", 20), ("uniform", 1), ("sentinels", 5)):
+        case = down_case(kind, shape, tokens, routing, device)
+        right = run_down(case, TILES[0], Guard(device))
+        out = run_down(case, tile, Guard(device))
+        assert torch.equal(out.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
+        case.ids = case.ids.roll(1) if tokens > 1 else (case.ids + 1) % shape.experts
+        assert not torch.equal(run_down(case, tile, Guard(device)).nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
+    case.ids = torch.full_like(case.ids, -1)
+    assert run_down(case, tile, Guard(device)).isnan().all()
+
+
 def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> None:
     """Class C, vllm#43396: every index is compared with both bounds where it is used."""
     case = gate_up_case(Fp8Channel, SMALL[1], 9, "uniform", device)
@@ -261,6 +286,9 @@ def test_scales_of_another_shape_are_refused(device: torch.device) -> None:
     [
         pytest.param(Tile(16, 64, 4, 4, max_halvings=1), "max_halvings", id="below-16-rows"),
         pytest.param(Tile(128, 64, 4, 3, max_halvings=3), "max_halvings", id="an-eighth"),
+        pytest.param(Tile(16, 64, 4, 3, tma=True, early=1), r"tile\.early", id="early-blocks-of-weights"),
+        pytest.param(Tile(32, 64, 4, 3, tma=True, early=1, max_halvings=1), "early 1", id="early-and-halved"),
+        pytest.param(Tile(16, 64, 4, 3, early=1), "early 1", id="early-without-tma"),
         pytest.param(Tile(16, 256, 8, 2), r"tile\.cols", id="two-blocks-of-weights"),
         pytest.param(Tile(16, 64, 4, 3, step_factor=2), r"tile\.step_factor", id="two-blocks-at-a-time"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
+from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, Tiles
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
+from octavo.ops.experts.permute import most_apart
 from octavo.ops.experts.reference import moe_reference
+from octavo.ops.experts.rules import SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 
 FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
@@ -139,6 +143,27 @@ def test_a_row_has_the_same_bits_anywhere(kind: type, device: torch.device) -> N
     beside_nan, flags = it(x, ids, weights)
     assert torch.equal(beside_nan[1::2], whole[1::2])
     assert flags.tolist() == [row % 2 == 0 for row in range(9)]
+
+
+@each_format
+def test_few_tokens_have_the_bits_of_many(kind: type, device: torch.device) -> None:
+    """Few are not sorted; two of the three choose the same expert, and one more token is in none of their graphs' use."""
+    shape = dataclasses.replace(SMALL[1], experts=32, top_k=2)
+    it, drawn = layer(kind, shape, 9, device), torch.Generator().manual_seed(3)
+    experts = KernelExperts(it.gate_up, it.down, SoftmaxRule(2, True), workspace=it.workspace)
+    x, logits = exact_rows(9, shape.hidden, drawn).to(device), torch.randn((9, 32), generator=drawn).to(device)
+    logits[1] = logits[0]
+    whole = experts(x, logits).clone()
+    assert most_apart(2, 32) == 4
+    for first, count in itertools.product((0, 1, 5), (1, 2, 3, 4)):
+        rows = slice(first, first + count)
+        assert torch.equal(experts(x[rows], logits[rows]), whole[rows])
+        used = torch.tensor([count - 1], dtype=torch.int32, device=device)
+        part = experts(x[rows], logits[rows], used)
+        assert torch.equal(part[:-1], whole[rows][:-1])
+        assert part[-1].eq(0).all()
+        other = logits[rows].roll(1, 1)
+        assert not torch.equal(experts(x[rows], other), whole[rows]), "the twin: other experts"
 
 
 @pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")], ids=str)

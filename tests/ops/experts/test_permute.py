@@ -24,8 +24,8 @@ def guarded(
 def assert_permutation(
     got: Permutation, ids: torch.Tensor, experts: int, rows: int, rows_in_use: int | None = None
 ) -> None:
-    order, offsets, tiles = permute_reference(ids.cpu(), experts, rows=rows, rows_in_use=rows_in_use)
-    assert got.offsets.tolist() == offsets
+    order, tiles = permute_reference(ids.cpu(), experts, rows=rows, rows_in_use=rows_in_use)
+    assert got.rows_in_use.tolist() == [len(order)]
     assert got.order[: len(order)].tolist() == order
     assert got.order[len(order) :].eq(-1).all(), "rows not in use were written"
     assert int(got.num_tiles) == len(tiles)
@@ -76,7 +76,7 @@ def test_count_from_the_device(count: int, device: torch.device) -> None:
     assert_permutation(got, ids, 16, 16, min(max(count, 0), 7))
 
 
-@pytest.mark.parametrize("mutant", ["two-assignments-swapped", "assignment-lost", "tile-shifted", "offset"])
+@pytest.mark.parametrize("mutant", ["two-assignments-swapped", "assignment-lost", "tile-shifted", "row-too-many"])
 def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> None:
     ids = ROUTINGS["uniform"](9, 8, 2, torch.Generator().manual_seed(7)).to(device)
     got = guarded(ids, 8, 16, Guard(device))
@@ -88,15 +88,15 @@ def test_the_check_sees_one_wrong_value(mutant: str, device: torch.device) -> No
             got.order[5] = got.order[4]
         case "tile-shifted":
             got.tiles[1, 1] += 1
-        case "offset":
-            got.offsets[4] += 1
+        case "row-too-many":
+            got.rows_in_use[0] += 1
     with pytest.raises(AssertionError):
         assert_permutation(got, ids, 8, 16)
 
 
 def test_no_tokens(device: torch.device) -> None:
     got = permute(torch.empty((0, 4), dtype=torch.int32, device=device), 8, tile_rows=16)
-    assert got.offsets.tolist() == [0] * 9
+    assert got.rows_in_use.tolist() == [0]
     assert got.num_tiles.tolist() == [0]
 
 

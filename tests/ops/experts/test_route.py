@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from cases import distinct_ids
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.experts import choose_experts
+from octavo.ops.experts.permute import Permutation, most_apart
 from octavo.ops.experts.route import Routing, route
 from octavo.ops.experts.route.reference import route_reference
 from octavo.ops.experts.rules import RoutingRule, SigmoidRule, SoftmaxRule
+from ops.experts.test_permute import assert_permutation
 
 SHAPES = [(1, 1, 1), (2, 8, 2), (17, 60, 4), (3, 64, 6), (5, 128, 8), (2, 257, 10), (3, 512, 22), (2, 512, 32)]
 INF, NAN = float("inf"), float("nan")
@@ -132,6 +135,73 @@ def test_rows_past_the_count_are_absent(count: int, device: torch.device) -> Non
     assert got.ids[rows:].eq(-1).all()
     assert got.weights[rows:].eq(0).all()
     assert not got.flags[rows:].any()
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "most"), [(1, 1, 1), (8, 2, 1), (60, 4, 3), (128, 8, 4), (257, 10, 4), (512, 32, 4)]
+)
+def test_choices_of_few_tokens_are_permuted(experts: int, top_k: int, most: int, device: torch.device) -> None:
+    """Each choice as a tile, in memory of just the size and of more; for one token as `permute` does it."""
+    assert most_apart(top_k, experts) == most
+    logits = torch.randn((most, experts), generator=torch.Generator().manual_seed(experts)).to(device)
+    rules: list[RoutingRule] = [SoftmaxRule(top_k, True), sigmoid_rule(experts, top_k, device)]
+    for rule, used in itertools.product(rules, (None, -1, *range(most + 1), 2**31 - 1)):
+        guard = Guard(device)
+        count = None if used is None else torch.tensor([used], dtype=torch.int32, device=device)
+        live = most if used is None else min(max(used, 0), most)
+        for room in (most * top_k, most * top_k + 9):
+            got = guard.rebuild(Permutation.allocate(room, experts, device))
+            ids = route(guard.copy(logits), rule, rows_in_use=count, permutation=got).ids
+            guard.check()
+            assert ids.eq(-1).all(1).tolist() == [False] * live + [True] * (most - live)
+            assert_apart(got, ids[:live])
+            if most == 1:
+                assert_permutation(got, ids, experts, 16, live)
+
+
+def assert_apart(got: Permutation, ids: torch.Tensor) -> None:
+    """One tile for each of `ids` (T, K), those of a token by expert."""
+    count, places = (
+        ids.numel(),
+        (ids.long().sort().indices + torch.arange(len(ids), device=ids.device)[:, None] * ids.shape[1]),
+    )
+    assert got.rows_in_use.tolist() == got.num_tiles.tolist() == [count]
+    assert got.order[:count].tolist() == places.flatten().tolist()
+    experts = ids.flatten()[places.flatten()].tolist()
+    assert got.tiles[:count].tolist() == [[expert, row, 1] for row, expert in enumerate(experts)]
+    assert got.order[count:].eq(-1).all(), "rows not in use were written"
+    assert got.tiles[count:].eq(-1).all(), "tiles not in use were written"
+
+
+@pytest.mark.parametrize("mutant", ["expert", "row", "order", "count"])
+def test_the_check_sees_one_wrong_place(mutant: str, device: torch.device) -> None:
+    logits = torch.randn((3, 128), generator=torch.Generator().manual_seed(4)).to(device)
+    got = Guard(device).rebuild(Permutation.allocate(24, 128, device))
+    ids = route(logits, SoftmaxRule(8, True), permutation=got).ids
+    assert_apart(got, ids)
+    match mutant:
+        case "expert":
+            got.tiles[9, 0] += 1
+        case "row":
+            got.tiles[9, 1] += 1
+        case "order":
+            got.order[[3, 4]] = got.order[[4, 3]]
+        case "count":
+            got.num_tiles[0] -= 1
+    with pytest.raises(AssertionError):
+        assert_apart(got, ids)
+
+
+def test_choices_of_more_tokens_are_not_permuted(device: torch.device) -> None:
+    room = Permutation.allocate(16, 16, device)
+    with pytest.raises(KernelContractError, match="more tokens"):
+        route(torch.zeros((3, 16), device=device), SoftmaxRule(2, True), permutation=room)
+    with pytest.raises(KernelContractError, match=r"permutation\.order"):
+        route(
+            torch.zeros((2, 128), device=device),
+            SoftmaxRule(9, True),
+            permutation=Permutation.allocate(16, 128, device),
+        )
 
 
 def test_no_tokens(device: torch.device) -> None:

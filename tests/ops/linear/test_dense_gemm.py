@@ -35,6 +35,12 @@ LONG_STEPS = [
     DenseTile(128, 128, 8, 2, step_factor=2),
 ]
 """Not for scales per block."""
+EARLY = [
+    DenseTile(16, 64, 4, 2, tma=True, early=1),
+    DenseTile(16, 64, 4, 3, tma=True, early=4, step_factor=2),
+    DenseTile(32, 128, 4, 2, tma=True, early=2),
+    DenseTile(16, 64, 4, 2, tma=True, early=8),
+]
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
@@ -145,6 +151,25 @@ def test_every_choice_can_run(rows: int) -> None:
         assert tile.step_factor == 1 or tile.step_factor * STEP[kind] <= width
 
 
+@pytest.mark.parametrize("tile", EARLY, ids=str)
+@pytest.mark.parametrize("width", [528, 1024, 1040])
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Bf16], ids=lambda kind: kind.__name__)
+def test_weights_that_come_early_give_the_same_bits(
+    kind: type, width: int, tile: DenseTile, device: torch.device
+) -> None:
+    """K ends with what is early, within the step behind it, and later; the twins: one number of the weight, early and late."""
+    for rows, columns in ((1, 64), (9, 200), (16, 80)):
+        case = Case.draw(kind, rows, columns, width, device, bias=True)
+        right = case.run(DenseTile(16, 64, 4, 4))
+        assert torch.equal(case.run(tile), right)
+        for at in (0, width - 1):
+            data = case.w.data.clone()
+            data[columns - 1, at] = 128.0
+            other = Case(case.x, dataclasses.replace(case.w, data=data)).run(tile)
+            assert torch.equal(other[:, :-1], right[:, :-1])
+            assert rows == 1 or not torch.equal(other, right)
+
+
 def test_contract(device: torch.device) -> None:
     fp8, plain = (Case.draw(kind, 3, 80, 72, device) for kind in (Fp8Channel, Bf16))
     with pytest.raises(KernelContractError, match="TokenScaled"):
@@ -157,6 +182,17 @@ def test_contract(device: torch.device) -> None:
         fp8.run(DenseTile(48, 64, 4, 4))
     with pytest.raises(KernelContractError, match="step_factor 3"):
         fp8.run(DenseTile(16, 64, 4, 4, step_factor=3))
+    wide = Case.draw(Fp8Channel, 17, 80, 512, device)
+    for tile, match in (
+        (DenseTile(16, 64, 4, 2, tma=True, early=4), "rows"),
+        (DenseTile(32, 64, 4, 2, tma=True, early=8), "K"),
+        (DenseTile(32, 64, 4, 2, early=4), "tma"),
+        (DenseTile(32, 64, 4, 2, tma=True, early=3), "early 3"),
+        (DenseTile(32, 64, 4, 2, tma=True, early=2, step_factor=4), "whole steps"),
+        (DenseTile(64, 64, 4, 2, tma=True, early=16), "less early"),
+    ):
+        with pytest.raises(KernelContractError, match=match):
+            wide.run(tile)
     with pytest.raises(KernelContractError, match="max_halvings"):
         fp8.run(DenseTile(32, 64, 4, 4, max_halvings=1))
 
@@ -179,3 +215,5 @@ def test_a_tile_of_two_blocks_is_refused(device: torch.device) -> None:
         case.run(DenseTile(16, 256, 8, 3))
     with pytest.raises(KernelContractError, match=r"tile\.step_factor"):
         case.run(DenseTile(16, 64, 4, 3, step_factor=2))
+    with pytest.raises(KernelContractError, match=r"tile\.early"):
+        case.run(DenseTile(16, 64, 4, 3, tma=True, early=1))

@@ -1,4 +1,4 @@
-"""Online softmax over tiles of 64 keys at fixed positions, merged every `SPLIT` keys.
+"""Online softmax over tiles of keys at fixed positions, merged every `SPLIT` keys.
 
 A row's arithmetic is a function of its position alone. Its products come from tiles of one shape, in which rows are
 independent; the tiles of a split are summed in order; the splits of a row are merged in order by one function, whether one
@@ -13,10 +13,14 @@ import triton.language as tl
 
 from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
-ONES_TALL = tl.constexpr(64)
-"""Rows of ones that sum weights where keys are the tall side: as many as one instruction of Hopper's tensor cores takes. One is read."""
-ONES_WIDE = tl.constexpr(16)
-"""Columns of ones where rows are the tall side: the fewest that `tl.dot` takes. One is read."""
+ONES_TALL = tl.constexpr(16)
+"""Rows of ones that sum weights where keys are the tall side. One is read."""
+ONES_WIDE = tl.constexpr(8)
+"""Columns of ones where rows are the tall side. One is read.
+
+Of as few, Triton takes the product of single warps, in both kernels, and keeps the ones in registers. A warp group's would take 2 KiB of
+shared memory, with which three tiles of 64 keys of 128 numbers leave room for one program on a multiprocessor, and without for two.
+"""
 
 
 @triton.jit
@@ -61,43 +65,46 @@ def _block_ids(table, start, context, columns, BLOCK_SIZE: tl.constexpr, KV_TILE
     """Blocks of the tile of keys from `start` on, -1 for none: one number where the tile is in one block, else (KV_TILE,)."""
     if BLOCK_SIZE % KV_TILE == 0:
         place = start // BLOCK_SIZE
-        return tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1)
+        return tl.load(table + place, mask=(place >= 0) & (place < columns), other=-1, cache_modifier=".cg")
     else:
         key = start + tl.arange(0, KV_TILE)
         place = key // BLOCK_SIZE
-        return tl.load(table + place, mask=(key < context) & (place >= 0) & (place < columns), other=-1)
+        inside = (key < context) & (place >= 0) & (place < columns)
+        return tl.load(table + place, mask=inside, other=-1, cache_modifier=".cg")
 
 
 @triton.jit
 def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-    SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
+    KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """One query tile, one KV head, some splits of its context: `item` is the piece of work times kv_heads plus the head.
+    """One query tile, one KV head, some splits of its context: `item` is the piece of work times KV_HEADS plus the head.
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
     KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
-    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step.
+    Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step. The step's plan is older than the
+    kernel before, and read before the wait for it.
     """
     along: tl.constexpr = 0 if KEYS_TALL else 1
-    heads = kv_heads * SHARED
+    heads = KV_HEADS * SHARED
     row = tl.arange(0, ROWS)
     token = row // SHARED
     column = tl.arange(0, HEAD)
     inside = column < WIDTH
-    slot_stride = kv_heads * WIDTH
+    slot_stride = KV_HEADS * WIDTH
     offset = tl.arange(0, KV_TILE)
-    entry = work + (item // kv_heads).to(tl.int64) * 7
-    group = item % kv_heads
-    chunk = tl.load(entry)
-    first_row = tl.load(entry + 1)
-    tokens = tl.load(entry + 2)
-    first_position = tl.load(entry + 3)
-    first_split = tl.load(entry + 4)
-    end_split = tl.load(entry + 5)
-    split_result = tl.load(entry + 6)
+    entry = work + item // KV_HEADS * 7
+    group = item % KV_HEADS
+    chunk = tl.load(entry, cache_modifier=".cg")
+    first_row = tl.load(entry + 1, cache_modifier=".cg")
+    tokens = tl.load(entry + 2, cache_modifier=".cg")
+    first_position = tl.load(entry + 3, cache_modifier=".cg")
+    first_split = tl.load(entry + 4, cache_modifier=".cg")
+    end_split = tl.load(entry + 5, cache_modifier=".cg")
+    split_result = tl.load(entry + 6, cache_modifier=".cg")
     sound = (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_row < rows)
     sound = sound & (first_position >= 0) & (first_split >= 0)
     if sound:
@@ -109,62 +116,77 @@ def _attend(
         at = _of_rows(((first_row + token).to(tl.int64) * heads + head) * WIDTH, KEYS_TALL)
         at += _of_columns(column, KEYS_TALL)
         mask = _of_rows(live_row, KEYS_TALL) & _of_columns(inside, KEYS_TALL)
-        q = tl.load(queries + at, mask=mask, other=0.0)
-
         table = tables + chunk.to(tl.int64) * columns
         keys = cache + group * WIDTH + column
         row_max = tl.full((ROWS,), float("-inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
-        missing_block = tl.zeros((KV_TILE,), tl.int32)
-        for split in range(first_split, end_split):
-            tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
-            tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
-            tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
-            end = tl.minimum((split + 1) * SPLIT, context)
-            next_block = _block_ids(table, split * SPLIT, context, columns, BLOCK_SIZE, KV_TILE)
-            for start in range(split * SPLIT, end, KV_TILE):
-                key = start + offset
-                block = next_block
-                next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
-                if BLOCK_SIZE % KV_TILE == 0:
-                    # one block: addresses are its own plus what does not change
-                    known = (key < context) & (block >= 0) & (block < blocks)
-                    first = keys + (block.to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE) * slot_stride
-                    key_at = first[None, :] + (offset * slot_stride)[:, None]
-                else:
-                    known = (block >= 0) & (block < blocks)
-                    slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-                    key_at = keys[None, :] + slot[:, None] * slot_stride
-                missing_block |= ((key < context) & (known == 0)).to(tl.int32)
-                read = known[:, None] & inside[None, :]
-                k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
-                v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
-                scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
-                if start + KV_TILE > seen_by_all:
-                    seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
-                    scores = tl.where(seen, scores, float("-inf"))
-                highest = tl.maximum(tile_row_max, tl.max(scores, along))
-                reference = _reference(highest)
-                level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
-                weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
-                shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
-                # weights are summed by a product too: its order along the keys does not hang on which side is tall
-                if KEYS_TALL:
-                    ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
-                    tile_totals = tl.dot(ones, weights, tile_totals * shrink)
-                    tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
-                else:
-                    ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
-                    tile_totals = tl.dot(weights, ones, tile_totals * shrink)
-                    tile_acc = tl.dot(weights, v, tile_acc * shrink)
-                tile_row_max = highest
-            # all totals of a row are the same: one, and zeros
-            first = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
-            tile_total = tl.sum(tl.where(first, tile_totals, 0.0), along)
-            row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
+        missing = tl.zeros(() if BLOCK_SIZE % KV_TILE == 0 else (KV_TILE,), tl.int32)
+        first_key = first_split * SPLIT
+        end = tl.minimum(end_split * SPLIT, context)
+        # all totals of a row are the same: one, and zeros
+        one = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
+        tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
+        tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
+        tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
+        next_block = _block_ids(table, first_key, context, columns, BLOCK_SIZE, KV_TILE)
+        if overlap_previous == 0:
+            wait_for_previous(PDL)
+        q = tl.load(queries + at, mask=mask, other=0.0)
+        # one loop over all splits: one for each would wait for the first keys of each
+        for start in range(first_key, end, KV_TILE):
+            key = start + offset
+            block = next_block
+            next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
+            sound_block = (block >= 0) & (block < blocks)
+            if BLOCK_SIZE % KV_TILE == 0:
+                # one block: a limit for all keys, and addresses that are its own plus what does not change
+                known = offset < tl.where(sound_block, context - start, 0)
+                missing |= tl.where(sound_block, 0, 1)
+                first = keys + (block.to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE) * slot_stride
+                key_at = first[None, :] + (offset * slot_stride)[:, None]
+            else:
+                known = sound_block
+                missing |= ((key < context) & (known == 0)).to(tl.int32)
+                slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+                key_at = keys[None, :] + slot[:, None] * slot_stride
+            read = known[:, None] & inside[None, :]
+            k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
+            v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
+            scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
+            if start + KV_TILE > seen_by_all:
+                seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
+                scores = tl.where(seen, scores, float("-inf"))
+            peak = tl.max(scores, along)
+            if (start % SPLIT == 0) & (start > first_key):
+                tile_total = tl.sum(tl.where(one, tile_totals, 0.0), along)
+                row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
+                # minus infinity by way of this tile's scores: Triton would put the merge before their product, and so have
+                # the product before it waited for at its own end
+                tile_row_max = tl.minimum(peak, float("-inf"))
+                tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
+                tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
+            highest = tl.maximum(tile_row_max, peak)
+            reference = _reference(highest)
+            level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
+            weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
+            shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
+            # weights are summed by a product too: its order along the keys does not hang on which side is tall
+            if KEYS_TALL:
+                ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
+                tile_totals = tl.dot(ones, weights, tile_totals * shrink)
+                tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
+            else:
+                ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
+                tile_totals = tl.dot(weights, ones, tile_totals * shrink)
+                tile_acc = tl.dot(weights, v, tile_acc * shrink)
+            tile_row_max = highest
+        tile_total = tl.sum(tl.where(one, tile_totals, 0.0), along)
+        row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
-        total = tl.where(tl.max(missing_block, 0) > 0, float("nan"), total)
+        if BLOCK_SIZE % KV_TILE != 0:
+            missing = tl.max(missing, 0)
+        total = tl.where(missing > 0, float("nan"), total)
 
         if split_result < 0:
             share = acc * _of_rows(_share(total, v_scale), KEYS_TALL)
@@ -187,12 +209,12 @@ def _attend(
 )  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, kv_heads, side_stride, scale, v_scale, overlap_previous,
-    SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    rows, tables_rows, columns, blocks, num_split_results, pieces, side_stride, scale, v_scale, overlap_previous,
+    KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (pieces of work x kv_heads,); or, where only device memory says how many pieces there are, any.
+    """Grid (pieces of work x KV_HEADS,); or, where only device memory says how many pieces there are, any.
 
     overlap_previous: 1 behind the same kernel for other work, beside which this one may run; no constant, so that no step
     waits for one more kernel to be compiled.
@@ -201,23 +223,20 @@ def attend_kernel(
     """
     if overlap_previous != 0:
         launch_next_early(PDL)
-    else:
-        wait_for_previous(PDL)
     if lines_in_use is None:
         _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
-            rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-            SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
+            rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
+            KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
         )  # fmt: skip
     else:
-        for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * kv_heads, tl.num_programs(0)):
+        for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * KV_HEADS, tl.num_programs(0)):
             _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
-                rows, tables_rows, columns, blocks, num_split_results, kv_heads, side_stride, scale, v_scale,
-                SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
+                rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
+                KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
             )  # fmt: skip
-    if overlap_previous != 0:
-        wait_for_previous(PDL)
+    wait_for_previous(PDL)  # programs without work, and those that overlapped the kernel before, must not end before it
 
 
 @triton.jit(do_not_specialize=["rows", "num_split_results", "num_merges"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.experts.moe import MoeWorkspace, expert_parts, moe
+from octavo.ops.experts.combine import combine
+from octavo.ops.experts.moe import MoeWorkspace, expert_parts
+from octavo.ops.experts.permute import most_apart
 from octavo.ops.experts.route import route
 from octavo.ops.experts.rules import RoutingRule
 from octavo.ops.formats import Weights
@@ -35,19 +37,21 @@ class KernelExperts:
         Raises:
             KernelContractError: a tensor has another dtype, size or device.
         """
-        routing = route(logits, self._rule, spoil=True)
+        parts = self.addend(x, logits, rows_in_use)
         out = torch.empty_like(Inputs.of(x).data, dtype=torch.bfloat16)
-        return moe(
-            x, routing.ids, routing.weights, self._gate_up, self._down,
-            workspace=self._workspace, out=out, flags=torch.empty_like(routing.flags), rows_in_use=rows_in_use,
-        )  # fmt: skip
+        flags = torch.empty(len(out), dtype=torch.bool, device=out.device)
+        return combine(
+            parts.parts, parts.ids, parts.weights, parts.experts, out=out, flags=flags, rows_in_use=rows_in_use
+        )
 
     def addend(
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
     ) -> WeightedSum:
         """The same, not summed yet: parts in the workspace; see `Experts`."""
-        routing = route(logits, self._rule, spoil=True)
+        few = len(logits) <= most_apart(self._rule.top_k, logits.shape[1])
+        permutation = self._workspace.permutation if few else None
+        routing = route(logits, self._rule, spoil=True, rows_in_use=rows_in_use, permutation=permutation)
         return expert_parts(
             x, routing.ids, routing.weights, self._gate_up, self._down,
-            workspace=self._workspace, rows_in_use=rows_in_use,
+            workspace=self._workspace, permutation=permutation, rows_in_use=rows_in_use,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
-from octavo.ops.experts.permute import permute
+from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Weights
 from octavo.ops.inputs import Inputs
@@ -69,10 +69,14 @@ def expert_parts(
     down: Weights,
     *,
     workspace: MoeWorkspace,
+    permutation: Permutation | None = None,
     rows_in_use: torch.Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> WeightedSum:
-    """What `moe` sums, (S, H) bf16 in the workspace; the arguments are those of `moe`.
+    """What `moe` sums, (S, H) bf16 in the workspace; the other arguments are those of `moe`.
+
+    Args:
+        permutation: of `ids`, where `route` has written it; read. None: it is made in the workspace.
 
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range.
@@ -91,9 +95,10 @@ def expert_parts(
     assignments = tokens * workspace.top_k
     tiles = tiles or _choose(gate_up, down, workspace, assignments)
 
-    permutation = permute(
-        ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
-    )
+    if permutation is None:
+        permutation = permute(
+            ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
+        )
     grouped_gemm_swiglu(
         inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True)),
         gate_up,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import silu, wait_for_previous
+from octavo.ops.device import launch_next_and_wait, silu
 
 
 @triton.jit
@@ -17,7 +17,7 @@ def sigmoid(x):
 @triton.jit
 def swiglu_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Grid (T x blocks of a row,): gate_up (T, 2 width) f32, out (T, width) bf16."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     blocks = tl.cdiv(width, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -36,7 +36,7 @@ def gate_kernel(
 
     With a weight (width,) heads are normed, and multiplied by the silu of their gates; without, by the sigmoid in bf16.
     """
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     head = tl.program_id(0).to(tl.int64) * HEADS + tl.arange(0, HEADS)
     column = tl.arange(0, BLOCK)
     inside = (head < rows * heads)[:, None] & (column < width)[None, :]
@@ -58,7 +58,7 @@ def gate_kernel(
 @triton.jit
 def add_share_kernel(x, shared, logits, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     """Grid (T x blocks of a row,): x, shared and out (T, width) bf16, logits None or (T,) f32."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     blocks = tl.cdiv(width, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous, weighted_sum
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use, weighted_sum
 from octavo.ops.quantize.kernel import store_row
 
 
@@ -21,10 +21,12 @@ def add_norm_kernel(
     change: None, or (R, width) bf16, or, where there are ids, the K parts of each row's weighted sum. Outputs that are None are
     not wanted.
     """
-    wait_for_previous(PDL)
-    row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
+    # no kernel writes weights, and they come from memory: nobody has read them since the step before
+    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    launch_next_and_wait(PDL)
+    row = tl.program_id(0).to(tl.int64)
     at = row * width + column
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if change is not None:
@@ -40,7 +42,7 @@ def add_norm_kernel(
     mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
     value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,)))
     value = value.to(weight.dtype.element_ty).to(tl.float32)
-    value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    value *= gain
     value = value.to(tl.bfloat16)
     if normed is not None:
         tl.store(normed + at, value, mask=inside)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, wait_for_previous
+from octavo.ops.device import is_finite, launch_next_and_wait
 from octavo.ops.quantize.kernel import static_codes
 
 MOST_HALVINGS = tl.constexpr(16)
@@ -57,12 +57,12 @@ def _weighted(x, root, weight, dtype: tl.constexpr):
 
 @triton.jit
 def _turn(
-    at, weight, cosines, sines, token, column, first_of, second_of, inside, eps,
+    at, first, second, weight, cosines, sines, token, column, first_of, second_of, inside, eps,
     ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed as `_weighted` rounds, and rotated.
+    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed as `_weighted` rounds, by `first` and `second` of weights as `weight`, and rotated.
 
-    Without a weight they are only rotated; of HALF pairs the first TURNED are.
+    Without weights they are only rotated; of HALF pairs the first TURNED are.
     """
     a = tl.load(at + first_of, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(at + second_of, mask=inside, other=0.0).to(tl.float32)
@@ -70,9 +70,7 @@ def _turn(
     angle = token[:, None] * TURNED + column
     cosine = tl.load(cosines + angle, mask=turned, other=0.0)
     sine = tl.load(sines + angle, mask=turned, other=0.0)
-    if weight is not None:
-        first = tl.load(weight + first_of, mask=column < HALF, other=0.0).to(tl.float32)
-        second = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
+    if first is not None:
         mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
         root = tl.sqrt_rn(mean + eps)[:, None]
         a = _weighted(a, root, first, weight.dtype.element_ty)
@@ -112,7 +110,6 @@ def prepare_qkv_kernel(
     A row of a tile is a head of a token: 2 x HALF numbers. They go in pairs: i and i + TURNED of the first 2 x TURNED, which
     are rotated, and likewise the halves of what is left, which is not.
     """
-    wait_for_previous(PDL)
     every = heads + 2 * kv_heads
     column = tl.arange(0, BLOCK)[None, :]
     first_of, second_of = column, column + HALF
@@ -121,13 +118,36 @@ def prepare_qkv_kernel(
         second_of = tl.where(column < TURNED, column + TURNED, column + HALF)
     place = tl.arange(0, ROWS)
     query_tiles = tl.cdiv(tokens * heads, ROWS)
-    if tl.program_id(0) < query_tiles:
+    is_query = tl.program_id(0) < query_tiles
+    first_gain, second_gain = None, None
+    if q_weight is not None:
+        # no kernel writes weights, and they come from memory: nobody has read them since the step before
+        weight = tl.where(is_query, q_weight, k_weight)
+        first_gain = tl.load(weight + first_of, mask=column < HALF, other=0.0).to(tl.float32)
+        second_gain = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
+    launch_next_and_wait(PDL)
+    if is_query:
         row = tl.program_id(0) * ROWS + place
         token, head = (row // heads).to(tl.int64), row % heads
         inside = (token < tokens)[:, None] & (column < HALF)
         at = qkv + (token * every + head)[:, None] * (2 * HALF)
         a, b = _turn(
-            at, q_weight, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+            at,
+            first_gain,
+            second_gain,
+            q_weight,
+            cosines,
+            sines,
+            token,
+            column,
+            first_of,
+            second_of,
+            inside,
+            eps,
+            ROWS,
+            HALF,
+            TURNED,
+            BLOCK,
         )
         _store(queries + row.to(tl.int64)[:, None] * (2 * HALF), a, b, first_of, second_of, inside)
         return
@@ -139,7 +159,22 @@ def prepare_qkv_kernel(
     first = tl.load(value_at + first_of, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(value_at + second_of, mask=inside, other=0.0).to(tl.float32)
     a, b = _turn(
-        at, k_weight, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+        at,
+        first_gain,
+        second_gain,
+        q_weight,
+        cosines,
+        sines,
+        token,
+        column,
+        first_of,
+        second_of,
+        inside,
+        eps,
+        ROWS,
+        HALF,
+        TURNED,
+        BLOCK,
     )
     sound = tl.min((is_finite(first) & is_finite(second)).to(tl.int32), 1)[:, None] > 0
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1)

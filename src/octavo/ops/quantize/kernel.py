@@ -6,7 +6,14 @@ import triton
 import triton.language as tl
 
 from octavo.ops import activations
-from octavo.ops.device import is_finite, launch_next_early, load_rows_in_use, silu, wait_for_previous
+from octavo.ops.device import (
+    is_finite,
+    launch_next_and_wait,
+    launch_next_early,
+    load_rows_in_use,
+    silu,
+    wait_for_previous,
+)
 from octavo.ops.quantize import rule
 
 FP8_MAX = tl.constexpr(activations.FP8_MAX)
@@ -121,7 +128,7 @@ def quantize_kernel(
     if OVERLAP_PREVIOUS:
         launch_next_early(PDL)
     else:
-        wait_for_previous(PDL)
+        launch_next_and_wait(PDL)
     row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
     if OVERLAP_PREVIOUS:
@@ -145,7 +152,7 @@ def quantize_static_kernel(
     if OVERLAP_PREVIOUS:
         launch_next_early(PDL)
     else:
-        wait_for_previous(PDL)
+        launch_next_and_wait(PDL)
     row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
     inside = live[:, None] & (column < width)[None, :]
     tl.store(q + row[:, None] * width + column[None, :], static_codes(value, tl.load(scale)), mask=inside)
@@ -167,7 +174,7 @@ def swiglu_quantize_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (R,). x (R, 2 width) bf16, gate first."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     if row >= load_rows_in_use(rows_in_use, rows):
         return

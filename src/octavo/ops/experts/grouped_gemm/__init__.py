@@ -12,7 +12,7 @@ from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.ops.experts.grouped_gemm.tile import Tile
-from octavo.ops.experts.permute import MIN_TILE_ROWS, Permutation, max_tiles
+from octavo.ops.experts.permute import Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
@@ -36,7 +36,7 @@ def grouped_gemm_swiglu(
     Args:
         x: (T, H) in the format that `w` asks for; read at the tokens of the permutation only.
         w: (E, 2I, H), gate rows first; read.
-        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows.
+        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows, or `route` for few.
         top_k: assignments per token.
         tile: sizes of one program's work.
         out: (S, I) bf16 with S = permutation.assignments; rows in use are written, others left alone.
@@ -63,7 +63,7 @@ def grouped_gemm(
     Args:
         x: (R, I) sorted rows in the format that `w` asks for, R >= assignments; read at the rows in use only.
         w: (E, H, I); read.
-        permutation: what `permute` wrote with tile_rows = tile.rows.
+        permutation: what `permute` wrote with tile_rows = tile.rows, or `route` for few tokens.
         tile: sizes of one program's work.
         out: (S, H) bf16, S = permutation.assignments, in assignment order; assignments in use are written, absent ones left alone.
         assignments: most assignments the permutation can hold in this call, at most S: decides the grid.
@@ -87,17 +87,13 @@ def _check(
         )
     parts = 2 if gated else 1
     dims = LaunchDims()
-    dims.check("permutation.order", permutation.order, ("S",), dtype=torch.int32)
     w.check("w", dims, parts)
     if w.data.shape[1] % parts:
         raise KernelContractError(
             "w.data.shape[1]", "2 x I rows, gate then up", f"{w.data.shape[1]} (stack gate and up)"
         )
     x.check("x", dims, "R", "K")
-    dims.check("permutation.offsets", permutation.offsets, (dims["E"] + 1,), dtype=torch.int32)
-    tiles = max_tiles(dims["S"], dims["E"], MIN_TILE_ROWS)
-    dims.check("permutation.tiles", permutation.tiles, (tiles, 3), dtype=torch.int32)
-    dims.check("permutation.num_tiles", permutation.num_tiles, (1,), dtype=torch.int32)
+    permutation.check("permutation", dims, dims["E"])
     dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
     check_range(
         "assignments", assignments, 0, dims["S"], "allocate the permutation for the most assignments of any call"
@@ -108,6 +104,9 @@ def _check(
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
         check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
+        check_range("tile.early", tile.early, 0, 0, "a step is a block of weights")
+    least = tile.early * STEP[w.data.dtype] // 2 + 1
+    check_range("K", dims["K"], least, INDEX_LIMIT, "load less early")
     return dims
 
 
@@ -129,17 +128,23 @@ def _launch(
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
-    step = tile.step_factor * STEP[w.data.dtype]
+    step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
     x_tiles: TensorDescriptor | None = None
+    x_early: TensorDescriptor | None = None
+    w_early: TensorDescriptor | None = None
     weights: torch.Tensor | TensorDescriptor = w.data
     if tile.tma:
         weights = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, step)
         x_tiles = None if gated else descriptor("x.data", x.data, tile.rows, step)
+    if early:
+        w_early = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, early)
+        x_early = descriptor("x.data", x.data, tile.rows, early)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x.scales, weights, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
+        x.data, x_tiles, x_early, x.scales, weights, w_early, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,
         N=columns, GATED=gated, GATHER=gated, TOP_K=top_k, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
+        EARLY=early, LATE=dims["K"] > early,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out

@@ -14,11 +14,11 @@ from octavo.ops.device import block_scale, silu, wait_for_previous
 
 @triton.jit
 def _product(
-    x, x_tiles, x_scale, w, w_scale, y, order,
+    x, x_tiles, x_early, early, x_scale, w, w_scale, y, order,
     expert, first_row, rows, first_column, assignments, x_rows, K,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EARLY: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """Multiplies up to ROWS sorted rows of one expert, from first_row on, into COLS columns."""
     column = first_column + tl.arange(0, COLS)
@@ -62,7 +62,9 @@ def _product(
             up_scale = block_scale(w_scale, x_scale, source, read, up_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
     up = tl.zeros((COLS, ROWS), tl.float32)
-    for step in range(tl.cdiv(K, STEP)):
+    if EARLY:
+        acc = tl.dot(early, tl.trans(x_early.load([first_row, 0])), acc)
+    for step in range(EARLY // STEP, tl.cdiv(K, STEP) if LATE else EARLY // STEP):
         # weights first: where their rows are is known before which rows of x these are
         inside = k[None, :] < K - step * STEP
         if TMA:
@@ -107,10 +109,11 @@ def _product(
 
 @triton.jit(do_not_specialize=["assignments", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
-    x, x_tiles, x_scale, w, w_scale, y, order, tiles, num_tiles,
+    x, x_tiles, x_early, x_scale, w, w_early, w_scale, y, order, tiles, num_tiles,
     assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr,
+    EARLY: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (max_tiles rounded up to whole bands x ceil(N / COLS),): programs past the tiles in use leave at once.
 
@@ -121,39 +124,48 @@ def grouped_gemm_kernel(
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
     x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
     always from inside the tensors, and are multiplied into nothing but themselves.
+    EARLY: columns of W that are loaded while the kernel before still runs, which must not be the one that wrote the tiles, by descriptors with
+    blocks of (ROWS, EARLY) and (COLS, EARLY); LATE: whether K goes on behind them. Not where rows are gathered.
     MIN_ROWS: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
-    wait_for_previous(PDL)
+    if EARLY == 0:
+        wait_for_previous(PDL)
     band: tl.constexpr = TILES_PER_BAND * tl.cdiv(N, COLS)
     tile = tl.program_id(0) // band * TILES_PER_BAND + tl.program_id(0) % TILES_PER_BAND
     first_column = tl.program_id(0) % band // TILES_PER_BAND * COLS
     # the entry is loaded before it is known to be in use: all loads at once, not one after the other, as the branch hangs on all.
     # The grid goes past the entries there are, so that the last of them is loaded instead
-    used = tl.load(num_tiles)
+    used = tl.load(num_tiles, cache_modifier=".cg")
     entry = tiles + tl.minimum(tile, most_tiles - 1).to(tl.int64) * 3
-    expert = tl.load(entry)
-    first_row = tl.load(entry + 1)
-    rows = tl.load(entry + 2)
+    expert = tl.load(entry, cache_modifier=".cg")
+    first_row = tl.load(entry + 1, cache_modifier=".cg")
+    rows = tl.load(entry + 2, cache_modifier=".cg")
     if (tile >= used) | (expert < 0) | (expert >= experts) | (first_row < 0) | (rows <= 0):
+        if EARLY:
+            wait_for_previous(PDL)
         return
+    early = None
+    if EARLY:
+        early = w_early.load([expert * N + first_column, 0])
+        wait_for_previous(PDL)
     if MIN_ROWS == ROWS or rows > ROWS // 2:
         _product(
-            x, x_tiles, x_scale, w, w_scale, y, order,
+            x, x_tiles, x_early, early, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA, EARLY, LATE,
         )  # fmt: skip
     elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
-            x, None, x_scale, w, w_scale, y, order,
+            x, None, None, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA, 0, True,
         )  # fmt: skip
     else:
         _product(
-            x, None, x_scale, w, w_scale, y, order,
+            x, None, None, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA, 0, True,
         )  # fmt: skip

@@ -11,15 +11,16 @@ from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.permute.kernel import count_kernel, place_kernel, scan_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
-__all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "permute"]
+__all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "most_apart", "permute"]
 
 MAX_EXPERTS = 512
 MIN_TILE_ROWS = 16
+_MOST_APART = 4
+"""Tokens. Programs of the first product for 32 choices run all at once on an H200; of more, those of one expert may not."""
 _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
 _FEW_BLOCK_ASSIGNMENTS = 16
 _CHUNK = 32
-_PLAN_BATCH = 16
 _SCAN_WIDTH = 16
 _SCAN_HEIGHT = 256
 
@@ -27,6 +28,15 @@ _SCAN_HEIGHT = 256
 def max_tiles(assignments: int, experts: int, rows: int) -> int:
     """Most tiles of `rows` rows that so many assignments can need: each expert in use ends in at most one partial tile."""
     return assignments // rows + min(assignments, experts)
+
+
+def most_apart(top_k: int, experts: int) -> int:
+    """Most tokens whose choices of `top_k` of so many experts need no sorting.
+
+    Hardly two of them are of one expert, whose weights are then read twice at the same time: a tile for each choice costs less than
+    the launch that would join them.
+    """
+    return max(1, min(_MOST_APART, experts // (4 * top_k)))
 
 
 def _bins(experts: int) -> int:
@@ -41,9 +51,9 @@ class Permutation:
     """
 
     order: torch.Tensor
-    """(S,) int32: the assignment at each sorted row; rows from offsets[E] on are never written."""
-    offsets: torch.Tensor
-    """(E + 1,) int32: expert e has the rows offsets[e] to offsets[e + 1] - 1."""
+    """(S,) int32: the assignment at each sorted row; rows from `rows_in_use` on are never written."""
+    rows_in_use: torch.Tensor
+    """(1,) int32: sorted rows."""
     tiles: torch.Tensor
     """(max_tiles, 3) int32: expert, first row, rows (at most the tile's); entries from num_tiles on are not written."""
     num_tiles: torch.Tensor
@@ -64,7 +74,7 @@ class Permutation:
         tiles = max_tiles(assignments, experts, MIN_TILE_ROWS)
         return cls(
             empty(assignments),
-            empty(experts + 1),
+            empty(1),
             empty(tiles, 3).zero_(),  # entries not in use are loaded, though not followed
             empty(1),
             empty(-(-assignments // _BLOCK_ASSIGNMENTS), bins),
@@ -76,10 +86,16 @@ class Permutation:
         """S, the assignments there is room for."""
         return self.order.shape[0]
 
-    @property
-    def rows_in_use(self) -> torch.Tensor:
-        """(1,) int32 on the device: rows in use, offsets[E]."""
-        return self.offsets[-1:]
+    def check(self, name: str, dims: LaunchDims, experts: int) -> None:
+        """Raise unless this is of `experts` experts; binds S.
+
+        Raises:
+            KernelContractError: a tensor has another shape, dtype or device.
+        """
+        dims.check(f"{name}.order", self.order, ("S",), dtype=torch.int32)
+        dims.check(f"{name}.rows_in_use", self.rows_in_use, (1,), dtype=torch.int32)
+        dims.check(f"{name}.tiles", self.tiles, (max_tiles(dims["S"], experts, MIN_TILE_ROWS), 3), dtype=torch.int32)
+        dims.check(f"{name}.num_tiles", self.num_tiles, (1,), dtype=torch.int32)
 
 
 def permute(
@@ -103,7 +119,7 @@ def permute(
         out: where to write, with room for at least T x K assignments; None allocates.
 
     Returns:
-        order, offsets, tiles and num_tiles; see Permutation.
+        order, rows_in_use, tiles and num_tiles; see Permutation.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -119,7 +135,7 @@ def permute(
         dims.check("rows_in_use", rows_in_use, (1,), dtype=torch.int32)
     out = out or Permutation.allocate(assignments, experts, ids.device)
     bins = _bins(experts)
-    dims.check("out.order", out.order, ("S",), dtype=torch.int32)
+    out.check("out", dims, experts)
     check_range(
         "out.order.shape[0]",
         dims["S"],
@@ -127,13 +143,10 @@ def permute(
         INDEX_LIMIT,
         "allocate the permutation for the most assignments of any call",
     )
-    dims.check("out.offsets", out.offsets, (experts + 1,), dtype=torch.int32)
-    dims.check("out.tiles", out.tiles, (max_tiles(dims["S"], experts, MIN_TILE_ROWS), 3), dtype=torch.int32)
-    dims.check("out.num_tiles", out.num_tiles, (1,), dtype=torch.int32)
     dims.check("out.block_counts", out.block_counts, (-(-dims["S"] // _BLOCK_ASSIGNMENTS), bins), dtype=torch.int32)
     dims.check("out.totals", out.totals, (bins,), dtype=torch.int32)
     if assignments == 0:
-        out.offsets.zero_()
+        out.rows_in_use.zero_()
         out.num_tiles.zero_()
         return out
     few = assignments <= _FEW_ASSIGNMENTS
@@ -147,9 +160,9 @@ def permute(
         )
     everything = max(block, triton.next_power_of_2(assignments)) if few else 0
     place_kernel[grid](
-        ids, rows_in_use, out.block_counts, out.totals, out.order, out.offsets, out.tiles, out.num_tiles,
+        ids, rows_in_use, out.block_counts, out.totals, out.order, out.rows_in_use, out.tiles, out.num_tiles,
         tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows, BATCH=_PLAN_BATCH,
+        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows,
         num_warps=8, **LAUNCH,
     )  # fmt: skip
     return out

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import load_rows_in_use, wait_for_previous
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def count_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (blocks,): block_counts[block, e] = assignments of expert e. BINS: power of two > E."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
@@ -65,7 +65,7 @@ def scan_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     carry = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, blocks, HEIGHT):
@@ -79,38 +79,32 @@ def scan_kernel(
 
 
 @triton.jit
-def _list_tiles(
-    counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr, BATCH: tl.constexpr
-):
-    """Every program writes its share of the tiles (expert, first row, rows); BATCH tiles at a time."""
+def _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr):
+    """Write the tiles (expert, first row, rows): those of all experts that have as many before them in their expert, at once."""
+    expert = tl.arange(0, BINS)
     expert_tiles = (counts + ROWS - 1) // ROWS
-    end = tl.cumsum(expert_tiles, 0)
-    begin = end - expert_tiles
-    total = tl.minimum(tl.sum(expert_tiles, 0), max_tiles)
+    begin = tl.cumsum(expert_tiles, 0) - expert_tiles
     if tl.program_id(0) == 0:
-        tl.store(num_tiles, total)
-    for start in range(tl.program_id(0) * BATCH, total, tl.num_programs(0) * BATCH):
-        tile = start + tl.arange(0, BATCH)
-        inside = tile < total
-        expert = tl.sum((end[None, :] <= tile[:, None]).to(tl.int32), 1)
-        expert = tl.where(inside, expert, 0)
-        done = (tile - tl.gather(begin, expert, 0)) * ROWS
-        rows = tl.minimum(tl.gather(counts, expert, 0) - done, ROWS)
+        tl.store(num_tiles, tl.minimum(tl.sum(expert_tiles, 0), max_tiles))
+    for before in range(tl.program_id(0), tl.max(expert_tiles, 0), tl.num_programs(0)):
+        tile = begin + before
+        inside = (before < expert_tiles) & (tile < max_tiles)
         entry = tiles + tile.to(tl.int64) * 3
+        done = before * ROWS
         tl.store(entry, expert, mask=inside)
-        tl.store(entry + 1, tl.gather(offset, expert, 0) + done, mask=inside)
-        tl.store(entry + 2, rows, mask=inside)
+        tl.store(entry + 1, offset + done, mask=inside)
+        tl.store(entry + 2, tl.minimum(counts - done, ROWS), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
 def place_kernel(
-    ids, rows_in_use, block_counts, totals, order, offsets, tiles, num_tiles,
+    ids, rows_in_use, block_counts, totals, order, sorted_rows, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
     BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
-    BATCH: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks,): order, offsets, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
-    wait_for_previous(PDL)
+    """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
+    launch_next_and_wait(PDL)
     live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, live_assignments, experts)
@@ -126,7 +120,7 @@ def place_kernel(
     counts = tl.where(bins < experts, counts, 0)
     offset = tl.cumsum(counts, 0) - counts
     if tl.program_id(0) == 0:
-        tl.store(offsets + bins, offset, mask=bins <= experts)
+        tl.store(sorted_rows, tl.sum(counts, 0))
     row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
     tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
-    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS, BATCH)
+    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS)

@@ -7,15 +7,15 @@ import torch
 
 def permute_reference(
     ids: torch.Tensor, experts: int, *, rows: int, rows_in_use: int | None = None
-) -> tuple[list[int], list[int], list[tuple[int, int, int]]]:
-    """order, offsets (E + 1) and tiles (expert, first row, rows) of ids (T, K) int32; see `permute`."""
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """order and tiles (expert, first row, rows) of ids (T, K) int32; see `permute`."""
     live = ids[:rows_in_use].flatten().tolist()
     assignments = [[s for s, e in enumerate(live) if e == expert] for expert in range(experts)]
     order = [s for expert in assignments for s in expert]
-    offsets = [sum(map(len, assignments[:e])) for e in range(experts + 1)]
+    first = [sum(map(len, assignments[:e])) for e in range(experts)]
     tiles = [
-        (e, offsets[e] + done, min(rows, len(assignments[e]) - done))
+        (e, first[e] + done, min(rows, len(assignments[e]) - done))
         for e in range(experts)
         for done in range(0, len(assignments[e]), rows)
     ]
-    return order, offsets, tiles
+    return order, tiles

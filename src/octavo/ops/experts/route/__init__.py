@@ -8,6 +8,7 @@ import torch
 import triton
 
 from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.experts.permute import Permutation, most_apart
 from octavo.ops.experts.route.kernel import route_kernel
 from octavo.ops.experts.rules import RoutingRule, SigmoidRule
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -44,6 +45,7 @@ def route(
     spoil: bool = False,
     rows_in_use: torch.Tensor | None = None,
     out: Routing | None = None,
+    permutation: Permutation | None = None,
 ) -> Routing:
     """ids = the experts that `rule` chooses, ties to the lower id; weights = what it weighs them by.
 
@@ -57,6 +59,8 @@ def route(
         spoil: whether the weights of a flagged row are NaN, and with them all that is made of it.
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
         out: where to write; None allocates.
+        permutation: written, for up to `most_apart` tokens: the choices of a token by expert, one token behind the other, each as
+            a tile of its own of one row. None: it is not.
 
     Returns:
         ids (T, K) int32, weights (T, K) f32, flags (T,) bool.
@@ -77,6 +81,15 @@ def route(
     dims.check("out.ids", out.ids, ("T", top_k), dtype=torch.int32)
     dims.check("out.weights", out.weights, ("T", top_k), dtype=torch.float32)
     dims.check("out.flags", out.flags, ("T",), dtype=torch.bool)
+    places: tuple[torch.Tensor | None, ...] = (None, None, None, None)
+    if permutation is not None:
+        check_range("T", tokens, 0, most_apart(top_k, experts), "sort the choices of more tokens by `permute`")
+        permutation.check("permutation", dims, experts)
+        room = dims["S"]
+        check_range(
+            "permutation.order.shape[0]", room, tokens * top_k, INDEX_LIMIT, "allocate it for T x top_k choices"
+        )
+        places = permutation.order, permutation.rows_in_use, permutation.tiles, permutation.num_tiles
     bias, groups, kept, scale = None, 1, 1, 1.0
     if isinstance(rule, SigmoidRule):
         bias, groups, kept, scale = rule.bias, rule.groups, rule.kept, rule.scale
@@ -85,7 +98,7 @@ def route(
     if tokens == 0:
         return out
     route_kernel[check_grid("route", tokens)](
-        logits, bias, out.ids, out.weights, out.flags, rows_in_use, scale, tokens, experts,
+        logits, bias, out.ids, out.weights, out.flags, rows_in_use, *places, scale, tokens, experts,
         K=top_k, GROUPS=groups, KEPT=kept, BLOCK=max(32, triton.next_power_of_2(experts)),
         RENORMALIZE=rule.renormalize, SPOIL=spoil, num_warps=1, **LAUNCH,
     )  # fmt: skip

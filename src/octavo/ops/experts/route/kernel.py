@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, load_rows_in_use, wait_for_previous
+from octavo.ops.device import is_finite, launch_next_and_wait, load_rows_in_use
 
 MASKED = tl.constexpr(-3.4028234663852886e38)
 
@@ -29,6 +29,21 @@ def _keep_groups(scores, expert, experts, GROUPS: tl.constexpr, KEPT: tl.constex
     return masked
 
 
+@triton.jit
+def _place(chosen, assignment, token, used, order, sorted_rows, tiles, num_tiles, K: tl.constexpr):
+    """The K choices of a token by expert, each as a tile of one row, behind those of the tokens before it."""
+    mine = assignment < K
+    row = token * K + tl.sum(((chosen[:, None] < chosen[None, :]) & mine[:, None]).to(tl.int32), 0)
+    if token == 0:
+        tl.store(sorted_rows, used * K)
+        tl.store(num_tiles, used * K)
+    inside = mine & (token < used)
+    tl.store(order + row, token * K + assignment, mask=inside)
+    tl.store(tiles + row * 3, chosen, mask=inside)
+    tl.store(tiles + row * 3 + 1, row, mask=inside)
+    tl.store(tiles + row * 3 + 2, 1, mask=inside)
+
+
 @triton.jit(do_not_specialize=["tokens", "scale"])
 def route_kernel(
     logits,
@@ -37,6 +52,10 @@ def route_kernel(
     weights,
     flags,
     rows_in_use,
+    order,
+    sorted_rows,
+    tiles,
+    num_tiles,
     scale,
     tokens,
     experts,
@@ -48,16 +67,18 @@ def route_kernel(
     SPOIL: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag.
+    """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag; they are read,
+    so that nothing waits for their number. With `order` the permutation is written too, each choice apart.
 
     Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides.
     """
-    wait_for_previous(PDL)
+    launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
-    live = row < load_rows_in_use(rows_in_use, tokens)
+    used = load_rows_in_use(rows_in_use, tokens)
+    live = row < used
     expert = tl.arange(0, BLOCK)
     inside = expert < experts
-    x = tl.load(logits + row * experts + expert, mask=inside & live, other=0.0).to(tl.float32)
+    x = tl.load(logits + row * experts + expert, mask=inside, other=0.0).to(tl.float32)
     flagged = tl.max((inside & ~is_finite(x)).to(tl.int32), 0) > 0
     # 0.0 is added so that -0.0 ties with 0.0
     x = tl.where(inside, tl.where(flagged, 0.0, x) + 0.0, -float("inf"))
@@ -91,3 +112,5 @@ def route_kernel(
     tl.store(ids + out, tl.where(live, chosen, -1), mask=assignment < K)
     tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < K)
     tl.store(flags + row, flagged & live)
+    if order is not None:
+        _place(chosen, assignment, tl.program_id(0), used, order, sorted_rows, tiles, num_tiles, K)
