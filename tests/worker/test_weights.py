@@ -18,6 +18,7 @@ import torch
 from bits.tiny import CONFIG
 from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
 from octavo.models.config import ModelConfig
+from octavo.models.cpu_operations import CpuOperations
 from octavo.models.decoder.parameters import DecoderParameters, SparseMlp
 from octavo.models.load import fill_parameters
 from octavo.models.placing import fresh_memory
@@ -25,7 +26,15 @@ from octavo.models.registry import decode_config, read_folder
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.shared_weights.host_block import map_host_block
-from octavo.worker.shared_weights.weights import ALIGNMENT, MappedWeights, _Layout, block_bytes, checksum, keep_weights
+from octavo.worker.shared_weights.weights import (
+    ALIGNMENT,
+    MappedWeights,
+    _Layout,
+    block_bytes,
+    checksum,
+    keep_weights,
+    load_weights,
+)
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
@@ -74,6 +83,13 @@ def test_mapped_weights_are_the_loaded_ones(config: WorkerConfig, kept: KeptWeig
 def test_a_worker_on_mapped_weights_gives_the_bits_of_one_that_loads(config: WorkerConfig, kept: KeptWeights) -> None:
     on_kept = msgspec.structs.replace(config, weights=kept)
     assert run(on_kept) == run(config)
+
+
+def test_the_rotary_table_has_the_positions_that_requests_can_have(config: WorkerConfig, kept: KeptWeights) -> None:
+    loaded, _ = load_weights(config, CPU, CpuOperations())
+    on_kept = MappedWeights(kept, CPU).build(CpuOperations(), config.max_model_len)
+    for model in (loaded.model, on_kept.model):
+        assert len(model._rotary.cos) == config.max_model_len < loaded.config.max_position_embeddings
 
 
 def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) -> None:

@@ -68,11 +68,11 @@ class ModelConfig(abc.ABC):
             CheckpointError: the config quantizes one of two layers that are computed together and not the other.
         """
 
-    def build(self, parameters: DecoderParameters, operations: Operations) -> Decoder:
-        """The model that computes with `parameters`, which are not copied, by `operations`."""
+    def build(self, parameters: DecoderParameters, operations: Operations, positions: int) -> Decoder:
+        """The model that computes requests of up to `positions` tokens with `parameters`, which are not copied, by `operations`."""
         from octavo.models.decoder.model import Decoder
 
-        return Decoder(self, parameters, operations)
+        return Decoder(self, parameters, operations, positions)
 
     @property
     def cache(self) -> CacheLayout:

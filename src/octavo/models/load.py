@@ -76,7 +76,7 @@ def load_model(
     config = read_folder(folder, choice=choice)
     parameters = config.place_parameters(fresh_memory(device))
     fill_parameters(parameters, config, folder, load_format=load_format, seed=seed, progress=progress)
-    return build_model(config, parameters, operations or CpuOperations())
+    return build_model(config, parameters, operations or CpuOperations(), config.max_position_embeddings)
 
 
 def fill_parameters(
@@ -98,6 +98,8 @@ def fill_parameters(
         fill_from_folder(folder, parameters.sources, stored, needless=config.is_needless, progress=progress)
 
 
-def build_model(config: ModelConfig, parameters: DecoderParameters, operations: Operations) -> LoadedModel:
-    """The model that computes with `parameters`, which are not copied, by `operations`."""
-    return LoadedModel(config.build(parameters, operations), config, parameters.num_bytes)
+def build_model(
+    config: ModelConfig, parameters: DecoderParameters, operations: Operations, positions: int
+) -> LoadedModel:
+    """The model that computes requests of up to `positions` tokens with `parameters`, which are not copied, by `operations`."""
+    return LoadedModel(config.build(parameters, operations, positions), config, parameters.num_bytes)

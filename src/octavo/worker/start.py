@@ -79,7 +79,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     operations = (choose or choose_operations)(config, device)
     if config.weights is not None:
         weights = MappedWeights(config.weights, device)
-        loaded, weights_checksum = weights.build(operations), config.weights.checksum
+        loaded, weights_checksum = weights.build(operations, config.max_model_len), config.weights.checksum
         taken = config.weights.taken_bytes
     else:
         weights, taken = None, taken_bytes(device)

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
-from octavo.config.rope import Rope
+from octavo.config.rope import Rope, Yarn
 from octavo.errors import KernelContractError
 from octavo.ops.rotary import RotaryTable, rotary
 from octavo.ops.rotary.reference import rotary_reference
 
 CPU = torch.device("cpu")
+YARN = Yarn(original_positions=32_768, beta_fast=32.0, beta_slow=1.0, truncate=True, attention_factor=1.14)
 
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -48,6 +49,15 @@ def test_rotary_row_depends_on_itself_alone() -> None:
     whole = rotary(x, table.at(positions))
     for row in range(50):
         assert torch.equal(rotary(x[row : row + 1], table.at(positions[row : row + 1])), whole[row : row + 1])
+
+
+@pytest.mark.parametrize("rope", [Rope(1e6, 24), Rope(1e4, 128), Rope(1e4, 64, 4.0, YARN)], ids=["24", "128", "yarn"])
+def test_the_rows_of_a_short_table_have_the_bits_of_a_long_one(rope: Rope) -> None:
+    long = RotaryTable.make(40_960, rope, CPU)
+    for positions in [*range(1, 130), 2048, 32_769, 40_001]:
+        short = RotaryTable.make(positions, rope, CPU)
+        for rows, whole in [(short.cos, long.cos), (short.sin, long.sin)]:
+            assert torch.equal(rows.view(torch.int32), whole[:positions].view(torch.int32))
 
 
 def test_contract() -> None:

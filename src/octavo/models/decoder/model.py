@@ -44,8 +44,10 @@ class DecoderPlan:
 class Decoder:
     """The model: token ids in, hidden states out; logits only for the rows asked for."""
 
-    def __init__(self, config: ModelConfig, parameters: DecoderParameters, operations: Operations) -> None:
-        """Bind `parameters` (filled; on the device of `operations`) to layers."""
+    def __init__(
+        self, config: ModelConfig, parameters: DecoderParameters, operations: Operations, positions: int
+    ) -> None:
+        """Bind `parameters` (filled; on the device of `operations`) to layers, for requests of up to `positions` tokens."""
         shape = AttentionShape(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._attention = operations.attention(shape)
         weight, eps = offset_from_one if parameters.offset_norms else as_stored, config.rms_norm_eps
@@ -55,7 +57,7 @@ class Decoder:
         self._norm = operations.add_norm(weight(parameters.norm), eps, frozenset({Unscaled}))
         self._is_recurrent = any(isinstance(layer.mixer, DeltaNetParameters) for layer in parameters.layers)
         self._head = operations.linear(parameters.head)
-        self._rotary = RotaryTable.make(config.max_position_embeddings, config.rope, parameters.embedding.device)
+        self._rotary = RotaryTable.make(positions, config.rope, parameters.embedding.device)
 
     @property
     def hidden_size(self) -> int:

@@ -75,7 +75,7 @@ def load_weights(config: WorkerConfig, device: torch.device, operations: Operati
     model, heap = read_model(config), _Heap(device)
     parameters = model.place_parameters(heap)
     fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
-    return build_model(model, parameters, operations), heap.checksum()
+    return build_model(model, parameters, operations, config.max_model_len), heap.checksum()
 
 
 def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
@@ -128,10 +128,10 @@ class MappedWeights:
         if checksum(self._data) != self._kept.checksum:
             raise RuntimeError("the weights in memory are not what was loaded")
 
-    def build(self, operations: Operations) -> LoadedModel:
-        """The model on them."""
+    def build(self, operations: Operations, positions: int) -> LoadedModel:
+        """The model on them, for requests of up to `positions` tokens."""
         model = decode_config(self._kept.model)
-        return build_model(model, model.place_parameters(_Layout(self._data)), operations)
+        return build_model(model, model.place_parameters(_Layout(self._data)), operations, positions)
 
 
 def block_bytes(model: ModelConfig) -> int:
