@@ -50,12 +50,14 @@ class QueryTile:
     """For heads of more than 128 numbers, whose sums of many rows one warp group's registers do not hold."""
     stages: int
     """Tiles of keys in flight."""
+    wide_stages: int
+    """For heads of more than 128 numbers."""
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
-LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, resident=264)
+LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=3, wide_stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, wide_stages=3, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -134,7 +136,7 @@ def paged_attention(
     scale, v_scale = math.log2(math.e) / math.sqrt(width), None
     if cache.dtype == FP8:
         scale, v_scale = scale * scales.keys, scales.values
-    launched = 0
+    launched, is_wide = 0, width > 128
     for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
@@ -147,7 +149,8 @@ def paged_attention(
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), cache.stride(0), scale, v_scale, launched,
                 KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=keys,
                 SPLIT=SPLIT, ROWS=rows, KEYS_TALL=tile.keys_tall,
-                num_warps=warps or (tile.warps * taller if width <= 128 else tile.wide_warps), num_stages=stages or tile.stages, **LAUNCH,
+                num_warps=warps or (tile.wide_warps if is_wide else tile.warps * taller),
+                num_stages=stages or (tile.wide_stages if is_wide else tile.stages), **LAUNCH,
             )  # fmt: skip
             launched += 1
     if dims["F"]:

@@ -10,6 +10,9 @@ FEW_COLUMNS = 4096
 """Of a weight that fewer programs read than a device has multiprocessors: each keeps more bytes in flight."""
 ONE_WAVE_COLUMNS = 132 * 64
 """Of a weight each of whose programs has a multiprocessor of an H200 to itself, and all of its shared memory."""
+MOST_EARLY = 16
+"""Steps of K that shared memory has room for at once, beside few rows. They are loaded while the kernel before still runs; where K is longer, and a
+part of it is loaded so, the rest comes later than it would in steps of the usual length."""
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
@@ -20,8 +23,8 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Dense
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
     H200 at the shapes of Qwen3-30B-A3B by `tools/tune_dense.py`: docs/kernels_log.md.
     """
-    if rows <= 64 and columns <= ONE_WAVE_COLUMNS and steps >= 8:
-        return _early_tile(rows, steps)
+    if rows <= 16 and FEW_COLUMNS <= columns <= ONE_WAVE_COLUMNS and 4 < steps <= MOST_EARLY:
+        return DenseTile(16, 64, 4, 2, tma=True, early=1 << (steps - 1).bit_length())
     if rows <= 16:
         few = columns < FEW_COLUMNS
         return DenseTile(16, 64, 4, 5 if few else 4, step_factor=_factor(4 if few or element_size == 1 else 2, steps))
@@ -34,17 +37,6 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> Dense
     if columns < MANY_COLUMNS:
         return _wide_tile(rows, steps)
     return DenseTile(64, 64, 4, 5) if rows <= 64 else DenseTile(128, 128, 4, 3)
-
-
-def _early_tile(rows: int, steps: int) -> DenseTile:
-    """Of up to 64 rows: as much of a row of the weight as shared memory has room for is loaded while the kernel before still runs."""
-    height = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    most = {16: 16, 32: 16 if steps == 16 else 8, 64: 8}[height]
-    early = 1 << (steps - 1).bit_length()
-    if early <= most:  # what is past K is not loaded, and zero
-        return DenseTile(height, 64, 4, 2, tma=True, early=early)
-    early = min(most, early // 2)
-    return DenseTile(height, 64, 4, 2 if height == 64 else 3, step_factor=2, tma=True, early=early)
 
 
 def _narrow_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:

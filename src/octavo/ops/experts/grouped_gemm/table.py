@@ -6,8 +6,9 @@ from octavo.ops.experts.grouped_gemm.tile import Tile
 
 TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
     ("Fp8Channel", 128, 2048, 768): [
-        (8, Tile(16, 64, 4, 4, True, 0, 2), Tile(16, 64, 4, 2, True, 0, 1, 8)),
-        (16, Tile(16, 64, 4, 4, True, 0), Tile(16, 64, 4, 2, True, 0, 1, 8)),
+        (8, Tile(16, 64, 4, 4, True, 0, 2), Tile(16, 64, 4, 2, True, 0, 2, 4)),
+        (16, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 2, True, 0, 2, 2)),
+        (32, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 2, True, 0, 2, 2)),
         (64, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 3, True, 0)),
         (256, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 3, True, 0)),
         (720, Tile(16, 64, 4, 3, True, 0), Tile(16, 128, 4, 3, True, 0)),

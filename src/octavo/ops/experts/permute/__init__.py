@@ -8,7 +8,7 @@ import torch
 import triton
 
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.experts.permute.kernel import count_kernel, place_kernel, scan_kernel
+from octavo.ops.experts.permute.kernel import count_kernel, place_few_kernel, place_kernel, scan_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "most_apart", "permute"]
@@ -19,7 +19,8 @@ _MOST_APART = 4
 """Tokens. Programs of the first product for 32 choices run all at once on an H200; of more, those of one expert may not."""
 _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
-_FEW_BLOCK_ASSIGNMENTS = 16
+_LISTERS = 4
+"""Programs that write the list of tiles of few assignments."""
 _CHUNK = 32
 _SCAN_WIDTH = 16
 _SCAN_HEIGHT = 256
@@ -149,20 +150,25 @@ def permute(
         out.rows_in_use.zero_()
         out.num_tiles.zero_()
         return out
-    few = assignments <= _FEW_ASSIGNMENTS
-    block = _FEW_BLOCK_ASSIGNMENTS if few else _BLOCK_ASSIGNMENTS
-    blocks = -(-assignments // block)
+    most_tiles = max_tiles(dims["S"], experts, MIN_TILE_ROWS)
+    if assignments <= _FEW_ASSIGNMENTS:
+        place_few_kernel[(_LISTERS + experts,)](
+            ids, rows_in_use, out.order, out.rows_in_use, out.tiles, out.num_tiles,
+            tokens, top_k, experts, most_tiles,
+            ALL=max(32, triton.next_power_of_2(assignments)), LISTERS=_LISTERS, BINS=bins, ROWS=tile_rows, num_warps=8, **LAUNCH,
+        )  # fmt: skip
+        return out
+    blocks = -(-assignments // _BLOCK_ASSIGNMENTS)
     grid = check_grid("permute", blocks)
-    if not few:
-        count_kernel[grid](ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=block, BINS=bins, **LAUNCH)
-        scan_kernel[(bins // _SCAN_WIDTH,)](
-            out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
-        )
-    everything = max(block, triton.next_power_of_2(assignments)) if few else 0
+    count_kernel[grid](
+        ids, rows_in_use, out.block_counts, tokens, top_k, experts, BLOCK=_BLOCK_ASSIGNMENTS, BINS=bins, **LAUNCH
+    )
+    scan_kernel[(bins // _SCAN_WIDTH,)](
+        out.block_counts, out.totals, blocks, BINS=bins, WIDTH=_SCAN_WIDTH, HEIGHT=_SCAN_HEIGHT, **LAUNCH
+    )
     place_kernel[grid](
         ids, rows_in_use, out.block_counts, out.totals, out.order, out.rows_in_use, out.tiles, out.num_tiles,
-        tokens, top_k, experts, max_tiles(dims["S"], experts, MIN_TILE_ROWS),
-        BLOCK=block, ALL=everything, CHUNK=everything or _CHUNK, BINS=bins, ROWS=tile_rows,
-        num_warps=8, **LAUNCH,
+        tokens, top_k, experts, most_tiles,
+        BLOCK=_BLOCK_ASSIGNMENTS, CHUNK=_CHUNK, BINS=bins, ROWS=tile_rows, num_warps=8, **LAUNCH,
     )  # fmt: skip
     return out

@@ -1,11 +1,12 @@
-"""A stable counting sort of assignments by expert in at most three launches; no atomic decides an order.
+"""A stable counting sort of assignments by expert; no atomic decides an order.
 
-    count   per block of assignments: how many go to each expert
-    scan    per expert: exclusive sums over the blocks, and the total
-    place   per block: write each assignment at offset + earlier blocks + rank in the block; and the list of tiles
+    count       per block of assignments: how many go to each expert
+    scan        per expert: exclusive sums over the blocks, and the total
+    place       per block: write each assignment at offset + earlier blocks + rank in the block; and the list of tiles
 
-An assignment's rank is the number of those before it with the same expert, counted by comparing. Few need `place` alone:
-every program counts them all, and ranks its own among all before it.
+An assignment's rank is the number of those before it with the same expert, counted by comparing. Few need one launch:
+
+    place_few   per expert: write its assignments behind those of the experts before; other programs write the list of tiles
 """
 
 from __future__ import annotations
@@ -79,14 +80,18 @@ def scan_kernel(
 
 
 @triton.jit
-def _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr, BINS: tl.constexpr):
-    """Write the tiles (expert, first row, rows): those of all experts that have as many before them in their expert, at once."""
+def _list_tiles(
+    counts, offset, sorted_rows, tiles, num_tiles, max_tiles, programs, ROWS: tl.constexpr, BINS: tl.constexpr
+):
+    """Of the first `programs`: write the tiles (expert, first row, rows), those of all experts that have as many before them in their
+    expert at once; and how many tiles and sorted rows there are."""
     expert = tl.arange(0, BINS)
     expert_tiles = (counts + ROWS - 1) // ROWS
     begin = tl.cumsum(expert_tiles, 0) - expert_tiles
     if tl.program_id(0) == 0:
+        tl.store(sorted_rows, tl.sum(counts, 0))
         tl.store(num_tiles, tl.minimum(tl.sum(expert_tiles, 0), max_tiles))
-    for before in range(tl.program_id(0), tl.max(expert_tiles, 0), tl.num_programs(0)):
+    for before in range(tl.program_id(0), tl.max(expert_tiles, 0), programs):
         tile = begin + before
         inside = (before < expert_tiles) & (tile < max_tiles)
         entry = tiles + tile.to(tl.int64) * 3
@@ -100,27 +105,41 @@ def _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS: tl.constexpr,
 def place_kernel(
     ids, rows_in_use, block_counts, totals, order, sorted_rows, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
-    BLOCK: tl.constexpr, ALL: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts or, where ALL > 0, of ALL assignments."""
+    """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts."""
     launch_next_and_wait(PDL)
     live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
-    assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0) * BLOCK
+    assignment = first + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, live_assignments, experts)
     bins = tl.arange(0, BINS)
-    if ALL > 0:
-        first = 0
-        counts = tl.histogram(_keys(ids, tl.arange(0, ALL), live_assignments, experts), BINS)
-        earlier = tl.zeros((BINS,), tl.int32)
-    else:
-        first = tl.program_id(0) * BLOCK
-        counts = tl.load(totals + bins)
-        earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
+    counts = tl.load(totals + bins)
+    earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
     counts = tl.where(bins < experts, counts, 0)
     offset = tl.cumsum(counts, 0) - counts
-    if tl.program_id(0) == 0:
-        tl.store(sorted_rows, tl.sum(counts, 0))
     row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
     tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
-    _list_tiles(counts, offset, tiles, num_tiles, max_tiles, ROWS, BINS)
+    _list_tiles(counts, offset, sorted_rows, tiles, num_tiles, max_tiles, tl.num_programs(0), ROWS, BINS)
+
+
+@triton.jit(do_not_specialize=["tokens", "max_tiles"])
+def place_few_kernel(
+    ids, rows_in_use, order, sorted_rows, tiles, num_tiles,
+    tokens, top_k, experts, max_tiles,
+    ALL: tl.constexpr, LISTERS: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Grid (LISTERS + experts,): the same of at most ALL assignments, from nothing. The first programs write the list of tiles."""
+    launch_next_and_wait(PDL)
+    assignment = tl.arange(0, ALL)
+    key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
+    if tl.program_id(0) < LISTERS:
+        counts = tl.histogram(key, BINS)
+        counts = tl.where(tl.arange(0, BINS) < experts, counts, 0)
+        offset = tl.cumsum(counts, 0) - counts
+        _list_tiles(counts, offset, sorted_rows, tiles, num_tiles, max_tiles, LISTERS, ROWS, BINS)
+    else:
+        expert = tl.program_id(0) - LISTERS
+        mine = key == expert
+        row = tl.sum((key < expert).to(tl.int32), 0) + tl.cumsum(mine.to(tl.int32), 0) - 1
+        tl.store(order + row, assignment, mask=mine & (row < tokens * top_k))
