@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+MOST_HALVINGS = tl.constexpr(16)
+
 
 @triton.jit
 def wait_for_previous(PDL: tl.constexpr):
@@ -69,6 +71,35 @@ def is_finite(x):
 
 
 @triton.jit
+def bf16_quotient(x, root):
+    """The bf16 next to x / root f32, for x that was bf16 and root that has one number for all x, or for each row (rows, 1): at a
+    quarter of a division's instructions.
+
+    A product with the rounded inverse, and one correction by what it is off. It may differ from the division in the last
+    bit of f32, but not where that bit decides how bf16 is rounded, which a test shows for all mantissas of x and every
+    root next to such a place; below 2^-100 what it is off may be lost.
+    """
+    inverse = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root)
+    # signs change by a product: unary minus is a subtraction from zero on the device, which loses that of a zero
+    minus_x, minus_inverse = x * -1.0, inverse * -1.0
+    # infinity times its inverse would be NaN
+    root = tl.minimum(root, 3.4028234663852886e38)
+    quotient = x * inverse
+    root = tl.broadcast_to(root, x.shape)
+    return tl.fma(tl.fma(quotient, root, minus_x), tl.broadcast_to(minus_inverse, x.shape), quotient).to(tl.bfloat16)
+
+
+@triton.jit
+def normed(x, root, weight):
+    """The bf16 next to x / root * weight, as f32, rounded before the weight too where that is bf16; x was bf16, and root is as there."""
+    if weight.dtype == tl.float32:
+        x = tl.div_rn(x, tl.broadcast_to(root, x.shape)) * weight
+    else:
+        x = bf16_quotient(x, root).to(tl.float32) * weight.to(tl.float32)
+    return x.to(tl.bfloat16).to(tl.float32)
+
+
+@triton.jit
 def silu(x):
     """x / (1 + exp(-x)) in f32"""
     return x / (1.0 + tl.exp(-x))
@@ -83,13 +114,36 @@ def block_scale(w_scale, x_scale, source, live, row_block, step, k_blocks):
 
 
 @triton.jit
-def weighted_sum(parts, ids, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr):
+def mean_of_squares(x, width):
+    """The sum of x^2 over x (BLOCK,), zeros from `width` on, by `width`: one tree of neighbours, whatever the layout that Triton chooses.
+
+    Each step adds two numbers, and the only multiply-adds are written out, so that no compiler fuses others.
+    """
+    first, second = tl.split(tl.reshape(x, (x.shape[0] // 2, 2)))
+    total = tl.fma(first, first, second * second)
+    for _ in tl.static_range(MOST_HALVINGS):
+        if total.shape[0] > 1:
+            total = tl.sum(tl.reshape(total, (total.shape[0] // 2, 2)), 1)
+    return tl.div_rn(tl.sum(total, 0), tl.full((), width, tl.float32))
+
+
+@triton.jit
+def weighted_sum(
+    parts, ids, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """(BLOCK,) bf16: the sum over k, in order, of weights[row, k] * parts[row x K + k]. An absent assignment is not read."""
-    acc = tl.zeros((BLOCK,), tl.float32)
+    # all are asked for before the first is waited for
+    present, share, part = (), (), ()
     for k in tl.static_range(K):
         expert = tl.load(ids + row * K + k)
-        weight = tl.load(weights + row * K + k)
-        present = live & (expert >= 0) & (expert < experts)
-        value = tl.load(parts + (row * K + k) * width + column, mask=inside & present, other=0.0).to(tl.float32)
-        acc = tl.where(present, acc + weight * value, acc)
+        present += (live & (expert >= 0) & (expert < experts),)
+        share += (tl.load(weights + row * K + k),)
+    for k in tl.static_range(K):
+        part += (tl.load(parts + (row * K + k) * width + column, mask=inside & present[k], other=0.0),)
+    acc = tl.zeros((BLOCK,), tl.float32)
+    # behind a branch that is always taken, over which nothing is moved: to save registers, the compiler would ask for parts one by one
+    if width > 0:
+        for k in tl.static_range(K):
+            value, weight = part[k].to(tl.float32), tl.broadcast_to(share[k], (BLOCK,))
+            acc = tl.where(present[k], tl.fma(weight, value, acc), acc)
     return acc.to(tl.bfloat16)

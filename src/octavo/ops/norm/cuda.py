@@ -57,7 +57,7 @@ def add_norm(
     if rows:
         codes, scales = (None, None) if out.scaled is None else (out.scaled.data, out.scaled.scale)
         grouped = scales is not None and scales.ndim == 2
-        block = max(BLOCK if grouped else 1, triton.next_power_of_2(width))
+        block = max(BLOCK if grouped else 2, triton.next_power_of_2(width))
         add_norm_kernel[check_grid("add_norm", rows)](
             x, added, ids, shares, in_use, weight, None if change is None else total, out.rows, codes, scales,
             eps, rows, width, experts, blocks(width) if grouped else 1,
@@ -89,8 +89,8 @@ class CudaAddNorm:
 
 
 def _warps(block: int) -> int:
-    """A function of the row width alone: the tree of the sum depends on it."""
-    return max(1, min(8, block // 512))
+    """Eight numbers of a row a thread, which is one load and one store of each tensor; up to 16."""
+    return max(1, min(16, block // 256))
 
 
 def _addend(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, load_rows_in_use, weighted_sum
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use, mean_of_squares, normed, weighted_sum
 from octavo.ops.quantize.kernel import store_row
 
 
 @triton.jit(do_not_specialize=["rows", "experts"])
 def add_norm_kernel(
-    x, change, ids, shares, rows_in_use, weight, total, normed, q, scales,
+    x, change, ids, shares, rows_in_use, weight, total, y, q, scales,
     eps, rows, width, experts, groups,
     K: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -23,8 +23,9 @@ def add_norm_kernel(
     """
     column = tl.arange(0, BLOCK)
     inside = column < width
-    # no kernel writes weights, and they come from memory: nobody has read them since the step before
-    gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    # no kernel writes weights, and they come from memory: nobody has read them since the step before. Converted behind the wait, or
+    # they would be waited for first
+    gain = tl.load(weight + column, mask=inside, other=0.0)
     launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     at = row * width + column
@@ -39,12 +40,8 @@ def add_norm_kernel(
         if total is not None:
             tl.store(total + at, value, mask=inside)
         value = value.to(tl.float32)
-    mean = tl.div_rn(tl.sum(value * value, 0), tl.full((), width, tl.float32))
-    value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps), (BLOCK,)))
-    value = value.to(weight.dtype.element_ty).to(tl.float32)
-    value *= gain
-    value = value.to(tl.bfloat16)
-    if normed is not None:
-        tl.store(normed + at, value, mask=inside)
+    value = normed(value, tl.sqrt_rn(mean_of_squares(value, width) + eps), gain)
+    if y is not None:
+        tl.store(y + at, value.to(tl.bfloat16), mask=inside)
     if q is not None:
-        store_row(value.to(tl.float32), column, width, q, scales, row, groups, GROUPS, BLOCK)
+        store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)

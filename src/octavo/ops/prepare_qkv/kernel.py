@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, launch_next_and_wait
+from octavo.ops.device import is_finite, launch_next_and_wait, normed
 from octavo.ops.quantize.kernel import static_codes
 
 MOST_HALVINGS = tl.constexpr(16)
@@ -29,38 +29,11 @@ def _sum(x, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _divide(x, root):
-    """The bf16 next to x (rows, columns) / root (rows, 1) f32, for x that was bf16, at a quarter of a division's instructions.
-
-    A product with the rounded inverse, and one correction by what it is off. It may differ from the division in the last
-    bit of f32, but not where that bit decides how bf16 is rounded, which a test shows for all mantissas of x and every
-    root next to such a place; below 2^-100 what it is off may be lost.
-    """
-    inverse = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root)
-    # signs change by a product: unary minus is a subtraction from zero on the device, which loses that of a zero
-    minus_x, minus_inverse = x * -1.0, inverse * -1.0
-    # infinity times its inverse would be NaN
-    root = tl.minimum(root, 3.4028234663852886e38)
-    quotient = x * inverse
-    return tl.fma(tl.fma(quotient, root, minus_x), minus_inverse, quotient).to(tl.bfloat16)
-
-
-@triton.jit
-def _weighted(x, root, weight, dtype: tl.constexpr):
-    """The bf16 next to x / root * weight in f32, rounded before the weight too where that is bf16."""
-    if dtype == tl.float32:
-        x = tl.div_rn(x, tl.broadcast_to(root, x.shape)) * weight
-    else:
-        x = _divide(x, root).to(tl.float32) * weight
-    return x.to(tl.bfloat16).to(tl.float32)
-
-
-@triton.jit
 def _turn(
-    at, first, second, weight, cosines, sines, token, column, first_of, second_of, inside, eps,
+    at, first, second, cosines, sines, token, column, first_of, second_of, inside, eps,
     ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, normed as `_weighted` rounds, by `first` and `second` of weights as `weight`, and rotated.
+    """Both of the pairs (ROWS, BLOCK) of the heads at `at`, `normed` by the weights `first` and `second`, and rotated.
 
     Without weights they are only rotated; of HALF pairs the first TURNED are.
     """
@@ -73,8 +46,8 @@ def _turn(
     if first is not None:
         mean = tl.div_rn(_sum(a * a, ROWS, BLOCK) + _sum(b * b, ROWS, BLOCK), tl.full((ROWS,), 2.0 * HALF, tl.float32))
         root = tl.sqrt_rn(mean + eps)[:, None]
-        a = _weighted(a, root, first, weight.dtype.element_ty)
-        b = _weighted(b, root, second, weight.dtype.element_ty)
+        a = normed(a, root, first)
+        b = normed(b, root, second)
     low, high = tl.fma(a, cosine, b * sine * -1.0), tl.fma(b, cosine, a * sine)
     if TURNED < HALF:
         low, high = tl.where(turned, low, a), tl.where(turned, high, b)
@@ -121,10 +94,11 @@ def prepare_qkv_kernel(
     is_query = tl.program_id(0) < query_tiles
     first_gain, second_gain = None, None
     if q_weight is not None:
-        # no kernel writes weights, and they come from memory: nobody has read them since the step before
+        # no kernel writes weights, and they come from memory: nobody has read them since the step before. Converted behind the wait, or
+        # they would be waited for first
         weight = tl.where(is_query, q_weight, k_weight)
-        first_gain = tl.load(weight + first_of, mask=column < HALF, other=0.0).to(tl.float32)
-        second_gain = tl.load(weight + second_of, mask=column < HALF, other=0.0).to(tl.float32)
+        first_gain = tl.load(weight + first_of, mask=column < HALF, other=0.0)
+        second_gain = tl.load(weight + second_of, mask=column < HALF, other=0.0)
     launch_next_and_wait(PDL)
     if is_query:
         row = tl.program_id(0) * ROWS + place
@@ -135,7 +109,6 @@ def prepare_qkv_kernel(
             at,
             first_gain,
             second_gain,
-            q_weight,
             cosines,
             sines,
             token,
@@ -162,7 +135,6 @@ def prepare_qkv_kernel(
         at,
         first_gain,
         second_gain,
-        q_weight,
         cosines,
         sines,
         token,

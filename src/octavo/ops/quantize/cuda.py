@@ -33,8 +33,8 @@ _PROGRAM_ELEMENTS = 2048
 
 
 def _warps(block: int) -> int:
-    """A function of the row width alone where a sum's tree depends on it."""
-    return max(1, min(8, block // 1024))
+    """Eight numbers a thread, which is one load; up to 16."""
+    return max(1, min(16, block // 256))
 
 
 def _rows_per_program(rows: int, block: int) -> int:

@@ -40,14 +40,14 @@ def _scale_of(top):
 
 
 @triton.jit
-def _divide(x, scale):
-    """x (rows, columns) / scale (rows, 1) for |x| <= 448 scale, rounded as a division is, at a fifth of its instructions.
+def _divide(x, scale, is_small):
+    """x / scale for |x| <= 448 scale, rounded as a division is, at a fifth of its instructions; scale is one for all x, or (rows, 1).
 
     A product with the rounded inverse, and one correction by what it is off (Markstein, Computation of elementary functions
     on the IBM RISC System/6000 processor, 1990): right for every bf16 x and every scale made from one, which the tests show
-    for all pairs of mantissas. Where what it is off might be subnormal, it is a division.
+    for all pairs of mantissas. Where what it is off might be subnormal, as below `SMALL_SCALE`, it is a division.
     """
-    if tl.max((scale < SMALL_SCALE).to(tl.int32)) > 0:
+    if is_small:
         result = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
     else:
         # the sign is taken from the inverse: minus zero is subtracted from zero on the device
@@ -61,7 +61,8 @@ def _divide(x, scale):
 @triton.jit
 def _encode(x, scale):
     """The codes fp8 of x (rows, columns) f32 at its scale (rows,) f32; 0 where the scale is NaN."""
-    code = tl.where((scale == scale)[:, None], _divide(x, scale[:, None]), 0.0)
+    is_small = tl.max((scale < SMALL_SCALE).to(tl.int32)) > 0
+    code = tl.where((scale == scale)[:, None], _divide(x, scale[:, None], is_small), 0.0)
     return code.to(tl.float8e4nv)
 
 
@@ -94,8 +95,15 @@ def _store_groups(
 @triton.jit
 def store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     """`_store_groups` of one live row x (BLOCK,)."""
-    rows = row + tl.zeros((1,), tl.int64)
-    _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
+    if GROUPS == 1:
+        # as it is: as a matrix of one row it would go through shared memory
+        scale = _scale_of(tl.max(_magnitude(x), 0))
+        code = tl.where(scale == scale, _divide(x, scale, scale < SMALL_SCALE), 0.0)
+        tl.store(q + row * width + column, code.to(tl.float8e4nv), mask=column < width)
+        tl.store(scales + row * groups, scale)
+    else:
+        rows = row + tl.zeros((1,), tl.int64)
+        _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
 
 
 @triton.jit
@@ -129,8 +137,15 @@ def quantize_kernel(
         launch_next_early(PDL)
     else:
         launch_next_and_wait(PDL)
-    row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
-    _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
+    if ROWS == 1:
+        row = tl.program_id(0).to(tl.int64)
+        if row < load_rows_in_use(rows_in_use, rows):
+            column = tl.arange(0, BLOCK)
+            value = tl.load(x + row * width + column, mask=column < width, other=0.0).to(tl.float32)
+            store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
+    else:
+        row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
+        _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
     if OVERLAP_PREVIOUS:
         wait_for_previous(PDL)
 

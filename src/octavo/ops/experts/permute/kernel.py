@@ -132,7 +132,9 @@ def place_few_kernel(
     """Grid (LISTERS + experts,): the same of at most ALL assignments, from nothing. The first programs write the list of tiles."""
     launch_next_and_wait(PDL)
     assignment = tl.arange(0, ALL)
-    key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
+    # all ids are read, so that they do not wait for how many are in use
+    key = _keys(ids, assignment, tokens * top_k, experts)
+    key = tl.where(assignment < load_rows_in_use(rows_in_use, tokens) * top_k, key, experts)
     if tl.program_id(0) < LISTERS:
         counts = tl.histogram(key, BINS)
         counts = tl.where(tl.arange(0, BINS) < experts, counts, 0)

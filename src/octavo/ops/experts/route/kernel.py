@@ -8,6 +8,15 @@ import triton.language as tl
 from octavo.ops.device import is_finite, launch_next_and_wait, load_rows_in_use
 
 MASKED = tl.constexpr(-3.4028234663852886e38)
+TAKEN = tl.constexpr(-(2**31))
+"""Below the key of every number."""
+
+
+@triton.jit
+def _turned(bits):
+    """From the bits of f32 that are not NaN to int32 in the same order, and back: the largest of integers over a warp is one
+    instruction, of f32 ten shuffles."""
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @triton.jit
@@ -83,7 +92,7 @@ def route_kernel(
     # 0.0 is added so that -0.0 ties with 0.0
     x = tl.where(inside, tl.where(flagged, 0.0, x) + 0.0, -float("inf"))
     if bias is None:
-        highest = tl.max(x, 0)
+        highest = _turned(tl.max(_turned(x.to(tl.int32, bitcast=True)), 0)).to(tl.float32, bitcast=True)
         total = tl.sum(tl.exp(x - highest), 0)
     else:
         shares = 1.0 / (1.0 + tl.exp(x * -1.0))
@@ -95,13 +104,18 @@ def route_kernel(
     chosen = tl.full((32,), -1, tl.int32)
     share = tl.zeros((32,), tl.float32)
     chosen_total = 0.0
+    key = _turned(x.to(tl.int32, bitcast=True))
     for k in range(K):
-        value, index = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
-        p = tl.exp(value - highest) if bias is None else tl.max(tl.where(expert == index, shares, 0.0), 0)
+        largest = tl.max(key, 0)
+        index = tl.min(tl.where(key == largest, expert, BLOCK), 0)
+        if bias is None:
+            p = tl.exp(_turned(largest).to(tl.float32, bitcast=True) - highest)
+        else:
+            p = tl.max(tl.where(expert == index, shares, 0.0), 0)
         chosen_total += p
-        chosen = tl.where(assignment == k, index.to(tl.int32), chosen)
+        chosen = tl.where(assignment == k, index, chosen)
         share = tl.where(assignment == k, p, share)
-        x = tl.where(expert == index, -float("inf"), x)
+        key = tl.where(expert == index, TAKEN, key)
     if bias is None:
         weight = share / (chosen_total if RENORMALIZE else total)
     else:
