@@ -30,11 +30,14 @@ MAX_WIDTH = 32768
 
 _FEW_ROWS = 2048
 _PROGRAM_ELEMENTS = 2048
+_RESIDENT_WARPS = 4096
+"""Half of what an H200 runs at a time."""
 
 
-def _warps(block: int) -> int:
-    """Eight numbers a thread, which is one load; up to 16."""
-    return max(1, min(16, block // 256))
+def _warps(programs: int, block: int) -> int:
+    """For few programs up to 16, whose threads have eight numbers each, which is one load; where all do not run at once, a quarter of these."""
+    warps = max(1, min(16, block // 256))
+    return warps if programs * warps <= _RESIDENT_WARPS else max(1, warps // 4)
 
 
 def _rows_per_program(rows: int, block: int) -> int:
@@ -121,10 +124,11 @@ def _launch(
     if not rows:
         return
     per_program = _rows_per_program(rows, block)
-    quantize_kernel[check_grid("quantize", -(-rows // per_program))](
+    programs = -(-rows // per_program)
+    quantize_kernel[check_grid("quantize", programs)](
         x, out.data, out.scale, rows_in_use, rows, width, groups,
         ROWS=per_program, GROUPS=1 if groups == 1 else block // BLOCK, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
-        num_warps=_warps(per_program * block), **LAUNCH,
+        num_warps=_warps(programs, per_program * block), **LAUNCH,
     )  # fmt: skip
 
 
@@ -157,9 +161,10 @@ def quantize_static(
     if rows:
         block = triton.next_power_of_2(width)
         per_program = _rows_per_program(rows, block)
-        quantize_static_kernel[check_grid("quantize_static", -(-rows // per_program))](
+        programs = -(-rows // per_program)
+        quantize_static_kernel[check_grid("quantize_static", programs)](
             x, out.data, scale, rows_in_use, rows, width, ROWS=per_program, BLOCK=block, OVERLAP_PREVIOUS=overlap_previous,
-            num_warps=_warps(per_program * block), **LAUNCH,
+            num_warps=_warps(programs, per_program * block), **LAUNCH,
         )  # fmt: skip
     return out
 
@@ -197,7 +202,7 @@ def swiglu_quantize(
             1,
             GROUPS=1,
             BLOCK=block,
-            num_warps=_warps(block),
+            num_warps=_warps(rows, block),
             **LAUNCH,
         )
     return out
