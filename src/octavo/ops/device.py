@@ -136,14 +136,15 @@ def weighted_sum(
     present, share, part = (), (), ()
     for k in tl.static_range(K):
         expert = tl.load(ids + row * K + k)
-        present += (live & (expert >= 0) & (expert < experts),)
-        share += (tl.load(weights + row * K + k),)
+        present += (live & (expert >= 0) & (expert < experts),)  # type: ignore[assignment]
+        share += (tl.load(weights + row * K + k),)  # type: ignore[assignment]
     for k in tl.static_range(K):
-        part += (tl.load(parts + (row * K + k) * width + column, mask=inside & present[k], other=0.0),)
+        value = tl.load(parts + (row * K + k) * width + column, mask=inside & present[k], other=0.0)
+        part += (value,)  # type: ignore[assignment]
     acc = tl.zeros((BLOCK,), tl.float32)
     # behind a branch that is always taken, over which nothing is moved: to save registers, the compiler would ask for parts one by one
     if width > 0:
         for k in tl.static_range(K):
-            value, weight = part[k].to(tl.float32), tl.broadcast_to(share[k], (BLOCK,))
-            acc = tl.where(present[k], tl.fma(weight, value, acc), acc)
+            weight = tl.broadcast_to(share[k], (BLOCK,))
+            acc = tl.where(present[k], tl.fma(weight, part[k].to(tl.float32), acc), acc)
     return acc.to(tl.bfloat16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
 
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.errors import KernelContractError
@@ -13,6 +14,7 @@ from octavo.ops.norm.cuda import UNSCALED, add_norm, cuda_rms_norm
 from octavo.ops.norm.reference import rms_norm_reference
 from octavo.ops.quantize.cuda import quantize, quantize_groups
 from octavo.ops.weighted_sum import WeightedSum
+from ops.norm.means import mean_kernel
 
 LIMIT = 2 * BF16_ROUNDING
 FORMS: list[frozenset[type[Activations]]] = [
@@ -129,6 +131,25 @@ def test_a_weight_in_float32_is_multiplied_before_the_only_rounding(device: torc
     out, expected = cuda_rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6)
     assert ((out.double() - expected).abs() <= 2.0**-8 * expected.abs() * 1.001).all()
     assert not torch.equal(out, cuda_rms_norm(x, weight.bfloat16(), 1e-6))
+
+
+@pytest.mark.parametrize("width", [2, 96, 2048, 4000])
+@pytest.mark.parametrize("warps", [1, 4, 16])
+def test_squares_are_summed_as_a_tree_of_neighbours(width: int, warps: int, device: torch.device) -> None:
+    """However many threads share a row; and the twin: of eight rows another order gives some other bits."""
+    block, noise = triton.next_power_of_2(width), torch.Generator().manual_seed(width)
+    x = torch.randn((8, width), generator=noise) * 2.0 ** torch.randint(-6, 7, (8, width), generator=noise)
+    x = x.bfloat16().float()  # as norms have it: squares are exact
+    out = torch.empty(8, dtype=torch.float32, device=device)
+    for row in range(8):
+        mean_kernel[(1,)](x[row].to(device), out[row:], width, BLOCK=block, num_warps=warps)
+    squares = halves = torch.nn.functional.pad(x**2, (0, block - width))
+    while squares.shape[1] > 1:
+        squares = squares[:, ::2] + squares[:, 1::2]
+        first, second = halves.chunk(2, dim=1)
+        halves = first + second
+    assert torch.equal(out.cpu(), squares[:, 0] / width)
+    assert width == 2 or not torch.equal(out.cpu(), halves[:, 0] / width)
 
 
 def test_contract(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The division of `prepare_qkv` by itself, with and without its correction."""
+"""The division of norms by itself, with and without its correction."""
 
 from __future__ import annotations
 
