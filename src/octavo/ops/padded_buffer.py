@@ -47,7 +47,5 @@ def fill(fillings: Sequence[Filling]) -> None:
         rows[: len(values)] = values
         rows[len(values) :] = buffer.filler
     there = packed.to(device, non_blocking=True)
-    sources = [there[first : first + size].view(torch.int32) for first, size in zip(firsts, sizes, strict=False)]
-    targets = [buffer.device[:length].view(-1).view(torch.int32) for buffer, _, length in fillings]
-    # one kernel on a GPU: a copy for each buffer would take the host a tenth of a millisecond
-    torch._foreach_copy_(targets, sources)
+    for (buffer, _, length), first, size in zip(fillings, firsts, sizes, strict=False):
+        buffer.device[:length].copy_(buffer.rows(there[first : first + size]))
