@@ -34,7 +34,9 @@ from tools.tune_dense import Before
 
 SIZES = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
 FEW = 16
-"""Tokens up to which longer K steps are worth a measurement."""
+"""Tokens up to which weights that do not come through bulk copies are worth a measurement, and the height of the last tile of an expert is not."""
+MEMORY_BOUND = 512
+"""Tokens up to which longer K steps, and weights that are loaded before the wait, are worth one."""
 COPIES, ROUTINGS = 4, 8
 SHOWN = 3
 """Best tiles of each product and height that are printed."""
@@ -49,9 +51,9 @@ TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
 '''
 
 
-def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
+def candidates(rows: int, gated: bool, width: int, tokens: int) -> list[Tile]:
     """Legal tiles of `rows` rows for K of `width` numbers of 8 bits worth a measurement."""
-    step = STEP[torch.float8_e4m3fn]
+    step, few, long = STEP[torch.float8_e4m3fn], tokens <= FEW, tokens <= MEMORY_BOUND
     halvings = sorted({0, min(2, (rows // 16).bit_length() - 1)})
     tiles = (
         Tile(rows, cols, warps, stages, tma, max_halvings, factor, early)
@@ -61,8 +63,8 @@ def candidates(rows: int, gated: bool, width: int, few: bool) -> list[Tile]:
             (2, 3, 4, 6, 8),
             (True, False),
             [0] if few else halvings,
-            (1, 2, 4) if few else (1,),
-            (0, 2, 4, 8) if few and not gated else (0,),
+            (1, 2, 4) if long else (1,),
+            (0, 2, 4, 8) if long and not gated else (0,),
         )
         if early < 2 * width // step
         and (stages <= 3 if early else stages >= 3)
@@ -182,7 +184,7 @@ def best_tiles(
         heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
         found[gated] = {}
         for rows in heights(tokens * top_k / experts):
-            times = measure(products, candidates(rows, gated, width, tokens <= FEW), gated, expected, before)
+            times = measure(products, candidates(rows, gated, width, tokens), gated, expected, before)
             found[gated][rows] = times
             heading += f" | {rows} rows: " + ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
         tqdm.write(heading)
@@ -217,7 +219,7 @@ def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], 
         for name, rows in {**TABLE, key: entries}.items()
     )
     text = HEAD + body.replace("'", '"') + "}\n"
-    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings", "step_factor"):
+    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings", "step_factor", "early"):
         text = text.replace(f"{field}=", "")
     TABLE_FILE.write_text(text, encoding="utf-8")
 
@@ -228,9 +230,8 @@ def compile_all(products: Products, tokens: int, shape: tuple[int, int, int, int
     now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
     for rows in {*heights(tokens * top_k / experts), now.gate_up.rows}:
         products.place(rows)
-        few = tokens <= FEW
         for gated, chosen, width in ((True, now.gate_up, hidden), (False, now.down, intermediate)):
-            for tile in {*candidates(rows, gated, width, few), *([chosen] if chosen.rows == rows else [])}:
+            for tile in {*candidates(rows, gated, width, tokens), *([chosen] if chosen.rows == rows else [])}:
                 products.calls(tile, gated)[0]()
 
 
