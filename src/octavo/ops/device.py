@@ -77,7 +77,7 @@ def bf16_quotient(x, root):
 
     A product with the rounded inverse, and one correction by what it is off. It may differ from the division in the last
     bit of f32, but not where that bit decides how bf16 is rounded, which a test shows for all mantissas of x and every
-    root next to such a place; below 2^-100 what it is off may be lost.
+    root next to such a place; below 2^-100 what it is off may be lost. With root 0 it is NaN, where a quotient may be infinite.
     """
     inverse = tl.div_rn(tl.full(root.shape, 1.0, tl.float32), root)
     # signs change by a product: unary minus is a subtraction from zero on the device, which loses that of a zero

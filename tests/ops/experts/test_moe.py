@@ -14,6 +14,7 @@ from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
 from octavo.ops.experts.permute import most_apart
 from octavo.ops.experts.reference import moe_reference
@@ -143,6 +144,22 @@ def test_a_row_has_the_same_bits_anywhere(kind: type, device: torch.device) -> N
     beside_nan, flags = it(x, ids, weights)
     assert torch.equal(beside_nan[1::2], whole[1::2])
     assert flags.tolist() == [row % 2 == 0 for row in range(9)]
+
+
+def test_tiles_of_the_table_run_without_bulk_copies(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they load weights early, which is by bulk copies: weights at addresses that these do not take have the same bits."""
+    it = layer(Fp8Channel, SMALL[3], 3, device)
+    x, ids, weights = inputs(SMALL[3], 3, "uniform", device)
+    right, _ = it(x, ids, weights)
+    tiles = Tile(16, 64, 4, 3, tma=True), Tile(16, 64, 4, 2, tma=True, early=2)
+    monkeypatch.setitem(TABLE, ("Fp8Channel", SMALL[3].experts, SMALL[3].hidden, SMALL[3].intermediate), [(99, *tiles)])
+    early, _ = it(x, ids, weights)
+    assert torch.equal(early, right)
+    odd = torch.empty(it.down.data.numel() + 16, dtype=torch.uint8, device=device)[8:-8].view(it.down.data.dtype)
+    down = dataclasses.replace(it.down, data=odd.view(it.down.data.shape).copy_(it.down.data))
+    out, flags = torch.empty_like(x), torch.empty(3, dtype=torch.bool, device=device)
+    moe(x, ids, weights, it.gate_up, down, workspace=it.workspace, out=out, flags=flags)
+    assert torch.equal(out, right)
 
 
 @each_format

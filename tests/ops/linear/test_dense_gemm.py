@@ -145,8 +145,10 @@ def test_no_rows(kind: type, device: torch.device) -> None:
 @pytest.mark.parametrize("rows", [1, 16, 17, 32, 33, 64, 65, 256, 257, 10**6])
 def test_every_choice_can_run(rows: int) -> None:
     assert choose_block_tile(rows).reasons_against(gated=False, step_bytes=128) == []
-    for columns, width, kind in itertools.product((1, 128, 5120, 151936), (64, 128, 300, 4096), (FP8, torch.bfloat16)):
-        tile = choose_tile(rows, columns, width // STEP[kind], kind.itemsize)
+    shapes = itertools.product((1, 128, 5120, 151936), (64, 128, 300, 2048, 4096), (FP8, torch.bfloat16), (True, False))
+    for columns, width, kind, bulk in shapes:
+        tile = choose_tile(rows, columns, width // STEP[kind], kind.itemsize, bulk=bulk)
+        assert bulk or not tile.early
         assert tile.reasons_against(gated=False, step_bytes=STEP[kind] * kind.itemsize) == []
         assert tile.step_factor == 1 or tile.step_factor * STEP[kind] <= width
 

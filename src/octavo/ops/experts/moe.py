@@ -122,4 +122,4 @@ def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignment
     # an input that is not quantized is `workspace.hidden` itself
     if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
         return tiles
-    return Tiles(dataclasses.replace(tiles.gate_up, tma=False), dataclasses.replace(tiles.down, tma=False))
+    return Tiles(dataclasses.replace(tiles.gate_up, tma=False), dataclasses.replace(tiles.down, tma=False, early=0))

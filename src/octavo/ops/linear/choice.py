@@ -17,13 +17,13 @@ MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
 
-def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
-    """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes.
+def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk: bool = True) -> DenseTile:
+    """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes; `bulk`: which bulk copies can read.
 
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
     H200 at the shapes of Qwen3-30B-A3B by `tools/tune_dense.py`: docs/kernels_log.md.
     """
-    if rows <= 16 and FEW_COLUMNS <= columns <= ONE_WAVE_COLUMNS and 4 < steps <= MOST_EARLY:
+    if bulk and rows <= 16 and FEW_COLUMNS <= columns <= ONE_WAVE_COLUMNS and 4 < steps <= MOST_EARLY:
         return DenseTile(16, 64, 4, 2, tma=True, early=1 << (steps - 1).bit_length())
     if rows <= 16:
         few = columns < FEW_COLUMNS

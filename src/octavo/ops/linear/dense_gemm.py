@@ -82,9 +82,9 @@ def _choose(x: Activations, w: LinearWeight, rows: int) -> DenseTile:
     if w.blockwise:
         tile = choose_block_tile(rows)
     else:
-        tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size())
+        tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size(), bulk=aligned)
     tma = aligned and width >= tile.step_factor * STEP[w.data.dtype]
-    return dataclasses.replace(tile, tma=tma, early=tile.early if tma else 0)
+    return dataclasses.replace(tile, tma=tma)
 
 
 def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:

@@ -66,8 +66,8 @@ def quantize(
         x: (R, K) bf16, K <= 32768; read.
         rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R,) f32; written. None allocates.
-        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
-            one reads nor read what it writes.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels, wait before it lets this one
+            start, as `permute` and products do, or stand behind one that does, and neither write what this one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -94,8 +94,8 @@ def quantize_groups(
         x: (R, K) bf16, K <= 32768; read.
         rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8, scale (R, ceil(K / 128)) f32; written. None allocates.
-        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
-            one reads nor read what it writes.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels, wait before it lets this one
+            start, as `permute` and products do, or stand behind one that does, and neither write what this one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.
@@ -147,8 +147,8 @@ def quantize_static(
         scale: (1,) f32 > 0; read, and returned as the scale of the result.
         rows_in_use: (1,) int32 on the device, the rows in use; later rows are neither read nor written. None for all.
         out: data (R, K) fp8; written; its scale must be `scale`. None allocates.
-        overlap_previous: run at the same time as the launch before, which must be one of these kernels and neither write what this
-            one reads nor read what it writes.
+        overlap_previous: run at the same time as the launch before, which must be one of these kernels, wait before it lets this one
+            start, as `permute` and products do, or stand behind one that does, and neither write what this one reads nor read what it writes.
 
     Raises:
         KernelContractError: an argument has another shape, dtype, device or range.

@@ -124,8 +124,9 @@ def grouped_gemm_kernel(
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
     x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
     always from inside the tensors, and are multiplied into nothing but themselves.
-    EARLY: columns of W that are loaded while the kernel before still runs, which must not be the one that wrote the tiles, by descriptors with
-    blocks of (ROWS, EARLY) and (COLS, EARLY); LATE: whether K goes on behind them. Not where rows are gathered.
+    EARLY: columns of W that are loaded while the kernel before still runs, by descriptors with blocks of (ROWS, EARLY) and (COLS, EARLY); the
+    tiles must be older than the last kernel that waited before it let the next one start. LATE: whether K goes on behind them. Not where rows
+    are gathered.
     MIN_ROWS: ROWS, or a half or a quarter of it: the last tile of an expert runs at the least of these heights that holds it.
     """
     if EARLY == 0:

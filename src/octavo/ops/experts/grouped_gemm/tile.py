@@ -18,8 +18,8 @@ class Tile:
     With `tma` the weights come through Hopper's bulk tensor copies, else through asynchronous copies by each thread.
     The last tile of an expert runs at the least of rows, rows / 2, ... that holds it, `max_halvings` times halved at most.
     A K step is `step_factor` times the columns of its format's `STEP`: fewer, longer steps where the weights are what is waited for.
-    `early` times the columns of `STEP` are loaded in one piece while the kernel before still runs, where it does not decide which they are and
-    no program comes in a second wave: what a product of few rows waits for is its own loads, one step after the other.
+    `early` times the columns of `STEP` are loaded in one piece while the kernel before still runs, where a product stands between this one and what
+    wrote the list of tiles, and no program comes in a second wave: what a product of few rows waits for is its own loads, one step after the other.
     """
 
     rows: int

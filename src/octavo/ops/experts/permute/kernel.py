@@ -7,6 +7,8 @@
 An assignment's rank is the number of those before it with the same expert, counted by comparing. Few need one launch:
 
     place_few   per expert: write its assignments behind those of the experts before; other programs write the list of tiles
+
+All wait before they let the next kernel start, which may be a rounding of the rows that does not wait.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, load_rows_in_use
+from octavo.ops.device import load_rows_in_use, wait_for_previous
 
 
 @triton.jit
@@ -48,7 +50,7 @@ def count_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (blocks,): block_counts[block, e] = assignments of expert e. BINS: power of two > E."""
-    launch_next_and_wait(PDL)
+    wait_for_previous(PDL)
     assignment = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = _keys(ids, assignment, load_rows_in_use(rows_in_use, tokens) * top_k, experts)
     bins = tl.arange(0, BINS)
@@ -66,7 +68,7 @@ def scan_kernel(
     PDL: tl.constexpr,
 ):
     """Grid (BINS / WIDTH,): block_counts[:, e] becomes its exclusive sum, totals[e] the sum; HEIGHT blocks at a time."""
-    launch_next_and_wait(PDL)
+    wait_for_previous(PDL)
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     carry = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, blocks, HEIGHT):
@@ -108,7 +110,7 @@ def place_kernel(
     BLOCK: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (blocks,): order, sorted_rows, tiles and num_tiles, from the scanned counts."""
-    launch_next_and_wait(PDL)
+    wait_for_previous(PDL)
     live_assignments = load_rows_in_use(rows_in_use, tokens) * top_k
     first = tl.program_id(0) * BLOCK
     assignment = first + tl.arange(0, BLOCK)
@@ -130,7 +132,7 @@ def place_few_kernel(
     ALL: tl.constexpr, LISTERS: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (LISTERS + experts,): the same of at most ALL assignments, from nothing. The first programs write the list of tiles."""
-    launch_next_and_wait(PDL)
+    wait_for_previous(PDL)
     assignment = tl.arange(0, ALL)
     # all ids are read, so that they do not wait for how many are in use
     key = _keys(ids, assignment, tokens * top_k, experts)
