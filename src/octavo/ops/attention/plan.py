@@ -83,12 +83,10 @@ def plan_paged_attention(
     """
     check_range("heads_per_kv_head", heads_per_kv_head, 1, ROWS, "one token's heads must fit one query tile")
     check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT // ROWS, "pass fewer tokens in one call")
-    contexts = np.array(context_lens, dtype=np.int64)
-    if chunk_starts[-1] == len(contexts) and contexts.max(initial=0) <= SPLIT:
-        work, merges, num_split_results = _short_decodes(contexts), np.zeros((0, 4), dtype=np.int64), 0
-    else:
-        tiles = _tiles(np.array(chunk_starts, dtype=np.int64), contexts, tile_rows // heads_per_kv_head)
-        work, merges, num_split_results = _spread(tiles, max_split_results, FEW_TILES * ROWS // tile_rows)
+    tiles = _tiles(
+        np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), tile_rows // heads_per_kv_head
+    )
+    work, merges, num_split_results = _spread(tiles, max_split_results, FEW_TILES * ROWS // tile_rows)
     work = work[np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")].astype(np.int32)
     small = work[:, 2] * heads_per_kv_head <= FEW_ROWS
     return PagedPlan(
@@ -102,16 +100,6 @@ def plan_paged_attention(
         shared=heads_per_kv_head,
         tile_rows=tile_rows,
     )
-
-
-def _short_decodes(contexts: np.ndarray) -> np.ndarray:
-    """What `_tiles` and `_spread` make of chunks of one row whose contexts are one split each, in a fourth of their time."""
-    work = np.zeros((len(contexts), 7), dtype=np.int64)
-    work[:, 0] = work[:, 1] = np.arange(len(contexts))
-    work[:, 2] = work[:, 5] = 1
-    work[:, 3] = contexts - 1
-    work[:, 6] = -1
-    return work
 
 
 def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarray:
