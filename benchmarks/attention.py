@@ -2,11 +2,10 @@
 
     python -m benchmarks.attention --fixed --only "decode 1 " "decode 32 " --stages 2 4
     python -m benchmarks.attention --shape 16x2x256 --only decode prefill --warps 4       Qwen3.6 and Qwen3-Next
-    python -m benchmarks.attention --only prefill --rows 64 128 --stages 2 3
 
 At Qwen3-30B-A3B's shape if not told otherwise. Attention is first compared with float32 products of the same keys and values. Each graph holds
-several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages`, `--warps`, `--rows`
-and `--keys` all is also computed in every way that these name together, and the bits must be those of tiles of as many keys.
+several calls on different parts of the cache, so that short contexts are not found in the L2 cache. With `--stages` and
+`--warps` all is also computed with as many tiles of keys in flight or by as many warps, and the bits must be the same.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,9 +24,7 @@ from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, Unscaled
 from octavo.ops.attention.cuda import (
-    KV_TILE,
     MAX_SPLIT_RESULTS,
-    ROWS,
     PagedPlan,
     SplitResults,
     paged_attention,
@@ -58,7 +55,7 @@ WEIGHTS: dict[str, tuple[type, int, int]] = {
     "head": (Bf16, 151936, 2048),
 }
 """Name to (format, N, K)."""
-DENSE_ROWS = {"qkv": [1, 8, 64, 256, 8192], "out": [1, 8, 64, 256, 8192], "router": [1, 64, 8192], "head": [1, 64, 256]}
+ROWS = {"qkv": [1, 8, 64, 256, 8192], "out": [1, 8, 64, 256, 8192], "router": [1, 64, 8192], "head": [1, 64, 256]}
 BEYOND_CACHE = 150e6
 """Bytes of keys and values that a graph goes through, where that is no more than `COPIES` times what a call reads."""
 COPIES = 128
@@ -90,9 +87,7 @@ class Measurement:
 COLUMNS = ["call", "us", "10th to 90th percentile", "TB/s", "TFLOP/s"]
 
 
-def plans(
-    shape: AttentionShape, chunks: list[tuple[int, int]], block_size: int, tile_rows: int
-) -> tuple[list[PagedPlan], int]:
+def plans(shape: AttentionShape, chunks: list[tuple[int, int]], block_size: int) -> tuple[list[PagedPlan], int]:
     """A plan for each copy, its requests on blocks of their own in a mixed order; and how many blocks that takes."""
     needed = [-(-context // block_size) for _, context in chunks]
     tokens = sum(needed) * block_size
@@ -113,7 +108,6 @@ def plans(
                 tuple(context for _, context in chunks),
                 block_size=block_size,
                 heads_per_kv_head=shape.heads // shape.kv_heads,
-                tile_rows=tile_rows,
             )
         )
     return made, len(blocks)
@@ -147,55 +141,34 @@ def fixed(plan: PagedPlan) -> PagedPlan:
     return dataclasses.replace(plan, work=work, small_work=small_work, merges=merges, lines_in_use=lines_in_use)
 
 
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """To compute attention: rows of a query tile, and the other options of `paged_attention`."""
-
-    rows: int = ROWS
-    options: tuple[tuple[str, int], ...] = ()
-
-    def name(self) -> str:
-        """What a row's name ends in: nothing for the way that is chosen if not told otherwise."""
-        told = {"rows": self.rows, **dict(self.options)} if self != Way() else {}
-        return "".join(f", {count} {what}" for what, count in told.items())
-
-
 def measure_attention(
     name: str,
     shape: AttentionShape,
     chunks: list[tuple[int, int]],
     split_results: SplitResults,
-    ways: list[Way],
+    ways: Mapping[str, dict[str, Any]],
     *,
     as_graph: bool,
     block_size: int,
 ) -> list[Measurement]:
     """Time one kind of batch, computed in several ways. Raises: AssertionError where the bits of two ways differ."""
-    made: dict[int, list[PagedPlan]] = {}
-    for rows in {way.rows for way in ways}:
-        made[rows], num_blocks = plans(shape, chunks, block_size, rows)
-        made[rows] = [fixed(plan) for plan in made[rows]] if as_graph else made[rows]
+    made, num_blocks = plans(shape, chunks, block_size)
     heads, width = shape.heads, shape.head_dim
+    made = [fixed(plan) for plan in made] if as_graph else made
     cache = torch.empty((2, num_blocks, block_size, shape.kv_heads, width), dtype=torch.bfloat16, device=CUDA).normal_()
     queries = torch.randn((sum(tokens for tokens, _ in chunks), heads, width), dtype=torch.bfloat16, device=CUDA)
-    out = torch.empty_like(queries)
-    expected: dict[int, torch.Tensor] = {}
+    expected, out = torch.empty_like(queries), torch.empty_like(queries)
+    check(queries, cache, made[0], chunks[0], paged_attention(queries, cache, made[0], split_results, out=expected))
     pairs = sum(tokens * context - tokens * (tokens - 1) // 2 for tokens, context in chunks)
     num_bytes = sum(context for _, context in chunks) * shape.kv_heads * width * 4 + 2 * queries.nbytes
     found = []
-    for way in ways:
-        options: dict[str, Any] = dict(way.options)
-        calls: list[Callable[[], torch.Tensor]] = [
-            functools.partial(paged_attention, queries, cache, plan, split_results, out=out, **options)
-            for plan in made[way.rows]
+    for way, options in ways.items():
+        calls = [
+            functools.partial(paged_attention, queries, cache, plan, split_results, out=out, **options) for plan in made
         ]
         calls[0]()
-        keys = options.get("keys", KV_TILE)
-        if keys not in expected:
-            check(queries, cache, made[way.rows][0], chunks[0], out)
-            expected[keys] = out.clone()
-        assert torch.equal(out, expected[keys]), f"{name}{way.name()} has other bits"
-        found.append(Measurement(name + way.name(), replay(calls, 20), num_bytes, 4.0 * pairs * heads * width))
+        assert torch.equal(out, expected), f"{name}{way} has other bits"
+        found.append(Measurement(name + way, replay(calls, 20), num_bytes, 4.0 * pairs * heads * width))
     return found
 
 
@@ -229,15 +202,11 @@ def wanted(name: str, only: list[str]) -> bool:
     return not only or any(name.startswith(each) for each in only)
 
 
-def ways(args: argparse.Namespace) -> list[Way]:
-    """The way that is chosen if not told otherwise, and each that was asked for."""
-    given = {name: getattr(args, name) for name in ("keys", "stages", "warps") if getattr(args, name)}
-    asked = [
-        Way(rows, tuple(zip(given, values, strict=True)))
-        for rows in args.rows or [ROWS]
-        for values in itertools.product(*given.values())
-    ]
-    return list(dict.fromkeys([Way(), *asked]))
+def ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What a row's name ends in, and the options of `paged_attention`: the ways it chooses, and those that were asked for."""
+    found: dict[str, dict[str, Any]] = {"": {}}
+    found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
+    return found | {f", {warps} warps": {"warps": warps} for warps in args.warps}
 
 
 def shape(text: str) -> AttentionShape:
@@ -250,12 +219,6 @@ def main() -> None:
     parser.add_argument("--name", default="attention", help="file of the result in benchmarks/results")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="other depths for all tiles")
     parser.add_argument("--warps", type=int, nargs="*", default=[], help="other numbers of warps for all tiles")
-    parser.add_argument(
-        "--rows", type=int, nargs="*", default=[], help="other rows of query tiles that are not of few rows"
-    )
-    parser.add_argument(
-        "--keys", type=int, nargs="*", default=[], help="other lengths of tiles of keys, which have bits of their own"
-    )
     parser.add_argument("--shape", type=shape, default=shape("32x4x128"), metavar="HEADSxKV_HEADSxWIDTH")
     parser.add_argument("--fixed", action="store_true", help="plans of a fixed size, as graphs have them")
     parser.add_argument("--block-size", type=int, default=64, help="tokens")
@@ -272,7 +235,7 @@ def main() -> None:
             )
             found.extend(new)
             print(*("\t".join(map(str, one.row())) for one in new), sep="\n", flush=True)
-    for name, sizes in DENSE_ROWS.items():
+    for name, sizes in ROWS.items():
         for rows in sizes:
             if wanted(f"{name}, {rows} rows", args.only):
                 found.append(measure_dense(name, rows))

@@ -9,14 +9,7 @@ import torch
 
 from cases import HeadShape
 from octavo.ops.activations import FP8
-from octavo.ops.attention.cuda import (
-    KV_TILE,
-    MAX_SPLIT_RESULTS,
-    ROWS,
-    SplitResults,
-    paged_attention,
-    plan_paged_attention,
-)
+from octavo.ops.attention.cuda import MAX_SPLIT_RESULTS, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.reference import attention_reference
 from octavo.ops.quantize.reference import static_reference
 
@@ -83,8 +76,6 @@ def attend(
     *,
     columns: int | None = None,
     max_split_results: int = MAX_SPLIT_RESULTS,
-    tile_rows: int = ROWS,
-    keys: int = KV_TILE,
     stages: int | None = None,
     warps: int | None = None,
 ) -> list[torch.Tensor]:
@@ -104,27 +95,19 @@ def attend(
         block_size=block_size,
         heads_per_kv_head=queries.shape[1] // cache.shape[3],
         max_split_results=max_split_results,
-        tile_rows=tile_rows,
     )
     split_results = SplitResults.allocate(queries.shape[1], queries.shape[2], device, count=max_split_results)
     for tensor in (split_results.stats, split_results.acc):
         tensor.fill_(torch.nan)
     out = torch.full_like(queries, torch.nan)
-    paged_attention(queries, cache, plan, split_results, out=out, keys=keys, stages=stages, warps=warps)
+    paged_attention(queries, cache, plan, split_results, out=out, stages=stages, warps=warps)
     return [out[begin:end].cpu() for begin, end in itertools.pairwise(starts)]
 
 
 def whole(
-    request: Request,
-    shape: HeadShape,
-    device: torch.device,
-    *,
-    max_split_results: int = MAX_SPLIT_RESULTS,
-    tile_rows: int = ROWS,
-    keys: int = KV_TILE,
+    request: Request, shape: HeadShape, device: torch.device, *, max_split_results: int = MAX_SPLIT_RESULTS
 ) -> torch.Tensor:
     """All rows of `request` in one step with nothing beside it."""
     blocks = list(range(-(-len(request) // 16)))
     cache = poisoned(len(blocks), 16, shape, device)
-    chunk = Chunk(request, 0, len(request), blocks)
-    return attend([chunk], cache, max_split_results=max_split_results, tile_rows=tile_rows, keys=keys)[0]
+    return attend([Chunk(request, 0, len(request), blocks)], cache, max_split_results=max_split_results)[0]

@@ -15,7 +15,6 @@ from octavo.errors import KernelContractError
 from octavo.ops.attention import cuda
 from octavo.ops.attention.cuda import (
     KV_TILE,
-    ROWS,
     SPLIT,
     SplitResults,
     paged_attention,
@@ -108,24 +107,22 @@ def test_block_ids_a_tile_ahead(block_size: int, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("block_size", [7, 64, 128])
-@pytest.mark.parametrize("keys", [KV_TILE, 2 * KV_TILE])
-def test_both_heights_of_query_tiles(keys: int, block_size: int, device: torch.device) -> None:
-    """Tiles of 64 rows, of 128 and of few give equal bits, in one program and in several, at either length of a tile of keys."""
+def test_both_heights_of_query_tiles(block_size: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 64 rows and of few give equal bits, in one program and in several."""
     length = SPLIT + 2 * KV_TILE + 3
     request = Request.draw(length, NARROW, seed=12)
     blocks = list(range(-(-length // block_size)))[::-1]
     cache = poisoned(len(blocks), block_size, NARROW, device)
     chunk = Chunk(request, 0, length, blocks)
-    expected = attend([chunk], cache, max_split_results=0, keys=keys)[0]
+    expected = attend([chunk], cache, max_split_results=0)[0]
     assert_rows(expected[-9:].flatten(0, 1), request.expected()[-9:].flatten(0, 1), 2 * BF16_ROUNDING)
-    assert torch.equal(attend([chunk], cache, keys=keys, tile_rows=2 * ROWS)[0], expected)
     for count in (1, 3, 50):
         for room in (0, 512):
             last = Chunk(request, length - count, count, blocks)
-            out = attend([last], cache, max_split_results=room, keys=keys, tile_rows=2 * ROWS)[0]
-            assert torch.equal(out, expected[-count:]), (count, room)
-    # The twin: tiles of the other length add up in another order.
-    assert not torch.equal(attend([chunk], cache, keys=3 * KV_TILE - keys)[0], expected)
+            assert torch.equal(attend([last], cache, max_split_results=room)[0], expected[-count:]), (count, room)
+    # The twin: tiles of another length of keys add up in another order.
+    monkeypatch.setattr(cuda, "KV_TILE", 2 * KV_TILE)
+    assert not torch.equal(attend([chunk], cache)[0], expected)
 
 
 def test_any_neighbours(device: torch.device) -> None:

@@ -89,7 +89,6 @@ def paged_attention(
     scales: KvScales = UNSCALED,
     *,
     out: torch.Tensor | None = None,
-    keys: int = KV_TILE,
     stages: int | None = None,
     warps: int | None = None,
 ) -> torch.Tensor:
@@ -107,9 +106,8 @@ def paged_attention(
         split_results: room for the plan's `num_split_results`; overwritten.
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
-        keys: of a tile; part of the bits, and fastest where it divides the block size.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
-        warps: of a program, 4 or 8; the bits are the same. None: as the tile and the width have it, twice as many for twice the rows.
+        warps: of a program, 4 or 8; the bits are the same. None: as the tile and the width have it.
 
     Returns:
         out
@@ -140,16 +138,12 @@ def paged_attention(
     for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
-            rows = tile.rows if tile.keys_tall else plan.tile_rows
-            taller = rows // tile.rows
-            # twice the rows or the keys leave room for one program where there were two
-            resident = tile.resident if rows == tile.rows and keys == KV_TILE else tile.resident // 2
-            attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, resident))](
+            attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
                 queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), cache.stride(0), scale, v_scale, launched,
-                KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=keys,
-                SPLIT=SPLIT, ROWS=rows, KEYS_TALL=tile.keys_tall,
-                num_warps=warps or (tile.wide_warps if is_wide else tile.warps * taller),
+                KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE,
+                SPLIT=SPLIT, ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
+                num_warps=warps or (tile.wide_warps if is_wide else tile.warps),
                 num_stages=stages or (tile.wide_stages if is_wide else tile.stages), **LAUNCH,
             )  # fmt: skip
             launched += 1

@@ -44,8 +44,6 @@ class PagedPlan(AttentionPlan):
     block_size: int
     shared: int
     """Query heads per KV head."""
-    tile_rows: int = ROWS
-    """Rows of the query tiles in `work`."""
     lines_in_use: torch.Tensor | None = None
     """(3,) int32: how many first lines of `work`, `small_work` and `merges` there are; None: all."""
 
@@ -62,7 +60,6 @@ def plan_paged_attention(
     block_size: int,
     heads_per_kv_head: int,
     max_split_results: int = MAX_SPLIT_RESULTS,
-    tile_rows: int = ROWS,
 ) -> PagedPlan:
     """Cut the chunks into query tiles, and the contexts of short chunks into splits that run side by side.
 
@@ -73,7 +70,6 @@ def plan_paged_attention(
         block_size: tokens per block.
         heads_per_kv_head: query heads that share a KV head, at most 64.
         max_split_results: rows times splits that `SplitResults` has room for; decides speed, not bits.
-        tile_rows: of a query tile, `ROWS` or twice as many; decides speed, not bits.
 
     Returns:
         The plan, its tensors on the device of `block_tables`.
@@ -84,9 +80,9 @@ def plan_paged_attention(
     check_range("heads_per_kv_head", heads_per_kv_head, 1, ROWS, "one token's heads must fit one query tile")
     check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT // ROWS, "pass fewer tokens in one call")
     tiles = _tiles(
-        np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), tile_rows // heads_per_kv_head
+        np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), ROWS // heads_per_kv_head
     )
-    work, merges, num_split_results = _spread(tiles, max_split_results, FEW_TILES * ROWS // tile_rows)
+    work, merges, num_split_results = _spread(tiles, max_split_results)
     work = work[np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")].astype(np.int32)
     small = work[:, 2] * heads_per_kv_head <= FEW_ROWS
     return PagedPlan(
@@ -98,7 +94,6 @@ def plan_paged_attention(
         rows=chunk_starts[-1],
         block_size=block_size,
         shared=heads_per_kv_head,
-        tile_rows=tile_rows,
     )
 
 
@@ -112,7 +107,7 @@ def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarra
     return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset), axis=1)
 
 
-def _spread(tiles: np.ndarray, max_split_results: int, few: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _spread(tiles: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Work (N, 7), merges (F, 4) and the number of split results; chunks of few tiles are spread over programs, short ones first."""
     chunk, _, tokens, position = tiles.T
     splits = -(-(position + tokens) // SPLIT)
@@ -120,7 +115,7 @@ def _spread(tiles: np.ndarray, max_split_results: int, few: int) -> tuple[np.nda
     shortest = np.argsort(room, kind="stable")
     fits = np.empty(len(room), dtype=bool)
     fits[shortest] = np.cumsum(room[shortest]) <= max_split_results
-    apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= few)[chunk] & fits[chunk]
+    apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= FEW_TILES)[chunk] & fits[chunk]
     whole, cut, parts = tiles[~apart], tiles[apart], splits[apart]
     ones = np.ones((len(whole), 1), dtype=np.int64)
     together = np.hstack((whole, 0 * ones, splits[~apart, None], -ones))

@@ -8,10 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import is_finite, launch_next_and_wait, normed
+from octavo.ops.device import MOST_HALVINGS, is_finite, launch_next_and_wait, normed
 from octavo.ops.quantize.kernel import static_codes
-
-MOST_HALVINGS = tl.constexpr(16)
 
 
 @triton.jit
@@ -106,22 +104,8 @@ def prepare_qkv_kernel(
         inside = (token < tokens)[:, None] & (column < HALF)
         at = qkv + (token * every + head)[:, None] * (2 * HALF)
         a, b = _turn(
-            at,
-            first_gain,
-            second_gain,
-            cosines,
-            sines,
-            token,
-            column,
-            first_of,
-            second_of,
-            inside,
-            eps,
-            ROWS,
-            HALF,
-            TURNED,
-            BLOCK,
-        )
+            at, first_gain, second_gain, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+        )  # fmt: skip
         _store(queries + row.to(tl.int64)[:, None] * (2 * HALF), a, b, first_of, second_of, inside)
         return
     row = (tl.program_id(0) - query_tiles) * ROWS + place
@@ -132,22 +116,8 @@ def prepare_qkv_kernel(
     first = tl.load(value_at + first_of, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(value_at + second_of, mask=inside, other=0.0).to(tl.float32)
     a, b = _turn(
-        at,
-        first_gain,
-        second_gain,
-        cosines,
-        sines,
-        token,
-        column,
-        first_of,
-        second_of,
-        inside,
-        eps,
-        ROWS,
-        HALF,
-        TURNED,
-        BLOCK,
-    )
+        at, first_gain, second_gain, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
+    )  # fmt: skip
     sound = tl.min((is_finite(first) & is_finite(second)).to(tl.int32), 1)[:, None] > 0
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1)
     inside &= ((slot >= 0) & (slot < slots))[:, None]
