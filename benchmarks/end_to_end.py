@@ -72,7 +72,7 @@ def main() -> None:
     try:
         engine = runtime.engine(observe=steps.append)
         vocab_size = runtime.config.vocab_size
-        ask(engine, WARM, 0, vocab_size)
+        ask(engine, WARM, 0, prompts_of(WARM, 0, vocab_size))
         await_standbys(runtime.source)
         for workload in tqdm(WORKLOADS, desc="Workloads"):
             if not args.only or workload.name in args.only:
@@ -107,21 +107,26 @@ def measure(
     """Run `workload` once unmeasured and `repeats` times; its tokens go into `digest`."""
     seconds = []
     for seed in range(repeats + 1):
+        prompts = prompts_of(workload, seed + 1, vocab_size)
         steps.clear()
         began = time.perf_counter()
-        tokens = ask(engine, workload, seed + 1, vocab_size)
+        tokens = ask(engine, workload, seed + 1, prompts)
         seconds.append(time.perf_counter() - began)
         digest.update(repr(tokens).encode())
     return Measured(seconds[1:], list(steps))
 
 
-def ask(engine: Engine, workload: Workload, seed: int, vocab_size: int) -> list[list[int]]:
-    """The tokens that the requests of `workload` got."""
+def prompts_of(workload: Workload, seed: int, vocab_size: int) -> list[list[int]]:
+    """Random ids for each request of `workload`; drawn before the clock starts, as for the peers."""
     pick = random.Random(f"{workload.name} {seed}")
+    return [[pick.randrange(vocab_size) for _ in range(workload.prompt)] for _ in range(workload.count)]
+
+
+def ask(engine: Engine, workload: Workload, seed: int, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """The tokens that the requests of `workload` got."""
     sampling = SamplingParams(temperature=0.0, max_tokens=workload.made, ignore_eos=True)
     made: dict[str, list[int]] = {}
-    for number in range(workload.count):
-        prompt = [pick.randrange(vocab_size) for _ in range(workload.prompt)]
+    for number, prompt in enumerate(prompts):
         made[f"{workload.name} {seed} {number}"] = []
         engine.add(Request(f"{workload.name} {seed} {number}", prompt, sampling))
     while engine.has_work:
