@@ -15,7 +15,7 @@ from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.registry import read_config
 from octavo.ops.attention.plan_buffers import ANY, DECODES
-from octavo.worker.graphs import GraphedModel, graph_sizes
+from octavo.worker.graphs import GraphedModel, Inputs, Kind, graph_sizes
 from ops.test_model import CONFIGS, alone, load, tokens
 
 COLUMNS = 6
@@ -101,14 +101,53 @@ def test_a_step_that_runs_twice_is_seen(loaded: LoadedModel, expected: list[torc
     assert any(wrong_chunks(expected, graphed, cache)) is (cache.num_states > 0)
 
 
-def test_only_the_wanted_rows_come_back(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize(("counts", "is_narrow"), [((1, 2), True), ((1, 1), True), ((2, 4), False)])
+def test_only_the_wanted_rows_come_back(loaded: LoadedModel, counts: tuple[int, int], is_narrow: bool) -> None:
+    """And where they are no more than requests, the last layer computes no others."""
     cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
     graphed = graphs_of(loaded, cache, [WHOLE])
     chunks = [(REQUESTS[0], 0, BLOCK, TABLES[0]), (REQUESTS[1], 0, 4, TABLES[1])]
     whole = graphed.forward(make_batch(chunks, block_size=BLOCK, columns=COLUMNS), cache).clone()
     batch = make_batch(chunks, block_size=BLOCK, columns=COLUMNS)
-    few = dataclasses.replace(batch, output_counts=(1, 2))
-    assert torch.equal(graphed.forward(few, cache), whole[[BLOCK - 1, BLOCK + 2, BLOCK + 3]])
+    few = dataclasses.replace(batch, output_counts=counts)
+    wanted = [BLOCK - counts[0] + i for i in range(counts[0])] + [BLOCK + 4 - counts[1] + i for i in range(counts[1])]
+    assert torch.equal(graphed.forward(few, cache), whole[wanted])
+    assert any(kind.is_narrow for kind in vars(graphed)["_graphs"]) is is_narrow
+
+
+def last_rows(graphed: GraphedModel, cache: KVCache, expected: list[torch.Tensor]) -> list[bool]:
+    """Of each step of STEPS, only the last row of each chunk wanted: whether they have the bits of their requests alone."""
+    done, right = [0] * 3, []
+    for step in STEPS:
+        chunks = [(REQUESTS[i], done[i], count, TABLES[i]) for i, count in step]
+        batch = make_batch(chunks, block_size=BLOCK, columns=COLUMNS)
+        hidden = graphed.forward(dataclasses.replace(batch, output_counts=(1,) * len(step)), cache)
+        for i, count in step:
+            done[i] += count
+        right.append(torch.equal(hidden, torch.stack([expected[i][done[i] - 1] for i, _ in step])))
+    return right
+
+
+def test_the_last_layer_of_wanted_rows_alone_gives_the_same_bits(
+    loaded: LoadedModel, expected: list[torch.Tensor]
+) -> None:
+    """And the twins: a wrong row, and experts that take no row for one in use."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(loaded, cache, [WHOLE])
+    narrow = [sum(count for _, count in step) > 3 for step in STEPS]
+    assert any(narrow)
+    assert last_rows(graphed, cache, expected) == [True] * len(STEPS)
+    spoil: list[Callable[[Inputs], object]] = [
+        lambda inputs: vars(inputs)["_output_rows"].device.sub_(1).clamp_(min=0),
+        lambda inputs: vars(inputs)["_outputs_in_use"].device.zero_(),
+    ]
+    for each in spoil:
+        cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+        graphed = graphs_of(loaded, cache, [WHOLE])
+        inputs = vars(graphed)["_inputs"]
+        vars(graphed)["_capture"] = lambda launch, each=each, inputs=inputs: lambda: (each(inputs), launch())
+        wrong = [not right for right in last_rows(graphed, cache, expected)]
+        assert wrong == narrow
 
 
 def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
@@ -166,6 +205,6 @@ def test_a_step_gets_the_kernels_that_it_has_lines_for(loaded: LoadedModel, expe
     assert is_right()
     assert not any(wrong_chunks(expected, graphed, cache))
     graphs = vars(graphed)["_graphs"]
-    assert graphs.keys() == {(WHOLE, ANY), (WHOLE, DECODES)}
-    graphs[WHOLE, ANY] = graphs[WHOLE, DECODES]
+    assert graphs.keys() == {Kind(WHOLE, ANY), Kind(WHOLE, DECODES)}
+    graphs[Kind(WHOLE, ANY)] = graphs[Kind(WHOLE, DECODES)]
     assert not is_right()

@@ -46,5 +46,6 @@ def test_a_buffer_keeps_no_memory_of_the_host() -> None:
 
 def test_values_that_do_not_fit_are_refused() -> None:
     buffer = PaddedBuffer((3,), torch.int64, torch.device("cpu"), 0)
-    with pytest.raises(RuntimeError):
-        fill([Filling(buffer, torch.arange(3), 2)])
+    for length in (2, 0):
+        with pytest.raises(ValueError, match=f"rows do not fit in {length}"):
+            fill([Filling(buffer, torch.arange(length + 1), length)])

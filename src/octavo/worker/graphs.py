@@ -6,12 +6,14 @@ import bisect
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
 from octavo.models.decoder.model import DecoderPlan
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
+from octavo.ops.attention.layer import AttentionPlan
 from octavo.ops.attention.plan import PagedPlan
 from octavo.ops.attention.plan_buffers import ANY, DECODES, SPLIT_DECODES, Lists, PlanBuffers
 from octavo.ops.delta_net.plan_buffers import DeltaPlanBuffers
@@ -43,6 +45,17 @@ def graph_sizes(most: int) -> list[int]:
     return [size for size in sizes if size < most] + [most] * (most > 0)
 
 
+class Kind(NamedTuple):
+    """Of a graph."""
+
+    size: int
+    """Most tokens."""
+    lists: Lists
+    """Those of attention that may have lines."""
+    is_narrow: bool = False
+    """The last layer computes the rows that are wanted alone, at most as many as there may be requests."""
+
+
 class CudaCapture:
     """Records graphs that share one pool of memory, as only one runs at a time."""
 
@@ -68,9 +81,8 @@ class CudaCapture:
 class GraphedModel:
     """`model` on CUDA; steps of up to the largest of `sizes` tokens are graphs, larger ones launch as they go.
 
-    Both run the same kernels on the same rows, so a row's bits are the same. A graph is of a size, and of the kernels of attention that
-    have anything to do; it is recorded when it is first needed or by `prepare_next`. Once there is no room for another, steps that
-    have no graph launch as they go.
+    Both run the same kernels on the same rows, so a row's bits are the same. A graph is of a `Kind`; it is recorded when it is first
+    needed or by `prepare_next`. Once there is no room for another, steps that have no graph launch as they go.
 
     Args:
         model: its forward pass; its plans are `PagedPlan`s unless there are no sizes.
@@ -94,13 +106,13 @@ class GraphedModel:
         self._model, self._kv_cache = model, kv_cache
         self._device = kv_cache.device
         self._sizes, self._capture = list(sizes), capture
-        self._graphs: dict[tuple[int, Lists], Replay] = {}
+        self._graphs: dict[Kind, Replay] = {}
         self._is_full = False
         most = max(sizes, default=0)
         decodes = sizes[: bisect.bisect_left(sizes, max_chunks) + 1]
-        self._kinds = [(size, ANY) for size in reversed(sizes)]
-        """Of all graphs, those first whose memory serves the others."""
-        self._kinds += [(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
+        self._kinds = [Kind(size, ANY, size > max_chunks) for size in reversed(sizes)]
+        """Of the graphs that steps need most, those first whose memory serves the others."""
+        self._kinds += [Kind(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
         self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
         self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
 
@@ -113,11 +125,13 @@ class GraphedModel:
             return self._launch(batch)
         size = self._sizes[where]
         plan = self._plan(batch)
-        kind = size, Lists.of(paged(plan))
-        if kind not in self._graphs and not self._record(*kind):
+        kind = Kind(size, Lists.of(paged(plan.all_rows)), plan.output_rows is not None)
+        if kind not in self._graphs and not self._record(kind):
             return self._launch(batch)
         self._inputs.fill(batch, plan, size)
         self._graphs[kind]()
+        if plan.output_rows is not None:
+            return self._hidden[: len(plan.output_rows)]
         wanted = batch.output_rows()
         return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
 
@@ -129,15 +143,22 @@ class GraphedModel:
     def prepare_next(self) -> bool:
         """Record one graph that is not recorded yet; False if there is none, or no room."""
         kind = next((kind for kind in self._kinds if kind not in self._graphs), None)
-        return kind is not None and self._record(*kind)
+        return kind is not None and self._record(kind)
 
     def _launch(self, batch: ForwardBatch) -> torch.Tensor:
         return self._model.forward(batch.to(self._device), self._kv_cache)
 
     def _plan(self, batch: ForwardBatch) -> DecoderPlan:
+        """With the rows that are wanted, if these are so few, and their tiles so small, that a narrow graph has room for them; else of all."""
+        if batch.output_counts is not None and batch.output_starts[-1] <= self._inputs.most_outputs < len(
+            batch.token_ids
+        ):
+            plan = self._model.plan(batch, self._kv_cache)
+            if not len(paged(plan.outputs).work):
+                return plan
         return self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
 
-    def _record(self, size: int, lists: Lists) -> bool:
+    def _record(self, kind: Kind) -> bool:
         """Run a step without rows, so that its kernels are loaded, and record it if there is room: a step with rows would move states
         twice."""
         if self._is_full:
@@ -145,11 +166,13 @@ class GraphedModel:
         nothing = torch.empty(0, dtype=torch.int64)
         tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
         empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
-        self._inputs.fill(empty, self._plan(empty), size)
-        batch, plan = self._inputs.of(size, lists)
+        plan = self._plan(empty)
+        self._inputs.fill(empty, dataclasses.replace(plan, output_rows=nothing) if kind.is_narrow else plan, kind.size)
+        batch, plan = self._inputs.of(kind)
 
         def launch() -> None:
-            self._hidden[:size].copy_(self._model.compute(batch, plan, self._kv_cache))
+            hidden = self._model.compute(batch, plan, self._kv_cache)
+            self._hidden[: len(hidden)].copy_(hidden)
 
         launch()
         replay = self._capture(launch)
@@ -163,15 +186,15 @@ class GraphedModel:
                 len(self._kinds),
             )
             return False
-        self._graphs[size, lists] = replay
-        log.debug("graph captured: steps of up to %d tokens, %s", size, lists)
+        self._graphs[kind] = replay
+        log.debug("graph captured: %s", kind)
         return True
 
 
-def paged(plan: DecoderPlan) -> PagedPlan:
-    """Of all rows; other plans do not fit in memory of a fixed size."""
-    assert isinstance(plan.all_rows, PagedPlan)
-    return plan.all_rows
+def paged(plan: AttentionPlan) -> PagedPlan:
+    """`plan`; others do not fit in memory of a fixed size."""
+    assert isinstance(plan, PagedPlan)
+    return plan
 
 
 class Inputs:
@@ -184,6 +207,11 @@ class Inputs:
         )
         self._rows_in_use = PaddedBuffer((1,), torch.int32, device, 0)
         self._plans = PlanBuffers(rows, chunks, columns, device)
+        self.most_outputs = chunks
+        """Of a narrow graph."""
+        self._output_rows = PaddedBuffer((chunks,), torch.int64, device, 0)
+        self._outputs_in_use = PaddedBuffer((1,), torch.int32, device, 0)
+        self._outputs = PlanBuffers(chunks, chunks, columns, device)
         self._delta = DeltaPlanBuffers(rows, chunks, device)
         self._is_recurrent = False
 
@@ -195,8 +223,15 @@ class Inputs:
             # a row without a token must not write to anybody's slot
             Filling(self._slot_mapping, batch.slot_mapping, size),
             Filling(self._rows_in_use, torch.tensor([len(batch.token_ids)], dtype=torch.int32), 1),
-            *self._plans.fillings(paged(plan)),
+            *self._plans.fillings(paged(plan.all_rows)),
         ]
+        if plan.output_rows is not None:
+            in_use = torch.tensor([len(plan.output_rows)], dtype=torch.int32)
+            fillings += [
+                Filling(self._output_rows, plan.output_rows, self.most_outputs),
+                Filling(self._outputs_in_use, in_use, 1),
+                *self._outputs.fillings(paged(plan.outputs)),
+            ]
         self._is_recurrent = plan.delta is not None
         if plan.delta is not None:
             fillings += self._delta.fillings(plan.delta)
@@ -204,9 +239,9 @@ class Inputs:
         if batch.device_tokens is not None:
             batch.device_tokens.write_to(self._token_ids.device)
 
-    def of(self, size: int, lists: Lists) -> tuple[ForwardBatch, DecoderPlan]:
-        """The memory of a graph of `size` tokens as the batch and the plan, with nothing but in `lists`, that a model takes."""
-        plan = self._plans.plan(size, lists)
+    def of(self, kind: Kind) -> tuple[ForwardBatch, DecoderPlan]:
+        """The memory of a graph as the batch and the plan that a model takes."""
+        size, plan = kind.size, self._plans.plan(kind.size, kind.lists)
         batch = ForwardBatch(
             token_ids=self._token_ids.device[:size],
             positions=self._positions.device[:size],
@@ -217,4 +252,7 @@ class Inputs:
             rows_in_use=self._rows_in_use.device,
         )
         delta = self._delta.plan(size) if self._is_recurrent else None
-        return batch, DecoderPlan(plan, None, plan, delta)
+        if not kind.is_narrow:
+            return batch, DecoderPlan(plan, None, plan, delta)
+        outputs = self._outputs.plan(self.most_outputs, SPLIT_DECODES)
+        return batch, DecoderPlan(plan, self._output_rows.device, outputs, delta, self._outputs_in_use.device)

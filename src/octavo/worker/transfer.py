@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 MISSING = -(2**62)
@@ -41,13 +42,16 @@ class Download:
         """
         if self._arrived is not None:
             self._arrived.synchronize()
-        parts = torch.split(_whole(self._packed), [shape.numel() for shape, _ in self._like])
-        return [_from_int64(part, dtype).view(shape) for part, (shape, dtype) in zip(parts, self._like, strict=True)]
+        packed, at, found = _whole(self._packed.numpy()), 0, []
+        for shape, dtype in self._like:
+            found.append(_from_int64(packed[at : at + shape.numel()], dtype).view(shape))
+            at += shape.numel()
+        return found
 
 
-def _whole(packed: torch.Tensor) -> torch.Tensor:
+def _whole(packed: np.ndarray) -> np.ndarray:
     """`packed`, if the copy has written all of it: the memory may hold the results of an earlier step, which look right."""
-    if bool((packed == MISSING).any()):
+    if (packed == MISSING).any():
         raise RuntimeError("results of a step did not arrive, though the device says that they were copied")
     return packed
 
@@ -56,5 +60,10 @@ def _to_int64(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.contiguous().view(torch.int32) if tensor.dtype == torch.float32 else tensor).long()
 
 
-def _from_int64(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return values.int().view(torch.float32) if dtype == torch.float32 else values.to(dtype)
+def _from_int64(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """By NumPy, whose views cost a fourth of PyTorch's."""
+    if dtype == torch.float32:
+        values = values.astype(np.int32).view(np.float32)
+    elif dtype == torch.bool:
+        values = values.astype(np.bool_)
+    return torch.from_numpy(values)

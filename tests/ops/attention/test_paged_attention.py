@@ -282,6 +282,25 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
     assert len(split_results) == len(set(split_results)) == plan.num_split_results
 
 
+@pytest.mark.parametrize("shared", [1, 8, 64])
+@pytest.mark.parametrize("longest", [SPLIT, SPLIT + 1])
+def test_short_decodes_have_the_plan_of_any_chunks(shared: int, longest: int) -> None:
+    """The way that is taken for them, and the one that they take beside a chunk of two rows; and where one is longer than a split."""
+    contexts = (1, 200, longest, 63, 200, 64)
+    tables = torch.zeros((7, 40), dtype=torch.int32)
+    alone, beside = (
+        plan_paged_attention(
+            tables, starts, (*contexts, *more), block_size=16, heads_per_kv_head=shared, max_split_results=4096
+        )
+        for starts, more in ((tuple(range(7)), ()), ((*range(7), 8), (2,)))
+    )
+    for got, among in ((alone.work, beside.work), (alone.small_work, beside.small_work)):
+        of_decodes = among[among[:, 0] < 6]
+        assert torch.equal(got, of_decodes)
+    assert torch.equal(alone.merges, beside.merges)
+    assert (len(alone.merges) > 0) is (longest > SPLIT)
+
+
 def test_contract(device: torch.device) -> None:
     request = Request.draw(3, NARROW, seed=10)
     cache = poisoned(2, 16, NARROW, device)

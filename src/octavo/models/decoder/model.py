@@ -35,10 +35,12 @@ class DecoderPlan:
     """Of `output_rows`."""
     delta: DeltaPlan | None = None
     """Of the recurrent layers, if there are any."""
+    outputs_in_use: torch.Tensor | None = None
+    """(1,) int32: how many first `output_rows` are in use, where only the device knows; None: all."""
 
     def map(self, change: Callable[[AttentionPlan], AttentionPlan]) -> DecoderPlan:
         """Both plans of attention as `change` makes them."""
-        return DecoderPlan(change(self.all_rows), self.output_rows, change(self.outputs), self.delta)
+        return dataclasses.replace(self, all_rows=change(self.all_rows), outputs=change(self.outputs))
 
 
 class Decoder:
@@ -115,7 +117,8 @@ class Decoder:
         for layer, cache in before:
             x, change = layer(x, change, rows, cache, batch.rows_in_use)
         layer, cache = last
-        x, change = layer(x, change, last_rows, cache, batch.rows_in_use)
+        in_use = batch.rows_in_use if plan.output_rows is None else plan.outputs_in_use
+        x, change = layer(x, change, last_rows, cache, in_use)
         return self._norm(x, change)[1].bf16
 
     @torch.inference_mode()

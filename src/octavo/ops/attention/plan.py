@@ -79,10 +79,12 @@ def plan_paged_attention(
     """
     check_range("heads_per_kv_head", heads_per_kv_head, 1, ROWS, "one token's heads must fit one query tile")
     check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT // ROWS, "pass fewer tokens in one call")
-    tiles = _tiles(
-        np.array(chunk_starts, dtype=np.int64), np.array(context_lens, dtype=np.int64), ROWS // heads_per_kv_head
-    )
-    work, merges, num_split_results = _spread(tiles, max_split_results)
+    contexts = np.array(context_lens, dtype=np.int64)
+    if chunk_starts[-1] == len(contexts) and contexts.max(initial=0) <= SPLIT:
+        work, merges, num_split_results = _short_decodes(contexts), np.zeros((0, 4), dtype=np.int64), 0
+    else:
+        tiles = _tiles(np.array(chunk_starts, dtype=np.int64), contexts, ROWS // heads_per_kv_head)
+        work, merges, num_split_results = _spread(tiles, max_split_results)
     work = work[np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")].astype(np.int32)
     small = work[:, 2] * heads_per_kv_head <= FEW_ROWS
     return PagedPlan(
@@ -95,6 +97,16 @@ def plan_paged_attention(
         block_size=block_size,
         shared=heads_per_kv_head,
     )
+
+
+def _short_decodes(contexts: np.ndarray) -> np.ndarray:
+    """What `_tiles` and `_spread` make of chunks of one row whose contexts are one split each, in a fourth of their time."""
+    work = np.zeros((len(contexts), 7), dtype=np.int64)
+    work[:, 0] = work[:, 1] = np.arange(len(contexts))
+    work[:, 2] = work[:, 5] = 1
+    work[:, 3] = contexts - 1
+    work[:, 6] = -1
+    return work
 
 
 def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarray:
