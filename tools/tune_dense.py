@@ -37,6 +37,8 @@ BEYOND_CACHE = 150e6
 """Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
 EARLY = 64
 """Rows up to which weights that are loaded before the wait are worth a measurement."""
+SHARED = 16
+"""Programs, at most, that read the same weights where there are up to 1,024 rows."""
 FEW = 16
 """Rows up to which weights that do not come through bulk copies are worth a measurement."""
 SHOWN = 6
@@ -93,7 +95,7 @@ def product(weights: Sequence[LinearWeight], rows: int) -> Product:
 def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
     """Legal tiles for `rows` rows worth a measurement."""
     step = STEP[dtype]
-    heights = [height for height in (16, 32, 64, 128, 256) if height <= max(16, 2 * rows) and height >= min(64, rows)]
+    heights = [height for height in (16, 32, 64, 128, 256) if max(16, 2 * rows) >= height >= min(64, rows / SHARED)]
     sizes = [*itertools.product(heights, (64, 128), (4, 8), (True,))]
     if rows <= FEW:
         sizes = [(16, 64, 4, tma) for tma in (True, False)]

@@ -28,23 +28,23 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk:
     if rows <= 16:
         few = columns < FEW_COLUMNS
         return DenseTile(16, 64, 4, 5 if few else 4, step_factor=_factor(4 if few or element_size == 1 else 2, steps))
-    if rows <= 32:
-        if columns >= FEW_COLUMNS:
-            return DenseTile(32, 64, 4, 4, step_factor=_factor(2, steps))
-        return DenseTile(32, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2 * element_size, steps))
     if columns < FEW_COLUMNS:
         return _narrow_tile(rows, columns, steps, element_size)
+    if rows <= 32:
+        return DenseTile(32, 64, 4, 4, step_factor=_factor(2, steps))
     if columns < MANY_COLUMNS:
         return _wide_tile(rows, steps)
     return DenseTile(64, 64, 4, 5) if rows <= 64 else DenseTile(128, 128, 4, 3)
 
 
 def _narrow_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
-    """Of more than 32 rows, for a weight of few columns."""
-    if rows <= (512 if columns <= ROUTER_COLUMNS else 256):
-        return DenseTile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
+    """Of more than 16 rows, for a weight of few columns: short tiles, so that more programs read."""
     if columns <= ROUTER_COLUMNS:
-        return DenseTile(64, 128, 4, 6)
+        return DenseTile(16, 64, 4, 4, step_factor=_factor(4, steps)) if rows <= 512 else DenseTile(64, 128, 4, 6)
+    if rows <= 128:
+        return DenseTile(16 if rows <= 32 else 32, 64, 4, 4, step_factor=_factor(4, steps))
+    if rows <= 256:
+        return DenseTile(64, 64, 4, 6 if element_size == 1 else 4, step_factor=_factor(2, steps))
     return DenseTile(128, 64, 4, 4, step_factor=_factor(2, steps)) if rows <= 512 else DenseTile(128, 128, 4, 3)
 
 
