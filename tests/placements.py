@@ -35,6 +35,7 @@ from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.norm.cuda import add_norm, cuda_rms_norm
+from octavo.ops.peak.cuda import cuda_peak
 from octavo.ops.quantize.cuda import (
     quantize,
     quantize_groups,
@@ -66,6 +67,12 @@ def _noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def _count(number: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([number], dtype=torch.int32, device=device)
+
+
+def _peak(rows: torch.Tensor) -> list[torch.Tensor]:
+    found = cuda_peak(rows)
+    assert found.column is not None
+    return [found.finite, found.highest, found.column]
 
 
 def _draw(logits: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
@@ -111,6 +118,9 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         for number, used in _counts(tokens, device):
             yield Scenario(f"quantize {label} {number}", (x, scale, used), _quantize)
             yield Scenario(f"swiglu_quantize {label} {number}", (gate_up, used), _swiglu_quantize)
+    for kind in (torch.float32, torch.bfloat16):
+        for width in (301, 9001):  # by one program, and by several
+            yield Scenario(f"peak {kind} {width}", (_noise(3, width).to(kind).to(device),), _peak)
     for shape in SMALL_HEADS:
         case = AttentionInput.draw(5, shape, seed=1)
         turned = (

@@ -29,6 +29,7 @@ OPERATIONS = {
     "draw": ["draw", "draw_truncated"],
     "draw.settings": ["DrawSettings"],
     "largest": ["largest"],
+    "peak": ["peak", "Peak"],
     "prepare_qkv.cuda": ["prepare_qkv"],
     "linear.dense_gemm": ["dense_gemm", "DenseTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Static"],

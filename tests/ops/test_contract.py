@@ -30,6 +30,7 @@ OPS = [
     "largest",
     "linear",
     "norm",
+    "peak",
     "prepare_qkv",
     "quantize",
     "rotary",

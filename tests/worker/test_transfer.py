@@ -20,6 +20,11 @@ def test_bits_shapes_and_order_are_kept() -> None:
     assert torch.equal(got[2].view(torch.int32), odd.view(torch.int32))
 
 
+def test_nothing_but_empty_tensors() -> None:
+    got = Download([torch.empty((0, 3)), torch.empty(0, dtype=torch.bool)]).tensors()
+    assert [(tensor.shape, tensor.dtype) for tensor in got] == [((0, 3), torch.float32), ((0,), torch.bool)]
+
+
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_what_no_copy_has_written_is_no_result(place: int) -> None:
     """The twin: one element of the host's memory is as it was before the copy."""

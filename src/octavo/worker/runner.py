@@ -14,13 +14,13 @@ from octavo.messages import Chunk, StepMasks, StepPlan, StepResult, WorkerConfig
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.ops.draw.fixed_point import MAX_VOCAB
+from octavo.ops.peak import peak
 from octavo.ops.upload import upload
 from octavo.worker.batch import make_batch
 from octavo.worker.faults import commit
 from octavo.worker.launched import Launched
 from octavo.worker.sampling.adjust import Row
 from octavo.worker.sampling.counts import TokenCounts
-from octavo.worker.sampling.finite import finite_rows
 from octavo.worker.sampling.rows import LogitRow, SampledBatch
 from octavo.worker.sampling.sampler import Draft
 from octavo.worker.sampling.scores import Scores, score
@@ -151,7 +151,7 @@ class Runner:
         step = self._launched[-1] if self._launched else None
         if step is None or step.hidden is None or step.finite is not None:
             return
-        step.finite = finite_rows(step.hidden)
+        step.finite = peak(step.hidden, find=False).finite
         if 0 < len(step.rows) <= min(self._rows_of_logits, self._rows_at_once):
             ((_, step.draft),) = self._drafts(step.rows, step.hidden)
 
@@ -193,7 +193,7 @@ class Runner:
         draft, step.draft = step.draft, None
         finite: list[torch.Tensor] = []
         if hidden is not None:
-            finite = [finite_rows(hidden) if step.finite is None else step.finite]
+            finite = [peak(hidden, find=False).finite if step.finite is None else step.finite]
         untold = set(step.plan.constrained).difference(allowed)
         late = [row for row in step.rows if row.slot in untold]
         if late:  # a row's bits are the same in a draft without those
@@ -267,8 +267,10 @@ class Runner:
     ) -> Iterator[tuple[Sequence[LogitRow], torch.Tensor]]:
         """`rows` and their logits (R, V) float32, as many at a time as memory is kept for."""
         for together in _batches(rows, self._rows_of_logits):
-            where = upload(torch.tensor([row.hidden_row for row in together]), self._device)
-            logits = self._model.logits(hidden.index_select(0, where))
+            where = [row.hidden_row for row in together]
+            is_all = where == list(range(len(hidden)))
+            chosen = hidden if is_all else hidden.index_select(0, upload(torch.tensor(where), self._device))
+            logits = self._model.logits(chosen)
             yield from zip(_batches(together, self._rows_at_once), logits.split(self._rows_at_once), strict=True)
             del logits
 
@@ -300,7 +302,8 @@ class Runner:
         """Score the prompt tokens that `rows` predict."""
         known = [self._slots[row.slot].tokens[row.position] for row in rows]
         token_ids = upload(torch.tensor(known), self._device)
-        return SampledBatch(rows, token_ids, finite_rows(logits), score(logits, token_ids, self._most_top(rows)))
+        finite = peak(logits, find=False).finite
+        return SampledBatch(rows, token_ids, finite, score(logits, token_ids, self._most_top(rows)))
 
     def _settings_of(self, row: LogitRow) -> Row:
         slot = self._slots[row.slot]

@@ -20,7 +20,8 @@ class Download:
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._like = [(tensor.shape, tensor.dtype) for tensor in tensors]
-        packed = torch.cat([_to_int64(tensor).flatten() for tensor in tensors])
+        parts = [_to_int64(tensor).flatten() for tensor in tensors if tensor.numel()]
+        packed = torch.cat(parts or [tensors[0].new_empty(0, dtype=torch.int64)])
         self._arrived: torch.cuda.Event | None = None
         self._packed = packed
         if packed.is_cuda:

@@ -11,6 +11,7 @@ from octavo.models.kv_cache import KVCache
 from octavo.ops.adjust import AdjustSettings, adjust
 from octavo.ops.draw import DrawSettings, draw, draw_truncated
 from octavo.ops.largest import MAX_FEW, largest
+from octavo.ops.peak import peak
 from octavo.sampling import SamplingParams
 from octavo.worker.batch import make_batch
 from octavo.worker.runner import MAX_LOGITS, MAX_ROWS, Model, Runner
@@ -71,6 +72,7 @@ def visit_kernels(model: Model, kv_cache: KVCache, config: WorkerConfig, *, voca
             slots = Slots(config, num_blocks=kv_cache.num_blocks, vocab_size=vocab_size)
             batch = make_batch(slots.apply(plan), slots, block_size=kv_cache.block_size)
             hidden = model.forward(batch, kv_cache)
+            peak(hidden, find=False)
             for rows in (len(plan.chunks), max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))):
                 model.logits(hidden[:rows])
 
@@ -87,8 +89,9 @@ def _plans(config: WorkerConfig, tokens: int, num_blocks: int) -> tuple[StepPlan
 
 
 def _load_sampler(vocab_size: int, device: torch.device) -> None:
-    """Penalise, draw from all ids, and find the likeliest, as many as each kernel finds: logits (1, V) of zeros."""
+    """Find the likeliest, penalise, draw from all ids, and find more, as many as each kernel finds: logits (1, V) of zeros."""
     logits = torch.zeros((1, vocab_size), device=device)
+    peak(logits)
     penalised = AdjustSettings.of([(1.0, 0.0, 0.0, 0)], [None], vocab_size, device)
     adjust(logits, logits.int(), penalised, out=logits)
     settings = DrawSettings.of([(1.0, 0.0, 0, 0.9, 0.5)], device)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from octavo.ops.draw import DrawSettings, draw, draw_truncated
+from octavo.ops.peak import peak
 from octavo.ops.upload import upload
 from octavo.worker.sampling.adjust import Adjustment, Row
 from octavo.worker.sampling.counter_rng import uniform
 from octavo.worker.sampling.counts import TokenCounts
-from octavo.worker.sampling.finite import finite_and_highest
 
 SMALL = 1024
 """Largest top_k for which the likeliest ids are picked out; more are found by sorting all."""
@@ -54,7 +54,6 @@ class Draft:
 
     def __init__(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         self.logits = logits
-        self._finite, self._highest = finite_and_highest(logits)
         self._adjustment = Adjustment(rows)
         self._draws: list[_Draw] = []
         plain, likeliest, truncated = [], [], []
@@ -69,6 +68,7 @@ class Draft:
             else:
                 plain.append(index)
         self._has_greedy = len(plain) + len(likeliest) + len(truncated) < len(rows)
+        self._peak = peak(logits, find=self._has_greedy)
         if plain:
             self._draws.append(_Draw.of(rows, plain, logits.device, None))
         if likeliest:
@@ -79,17 +79,21 @@ class Draft:
 
     def sample(self, allowed: Sequence[bytes | None], counts: TokenCounts | None = None) -> Choice:
         """See the function `sample`; each row may only get one of the ids that it is `allowed`, as `Row.allowed`."""
-        logits, highest = self.logits, self._highest
+        logits, top, finite = self.logits, self._peak, self._peak.finite
         if self._adjustment.changes(allowed):
             logits = self._adjustment.apply(logits, allowed, counts)
-            highest = logits.amax(-1)
-        token_ids = logits.argmax(-1) if self._has_greedy else torch.zeros_like(highest, dtype=torch.int64)
+            top = peak(logits, find=self._has_greedy)
+            finite = finite & (top.highest > -torch.inf)
+        if top.column is None:
+            token_ids = torch.zeros_like(top.highest, dtype=torch.int64)
+        else:
+            token_ids = top.column.clone() if self._draws else top.column
         for each in self._draws:
             if each.where is None:
-                token_ids = each.tokens(logits, highest)
+                token_ids = each.tokens(logits, top.highest)
             else:
-                token_ids[each.where] = each.tokens(logits[each.where], highest[each.where])
-        return Choice(token_ids, self._finite & (highest > -torch.inf))
+                token_ids[each.where] = each.tokens(logits[each.where], top.highest[each.where])
+        return Choice(token_ids, finite)
 
 
 @dataclasses.dataclass(frozen=True)
