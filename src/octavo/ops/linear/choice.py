@@ -34,7 +34,9 @@ def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk:
         return DenseTile(32, 64, 4, 4, step_factor=_factor(2, steps))
     if columns < MANY_COLUMNS:
         return _wide_tile(rows, steps)
-    return DenseTile(64, 64, 4, 5) if rows <= 64 else DenseTile(128, 128, 4, 3)
+    if rows <= 64:
+        return DenseTile(64, 64, 4, 5)
+    return DenseTile(128, 128, 4, 6 if rows <= 128 else 3)
 
 
 def _narrow_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
