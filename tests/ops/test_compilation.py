@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 PROGRAM = '''
+import logging
 import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
-from octavo.ops.compilation import compiling_instead
+from octavo.ops.compilation import compiling_instead, log_compilations
+
+logging.basicConfig(level=logging.DEBUG)
+log_compilations()
 
 
 class Hopper:
@@ -65,3 +69,8 @@ def test_launches_compile_and_compute_nothing(tmp_path: Path) -> None:
     compiled = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     run = subprocess.run(command, env=compiled, capture_output=True, text=True, check=False, timeout=300)
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count("kernel fill compiled in") == 3
+    assert "broken" not in run.stderr
+    again = subprocess.run(command, env=compiled, capture_output=True, text=True, check=False, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "compiled in" not in again.stderr

@@ -1,13 +1,26 @@
-"""Compiles kernels side by side, before their first launch."""
+"""Compiles kernels side by side, before their first launch, and tells what is compiled."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton
+
+log = logging.getLogger(__name__)
+
+
+def log_compilations() -> None:
+    """Have each kernel that is compiled from now on, and is not in Triton's cache, logged with its seconds."""
+
+    def tell(*, src: Any, times: Any, cache_hit: bool, **_others: Any) -> None:
+        if not cache_hit:
+            log.debug("kernel %s compiled in %.2f s", src.name, times.total / 1e6)
+
+    triton.knobs.compilation.listener = tell
 
 
 @contextlib.contextmanager

@@ -246,7 +246,9 @@ def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
     if device.type != "cuda":
         return CpuOperations()
     from octavo.models.cuda_operations import CudaOperations
+    from octavo.ops.compilation import log_compilations
 
+    log_compilations()
     return CudaOperations(max_tokens=config.max_num_batched_tokens)
 
 
