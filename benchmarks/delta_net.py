@@ -2,6 +2,7 @@
 
     python -m benchmarks.delta_net --only decode --tiles 2 4 --channels 512 --chunks
     python -m benchmarks.delta_net --only prefill --stages 3 4
+    python -m benchmarks.delta_net --peer vllm.json      beside what `benchmarks.peers.vllm_delta_net` wrote on this card
 
 At Qwen3.6's shape, beside the floor: the bytes that must be moved at the rate at which this card copies. Decode is timed in the midst of
 a span and on its last row, where the state is written. A request is first compared with float64, and token by token with itself; of what
@@ -15,7 +16,10 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Mapping
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +27,7 @@ import torch
 from benchmarks import against
 from benchmarks.measurement import COLUMNS, Measurement
 from benchmarks.moe_layer import CUDA, copy_rate, replay
+from benchmarks.peers.about import name_of
 from benchmarks.provenance import write_result
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.delta_net import DeltaPlan, DeltaWeights, StateUse, plan_delta
@@ -177,6 +182,17 @@ def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return found
 
 
+def beside(name: str, us: float, peers: Sequence[Mapping[str, Any]]) -> list[object]:
+    """More cells: the median time of each of the `peers`, and ours over the least of theirs; a peer's decode is the same at every row."""
+    times = [
+        [statistics.median(each) for its, each in peer["us"].items() if name == its or name.startswith(f"{its}, ")]
+        for peer in peers
+    ]
+    least = min((found[0] for found in times if found), default=None)
+    cells = [f"{found[0]:.1f}" if found else "" for found in times]
+    return [*cells, *(["" if least is None else f"{us / least:.2f}"] if peers else [])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="delta_net", help="file of the result in benchmarks/results")
@@ -185,7 +201,9 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="*", default=[], help="of a program of the convolution")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="spans of a chunk on their way or in use")
     parser.add_argument("--chunks", action="store_true", help="single rows computed as chunks are")
+    parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what scripts of benchmarks/peers wrote")
     args = against.parse_args(parser, "delta_net")
+    peers = [json.loads(path.read_text()) for path in args.peer]
     torch.manual_seed(0)
     copied_per_s, weights = copy_rate(), draw_weights()
     check(weights)
@@ -196,15 +214,16 @@ def main() -> None:
             new = measure(name, chunks, weights, ways_of(args))
             found.extend(new)
             print(*("\t".join(map(str, one.row(copied_per_s))) for one in new), sep="\n", flush=True)
+    rows = [[*one.row(copied_per_s), *beside(one.name, one.timing.median, peers)] for one in found]
     path = write_result(
         args.name,
         title="Gated DeltaNet at Qwen3.6-35B-A3B's shape",
         conditions=f"{SHAPE.key_heads} key heads and {SHAPE.value_heads} value heads of {SHAPE.key_dim}, convolution of {SHAPE.taps}; one "
         "layer between its projections, under graph replay. The floor is what must be read and written, at this card's rate of "
         f"{copied_per_s / 1e12:.2f} TB/s (copied, read and written).",
-        columns=COLUMNS,
-        rows=[one.row(copied_per_s) for one in found],
-        raw=[dataclasses.asdict(one) for one in found],
+        columns=[*COLUMNS, *map(name_of, peers), *(["ratio"] if peers else [])],
+        rows=rows,
+        raw=[*(dataclasses.asdict(one) for one in found), *peers],
     )
     print(path.name)
 
