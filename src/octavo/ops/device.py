@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 MOST_HALVINGS = tl.constexpr(16)
-MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 
 
 @triton.jit
@@ -101,27 +100,9 @@ def normed(x, root, weight):
 
 
 @triton.jit
-def sigmoid(x, PDL: tl.constexpr):
-    """1 / (1 + exp(-x)) in f32: by the device's own exponential and inverse, each off by 2 units of the last place at most.
-
-    Those of Triton guard against subnormal numbers, which are 0 here, by ten instructions more.
-    """
-    if PDL:
-        power = tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=r,r", [x * MINUS_LOG2_E], dtype=tl.float32, is_pure=True, pack=1
-        )
-        share = tl.inline_asm_elementwise(
-            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [1.0 + power], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        share = 1.0 / (1.0 + tl.exp(-x))
-    return share
-
-
-@triton.jit
-def silu(x, PDL: tl.constexpr):
-    """x / (1 + exp(-x)) in f32; see `sigmoid`."""
-    return x * sigmoid(x, PDL)
+def silu(x):
+    """x / (1 + exp(-x)) in f32"""
+    return x / (1.0 + tl.exp(-x))
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from octavo.ops.device import is_finite, silu, wait_for_previous
 @triton.jit
 def _convolve_row(
     row, taps, history, rows, before, to, channel, channels: tl.constexpr, queries: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
     """Convolve the channels of a single row, and put them, where they are keys and values, among the open rows, and the inputs in
     the history, each channel in the program that alone reads it."""
@@ -30,7 +30,7 @@ def _convolve_row(
         old = tl.load(history + tap * channels + channel, mask=inside, other=0.0).to(tl.float32)
         total += old * tl.load(taps + channel * TAPS + tap, mask=inside, other=0.0).to(tl.float32)
     total += new.to(tl.float32) * tl.load(taps + channel * TAPS + (TAPS - 1), mask=inside, other=0.0).to(tl.float32)
-    result = silu(total, PDL).to(tl.bfloat16)
+    result = silu(total).to(tl.bfloat16)
     tl.store(to + channel, result, mask=inside)
     kept = rows + before.to(tl.int64) * (channels - queries) + (channel - queries)
     tl.store(kept, result, mask=inside & (channel >= queries) & (before < SPAN - 1))
@@ -67,7 +67,7 @@ def convolve_kernel(
     if is_single & (count > 0):
         channel = wide + tl.arange(0, WIDE)
         to, kept = line - begin.to(tl.int64) * channels, history + (TAPS - 1) * channels
-        _convolve_row(inputs, taps, history, kept, -begin, to, channel, channels, queries, TAPS, SPAN, PDL)
+        _convolve_row(inputs, taps, history, kept, -begin, to, channel, channels, queries, TAPS, SPAN)
     elif count > 0:
         for block in range(WIDE // BLOCK):
             channel = wide + block * BLOCK + tl.arange(0, BLOCK)
@@ -84,7 +84,7 @@ def convolve_kernel(
                 weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
                 total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
             old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
-            result = tl.where(live, silu(total, PDL).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
+            result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
             tl.store(line + place[:, None] * channels + channel[None, :], result, mask=live | is_old)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, sigmoid, silu
+from octavo.ops.device import launch_next_and_wait, silu
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)) in f32"""
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
@@ -18,7 +24,7 @@ def swiglu_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     inside = column < width
     gate = tl.load(gate_up + 2 * row * width + column, mask=inside, other=0.0)
     up = tl.load(gate_up + (2 * row + 1) * width + column, mask=inside, other=0.0)
-    tl.store(out + row * width + column, (silu(gate, PDL) * up).to(tl.bfloat16), mask=inside)
+    tl.store(out + row * width + column, (silu(gate) * up).to(tl.bfloat16), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -43,9 +49,9 @@ def gate_kernel(
         value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps)[:, None], (HEADS, BLOCK)))
         value = value.to(weight.dtype.element_ty).to(tl.float32)
         value *= tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-        value = value.to(tl.bfloat16).to(tl.float32) * silu(gate, PDL)
+        value = value.to(tl.bfloat16).to(tl.float32) * silu(gate)
     else:
-        value *= sigmoid(gate, PDL).to(tl.bfloat16).to(tl.float32)
+        value *= sigmoid(gate).to(tl.bfloat16).to(tl.float32)
     tl.store(out + at, value.to(tl.bfloat16), mask=inside)
 
 
@@ -60,5 +66,5 @@ def add_share_kernel(x, shared, logits, out, width, BLOCK: tl.constexpr, PDL: tl
     at = row * width + column
     share = tl.load(shared + at, mask=inside, other=0.0).to(tl.float32)
     if logits is not None:
-        share *= sigmoid(tl.load(logits + row), PDL)
+        share *= sigmoid(tl.load(logits + row))
     tl.store(out + at, (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) + share).to(tl.bfloat16), mask=inside)

@@ -197,5 +197,5 @@ def swiglu_quantize_kernel(
     inside = column < width
     gate = tl.load(x + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
-    value = (silu(gate, PDL) * up).to(tl.bfloat16).to(tl.float32)
+    value = (silu(gate) * up).to(tl.bfloat16).to(tl.float32)
     store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)

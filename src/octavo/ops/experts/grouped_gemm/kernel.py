@@ -18,7 +18,7 @@ def _product(
     expert, first_row, rows, first_column, assignments, x_rows, K,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
-    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EARLY: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: tl.constexpr, EARLY: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """Multiplies up to ROWS sorted rows of one expert, from first_row on, into COLS columns."""
     column = first_column + tl.arange(0, COLS)
@@ -101,7 +101,7 @@ def _product(
         if GATED:
             up *= up_scale[:, None] * token_scale[None, :]
     if GATED:
-        acc = silu(acc, PDL) * up
+        acc = silu(acc) * up
     out = tl.trans(acc.to(tl.bfloat16))
     y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
     tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
@@ -154,19 +154,19 @@ def grouped_gemm_kernel(
             x, x_tiles, x_early, early, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA, EARLY, LATE, PDL,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA, EARLY, LATE,
         )  # fmt: skip
     elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
             x, None, None, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA, 0, True, PDL,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA, 0, True,
         )  # fmt: skip
     else:
         _product(
             x, None, None, None, x_scale, w, w_scale, y, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA, 0, True, PDL,
+            N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA, 0, True,
         )  # fmt: skip
