@@ -197,11 +197,11 @@ def played(search: object, kills: object) -> list[tuple[list[str], bool | None]]
     """Every group that `search` tries and what became of it, then those it blames."""
     trials: list[tuple[list[str], bool | None]] = []
     try:
-        group = next(search)  # type: ignore[call-overload]
+        group = next(search).group  # type: ignore[call-overload]
         while True:
             died = kills(group)  # type: ignore[operator]
             trials.append((list(group), died))
-            group = search.send(died)  # type: ignore[attr-defined]
+            group = search.send(died).group  # type: ignore[attr-defined]
     except StopIteration as end:
         return [*trials, (end.value, None)]
 

@@ -26,13 +26,13 @@ def search(suspects: Collection[str], deadly: Collection[Collection[str]]) -> tu
     going = find_killers(list(suspects))
     deaths = trials = 0
     try:
-        group = next(going)
+        group = next(going).group
         while True:
             assert len(set(group)) == len(group)
             died = any(set(killers) <= set(group) for killers in deadly)
             deaths += died
             trials += 1
-            group = going.send(died)
+            group = going.send(died).group
     except StopIteration as end:
         return end.value, deaths, trials
 

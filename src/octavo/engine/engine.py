@@ -307,7 +307,7 @@ class Engine:
         self._in_flight.popleft()
         self.scheduler.received = step.number
         self._requests.counters.steps += 1
-        self._recovery.on_result(positions)
+        self._recovery.on_result(step, positions)
         if self._observe is not None:
             self._observe(step.record(self._requests.counters.steps, result.elapsed_s))
 

@@ -24,6 +24,8 @@ class RequestTable:
         self.counters = Counters()
         self.finished = dict.fromkeys(FinishReason, 0)
         """Requests ended, by reason."""
+        self.most_tokens = config.max_num_batched_tokens
+        """Of a step of a schedule that is made from now on."""
         self.scheduler = Scheduler(config, self.counters)
         self.sequences: dict[str, Sequence] = {}
         """The accepted requests that have not ended, by id, in order of arrival."""
@@ -60,14 +62,17 @@ class RequestTable:
         running = self.scheduler.running
         self.counters.requests_replayed += len(running)
         self.counters.tokens_recomputed += sum(each.computed for each in running)
-        self.scheduler = Scheduler(self.config, self.counters, replays=True)
+        self.scheduler = Scheduler(self.config, self.counters, replays=True, most_tokens=self.most_tokens)
         for sequence in self.sequences.values():
             sequence.wait_again()
             self.scheduler.enqueue(sequence)
 
-    def restrict(self, chosen: Collection[str] | None, *, whole_steps: bool = True) -> None:
-        """See `Scheduler.restrict`."""
-        self.scheduler.restrict(self.sequences.values(), chosen, whole_steps=whole_steps)
+    def restrict(
+        self, chosen: Collection[str] | None, *, whole_steps: bool = True, most_tokens: int | None = None
+    ) -> None:
+        """See `Scheduler.restrict`; steps have `most_tokens` at most, None: as the others."""
+        most = self.most_tokens if most_tokens is None else min(most_tokens, self.most_tokens)
+        self.scheduler.restrict(self.sequences.values(), chosen, whole_steps=whole_steps, most_tokens=most)
 
     def apply_result(self, step: Step, result: StepResult) -> None:
         """Book what `step` gave.

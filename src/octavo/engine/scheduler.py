@@ -37,9 +37,12 @@ class Scheduler:
     Args:
         counters: go on from one schedule to the next.
         replays: a worker has died, and what it had computed is computed again.
+        most_tokens: of a step; None: what `config` says.
     """
 
-    def __init__(self, config: EngineConfig, counters: Counters, *, replays: bool = False) -> None:
+    def __init__(
+        self, config: EngineConfig, counters: Counters, *, replays: bool = False, most_tokens: int | None = None
+    ) -> None:
         self.config = config
         self.counters = counters
         self.index = PrefixIndex(config.block_size, config.num_snapshots)
@@ -58,9 +61,10 @@ class Scheduler:
         self.received = 0
         """The last step whose result is in."""
         self._steps = 0
-        most = config.max_num_batched_tokens
+        self._most = config.max_num_batched_tokens if most_tokens is None else most_tokens
+        """Tokens of a step."""
         self._replays = replays
-        self._budget = min(FIRST_TOKENS, most) if replays else most
+        self._budget = min(FIRST_TOKENS, self._most) if replays else self._most
         """Tokens of the next step."""
         self._slots = list(range(config.max_num_seqs - 1, -1, -1))
         self._releases: list[int] = []
@@ -73,13 +77,19 @@ class Scheduler:
         self._count(sequence.state, 1)
 
     def restrict(
-        self, sequences: Iterable[Sequence], chosen: Collection[str] | None, *, whole_steps: bool = True
+        self,
+        sequences: Iterable[Sequence],
+        chosen: Collection[str] | None,
+        *,
+        whole_steps: bool = True,
+        most_tokens: int | None = None,
     ) -> None:
         """Take all off the worker, and let only those `chosen` run from now on (None: everybody).
 
         Args:
             sequences: all that are waiting, held or running, in order of arrival.
             whole_steps: those chosen may have the largest step at once: together in one they may do what they do not do apart.
+            most_tokens: of a step from now on; None: what `config` says.
         """
         for running in self.running:
             self._vacate(running)
@@ -89,8 +99,8 @@ class Scheduler:
         self.waiting.clear()
         self.held.clear()
         self._chosen = chosen
-        if whole_steps and chosen is not None:
-            self._budget = self.config.max_num_batched_tokens
+        self._most = self.config.max_num_batched_tokens if most_tokens is None else most_tokens
+        self._budget = self._most if whole_steps and chosen is not None else min(self._budget, self._most)
         for sequence in sequences:
             self._place(sequence)
 
@@ -106,7 +116,7 @@ class Scheduler:
         if not (step.chunks or step.sampling):
             return None
         self._steps = step.number
-        self._budget = min(2 * self._budget, self.config.max_num_batched_tokens)
+        self._budget = min(2 * self._budget, self._most)
         step.releases, self._releases = self._releases, []
         step.num_running = len(self.running)
         step.num_waiting = len(self.waiting)

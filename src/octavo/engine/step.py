@@ -102,6 +102,11 @@ class Step:
         """The sequences with a grammar of which a part is in prefill."""
         return [running.sequence for running, _count in self.prefills if running.sequence.grammar is not None]
 
+    @property
+    def tokens(self) -> int:
+        """That it computes."""
+        return sum([chunk.count for chunk in self.chunks])
+
     def slots(self) -> dict[str, int]:
         """The slot of each request in this step, by request id."""
         return {running.sequence.request_id: slot for slot, running in self.holders().items()}

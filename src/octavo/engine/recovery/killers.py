@@ -5,7 +5,8 @@ Only deaths from inside are evidence: whoever kills a worker from outside kills 
 A request in the steps that a worker died with is a suspect until it gets past the position where it was then. If a worker
 dies under a suspect once more, the requests of those steps are run apart, in groups that a search chooses, until a smallest
 group is found that kills: usually one request. A group has lived when each of its requests has got past its position. Those
-found are blamed once the worker has died with them alone as often as set, each time after others have lived.
+found are blamed once the worker has died with them alone as often as set, each time after others have lived, and the last time in
+small steps: who lives in those is not to blame for what large ones do.
 
 A request that kills only in decode gets past its position each time, as it is computed again in prefill. So the last restart
 that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
+from typing import NamedTuple
 
 DEATHS_AT_POSITION = 2
 """Deaths in a row after which requests are run apart."""
@@ -26,8 +28,16 @@ MARGIN = 8
 MAX_OTHERS = 8
 """Requests that are no suspects, run for comparison."""
 
-Search = Generator[list[str], bool, list[str]]
-"""Yields groups of requests to try, is sent whether the worker died, and returns those to blame."""
+
+class Trial(NamedTuple):
+    """Requests that are to run without others."""
+
+    group: list[str]
+    in_small_steps: bool = False
+
+
+Search = Generator[Trial, bool, list[str]]
+"""Yields what to try, is sent whether the worker died, and returns the requests to blame."""
 
 
 class _Innocent(Exception):
@@ -42,16 +52,16 @@ class _Trials:
         """Group -> deaths with it."""
         self.harmless: list[frozenset[str]] = []
 
-    def run(self, group: list[str]) -> Generator[list[str], bool, bool]:
+    def run(self, group: list[str], *, in_small_steps: bool = False) -> Generator[Trial, bool, bool]:
         """Try `group`; whether the worker died."""
-        died = yield group
+        died = yield Trial(group, in_small_steps)
         if died:
             self.deadly[frozenset(group)] += 1
         else:
             self.harmless.append(frozenset(group))
         return died
 
-    def kills(self, group: list[str]) -> Generator[list[str], bool, bool]:
+    def kills(self, group: list[str]) -> Generator[Trial, bool, bool]:
         """Whether `group` kills. What contains a group that killed does, what is contained in one that lived does not."""
         members = frozenset(group)
         if any(known <= members for known in self.deadly):
@@ -69,7 +79,7 @@ def find_killers(suspects: Sequence[str], others: Sequence[str] = (), *, deaths:
     Args:
         suspects: of which some may kill.
         others: of which none is thought to.
-        deaths: of workers with that group alone, each after others have lived, before it is blamed.
+        deaths: of workers with that group alone, each after others have lived, before it is blamed; the last of several in small steps.
     """
     trials = _Trials()
     try:
@@ -102,14 +112,14 @@ def _proven(trials: _Trials, group: list[str], others: list[list[str]], deaths: 
         part = [each for each in group if each != member]
         if (yield from trials.kills(part)):
             return (yield from _proven(trials, part, others, deaths))
-    while trials.deadly[frozenset(group)] < deaths:
+    while (left := deaths - trials.deadly[frozenset(group)]) > 0:
         yield from _let_others_live(trials, group, others)
-        if not (yield from trials.run(group)):
+        if not (yield from trials.run(group, in_small_steps=left == 1)):
             return []
     return group
 
 
-def _let_others_live(trials: _Trials, group: list[str], others: list[list[str]]) -> Generator[list[str], bool, None]:
+def _let_others_live(trials: _Trials, group: list[str], others: list[list[str]]) -> Generator[Trial, bool, None]:
     """Run requests other than `group`, so that it is known that workers live without it.
 
     Where nobody else is left who does not kill, the steps that a worker runs as it starts have to do.
@@ -135,9 +145,9 @@ class KillerSearch:
     def __init__(self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int) -> None:
         self._positions = {**others, **positions}
         self._search = find_killers(list(positions), list(others), deaths=deaths)
-        self.group = next(self._search)
+        self.trial = next(self._search)
         """Those that run now."""
-        self.pending = set(self.group)
+        self.pending = set(self.trial.group)
         """Those of them that have not reached their position."""
         self.deaths = 0
         """Of workers, under such groups."""
@@ -150,11 +160,11 @@ class KillerSearch:
         """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
         self.deaths += died
         try:
-            self.group = self._search.send(died)
+            self.trial = self._search.send(died)
         except StopIteration as end:
             killers: list[str] = end.value
             return killers
-        self.pending = set(self.group)
+        self.pending = set(self.trial.group)
         return None
 
 

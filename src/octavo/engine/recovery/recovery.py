@@ -10,6 +10,7 @@ from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash_log import CrashLog
 from octavo.engine.recovery.fault_injection import FaultInjector
 from octavo.engine.recovery.killers import KillerSearch, SuspectWatch
+from octavo.engine.recovery.step_sizes import StepSizes
 from octavo.engine.recovery.supervisor import Supervisor
 from octavo.engine.request_table import RequestTable
 from octavo.engine.step import Step
@@ -48,6 +49,7 @@ class Recovery:
         self._last_crash: Path | None = None
         """The folder of the last death of a worker that was ready, if one was written."""
         self._watch = SuspectWatch(deaths_before_blame)
+        self._sizes = StepSizes(requests.config.max_num_batched_tokens)
 
     @property
     def searching(self) -> bool:
@@ -62,9 +64,11 @@ class Recovery:
         """Says where the chunk of each request ends in a step, by request id; `on_result` needs it when the step's result is applied."""
         return step.positions() if self._watch.needs_steps else {}
 
-    def on_result(self, positions: Mapping[str, int]) -> None:
-        """A step gave its result: requests got to `positions`, and no worker is waited for."""
+    def on_result(self, step: Step, positions: Mapping[str, int]) -> None:
+        """`step` gave its result: requests got to `positions`, and no worker is waited for."""
         self._watch.on_step(positions)
+        if self._sizes.needs_steps:
+            self._sizes.on_step(step.tokens)
         self._supervisor.on_recovered()
 
     def on_death(self, death: WorkerDiedError, link: WorkerLink, in_flight: Sequence[Step]) -> None:
@@ -89,6 +93,10 @@ class Recovery:
         if self._injector is not None:
             self._injector.on_death(self._requests.counters.steps)
         self.needs_worker = True
+        if evident and (tried is None or not tried.trial.in_small_steps):
+            largest = max(step.tokens for step in in_flight)
+            self._supervisor.forgive(self._sizes.on_death(largest, counts=tried is None))
+            self._take_sizes()
         self._requests.replay()
         if evident:
             alive = {each: len(sequence.tokens) for each, sequence in self._requests.sequences.items()}
@@ -101,7 +109,7 @@ class Recovery:
                     "workers died in a row under the same requests, %d in a step: they run apart", len(positions)
                 )
             # Whoever kills from outside may leave workers no time for the largest step.
-            self._requests.restrict(self._watch.search.group, whole_steps=evident)
+            self._try(self._watch.search, whole_steps=evident)
 
     def next_worker(self, link: WorkerLink, num_blocks: int) -> WorkerLink:
         """A worker in place of the one at `link`, with at least `num_blocks` KV blocks.
@@ -133,17 +141,37 @@ class Recovery:
 
     def _conclude_trial(self, search: KillerSearch, *, died: bool) -> None:
         """Record whether the isolated group killed the worker; isolate the next group, or fail those found guilty."""
+        small = search.trial.in_small_steps
         killers = search.record_trial(died=died)
         if killers is None:
-            self._requests.restrict(search.group)
+            self._try(search)
             return
         self._supervisor.forgive(self._watch.end_search(killers))
+        if small and not died:
+            self._sizes.on_life_in_small_steps()
+        self._sizes.on_verdict(found=bool(killers))
+        self._take_sizes()
         self._requests.restrict(None)
         logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
         sequences = self._requests.sequences
         for sequence in [sequences[each] for each in killers if each in sequences]:
             blame = RequestFailedError(_blame(len(killers), self._last_crash))
             self._requests.end(sequence, FinishReason.ERROR, error=blame)
+
+    def _try(self, search: KillerSearch, *, whole_steps: bool = True) -> None:
+        """Isolate the requests of the search's trial."""
+        most = self._sizes.small if search.trial.in_small_steps else None
+        self._requests.restrict(search.trial.group, whole_steps=whole_steps, most_tokens=most)
+
+    def _take_sizes(self) -> None:
+        """Have steps be as large as they may be by now."""
+        if self._sizes.most < self._requests.most_tokens:
+            logger.warning(
+                "workers died in steps of more than %d tokens, whoever was in them: steps have at most as many from now on, until the "
+                "next start or until a request is found that is to blame",
+                self._sizes.most,
+            )
+        self._requests.most_tokens = self._sizes.most
 
     def _record(self, death: WorkerDiedError, link: WorkerLink, in_flight: Sequence[Step]) -> Path | None:
         """Write down what the worker died with; the folder, if one was written."""
