@@ -1,8 +1,10 @@
-"""Paged attention at the heads of Qwen3-30B-A3B and of Qwen3.6: right, and the same bits by itself, in chunks, and at every depth of the pipeline."""
+"""Paged attention at the heads of Qwen3-30B-A3B and of Qwen3.6: right, and the same bits by itself, in chunks, at every depth of the
+pipeline, and by any warps."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -52,13 +54,14 @@ def test_any_chunk_with_any_tiles_in_flight(
     drawn: Request, shape: HeadShape, cache: torch.Tensor, expected: torch.Tensor, room: int
 ) -> None:
     """Query tiles of 64 rows and of few."""
-    for stages in (2, 3) if shape.width <= 128 else (2,):  # three tiles of wider heads are more than shared memory
+    depths = (2, 3) if shape.width <= 128 else (2,)  # three tiles of wider heads are more than shared memory
+    for stages, warps in itertools.product(depths, (None, 8)):
         for count in (1, 2, 7, 9, 64, 250, LENGTH):
             for start in {0, SPLIT - 1, SPLIT, LENGTH - count}:
                 if start + count <= LENGTH:
                     chunk = Chunk(drawn, start, count, BLOCKS)
-                    out = attend([chunk], cache, max_split_results=room, stages=stages)
-                    assert torch.equal(out[0], expected[start : start + count]), (stages, start, count)
+                    out = attend([chunk], cache, max_split_results=room, stages=stages, warps=warps)
+                    assert torch.equal(out[0], expected[start : start + count]), (stages, warps, start, count)
 
 
 @pytest.mark.parametrize("count", [2, 64, 300])

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from models.toy import allocate_cache, make_batch, random_tensors, write_checkpoint
+from models.toy import allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.registry import read_config
 from octavo.ops.attention.plan_buffers import ANY, DECODES
+from octavo.sampling import SamplingParams
 from octavo.worker.graphs import GraphedModel, Inputs, Kind, graph_sizes
-from ops.test_model import CONFIGS, alone, load, tokens
+from octavo.worker.runner import Runner
+from octavo.worker.warm_up import warm_up
+from ops.test_model import CONFIGS, SMALL, alone, load, tokens
 
 COLUMNS = 6
 Step = list[tuple[int, int]]
@@ -148,6 +153,56 @@ def test_the_last_layer_of_wanted_rows_alone_gives_the_same_bits(
         vars(graphed)["_capture"] = lambda launch, each=each, inputs=inputs: lambda: (each(inputs), launch())
         wrong = [not right for right in last_rows(graphed, cache, expected)]
         assert wrong == narrow
+
+
+def kinds_of(graphed: GraphedModel) -> set[Kind]:
+    return set(vars(graphed)["_graphs"])
+
+
+def prepared(graphed: GraphedModel) -> set[Kind]:
+    """All that can be recorded before any step."""
+    while graphed.prepare_next():
+        pass
+    return kinds_of(graphed)
+
+
+@pytest.mark.parametrize("sizes", [[1, 4, WHOLE], [2, 8], [5, WHOLE]], ids=str)
+def test_what_is_prepared_is_what_steps_take(
+    loaded: LoadedModel, expected: list[torch.Tensor], sizes: list[int]
+) -> None:
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(loaded, cache, sizes)
+    before = prepared(graphed)
+    assert last_rows(graphed, cache, expected) == [True] * len(STEPS)
+    assert kinds_of(graphed) == before
+
+
+def test_wanted_rows_of_many_heads_over_one(tmp_path: Path) -> None:
+    """A row's heads are more than a small tile has room for: no graph is narrow."""
+    raw = raw_config(**SMALL | {"num_attention_heads": 32, "num_key_value_heads": 1})
+    write_checkpoint(tmp_path, raw, random_tensors(read_config(raw), 3))
+    many = load(tmp_path, CudaOperations(max_tokens=128))
+    cache = allocate_cache(many.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(many, cache, [4, WHOLE])
+    before = prepared(graphed)
+    assert not any(kind.is_narrow for kind in before)
+    assert last_rows(graphed, cache, [alone(many, ids) for ids in REQUESTS]) == [True] * len(STEPS)
+    assert kinds_of(graphed) == before
+
+
+def test_a_start_records_the_graph_of_a_prompt_of_the_whole_budget(loaded: LoadedModel) -> None:
+    config = WorkerConfig(
+        model="toy", device="cuda", max_model_len=48, max_num_seqs=3, max_num_batched_tokens=WHOLE, block_size=BLOCK
+    )
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(loaded, cache, graph_sizes(WHOLE))
+    vocab_size = loaded.config.vocab_size
+    warm_up(graphed, cache, config, vocab_size=vocab_size)
+    before = kinds_of(graphed)
+    prompt = Admission(0, [1] * WHOLE, WHOLE, SamplingParams(temperature=0.0, max_tokens=None), [])
+    runner = Runner(graphed, cache, config, vocab_size=vocab_size)
+    runner.run(StepPlan(1, [], [prompt], [Chunk(0, 0, WHOLE, [0, 1], True)]))
+    assert kinds_of(graphed) == before
 
 
 def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:

@@ -23,10 +23,6 @@ class PaddedBuffer:
         self._dtype = torch.empty(0, dtype=dtype).numpy().dtype
         self.row_bytes = math.prod(shape[1:]) * self.device.element_size()
 
-    def rows(self, data: torch.Tensor) -> torch.Tensor:
-        """(n, ...) of the buffer's dtype from n * `row_bytes` bytes (uint8): the same memory."""
-        return data.view(self.device.dtype).view(-1, *self.device.shape[1:])
-
     def pack(self, values: torch.Tensor, memory: np.ndarray) -> None:
         """Put `values`, and behind them the filler, in `memory`: n * `row_bytes` bytes (uint8), written.
 

@@ -14,7 +14,7 @@ from octavo.models.decoder.model import DecoderPlan
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.ops.attention.layer import AttentionPlan
-from octavo.ops.attention.plan import PagedPlan
+from octavo.ops.attention.plan import FEW_ROWS, PagedPlan
 from octavo.ops.attention.plan_buffers import ANY, DECODES, SPLIT_DECODES, Lists, PlanBuffers
 from octavo.ops.delta_net.plan_buffers import DeltaPlanBuffers
 from octavo.ops.padded_buffer import Filling, PaddedBuffer, fill
@@ -110,10 +110,13 @@ class GraphedModel:
         self._is_full = False
         most = max(sizes, default=0)
         decodes = sizes[: bisect.bisect_left(sizes, max_chunks) + 1]
-        self._kinds = [Kind(size, ANY, size > max_chunks) for size in reversed(sizes)]
-        """Of the graphs that steps need most, those first whose memory serves the others."""
-        self._kinds += [Kind(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
+        self._most_decodes = max(decodes, default=0)
         self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
+        self._most_outputs = FEW_ROWS // paged(self._plan_all(self._nothing()).all_rows).shared if sizes else 0
+        """Of a request in a narrow graph: their tiles are small ones, which alone it has lists for."""
+        self._kinds = [Kind(size, ANY, self._is_narrow(size)) for size in reversed(sizes)]
+        """Of the graphs that steps need most, those first whose memory serves the others; not of steps with scores of prompts' tokens."""
+        self._kinds += [Kind(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
         self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
@@ -124,8 +127,8 @@ class GraphedModel:
         if where == len(self._sizes):
             return self._launch(batch)
         size = self._sizes[where]
-        plan = self._plan(batch)
-        kind = Kind(size, Lists.of(paged(plan.all_rows)), plan.output_rows is not None)
+        plan = self._plan(batch, size)
+        kind = self._kind(size, plan)
         if kind not in self._graphs and not self._record(kind):
             return self._launch(batch)
         self._inputs.fill(batch, plan, size)
@@ -148,26 +151,47 @@ class GraphedModel:
     def _launch(self, batch: ForwardBatch) -> torch.Tensor:
         return self._model.forward(batch.to(self._device), self._kv_cache)
 
-    def _plan(self, batch: ForwardBatch) -> DecoderPlan:
-        """With the rows that are wanted, if these are so few, and their tiles so small, that a narrow graph has room for them; else of all."""
-        if batch.output_counts is not None and batch.output_starts[-1] <= self._inputs.most_outputs < len(
-            batch.token_ids
+    def _kind(self, size: int, plan: DecoderPlan) -> Kind:
+        """Of the graph for a step of `plan`; only decodes have graphs without kernels that have nothing to do, so that there are few kinds."""
+        is_narrow = plan.output_rows is not None
+        lists = ANY if is_narrow or size > self._most_decodes else Lists.of(paged(plan.all_rows))
+        return Kind(size, lists, is_narrow)
+
+    def _is_narrow(self, size: int) -> bool:
+        """Whether graphs of `size` tokens compute the last layer of wanted rows alone, where each request wants one."""
+        return bool(self._most_outputs) and size > self._inputs.most_outputs
+
+    def _plan(self, batch: ForwardBatch, size: int) -> DecoderPlan:
+        """For a graph of `size` tokens: with the rows that are wanted, if it is narrow, else of all."""
+        counts = batch.output_counts
+        if (
+            counts is not None
+            and self._is_narrow(size)
+            and sum(counts) <= self._inputs.most_outputs
+            and max(counts, default=0) <= self._most_outputs
         ):
-            plan = self._model.plan(batch, self._kv_cache)
-            if not len(paged(plan.outputs).work):
-                return plan
+            return self._model.plan(batch, self._kv_cache)
+        return self._plan_all(batch)
+
+    def _plan_all(self, batch: ForwardBatch) -> DecoderPlan:
         return self._model.plan(dataclasses.replace(batch, output_counts=None), self._kv_cache)
+
+    def _nothing(self) -> ForwardBatch:
+        """A step without rows."""
+        nothing = torch.empty(0, dtype=torch.int64)
+        return ForwardBatch(
+            nothing, nothing, nothing, torch.empty((0, self._inputs.columns), dtype=torch.int32), (0,), ()
+        )
 
     def _record(self, kind: Kind) -> bool:
         """Run a step without rows, so that its kernels are loaded, and record it if there is room: a step with rows would move states
         twice."""
         if self._is_full:
             return False
-        nothing = torch.empty(0, dtype=torch.int64)
-        tables = torch.empty((0, self._inputs.columns), dtype=torch.int32)
-        empty = ForwardBatch(nothing, nothing, nothing, tables, (0,), ())
-        plan = self._plan(empty)
-        self._inputs.fill(empty, dataclasses.replace(plan, output_rows=nothing) if kind.is_narrow else plan, kind.size)
+        empty = self._nothing()
+        plan = self._plan_all(empty)
+        wanted = torch.empty(0, dtype=torch.int64) if kind.is_narrow else None
+        self._inputs.fill(empty, dataclasses.replace(plan, output_rows=wanted), kind.size)
         batch, plan = self._inputs.of(kind)
 
         def launch() -> None:

@@ -29,7 +29,8 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
     """Run steps of the whole token budget on slots that are then dropped.
 
     They hold as many requests as possible; on a GPU, whose memory has an end that only the longest contexts reach, others
-    hold as few as possible. Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
+    hold as few as possible. There each step also runs as most do, without scores of its prompts' tokens, which has a graph of its own.
+    Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
 
     Args:
         briefly: a step of `BRIEF_TOKENS` will do: a worker has shown that the largest fit, and the kernels are loaded.
@@ -42,8 +43,19 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
         plans = [divided_plan(config, num_blocks), widest_plan(config, num_blocks)]
     else:
         plans = [divided_plan(config, num_blocks)]
+    if config.device != "cpu":
+        plans = [each for plan in plans for each in (plan, unscored(plan))]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+def unscored(plan: StepPlan) -> StepPlan:
+    """`plan` without scores of prompts' tokens: of each chunk one row is wanted."""
+    replace = msgspec.structs.replace
+    admissions = [
+        replace(admission, sampling=replace(admission.sampling, prompt_logprobs=None)) for admission in plan.admissions
+    ]
+    return replace(plan, admissions=admissions)
 
 
 def load_kernels(

@@ -80,7 +80,7 @@ def plan_paged_attention(
     check_range("heads_per_kv_head", heads_per_kv_head, 1, ROWS, "one token's heads must fit one query tile")
     check_range("chunk_starts[-1]", chunk_starts[-1], 0, INDEX_LIMIT // ROWS, "pass fewer tokens in one call")
     contexts = np.array(context_lens, dtype=np.int64)
-    if chunk_starts[-1] == len(contexts) and contexts.max(initial=0) <= SPLIT:
+    if tuple(chunk_starts) == tuple(range(len(contexts) + 1)) and contexts.max(initial=0) <= SPLIT:
         work, merges, num_split_results = _short_decodes(contexts), np.zeros((0, 4), dtype=np.int64), 0
     else:
         tiles = _tiles(np.array(chunk_starts, dtype=np.int64), contexts, ROWS // heads_per_kv_head)

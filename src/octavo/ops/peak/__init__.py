@@ -16,7 +16,8 @@ class Peak:
     highest: torch.Tensor
     """(R,) float32 the largest; NaN where the row has one."""
     column: torch.Tensor | None
-    """(R,) int64 in 0..N-1 where it is, the lower column among equals; without meaning where the row has NaN. None: nobody asked."""
+    """(R,) int64 in 0..N-1 where it is, the lower column among equals; without meaning where the row has NaN. None: nobody asked, and it
+    would have cost something."""
 
 
 def peak(rows: torch.Tensor, *, find: bool = True) -> Peak:

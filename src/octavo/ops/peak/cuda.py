@@ -36,22 +36,15 @@ def cuda_peak(rows: torch.Tensor) -> Peak:
     segment = triton.next_power_of_2(width) if alone else SEGMENT
     segments = -(-width // segment)
     if count:
-        tops = highest if alone else torch.empty((count, segments), dtype=torch.float32, device=device)
-        places, flaws = (
-            (highest, highest) if alone else torch.empty((2, count, segments), dtype=torch.int32, device=device)
+        tops, places, flaws = (
+            highest if alone else torch.empty((count, segments), dtype=kind, device=device)
+            for kind in (torch.float32, torch.int32, torch.int32)
         )
         peak_kernel[check_grid("peak", count * segments)](
             rows, tops, places, flaws, *results, width, segments, SEGMENT=segment, ALONE=alone, num_warps=4, **LAUNCH
         )
         if not alone:
             merge_peaks_kernel[check_grid("peak", count)](
-                tops,
-                places,
-                flaws,
-                *results,
-                segments,
-                SEGMENTS=triton.next_power_of_2(segments),
-                num_warps=1,
-                **LAUNCH,
-            )
+                tops, places, flaws, *results, segments, SEGMENTS=triton.next_power_of_2(segments), num_warps=1, **LAUNCH
+            )  # fmt: skip
     return Peak(finite, highest, column)
