@@ -301,6 +301,13 @@ def test_short_decodes_have_the_plan_of_any_chunks(shared: int, longest: int) ->
     assert (len(alone.merges) > 0) is (longest > SPLIT)
 
 
+def test_as_many_rows_as_chunks_are_not_one_row_each() -> None:
+    """A chunk without rows, beside which another has two, takes none of them."""
+    tables = torch.zeros((2, 5), dtype=torch.int32)
+    plan = plan_paged_attention(tables, (0, 2, 2), (7, 7), block_size=16, heads_per_kv_head=2)
+    assert plan.small_work.tolist() == [[0, 0, 2, 5, 0, 1, -1]]
+
+
 def test_contract(device: torch.device) -> None:
     request = Request.draw(3, NARROW, seed=10)
     cache = poisoned(2, 16, NARROW, device)
