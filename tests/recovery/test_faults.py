@@ -12,7 +12,15 @@ import pytest
 from octavo.config import Settings
 from octavo.engine.processes.channel import ProcessChannel
 from octavo.engine.processes.worker_process import ProcessWorker
-from octavo.engine.recovery.fault_injection import FORM, AtStep, FaultInjector, InjectedFault, WithRequests, parse_fault
+from octavo.engine.recovery.fault_injection import (
+    FORM,
+    AtStep,
+    FaultInjector,
+    InjectedFault,
+    OfTokens,
+    WithRequests,
+    parse_fault,
+)
 from octavo.errors import ConfigError, DeathCause, WorkerDiedError
 from octavo.messages import Admission, Chunk, Fault, FaultKind, StepPlan
 from octavo.sampling import SamplingParams
@@ -26,17 +34,28 @@ TESTS = Path(__file__).parents[1]
     ("text", "fault"),
     [
         ("kill@step:7", InjectedFault(FaultKind.KILL, AtStep(7))),
+        ("exit@tokens:8192", InjectedFault(FaultKind.EXIT, OfTokens(8192))),
         ("nan@request:a", InjectedFault(FaultKind.NAN, WithRequests(("a",)))),
         ("exit@request:one+other", InjectedFault(FaultKind.EXIT, WithRequests(("one", "other")))),
     ],
-    ids=["step", "request", "pair"],
+    ids=["step", "tokens", "request", "pair"],
 )
 def test_a_fault_is_asked_for_in_one_word(text: str, fault: InjectedFault) -> None:
     assert parse_fault(text) == fault
 
 
 @pytest.mark.parametrize(
-    "text", ["kill", "kill@", "kill@step:0", "kill@step:x", "kill@request:", "kill@request:a+", "kill@token:3"]
+    "text",
+    [
+        "kill",
+        "kill@",
+        "kill@step:0",
+        "kill@step:x",
+        "kill@request:",
+        "kill@request:a+",
+        "kill@token:3",
+        "kill@tokens:0",
+    ],
 )
 def test_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="form") as caught:
@@ -56,24 +75,32 @@ def test_what_cannot_be_injected_is_refused_at_the_start() -> None:
 def test_a_fault_for_a_step_comes_once_and_one_for_requests_each_time() -> None:
     injector = FaultInjector([parse_fault(text) for text in ("kill@step:2", "nan@request:a+b", "hang@request:http")])
     slots = {"x": 4, "a": 1, "b": 3}
-    assert injector.faults_of(1, {"a": 1, "x": 4}) == []
-    assert injector.faults_of(1, slots) == [Fault(FaultKind.NAN, [1, 3])]
-    assert injector.faults_of(2, {"x": 4}) == [Fault(FaultKind.KILL, [4])]
-    assert injector.faults_of(2, {"x": 4}) == []
-    assert injector.faults_of(3, slots) == [Fault(FaultKind.NAN, [1, 3])]
-    assert injector.faults_of(4, {"http.17.0": 9, "https": 2}) == [Fault(FaultKind.HANG, [9])]
+    assert injector.faults_of(1, {"a": 1, "x": 4}, 5) == []
+    assert injector.faults_of(1, slots, 5) == [Fault(FaultKind.NAN, [1, 3])]
+    assert injector.faults_of(2, {"x": 4}, 5) == [Fault(FaultKind.KILL, [4])]
+    assert injector.faults_of(2, {"x": 4}, 5) == []
+    assert injector.faults_of(3, slots, 5) == [Fault(FaultKind.NAN, [1, 3])]
+    assert injector.faults_of(4, {"http.17.0": 9, "https": 2}, 5) == [Fault(FaultKind.HANG, [9])]
+
+
+def test_a_fault_for_steps_of_a_size_comes_with_each() -> None:
+    injector = FaultInjector([parse_fault("exit@tokens:8")])
+    assert injector.faults_of(1, {"a": 1}, 7) == []
+    for number in (2, 3):
+        assert injector.faults_of(number, {"a": 1, "b": 0}, 8) == [Fault(FaultKind.EXIT, [1, 0])]
+    assert injector.faults_of(4, {"a": 1}, 9) != []
 
 
 def test_a_fault_that_was_not_committed_comes_again() -> None:
     injector = FaultInjector([parse_fault(f"kill@step:{number}") for number in (4, 5, 6)])
-    assert injector.faults_of(4, {"a": 0})
-    assert injector.faults_of(5, {"a": 0})
+    assert injector.faults_of(4, {"a": 0}, 5)
+    assert injector.faults_of(5, {"a": 0}, 5)
     injector.on_death(completed=3)
-    assert not injector.faults_of(4, {"a": 0})
-    assert injector.faults_of(5, {"a": 0})
+    assert not injector.faults_of(4, {"a": 0}, 5)
+    assert injector.faults_of(5, {"a": 0}, 5)
     injector.on_death(completed=4)
-    assert not injector.faults_of(5, {"a": 0})
-    assert injector.faults_of(6, {"a": 0})
+    assert not injector.faults_of(5, {"a": 0}, 5)
+    assert injector.faults_of(6, {"a": 0}, 5)
 
 
 @pytest.fixture

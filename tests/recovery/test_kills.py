@@ -38,11 +38,11 @@ def undisturbed() -> dict[str, Outcome]:
 
 @pytest.fixture
 def runtime(warm: None) -> Iterator[Callable[..., Runtime]]:
-    """Starts an engine's surroundings, with the faults to inject."""
+    """Starts an engine's surroundings, with the faults to inject, and other settings."""
     opened: list[Runtime] = []
 
-    def begin(*faults: str) -> Runtime:
-        opened.append(start(settings(inject_fault=faults), with_keeper))
+    def begin(*faults: str, **changes: object) -> Runtime:
+        opened.append(start(settings(inject_fault=faults, **changes), with_keeper))
         return opened[-1]
 
     yield begin
@@ -127,6 +127,15 @@ class Streams:
         with self._lock:
             for update in updates:
                 self.outcomes.setdefault(update.request_id, Outcome()).take(update)
+
+
+@pytest.mark.slow
+def test_steps_of_a_size_that_kills_cost_nobody_anything(
+    runtime: Callable[..., Runtime], undisturbed: dict[str, Outcome]
+) -> None:
+    engine = runtime("segfault@tokens:400", max_worker_restarts=10).engine()
+    assert answers(engine, requests()) == undisturbed
+    assert 2 <= sum(engine.status().restarts.values()) <= 10
 
 
 @pytest.mark.slow

@@ -232,8 +232,8 @@ class Settings:
     )
     inject_fault: tuple[str, ...] = setting(
         (),
-        "For development: make the worker exit, kill, hang, raise, nan or out-of-bounds, at a step or for a request "
-        "(kill@step:7, nan@request:ID, exit@request:ID+ID)",
+        "For development: make the worker exit, kill, hang, raise, nan or out-of-bounds, at a step, in each of so many "
+        "tokens or more, or for a request (kill@step:7, exit@tokens:8192, nan@request:ID, exit@request:ID+ID)",
         "Worker",
     )
     max_worker_restarts: int = setting(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from octavo.errors import ConfigError
 from octavo.messages import Fault, FaultKind
 
-FORM = "KIND@step:N, KIND@request:ID or KIND@request:ID+ID"
+FORM = "KIND@step:N, KIND@tokens:N, KIND@request:ID or KIND@request:ID+ID"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,20 @@ class WithRequests:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfTokens:
+    """Whenever a step has so many tokens, or more."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
 class InjectedFault:
     kind: FaultKind
-    when: AtStep | WithRequests
+    when: AtStep | WithRequests | OfTokens
 
 
 def parse_fault(text: str) -> InjectedFault:
-    """`kill@step:7`, `nan@request:some-id`, `exit@request:one+other`.
+    """`kill@step:7`, `exit@tokens:8192`, `nan@request:some-id`, `exit@request:one+other`.
 
     Raises:
         ConfigError: it has another form, or the kind is unknown.
@@ -42,8 +49,8 @@ def parse_fault(text: str) -> InjectedFault:
     if kind not in kinds:
         raise ConfigError("inject_fault", f"{text!r}: the kind must be one of {', '.join(kinds)}; the form is {FORM}")
     where, _, what = when.partition(":")
-    if where == "step" and what.isdecimal() and int(what) > 0:
-        return InjectedFault(FaultKind(kind), AtStep(int(what)))
+    if where in ("step", "tokens") and what.isdecimal() and int(what) > 0:
+        return InjectedFault(FaultKind(kind), AtStep(int(what)) if where == "step" else OfTokens(int(what)))
     if where == "request" and all(what.split("+")):
         return InjectedFault(FaultKind(kind), WithRequests(tuple(what.split("+"))))
     raise ConfigError("inject_fault", f"{text!r} has not the form {FORM}")
@@ -57,8 +64,8 @@ class FaultInjector:
         self._handed_out: list[tuple[int, InjectedFault]] = []
         """Those for steps, by step."""
 
-    def faults_of(self, number: int, slots: Mapping[str, int]) -> list[Fault]:
-        """The faults of the engine's step `number`, in which requests, by id, have these slots."""
+    def faults_of(self, number: int, slots: Mapping[str, int], tokens: int) -> list[Fault]:
+        """The faults of the engine's step `number` of so many tokens, in which requests, by id, have these slots."""
         found = []
         for fault in list(self._faults):
             match fault.when:
@@ -67,6 +74,9 @@ class FaultInjector:
                         self._faults.remove(fault)
                         self._handed_out.append((at, fault))
                         found.append(Fault(fault.kind, list(slots.values())[:1]))
+                case OfTokens(least):
+                    if tokens >= least:
+                        found.append(Fault(fault.kind, list(slots.values())))
                 case WithRequests(ids):
                     hit = [[slot for name, slot in slots.items() if _is(name, asked)] for asked in ids]
                     if all(hit):

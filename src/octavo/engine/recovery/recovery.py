@@ -58,7 +58,7 @@ class Recovery:
 
     def faults_of(self, step: Step, number: int) -> list[Fault]:
         """The faults to inject into `step`, the engine's step `number`."""
-        return [] if self._injector is None else self._injector.faults_of(number, step.slots())
+        return [] if self._injector is None else self._injector.faults_of(number, step.slots(), step.tokens)
 
     def positions_of(self, step: Step) -> Mapping[str, int]:
         """Says where the chunk of each request ends in a step, by request id; `on_result` needs it when the step's result is applied."""
