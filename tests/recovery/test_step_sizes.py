@@ -17,21 +17,28 @@ from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
 from octavo.engine.recovery.step_sizes import DEATHS, LEAST, StepSizes
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import OctavoError
-from octavo.messages import StepPlan
+from octavo.messages import StepPlan, StepResult
 from octavo.testing.mock_worker import MockSource, MockWorker
 
 Kills = Callable[[StepPlan], bool]
 
 
 class SizeKiller(MockWorker):
-    """Dies of plans that `kills` says."""
+    """Dies of plans that `kills` says; late as a process does, once the next plan lies behind the deadly one."""
 
     kills: Kills
+    is_doomed = False
 
     def send(self, plan: StepPlan) -> None:
-        if self.kills(plan):
+        self._check_alive()
+        self.is_doomed = self.is_doomed or bool(plan.faults) or self.kills(plan)
+        if not self.is_doomed:
+            super().send(plan)
+
+    def receive(self, timeout_s: float | None) -> StepResult | None:
+        if self.is_doomed and not self._results:
             self.die("the kernel wrote out of bounds", exit_code=-signal.SIGSEGV)
-        super().send(plan)
+        return super().receive(timeout_s)
 
 
 @dataclasses.dataclass
@@ -40,15 +47,29 @@ class Served:
 
     engine: Engine
     source: MockSource
-    failed: dict[str, OctavoError]
+    failed: dict[str, OctavoError] = dataclasses.field(default_factory=dict)
 
     @property
     def deaths(self) -> int:
         return len(self.source.workers) - 1
 
+    def ask(self, asked: list[Request]) -> Served:
+        """Ask all at once; every answer that is none of `failed` is the one that each gets alone."""
+        for each in asked:
+            self.engine.add(each)
+        outcomes = finish(self.engine, {})
+        self.engine.check_invariants()
+        for each in asked:
+            outcome = outcomes[each.request_id]
+            if outcome.error is not None:
+                self.failed[each.request_id] = outcome.error
+            else:
+                assert outcome == alone(each, self.engine.config), each.request_id
+        return self
 
-def serve(asked: list[Request], limits: EngineConfig, kills: Kills, *faults: str) -> Served:
-    """Ask all at once; every answer that is none of `failed` is the one that each gets alone."""
+
+def workers(limits: EngineConfig, kills: Kills, *faults: str) -> Served:
+    """An engine on workers that die of what `kills` says, and of `faults`."""
 
     def made(_: object, config_: EngineConfig) -> MockWorker:
         worker = SizeKiller(config_)
@@ -59,14 +80,12 @@ def serve(asked: list[Request], limits: EngineConfig, kills: Kills, *faults: str
     injector = FaultInjector([parse_fault(fault) for fault in faults])
     supervisor = Supervisor(source, RestartBudget(10, 600.0))
     engine = Engine(limits, source.start(None), supervisor=supervisor, injector=injector)
-    for each in asked:
-        engine.add(each)
-    outcomes = finish(engine, {})
-    engine.check_invariants()
-    failed = {name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None}
-    for each in asked:
-        assert each.request_id in failed or outcomes[each.request_id] == alone(each, limits), each.request_id
-    return Served(engine, source, failed)
+    return Served(engine, source)
+
+
+def serve(asked: list[Request], limits: EngineConfig, kills: Kills, *faults: str) -> Served:
+    """Ask all at once on such workers."""
+    return workers(limits, kills, *faults).ask(asked)
 
 
 def tokens_of(plan: StepPlan) -> int:
@@ -93,7 +112,7 @@ def test_one_step_of_exactly_8192_tokens_kills_and_everybody_is_answered() -> No
 
 @pytest.mark.parametrize(
     ("count", "length", "deadly"),
-    [(100, 1001, 4000), (100, 1001, 1000), (40, 1001, 300), (3, 12_000, 8192), (1, 12_000, 3000), (30, 12, 100)],
+    [(100, 1001, 4000), (40, 1001, 300), (3, 12_000, 8192), (1, 12_000, 3000), (30, 12, 100), (2, 9000, 100)],
     ids=str,
 )
 def test_steps_get_smaller_until_workers_live(count: int, length: int, deadly: int) -> None:
@@ -115,6 +134,7 @@ def test_steps_are_whole_again_once_a_killer_is_found() -> None:
     asked = [*prompts(40, 1001), request("killer", [9] * 1001, max_tokens=3)]
     served = serve(asked, WIDE, lambda _plan: False, "segfault@request:killer")
     assert list(served.failed) == ["killer"]
+    served.ask([request(f"p{i}", [i] * 1001, max_tokens=3) for i in range(20)])
     assert max(map(tokens_of, served.source.workers[-1].plans)) == 8192
 
 
@@ -124,6 +144,51 @@ def test_a_killer_among_those_whose_steps_kill_fails_alone() -> None:
     assert list(served.failed) == ["killer"]
 
 
+@pytest.mark.parametrize("deadly", [512, 1024, 2048])
+def test_the_sizes_of_steps_behind_a_death_kill_beside_a_killer(deadly: int) -> None:
+    """Each death is followed by steps of 512 tokens, 1,024 and so on."""
+    asked = [*prompts(30, 1001), request("killer", [9] * 1001, max_tokens=3)]
+    served = serve(asked, WIDE, lambda plan: tokens_of(plan) == deadly, "segfault@request:killer")
+    assert list(served.failed) == ["killer"]
+
+
+def test_one_after_the_other_dies_of_a_size_that_the_next_life_does_not_have() -> None:
+    served = workers(WIDE, lambda plan: tokens_of(plan) >= 4000)
+    for number in range(15):
+        served.ask([request(f"r{number}", [number] * 4000, max_tokens=3)])
+    assert not served.failed
+    assert served.deaths == DEATHS
+
+
+def test_a_killer_that_leaves_in_the_midst_of_the_search_leaves_no_small_steps() -> None:
+    served = workers(WIDE, lambda _plan: False, "segfault@request:killer")
+    engine = served.engine
+    for each in [*prompts(20, 1001), request("killer", [9] * 1001, max_tokens=3)]:
+        engine.add(each)
+    while engine.has_work:
+        if served.deaths >= 4:
+            engine.abort("killer")
+        engine.step()
+    served.ask([request(f"p{i}", [i] * 1001, max_tokens=3) for i in range(20)])
+    assert served.deaths >= 4
+    assert max(map(tokens_of, served.source.workers[-1].plans)) == 8192
+
+
+def test_no_death_is_forgiven_twice() -> None:
+    """Deaths from outside count on, whatever killers are found behind them."""
+    served = workers(WIDE, lambda _plan: False, "segfault@request:killer")
+    served.ask(prompts(3, 50))
+    for _ in range(4):
+        served.source.workers[-1].die("killed from outside", exit_code=-signal.SIGKILL)
+        served.ask([request(f"o{served.deaths}", [1] * 50, max_tokens=3)])
+    assert served.engine.status().restarts["signal"] == served.deaths == 4
+    many = [request(f"p{i}", [i] * 1001, max_tokens=3) for i in range(20)]
+    served.ask([*many, request("killer", [9] * 1001, max_tokens=3)])
+    assert list(served.failed) == ["killer"]
+    budget = vars(vars(served.engine)["_supervisor"])["_budget"]
+    assert len(vars(budget)["_spent"]) == 4
+
+
 def test_a_worker_that_dies_of_every_step_is_given_up() -> None:
     """The twin: no size helps."""
     served = serve(prompts(3, 20), WIDE, lambda _plan: True)
@@ -131,17 +196,28 @@ def test_a_worker_that_dies_of_every_step_is_given_up() -> None:
     assert served.deaths < 40
 
 
-def test_one_death_and_deaths_in_small_steps_change_nothing() -> None:
+def test_two_deaths_in_steps_as_large_halve_them() -> None:
     sizes = StepSizes(8192)
-    assert sizes.on_death(8192, counts=True) == 0
+    assert sizes.on_death([8192], counts=True) == 0
     sizes.on_step(8192)
     assert not sizes.needs_steps
-    assert sizes.on_death(8192, counts=True) == 0, "a step as large has lived in between"
+    assert sizes.on_death([4096, 8192], counts=True) == 0, "a step as large has lived in between"
     sizes.on_step(8191)
-    assert sizes.on_death(4096, counts=True) == 0, "half a step is no large one"
+    assert sizes.on_death([127], counts=True) == 0, "steps as small are not halved"
     assert sizes.most == 8192
-    assert sizes.on_death(8192, counts=False) == 1, "the death of a trial is held against nobody"
-    assert sizes.most == 4096
+    assert sizes.on_death([5000, 3000], counts=False) == 1, "the death of a trial is held against nobody"
+    assert sizes.most == 2500
+    assert sizes.small == LEAST
+    assert sizes.on_verdict(found=True) == 1
+    assert sizes.most == 8192
+
+
+def test_a_verdict_ends_what_was_counted() -> None:
+    sizes = StepSizes(8192)
+    sizes.on_death([8192], counts=True)
+    assert sizes.on_verdict(found=False) == 0
+    assert sizes.on_death([8192], counts=True) == 0
+    assert sizes.most == 8192
 
 
 @given(
@@ -157,14 +233,14 @@ def test_steps_stay_within_bounds(most: int, events: list[tuple[str, int]]) -> N
             sizes.on_step(tokens)
         elif event == "death":
             spent += 1
-            explained = sizes.on_death(tokens, counts=True)
+            explained = sizes.on_death([tokens], counts=True)
             assert (explained > 0) == (sizes.most < before)
             assert explained <= spent
             spent -= explained
         elif event == "life":
             sizes.on_life_in_small_steps()
         else:
-            sizes.on_verdict(found=event == "found")
+            assert sizes.on_verdict(found=event == "found") >= 0
         assert event == "found" or sizes.most <= before
         assert min(LEAST, most) <= sizes.most <= most
         assert 1 <= sizes.small <= sizes.most

@@ -149,12 +149,16 @@ class KillerSearch:
         """Those that run now."""
         self.pending = set(self.trial.group)
         """Those of them that have not reached their position."""
+        self.has_lived = False
+        """Whether any of them has."""
         self.deaths = 0
         """Of workers, under such groups."""
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
-        self.pending = {each for each in self.pending if ends.get(each, -1) < self._positions[each]}
+        reached = {each for each in self.pending if ends.get(each, -1) >= self._positions[each]}
+        self.has_lived = self.has_lived or bool(reached)
+        self.pending -= reached
 
     def record_trial(self, *, died: bool) -> list[str] | None:
         """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
@@ -165,6 +169,7 @@ class KillerSearch:
             killers: list[str] = end.value
             return killers
         self.pending = set(self.trial.group)
+        self.has_lived = False
         return None
 
 

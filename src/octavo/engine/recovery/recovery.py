@@ -94,8 +94,8 @@ class Recovery:
             self._injector.on_death(self._requests.counters.steps)
         self.needs_worker = True
         if evident and (tried is None or not tried.trial.in_small_steps):
-            largest = max(step.tokens for step in in_flight)
-            self._supervisor.forgive(self._sizes.on_death(largest, counts=tried is None))
+            sizes = [step.tokens for step in in_flight if step.tokens]
+            self._supervisor.forgive(self._sizes.on_death(sizes, counts=tried is None) if sizes else 0)
             self._take_sizes()
         self._requests.replay()
         if evident:
@@ -141,15 +141,16 @@ class Recovery:
 
     def _conclude_trial(self, search: KillerSearch, *, died: bool) -> None:
         """Record whether the isolated group killed the worker; isolate the next group, or fail those found guilty."""
-        small = search.trial.in_small_steps
+        small, lived = search.trial.in_small_steps, search.has_lived
         killers = search.record_trial(died=died)
         if killers is None:
             self._try(search)
             return
-        self._supervisor.forgive(self._watch.end_search(killers))
-        if small and not died:
+        if small and lived and not died:
             self._sizes.on_life_in_small_steps()
-        self._sizes.on_verdict(found=bool(killers))
+        # Whoever has gone in the midst of a trial may have been the one: of steps nothing is known then.
+        explained = self._sizes.on_verdict(found=bool(killers) or not (died or lived))
+        self._supervisor.forgive(max(0, self._watch.end_search(killers) - explained))
         self._take_sizes()
         self._requests.restrict(None)
         logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
@@ -167,8 +168,8 @@ class Recovery:
         """Have steps be as large as they may be by now."""
         if self._sizes.most < self._requests.most_tokens:
             logger.warning(
-                "workers died in steps of more than %d tokens, whoever was in them: steps have at most as many from now on, until the "
-                "next start or until a request is found that is to blame",
+                "workers died in steps of more than %d tokens: steps have at most as many from now on, until the next start or until a "
+                "request is found that is to blame",
                 self._sizes.most,
             )
         self._requests.most_tokens = self._sizes.most

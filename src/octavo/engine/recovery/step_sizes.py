@@ -1,9 +1,11 @@
-"""How many tokens a step may have: fewer, when workers die in the largest ones. A request's bits do not depend on its steps."""
+"""How many tokens a step may have: fewer, when workers die in large ones. A request's bits do not depend on its steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DEATHS = 2
-"""In steps that large, one after the other, before steps are halved."""
+"""In steps as large, one after the other, before steps are halved."""
 LEAST = 64
 """Tokens below which steps are not halved: hardly anybody would get on."""
 SMALLER = 8
@@ -12,7 +14,7 @@ many, and may die in one by chance."""
 
 
 class StepSizes:
-    """Halves the largest step once workers have died in such steps, and none as large has given a result since.
+    """Has steps be half as large as those that workers have died in, once none as large has given a result in between.
 
     Args:
         most: tokens of a step, at first.
@@ -25,10 +27,12 @@ class StepSizes:
         """The same without what deaths that a request may yet be blamed for have changed."""
         self._doubted = most
         """Tokens of the least of the steps that workers died in since the last verdict, those apart that were made small."""
-        self._least_deadly = 0
-        """The same of those alone that may halve steps."""
+        self._forgiven = 0
+        """Deaths that were explained since then."""
         self._deaths = 0
-        """How many those are."""
+        """In large steps, none as large having lived since."""
+        self._least_deadly = 0
+        """Tokens of the least of those."""
         self._spent = 0
         """How many of these deaths count against the budget of restarts."""
 
@@ -47,26 +51,29 @@ class StepSizes:
         if tokens >= self._least_deadly:
             self._forget()
 
-    def on_death(self, tokens: int, *, counts: bool) -> int:
-        """A worker died from inside, the largest of whose steps had so many tokens, and none was made small.
+    def on_death(self, sizes: Sequence[int], *, counts: bool) -> int:
+        """A worker died from inside in one of the steps of so many tokens, none of which was made small.
 
         Args:
+            sizes: at least one.
             counts: against the budget of restarts.
 
         Returns:
-            0, or, where steps have fewer tokens from now on, how many of the deaths that count are explained.
+            How many deaths that count are explained, as steps are smaller from now on. There may be none that counts.
         """
-        self._doubted = min(self._doubted, tokens)
-        if 2 * tokens <= self.most or self.most < 2 * LEAST:
+        self._doubted = min(self._doubted, *sizes)
+        largest = max(sizes)
+        if largest < 2 * LEAST:
             return 0
-        self._least_deadly = min(tokens, self._least_deadly) if self._deaths else tokens
+        self._least_deadly = min(largest, self._least_deadly) if self._deaths else largest
         self._deaths += 1
         self._spent += counts
         if self._deaths < DEATHS:
             return 0
         explained = self._spent
+        self._forgiven += explained
+        self.most = min(self.most, self._least_deadly // 2)
         self._forget()
-        self.most //= 2
         return explained
 
     def on_life_in_small_steps(self) -> None:
@@ -74,12 +81,14 @@ class StepSizes:
         if self._doubted > self.small:
             self.most = max(self.small, min(self.most, self._doubted) // 2)
 
-    def on_verdict(self, *, found: bool) -> None:
-        """It is known whether requests were to blame for the deaths: then their steps were not."""
+    def on_verdict(self, *, found: bool) -> int:
+        """It is known whether requests were to blame for the deaths: then their steps were not. Returns the deaths that were explained."""
         if found:
             self.most = self._known
-            self._forget()
         self._known = self._doubted = self.most
+        self._forget()
+        explained, self._forgiven = self._forgiven, 0
+        return explained
 
     def _forget(self) -> None:
         self._deaths = self._spent = self._least_deadly = 0
