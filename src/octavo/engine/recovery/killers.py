@@ -5,8 +5,8 @@ Only deaths from inside are evidence: whoever kills a worker from outside kills 
 A request in the steps that a worker died with is a suspect until it gets past the position where it was then. If a worker
 dies under a suspect once more, the requests of those steps are run apart, in groups that a search chooses, until a smallest
 group is found that kills: usually one request. A group has lived when each of its requests has got past its position. Those
-found are blamed once the worker has died with them alone as often as set, each time after others have lived, and the last time in
-small steps: who lives in those is not to blame for what large ones do.
+found are blamed once the worker has died with them alone as often as set, each time after others have lived, and the last of several
+times in small steps: who lives in those is not to blame for what large ones do.
 
 A request that kills only in decode gets past its position each time, as it is computed again in prefill. So the last restart
 that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.

@@ -93,9 +93,9 @@ class Recovery:
         if self._injector is not None:
             self._injector.on_death(self._requests.counters.steps)
         self.needs_worker = True
-        if evident and (tried is None or not tried.trial.in_small_steps):
-            sizes = [step.tokens for step in in_flight if step.tokens]
-            self._supervisor.forgive(self._sizes.on_death(sizes, counts=tried is None) if sizes else 0)
+        sizes = [step.tokens for step in in_flight if step.tokens]
+        if evident and sizes and (tried is None or not tried.trial.in_small_steps):
+            self._supervisor.forgive(self._sizes.on_death(sizes, counts=tried is None))
             self._take_sizes()
         self._requests.replay()
         if evident:
