@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = '''
+KERNELS = '''
 import logging
 import torch
 import triton
@@ -17,10 +17,14 @@ from octavo.ops.compilation import compiling_instead, log_compilations
 
 logging.basicConfig(level=logging.DEBUG)
 log_compilations()
+launchers = []
 
 
 class Hopper:
     """As much of a driver as a compilation asks for."""
+
+    def launcher_cls(self, src, metadata):
+        launchers.append(src.name)
 
     def get_current_device(self):
         return 0
@@ -38,17 +42,26 @@ def fill(out, COUNT: tl.constexpr):
 
 
 @triton.jit
+def fill_with(out, value, COUNT: tl.constexpr):
+    tl.store(out + tl.arange(0, COUNT), value)
+
+
+@triton.jit
 def broken(out):
     tl.store(out + tl.arange(0, 3), 1.0)
 
 
-triton.runtime.driver.set_active(Hopper())
 out = torch.zeros(8)
+'''
+WORKING = """
+triton.runtime.driver.set_active(Hopper())
 launch = triton.JITFunction.run
 with compiling_instead(2):
     for count in (1, 2, 4, 4):
         fill[(1,)](out, COUNT=count)
+        fill_with[(1,)](out, 2.5, COUNT=count)
 assert not out.any()
+assert sorted(launchers) == ["fill", "fill_with"], launchers  # one for each signature, whatever the constants
 assert triton.JITFunction.run is launch
 ready, *_ = fill.device_caches[0]
 assert len(ready) == 3 and all("fill" in kernel.asm["ptx"] for kernel in ready.values())
@@ -59,18 +72,41 @@ except triton.compiler.CompilationError:
     assert triton.JITFunction.run is launch
 else:
     raise SystemExit("the broken kernel is not told")
-'''
+"""
+WITHOUT_C_COMPILER = """
+class WithoutCompiler(Hopper):
+    def launcher_cls(self, src, metadata):
+        raise RuntimeError("no C compiler")
+
+
+triton.runtime.driver.set_active(WithoutCompiler())
+try:
+    with compiling_instead(2):
+        fill[(1,)](out, COUNT=1)
+except RuntimeError as exc:
+    assert str(exc) == "no C compiler"
+else:
+    raise SystemExit("the missing compiler is not told")
+"""
+
+
+def run(program: str, folder: Path) -> str:
+    """What the program, which must end well, says on standard error; `folder` keeps what it compiled."""
+    source = folder / "program.py"  # Triton reads the kernels' source
+    source.write_text(program)
+    command = [sys.executable, "-W", "ignore", str(source)]
+    compiled = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")}
+    ended = subprocess.run(command, env=compiled, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
 
 
 def test_launches_compile_and_compute_nothing(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"  # Triton reads the kernels' source
-    program.write_text(PROGRAM)
-    command = [sys.executable, "-W", "ignore", str(program)]
-    compiled = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    run = subprocess.run(command, env=compiled, capture_output=True, text=True, check=False, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert run.stderr.count("kernel fill compiled in") == 3
-    assert "broken" not in run.stderr
-    again = subprocess.run(command, env=compiled, capture_output=True, text=True, check=False, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert "compiled in" not in again.stderr
+    first = run(KERNELS + WORKING, tmp_path)
+    assert first.count("kernel fill compiled in") == first.count("kernel fill_with compiled in") == 3
+    assert "broken" not in first
+    assert "compiled in" not in run(KERNELS + WORKING, tmp_path)
+
+
+def test_a_launcher_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    run(KERNELS + WITHOUT_C_COMPILER, tmp_path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,12 +24,39 @@ def log_compilations() -> None:
     triton.knobs.compilation.listener = tell
 
 
+class _Compilations(triton.AsyncCompileMode):  # type: ignore[misc]  # Triton has no types
+    """Compiles each kernel with what launches it: Triton 3.6 makes a C file for each signature, and has it compiled at the first launch."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        super().__init__(pool)
+        self._signatures: set[str] = set()
+        self._lock = threading.Lock()
+
+    def submit(self, key: object, compile_kernel: Callable[[], Any], finalize: Callable[[Any], None]) -> Any:
+        def both() -> Any:
+            kernel = compile_kernel()
+            if self._is_first(kernel):
+                triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
+            return kernel
+
+        return super().submit(key, both, finalize)
+
+    def _is_first(self, kernel: Any) -> bool:
+        """Whether no kernel before it has the same arguments."""
+        bulk_copies = getattr(kernel.metadata, "tensordesc_meta", None)
+        signature = repr((list(kernel.src.signature.values()), bulk_copies))
+        with self._lock:
+            is_first = signature not in self._signatures
+            self._signatures.add(signature)
+        return is_first
+
+
 @contextlib.contextmanager
 def compiling_instead(threads: int) -> Iterator[None]:
     """Within it every launch of this thread compiles its kernel instead, `threads` at a time; behind it all are ready to be launched.
 
     Nothing is computed meanwhile: what a kernel would have written holds whatever its memory held, so nobody may use it as an
-    index or look at it. Most of a compilation is LLVM and ptxas, which run beside Python.
+    index or look at it. Most of a compilation is LLVM, ptxas and a C compiler, which run beside Python.
 
     Raises:
         Exception: what a compilation raised.
@@ -38,7 +66,7 @@ def compiling_instead(threads: int) -> Iterator[None]:
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         return run(kernel, *args, grid=grid, warmup=True, **options)
 
-    with ThreadPoolExecutor(threads) as pool, triton.AsyncCompileMode(pool):
+    with ThreadPoolExecutor(threads) as pool, _Compilations(pool):
         triton.JITFunction.run = compile_only
         try:
             yield
