@@ -27,6 +27,7 @@ from octavo.worker.memory import (
     taken_bytes,
 )
 from octavo.worker.warm_up import (
+    SHORT_BEHIND,
     blocks_of_widest,
     divided_plan,
     load_kernels,
@@ -244,6 +245,14 @@ def test_what_is_compiled_ahead_is_all_that_is_run(budget: int) -> None:
     warm_up(warm, toy_cache(config), config, vocab_size=VOCAB)
     assert warm.sizes[::2] == warm.sizes[1::2]
     assert visited.sizes == loaded.sizes + warm.sizes[::2]
+
+
+def test_of_the_largest_steps_one_reaches_the_end_of_a_context() -> None:
+    """Where a step is only run for its graph, its contexts are short: at 40,960 tokens the longest take most of a second."""
+    config = toy_config(device="cuda", max_num_batched_tokens=9, max_model_len=4000, max_num_seqs=2, num_blocks=3000)
+    model = Witness()
+    warm_up(model, toy_cache(config), config, vocab_size=VOCAB)
+    assert model.sizes == [(9, 2, 5), (9, 2, 5), (9, 2, 4000), (9, 2, 9 + SHORT_BEHIND)]
 
 
 @settings(max_examples=100)

@@ -23,30 +23,35 @@ EVERYTHING = SamplingParams(
 """Settings that take the most memory of the sampler: without a small top_k it sorts all ids."""
 BRIEF_TOKENS = 64
 """Of the step where nothing is to be proven."""
+SHORT_BEHIND = 1024
+"""Tokens before a chunk that are enough for the graph of any: attention then merges parts of its context."""
 
 
 def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int, briefly: bool = False) -> None:
     """Run steps of the whole token budget on slots that are then dropped.
 
     They hold as many requests as possible; on a GPU, whose memory has an end that only the longest contexts reach, others
-    hold as few as possible. There each step also runs as most do, without scores of its prompts' tokens, which has a graph of its own.
+    hold as few as possible. There each step also runs as most do, without scores of its prompts' tokens, which has a graph of its own, and behind
+    short contexts: the long ones have shown that they fit.
     Leaves finite numbers in `kv_cache`; no request reads a position before it has written it.
 
     Args:
         briefly: a step of `BRIEF_TOKENS` will do: a worker has shown that the largest fit, and the kernels are loaded.
     """
     num_blocks = kv_cache.num_blocks
-    if briefly:
-        brief = min(BRIEF_TOKENS, config.max_num_batched_tokens)
-        plans = [divided_plan(msgspec.structs.replace(config, max_num_batched_tokens=brief), num_blocks)]
-    elif config.device != "cpu":
-        plans = [divided_plan(config, num_blocks), widest_plan(config, num_blocks)]
-    else:
-        plans = [divided_plan(config, num_blocks)]
+    tokens = min(BRIEF_TOKENS, config.max_num_batched_tokens) if briefly else config.max_num_batched_tokens
+    plans = [divided_plan(msgspec.structs.replace(config, max_num_batched_tokens=tokens), num_blocks)]
     if config.device != "cpu":
-        plans = [each for plan in plans for each in (plan, unscored(plan))]
+        plans.append(unscored(plans[0]))
+    if config.device != "cpu" and not briefly:
+        plans += [widest_plan(config, num_blocks), unscored(widest_plan(_with_short_contexts(config), num_blocks))]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
+
+
+def _with_short_contexts(config: WorkerConfig) -> WorkerConfig:
+    longest = min(config.max_model_len, config.max_num_batched_tokens + SHORT_BEHIND)
+    return msgspec.structs.replace(config, max_model_len=longest)
 
 
 def unscored(plan: StepPlan) -> StepPlan:
