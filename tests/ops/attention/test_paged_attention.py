@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from octavo.ops.attention.cuda import (
     plan_paged_attention,
 )
 from octavo.ops.attention.plan import FEW_ROWS
-from octavo.ops.bulk_copy import descriptor
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 NARROW = HeadShape("narrow", 2, 1, 16)
@@ -164,88 +161,6 @@ def test_the_check_sees_a_split_that_depends_on_the_batch(
     assert not torch.equal(mutant, expected)
 
 
-BULKY = HeadShape("bulky", 4, 2, 64)
-"""Heads of which bulk copies bring a tile."""
-
-
-@pytest.fixture
-def bulk_copies(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[str]]:
-    """Has tiles of many rows take bulk copies, or not; returns what descriptors are made of from then on."""
-
-    def choose(wanted: bool) -> list[str]:
-        made: list[str] = []
-
-        def noted(argument: str, *rest: Any) -> Any:
-            made.append(argument)
-            return descriptor(argument, *rest)
-
-        monkeypatch.setattr(cuda, "LARGE", dataclasses.replace(cuda.LARGE, bulk_copies=wanted))
-        monkeypatch.setattr(cuda, "descriptor", noted)
-        return made
-
-    return choose
-
-
-@pytest.mark.parametrize("block_size", [KV_TILE, 2 * KV_TILE])
-def test_bulk_copies_bring_what_loads_do(
-    block_size: int, bulk_copies: Callable[[bool], list[str]], device: torch.device
-) -> None:
-    """Chunks that end within a tile, with one and beside it; in blocks whose other slots hold NaN."""
-    length = SPLIT + 2 * KV_TILE + 3
-    request = Request.draw(length, BULKY, seed=13)
-    blocks = list(range(-(-length // block_size)))[::-1]
-    for start, count in (
-        (0, 9),
-        (0, KV_TILE),
-        (0, 2 * KV_TILE + 30),
-        (KV_TILE - 5, 40),
-        (SPLIT - 30, 161),
-        (length - 50, 50),
-    ):
-        cache = poisoned(len(blocks), block_size, BULKY, device)
-        write(Chunk(request, 0, start + count, blocks), cache)
-        chunk = Chunk(request, start, count, blocks)
-        for room in (0, 512):
-            assert bulk_copies(False) == []
-            expected = attend([chunk], cache, max_split_results=room)[0]
-            made = bulk_copies(True)
-            out = attend([chunk], cache, max_split_results=room)[0]
-            assert torch.equal(out, expected), (start, count, room)
-            assert made == ["cache"]
-        assert expected.isfinite().all()
-
-
-def test_bulk_copies_follow_no_block_that_is_not_there(
-    bulk_copies: Callable[[bool], list[str]], device: torch.device
-) -> None:
-    request = Request.draw(3 * KV_TILE, BULKY, seed=14)
-    cache = poisoned(4, KV_TILE, BULKY, device)
-    write(Chunk(request, 0, 3 * KV_TILE, [3, 1, 0]), cache)
-    bulk_copies(True)
-    for blocks in ([3, -1, 0], [3, 4, 0], [2**31 - 1, 1, 0], [3, -(2**31), 0], [3, 1, 8], [3, 1]):
-        tables = torch.tensor([blocks], dtype=torch.int32, device=device)
-        plan = plan_paged_attention(tables, (0, 20), (3 * KV_TILE,), block_size=KV_TILE, heads_per_kv_head=2)
-        assert len(plan.work) == 1
-        out = paged_attention(request.queries[-20:].to(device), cache, plan, SplitResults.allocate(4, 64, device))
-        assert out.isnan().all(), blocks
-
-
-def test_bulk_copies_end_where_the_chunk_does(bulk_copies: Callable[[bool], list[str]], device: torch.device) -> None:
-    """A twin: were the chunk said to fill its last tile, a NaN that is in it would be multiplied by zero."""
-    length = KV_TILE + 30
-    request = Request.draw(length, BULKY, seed=15)
-    cache = poisoned(2, KV_TILE, BULKY, device)
-    write(Chunk(request, 0, length, [1, 0]), cache)
-    bulk_copies(True)
-    tables = torch.tensor([[1, 0]], dtype=torch.int32, device=device)
-    plan = plan_paged_attention(tables, (0, 30), (length,), block_size=KV_TILE, heads_per_kv_head=2)
-    queries, split_results = request.queries[-30:].to(device), SplitResults.allocate(4, 64, device)
-    assert paged_attention(queries, cache, plan, split_results).isfinite().all()
-    wrong = dataclasses.replace(plan, work=plan.work.clone())
-    wrong.work[:, 7] = 2 * KV_TILE
-    assert paged_attention(queries, cache, wrong, split_results).isnan().all()
-
-
 @pytest.mark.parametrize("stale", [torch.nan, torch.inf, 3e38], ids=["nan", "inf", "huge"])
 @pytest.mark.parametrize("length", [1, 16, 17, 65])
 def test_class_e_stale_numbers_in_unused_slots(length: int, stale: float, device: torch.device) -> None:
@@ -315,8 +230,8 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
     expected = paged_attention(queries, cache, plan, split_results, out=untouched.clone())
     assert expected[34:].isnan().all()
     strays = {
-        "work": torch.tensor([[0, 34, 3, 5, 0, 1, -1, 8]] * 9, dtype=torch.int32, device=device),
-        "small_work": torch.tensor([[0, 37, 3, 5, 0, 1, -1, 8]] * 9, dtype=torch.int32, device=device),
+        "work": torch.tensor([[0, 34, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
+        "small_work": torch.tensor([[0, 37, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
         "merges": torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device),
     }
     for wrong in (None, *strays):
@@ -349,9 +264,8 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
     seen: dict[tuple[int, int], int] = {}
     assert (plan.work[:, 2] * shared > FEW_ROWS).all()
     assert (plan.small_work[:, 2] * shared <= FEW_ROWS).all()
-    for chunk, row, tokens, position, first, end, partial, context in (*plan.work.tolist(), *plan.small_work.tolist()):
+    for chunk, row, tokens, position, first, end, partial in (*plan.work.tolist(), *plan.small_work.tolist()):
         assert starts[chunk] <= row
-        assert context == contexts[chunk]
         assert row + tokens <= starts[chunk + 1]
         assert position == contexts[chunk] - counts[chunk] + row - starts[chunk]
         for token in range(tokens):
@@ -391,7 +305,7 @@ def test_as_many_rows_as_chunks_are_not_one_row_each() -> None:
     """A chunk without rows, beside which another has two, takes none of them."""
     tables = torch.zeros((2, 5), dtype=torch.int32)
     plan = plan_paged_attention(tables, (0, 2, 2), (7, 7), block_size=16, heads_per_kv_head=2)
-    assert plan.small_work.tolist() == [[0, 0, 2, 5, 0, 1, -1, 7]]
+    assert plan.small_work.tolist() == [[0, 0, 2, 5, 0, 1, -1]]
 
 
 def test_contract(device: torch.device) -> None:

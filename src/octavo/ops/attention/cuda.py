@@ -16,11 +16,9 @@ from octavo.ops.attention.plan import (
     MAX_SPLIT_RESULTS,
     ROWS,
     SPLIT,
-    WORK,
     PagedPlan,
     plan_paged_attention,
 )
-from octavo.ops.bulk_copy import descriptor, takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
@@ -54,18 +52,12 @@ class QueryTile:
     """Tiles of keys in flight."""
     wide_stages: int
     """For heads of more than 128 numbers."""
-    bulk_copies: bool
-    """Whole tiles of keys come by bulk copies, where keys are bf16 and a tile lies in one block."""
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
 
-LARGE = QueryTile(
-    rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=3, wide_stages=2, bulk_copies=True, resident=264
-)
-SMALL = QueryTile(
-    rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, wide_stages=3, bulk_copies=False, resident=264
-)
+LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=3, wide_stages=2, resident=264)
+SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, wide_stages=3, resident=264)
 
 
 def _columns(width: int) -> int:
@@ -129,8 +121,8 @@ def paged_attention(
     heads = kv_heads * plan.shared
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
     dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
-    dims.check("plan.work", plan.work, ("N", WORK), dtype=torch.int32)
-    dims.check("plan.small_work", plan.small_work, ("M", WORK), dtype=torch.int32)
+    dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
+    dims.check("plan.small_work", plan.small_work, ("M", 7), dtype=torch.int32)
     dims.check("plan.merges", plan.merges, ("F", 4), dtype=torch.int32)
     dims.check("split_results.acc", split_results.acc, ("P", heads, "D"), dtype=torch.float32)
     dims.check("split_results.stats", split_results.stats, ("P", heads, 2), dtype=torch.float32)
@@ -143,20 +135,11 @@ def paged_attention(
     if cache.dtype == FP8:
         scale, v_scale = scale * scales.keys, scales.values
     launched, is_wide = 0, width > 128
-    takes_bulk = (
-        cache.dtype == torch.bfloat16
-        and plan.block_size % KV_TILE == 0
-        and width == _columns(width)
-        and takes_bulk_copies(cache)
-    )
     for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
         if len(lines):
             in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
-            kv_tiles = None
-            if takes_bulk and tile.bulk_copies:
-                kv_tiles = descriptor("cache", cache.view(-1, kv_heads * width), KV_TILE, width)
             attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
-                queries, cache, kv_tiles, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
+                queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
                 dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), cache.stride(0), scale, v_scale, launched,
                 KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE,
                 SPLIT=SPLIT, ROWS=tile.rows, KEYS_TALL=tile.keys_tall,

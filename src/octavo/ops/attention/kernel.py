@@ -74,54 +74,8 @@ def _block_ids(table, start, context, columns, BLOCK_SIZE: tl.constexpr, KV_TILE
 
 
 @triton.jit
-def _add_tile(
-    start, k, v, q, first_key, position, seen_by_all, row_max, total, acc, tile_row_max, tile_totals, tile_acc, scale,
-    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
-):  # fmt: skip
-    """The softmax so far and that of the current split, with the keys and values (KV_TILE, D) from position `start` on."""
-    along: tl.constexpr = 0 if KEYS_TALL else 1
-    scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
-    if start + KV_TILE > seen_by_all:
-        key = start + tl.arange(0, KV_TILE)
-        seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
-        scores = tl.where(seen, scores, float("-inf"))
-    peak = tl.max(scores, along)
-    if (start % SPLIT == 0) & (start > first_key):
-        row_max, total, acc = _merge(
-            row_max, total, acc, tile_row_max, _one_total(tile_totals, KEYS_TALL), tile_acc, scale, KEYS_TALL
-        )
-        # minus infinity by way of this tile's scores: Triton would put the merge before their product, and so have
-        # the product before it waited for at its own end
-        tile_row_max = tl.minimum(peak, float("-inf"))
-        tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
-        tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
-    highest = tl.maximum(tile_row_max, peak)
-    reference = _reference(highest)
-    level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
-    weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
-    shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
-    # weights are summed by a product too: its order along the keys does not hang on which side is tall
-    if KEYS_TALL:
-        ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
-        tile_totals = tl.dot(ones, weights, tile_totals * shrink)
-        tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
-    else:
-        ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
-        tile_totals = tl.dot(weights, ones, tile_totals * shrink)
-        tile_acc = tl.dot(weights, v, tile_acc * shrink)
-    return row_max, total, acc, highest, tile_totals, tile_acc
-
-
-@triton.jit
-def _one_total(totals, KEYS_TALL: tl.constexpr):
-    """(R,) of a product with ones: all totals of a row are the same, and one is read."""
-    one = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
-    return tl.sum(tl.where(one, totals, 0.0), 0 if KEYS_TALL else 1)
-
-
-@triton.jit
 def _attend(
-    item, queries, cache, kv_tiles, tables, work, out, split_stats, split_accs,
+    item, queries, cache, tables, work, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
     KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
@@ -134,6 +88,7 @@ def _attend(
     Block ids are loaded a tile ahead, so that keys and values wait for nothing of their own step. The step's plan is older than the
     kernel before, and read before the wait for it.
     """
+    along: tl.constexpr = 0 if KEYS_TALL else 1
     heads = KV_HEADS * SHARED
     row = tl.arange(0, ROWS)
     token = row // SHARED
@@ -141,7 +96,7 @@ def _attend(
     inside = column < WIDTH
     slot_stride = KV_HEADS * WIDTH
     offset = tl.arange(0, KV_TILE)
-    entry = work + item // KV_HEADS * 8
+    entry = work + item // KV_HEADS * 7
     group = item % KV_HEADS
     chunk = tl.load(entry, cache_modifier=".cg")
     first_row = tl.load(entry + 1, cache_modifier=".cg")
@@ -169,35 +124,17 @@ def _attend(
         missing = tl.zeros(() if BLOCK_SIZE % KV_TILE == 0 else (KV_TILE,), tl.int32)
         first_key = first_split * SPLIT
         end = tl.minimum(end_split * SPLIT, context)
+        # all totals of a row are the same: one, and zeros
+        one = _of_columns(tl.arange(0, ONES_TALL if KEYS_TALL else ONES_WIDE) == 0, KEYS_TALL)
         tile_row_max = tl.full((ROWS,), float("-inf"), tl.float32)
         tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
         tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
         next_block = _block_ids(table, first_key, context, columns, BLOCK_SIZE, KV_TILE)
-        if kv_tiles is not None:
-            # of a tile that the chunk fills, all slots hold keys and finite values, those past this context too
-            filled = tl.load(entry + 7, cache_modifier=".cg") // KV_TILE * KV_TILE
         if overlap_previous == 0:
             wait_for_previous(PDL)
         q = tl.load(queries + at, mask=mask, other=0.0)
-        rest = first_key
         # one loop over all splits: one for each would wait for the first keys of each
-        if kv_tiles is not None:
-            filled = tl.minimum(filled, end)
-            for start in range(first_key, filled, KV_TILE):
-                block = next_block
-                next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
-                sound_block = (block >= 0) & (block < blocks)
-                missing |= tl.where(sound_block, 0, 1)
-                # past the end a bulk copy reads zeros
-                slot = tl.where(sound_block, block * BLOCK_SIZE + start % BLOCK_SIZE, 2 * blocks * BLOCK_SIZE)
-                k = kv_tiles.load([slot, group * WIDTH])
-                v = kv_tiles.load([slot + blocks * BLOCK_SIZE, group * WIDTH])
-                row_max, total, acc, tile_row_max, tile_totals, tile_acc = _add_tile(
-                    start, k, v, q, first_key, position, seen_by_all, row_max, total, acc, tile_row_max, tile_totals, tile_acc, scale,
-                    ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
-                )  # fmt: skip
-            rest = tl.maximum(filled, first_key)
-        for start in tl.range(rest, end, KV_TILE, num_stages=None if kv_tiles is None else 1):
+        for start in range(first_key, end, KV_TILE):
             key = start + offset
             block = next_block
             next_block = _block_ids(table, start + KV_TILE, context, columns, BLOCK_SIZE, KV_TILE)
@@ -216,13 +153,36 @@ def _attend(
             read = known[:, None] & inside[None, :]
             k = tl.load(key_at, mask=read, other=0.0).to(tl.bfloat16)
             v = tl.load(key_at + side_stride, mask=read, other=0.0).to(tl.bfloat16)
-            row_max, total, acc, tile_row_max, tile_totals, tile_acc = _add_tile(
-                start, k, v, q, first_key, position, seen_by_all, row_max, total, acc, tile_row_max, tile_totals, tile_acc, scale,
-                ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL,
-            )  # fmt: skip
-        row_max, total, acc = _merge(
-            row_max, total, acc, tile_row_max, _one_total(tile_totals, KEYS_TALL), tile_acc, scale, KEYS_TALL
-        )
+            scores = tl.dot(k, q) if KEYS_TALL else tl.dot(q, tl.trans(k))
+            if start + KV_TILE > seen_by_all:
+                seen = _of_columns(key, KEYS_TALL) <= _of_rows(position, KEYS_TALL)
+                scores = tl.where(seen, scores, float("-inf"))
+            peak = tl.max(scores, along)
+            if (start % SPLIT == 0) & (start > first_key):
+                tile_total = tl.sum(tl.where(one, tile_totals, 0.0), along)
+                row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
+                # minus infinity by way of this tile's scores: Triton would put the merge before their product, and so have
+                # the product before it waited for at its own end
+                tile_row_max = tl.minimum(peak, float("-inf"))
+                tile_totals = tl.zeros((ONES_TALL, ROWS) if KEYS_TALL else (ROWS, ONES_WIDE), tl.float32)
+                tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
+            highest = tl.maximum(tile_row_max, peak)
+            reference = _reference(highest)
+            level = tl.broadcast_to(_of_rows(-reference * scale, KEYS_TALL), scores.shape)
+            weights = tl.exp2(tl.fma(scores, tl.full(scores.shape, scale, tl.float32), level)).to(tl.bfloat16)
+            shrink = _of_rows(tl.exp2((tile_row_max - reference) * scale), KEYS_TALL)
+            # weights are summed by a product too: its order along the keys does not hang on which side is tall
+            if KEYS_TALL:
+                ones = tl.full((ONES_TALL, KV_TILE), 1.0, tl.float32).to(tl.bfloat16)
+                tile_totals = tl.dot(ones, weights, tile_totals * shrink)
+                tile_acc = tl.dot(tl.trans(v), weights, tile_acc * shrink)
+            else:
+                ones = tl.full((KV_TILE, ONES_WIDE), 1.0, tl.float32).to(tl.bfloat16)
+                tile_totals = tl.dot(weights, ones, tile_totals * shrink)
+                tile_acc = tl.dot(weights, v, tile_acc * shrink)
+            tile_row_max = highest
+        tile_total = tl.sum(tl.where(one, tile_totals, 0.0), along)
+        row_max, total, acc = _merge(row_max, total, acc, tile_row_max, tile_total, tile_acc, scale, KEYS_TALL)
         # a context without its blocks is no context: better NaN than numbers made of less
         if BLOCK_SIZE % KV_TILE != 0:
             missing = tl.max(missing, 0)
@@ -248,7 +208,7 @@ def _attend(
     ]
 )  # fmt: skip
 def attend_kernel(
-    queries, cache, kv_tiles, tables, work, lines_in_use, out, split_stats, split_accs,
+    queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, pieces, side_stride, scale, v_scale, overlap_previous,
     KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
@@ -265,14 +225,14 @@ def attend_kernel(
         launch_next_early(PDL)
     if lines_in_use is None:
         _attend(
-            tl.program_id(0), queries, cache, kv_tiles, tables, work, out, split_stats, split_accs,
+            tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
             KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
         )  # fmt: skip
     else:
         for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * KV_HEADS, tl.num_programs(0)):
             _attend(
-                item, queries, cache, kv_tiles, tables, work, out, split_stats, split_accs,
+                item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
                 KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
             )  # fmt: skip

@@ -19,8 +19,6 @@ KV_TILE = 64
 """Keys per tile; tile j holds positions 64 j .. 64 j + 63 of a request, whatever the batch."""
 SPLIT = 512
 """Keys between two merges, at the same positions of every request: part of the bits, not a choice of the batch."""
-WORK = 8
-"""Numbers of a piece of work."""
 FEW_TILES = 32
 """A chunk of no more tiles does not fill the device: its splits run side by side."""
 MAX_SPLIT_RESULTS = 4096
@@ -34,10 +32,10 @@ class PagedPlan(AttentionPlan):
     tables: torch.Tensor
     """(S, W) int32 KV blocks of each chunk's request."""
     work: torch.Tensor
-    """(N, WORK) int32: chunk, first row, tokens, position of the first, first split, end of splits, the split result of the
-    first token, or -1 where the splits are all of the context, and the context of the chunk. The longest come first."""
+    """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the split result of the
+    first token, or -1 where the splits are all of the context. The longest come first."""
     small_work: torch.Tensor
-    """(M, WORK) int32: the same of tiles of no more than `FEW_ROWS` rows."""
+    """(M, 7) int32: the same of tiles of no more than `FEW_ROWS` rows."""
     merges: torch.Tensor
     """(F, 4) int32, one for each row in splits: row, its first split result, distance to the next, how many."""
     num_split_results: int
@@ -103,28 +101,27 @@ def plan_paged_attention(
 
 def _short_decodes(contexts: np.ndarray) -> np.ndarray:
     """What `_tiles` and `_spread` make of chunks of one row whose contexts are one split each, in a fourth of their time."""
-    work = np.zeros((len(contexts), WORK), dtype=np.int64)
+    work = np.zeros((len(contexts), 7), dtype=np.int64)
     work[:, 0] = work[:, 1] = np.arange(len(contexts))
     work[:, 2] = work[:, 5] = 1
     work[:, 3] = contexts - 1
     work[:, 6] = -1
-    work[:, 7] = contexts
     return work
 
 
 def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarray:
-    """(N, 5) int64: chunk, first row, tokens, position of the first, context of the chunk."""
+    """(N, 4) int64: chunk, first row, tokens, position of the first."""
     counts = np.diff(chunk_starts)
     per_chunk = -(-counts // tokens)
     chunk = np.repeat(np.arange(len(counts)), per_chunk)
     offset = (np.arange(len(chunk)) - np.repeat(np.cumsum(per_chunk) - per_chunk, per_chunk)) * tokens
     size = np.minimum(tokens, counts[chunk] - offset)
-    return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset, ends[chunk]), axis=1)
+    return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset), axis=1)
 
 
 def _spread(tiles: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Work (N, WORK), merges (F, 4) and the number of split results; chunks of few tiles are spread over programs, short ones first."""
-    chunk, _, tokens, position, _ = tiles.T
+    """Work (N, 7), merges (F, 4) and the number of split results; chunks of few tiles are spread over programs, short ones first."""
+    chunk, _, tokens, position = tiles.T
     splits = -(-(position + tokens) // SPLIT)
     room = np.bincount(chunk, weights=splits * tokens, minlength=1).astype(np.int64)
     shortest = np.argsort(room, kind="stable")
@@ -133,13 +130,13 @@ def _spread(tiles: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.n
     apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= FEW_TILES)[chunk] & fits[chunk]
     whole, cut, parts = tiles[~apart], tiles[apart], splits[apart]
     ones = np.ones((len(whole), 1), dtype=np.int64)
-    together = np.hstack((whole[:, :4], 0 * ones, splits[~apart, None], -ones, whole[:, 4:]))
+    together = np.hstack((whole, 0 * ones, splits[~apart, None], -ones))
     needed = parts * cut[:, 2]
     first = np.cumsum(needed) - needed
     tile = np.repeat(np.arange(len(cut)), parts)
     split = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
     split_result = first[tile] + split * cut[tile, 2]
-    alone = np.hstack((cut[tile, :4], split[:, None], split[:, None] + 1, split_result[:, None], cut[tile, 4:]))
+    alone = np.hstack((cut[tile], split[:, None], split[:, None] + 1, split_result[:, None]))
     at = np.repeat(np.arange(len(cut)), cut[:, 2])
     token = np.arange(len(at)) - np.repeat(np.cumsum(cut[:, 2]) - cut[:, 2], cut[:, 2])
     merges = np.stack((cut[at, 1] + token, first[at] + token, cut[at, 2], parts[at]), axis=1)
