@@ -43,6 +43,7 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
     },
     "prefill 8 x 1001": [(1001, 1001)] * 8,
     "prefill 8192": [(8192, 8192)],
+    "chunk of 8192 behind 23808": [(8192, 32000)],
     "chunk of 522 behind 992": [(522, 1514)],
     "8 chunks of 522 behind 992": [(522, 1514)] * 8,
     "prefill 8 x 1001 beside 64 decodes behind 1000": [(1001, 1001)] * 8 + [(1, 1001)] * 64,
@@ -133,7 +134,8 @@ def check(
 def fixed(plan: PagedPlan) -> PagedPlan:
     """`plan` as a graph has it: more lines than are in use, whose number only the device knows."""
     work, small_work = (
-        torch.cat((lines, lines.new_full((MAX_SPLIT_RESULTS, 7), -1))) for lines in (plan.work, plan.small_work)
+        torch.cat((lines, lines.new_full((MAX_SPLIT_RESULTS, lines.shape[1]), -1)))
+        for lines in (plan.work, plan.small_work)
     )
     merges = torch.cat((plan.merges, plan.merges.new_full((64, 4), -1)))
     counts = [len(plan.work), len(plan.small_work), len(plan.merges)]
