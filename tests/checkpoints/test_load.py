@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.toy import CPU, FP8_BLOCK, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from octavo.checkpoints import safetensors
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.config import WeightFormat
 from octavo.errors import CheckpointError, ConfigError
@@ -45,6 +48,37 @@ def test_shards_and_one_file_give_the_same(changes: dict[str, Any], tmp_path: Pa
     one, three = load(tmp_path / "one"), load(tmp_path / "three")
     assert torch.equal(hidden_of(one), hidden_of(three))
     assert one.config.quantization.format is (WeightFormat.BF16 if changes else WeightFormat.FP8_DYNAMIC)
+
+
+def test_the_next_file_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file once, whole, and before the one in front of it is opened to be copied."""
+    write(tmp_path, shards=3)
+    seen: list[str] = []
+
+    def advise(file: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_WILLNEED)
+        seen.append("ask for " + Path(f"/proc/self/fd/{file}").readlink().name)
+
+    def opened(path: Path, **options: Any) -> Any:
+        seen.append("copy " + path.name)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(safetensors, "safe_open", opened)
+    load(tmp_path)
+    first, second, third = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert seen == [
+        f"ask for {first}", f"ask for {second}", f"copy {first}", f"ask for {third}", f"copy {second}", f"copy {third}",
+    ]  # fmt: skip
+
+
+def test_a_system_without_reading_ahead_and_a_file_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    safetensors.read_ahead([tmp_path / "gone.safetensors"])
+    monkeypatch.delattr(os, "posix_fadvise")
+    write(tmp_path, shards=2)
+    load(tmp_path)
 
 
 def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Bf16Format:
 
     def put(self, name: str, tensor: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> None:
         """Convert it to the parameter's type; see `Format`."""
-        parameters[name].copy_(tensor)
+        parameters[name].copy_(tensor, non_blocking=True)
 
     def default(self, name: str) -> float | None:
         """Scales of keys and values that nobody has measured are 1; see `Format`."""

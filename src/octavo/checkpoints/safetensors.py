@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -15,6 +17,9 @@ from octavo.checkpoints.files import INDEX, find_files
 from octavo.errors import CheckpointError
 
 log = logging.getLogger(__name__)
+
+PINNED_BYTES = range(64 * 1024, 64 * 1024**2)
+"""Of tensors that go to a GPU by way of pinned memory, beside Python. Smaller ones are no faster by it; torch keeps what it once has pinned."""
 
 
 class Format(Protocol):
@@ -74,8 +79,11 @@ def fill_from_folder(
     """
     files = find_files(folder)
     missing, left_out = {name for name in parameters if not stored.is_made(name)}, list[str]()
+    paths = list(files)
+    read_ahead(paths[:1])
     with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
-        for path, claimed in files.items():
+        for place, (path, claimed) in enumerate(files.items(), 1):
+            read_ahead(paths[place : place + 1])
             names, surplus = _fill_from_file(path, parameters, missing, stored, needless, bar)
             left_out += surplus
             if absent := claimed - names:
@@ -97,6 +105,15 @@ def fill_from_folder(
         )
     if left_out:
         log.warning("left out of %s, as the model computes without: %s", folder, _list(left_out))
+
+
+def read_ahead(paths: list[Path]) -> None:
+    """Have the system read the files while others are copied, in one go: page by page a disk gives a fraction of what it can."""
+    if not hasattr(os, "posix_fadvise"):  # macOS has none
+        return
+    for path in paths:
+        with contextlib.suppress(OSError), path.open("rb") as file:  # whoever opens it to read it tells what is wrong
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _fill_from_file(
@@ -163,6 +180,8 @@ def _fill(
         )
     if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
+    if parameter.is_cuda and tensor.nbytes in PINNED_BYTES:
+        tensor = tensor.pin_memory()
     stored.put(usual, tensor, parameters)
 
 
