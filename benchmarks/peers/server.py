@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-from collections.abc import Mapping
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from benchmarks.peers.about import about
@@ -40,3 +45,22 @@ def words(settings: Mapping[str, object]) -> list[str]:
             case _:
                 said += [f"--{flag}", str(value)]
     return said
+
+
+@contextmanager
+def stand_in(name: str, *members: str) -> Iterator[None]:
+    """Let the block import the module `name` where it is not installed: an empty one, in which `members` are bare classes.
+
+    Behind the block it is missing again, so that whoever looks for it then does not take it for the real one.
+    """
+    if importlib.util.find_spec(name) is not None:
+        yield
+        return
+    module = types.ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)  # without one, whoever asks for it gets a ValueError
+    vars(module).update({member: type(member, (), {}) for member in members})
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        del sys.modules[name]

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks.peers.server import HOST, parse_args, tell
+from benchmarks.peers.server import HOST, parse_args, stand_in, tell
 from benchmarks.peers.sglang_offline import prepare
 from benchmarks.peers.workloads import BUDGET, MAX_REQUESTS
 
@@ -34,9 +34,12 @@ def serve(args: argparse.Namespace, tokenizer: Path) -> None:
     Raises:
         RuntimeError: this copy of SGLang leaves its dummy weights as they are.
     """
-    from sglang.srt.entrypoints.http_server import launch_server
+    import sglang.srt.entrypoints.engine  # noqa: F401 - Transformers and mistral_common, which it imports, use soundfile if they find it
     from sglang.srt.model_loader import loader
     from sglang.srt.server_args import ServerArgs
+
+    with stand_in("soundfile"):  # which reads and writes speech, and which the server imports whatever it serves
+        from sglang.srt.entrypoints.http_server import launch_server
 
     if not hasattr(loader, "_peer_fill"):
         raise RuntimeError("the loader of this SGLang writes no random weights; see benchmarks/peers/sglang_offline.py")

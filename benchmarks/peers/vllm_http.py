@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 
-from benchmarks.peers.server import HOST, parse_args, tell, words
+from benchmarks.peers.server import HOST, parse_args, stand_in, tell, words
 from benchmarks.peers.vllm_offline import SETTINGS, fill
 from benchmarks.peers.workloads import BUDGET, MAX_REQUESTS
 
 
 async def serve(args: argparse.Namespace) -> None:
     """Start the engine, write over its weights, and serve until a signal."""
-    from vllm.entrypoints.openai import api_server
+    with stand_in("watchfiles", "Change", "awatch"):  # which renews certificates, of which there are none
+        from vllm.entrypoints.openai import api_server
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
