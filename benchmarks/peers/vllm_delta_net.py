@@ -1,7 +1,12 @@
 """One layer of Gated DeltaNet as vLLM computes it: `PYTHONPATH=SITE:. python -m benchmarks.peers.vllm_delta_net OUT`.
 
 Between the projections, at the shape of `benchmarks.delta_net`: convolution, gates, norm and rule, prompts in chunks of 64 by its Triton kernels and
-decode by its kernel for single tokens, each under graph replay, with states in float32. Prompts begin without a state.
+decode by its kernel for single tokens, each under graph replay, with states in float32. Prompts begin without a state. Each time is printed
+and written as it comes, decodes first.
+
+The first prompts take minutes: Triton compiles and times 88 configurations of the six kernels that vLLM tunes for them (sums of gates 4,
+products of keys 27, inverses 12, w and u 9, states 12, outputs 24), before a graph is captured. `TRITON_PRINT_AUTOTUNING=1` shows it. What is
+compiled and chosen stays in `TRITON_CACHE_DIR`, so that a run after one that was cut off goes on from there, and both prompts share it.
 """
 
 from __future__ import annotations
@@ -133,7 +138,7 @@ def draw_inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def replayed(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Microseconds of a call in each replay of a graph of `calls`."""
+    """Microseconds of a call in each replay of a graph of `calls`, which run before it is captured: nothing is tuned within."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(2):
@@ -156,23 +161,36 @@ def replayed(calls: Sequence[Callable[[], object]]) -> list[float]:
     return times
 
 
+def calls_of(name: str) -> list[Callable[[], object]]:
+    """What a graph holds of `name`: one prefill, or decodes that go through more states than the L2 cache holds."""
+    if name in PROMPTS:
+        return [Layer(len(PROMPTS[name])).prefill(PROMPTS[name])]
+    count = DECODES[name]
+    copies = max(1, STATES // count)
+    layer = Layer(copies * count)
+    places = torch.arange(1, copies * count + 1, dtype=torch.int32, device=CUDA).view(copies, count)
+    return [layer.decode(each) for each in places]
+
+
+def measure(out: Path, only: Sequence[str]) -> None:
+    """Time all whose names begin as one of `only`; print and write to `out` each time as it comes."""
+    times: dict[str, list[float]] = {}
+    for name in (*DECODES, *PROMPTS):
+        if name.startswith(tuple(only)):
+            print(name, end=" ", flush=True)
+            times[name] = replayed(calls_of(name))
+            print(f"{statistics.median(times[name]):.1f} us", flush=True)
+            out.write_text(json.dumps(about("vLLM", "vllm", {}) | {"us": times}, indent=2) + "\n")
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="file for the times, for `benchmarks.delta_net --peer`")
+    parser.add_argument("--only", nargs="*", default=[""], help="how the names of what is measured begin; default: all")
     args = parser.parse_args()
     torch.manual_seed(0)
-    times: dict[str, list[float]] = {}
-    for name, count in DECODES.items():
-        copies = max(1, STATES // count)
-        layer = Layer(copies * count)
-        places = torch.arange(1, copies * count + 1, dtype=torch.int32, device=CUDA).view(copies, count)
-        times[name] = replayed([layer.decode(each) for each in places])
-    for name, lengths in PROMPTS.items():
-        times[name] = replayed([Layer(len(lengths)).prefill(lengths)])
-    for name, found in times.items():
-        print(name, f"{statistics.median(found):.1f} us", flush=True)
-    args.out.write_text(json.dumps(about("vLLM", "vllm", {}) | {"us": times}, indent=2) + "\n")
+    measure(args.out, args.only)
 
 
 if __name__ == "__main__":
