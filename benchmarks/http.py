@@ -4,9 +4,11 @@
     python -m benchmarks.http --peer vllm.json sglang.json           with what other servers took beside (`benchmarks.peers.over_http`)
     python -m benchmarks.http --base-url http://127.0.0.1:8001       a server that runs already
     python -m benchmarks.http --model octavo-tiny --device cpu --loads 1x32x8 4x32x8
+    python -m benchmarks.http --add --loads 8x32000x128              one more load in the table of an earlier run
 
 All requests of a load are sent at once, and the next load when they have ended; their prompts are random, and no two are equal, so that
-no cache holds any of them. Each load runs once to warm up, and then as often as told.
+no cache holds any of them. Each load runs once to warm up, and then as often as told. The result is written after each, so that it stays
+when a later one fails.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 
 from benchmarks import against
 from benchmarks.peers import about
-from benchmarks.provenance import write_result
+from benchmarks.provenance import provenance, read_result, write_result
 from benchmarks.served import HOST, free_port, running, while_runs
 from octavo.cli.bench.client import BenchClient, Outcome, connect
 from octavo.cli.bench.prompts import random_prompts
@@ -168,6 +170,13 @@ def name_of(load: Load, sampling: str) -> str:
     return f"{load}, {sampling}"
 
 
+def parse_name(name: str) -> tuple[Load, str]:
+    """The load and the sampling that `name_of` named so."""
+    load, _, sampling = name.partition(", ")
+    count, prompt, made = (int(word) for word in load.split()[::2])
+    return Load(count, prompt, made), sampling
+
+
 def row(load: Load, sampling: str, times: Times) -> list[object]:
     """Cells of the table."""
     cells: list[object] = [str(load), sampling]
@@ -208,12 +217,13 @@ def read_peers(paths: Sequence[Path]) -> dict[str, dict[str, Times]]:
     peers: dict[str, dict[str, Times]] = {}
     for path in paths:
         told = json.loads(path.read_text())
-        taken = {
-            name: Times(**{what: _range(each) for what, each in values.items()})
-            for name, values in told["times"].items()
-        }
-        peers.setdefault(about.name_of(told), {}).update(taken)
+        peers.setdefault(about.name_of(told), {}).update(read_times(told["times"]))
     return peers
+
+
+def read_times(told: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Times]:
+    """Times by their names, as they stand in a file."""
+    return {name: Times(**{what: _range(each) for what, each in values.items()}) for name, values in told.items()}
 
 
 def _range(values: Sequence[float]) -> Range:
@@ -221,13 +231,84 @@ def _range(values: Sequence[float]) -> Range:
     return middle, low, high
 
 
-async def run(args: argparse.Namespace, base_url: str) -> list[tuple[Load, str, Times]]:
-    """All that `measure` gives, printed as it comes."""
-    measured = []
+class OtherResultError(Exception):
+    """A result that cannot be added to: it is of something else; says of what."""
+
+
+@dataclasses.dataclass
+class Result:
+    """What loads took, by their names, beside what they took of peers."""
+
+    name: str
+    model: str
+    repeats: int
+    peers: dict[str, dict[str, Times]]
+    times: dict[str, Times] = dataclasses.field(default_factory=dict)
+    source: dict[str, Any] = dataclasses.field(default_factory=provenance)
+    """Asked before the first load: the tree may change while it runs."""
+
+    def take_over(self, earlier: Mapping[str, Any]) -> None:
+        """Take the times of an earlier result, of this server and of peers; what is measured again has precedence.
+
+        Raises:
+            OtherResultError: it is of another commit, GPU, model or number of runs, or the commit is not all that there is to know.
+        """
+        raw, its = earlier["raw"], earlier["provenance"]
+        ours = _subject(self.source, {"model": self.model, "repeats": self.repeats})
+        if (theirs := _subject(its, raw)) != ours:
+            raise OtherResultError(f"--add: {self.name} is of {theirs}, this run of {ours}")
+        if ours["commit"] == "unknown" or ours["commit"].endswith("+changes"):
+            raise OtherResultError(f"--add: nobody knows whether two trees of commit {ours['commit']} are the same")
+        self.times = read_times(raw["times"]) | self.times
+        for peer, times in raw["peers"].items():
+            self.peers[peer] = read_times(times) | self.peers.get(peer, {})
+        self.source["command"] = f"{its['command']} && {self.source['command']}"
+
+    def write(self) -> None:
+        """Write the table, loads of short prompts first."""
+        self.times = dict(sorted(self.times.items(), key=_in_table))
+        told = " ratios above 1 where this server is faster than the better of the others;" if self.peers else ""
+        write_result(
+            self.name,
+            title=f"Times to tokens over HTTP, {self.model}",
+            conditions=f"random weights and prompts, /v1/completions streamed, all requests of a load at once (how many, of how many prompt tokens, and "
+            f"how many made), nothing cached, 256 requests at a time, budget 8192; first token from the sending of the request, each token from the "
+            f"first to the last; medians of all requests of {self.repeats} runs;{told} in brackets 10th to 90th percentile, and the lowest and "
+            "highest rate",
+            columns=columns(self.peers),
+            rows=[
+                [*row(*parse_name(name), times), *beside(name, times, self.peers)] for name, times in self.times.items()
+            ],
+            raw={
+                "model": self.model,
+                "repeats": self.repeats,
+                "times": _as_objects(self.times),
+                "peers": {peer: _as_objects(times) for peer, times in self.peers.items()},
+            },
+            source=self.source,
+        )
+
+
+def _subject(source: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What two results must have in common to be one."""
+    return {name: source[name] for name in ("commit", "gpu")} | {name: raw.get(name) for name in ("model", "repeats")}
+
+
+def _in_table(item: tuple[str, Times]) -> tuple[int, int, int]:
+    load, _ = parse_name(item[0])
+    return load.prompt, load.made, load.count
+
+
+def _as_objects(times: Mapping[str, Times]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(each) for name, each in times.items()}
+
+
+async def run(args: argparse.Namespace, base_url: str, result: Result) -> None:
+    """Print all that `measure` gives, and write `result` with it, as it comes."""
     async for load, sampling, times in measure(args, base_url):
-        measured.append((load, sampling, times))
+        result.times[name_of(load, sampling)] = times
+        result.write()
         print(*row(load, sampling, times), sep=" | ", flush=True)
-    return measured
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
@@ -248,31 +329,23 @@ def main() -> None:
     parser.add_argument("--base-url", help="of a server that runs already; none is started")
     parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what benchmarks.peers.over_http wrote")
     parser.add_argument("--name", default="http", help="of the result")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what the result has of loads that are not measured now"
+    )
     add_measuring(parser)
     args = against.parse_args(parser, "http")
-    peers = read_peers(args.peer)
+    result = Result(args.name, args.model, args.repeats, read_peers(args.peer))
+    earlier = read_result(args.name) if args.add else None
+    if earlier is not None:
+        try:
+            result.take_over(earlier)
+        except OtherResultError as exc:
+            sys.exit(str(exc))
     if args.base_url:
-        measured = asyncio.run(run(args, args.base_url))
+        asyncio.run(run(args, args.base_url, result))
     else:
         with served(args.model, args.device) as (server, base_url):
-            measured = asyncio.run(while_runs(server, run(args, base_url)))
-    told = " ratios above 1 where this server is faster than the better of the others;" if peers else ""
-    write_result(
-        args.name,
-        title=f"Times to tokens over HTTP, {args.model}",
-        conditions=f"random weights and prompts, /v1/completions streamed, all requests of a load at once (how many, of how many prompt tokens, and how "
-        f"many made), nothing cached, 256 requests at a time, budget 8192; first token from the sending of the request, each token from the first to "
-        f"the last; medians of all requests of {args.repeats} runs;{told} in brackets 10th to 90th percentile, and the lowest and highest rate",
-        columns=columns(peers),
-        rows=[[*row(*each), *beside(name_of(*each[:2]), each[2], peers)] for each in measured],
-        raw={
-            "times": {name_of(load, sampling): dataclasses.asdict(times) for load, sampling, times in measured},
-            "peers": {
-                peer: {name: dataclasses.asdict(times) for name, times in taken.items()}
-                for peer, taken in peers.items()
-            },
-        },
-    )
+            asyncio.run(while_runs(server, run(args, base_url, result)))
 
 
 if __name__ == "__main__":

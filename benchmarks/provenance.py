@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from octavo.cli.collect_env import collect
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+WRITTEN = ("benchmarks/results", "docs/benchmarks.md")
+"""By benchmarks, in a tree."""
 
 
 def provenance() -> dict[str, Any]:
@@ -45,6 +47,7 @@ def write_result(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
     raw: object = None,
+    source: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a table with its provenance to benchmarks/results/NAME.json and put it into docs/benchmarks.md.
 
@@ -54,6 +57,7 @@ def write_result(
         conditions: what a reader must know to judge the numbers, in one or two sentences.
         rows: as long as `columns`; numbers already rounded to what is known.
         raw: all measurements, for who wants to look closer.
+        source: what `provenance` gave when the run began; None: it is asked now.
     """
     assert all(len(row) == len(columns) for row in rows)
     result = {
@@ -62,7 +66,7 @@ def write_result(
         "columns": columns,
         "rows": rows,
         "raw": raw,
-        "provenance": provenance(),
+        "provenance": provenance() if source is None else source,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
@@ -71,12 +75,27 @@ def write_result(
     return path
 
 
+def read_result(name: str) -> dict[str, Any] | None:
+    """What `write_result` wrote under this name; None if it did not."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
 def commit_of(folder: Path) -> str:
-    """The commit that is checked out in `folder`, with a mark if files differ from it; `unknown` where it is no checkout's root."""
+    """The commit that is checked out in `folder`, with a mark if files differ from it; `unknown` where it is no checkout's root.
+
+    Files that benchmarks write may differ: what they measure is the same.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or _git(folder, "rev-parse", "--show-prefix"):
         return "unknown"
-    return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    changes = _git(
+        folder, "status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{name}" for name in WRITTEN)
+    )
+    return commit + ("+changes" if changes else "")
 
 
 def _git(folder: Path, *words: str) -> str | None:

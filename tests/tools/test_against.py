@@ -107,6 +107,20 @@ def test_a_folder_within_a_checkout_has_no_commit_of_its_own(tmp_path: Path) -> 
     assert provenance.commit_of(within) == "unknown"
 
 
+def test_what_benchmarks_write_is_no_change_of_a_tree(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=somebody", "-c", "user.email=nobody@example.com"]
+    files = [tmp_path / name for name in ("benchmarks/results/x.json", "docs/benchmarks.md", "benchmarks/x.py")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = provenance.commit_of(tmp_path)
+    for file, marked in zip(files, (commit, commit, commit + "+changes"), strict=True):
+        file.write_text("2")
+        assert provenance.commit_of(tmp_path) == marked
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser()
     made.add_argument("log")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import benchmarks.http
 import pytest
+from benchmarks import provenance, tables
 from benchmarks.http import (
     GREEDY,
     FailedRequestError,
     Load,
+    OtherResultError,
+    Result,
     Times,
     answer,
     beside,
     columns,
     name_of,
+    parse_name,
     read_peers,
     row,
 )
@@ -127,3 +133,101 @@ def test_files_of_one_engine_are_one_peer(tmp_path: Path) -> None:
         write("c.json", "Engine 1", {"page_size": 1}, short=OURS),
     ]
     assert read_peers(files) == {"Engine 1": {"short": SLOW, "long": FAST}, "Engine 1, page_size 1": {"short": OURS}}
+
+
+SOURCE = {
+    "commit": "c0ffee",
+    "gpu": "none",
+    "command": "first",
+    "cpu": "one",
+    "python": "3",
+    "torch": "2",
+    "triton": "3",
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for results."""
+    monkeypatch.setattr(provenance, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    return tmp_path
+
+
+def result(
+    times: dict[str, Times] | None = None, source: dict[str, str] | None = None, model: str = "m", repeats: int = 3
+) -> Result:
+    return Result("both", model, repeats, {}, times or {}, {**SOURCE, **(source or {}), "date": "2026-11-30"})
+
+
+def load_name(count: int, prompt: int) -> str:
+    return name_of(Load(count, prompt, 2), "greedy")
+
+
+def test_a_name_says_the_load_and_the_sampling() -> None:
+    assert parse_name(name_of(ONE, "Qwen's")) == (ONE, "Qwen's")
+
+
+def test_a_result_keeps_what_is_not_measured_again(results: Path) -> None:
+    first = result({load_name(1, 9): OURS, load_name(8, 5): SLOW})
+    first.peers["Engine 1"] = {load_name(1, 9): FAST}
+    first.write()
+    earlier = provenance.read_result("both")
+    assert earlier is not None
+
+    second = result({load_name(1, 9): FAST, load_name(1, 5): OURS}, {"command": "second"})
+    second.take_over(earlier)
+    second.write()
+    written = provenance.read_result("both")
+    assert written is not None
+    assert {name: each["rate"][0] for name, each in written["raw"]["times"].items()} == {
+        load_name(1, 5): OURS.rate[0],
+        load_name(8, 5): SLOW.rate[0],
+        load_name(1, 9): FAST.rate[0],
+    }
+    assert [cells[0] for cells in written["rows"]] == ["1 of 5 and 2", "8 of 5 and 2", "1 of 9 and 2"]
+    assert list(written["raw"]["peers"]) == ["Engine 1"]
+    assert written["provenance"]["command"] == "first && second"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        result(source={"commit": "beef"}),
+        result(source={"gpu": "H200"}),
+        result(model="other"),
+        result(repeats=1),
+    ],
+    ids=["commit", "gpu", "model", "repeats"],
+)
+def test_a_result_of_something_else_is_not_added_to(results: Path, other: Result) -> None:
+    other.write()
+    earlier = provenance.read_result("both")
+    assert earlier is not None
+    with pytest.raises(OtherResultError):
+        result().take_over(earlier)
+
+
+@pytest.mark.parametrize("commit", ["unknown", "c0ffee+changes"])
+def test_a_tree_that_nobody_can_name_is_not_added_to(results: Path, commit: str) -> None:
+    result(source={"commit": commit}).write()
+    earlier = provenance.read_result("both")
+    assert earlier is not None
+    with pytest.raises(OtherResultError, match="nobody knows"):
+        result(source={"commit": commit}).take_over(earlier)
+
+
+def test_what_was_measured_stays_when_a_later_load_fails(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def measure(args: object, base_url: str) -> AsyncIterator[tuple[Load, str, Times]]:
+        yield ONE, "greedy", OURS
+        raise FailedRequestError
+
+    monkeypatch.setattr(benchmarks.http, "measure", measure)
+    with pytest.raises(FailedRequestError):
+        asyncio.run(benchmarks.http.run(argparse.Namespace(), "", result()))
+    written = provenance.read_result("both")
+    assert written is not None
+    assert list(written["raw"]["times"]) == [name_of(ONE, "greedy")]
+    assert capsys.readouterr().out.startswith("1 of 512 and 128 | greedy | ")

@@ -61,6 +61,23 @@ def test_a_peer_is_measured_and_stands_beside_ours(tmp_path: Path, monkeypatch: 
     assert tables.section(written).count("\n| ") == 2 + len(NAMES)
 
 
+def test_two_runs_of_ours_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
+    monkeypatch.setenv("BENCHMARK_COMMIT", "c0ffee")
+    command = ["http", "--model", "octavo-tiny", "--device", "cpu", "--repeats", "1", "--samplings", "greedy", "--add"]
+    for load in ("2x9x4", "1x8x4"):
+        monkeypatch.setattr(sys, "argv", [*command, "--loads", load])
+        http.main()
+    written = provenance.read_result("http")
+    assert written is not None
+    assert [cells[0] for cells in written["rows"]] == ["1 of 8 and 4", "2 of 9 and 4"]
+
+    monkeypatch.setenv("BENCHMARK_COMMIT", "beef")
+    with pytest.raises(SystemExit, match="c0ffee"):
+        http.main()
+
+
 def test_a_peer_that_ends_before_it_serves_ends_the_script_with_its_last_words(tmp_path: Path) -> None:
     done = measure(tmp_path / "peer.json", "--extra", '{"ends": true}')
     assert done.returncode == 1
