@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import against
-from benchmarks.moe_layer import CUDA, Timing, copy_rate, replay
+from benchmarks.measurement import CUDA, Timing, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, Unscaled
 from octavo.ops.attention.cuda import (

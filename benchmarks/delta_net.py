@@ -25,8 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks import against
-from benchmarks.measurement import COLUMNS, Measurement
-from benchmarks.moe_layer import CUDA, copy_rate, replay
+from benchmarks.measurement import COLUMNS, CUDA, Measurement, copy_rate, replay
 from benchmarks.peers.about import name_of
 from benchmarks.provenance import write_result
 from octavo.config.delta_shape import SPAN, DeltaShape

@@ -15,8 +15,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import against
-from benchmarks.measurement import COLUMNS, Measurement
-from benchmarks.moe_layer import CUDA, copy_rate, replay
+from benchmarks.measurement import COLUMNS, CUDA, Measurement, copy_rate, replay
 from benchmarks.provenance import write_result
 from octavo.ops.gates.cuda import add_share, gate_heads, gate_norm, swiglu
 from octavo.ops.gates.reference import add_share_reference, heads_reference, norm_reference, swiglu_reference

@@ -17,55 +17,20 @@ import re
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks import against
+from benchmarks.measurement import CUDA, Timing, copy_rate, fp8_rate, replay
 from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
 
-CUDA = torch.device("cuda")
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 SHAPES = {"qwen3-30b-a3b": (128, 8, 2048, 768), "mixtral-8x7b": (8, 2, 4096, 14336)}
 FORMATS = ["channel", "block"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Microseconds of one call: the median of the replays, and their 10th and 90th percentile."""
-
-    median: float
-    low: float
-    high: float
-
-
-def timer() -> torch.cuda.Event:
-    """An event that records when the device reaches it."""
-    return torch.cuda.Event(enable_timing=True)
-
-
-def replay(calls: Sequence[Callable[[], object]], replays: int) -> Timing:
-    """Time a graph of `calls`, per call."""
-    for call in calls:
-        call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    events = [(timer(), timer()) for _ in range(replays)]
-    for _ in range(3):
-        graph.replay()
-    for start, end in events:
-        start.record()
-        graph.replay()
-        end.record()
-    torch.cuda.synchronize()
-    times = sorted(start.elapsed_time(end) * 1e3 / len(calls) for start, end in events)
-    return Timing(statistics.median(times), times[len(times) // 10], times[len(times) * 9 // 10])
 
 
 def random_weights(kind: str, experts: int, parts: int, rows: int, cols: int) -> Weights:
@@ -87,25 +52,6 @@ def draw(tokens: int, shape: tuple[int, int, int, int]) -> Inputs:
     weights, ids = torch.softmax(torch.rand((tokens, experts), device=CUDA) * 4, -1).topk(top_k, dim=1)
     x = torch.randn((tokens, hidden), dtype=torch.bfloat16, device=CUDA)
     return Inputs(x, ids.to(torch.int32), weights / weights.sum(-1, keepdim=True))
-
-
-def copy_rate() -> float:
-    """Bytes per second, read and written, of a kernel over a large array; a copy in a graph may not be one."""
-    source = torch.empty(1 << 28, dtype=torch.int32, device=CUDA).random_()
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / (replay([lambda: torch.neg(source, out=target)], 20).median * 1e-6)
-
-
-def fp8_rate() -> float:
-    """Operations per second of PyTorch's row-wise FP8 product with fast accumulation at 8192 cubed."""
-    n = 8192
-    a, b = (torch.randn((n, n), device=CUDA).to(FP8) for _ in range(2))
-    one = torch.ones((n, 1), device=CUDA)
-
-    def product() -> torch.Tensor:
-        return torch._scaled_mm(a, b.t(), one, one.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
-
-    return 2 * n**3 / (replay([product], 20).median * 1e-6)
 
 
 def floor_us(inputs: list[Inputs], shape: tuple[int, int, int, int], copy: float, fp8: float) -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.attention import WEIGHTS
-from benchmarks.moe_layer import CUDA, replay
+from benchmarks.measurement import CUDA, replay
 from tqdm import tqdm
 
 from octavo.ops.activations import FP8, Activations, Unscaled

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights, replay
+from benchmarks.measurement import replay
+from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights
 from tqdm import tqdm
 
 from octavo.ops.compilation import compiling_instead

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks import delta_net, gates, measurement
-from benchmarks.measurement import COLUMNS, Measurement
-from benchmarks.moe_layer import Timing
+from benchmarks.measurement import COLUMNS, Measurement, Timing
 
 
 def test_a_row_says_the_rate_and_the_floor() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.moe_layer import Measurement, Timing, failures, reason
+from benchmarks.measurement import Timing
+from benchmarks.moe_layer import Measurement, failures, reason
 
 TIME = Timing(20.0, 19.0, 21.0)
 WHY = "RuntimeError: nvcc not found"
