@@ -28,6 +28,7 @@ from benchmarks import against
 from benchmarks.measurement import COLUMNS, CUDA, Measurement, copy_rate, replay
 from benchmarks.peers.about import name_of
 from benchmarks.provenance import write_result
+from benchmarks.step_floor import state_bytes
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.delta_net import DeltaPlan, DeltaWeights, StateUse, plan_delta
 from octavo.ops.delta_net.cuda import delta_net
@@ -57,14 +58,7 @@ def floor_bytes(chunks: list[tuple[int, int]]) -> float:
     """Inputs and outputs once, states once where they are read or written, and the open rows before and behind each chunk."""
     heads = SHAPE.value_heads
     of_row = 2 * SHAPE.channels + 8 * heads + 2 * heads * SHAPE.value_dim
-    of_open_row = 2 * (SHAPE.channels - SHAPE.queries) + 8 * heads
-    total = 0.0
-    for tokens, before in chunks:
-        borders = (before % SPAN + tokens) // SPAN
-        total += tokens * of_row + 4 * SHAPE.state_numbers * ((before > 0) + (borders > 0))
-        total += of_open_row * (before % SPAN + min(tokens, (before + tokens) % SPAN))
-        total += 2 * SHAPE.history_numbers * ((before > 0) + 1)
-    return total
+    return state_bytes(SHAPE, chunks) + of_row * sum(tokens for tokens, _ in chunks)
 
 
 def draw_weights() -> DeltaWeights:

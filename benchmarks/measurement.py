@@ -69,6 +69,12 @@ def fp8_rate() -> float:
     return 2 * n**3 / (replay([product], 20).median * 1e-6)
 
 
+def bf16_rate() -> float:
+    """Operations per second of PyTorch's product of bf16 at `SIDE` cubed."""
+    a, b = (torch.randn((SIDE, SIDE), device=CUDA).bfloat16() for _ in range(2))
+    return 2 * SIDE**3 / (replay([lambda: a @ b], 20).median * 1e-6)
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """Microseconds of a call, and the bytes that it must move."""
