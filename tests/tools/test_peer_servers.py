@@ -18,7 +18,8 @@ from benchmarks.peers.server import stand_in
 ASKS = "import importlib.util\nassert importlib.util.find_spec('soundfile') is None, 'taken for the real one'\n"
 SGLANG = {
     "sglang/srt/entrypoints/engine.py": ASKS,
-    "sglang/srt/entrypoints/http_server.py": "import soundfile as sf\ndef launch_server(args): args['launched'].append(args)\n",
+    "sglang/srt/entrypoints/http_server.py": "import soundfile as sf\nimport sglang.srt.entrypoints.engine\n"
+    "def launch_server(args): args['launched'].append(args)\n",
     "sglang/srt/model_loader/loader.py": "_peer_fill = None\n",
     "sglang/srt/server_args.py": "ServerArgs = dict\n",
     "sglang-1.0.dist-info/METADATA": "Name: sglang\nVersion: 1.0\n",

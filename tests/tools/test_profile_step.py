@@ -12,6 +12,7 @@ from benchmarks.step_floor import Floor, Rows
 from octavo.checkpoints.folder import resolve_folder
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
+from octavo.ops.delta_net import StateUse
 
 
 def test_what_overlaps_is_counted_once() -> None:
@@ -40,6 +41,11 @@ def test_a_floor_is_of_the_rows_of_its_step() -> None:
     assert list(parts) == [step.name for step in STEPS]
     sizes = [sum(part.num_bytes for part in parts[f"decode, {count}"]) for count in (1, 8, 256)]
     assert sizes == sorted(set(sizes))
+
+
+def test_a_prompt_goes_on_from_no_state() -> None:
+    assert Step("prompts", 2, 5, 5).batch(columns=1).states == (StateUse(-1, 0), StateUse(-1, 1))
+    assert Step("decode", 2, 1, 5).batch(columns=1).states == (StateUse(0, 0), StateUse(1, 1))
 
 
 @pytest.mark.parametrize("name", ["octavo-tiny", "octavo-tiny-hybrid"])

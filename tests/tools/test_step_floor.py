@@ -56,8 +56,7 @@ def test_a_step_is_all_its_layers() -> None:
 
 
 def test_of_the_last_layer_only_keys_and_values_are_needed_of_every_row() -> None:
-    *_, last_dense, last_attention, last_experts = step_parts(*placed(QWEN), PROMPTS)
-    dense, attention, experts = first_layer(dataclasses.replace(PROMPTS, wanted=1000))
+    dense, attention, experts, *_, last_dense, last_attention, last_experts = step_parts(*placed(QWEN), PROMPTS)
     assert dense.fp8 == 2 * 8000 * (QKV + OUT)
     assert last_dense.fp8 == pytest.approx(2 * (8000 * 1024 * 2048 + 8 * (4096 * 2048 + OUT)))
     assert last_dense.num_bytes == dense.num_bytes
@@ -123,6 +122,26 @@ def test_gated_delta_net_by_hand() -> None:
     assert dense.fp8 + dense.bf16 == 2 * (into + back + shared + (2 * 32 + 256 + 1) * 2048)
     assert states.bf16 == 2 * 3 * 32 * 128 * 128
     assert experts.fp8 == 2 * 8 * 3 * 512 * 2048
+
+
+@pytest.mark.parametrize(
+    ("number", "of_all_rows", "of_wanted_rows"),
+    [
+        (0, 2048 + 4096 + 2 * 32, 2048 + 4096 + 4096),
+        (3, 2 * 2 * 256, 2 * 16 * 256 + 16 * 256),
+    ],
+    ids=["Gated DeltaNet", "gated attention"],
+)
+def test_queries_and_gates_of_the_last_layer_are_needed_of_few_rows(
+    number: int, of_all_rows: int, of_wanted_rows: int
+) -> None:
+    """Columns of products with 2048: keys, values and decays; and queries, gates, the projection back, and the MLP that all rows share."""
+    parameters, cache = placed(str(next(folder for folder in SHAPES if folder.name.startswith("qwen3.6"))))
+    shared = 3 * 512 + 256 + 1
+    for wanted in (1, 1000):
+        dense, *_ = layer_parts(parameters.layers[number], cache[number], dataclasses.replace(PROMPTS, wanted=wanted))
+        columns = 8000 * of_all_rows + 8 * wanted * (of_wanted_rows + shared)
+        assert dense.fp8 + dense.bf16 == pytest.approx(2 * 2048 * columns)
 
 
 def test_a_kind_of_layer_that_is_not_known_is_refused() -> None:
