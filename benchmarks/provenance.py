@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": os.environ.get("BENCHMARK_COMMIT") or commit_of(ROOT),
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])]),
         "python": env["system"]["python"],
         "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",
         "gpu": ", ".join(value for name, value in env["gpu"].items() if name.startswith("gpu")) or "none",
@@ -82,6 +82,11 @@ def read_result(name: str) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
+
+
+def without_folders(word: str) -> str:
+    """A word of a command without the folders of this machine: `/data/vllm.json` is `vllm.json`; others stay as they are."""
+    return Path(word).name if word.startswith("/") else word
 
 
 def commit_of(folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,13 @@ def test_what_benchmarks_write_is_no_change_of_a_tree(tmp_path: Path) -> None:
     for file, marked in zip(files, (commit, commit, commit + "+changes"), strict=True):
         file.write_text("2")
         assert provenance.commit_of(tmp_path) == marked
+
+
+def test_the_command_of_a_result_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/data/x/http.py", "--model", "benchmarks/shapes/one", "--peer", "/data/vllm.json", "--loads", "1x2x3"]
+    monkeypatch.setattr(sys, "argv", words)
+    told = "python http.py --model benchmarks/shapes/one --peer vllm.json --loads 1x2x3"
+    assert provenance.provenance()["command"] == told
 
 
 def parser() -> argparse.ArgumentParser:
