@@ -419,9 +419,41 @@ def test_a_full_queue() -> None:
         assert f'vllm:admission_rejections_total{{engine="0",model_name="mock"}} {len(refused)}.0' in (
             server.http.get("/metrics").text
         )
-        both = server.http.post(COMPLETIONS, json={"prompt": [[1]] * 9, "max_tokens": 5})
+        server.hold()
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: server.context.dispatcher.num_streams == 2)
+        both = server.http.post(COMPLETIONS, json={"prompt": [[1]] * 2, "max_tokens": 5})
         assert both.status_code == 503, "all prompts of a call or none"
+        server.release()
+        for thread in threads:
+            thread.join()
         server.wait_idle()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "number"),
+    [
+        (COMPLETIONS, {"prompt": [1], "n": 3}, "n", "3 answers over all prompts, and no more than 2 may wait"),
+        (COMPLETIONS, {"prompt": [[1]] * 9}, "prompt", "9 answers over all prompts, and no more than 2 may wait"),
+        (COMPLETIONS, {"prompt": [1] * 30, "n": 2}, "n", "60 prompt tokens over all answers, and no more than 50 may wait"),
+        (CHAT, {"messages": [{"role": "user", "content": "hi"}], "n": 3}, "n", "3 answers over all prompts"),
+    ],
+)  # fmt: skip
+def test_what_no_queue_ever_has_room_for_is_no_matter_of_trying_again(
+    path: str, body: dict[str, Any], field: str, number: str
+) -> None:
+    """503 would have a client come back for ever; a single request of any size and as many as may wait are served."""
+    with running(engine={"max_num_queued_reqs": 2, "max_num_queued_tokens": 50}) as server:
+        answer = server.http.post(path, json={**body, "max_tokens": 5})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["param"], error["type"]) == (field, "BadRequestError")
+        assert number in error["message"]
+        for taken in ({"prompt": [1], "n": 2}, {"prompt": [1] * 60}, {"prompt": [[1] * 20] * 2}):
+            answer = server.http.post(COMPLETIONS, json={**taken, "max_tokens": 5})
+            assert answer.status_code == 200, answer.text
 
 
 def test_one_bad_request_fails_alone() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from octavo.answers import Prompt, Reading
+from octavo.config import EngineConfig
 from octavo.errors import PromptTooLongError, RequestError
 from octavo.sampling import SamplingParams
 from octavo.server.body import BodyReader
@@ -35,11 +36,11 @@ class Call(Generic[B]):
     only_scores: bool = False
     """The token that the engine makes for each prompt is not told, and not counted."""
 
-    def checked(self) -> Call[B]:
+    def checked(self, config: EngineConfig) -> Call[B]:
         """This call.
 
         Raises:
-            RequestError: it is too much for one.
+            RequestError: it is too much for one, or for the queue that `config` allows, however empty that is.
         """
         prompts, samplings = self.prompts, self.samplings
         count = sum(sampling.n for sampling in samplings)
@@ -52,6 +53,11 @@ class Call(Generic[B]):
             raise RequestError(
                 f"n asks for {tokens} prompt tokens over all answers, at most {MAX_CALL_TOKENS}", param="n"
             )
+        self._check_queue("answers over all prompts", count, "max_num_queued_reqs", config.max_num_queued_reqs)
+        if count > 1:  # an empty queue takes one request of any size
+            self._check_queue(
+                "prompt tokens over all answers", tokens, "max_num_queued_tokens", config.max_num_queued_tokens
+            )
         ids = sum(s.n * _num_ids(s) for s in samplings)
         if ids > MAX_CALL_IDS:
             raise RequestError(
@@ -60,6 +66,15 @@ class Call(Generic[B]):
                 param="logit_bias",
             )
         return self
+
+    def _check_queue(self, what: str, count: int, setting: str, bound: int | None) -> None:
+        if bound is None or count <= bound:
+            return
+        param = "n" if any(sampling.n > 1 for sampling in self.samplings) else "prompt"
+        raise RequestError(
+            f"{param} asks for {count} {what}, and no more than {bound} may wait here ({setting}); ask for fewer in a call",
+            param=param,
+        )
 
 
 def _num_ids(sampling: SamplingParams) -> int:

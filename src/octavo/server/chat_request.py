@@ -160,7 +160,7 @@ class ChatRequest(ChatFields, GenerationFields):
         if not self.add_generation_prompt:
             self._continued_role = self.messages[-1].role
         self.settle()
-        return Call(self, [prompt], samplings, self._reading).checked()
+        return Call(self, [prompt], samplings, self._reading).checked(reader.engine_config)
 
     def _tool_use(self, reader: BodyReader) -> ToolUse:
         """Raises RequestError if the tools, or what is asked of them, cannot be served."""

@@ -59,7 +59,7 @@ class CompletionRequest(GenerationFields):
         asked = ("max_tokens", sampling.max_tokens if self.max_tokens is not None else None)
         samplings = [bounded(reader, sampling, prompt, asked, default=DEFAULT_MAX_TOKENS) for prompt in prompts]
         self.settle()
-        return Call(self, prompts, samplings, only_scores=self.only_scores).checked()
+        return Call(self, prompts, samplings, only_scores=self.only_scores).checked(reader.engine_config)
 
     def _sources(self) -> list[str | list[int]]:
         """The prompts, one or more.
