@@ -108,6 +108,7 @@ def test_one_step_of_exactly_8192_tokens_kills_and_everybody_is_answered() -> No
     assert not served.failed
     assert served.deaths == DEATHS
     assert max(map(tokens_of, served.source.workers[-1].plans)) == 4096
+    assert served.engine.status().step_token_limit == 4096
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_steps_are_whole_again_once_a_killer_is_found() -> None:
     assert list(served.failed) == ["killer"]
     served.ask([request(f"p{i}", [i] * 1001, max_tokens=3) for i in range(20)])
     assert max(map(tokens_of, served.source.workers[-1].plans)) == 8192
+    assert served.engine.status().step_token_limit == 8192
 
 
 def test_a_killer_among_those_whose_steps_kill_fails_alone() -> None:
@@ -171,6 +173,7 @@ def test_a_killer_that_leaves_in_the_midst_of_the_search_leaves_no_small_steps()
         engine.step()
     served.ask([request(f"p{i}", [i] * 1001, max_tokens=3) for i in range(20)])
     assert served.deaths >= 4
+    assert served.engine.status().step_token_limit == 8192
     assert max(map(tokens_of, served.source.workers[-1].plans)) == 8192
 
 

@@ -336,6 +336,7 @@ def test_the_statistics_line() -> None:
         cached_blocks=0,
         total_blocks=1,
         steps=0,
+        step_token_limit=1,
         last_step_age_s=0,
         preemptions=0,
         prefix_queries=0,

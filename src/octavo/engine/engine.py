@@ -209,6 +209,7 @@ class Engine:
             total_blocks=self.config.num_blocks,
             cached_blocks=scheduler.pool.num_cached,
             last_step_age_s=self._clock() - self._last_result_s,
+            step_token_limit=self._requests.most_tokens,
             **dataclasses.asdict(self._requests.counters),
             finished={reason.value: count for reason, count in self._requests.finished.items()},
             death=None if self.death is None else self.death.message,

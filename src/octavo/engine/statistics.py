@@ -87,6 +87,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the last result, or since the start if there is none."""
     steps: int
     """Steps whose result is in."""
+    step_token_limit: int
+    """Most tokens of a step: `max_num_batched_tokens`, or fewer since workers died of large steps (see `StepSizes`)."""
     preemptions: int
     prefix_queries: int
     """Prompt tokens looked up in the prefix cache."""

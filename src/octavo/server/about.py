@@ -57,7 +57,11 @@ def _server_info(server: Server) -> dict[str, Any]:
         "pid": os.getpid(),
         "worker": {**ready, "pid": status.worker_pid, "restarts": status.num_restarts, "alive": status.alive},
         "engine": msgspec.to_builtins(context.engine_config)
-        | {"max_request_tokens": server.most_tokens, "free_blocks": status.free_blocks},
+        | {
+            "max_request_tokens": server.most_tokens,
+            "free_blocks": status.free_blocks,
+            "step_token_limit": status.step_token_limit,
+        },
         "settings": msgspec.to_builtins(context.settings.public()),
         "start_s": dict(context.phases),
     }

@@ -187,6 +187,7 @@ class _EngineCollector(Collector):
             "octavo:kv_blocks": status.total_blocks,
             "octavo:kv_blocks_in_use": status.total_blocks - status.free_blocks,
             "octavo:kv_blocks_cached": status.cached_blocks,
+            "octavo:step_token_limit": status.step_token_limit,
             "octavo:worker_alive": int(status.alive and not status.recovering),
         }
         counters = {

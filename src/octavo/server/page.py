@@ -112,7 +112,7 @@ def _live(server: Server, since: int) -> dict[str, Any]:
             "cached": status.cached_blocks,
         },
         "tokens": {"prompt": status.prompt_tokens, "generation": status.generation_tokens},
-        "budget": context.engine_config.max_num_batched_tokens,
+        "budget": status.step_token_limit,
         "steps": [
             [record.step, record.prefill_tokens, record.decode_tokens, round(1e3 * record.elapsed_s, 2)]
             for record in context.metrics.latest_steps()
