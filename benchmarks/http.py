@@ -154,6 +154,7 @@ async def measure(args: argparse.Namespace, base_url: str) -> AsyncIterator[tupl
     seed = 0
     async with connect(args) as client:
         await client.wait_until_ready(START_S)
+        await asyncio.sleep(args.settle_s)
         model = args.served_model or await client.model()
         vocab_size = args.vocab_size or await server_vocab_size(client)
         for load in args.loads:
@@ -272,7 +273,7 @@ class Result:
             self.name,
             title=f"Times to tokens over HTTP, {self.model}",
             conditions=f"random weights and prompts, /v1/completions streamed, all requests of a load at once (how many, of how many prompt tokens, and "
-            f"how many made), nothing cached, 256 requests at a time, budget 8192; first token from the sending of the request, each token from the "
+            f"how many made), nothing cached, 256 requests at a time, budget 8192, servers that were idle for some seconds; first token from the sending of the request, each token from the "
             f"first to the last; medians of all requests of {self.repeats} runs;{told} in brackets 10th to 90th percentile, and the lowest and "
             "highest rate",
             columns=columns(self.peers),
@@ -320,6 +321,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     add("--loads", nargs="+", type=Load.parse, default=loads, metavar="COUNTxPROMPTxMADE")
     add("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
     add("--repeats", type=int, default=3)
+    add("--settle-s", type=float, default=5.0, help="before the first load: idle servers may still prepare something")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from octavo.text.tokenizer import load_tokenizer
 
 TESTS = Path(__file__).parents[1]
 TINY = TESTS.parent / "src" / "octavo" / "assets" / "octavo-tiny"
-MEASURED = ["--loads", "1x8x4", "3x8x4", "--repeats", "2"]
+MEASURED = ["--loads", "1x8x4", "3x8x4", "--repeats", "2", "--settle-s", "0"]
 NAMES = [f"{count} of 8 and 4, {sampling}" for count in (1, 3) for sampling in ("greedy", "Qwen's")]
 
 
@@ -65,7 +65,20 @@ def test_two_runs_of_ours_are_one_table(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(provenance, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(tables, "PAGE", tmp_path / "page.md")
     monkeypatch.setenv("BENCHMARK_COMMIT", "c0ffee")
-    command = ["http", "--model", "octavo-tiny", "--device", "cpu", "--repeats", "1", "--samplings", "greedy", "--add"]
+    command = [
+        "http",
+        "--model",
+        "octavo-tiny",
+        "--device",
+        "cpu",
+        "--repeats",
+        "1",
+        "--samplings",
+        "greedy",
+        "--settle-s",
+        "0",
+        "--add",
+    ]
     for load in ("2x9x4", "1x8x4"):
         monkeypatch.setattr(sys, "argv", [*command, "--loads", load])
         http.main()
