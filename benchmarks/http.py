@@ -242,6 +242,7 @@ class Result:
 
     name: str
     model: str
+    device: str
     repeats: int
     peers: dict[str, dict[str, Times]]
     times: dict[str, Times] = dataclasses.field(default_factory=dict)
@@ -252,10 +253,10 @@ class Result:
         """Take the times of an earlier result, of this server and of peers; what is measured again has precedence.
 
         Raises:
-            OtherResultError: it is of another commit, GPU, model or number of runs, or the commit is not all that there is to know.
+            OtherResultError: it is of another commit, GPU, model, device or number of runs, or the commit is not all that there is to know.
         """
         raw, its = earlier["raw"], earlier["provenance"]
-        ours = _subject(self.source, {"model": self.model, "repeats": self.repeats})
+        ours = _subject(self.source, {"model": self.model, "device": self.device, "repeats": self.repeats})
         if (theirs := _subject(its, raw)) != ours:
             raise OtherResultError(f"--add: {self.name} is of {theirs}, this run of {ours}")
         if ours["commit"] == "unknown" or ours["commit"].endswith("+changes"):
@@ -282,6 +283,7 @@ class Result:
             ],
             raw={
                 "model": self.model,
+                "device": self.device,
                 "repeats": self.repeats,
                 "times": _as_objects(self.times),
                 "peers": {peer: _as_objects(times) for peer, times in self.peers.items()},
@@ -292,7 +294,9 @@ class Result:
 
 def _subject(source: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     """What two results must have in common to be one."""
-    return {name: source[name] for name in ("commit", "gpu")} | {name: raw.get(name) for name in ("model", "repeats")}
+    return {name: source[name] for name in ("commit", "gpu")} | {
+        name: raw.get(name) for name in ("model", "device", "repeats")
+    }
 
 
 def _in_table(item: tuple[str, Times]) -> tuple[int, int, int]:
@@ -336,7 +340,11 @@ def main() -> None:
     )
     add_measuring(parser)
     args = against.parse_args(parser, "http")
-    result = Result(args.name, args.model, args.repeats, read_peers(args.peer))
+    if args.add and args.base_url:
+        parser.error(
+            "--add: a server that runs already may be another one, and may hold the prompts of the earlier run; leave --base-url out"
+        )
+    result = Result(args.name, args.model, args.device, args.repeats, read_peers(args.peer))
     earlier = read_result(args.name) if args.add else None
     if earlier is not None:
         try:

@@ -85,8 +85,11 @@ def read_result(name: str) -> dict[str, Any] | None:
 
 
 def without_folders(word: str) -> str:
-    """A word of a command without the folders of this machine: `/data/vllm.json` is `vllm.json`; others stay as they are."""
-    return Path(word).name if word.startswith("/") else word
+    """A word of a command without the folders of this machine: `/data/vllm.json` is `vllm.json`, `--peer=~/vllm.json` is
+    `--peer=vllm.json`; paths within the tree and all else stay as they are."""
+    flag, is_set, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+    outside = value.startswith(("/", "~", "..")) and Path(value).name
+    return flag + is_set + (Path(value).name if outside else value)
 
 
 def commit_of(folder: Path) -> str:

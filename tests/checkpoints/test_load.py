@@ -12,7 +12,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models.toy import CPU, FP8_BLOCK, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from models.toy import (
+    CPU,
+    FP8_BLOCK,
+    allocate_cache,
+    make_batch,
+    random_tensors,
+    raw_config,
+    raw_qwen3,
+    write_checkpoint,
+)
 from octavo.checkpoints import safetensors
 from octavo.checkpoints.dummy import fill_dummy
 from octavo.config import WeightFormat
@@ -79,6 +88,27 @@ def test_a_system_without_reading_ahead_and_a_file_that_is_gone(
     monkeypatch.delattr(os, "posix_fadvise")
     write(tmp_path, shards=2)
     load(tmp_path)
+
+
+def test_what_goes_to_a_gpu_by_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices as they are stored; no scale of a whole matrix, whose one number stands for each of 16,384 rows, and nothing that is converted."""
+    raw = raw_qwen3(intermediate_size=16384, quantization_config={"quant_method": "modelopt", "quant_algo": "FP8"})
+    tensors = random_tensors(read_config(raw), 1)
+    embedding = "model.embed_tokens.weight"
+    tensors[embedding] = tensors[embedding].repeat(1, 1).float()
+    write_checkpoint(tmp_path, raw, tensors)
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _tensor: True))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(safetensors, "PINNED_BYTES", range(16 * 1024, 64 * 1024**2))
+    load(tmp_path)
+    assert len(pinned) > 3
+    assert all(tensor.is_contiguous() and tensor.dtype in (FP8, torch.bfloat16) for tensor in pinned)
 
 
 def test_every_tensor_lands_in_its_place(tmp_path: Path) -> None:

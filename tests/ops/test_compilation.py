@@ -59,12 +59,13 @@ launch = triton.JITFunction.run
 with compiling_instead(2):
     for count in (1, 2, 4, 4):
         fill[(1,)](out, COUNT=count)
+        fill[(1,)](out.bfloat16(), COUNT=count)
         fill_with[(1,)](out, 2.5, COUNT=count)
 assert not out.any()
-assert sorted(launchers) == ["fill", "fill_with"], launchers  # one for each signature, whatever the constants
+assert sorted(launchers) == ["fill", "fill_with"], launchers  # one for each signature, whatever the constants and types of pointers
 assert triton.JITFunction.run is launch
 ready, *_ = fill.device_caches[0]
-assert len(ready) == 3 and all("fill" in kernel.asm["ptx"] for kernel in ready.values())
+assert len(ready) == 6 and all("fill" in kernel.asm["ptx"] for kernel in ready.values())
 try:
     with compiling_instead(2):
         broken[(1,)](out)
@@ -72,6 +73,8 @@ except triton.compiler.CompilationError:
     assert triton.JITFunction.run is launch
 else:
     raise SystemExit("the broken kernel is not told")
+with compiling_instead(2):
+    fill[(1,)](out, COUNT=16)  # what has failed is over
 """
 WITHOUT_C_COMPILER = """
 class WithoutCompiler(Hopper):
@@ -103,7 +106,7 @@ def run(program: str, folder: Path) -> str:
 
 def test_launches_compile_and_compute_nothing(tmp_path: Path) -> None:
     first = run(KERNELS + WORKING, tmp_path)
-    assert first.count("kernel fill compiled in") == first.count("kernel fill_with compiled in") == 3
+    assert (first.count("kernel fill compiled in"), first.count("kernel fill_with compiled in")) == (7, 3)
     assert "broken" not in first
     assert "compiled in" not in run(KERNELS + WORKING, tmp_path)
 

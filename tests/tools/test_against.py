@@ -134,3 +134,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("log")
     made.add_argument("--size", type=int, default=1)
     return made
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("/data/vllm.json", "vllm.json"),
+        ("--peer=/home/me/vllm.json", "--peer=vllm.json"),
+        ("--peer=~/vllm.json", "--peer=vllm.json"),
+        ("../x/y.json", "y.json"),
+        ("/", "/"),
+        ("benchmarks/shapes/olmoe", "benchmarks/shapes/olmoe"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ('{"a": "=/b"}', '{"a": "=/b"}'),
+    ],
+)
+def test_a_command_names_no_folder_outside_the_tree(word: str, told: str) -> None:
+    assert provenance.without_folders(word) == told

@@ -23,6 +23,7 @@ from benchmarks.http import (
     answer,
     beside,
     columns,
+    main,
     name_of,
     parse_name,
     read_peers,
@@ -155,9 +156,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def result(
-    times: dict[str, Times] | None = None, source: dict[str, str] | None = None, model: str = "m", repeats: int = 3
+    times: dict[str, Times] | None = None,
+    source: dict[str, str] | None = None,
+    model: str = "m",
+    device: str = "cuda",
+    repeats: int = 3,
 ) -> Result:
-    return Result("both", model, repeats, {}, times or {}, {**SOURCE, **(source or {}), "date": "2026-11-30"})
+    return Result("both", model, device, repeats, {}, times or {}, {**SOURCE, **(source or {}), "date": "2026-11-30"})
 
 
 def load_name(count: int, prompt: int) -> str:
@@ -196,9 +201,10 @@ def test_a_result_keeps_what_is_not_measured_again(results: Path) -> None:
         result(source={"commit": "beef"}),
         result(source={"gpu": "H200"}),
         result(model="other"),
+        result(device="cpu"),
         result(repeats=1),
     ],
-    ids=["commit", "gpu", "model", "repeats"],
+    ids=["commit", "gpu", "model", "device", "repeats"],
 )
 def test_a_result_of_something_else_is_not_added_to(results: Path, other: Result) -> None:
     other.write()
@@ -206,6 +212,15 @@ def test_a_result_of_something_else_is_not_added_to(results: Path, other: Result
     assert earlier is not None
     with pytest.raises(OtherResultError):
         result().take_over(earlier)
+
+
+def test_a_server_that_runs_already_is_not_added(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["http", "--add", "--base-url", "http://127.0.0.1:1"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "leave --base-url out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("commit", ["unknown", "c0ffee+changes"])

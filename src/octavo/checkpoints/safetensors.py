@@ -180,9 +180,14 @@ def _fill(
         )
     if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
-    if parameter.is_cuda and tensor.nbytes in PINNED_BYTES:
+    if parameter.is_cuda and _is_copied_alone(tensor, parameter):
         tensor = tensor.pin_memory()
     stored.put(usual, tensor, parameters)
+
+
+def _is_copied_alone(tensor: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether a copy by way of pinned memory pays: nothing is converted, and the numbers are all in memory of their own."""
+    return tensor.dtype == parameter.dtype and tensor.is_contiguous() and tensor.nbytes in PINNED_BYTES
 
 
 def _size(name: str, parameter: torch.Tensor, stored: Format) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton
+from triton.runtime._async_compile import active_mode
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,18 @@ class _Compilations(triton.AsyncCompileMode):  # type: ignore[misc]  # Triton ha
 
         return super().submit(key, both, finalize)
 
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)
+        finally:
+            active_mode.set(None)  # Triton leaves it where a compilation has failed
+
     def _is_first(self, kernel: Any) -> bool:
-        """Whether no kernel before it has the same arguments."""
+        """Whether no kernel before it is launched alike: pointers of all types are."""
         bulk_copies = getattr(kernel.metadata, "tensordesc_meta", None)
-        signature = repr((list(kernel.src.signature.values()), bulk_copies))
+        kinds = kernel.src.signature.values()
+        arguments = ["*" if isinstance(kind, str) and kind.startswith("*") else kind for kind in kinds]
+        signature = repr((arguments, bulk_copies))
         with self._lock:
             is_first = signature not in self._signatures
             self._signatures.add(signature)
