@@ -325,7 +325,12 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     add("--loads", nargs="+", type=Load.parse, default=loads, metavar="COUNTxPROMPTxMADE")
     add("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
     add("--repeats", type=int, default=3)
-    add("--settle-s", type=float, default=10.0, help="before the first load: this server prepares its standbys on the GPU meanwhile")
+    add(
+        "--settle-s",
+        type=float,
+        default=10.0,
+        help="before the first load: this server prepares its standbys on the GPU meanwhile",
+    )
 
 
 def main() -> None:
