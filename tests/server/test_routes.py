@@ -167,6 +167,19 @@ def test_the_prefix_cache_is_not_reset_under_running_requests() -> None:
         server.wait_idle()
 
 
+def test_steps_that_workers_have_made_small_are_told() -> None:
+    """In the metrics, which an alert compares, in /server_info and on the page, beside what was asked for."""
+    with running(engine={"max_num_batched_tokens": 512}) as server:
+        vars(vars(server.context.loop)["_engine"])["_requests"].most_tokens = 128
+        families = {family.name: family for family in text_string_to_metric_families(server.http.get("/metrics").text)}
+        (limit,), (budget,) = (families[f"octavo:step_token_{name}"].samples for name in ("limit", "budget"))
+        assert (limit.value, budget.value) == (128, 512)
+        assert limit.labels == budget.labels
+        engine = get(server, "/server_info")["engine"]
+        assert (engine["step_token_limit"], engine["max_num_batched_tokens"]) == (128, 512)
+        assert get(server, "/live")["budget"] == 128
+
+
 def test_metrics() -> None:
     with running() as server:
         for n in (1, 2):
@@ -337,6 +350,7 @@ def test_the_statistics_line() -> None:
         total_blocks=1,
         steps=0,
         step_token_limit=1,
+        step_token_budget=1,
         last_step_age_s=0,
         preemptions=0,
         prefix_queries=0,

@@ -108,7 +108,7 @@ def fill_from_folder(
 
 
 def read_ahead(paths: list[Path]) -> None:
-    """Have the system read the files while others are copied, in one go: page by page a disk gives a fraction of what it can."""
+    """Have the system read the files while others are copied: a copy asks for their pages one after the other."""
     if not hasattr(os, "posix_fadvise"):  # macOS has none
         return
     for path in paths:
@@ -180,13 +180,13 @@ def _fill(
         )
     if complaint := stored.complaint(usual, tensor):
         raise CheckpointError(complaint, file=str(path), tensor=name)
-    if parameter.is_cuda and _is_copied_alone(tensor, parameter):
+    if parameter.is_cuda and _goes_by_pinned_memory(tensor, parameter):
         tensor = tensor.pin_memory()
     stored.put(usual, tensor, parameters)
 
 
-def _is_copied_alone(tensor: torch.Tensor, parameter: torch.Tensor) -> bool:
-    """Whether a copy by way of pinned memory pays: nothing is converted, and the numbers are all in memory of their own."""
+def _goes_by_pinned_memory(tensor: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether that copies `tensor` sooner: nothing is converted, no number stands for several, and it is of such a size."""
     return tensor.dtype == parameter.dtype and tensor.is_contiguous() and tensor.nbytes in PINNED_BYTES
 
 

@@ -210,6 +210,7 @@ class Engine:
             cached_blocks=scheduler.pool.num_cached,
             last_step_age_s=self._clock() - self._last_result_s,
             step_token_limit=self._requests.most_tokens,
+            step_token_budget=self.config.max_num_batched_tokens,
             **dataclasses.asdict(self._requests.counters),
             finished={reason.value: count for reason, count in self._requests.finished.items()},
             death=None if self.death is None else self.death.message,

@@ -88,7 +88,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     """Steps whose result is in."""
     step_token_limit: int
-    """Most tokens of a step: `max_num_batched_tokens`, or fewer since workers died of large steps (see `StepSizes`)."""
+    """Most tokens of a step: `step_token_budget`, or fewer since workers died of large steps (see `StepSizes`)."""
+    step_token_budget: int
+    """`max_num_batched_tokens`."""
     preemptions: int
     prefix_queries: int
     """Prompt tokens looked up in the prefix cache."""

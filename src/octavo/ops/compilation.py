@@ -34,13 +34,13 @@ class _Compilations(triton.AsyncCompileMode):  # type: ignore[misc]  # Triton ha
         self._lock = threading.Lock()
 
     def submit(self, key: object, compile_kernel: Callable[[], Any], finalize: Callable[[Any], None]) -> Any:
-        def both() -> Any:
+        def compile_with_launcher() -> Any:
             kernel = compile_kernel()
             if self._is_first(kernel):
                 triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
             return kernel
 
-        return super().submit(key, both, finalize)
+        return super().submit(key, compile_with_launcher, finalize)
 
     def __exit__(self, *raised: Any) -> None:
         try:

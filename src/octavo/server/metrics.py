@@ -188,6 +188,7 @@ class _EngineCollector(Collector):
             "octavo:kv_blocks_in_use": status.total_blocks - status.free_blocks,
             "octavo:kv_blocks_cached": status.cached_blocks,
             "octavo:step_token_limit": status.step_token_limit,
+            "octavo:step_token_budget": status.step_token_budget,
             "octavo:worker_alive": int(status.alive and not status.recovering),
         }
         counters = {
