@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.http import FailedRequestError, add_measuring, measure, name_of, row
+from benchmarks.http import FailedRequestError, add_measuring, measure
+from benchmarks.http_times import name_of, row
 from benchmarks.provenance import ROOT
 from benchmarks.served import HOST, ServerEndedError, free_port, running, while_runs
 from octavo.cli.bench.client import connect

@@ -13,17 +13,14 @@ from typing import Any
 import benchmarks.http
 import pytest
 from benchmarks import provenance, tables
-from benchmarks.http import (
-    GREEDY,
-    FailedRequestError,
+from benchmarks.http import GREEDY, FailedRequestError, answer, main
+from benchmarks.http_times import (
     Load,
     OtherResultError,
     Result,
     Times,
-    answer,
     beside,
     columns,
-    main,
     name_of,
     parse_name,
     read_peers,
