@@ -20,7 +20,7 @@ from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
 from octavo.ops.activations import FP8
 from octavo.ops.attention.cache import CACHE_TYPES
-from octavo.ops.attention.cuda import SplitResults, paged_attention, plan_paged_attention
+from octavo.ops.attention.cuda import KV_TILE, SplitResults, paged_attention, plan_paged_attention
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.prepare_qkv.cuda import prepare_qkv
@@ -91,6 +91,11 @@ def real_attention(device: torch.device) -> Iterator[Scenario]:
     """The same with the heads of Qwen3-30B-A3B."""
     for chunks, fixed, dtype in itertools.product((SPREAD, LONG, DECODES), (False, True), CACHE_TYPES):
         yield _attention(QWEN3_30B_HEADS, chunks, 16, device, fixed=fixed, dtype=dtype)
+    # the persistent kernel, which takes whole tiles of keys
+    for chunks, fixed in itertools.product((SHORT, SPREAD, LONG), (False, True)):
+        yield _attention(QWEN3_30B_HEADS, chunks, KV_TILE, device, fixed=fixed)
+    *inputs, plan, split_results = _paged_inputs(QWEN3_30B_HEADS, SPREAD, KV_TILE, device)
+    yield Scenario("paged_attention corrupt plan", (*inputs, _corrupt(plan), split_results, False), _paged_attention)
 
 
 def _corrupt(plan: Any) -> Any:

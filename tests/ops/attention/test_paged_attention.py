@@ -20,7 +20,7 @@ from octavo.ops.attention.cuda import (
     paged_attention,
     plan_paged_attention,
 )
-from octavo.ops.attention.plan import FEW_ROWS
+from octavo.ops.attention.plan import FEW_ROWS, LINE_ROWS, ROWS
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 NARROW = HeadShape("narrow", 2, 1, 16)
@@ -211,7 +211,7 @@ def test_no_tokens(device: torch.device) -> None:
 
 
 def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs than pieces of work, behind which lie others that must not run: the same bits."""
+    """Fewer programs than lines of work, behind which lie others that must not run: the same bits."""
     for name in ("LARGE", "SMALL"):
         few = dataclasses.replace(getattr(cuda, name), resident=3)
         monkeypatch.setattr(cuda, name, few)
@@ -220,19 +220,19 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
     blocks = list(range(40))
     cache = poisoned(40, 16, NARROW, device)
     write(Chunk(request, 0, len(request), blocks), cache)
-    queries = torch.cat((request.queries[-34:], request.queries[:6])).to(device)
+    queries = torch.cat((request.queries[-66:], request.queries[:6])).to(device)
     tables = torch.tensor([blocks], dtype=torch.int32, device=device)
-    plan = plan_paged_attention(tables, (0, 34), (len(request),), block_size=16, heads_per_kv_head=2)
+    plan = plan_paged_attention(tables, (0, 66), (len(request),), block_size=16, heads_per_kv_head=2)
     assert len(plan.work) == len(plan.small_work) == 2
-    assert len(plan.merges) == 34
+    assert len(plan.merges) == 66
     split_results = SplitResults.allocate(2, 16, device)
     untouched = torch.full_like(queries, torch.nan)
     expected = paged_attention(queries, cache, plan, split_results, out=untouched.clone())
-    assert expected[34:].isnan().all()
+    assert expected[66:].isnan().all()
     strays = {
-        "work": torch.tensor([[0, 34, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
-        "small_work": torch.tensor([[0, 37, 3, 5, 0, 1, -1]] * 9, dtype=torch.int32, device=device),
-        "merges": torch.tensor([[row, 0, 1, 1] for row in range(34)], dtype=torch.int32, device=device),
+        "work": torch.tensor([[0, 66, 3, 5, 0, 1, -1, 8]] * 9, dtype=torch.int32, device=device),
+        "small_work": torch.tensor([[0, 69, 3, 5, 0, 1, -1, 8]] * 9, dtype=torch.int32, device=device),
+        "merges": torch.tensor([[row, 0, 1, 1] for row in range(66)], dtype=torch.int32, device=device),
     }
     for wrong in (None, *strays):
         lines = {name: torch.cat((getattr(plan, name), stray)) for name, stray in strays.items()}
@@ -249,7 +249,7 @@ def test_a_plan_of_a_fixed_size(device: torch.device, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("seed", range(20), ids=lambda seed: f"draw{seed}")
 def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
-    """Each (row, split) of a drawn batch is in one piece of work; split results are distinct and merged in order."""
+    """Each (row, split) of a drawn batch is in one line of work; split results are distinct and merged in order."""
     pick = random.Random(seed)
     counts = [pick.choice([1, 1, 2, 8, 9, 100, 700]) for _ in range(pick.randint(1, 12))]
     contexts = tuple(count + pick.choice([0, 3, 511, 512, 3000]) for count in counts)
@@ -264,8 +264,10 @@ def test_a_plan_covers_every_row_and_split_once(seed: int) -> None:
     seen: dict[tuple[int, int], int] = {}
     assert (plan.work[:, 2] * shared > FEW_ROWS).all()
     assert (plan.small_work[:, 2] * shared <= FEW_ROWS).all()
-    for chunk, row, tokens, position, first, end, partial in (*plan.work.tolist(), *plan.small_work.tolist()):
+    for chunk, row, tokens, position, first, end, partial, context in (*plan.work.tolist(), *plan.small_work.tolist()):
         assert starts[chunk] <= row
+        assert context == contexts[chunk]
+        assert tokens <= LINE_ROWS // ROWS * (ROWS // shared)
         assert row + tokens <= starts[chunk + 1]
         assert position == contexts[chunk] - counts[chunk] + row - starts[chunk]
         for token in range(tokens):
@@ -305,7 +307,7 @@ def test_as_many_rows_as_chunks_are_not_one_row_each() -> None:
     """A chunk without rows, beside which another has two, takes none of them."""
     tables = torch.zeros((2, 5), dtype=torch.int32)
     plan = plan_paged_attention(tables, (0, 2, 2), (7, 7), block_size=16, heads_per_kv_head=2)
-    assert plan.small_work.tolist() == [[0, 0, 2, 5, 0, 1, -1]]
+    assert plan.small_work.tolist() == [[0, 0, 2, 5, 0, 1, -1, 7]]
 
 
 def test_contract(device: torch.device) -> None:

@@ -10,12 +10,15 @@ import torch
 from octavo.ops.activations import FP8
 from octavo.ops.attention.cache import CACHE_TYPES, UNSCALED, KvScales
 from octavo.ops.attention.kernel import attend_kernel, merge_kernel
+from octavo.ops.attention.persistent import launch_persistent, takes_persistent_kernel
 from octavo.ops.attention.plan import (
     FEW_ROWS,
     KV_TILE,
+    LINE_ROWS,
     MAX_SPLIT_RESULTS,
     ROWS,
     SPLIT,
+    WORK,
     PagedPlan,
     plan_paged_attention,
 )
@@ -44,6 +47,8 @@ class QueryTile:
     """How tiles of queries of one size are computed; the bits are those of any other way."""
 
     rows: int
+    per_line: int
+    """Of a line of work."""
     keys_tall: bool
     warps: int
     wide_warps: int
@@ -55,9 +60,18 @@ class QueryTile:
     resident: int
     """Programs that an H200 runs at a time; all it gets where only the device knows how much there is to do."""
 
+    def changed(self, stages: int | None, warps: int | None) -> QueryTile:
+        """The same with other `stages` and `warps`, None for its own."""
+        own = dataclasses.replace(self, warps=warps or self.warps, wide_warps=warps or self.wide_warps)
+        return dataclasses.replace(own, stages=stages or self.stages, wide_stages=stages or self.wide_stages)
 
-LARGE = QueryTile(rows=ROWS, keys_tall=False, warps=4, wide_warps=8, stages=3, wide_stages=2, resident=264)
-SMALL = QueryTile(rows=FEW_ROWS, keys_tall=True, warps=4, wide_warps=4, stages=3, wide_stages=3, resident=264)
+
+LARGE = QueryTile(
+    rows=ROWS, per_line=LINE_ROWS // ROWS, keys_tall=False, warps=4, wide_warps=8, stages=3, wide_stages=2, resident=264
+)
+SMALL = QueryTile(
+    rows=FEW_ROWS, per_line=1, keys_tall=True, warps=4, wide_warps=4, stages=3, wide_stages=3, resident=264
+)
 
 
 def _columns(width: int) -> int:
@@ -107,7 +121,8 @@ def paged_attention(
         scales: as keys and values were written.
         out: (T, H, D) bf16; the rows of the plan's chunks are written. None allocates.
         stages: depth of the pipeline of loads, any; the bits are the same. None: that of the tile.
-        warps: of a program, 4 or 8; the bits are the same. None: as the tile and the width have it.
+        warps: of a program, 4 or 8; the bits are the same. None: as the tile and the width have it. Where both are None, the
+            persistent kernel attends for many rows where it can; the bits are the same.
 
     Returns:
         out
@@ -121,8 +136,8 @@ def paged_attention(
     heads = kv_heads * plan.shared
     dims.check("queries", queries, ("T", heads, "D"), dtype=torch.bfloat16)
     dims.check("plan.tables", plan.tables, ("S", "W"), dtype=torch.int32)
-    dims.check("plan.work", plan.work, ("N", 7), dtype=torch.int32)
-    dims.check("plan.small_work", plan.small_work, ("M", 7), dtype=torch.int32)
+    dims.check("plan.work", plan.work, ("N", WORK), dtype=torch.int32)
+    dims.check("plan.small_work", plan.small_work, ("M", WORK), dtype=torch.int32)
     dims.check("plan.merges", plan.merges, ("F", 4), dtype=torch.int32)
     dims.check("split_results.acc", split_results.acc, ("P", heads, "D"), dtype=torch.float32)
     dims.check("split_results.stats", split_results.stats, ("P", heads, 2), dtype=torch.float32)
@@ -134,19 +149,13 @@ def paged_attention(
     scale, v_scale = math.log2(math.e) / math.sqrt(width), None
     if cache.dtype == FP8:
         scale, v_scale = scale * scales.keys, scales.values
-    launched, is_wide = 0, width > 128
-    for place, (tile, lines) in enumerate(((LARGE, plan.work), (SMALL, plan.small_work))):
-        if len(lines):
-            in_use = None if plan.lines_in_use is None else plan.lines_in_use[place:]
-            attend_kernel[check_grid("paged_attention", plan.programs(len(lines) * kv_heads, tile.resident))](
-                queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
-                dims["T"], dims["S"], dims["W"], dims["B"], dims["P"], len(lines), cache.stride(0), scale, v_scale, launched,
-                KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=plan.block_size, HEAD=_columns(width), KV_TILE=KV_TILE,
-                SPLIT=SPLIT, ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
-                num_warps=warps or (tile.wide_warps if is_wide else tile.warps),
-                num_stages=stages or (tile.wide_stages if is_wide else tile.stages), **LAUNCH,
-            )  # fmt: skip
-            launched += 1
+    is_chosen = stages is None and warps is None
+    if is_chosen and len(plan.work) and takes_persistent_kernel(queries, cache, plan):
+        launch_persistent(queries, cache, plan, split_results.stats, split_results.acc, out, scale=scale)
+    elif len(plan.work):
+        _attend(LARGE.changed(stages, warps), queries, cache, plan, split_results, out, scale, v_scale)
+    if len(plan.small_work):
+        _attend(SMALL.changed(stages, warps), queries, cache, plan, split_results, out, scale, v_scale)
     if dims["F"]:
         programs = plan.programs(dims["F"] * -(-heads // MERGED_HEADS), RESIDENT_MERGES)
         merge_kernel[check_grid("paged_attention", programs)](
@@ -155,3 +164,30 @@ def paged_attention(
             WIDTH=width, HEAD=_columns(width), HEADS=MERGED_HEADS, num_warps=4, **LAUNCH,
         )  # fmt: skip
     return out
+
+
+def _attend(
+    tile: QueryTile,
+    queries: torch.Tensor,
+    cache: torch.Tensor,
+    plan: PagedPlan,
+    split_results: SplitResults,
+    out: torch.Tensor,
+    scale: float,
+    v_scale: float | None,
+) -> None:
+    """Launch `attend_kernel` for the plan's lines of `tile`, of which there is one at least, with arguments that are checked."""
+    is_small, is_wide = tile.keys_tall, cache.shape[-1] > 128
+    lines = plan.small_work if is_small else plan.work
+    in_use = None if plan.lines_in_use is None else plan.lines_in_use[int(is_small) :]
+    _, blocks, block_size, kv_heads, width = cache.shape
+    programs = plan.programs(len(lines) * tile.per_line * kv_heads, tile.resident)
+    overlaps = is_small and len(plan.work) > 0
+    attend_kernel[check_grid("paged_attention", programs)](
+        queries, cache, plan.tables, lines, in_use, out, split_results.stats, split_results.acc,
+        len(queries), *plan.tables.shape, blocks, len(split_results.stats), len(lines), cache.stride(0), scale, v_scale, int(overlaps),
+        KV_HEADS=kv_heads, SHARED=plan.shared, WIDTH=width, BLOCK_SIZE=block_size, HEAD=_columns(width), KV_TILE=KV_TILE,
+        SPLIT=SPLIT, TILES=tile.per_line, ROWS=tile.rows, KEYS_TALL=tile.keys_tall,
+        num_warps=tile.wide_warps if is_wide else tile.warps,
+        num_stages=tile.wide_stages if is_wide else tile.stages, **LAUNCH,
+    )  # fmt: skip

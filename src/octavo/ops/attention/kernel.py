@@ -78,10 +78,10 @@ def _attend(
     item, queries, cache, tables, work, out, split_stats, split_accs,
     rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
     KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
+    TILES: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """One query tile, one KV head, some splits of its context: `item` is the piece of work times KV_HEADS plus the head.
+    """One query tile, one KV head, some splits of its context: `item` is the tile times KV_HEADS plus the head, and a line has TILES of them.
 
     A tile's row is (token, query head of the KV head). The result goes to `out`, or unfinished to the split results.
     KEYS_TALL: scores are (keys, rows) and sums of values (D, rows), so that 16 rows fit the narrow side of a product.
@@ -96,7 +96,8 @@ def _attend(
     inside = column < WIDTH
     slot_stride = KV_HEADS * WIDTH
     offset = tl.arange(0, KV_TILE)
-    entry = work + item // KV_HEADS * 7
+    tile = item // KV_HEADS
+    entry = work + tile // TILES * 8
     group = item % KV_HEADS
     chunk = tl.load(entry, cache_modifier=".cg")
     first_row = tl.load(entry + 1, cache_modifier=".cg")
@@ -105,7 +106,12 @@ def _attend(
     first_split = tl.load(entry + 4, cache_modifier=".cg")
     end_split = tl.load(entry + 5, cache_modifier=".cg")
     split_result = tl.load(entry + 6, cache_modifier=".cg")
-    sound = (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_row < rows)
+    # this tile's own part of the line
+    before = tile % TILES * (ROWS // SHARED)
+    first_row += before
+    first_position += before
+    tokens = tl.minimum(tokens - before, ROWS // SHARED)
+    sound = (tokens > 0) & (chunk >= 0) & (chunk < tables_rows) & (first_row >= 0) & (first_row < rows)
     sound = sound & (first_position >= 0) & (first_split >= 0)
     if sound:
         live_row = (token < tokens) & (first_row + token < rows)
@@ -192,7 +198,7 @@ def _attend(
             share = acc * _of_rows(_share(total, v_scale), KEYS_TALL)
             tl.store(out + at, share.to(tl.bfloat16), mask=mask)
         else:
-            kept = split_result.to(tl.int64) + token
+            kept = split_result.to(tl.int64) + before + token
             live_row &= kept < num_split_results
             stat = split_stats + (kept * heads + head) * 2
             tl.store(stat, row_max, mask=live_row)
@@ -204,17 +210,17 @@ def _attend(
 
 @triton.jit(
     do_not_specialize=[
-        "rows", "tables_rows", "columns", "blocks", "num_split_results", "pieces", "overlap_previous",
+        "rows", "tables_rows", "columns", "blocks", "num_split_results", "lines", "overlap_previous",
     ]
 )  # fmt: skip
 def attend_kernel(
     queries, cache, tables, work, lines_in_use, out, split_stats, split_accs,
-    rows, tables_rows, columns, blocks, num_split_results, pieces, side_stride, scale, v_scale, overlap_previous,
+    rows, tables_rows, columns, blocks, num_split_results, lines, side_stride, scale, v_scale, overlap_previous,
     KV_HEADS: tl.constexpr, SHARED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
+    TILES: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr, KV_TILE: tl.constexpr, SPLIT: tl.constexpr, KEYS_TALL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (pieces of work x KV_HEADS,); or, where only device memory says how many pieces there are, any.
+    """Grid (lines of work x TILES x KV_HEADS,); or, where only device memory says how many lines there are, any.
 
     overlap_previous: 1 behind the same kernel for other work, beside which this one may run; no constant, so that no step
     waits for one more kernel to be compiled.
@@ -227,14 +233,16 @@ def attend_kernel(
         _attend(
             tl.program_id(0), queries, cache, tables, work, out, split_stats, split_accs,
             rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
-            KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
+            KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, TILES, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
         )  # fmt: skip
     else:
-        for item in range(tl.program_id(0), load_rows_in_use(lines_in_use, pieces) * KV_HEADS, tl.num_programs(0)):
+        for item in range(
+            tl.program_id(0), load_rows_in_use(lines_in_use, lines) * TILES * KV_HEADS, tl.num_programs(0)
+        ):
             _attend(
                 item, queries, cache, tables, work, out, split_stats, split_accs,
                 rows, tables_rows, columns, blocks, num_split_results, side_stride, scale, v_scale, overlap_previous,
-                KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
+                KV_HEADS, SHARED, WIDTH, BLOCK_SIZE, TILES, ROWS, HEAD, KV_TILE, SPLIT, KEYS_TALL, PDL,
             )  # fmt: skip
     wait_for_previous(PDL)  # programs without work, and those that overlapped the kernel before, must not end before it
 

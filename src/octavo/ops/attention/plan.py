@@ -13,29 +13,33 @@ from octavo.ops.upload import upload
 
 ROWS = 64
 """Rows of a query tile (tokens times the query heads that share a KV head): what one warp group multiplies at a time."""
+LINE_ROWS = 2 * ROWS
+"""Of a line of work: two tiles, which one program may attend for with the same keys."""
 FEW_ROWS = 16
 """Of a query tile for which keys are the tall side of a product: the fewest that its narrow side takes of bf16 in Triton."""
 KV_TILE = 64
 """Keys per tile; tile j holds positions 64 j .. 64 j + 63 of a request, whatever the batch."""
 SPLIT = 512
 """Keys between two merges, at the same positions of every request: part of the bits, not a choice of the batch."""
-FEW_TILES = 32
-"""A chunk of no more tiles does not fill the device: its splits run side by side."""
+WORK = 8
+"""Numbers of a line of work."""
+FEW_LINES = 16
+"""A chunk of no more lines does not fill the device: its splits run side by side."""
 MAX_SPLIT_RESULTS = 4096
 """Rows times splits that are kept between two kernels; chunks past that run their splits one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PagedPlan(AttentionPlan):
-    """The query tiles of a batch. Every row of a chunk is in exactly one tile."""
+    """The lines of work of a batch, each one or two query tiles. Every row of a chunk is in exactly one line, or in one for each split."""
 
     tables: torch.Tensor
     """(S, W) int32 KV blocks of each chunk's request."""
     work: torch.Tensor
-    """(N, 7) int32: chunk, first row, tokens, position of the first, first split, end of splits, and the split result of the
-    first token, or -1 where the splits are all of the context. The longest come first."""
+    """(N, WORK) int32: chunk, first row, tokens, position of the first, first split, end of splits, the split result of the
+    first token, or -1 where the splits are all of the context, and the context of the chunk. The longest come first."""
     small_work: torch.Tensor
-    """(M, 7) int32: the same of tiles of no more than `FEW_ROWS` rows."""
+    """(M, WORK) int32: the same of lines of no more than `FEW_ROWS` rows."""
     merges: torch.Tensor
     """(F, 4) int32, one for each row in splits: row, its first split result, distance to the next, how many."""
     num_split_results: int
@@ -61,7 +65,7 @@ def plan_paged_attention(
     heads_per_kv_head: int,
     max_split_results: int = MAX_SPLIT_RESULTS,
 ) -> PagedPlan:
-    """Cut the chunks into query tiles, and the contexts of short chunks into splits that run side by side.
+    """Cut the chunks into lines of work, and the contexts of short chunks into splits that run side by side.
 
     Args:
         block_tables: (S, W) int32; -1 past a request's last block.
@@ -83,8 +87,9 @@ def plan_paged_attention(
     if tuple(chunk_starts) == tuple(range(len(contexts) + 1)) and contexts.max(initial=0) <= SPLIT:
         work, merges, num_split_results = _short_decodes(contexts), np.zeros((0, 4), dtype=np.int64), 0
     else:
-        tiles = _tiles(np.array(chunk_starts, dtype=np.int64), contexts, ROWS // heads_per_kv_head)
-        work, merges, num_split_results = _spread(tiles, max_split_results)
+        tokens = LINE_ROWS // ROWS * (ROWS // heads_per_kv_head)
+        lines = _lines(np.array(chunk_starts, dtype=np.int64), contexts, tokens)
+        work, merges, num_split_results = _spread(lines, max_split_results)
     work = work[np.argsort((work[:, 4] - work[:, 5]) * SPLIT - work[:, 3], kind="stable")].astype(np.int32)
     small = work[:, 2] * heads_per_kv_head <= FEW_ROWS
     return PagedPlan(
@@ -100,43 +105,44 @@ def plan_paged_attention(
 
 
 def _short_decodes(contexts: np.ndarray) -> np.ndarray:
-    """What `_tiles` and `_spread` make of chunks of one row whose contexts are one split each, in a fourth of their time."""
-    work = np.zeros((len(contexts), 7), dtype=np.int64)
+    """What `_lines` and `_spread` make of chunks of one row whose contexts are one split each, in a fourth of their time."""
+    work = np.zeros((len(contexts), WORK), dtype=np.int64)
     work[:, 0] = work[:, 1] = np.arange(len(contexts))
     work[:, 2] = work[:, 5] = 1
     work[:, 3] = contexts - 1
     work[:, 6] = -1
+    work[:, 7] = contexts
     return work
 
 
-def _tiles(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarray:
-    """(N, 4) int64: chunk, first row, tokens, position of the first."""
+def _lines(chunk_starts: np.ndarray, ends: np.ndarray, tokens: int) -> np.ndarray:
+    """(N, 5) int64: chunk, first row, tokens, position of the first, context of the chunk."""
     counts = np.diff(chunk_starts)
     per_chunk = -(-counts // tokens)
     chunk = np.repeat(np.arange(len(counts)), per_chunk)
     offset = (np.arange(len(chunk)) - np.repeat(np.cumsum(per_chunk) - per_chunk, per_chunk)) * tokens
     size = np.minimum(tokens, counts[chunk] - offset)
-    return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset), axis=1)
+    return np.stack((chunk, chunk_starts[chunk] + offset, size, (ends - counts)[chunk] + offset, ends[chunk]), axis=1)
 
 
-def _spread(tiles: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Work (N, 7), merges (F, 4) and the number of split results; chunks of few tiles are spread over programs, short ones first."""
-    chunk, _, tokens, position = tiles.T
+def _spread(lines: np.ndarray, max_split_results: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Work (N, WORK), merges (F, 4) and the number of split results; chunks of few lines are spread over programs, short ones first."""
+    chunk, _, tokens, position, _ = lines.T
     splits = -(-(position + tokens) // SPLIT)
     room = np.bincount(chunk, weights=splits * tokens, minlength=1).astype(np.int64)
     shortest = np.argsort(room, kind="stable")
     fits = np.empty(len(room), dtype=bool)
     fits[shortest] = np.cumsum(room[shortest]) <= max_split_results
-    apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= FEW_TILES)[chunk] & fits[chunk]
-    whole, cut, parts = tiles[~apart], tiles[apart], splits[apart]
+    apart = (splits > 1) & (np.bincount(chunk, minlength=1) <= FEW_LINES)[chunk] & fits[chunk]
+    whole, cut, parts = lines[~apart], lines[apart], splits[apart]
     ones = np.ones((len(whole), 1), dtype=np.int64)
-    together = np.hstack((whole, 0 * ones, splits[~apart, None], -ones))
+    together = np.hstack((whole[:, :4], 0 * ones, splits[~apart, None], -ones, whole[:, 4:]))
     needed = parts * cut[:, 2]
     first = np.cumsum(needed) - needed
-    tile = np.repeat(np.arange(len(cut)), parts)
-    split = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
-    split_result = first[tile] + split * cut[tile, 2]
-    alone = np.hstack((cut[tile], split[:, None], split[:, None] + 1, split_result[:, None]))
+    line = np.repeat(np.arange(len(cut)), parts)
+    split = np.arange(len(line)) - np.repeat(np.cumsum(parts) - parts, parts)
+    split_result = first[line] + split * cut[line, 2]
+    alone = np.hstack((cut[line, :4], split[:, None], split[:, None] + 1, split_result[:, None], cut[line, 4:]))
     at = np.repeat(np.arange(len(cut)), cut[:, 2])
     token = np.arange(len(at)) - np.repeat(np.cumsum(cut[:, 2]) - cut[:, 2], cut[:, 2])
     merges = np.stack((cut[at, 1] + token, first[at] + token, cut[at, 2], parts[at]), axis=1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from octavo.ops.attention.plan import FEW_ROWS, MAX_SPLIT_RESULTS, PagedPlan
+from octavo.ops.attention.plan import FEW_ROWS, MAX_SPLIT_RESULTS, WORK, PagedPlan
 from octavo.ops.padded_buffer import Filling, PaddedBuffer
 
 
@@ -34,8 +34,8 @@ class PlanBuffers:
 
     def __init__(self, rows: int, chunks: int, columns: int, device: torch.device) -> None:
         self._tables = PaddedBuffer((chunks, columns), torch.int32, device, -1)
-        self._work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
-        self._small_work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, 7), torch.int32, device, -1)
+        self._work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, WORK), torch.int32, device, -1)
+        self._small_work = PaddedBuffer((rows + MAX_SPLIT_RESULTS, WORK), torch.int32, device, -1)
         # a row is merged if it has at least two split results
         self._merges = PaddedBuffer((min(rows, MAX_SPLIT_RESULTS // 2), 4), torch.int32, device, -1)
         self._lines_in_use = PaddedBuffer((3,), torch.int32, device, 0)
