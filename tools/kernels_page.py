@@ -17,7 +17,7 @@ OPERATIONS = {
     "experts.route": ["route"],
     "experts.permute": ["permute", "Permutation"],
     "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "swiglu_quantize"],
-    "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
+    "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile", "PersistentTile"],
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "delta_net.cuda": ["delta_net"],

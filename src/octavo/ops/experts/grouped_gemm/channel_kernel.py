@@ -152,7 +152,7 @@ def _gather_step(
     mbarrier.wait(empty.index(stage), phase)
     mbarrier.expect(bar, PIECES * w_tiles.block_type.nbytes)
     _load_weights(w_tiles, w_buffers, bar, stage, expert, block, step, N, True)
-    async_copy.async_copy_global_to_shared(x_buffers.index(stage), at, mask=read[:, None])
+    async_copy.async_copy_global_to_shared(x_buffers.index(stage), at + step * STEP, mask=read[:, None])
     async_copy.mbarrier_arrive(bar, increment_count=False)
     return next_stage(stage, phase)
 
@@ -180,7 +180,6 @@ def _gatherer(
                 stage, phase = _gather_step(
                     at, read, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, expert, block, step, N
                 )
-                at += STEP
         # the next item is looked up before the last step, whose stage is not free for a while
         next_expert, next_first_row, next_rows, next_block = load_item(
             turn + 1, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
@@ -372,5 +371,5 @@ def grouped_channel_kernel(
             )),
         ],
         [4, 4 if GATED else 1],
-        [208 if GATED else 240, 88 if GATED else 24],
+        [216 if GATED else 240, 72 if GATED else 24],
     )  # fmt: skip

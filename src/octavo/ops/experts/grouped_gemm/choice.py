@@ -1,4 +1,4 @@
-"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere."""
+"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere, persistent ones where there are many."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ class Tiles:
 
 _SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
 """Rows to columns of the products gate_up and down, and warps."""
-
-
 _PERSISTENT_ABOVE = {("Fp8Channel", 128, 2048, 768): 11584, ("Fp8Block", 128, 2048, 768): 2896}
 """Assignments of tuned shapes above which persistent tiles were faster on an H200; a tuned shape that is not here has none."""
 _PERSISTENT_ROWS = 64
@@ -33,7 +31,7 @@ def choose_tiles(
 ) -> Tiles:
     """Tiles for so many routed `assignments` and a layer `shape`: (the name of the weights' type, E, H, I).
 
-    The first entry of the table whose assignments are not fewer; without a table, safe ones. For many assignments persistent ones.
+    Persistent ones where there are many, else those of `tuned_tiles`.
 
     Args:
         bulk: whether bulk copies can read the operands.
@@ -41,10 +39,16 @@ def choose_tiles(
     """
     if bulk and persistent and _is_for_persistent_tiles(shape, assignments):
         return Tiles(PersistentTile(), PersistentTile())
-    gate_up, down = _tuned(shape, assignments) or _safe(shape, assignments)
+    gate_up, down = tuned_tiles(shape, assignments)
     if not bulk:
         gate_up, down = dataclasses.replace(gate_up, tma=False), dataclasses.replace(down, tma=False, early=0)
     return Tiles(gate_up, down)
+
+
+def tuned_tiles(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
+    """The first entry of the table whose assignments are not fewer; without a table, safe ones. Arguments as `choose_tiles`."""
+    entries = TABLE.get(_key(shape), [])
+    return next(((up, down) for most, up, down in entries if assignments <= most), None) or _safe(shape, assignments)
 
 
 def _is_for_persistent_tiles(shape: tuple[str, int, int, int], assignments: int) -> bool:
@@ -62,13 +66,9 @@ def _is_for_persistent_tiles(shape: tuple[str, int, int, int], assignments: int)
 
 def _key(shape: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
     """The shape whose measurements serve this one."""
-    kind, *sizes = shape
-    # whose products read as many scales
-    return (Fp8Channel.__name__ if kind == Fp8Static.__name__ else kind, *sizes)
-
-
-def _tuned(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile] | None:
-    return next(((up, down) for most, up, down in TABLE.get(_key(shape), []) if assignments <= most), None)
+    if shape[0] == Fp8Static.__name__:  # whose products read as many scales
+        return (Fp8Channel.__name__, *shape[1:])
+    return shape
 
 
 def _safe(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
