@@ -11,7 +11,7 @@ from cases import LayerShape, make_weights
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.experts import moe as layer
-from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, choose_tiles
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
 from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.moe import moe_workspace
@@ -87,10 +87,10 @@ def test_they_are_chosen_for_many_assignments(shape: tuple[str, int, int, int], 
     few, many = (choose_tiles(shape, count, persistent=True) for count in (above, above + 1))
     assert (few, many) == (Tiles(*tuned_tiles(shape, above)), PERSISTENT)
     assert choose_tiles(shape, 2**31 - 1, persistent=True) == PERSISTENT
-    for without in (choose_tiles(shape, above + 1), choose_tiles(shape, above + 1, bulk=False, persistent=True)):
-        assert isinstance(without.gate_up, Tile)
-        assert isinstance(without.down, Tile)
-    assert not without.gate_up.tma
+    others = tuned_tiles(shape, above + 1)
+    assert choose_tiles(shape, above + 1) == Tiles(*others)
+    without_bulk_copies = Tiles(*(dataclasses.replace(tile, tma=False) for tile in others))
+    assert choose_tiles(shape, above + 1, bulk=False, persistent=True) == without_bulk_copies
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_a_layer_takes_them_where_device_and_operands_allow(
         return layer._choose(x, gate_up, down, workspace, 65)
 
     monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: False)
-    plain = chosen()
-    assert isinstance(plain.gate_up, Tile)
-    assert plain.gate_up.tma
+    gate_up_tile, down_tile = tuned_tiles((kind.__name__, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate), 65)
+    assert gate_up_tile.tma
+    assert chosen() == Tiles(gate_up_tile, down_tile)
     monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: True)
     assert chosen() == PERSISTENT
     x = shifted(workspace.input).data  # which the first product gathers
-    assert chosen() == plain
+    assert chosen() == Tiles(gate_up_tile, down_tile)
     x = workspace.input.data
     down = shifted(down)
-    assert chosen() == Tiles(dataclasses.replace(plain.gate_up, tma=False), dataclasses.replace(plain.down, tma=False))
+    assert chosen() == Tiles(*(dataclasses.replace(tile, tma=False) for tile in (gate_up_tile, down_tile)))
