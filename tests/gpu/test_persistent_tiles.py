@@ -11,6 +11,7 @@ import torch
 from cases import QWEN3_30B, ROUTINGS, LayerShape
 from layer import CUDA, GpuLayer
 from memory import Guard
+from octavo.errors import KernelContractError
 from octavo.ops.activations import Activations
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
@@ -26,6 +27,7 @@ from ops.experts.test_grouped_gemm import (
     run_down,
     run_gate_up,
 )
+from ops.test_bulk_copy import product, shifted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 FORMATS = [Fp8Channel, Fp8Static, Fp8Block]
@@ -182,15 +184,26 @@ def test_against_float64_between_canaries(routing: str, kind: type) -> None:
 
 
 @each_format
-@pytest.mark.parametrize("product", ["gate-up", "down"])
-def test_the_check_sees_one_wrong_thing(product: str, kind: type) -> None:
-    make, run = (gate_up_case, run_gate_up) if product == "gate-up" else (down_case, run_down)
+@pytest.mark.parametrize("form", ["gate-up", "down"])
+def test_the_check_sees_one_wrong_thing(form: str, kind: type) -> None:
+    make, run = (gate_up_case, run_gate_up) if form == "gate-up" else (down_case, run_down)
     for name in mutations(make(kind, WHOLE_STEPS, 33, "uniform", CUDA)):
         case = make(kind, WHOLE_STEPS, 33, "uniform", CUDA)
         mutations(case)[name]()
         out = run(case, PersistentTile(), Guard(CUDA))
         with pytest.raises(AssertionError, match="row"):
             assert_case(out, case)
+
+
+@each_format
+def test_operands_that_bulk_copies_cannot_read_are_refused(kind: type) -> None:
+    """Rows that are gathered too, 16 bytes at a time. A layer takes other tiles then."""
+    for make, gated in ((gate_up_case, True), (down_case, False)):
+        case = make(kind, WHOLE_STEPS, 3, "uniform", CUDA)
+        with pytest.raises(KernelContractError, match=r"w\.data"):
+            product(case, PersistentTile(), w=shifted(case.w), gated=gated)
+        with pytest.raises(KernelContractError, match=r"x\.data"):
+            product(case, PersistentTile(), x=shifted(case.x), gated=gated)
 
 
 ENTRIES = [

@@ -110,6 +110,7 @@ def test_kernels_compile_without_spills(kind: str, tmp_path: Path) -> None:
         # a consumer's four wgmma of 32 for each of two products, of the first step and of the loop; three heights in the format of channels
         assert names.count("QGMMA") >= 2 * (8 if kind == "block" else 48)
         assert "UTMALDG" in names
+        assert "ACQBULK" in names, "it does not wait for the kernel before"
         assert ("LDGSTS" in names) == (form == "gated" or kind == "block")
         # where rows are gathered one address in the producer's loop; nothing in what multiplies, which has hundreds of registers to lose
         assert spills(names) <= (2 if form == "gated" and kind != "block" else 0)

@@ -108,9 +108,7 @@ def test_they_are_chosen_for_no_shape_that_they_cannot_make(shape: tuple[str, in
 
 
 @pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block], ids=lambda kind: kind.__name__)
-def test_a_layer_takes_them_where_device_and_operands_allow(
-    kind: type, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_layer_takes_them_where_device_and_operands_allow(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = torch.Generator().manual_seed(1)
     gate_up = make_weights(kind, 1, 2, ONE_EXPERT.intermediate, ONE_EXPERT.hidden, drawn)
     down = make_weights(kind, 1, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate, drawn)

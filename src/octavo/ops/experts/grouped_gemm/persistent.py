@@ -57,26 +57,17 @@ def launch_persistent(
         raise KernelContractError(
             "x.data", f"an address that is a multiple of {ALIGNMENT} bytes", "another (use a Tile, or pass a copy)"
         )
-    height, x_height = (PART, HALF) if w.blockwise else (PIECE, X_BOX)
-    w_tiles = _descriptor("w.data", w.data.view(-1, width), height.value)
+    w_height, x_height = (PART, HALF) if w.blockwise else (PIECE, X_BOX)
+    w_tiles = _descriptor("w.data", w.data.flatten(0, 1), w_height.value)
     x_tiles = None if gated else _descriptor("x.data", x.data, x_height.value)
-    operands = (
-        x.data,
-        x_tiles,
-        x.scales,
-        w_tiles,
-        w.scales,
-        out,
-        permutation.order,
-        permutation.tiles,
-        permutation.num_tiles,
-    )
+    operands = (x.data, x_tiles, x.scales, w_tiles, w.scales, out)
+    lists = (permutation.order, permutation.tiles, permutation.num_tiles)
     sizes = (permutation.assignments, x.data.shape[0], experts, most_tiles, width)
     options = {"N": columns, "GATED": gated, "TOP_K": top_k, "num_warps": 4, **LAUNCH}
     if w.blockwise:
-        grouped_block_kernel[(programs,)](*operands, *sizes, **options)
+        grouped_block_kernel[(programs,)](*operands, *lists, *sizes, **options)
     else:
-        grouped_channel_kernel[(programs,)](*operands, *sizes, *w.scale_strides, **options)
+        grouped_channel_kernel[(programs,)](*operands, *lists, *sizes, *w.scale_strides, **options)
 
 
 @functools.cache
