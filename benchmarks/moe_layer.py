@@ -25,6 +25,8 @@ from benchmarks.measurement import CUDA, Timing, copy_rate, fp8_rate, replay
 from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, blocks
+from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles
+from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
 
@@ -64,14 +66,22 @@ def floor_us(inputs: list[Inputs], shape: tuple[int, int, int, int], copy: float
     return max(moved / copy, operations / fp8) * 1e6
 
 
-def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Call]:
+def our_tiles(assignments: int, down: Weights) -> Tiles:
+    """The tiles that a layer on this device takes by itself."""
+    shape = (type(down).__name__, *down.data.shape)
+    return choose_tiles(shape, assignments, persistent=runs_persistent_tiles(down.data.device))
+
+
+def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights, tiles: Tiles | None = None) -> list[Call]:
     """One call for each input, with one workspace."""
     tokens, top_k = inputs[0].ids.shape
     workspace = moe_workspace(tokens, top_k, gate_up, down)
 
     def call(one: Inputs) -> Call:
         out, flags = torch.empty_like(one.x), torch.empty((tokens,), dtype=torch.bool, device=CUDA)
-        return lambda: moe(one.x, one.ids, one.weights, gate_up, down, workspace=workspace, out=out, flags=flags)
+        return lambda: moe(
+            one.x, one.ids, one.weights, gate_up, down, workspace=workspace, out=out, flags=flags, tiles=tiles
+        )
 
     return [call(one) for one in inputs]
 
@@ -80,7 +90,7 @@ def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights) -> list[Cal
 class Measurement:
     """One batch size: our time, the floor in microseconds, each peer's time and its relative difference from our output.
 
-    refused: why a peer has no time.
+    refused: why a peer has no time. tiles: of our two products.
     """
 
     tokens: int
@@ -89,6 +99,7 @@ class Measurement:
     peers: dict[str, Timing]
     differences: dict[str, float]
     refused: dict[str, str]
+    tiles: str = ""
 
     def names(self) -> list[str]:
         """All peers, in the order of their columns."""
@@ -135,9 +146,10 @@ def measure(
     """
     inputs = [draw(tokens, shape) for _ in range(8 if tokens <= 256 else 2)]
     replays = 50 if tokens <= 4096 else 20
-    ours = our_calls(inputs, gate_up, down)
+    tiles = our_tiles(inputs[0].ids.numel(), down)
+    ours = our_calls(inputs, gate_up, down, tiles)
     right = ours[0]().float()
-    found = Measurement(tokens, replay(ours, replays), floor_us(inputs, shape, copy, fp8), {}, {}, {})
+    found = Measurement(tokens, replay(ours, replays), floor_us(inputs, shape, copy, fp8), {}, {}, {}, str(tiles))
     for name, build in peer_calls(inputs, gate_up, down).items():
         try:
             output, timing = time_peer(build, replays)

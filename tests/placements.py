@@ -23,7 +23,8 @@ from octavo.ops.draw.cuda import cuda_draw, draw_sorted
 from octavo.ops.draw.select import select
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
-from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.persistent_tile import FORMATS as PERSISTENT_FORMATS
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, most_apart, permute
 from octavo.ops.experts.route import route
@@ -59,6 +60,8 @@ MANY_TILES = LayerShape("many-tiles", 8, 2, 256, 96)
 """Of the permutation of 8 tokens there are 9 entries: no multiple of the tiles whose programs run next to each other."""
 NARROW_TILES = LayerShape("narrow-tiles", 8, 2, 128, 32)
 """The same for the interpreter."""
+WHOLE_STEPS = LayerShape("whole-steps", 8, 2, 256, 128)
+"""What persistent tiles can make."""
 
 
 def _noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -266,13 +269,15 @@ def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: An
 
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
     """Both grouped products of a format."""
-    calls: list[tuple[LayerShape, int, Tile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
+    calls: list[tuple[LayerShape, int, Tile | PersistentTile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
     if device.type == "cpu" and kind is Fp8Channel:
         calls += [(NARROW_TILES, 8, Tile(16, 64, 4, 3)), (NARROW_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
     elif device.type == "cuda":
         calls += [(MANY_TILES, 8, Tile(16, 64, 4, 3)), (MANY_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
         calls += [(shape, 17, Tile(16, 64, 4, 3)) for shape in SMALL]
         calls += [(ODD, 21, Tile(32, 64, 4, 3, max_halvings=1)), (MANY_TILES, 301, Tile(64, 64, 4, 3, True, 2))]
+        if kind.__name__ in PERSISTENT_FORMATS:
+            calls += [(WHOLE_STEPS, tokens, PersistentTile()) for tokens in (8, 301)]
     for shape, tokens, tile in calls:
         label = f"{kind.__name__} {shape.name} T={tokens} {tile}"
         up, down = (make(kind, shape, tokens, "uniform", device) for make in (gate_up_case, down_case))
@@ -280,14 +285,14 @@ def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
         yield Scenario(f"grouped_gemm {label}", (down.x, down.w, down.ids, tile), _down)
 
 
-def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
+def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile | PersistentTile) -> list[torch.Tensor]:
     experts, rows, _ = w.data.shape
     permutation = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
     out = torch.empty((ids.numel(), rows // 2), dtype=torch.bfloat16, device=ids.device)
     return [grouped_gemm_swiglu(x, w, permutation, top_k=ids.shape[1], tile=tile, out=out, assignments=ids.numel())]
 
 
-def _down(x: Any, w: Any, ids: torch.Tensor, tile: Tile) -> list[torch.Tensor]:
+def _down(x: Any, w: Any, ids: torch.Tensor, tile: Tile | PersistentTile) -> list[torch.Tensor]:
     experts, rows, _ = w.data.shape
     permutation = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
     out = torch.empty((ids.numel(), rows), dtype=torch.bfloat16, device=ids.device)

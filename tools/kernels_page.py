@@ -17,7 +17,7 @@ OPERATIONS = {
     "experts.route": ["route"],
     "experts.permute": ["permute", "Permutation"],
     "quantize.cuda": ["quantize", "quantize_groups", "quantize_static", "swiglu_quantize"],
-    "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile"],
+    "experts.grouped_gemm": ["grouped_gemm_swiglu", "grouped_gemm", "Tile", "PersistentTile"],
     "experts.combine": ["combine"],
     "attention.cuda": ["paged_attention", "plan_paged_attention", "PagedPlan", "SplitResults"],
     "delta_net.cuda": ["delta_net"],
@@ -70,7 +70,8 @@ What holds for every call:
 - **No allocation, no host synchronisation** in `moe`: it can be captured in a CUDA graph, and reads the true number of
   tokens from device memory.
 
-Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. What was
+Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. Those of a
+`PersistentTile`, which only large batches have, are in Gluon and run on Hopper alone: tests elsewhere compile them. What was
 tried and what it gave: [kernels_log.md](kernels_log.md).
 """
 

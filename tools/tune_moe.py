@@ -1,4 +1,4 @@
-"""Measure tiles of the expert layer on this GPU beside the ones that are chosen.
+"""Measure tiles of the expert layer on this GPU beside the ones of the table; persistent tiles have nothing to be tuned.
 
     python -m tools.tune_moe --write                        Qwen3-30B-A3B's shape, and put the best ones into the table
     python -m tools.tune_moe --shape mixtral-8x7b --format block
@@ -26,7 +26,8 @@ from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights
 from tqdm import tqdm
 
 from octavo.ops.compilation import compiling_instead
-from octavo.ops.experts.grouped_gemm import STEP, Tile, choose_tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
@@ -173,9 +174,9 @@ def best_tiles(
 ) -> dict[str, object]:
     """Every candidate's time, and the pair of equal height with the least sum."""
     experts, top_k, hidden, intermediate = shape
-    now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
+    now_gate_up, now_down = tuned_tiles((kind, experts, hidden, intermediate), tokens * top_k)
     found: dict[bool, dict[int, list[tuple[float, Tile]]]] = {}
-    for gated, chosen in ((True, now.gate_up), (False, now.down)):
+    for gated, chosen in ((True, now_gate_up), (False, now_down)):
         width = hidden if gated else intermediate
         if chosen.rows not in products.permutations:
             products.place(chosen.rows)
@@ -228,10 +229,10 @@ def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], 
 def compile_all(products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str) -> None:
     """Compile every candidate of `tokens` tokens, and the chosen ones."""
     experts, top_k, hidden, intermediate = shape
-    now = choose_tiles((kind, experts, hidden, intermediate), tokens * top_k)
-    for rows in {*heights(tokens * top_k / experts), now.gate_up.rows}:
+    gate_up, down = tuned_tiles((kind, experts, hidden, intermediate), tokens * top_k)
+    for rows in {*heights(tokens * top_k / experts), gate_up.rows}:
         products.place(rows)
-        for gated, chosen, width in ((True, now.gate_up, hidden), (False, now.down, intermediate)):
+        for gated, chosen, width in ((True, gate_up, hidden), (False, down, intermediate)):
             for tile in {*candidates(rows, gated, width, tokens), *([chosen] if chosen.rows == rows else [])}:
                 products.calls(tile, gated)[0]()
 

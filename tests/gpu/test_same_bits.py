@@ -7,28 +7,28 @@ import torch
 
 from cases import QWEN3_30B
 from layer import CUDA, GpuLayer, Rows
-from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
 
 pytestmark = pytest.mark.gpu
 TILES = [
-    Tiles(Tile(16, 64, 4, 4), Tile(16, 64, 4, 4)),
-    Tiles(Tile(32, 64, 4, 3), Tile(32, 128, 4, 4)),
-    Tiles(Tile(64, 64, 4, 4), Tile(64, 128, 8, 3)),
-    Tiles(Tile(64, 128, 8, 3), Tile(64, 64, 4, 5)),
-    Tiles(Tile(128, 64, 8, 3), Tile(128, 128, 8, 3)),
-    Tiles(Tile(256, 64, 8, 3), Tile(256, 128, 8, 3)),
-    Tiles(Tile(16, 64, 4, 6, tma=True), Tile(16, 64, 4, 6, tma=True)),
-    Tiles(Tile(64, 128, 8, 3, tma=True), Tile(64, 64, 4, 4, tma=True)),
-    Tiles(Tile(128, 128, 8, 3, tma=True), Tile(128, 128, 8, 3, tma=True)),
-    Tiles(Tile(64, 64, 4, 3, max_halvings=2), Tile(64, 64, 4, 3, max_halvings=1)),
-    Tiles(Tile(128, 64, 4, 3, tma=True, max_halvings=2), Tile(128, 128, 4, 3, tma=True, max_halvings=2)),
-    Tiles(Tile(256, 64, 8, 3, tma=True, max_halvings=2), Tile(256, 128, 8, 3, tma=True, max_halvings=2)),
+    (Tile(16, 64, 4, 4), Tile(16, 64, 4, 4)),
+    (Tile(32, 64, 4, 3), Tile(32, 128, 4, 4)),
+    (Tile(64, 64, 4, 4), Tile(64, 128, 8, 3)),
+    (Tile(64, 128, 8, 3), Tile(64, 64, 4, 5)),
+    (Tile(128, 64, 8, 3), Tile(128, 128, 8, 3)),
+    (Tile(256, 64, 8, 3), Tile(256, 128, 8, 3)),
+    (Tile(16, 64, 4, 6, tma=True), Tile(16, 64, 4, 6, tma=True)),
+    (Tile(64, 128, 8, 3, tma=True), Tile(64, 64, 4, 4, tma=True)),
+    (Tile(128, 128, 8, 3, tma=True), Tile(128, 128, 8, 3, tma=True)),
+    (Tile(64, 64, 4, 3, max_halvings=2), Tile(64, 64, 4, 3, max_halvings=1)),
+    (Tile(128, 64, 4, 3, tma=True, max_halvings=2), Tile(128, 128, 4, 3, tma=True, max_halvings=2)),
+    (Tile(256, 64, 8, 3, tma=True, max_halvings=2), Tile(256, 128, 8, 3, tma=True, max_halvings=2)),
 ]
 LONG_STEPS = [
-    Tiles(Tile(16, 64, 4, 3, step_factor=2), Tile(16, 128, 8, 3, tma=True, step_factor=2)),
-    Tiles(Tile(16, 64, 4, 3, tma=True, step_factor=4), Tile(16, 64, 4, 3, step_factor=4)),
+    (Tile(16, 64, 4, 3, step_factor=2), Tile(16, 128, 8, 3, tma=True, step_factor=2)),
+    (Tile(16, 64, 4, 3, tma=True, step_factor=4), Tile(16, 64, 4, 3, step_factor=4)),
 ]
 """Not for scales per block."""
 
@@ -66,9 +66,10 @@ def test_at_every_tile(kind: type, qwen: GpuLayer) -> None:
     pool = Rows.draw(QWEN3_30B, 700, "skewed")
     step_bytes = 128
     whole, _ = layer(pool)
-    tiles = [*TILES, *([] if kind is Fp8Block else LONG_STEPS)]
-    tiles += [Tiles(a, b) for rows in TABLE.values() for _, a, b in rows] if kind is Fp8Channel else []
-    assert all(not t.gate_up.reasons_against(gated=True, step_bytes=step_bytes) for t in tiles)
+    pairs = [*TILES, *([] if kind is Fp8Block else LONG_STEPS)]
+    pairs += [(a, b) for rows in TABLE.values() for _, a, b in rows] if kind is Fp8Channel else []
+    assert all(not gate_up.reasons_against(gated=True, step_bytes=step_bytes) for gate_up, _ in pairs)
+    tiles = [Tiles(*pair) for pair in pairs] + [Tiles(PersistentTile(), PersistentTile())] * (kind is not Bf16)
     for tile in tiles:
         assert torch.equal(layer(pool, tiles=tile)[0], whole), tile
 

@@ -10,7 +10,7 @@ import torch
 
 from cases import SMALL
 from octavo.errors import KernelContractError
-from octavo.ops.experts.grouped_gemm import Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
 from octavo.ops.formats import Bf16, Fp8Channel
@@ -47,9 +47,13 @@ def test_a_linear_layer(kind: type, device: torch.device) -> None:
             run(x, w, bulk)
 
 
-def product(case: Case, tile: Tile, x: Any = None, w: Any = None, *, gated: bool) -> torch.Tensor:
+def product(case: Case, tile: Tile | PersistentTile, x: Any = None, w: Any = None, *, gated: bool) -> torch.Tensor:
     experts, rows, _ = case.w.data.shape
-    permutation, assignments, device = permute(case.ids, experts, tile_rows=16), case.ids.numel(), case.ids.device
+    permutation, assignments, device = (
+        permute(case.ids, experts, tile_rows=tile.rows),
+        case.ids.numel(),
+        case.ids.device,
+    )
     out = torch.zeros((assignments, rows // 2 if gated else rows), dtype=torch.bfloat16, device=device)
     x, w = x or case.x, w or case.w
     if gated:

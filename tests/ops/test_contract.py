@@ -12,7 +12,7 @@ import torch
 import octavo.ops
 from octavo.errors import KernelContractError
 from octavo.ops.contract import Dims
-from octavo.ops.experts.grouped_gemm.choice import choose_tiles
+from octavo.ops.experts.grouped_gemm.choice import choose_tiles, tuned_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.formats import Weights
@@ -114,10 +114,10 @@ def test_a_tile_that_cannot_run_says_why(tile: Tile, reason: str) -> None:
 @pytest.mark.parametrize("experts", [1, 8, 128, 512])
 def test_safe_tiles_are_legal_at_every_size(experts: int) -> None:
     for assignments in [0, 1, 8, 100, 1000, 10_000, 2_000_000]:
-        tiles = choose_tiles(("Fp8Block", experts, 2048, 80), assignments)
-        assert tiles.gate_up.rows == tiles.down.rows
-        tiles.gate_up.check(gated=True, step_bytes=128)
-        tiles.down.check(gated=False, step_bytes=128)
+        gate_up, down = tuned_tiles(("Fp8Block", experts, 2048, 80), assignments)
+        assert gate_up.rows == down.rows
+        gate_up.check(gated=True, step_bytes=128)
+        down.check(gated=False, step_bytes=128)
 
 
 def test_every_tile_of_the_table_is_legal_and_the_assignments_ascend() -> None:
@@ -131,11 +131,14 @@ def test_every_tile_of_the_table_is_legal_and_the_assignments_ascend() -> None:
             down.check(gated=False, step_bytes=128)
 
 
+@pytest.mark.parametrize("persistent", [False, True], ids=["tiles", "persistent"])
 @pytest.mark.parametrize("top_k", [1, 2, 6, 8])
-@pytest.mark.parametrize("shape", [*TABLE, ("Fp8Channel", 60, 2048, 1408)], ids=str)
-def test_no_tile_is_chosen_only_between_two_powers_of_two(shape: tuple[str, int, int, int], top_k: int) -> None:
+@pytest.mark.parametrize("shape", [*TABLE, ("Fp8Channel", 60, 2048, 1408), ("Fp8Block", 128, 4096, 1536)], ids=str)
+def test_no_tile_is_chosen_only_between_two_powers_of_two(
+    shape: tuple[str, int, int, int], top_k: int, persistent: bool
+) -> None:
     """The worker loads its kernels at these numbers of tokens; a tile that none of them takes would be compiled later."""
-    assert not compiled_late(lambda tokens: choose_tiles(shape, tokens * top_k))
+    assert not compiled_late(lambda tokens: choose_tiles(shape, tokens * top_k, persistent=persistent))
     for columns in (128, 5120, 151936):
         for element_size in (1, 2):
             assert not compiled_late(lambda tokens: choose_tile(tokens, columns, 16, element_size))  # noqa: B023 (called here)

@@ -17,8 +17,8 @@ def takes_bulk_copies(*tensors: torch.Tensor) -> bool:
     return all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors)
 
 
-def descriptor(argument: str, matrix: torch.Tensor, height: int, width: int) -> TensorDescriptor:
-    """Describe `matrix` (R, K) for bulk copies of (height, width) of it.
+def check_bulk_copies(argument: str, matrix: torch.Tensor) -> None:
+    """Raise unless bulk copies can read `matrix` (R, K).
 
     Raises:
         KernelContractError: rows or the address are not such that a bulk copy can read them; names `argument`.
@@ -32,4 +32,12 @@ def descriptor(argument: str, matrix: torch.Tensor, height: int, width: int) -> 
             f"an address that is a multiple of {ALIGNMENT} bytes",
             f"{matrix.data_ptr() % ALIGNMENT} bytes more (use a tile without tma, or pass a copy)",
         )
+
+
+def descriptor(argument: str, matrix: torch.Tensor, height: int, width: int) -> TensorDescriptor:
+    """Describe `matrix` (R, K) for bulk copies of (height, width) of it.
+
+    Raises: See `check_bulk_copies`.
+    """
+    check_bulk_copies(argument, matrix)
     return TensorDescriptor.from_tensor(matrix, [height, width])

@@ -13,7 +13,7 @@ from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled, Unscaled
-from octavo.ops.experts.grouped_gemm import Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
@@ -77,13 +77,13 @@ def down_case(kind: type, shape: LayerShape, tokens: int, routing: str, device: 
     return Case(to_device(x, device), to_device(w, device), ids.to(device), grouped_gemm_reference(x, w, ids.flatten()))
 
 
-def permutation_of(case: Case, tile: Tile, guard: Guard) -> Permutation:
+def permutation_of(case: Case, tile: Tile | PersistentTile, guard: Guard) -> Permutation:
     experts = case.w.data.shape[0]
     permutation = guard.rebuild(Permutation.allocate(case.ids.numel() + 7, experts, case.ids.device))
     return permute(case.ids, experts, tile_rows=tile.rows, out=permutation)
 
 
-def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
+def run_gate_up(case: Case, tile: Tile | PersistentTile, guard: Guard) -> torch.Tensor:
     """(S, I) bf16 in assignment order; absent assignments NaN."""
     permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
     out = guard.empty((permutation.assignments, case.w.data.shape[1] // 2), torch.bfloat16)
@@ -117,7 +117,7 @@ def placed(x: Activations, order: torch.Tensor, room: int, guard: Guard) -> Acti
             raise TypeError(type(x).__name__)
 
 
-def run_down(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
+def run_down(case: Case, tile: Tile | PersistentTile, guard: Guard) -> torch.Tensor:
     """(S, H) bf16 in assignment order; absent assignments NaN."""
     permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
     x = placed(case.x, permutation.order[: int(permutation.rows_in_use)].long(), permutation.assignments, guard)

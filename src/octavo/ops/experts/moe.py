@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Weights
@@ -93,7 +92,8 @@ def expert_parts(
     tokens, experts = dims["T"], dims["E"]
     check_range("x.shape[0]", tokens, 0, workspace.max_tokens, "allocate the workspace for more tokens")
     assignments = tokens * workspace.top_k
-    tiles = tiles or _choose(gate_up, down, workspace, assignments)
+    gated_input = workspace.input.data if inputs.scaled is None else inputs.scaled.data
+    tiles = tiles or _choose(gated_input, gate_up, down, workspace, assignments)
 
     if permutation is None:
         permutation = permute(
@@ -115,11 +115,9 @@ def expert_parts(
     return WeightedSum(workspace.expert_out, ids, weights, experts, rows_in_use)
 
 
-def _choose(gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:
-    """Chooses the tiles of the layer's shape; without bulk copies where these cannot read an operand."""
-    experts, hidden_size, intermediate = down.data.shape
-    tiles = choose_tiles((type(gate_up).__name__, experts, hidden_size, intermediate), assignments)
+def _choose(x: torch.Tensor, gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:
+    """Chooses the tiles of the layer's shape that its operands allow; x (T, H) is what the first product reads."""
     # an input that is not quantized is `workspace.hidden` itself
-    if takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden):
-        return tiles
-    return Tiles(dataclasses.replace(tiles.gate_up, tma=False), dataclasses.replace(tiles.down, tma=False, early=0))
+    bulk = takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden)
+    persistent = runs_persistent_tiles(x.device) and takes_bulk_copies(x)
+    return choose_tiles((type(gate_up).__name__, *down.data.shape), assignments, bulk=bulk, persistent=persistent)

@@ -11,12 +11,14 @@ from octavo.ops.bulk_copy import descriptor
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
+from octavo.ops.experts.grouped_gemm.persistent import launch_persistent
+from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.experts.permute import Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
-__all__ = ["Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
+__all__ = ["PersistentTile", "Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
 
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 """Columns of K per step, by weight dtype. With scales per block they are part of the order of summation; else a tile may take
@@ -27,7 +29,14 @@ TILES_PER_BAND = 4
 
 
 def grouped_gemm_swiglu(
-    x: Activations, w: Weights, permutation: Permutation, *, top_k: int, tile: Tile, out: torch.Tensor, assignments: int
+    x: Activations,
+    w: Weights,
+    permutation: Permutation,
+    *,
+    top_k: int,
+    tile: Tile | PersistentTile,
+    out: torch.Tensor,
+    assignments: int,
 ) -> torch.Tensor:
     """out[r] = silu(g) * u with (g, u) = w[e] @ x[order[r] // top_k], for each sorted row r of expert e.
 
@@ -38,9 +47,9 @@ def grouped_gemm_swiglu(
         w: (E, 2I, H), gate rows first; read.
         permutation: what `permute` wrote for these tokens with tile_rows = tile.rows, or `route` for few.
         top_k: assignments per token.
-        tile: sizes of one program's work.
+        tile: sizes of one program's work; a PersistentTile only where `check` of it says that it can run.
         out: (S, I) bf16 with S = permutation.assignments; rows in use are written, others left alone.
-        assignments: most assignments the permutation can hold in this call, at most S: decides the grid.
+        assignments: most assignments the permutation can hold in this call, at most S: bounds the tiles that are looked at.
 
     Returns:
         out
@@ -48,13 +57,17 @@ def grouped_gemm_swiglu(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(
-        x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, out_rows="S", assignments=assignments
-    )
+    return _launch(x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, assignments=assignments)
 
 
 def grouped_gemm(
-    x: Activations, w: Weights, permutation: Permutation, *, tile: Tile, out: torch.Tensor, assignments: int
+    x: Activations,
+    w: Weights,
+    permutation: Permutation,
+    *,
+    tile: Tile | PersistentTile,
+    out: torch.Tensor,
+    assignments: int,
 ) -> torch.Tensor:
     """out[order[r]] = w[e] @ x[r] for each sorted row r of expert e.
 
@@ -64,9 +77,9 @@ def grouped_gemm(
         x: (R, I) sorted rows in the format that `w` asks for, R >= assignments; read at the rows in use only.
         w: (E, H, I); read.
         permutation: what `permute` wrote with tile_rows = tile.rows, or `route` for few tokens.
-        tile: sizes of one program's work.
+        tile: sizes of one program's work; a PersistentTile only where `check` of it says that it can run.
         out: (S, H) bf16, S = permutation.assignments, in assignment order; assignments in use are written, absent ones left alone.
-        assignments: most assignments the permutation can hold in this call, at most S: decides the grid.
+        assignments: most assignments the permutation can hold in this call, at most S: bounds the tiles that are looked at.
 
     Returns:
         out
@@ -74,11 +87,17 @@ def grouped_gemm(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, permutation, gated=False, top_k=1, tile=tile, out=out, out_rows="S", assignments=assignments)
+    return _launch(x, w, permutation, gated=False, top_k=1, tile=tile, out=out, assignments=assignments)
 
 
 def _check(
-    x: Activations, w: Weights, permutation: Permutation, gated: bool, out: torch.Tensor, assignments: int, tile: Tile
+    x: Activations,
+    w: Weights,
+    permutation: Permutation,
+    gated: bool,
+    out: torch.Tensor,
+    assignments: int,
+    tile: Tile | PersistentTile,
 ) -> Dims:
     if type(x) is not w.activations:
         expected = f"{w.activations.__name__} for {type(w).__name__}"
@@ -100,14 +119,20 @@ def _check(
     )
     if not gated:
         check_range("rows of x", dims["R"], assignments, INDEX_LIMIT, "pass one row per assignment")
+    if isinstance(tile, PersistentTile):
+        tile.check(type(w).__name__, out.shape[1], dims["K"], x.data.device, gated=gated)
+    else:
+        _check_tile(tile, w, dims["K"], gated)
+    return dims
+
+
+def _check_tile(tile: Tile, w: Weights, width: int, gated: bool) -> None:
     tile.check(gated=gated, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
         check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
         check_range("tile.early", tile.early, 0, 0, "a step is a block of weights")
-    least = tile.early * STEP[w.data.dtype] // 2 + 1
-    check_range("K", dims["K"], least, INDEX_LIMIT, "load less early")
-    return dims
+    check_range("K", width, tile.early * STEP[w.data.dtype] // 2 + 1, INDEX_LIMIT, "load less early")
 
 
 def _launch(
@@ -117,13 +142,15 @@ def _launch(
     *,
     gated: bool,
     top_k: int,
-    tile: Tile,
+    tile: Tile | PersistentTile,
     out: torch.Tensor,
-    out_rows: str,
     assignments: int,
 ) -> torch.Tensor:
     dims = _check(x, w, permutation, gated, out, assignments, tile)
     if assignments == 0 or dims["R"] == 0:
+        return out
+    if isinstance(tile, PersistentTile):
+        launch_persistent(x, w, permutation, gated=gated, top_k=top_k, tile=tile, out=out, assignments=assignments)
         return out
     columns = out.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)

@@ -1,9 +1,10 @@
-"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere."""
+"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere, persistent ones where there are many."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
@@ -13,15 +14,64 @@ from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
 class Tiles:
     """The tiles of both grouped GEMMs of a layer; they share the permutation, so their `rows` are equal."""
 
-    gate_up: Tile
-    down: Tile
+    gate_up: Tile | PersistentTile
+    down: Tile | PersistentTile
 
 
 _SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
 """Rows to columns of the products gate_up and down, and warps."""
+_PERSISTENT_ABOVE = {("Fp8Channel", 128, 2048, 768): 11584, ("Fp8Block", 128, 2048, 768): 2896}
+"""Assignments of tuned shapes above which persistent tiles were faster on an H200; a tuned shape that is not here has none."""
+_PERSISTENT_ROWS = 64
+"""Mean assignments per expert above which other shapes have them."""
 
 
-def _safe(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
+def choose_tiles(
+    shape: tuple[str, int, int, int], assignments: int, *, bulk: bool = True, persistent: bool = False
+) -> Tiles:
+    """Tiles for so many routed `assignments` and a layer `shape`: (the name of the weights' type, E, H, I).
+
+    Persistent ones where there are many, else those of `tuned_tiles`.
+
+    Args:
+        bulk: whether bulk copies can read the operands.
+        persistent: whether the device runs persistent tiles, and has operands for them.
+    """
+    if bulk and persistent and _is_for_persistent_tiles(shape, assignments):
+        return Tiles(PersistentTile(), PersistentTile())
+    gate_up, down = tuned_tiles(shape, assignments)
+    if not bulk:
+        gate_up, down = dataclasses.replace(gate_up, tma=False), dataclasses.replace(down, tma=False, early=0)
+    return Tiles(gate_up, down)
+
+
+def tuned_tiles(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
+    """The first entry of the table whose assignments are not fewer; without a table, safe ones. Arguments as `choose_tiles`."""
+    entries = TABLE.get(_key(shape), [])
+    return next(((up, down) for most, up, down in entries if assignments <= most), None) or _safe(shape, assignments)
+
+
+def _is_for_persistent_tiles(shape: tuple[str, int, int, int], assignments: int) -> bool:
+    """Whether persistent tiles can make both products, and are the fastest known."""
+    kind, experts, hidden, intermediate = shape
+    tile, key = PersistentTile(), _key(shape)
+    above = _PERSISTENT_ABOVE.get(key, None if key in TABLE else _PERSISTENT_ROWS * experts)
+    if above is None or assignments <= above:
+        return False
+    return not (
+        tile.reasons_against(kind, intermediate, hidden, gated=True)
+        or tile.reasons_against(kind, hidden, intermediate, gated=False)
+    )
+
+
+def _key(shape: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
+    """The shape whose measurements serve this one."""
+    if shape[0] == Fp8Static.__name__:  # whose products read as many scales
+        return (Fp8Channel.__name__, *shape[1:])
+    return shape
+
+
+def _safe(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
     """Rows near the mean assignments per expert; two programs fit on a multiprocessor at every height."""
     kind, experts, hidden, intermediate = shape
     rows = next((rows for rows in (16, 32, 64) if assignments <= rows * experts), 128)
@@ -29,17 +79,4 @@ def _safe(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
     if kind == Fp8Block.__name__:
         down = 64  # products of one K step and sums are separate registers
     aligned = hidden % 16 == 0 and intermediate % 16 == 0
-    return Tiles(Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned))
-
-
-def choose_tiles(shape: tuple[str, int, int, int], assignments: int) -> Tiles:
-    """Tiles for so many routed `assignments` and a layer `shape`: (the name of the weights' type, E, H, I).
-
-    The first entry of the table whose assignments are not fewer; without a table, safe ones.
-    """
-    if shape[0] == Fp8Static.__name__:  # whose products read as many scales
-        shape = (Fp8Channel.__name__, *shape[1:])
-    for most, gate_up, down in TABLE.get(shape, []):
-        if assignments <= most:
-            return Tiles(gate_up, down)
-    return _safe(shape, assignments)
+    return Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned)

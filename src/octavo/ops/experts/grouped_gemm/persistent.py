@@ -1,0 +1,85 @@
+"""Launches the persistent kernels."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from octavo.errors import KernelContractError
+from octavo.ops.activations import Activations
+from octavo.ops.bulk_copy import ALIGNMENT, check_bulk_copies, takes_bulk_copies
+from octavo.ops.contract import INDEX_LIMIT, check_range
+from octavo.ops.experts.grouped_gemm.block_kernel import HALF, PART, grouped_block_kernel
+from octavo.ops.experts.grouped_gemm.channel_kernel import PIECE, X_BOX, grouped_channel_kernel
+from octavo.ops.experts.grouped_gemm.persistent_device import BAND
+from octavo.ops.experts.grouped_gemm.persistent_tile import STEP, PersistentTile
+from octavo.ops.experts.permute import Permutation, max_tiles
+from octavo.ops.formats import Weights
+from octavo.ops.launch import LAUNCH
+
+LAYOUT = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
+"""Of operands in shared memory: what wgmma reads without bank conflicts."""
+
+
+def launch_persistent(
+    x: Activations,
+    w: Weights,
+    permutation: Permutation,
+    *,
+    gated: bool,
+    top_k: int,
+    tile: PersistentTile,
+    out: torch.Tensor,
+    assignments: int,
+) -> None:
+    """Launch the product of `grouped_gemm_swiglu` if `gated`, else of `grouped_gemm`, for one row at least, with arguments that it has checked.
+
+    The launch is the same whatever the tiles in use: a graph holds it for all.
+
+    Args:
+        out: (S, N) bf16; the others are as there.
+
+    Raises:
+        KernelContractError: bulk copies cannot read an operand, or there are too many rows.
+    """
+    (experts, _, width), columns = w.data.shape, out.shape[1]
+    most_tiles = min(max_tiles(assignments, experts, tile.rows), permutation.tiles.shape[0])
+    programs = _multiprocessors(x.data.device)
+    items = (most_tiles + BAND.value) * (columns // tile.columns(gated=gated)) + 2 * programs
+    check_range("tiles x columns", items, 1, INDEX_LIMIT, "pass fewer tokens in one call")
+    check_range(
+        "permutation.assignments", permutation.assignments, 1, INDEX_LIMIT - tile.rows, "pass fewer tokens in one call"
+    )
+    if gated and not takes_bulk_copies(x.data):
+        raise KernelContractError(
+            "x.data", f"an address that is a multiple of {ALIGNMENT} bytes", "another (use a Tile, or pass a copy)"
+        )
+    w_height, x_height = (PART, HALF) if w.blockwise else (PIECE, X_BOX)
+    w_tiles = _descriptor("w.data", w.data.flatten(0, 1), w_height.value)
+    x_tiles = None if gated else _descriptor("x.data", x.data, x_height.value)
+    operands = (x.data, x_tiles, x.scales, w_tiles, w.scales, out)
+    lists = (permutation.order, permutation.tiles, permutation.num_tiles)
+    sizes = (permutation.assignments, x.data.shape[0], experts, most_tiles, width)
+    options = {"N": columns, "GATED": gated, "TOP_K": top_k, "num_warps": 4, **LAUNCH}
+    if w.blockwise:
+        grouped_block_kernel[(programs,)](*operands, *lists, *sizes, **options)
+    else:
+        grouped_channel_kernel[(programs,)](*operands, *lists, *sizes, *w.scale_strides, **options)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """How many programs run at once, each with a multiprocessor's shared memory; every launch asks."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:
+    """Describe `matrix` (R, K) for bulk copies of (height, STEP) of it.
+
+    Raises: See `check_bulk_copies`.
+    """
+    check_bulk_copies(argument, matrix)
+    return TensorDescriptor.from_tensor(matrix, [height, STEP], LAYOUT)

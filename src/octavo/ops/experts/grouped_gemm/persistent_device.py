@@ -1,0 +1,88 @@
+"""Device functions that the persistent kernels share, in Gluon: which items a program computes, and which rows those read and write.
+
+A persistent program lives through many items, each a tile of sorted rows x a block of columns: it loads the next one while it multiplies this
+one. One program runs on each multiprocessor, as three parts (`gl.warp_specialize`): a producer, which copies operands into a ring of stages in
+shared memory, and two consumers of four warps each, which multiply them.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+STEP = gl.constexpr(128)
+"""Columns of K that a stage holds."""
+STAGES = gl.constexpr(4)
+"""As many as shared memory has room for."""
+TILE_ROWS = gl.constexpr(128)
+BAND = gl.constexpr(4)
+"""Row tiles whose items run next to each other."""
+TURN_SHIFT = gl.constexpr(37)
+"""Coprime to the multiprocessors of Hopper GPUs, 132, 114 and 78, and no small number."""
+
+sync_threads = getattr(gl, "barrier", None) or gl.thread_barrier
+"""The barrier of all threads: Triton 3.7 has given it a new name."""
+
+
+@gluon.jit
+def next_stage(stage, phase):
+    """The stage behind this one, and the parity of its barriers' phase."""
+    stage += 1
+    wraps = stage == STAGES
+    return gl.where(wraps, 0, stage), gl.where(wraps, phase ^ 1, phase)
+
+
+@gluon.jit
+def load_num_turns(num_tiles, most_tiles, COLUMN_BLOCKS: gl.constexpr):
+    """The tiles in use, held within [0, most_tiles], and in how many turns all programs have gone through their items."""
+    used = gl.minimum(gl.maximum(gl.load(num_tiles, cache_modifier=".cg"), 0), most_tiles)
+    items = (used + BAND - 1) // BAND * (BAND * COLUMN_BLOCKS)
+    return used, (items + gl.num_programs(0) - 1) // gl.num_programs(0)
+
+
+@gluon.jit
+def load_item(turn, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS: gl.constexpr):
+    """This program's item of a turn: (expert, first row, rows, block of columns); no rows where there is none, or its entry is not sound.
+
+    Producer and consumers read the same. Programs of one turn work on consecutive items, bands of BAND tiles x all columns, mostly of one expert,
+    whose weights stay in the second cache. A program's place moves on from turn to turn: tiles of few rows may come at regular distances.
+    """
+    programs = gl.num_programs(0)
+    item = turn * programs + (gl.program_id(0) + turn * TURN_SHIFT) % programs
+    band: gl.constexpr = BAND * COLUMN_BLOCKS
+    tile = item // band * BAND + item % BAND
+    block = item % band // BAND
+    entry = tiles + gl.minimum(tile, most_tiles - 1).to(gl.int64) * 3
+    expert = gl.load(entry, cache_modifier=".cg")
+    first_row = gl.load(entry + 1, cache_modifier=".cg")
+    rows = gl.load(entry + 2, cache_modifier=".cg")
+    sound = (
+        (tile < used) & (expert >= 0) & (expert < experts) & (first_row >= 0) & (first_row < assignments) & (rows > 0)
+    )
+    return expert, first_row, gl.where(sound, gl.minimum(rows, TILE_ROWS), 0), block
+
+
+@gluon.jit
+def load_assignments(order, row, place, rows, assignments):
+    """The assignments of sorted rows `row`, at `place` in a tile of `rows`; -1 past the tile."""
+    return gl.load(order + row, mask=(place < rows) & (row < assignments), other=-1)
+
+
+@gluon.jit
+def source_rows(assignment, assignments, x_rows, TOP_K: gl.constexpr):
+    """The row of x of each assignment, 0 where there is none to be read, and whether there is."""
+    source = assignment // TOP_K
+    read = (assignment >= 0) & (assignment < assignments) & (source < x_rows)
+    return gl.where(read, source, 0), read
+
+
+@gluon.jit
+def target_rows(assignment, row, assignments, x_rows, GATED: gl.constexpr, TOP_K: gl.constexpr):
+    """The row of y that each sorted row becomes, -1 for none."""
+    if GATED:
+        _, live = source_rows(assignment, assignments, x_rows, TOP_K)
+        target = row
+    else:
+        live = (assignment >= 0) & (assignment < assignments) & (row < x_rows)
+        target = assignment
+    return gl.where(live, target, -1)

@@ -1,0 +1,131 @@
+"""Where persistent tiles run, and where they are chosen; what they compute is for tests on a device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from cases import LayerShape, make_weights
+from memory import Guard
+from octavo.errors import KernelContractError
+from octavo.ops.experts import moe as layer
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, choose_tiles
+from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
+from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
+from octavo.ops.experts.moe import moe_workspace
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
+from ops.experts.test_grouped_gemm import down_case, gate_up_case, run_down, run_gate_up
+from ops.test_bulk_copy import shifted
+
+PERSISTENT = Tiles(PersistentTile(), PersistentTile())
+ONE_EXPERT = LayerShape("one-expert", 1, 1, 256, 128)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "width", "gated", "reason"),
+    [
+        ("Fp8Channel", 768, 2048, True, None),
+        ("Fp8Static", 2048, 768, False, None),
+        ("Fp8Block", 128, 128, True, None),
+        ("Bf16", 768, 2048, True, "Bf16"),
+        ("Fp8Channel", 768, 2000, True, "K 2000"),
+        ("Fp8Channel", 768, 0, True, "K 0"),
+        ("Fp8Channel", 704, 2048, True, "704 columns"),
+        ("Fp8Block", 2176, 768, False, "2176 columns"),
+        ("Fp8Block", 2176, 768, True, None),
+    ],
+)
+def test_a_persistent_tile_says_what_it_cannot_make(
+    kind: str, columns: int, width: int, gated: bool, reason: str | None
+) -> None:
+    reasons = PersistentTile().reasons_against(kind, columns, width, gated=gated)
+    assert len(reasons) == (reason is not None)
+    assert all(reason in text and "use" in text for text in reasons if reason is not None)
+
+
+def test_it_is_refused_where_it_cannot_run_with_all_reasons(device: torch.device) -> None:
+    """In the interpreter everywhere; on Hopper for what a shape or a format is not."""
+    shape = LayerShape("odd", 8, 2, 144, 96)
+    for kind in (Fp8Channel, Bf16):
+        for make, run in ((gate_up_case, run_gate_up), (down_case, run_down)):
+            with pytest.raises(KernelContractError) as error:
+                run(make(kind, shape, 3, "uniform", device), PersistentTile(), Guard(device))
+            told = str(error.value)
+            assert "K " in told
+            assert "columns" in told
+            assert ("Bf16" in told) == (kind is Bf16)
+            assert ("9.0" in told) == (not runs_persistent_tiles(device))
+
+
+def test_no_rows_are_no_reason_to_skip_the_check(device: torch.device) -> None:
+    with pytest.raises(KernelContractError, match="K 144"):
+        run_gate_up(
+            gate_up_case(Fp8Channel, LayerShape("odd", 8, 2, 144, 96), 0, "uniform", device),
+            PersistentTile(),
+            Guard(device),
+        )
+
+
+def test_the_interpreter_and_a_cpu_run_none() -> None:
+    assert not runs_persistent_tiles(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "above"),
+    [
+        (("Fp8Channel", 128, 2048, 768), 11584),
+        (("Fp8Static", 128, 2048, 768), 11584),
+        (("Fp8Block", 128, 2048, 768), 2896),
+        (("Fp8Block", 512, 2048, 512), 64 * 512),
+        (("Fp8Channel", 64, 2048, 1024), 64 * 64),
+    ],
+    ids=str,
+)
+def test_they_are_chosen_for_many_assignments(shape: tuple[str, int, int, int], above: int) -> None:
+    few, many = (choose_tiles(shape, count, persistent=True) for count in (above, above + 1))
+    assert (few, many) == (Tiles(*tuned_tiles(shape, above)), PERSISTENT)
+    assert choose_tiles(shape, 2**31 - 1, persistent=True) == PERSISTENT
+    others = tuned_tiles(shape, above + 1)
+    assert choose_tiles(shape, above + 1) == Tiles(*others)
+    without_bulk_copies = Tiles(*(dataclasses.replace(tile, tma=False) for tile in others))
+    assert choose_tiles(shape, above + 1, bulk=False, persistent=True) == without_bulk_copies
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ("Bf16", 64, 2048, 1024),
+        ("Fp8Channel", 8, 4096, 14336),  # tuned, and not with them
+        ("Fp8Channel", 60, 2048, 1400),
+        ("Fp8Block", 60, 2176, 1408),
+    ],
+    ids=str,
+)
+def test_they_are_chosen_for_no_shape_that_they_cannot_make(shape: tuple[str, int, int, int]) -> None:
+    assert choose_tiles(shape, 10**6, persistent=True) == Tiles(*tuned_tiles(shape, 10**6))
+
+
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block], ids=lambda kind: kind.__name__)
+def test_a_layer_takes_them_where_device_and_operands_allow(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = torch.Generator().manual_seed(1)
+    gate_up = make_weights(kind, 1, 2, ONE_EXPERT.intermediate, ONE_EXPERT.hidden, drawn)
+    down = make_weights(kind, 1, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate, drawn)
+    workspace = moe_workspace(65, 1, gate_up, down)
+    x = workspace.input.data
+
+    def chosen() -> Tiles:
+        return layer._choose(x, gate_up, down, workspace, 65)
+
+    monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: False)
+    gate_up_tile, down_tile = tuned_tiles((kind.__name__, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate), 65)
+    assert gate_up_tile.tma
+    assert chosen() == Tiles(gate_up_tile, down_tile)
+    monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: True)
+    assert chosen() == PERSISTENT
+    x = shifted(workspace.input).data  # which the first product gathers
+    assert chosen() == Tiles(gate_up_tile, down_tile)
+    x = workspace.input.data
+    down = shifted(down)
+    assert chosen() == Tiles(*(dataclasses.replace(tile, tma=False) for tile in (gate_up_tile, down_tile)))
