@@ -26,9 +26,9 @@ from benchmarks.moe_peers import Build, Call, Inputs, configured, peer_calls
 from benchmarks.provenance import write_result
 from octavo.ops.activations import FP8, blocks
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles
-from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
+from octavo.ops.persistent import runs_persistent_kernels
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 SHAPES = {"qwen3-30b-a3b": (128, 8, 2048, 768), "mixtral-8x7b": (8, 2, 4096, 14336)}
@@ -69,7 +69,7 @@ def floor_us(inputs: list[Inputs], shape: tuple[int, int, int, int], copy: float
 def our_tiles(assignments: int, down: Weights) -> Tiles:
     """The tiles that a layer on this device takes by itself."""
     shape = (type(down).__name__, *down.data.shape)
-    return choose_tiles(shape, assignments, persistent=runs_persistent_tiles(down.data.device))
+    return choose_tiles(shape, assignments, persistent=runs_persistent_kernels(down.data.device))
 
 
 def our_calls(inputs: list[Inputs], gate_up: Weights, down: Weights, tiles: Tiles | None = None) -> list[Call]:

@@ -13,9 +13,9 @@ from octavo.errors import KernelContractError
 from octavo.ops.experts import moe as layer
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, choose_tiles
 from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
-from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.moe import moe_workspace
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
+from octavo.ops.persistent import runs_persistent_kernels
 from ops.experts.test_grouped_gemm import down_case, gate_up_case, run_down, run_gate_up
 from ops.test_bulk_copy import shifted
 
@@ -56,7 +56,7 @@ def test_it_is_refused_where_it_cannot_run_with_all_reasons(device: torch.device
             assert "K " in told
             assert "columns" in told
             assert ("Bf16" in told) == (kind is Bf16)
-            assert ("9.0" in told) == (not runs_persistent_tiles(device))
+            assert ("9.0" in told) == (not runs_persistent_kernels(device))
 
 
 def test_no_rows_are_no_reason_to_skip_the_check(device: torch.device) -> None:
@@ -69,7 +69,7 @@ def test_no_rows_are_no_reason_to_skip_the_check(device: torch.device) -> None:
 
 
 def test_the_interpreter_and_a_cpu_run_none() -> None:
-    assert not runs_persistent_tiles(torch.device("cpu"))
+    assert not runs_persistent_kernels(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_a_layer_takes_them_where_device_and_operands_allow(kind: type, monkeypa
     def chosen() -> Tiles:
         return layer._choose(x, gate_up, down, workspace, 65)
 
-    monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: False)
+    monkeypatch.setattr(layer, "runs_persistent_kernels", lambda device: False)
     gate_up_tile, down_tile = tuned_tiles((kind.__name__, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate), 65)
     assert gate_up_tile.tma
     assert chosen() == Tiles(gate_up_tile, down_tile)
-    monkeypatch.setattr(layer, "runs_persistent_tiles", lambda device: True)
+    monkeypatch.setattr(layer, "runs_persistent_kernels", lambda device: True)
     assert chosen() == PERSISTENT
     x = shifted(workspace.input).data  # which the first product gathers
     assert chosen() == Tiles(gate_up_tile, down_tile)

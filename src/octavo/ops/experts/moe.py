@@ -8,12 +8,12 @@ from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
-from octavo.ops.experts.grouped_gemm.persistent_tile import runs_persistent_tiles
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Weights
 from octavo.ops.inputs import Inputs
 from octavo.ops.launch import LaunchDims
+from octavo.ops.persistent import runs_persistent_kernels
 from octavo.ops.weighted_sum import WeightedSum
 
 __all__ = ["MoeWorkspace", "expert_parts", "moe", "moe_workspace"]
@@ -119,5 +119,5 @@ def _choose(x: torch.Tensor, gate_up: Weights, down: Weights, workspace: MoeWork
     """Chooses the tiles of the layer's shape that its operands allow; x (T, H) is what the first product reads."""
     # an input that is not quantized is `workspace.hidden` itself
     bulk = takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden)
-    persistent = runs_persistent_tiles(x.device) and takes_bulk_copies(x)
+    persistent = runs_persistent_kernels(x.device) and takes_bulk_copies(x)
     return choose_tiles((type(gate_up).__name__, *down.data.shape), assignments, bulk=bulk, persistent=persistent)

@@ -42,11 +42,10 @@ from octavo.ops.experts.grouped_gemm.persistent_device import (
     load_assignments,
     load_item,
     load_num_turns,
-    next_stage,
     source_rows,
-    sync_threads,
     target_rows,
 )
+from octavo.ops.persistent_device import next_stage, sync_threads
 
 HALF = gl.constexpr(64)
 """Rows of a consumer, and of one bulk copy."""
@@ -82,7 +81,7 @@ def _load_step(
     async_copy.async_copy_global_to_shared(x_scale_buffers.index(stage), x_scale_at + step, mask=read)
     async_copy.async_copy_global_to_shared(w_scale_buffers.index(stage), w_scale_at + step)
     async_copy.mbarrier_arrive(bar, increment_count=False)
-    return next_stage(stage, phase)
+    return next_stage(stage, phase, STAGES)
 
 
 @gluon.jit
@@ -213,7 +212,7 @@ def _products(
                 left, w_buffers.index(stage * 2 + 1).permute((1, 0)), zeros, use_acc=False, is_async=True
             )
             scale = _scale(x_scale_buffers, w_scale_buffers, stage, 1, ROW, ME)
-            after, after_phase = next_stage(stage, phase)
+            after, after_phase = next_stage(stage, phase, STAGES)
             if step + 1 < steps:
                 mbarrier.wait(full.index(after), after_phase)
                 if GATED:
@@ -266,7 +265,7 @@ def _consumer(
                 for _ in range(steps):
                     mbarrier.wait(full.index(stage), phase)
                     mbarrier.arrive(empty.index(stage))
-                    stage, phase = next_stage(stage, phase)
+                    stage, phase = next_stage(stage, phase, STAGES)
             expert, first_row, rows, block = load_item(
                 turn + 1, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
             )

@@ -45,11 +45,10 @@ from octavo.ops.experts.grouped_gemm.persistent_device import (
     load_assignments,
     load_item,
     load_num_turns,
-    next_stage,
     source_rows,
-    sync_threads,
     target_rows,
 )
+from octavo.ops.persistent_device import next_stage, sync_threads
 
 PIECE = gl.constexpr(64)
 """Columns of weights of one product."""
@@ -84,7 +83,7 @@ def _load_step(
             x_tiles, [first_row + box * X_BOX, step * STEP], bar, x_buffers.index(stage).slice(box * X_BOX, X_BOX),
             pred=box < boxes,
         )  # fmt: skip
-    return next_stage(stage, phase)
+    return next_stage(stage, phase, STAGES)
 
 
 @gluon.jit
@@ -154,7 +153,7 @@ def _gather_step(
     _load_weights(w_tiles, w_buffers, bar, stage, expert, block, step, N, True)
     async_copy.async_copy_global_to_shared(x_buffers.index(stage), at + step * STEP, mask=read[:, None])
     async_copy.mbarrier_arrive(bar, increment_count=False)
-    return next_stage(stage, phase)
+    return next_stage(stage, phase, STAGES)
 
 
 @gluon.jit
@@ -257,7 +256,7 @@ def _products(
 
     for _ in range(1, K // STEP):
         before = stage
-        stage, phase = next_stage(stage, phase)
+        stage, phase = next_stage(stage, phase, STAGES)
         mbarrier.wait(full.index(stage), phase)
         if GATED:
             fence_async_shared()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -19,6 +17,7 @@ from octavo.ops.experts.grouped_gemm.persistent_tile import STEP, PersistentTile
 from octavo.ops.experts.permute import Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH
+from octavo.ops.persistent import multiprocessors
 
 LAYOUT = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
 """Of operands in shared memory: what wgmma reads without bank conflicts."""
@@ -47,7 +46,7 @@ def launch_persistent(
     """
     (experts, _, width), columns = w.data.shape, out.shape[1]
     most_tiles = min(max_tiles(assignments, experts, tile.rows), permutation.tiles.shape[0])
-    programs = _multiprocessors(x.data.device)
+    programs = multiprocessors(x.data.device)
     items = (most_tiles + BAND.value) * (columns // tile.columns(gated=gated)) + 2 * programs
     check_range("tiles x columns", items, 1, INDEX_LIMIT, "pass fewer tokens in one call")
     check_range(
@@ -68,12 +67,6 @@ def launch_persistent(
         grouped_block_kernel[(programs,)](*operands, *lists, *sizes, **options)
     else:
         grouped_channel_kernel[(programs,)](*operands, *lists, *sizes, *w.scale_strides, **options)
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    """How many programs run at once, each with a multiprocessor's shared memory; every launch asks."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:

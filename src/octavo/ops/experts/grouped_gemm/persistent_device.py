@@ -1,9 +1,5 @@
-"""Device functions that the persistent kernels share, in Gluon: which items a program computes, and which rows those read and write.
-
-A persistent program lives through many items, each a tile of sorted rows x a block of columns: it loads the next one while it multiplies this
-one. One program runs on each multiprocessor, as three parts (`gl.warp_specialize`): a producer, which copies operands into a ring of stages in
-shared memory, and two consumers of four warps each, which multiply them.
-"""
+"""Device functions that the persistent kernels of the experts share, in Gluon: which items, each a tile of sorted rows x a block of columns, a
+program computes, and which rows those read and write."""
 
 from __future__ import annotations
 
@@ -19,17 +15,6 @@ BAND = gl.constexpr(4)
 """Row tiles whose items run next to each other."""
 TURN_SHIFT = gl.constexpr(37)
 """Coprime to the multiprocessors of Hopper GPUs, 132, 114 and 78, and no small number."""
-
-sync_threads = getattr(gl, "barrier", None) or gl.thread_barrier
-"""The barrier of all threads: Triton 3.7 has given it a new name."""
-
-
-@gluon.jit
-def next_stage(stage, phase):
-    """The stage behind this one, and the parity of its barriers' phase."""
-    stage += 1
-    wraps = stage == STAGES
-    return gl.where(wraps, 0, stage), gl.where(wraps, phase ^ 1, phase)
 
 
 @gluon.jit

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import torch
-import triton
 
 from octavo.errors import KernelContractError
 from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.persistent import runs_persistent_kernels
 
 FORMATS = (Fp8Channel.__name__, Fp8Static.__name__, Fp8Block.__name__)
 STEP = 128
 """Columns of K that are loaded at a time, whole."""
-HOPPER = (9, 0)
-"""The compute capability that has these kernels' instructions (wgmma; later ones do not)."""
-
-
-@functools.cache
-def runs_persistent_tiles(device: torch.device) -> bool:
-    """Whether kernels on `device` are compiled, for Hopper."""
-    if triton.knobs.runtime.interpret or device.type != "cuda":
-        return False
-    return torch.cuda.get_device_capability(device) == HOPPER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +47,7 @@ class PersistentTile:
     def check(self, kind: str, columns: int, width: int, device: torch.device, *, gated: bool) -> None:
         """Raises: KernelContractError with every reason against this tile, there and on this device."""
         reasons = self.reasons_against(kind, columns, width, gated=gated)
-        if not runs_persistent_tiles(device):
+        if not runs_persistent_kernels(device):
             reasons.append(f"{device}: use a Tile where kernels are not compiled for compute capability 9.0")
         if reasons:
             raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))
