@@ -150,7 +150,7 @@ def _fixed(plan: cuda.PagedPlan) -> cuda.PagedPlan:
     """With lines behind those in use."""
     lines = [plan.work, plan.small_work, plan.merges]
     counts = torch.tensor([len(part) for part in lines], dtype=torch.int32, device=CUDA)
-    work, small_work, merges = (torch.cat((part, part[:1].expand(9, -1))) for part in lines)
+    work, small_work, merges = (torch.cat((part, part[:1].repeat(9, 1))) for part in lines)
     return dataclasses.replace(plan, work=work, small_work=small_work, merges=merges, lines_in_use=counts)
 
 
