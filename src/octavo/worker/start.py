@@ -270,14 +270,14 @@ def _run_all_sizes(
     loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device, *, quiet: bool = False
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped; all layers only the
-    largest."""
+    largest, behind short contexts."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
     model, _idle_work = prepare_model(loaded.model, kv_cache, config)
     short, cache = loaded.model.shortened(kv_cache)
     load_kernels(
         prepare_model(short, cache, config)[0], cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet
     )
-    warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+    warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size, shortly=True)
     torch.cuda.synchronize()
 
 
