@@ -312,6 +312,16 @@ def test_a_keeper_that_does_not_load_is_told(
             source.start(None)
 
 
+def test_a_worker_prepares_while_its_weights_are_loaded(stand_ins: Callable[..., StandbySource]) -> None:
+    """The keeper has loaded them only when the worker has its config."""
+    source = stand_ins("keeper waits for the worker", timeout_s=20.0)
+    for _ in range(2):  # and so does one that starts with a new keeper
+        worker = source.start(4)
+        worker.send(StepPlan(1, [], [], []))
+        assert worker.receive(10) is not None
+        kill(source.ensure_keeper().pid)
+
+
 @pytest.mark.parametrize(
     "how", ["keeper waits", "second hangs"], ids=["while the keeper loads", "while a worker starts"]
 )
