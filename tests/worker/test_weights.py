@@ -21,7 +21,7 @@ from octavo.models.config import ModelConfig
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.decoder.parameters import DecoderParameters, SparseMlp
 from octavo.models.load import fill_parameters
-from octavo.models.placing import fresh_memory
+from octavo.models.placing import ParameterMaker, fresh_memory
 from octavo.models.registry import decode_config, read_folder
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
@@ -92,6 +92,22 @@ def test_the_rotary_table_has_the_positions_that_requests_can_have(config: Worke
     on_kept = map_weights(kept, config.max_model_len).build()
     for model in (loaded.model, on_kept.model):
         assert len(model._rotary.cos) == config.max_model_len < loaded.config.max_position_embeddings
+
+
+def test_what_fills_weights_is_looked_for_only_where_they_are_loaded(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a worker: Qwen3-30B-A3B has 37,491 tensors, which took most of the time of its model."""
+    placed = PlacedWeights(config, CPU)
+
+    def sources(_maker: ParameterMaker) -> None:
+        raise AssertionError("looked for")
+
+    monkeypatch.setattr(ParameterMaker, "sources", sources)
+    map_weights(placed.kept).build()
+    assert block_bytes(decode_config(placed.kept.model)) == placed.kept.num_bytes
+    with pytest.raises(AssertionError, match="looked for"):
+        placed.load()
 
 
 def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) -> None:
