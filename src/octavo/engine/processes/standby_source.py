@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -111,8 +112,13 @@ class StandbySource:
         return self._worker
 
     def tend(self) -> None:
-        """See `WorkerSource`: sees to the standbys."""
-        if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
+        """See `WorkerSource`: sees to the standbys, before the first start to its processes."""
+        if self._closed:
+            return
+        if self._worker is None:
+            self._open()
+            return
+        if self._keeper is None or self._keeper.weights is None:
             return
         config = msgspec.structs.replace(
             self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, has_predecessor=True
@@ -135,6 +141,11 @@ class StandbySource:
         for channel in idle:
             channel.close()
         self._reserve.close()
+
+    def _open(self) -> None:
+        """Start a keeper and the process of the first worker, which import what they need; what keeps them from it `start` will tell."""
+        with contextlib.suppress(OSError, RuntimeError, MemoryError):
+            self._standbys.tend(self._config, self.ensure_keeper(), most_configured=0)
 
     def _begin(self, standby: ProcessChannel, config: WorkerConfig, deadline_s: float, load_s: float) -> ProcessWorker:
         """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
