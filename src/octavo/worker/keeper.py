@@ -13,9 +13,12 @@ import msgspec
 from octavo.logs import log_as_child
 from octavo.messages import KeeperReady, WeightsPlaced, WorkerConfig
 from octavo.wire import Wire
-from octavo.worker.process import live, send
-from octavo.worker.shared_weights.weights import PlacedWeights
-from octavo.worker.start import open_device
+from octavo.worker.imports import uncollected
+
+with uncollected():
+    from octavo.worker.process import live, send
+    from octavo.worker.shared_weights.weights import PlacedWeights
+    from octavo.worker.start import open_device
 
 log = logging.getLogger("octavo.worker.keeper")  # the module is run as `__main__`
 
