@@ -39,6 +39,9 @@ class NoWorker:
     def start(self, num_blocks: int | None) -> WorkerLink:
         raise self.error
 
+    def tend(self) -> None:
+        pass
+
     def abandon(self) -> None:
         pass
 

@@ -3,14 +3,14 @@
     engine                                   worker
       | <------------------------ Waiting --- |   once it has imported what it needs, and again once it is configured
       | -- WorkerConfig --------------------> |   once; a standby gets it long before it is needed
-      | -- Begin ---------------------------> |
+      | -- Begin ---------------------------> |   when the worker before is gone, and the weights that it maps are loaded
       | <-------------------- WorkerReady --- |   or WorkerFault, or a refusal of what it was told
       | -- StepPlan n ----------------------> |
       | -- StepPlan n+1 --------------------> |   made while step n runs
       | <---------------------- StepResult n  |   or WorkerFault
       | -- StepMasks n+1 -------------------> |   if slots of it are constrained: made of result n, before plan n+2
 
-A keeper is told the same `WorkerConfig`, answers `KeeperReady` or `WorkerFault`, and then only exists.
+A keeper is told the same `WorkerConfig`, answers `WeightsPlaced` and then `KeeperReady`, or `WorkerFault`, and then only exists.
 
 Plans are executed in the order sent. The worker keeps one *slot* per running request: its token history, sampling
 settings and block table. A slot is a cache: `Admission` carries everything needed to rebuild it.
@@ -53,8 +53,8 @@ class KeptWeights(msgspec.Struct, frozen=True, kw_only=True):
     num_bytes: int
     model: bytes
     """The `ModelConfig` in JSON as the keeper read it: files may change, weights in memory do not."""
-    checksum: int
-    """Of the block's bytes and their places; `worker/shared_weights/weights.py` says how."""
+    checksum: int | None = None
+    """Of the block's bytes and their places; `worker/shared_weights/weights.py` says how. None: they are still being loaded."""
     taken_bytes: int = 0
     """Of the device's memory, in use before the weights were loaded; see `worker/memory.py`."""
 
@@ -111,11 +111,17 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):
-    """Become the worker: the one before is gone, and its memory is free."""
+    """Become the worker: the one before is gone, and its memory is free.
+
+    Its fields are those of `WorkerConfig`, instead of what that said.
+    """
 
     num_blocks: int | None
-    """As in `WorkerConfig`, instead of what that said."""
     has_predecessor: bool
+    weights: KeptWeights | None
+    """They are loaded."""
+    since_s: float
+    """When this was sent, by the monotonic clock: what a worker prepares before, nobody waits for."""
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
@@ -123,6 +129,12 @@ class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
 
     configured: bool
     """It has had its `WorkerConfig`, and needs but `Begin`."""
+
+
+class WeightsPlaced(msgspec.Struct, frozen=True, tag="placed"):
+    """The keeper has memory for the weights, and begins to load them."""
+
+    weights: KeptWeights
 
 
 class KeeperReady(msgspec.Struct, frozen=True, kw_only=True, tag="kept"):
@@ -152,7 +164,7 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     free_bytes: int = 0
     """Of the device's memory, once the worker is warm; 0 on a CPU: not asked."""
     open_s: float = 0.0
-    """Making the device ready: the CUDA context."""
+    """Making the device ready: the CUDA context. This and what follows is told as far as the engine has waited for it."""
     load_s: float
     """Loading the weights, or mapping kept ones, and building the model on them."""
     measure_s: float = 0.0
@@ -329,5 +341,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     """From taking up the plan to having the tokens on the host; on CUDA the end of the step before is part of it."""
 
 
-WorkerMessage = Waiting | WorkerReady | WorkerFault | ConfigRefusal | CheckpointRefusal | StepResult | KeeperReady
+WorkerMessage = (
+    Waiting | WorkerReady | WorkerFault | ConfigRefusal | CheckpointRefusal | StepResult | WeightsPlaced | KeeperReady
+)
 EngineMessage = WorkerConfig | Begin | StepPlan | StepMasks

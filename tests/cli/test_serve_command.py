@@ -213,3 +213,41 @@ def killed(served: Served) -> int:
 
 def worker_pid(served: Served) -> int:
     return int(served.get("/server_info")[1]["worker"]["pid"])
+
+
+BESIDE = """
+import sys
+from octavo.cli.main import build_parser
+from octavo.cli.serve import serve
+from octavo.config import Settings
+from octavo.errors import WorkerDiedError
+
+class Source:
+    def __init__(self, config, settings):
+        pass
+
+    def note(self, what):
+        print(what, [name for name in ("aiohttp", "octavo.server.run") if name in sys.modules])
+
+    def tend(self):
+        self.note("opened")
+
+    def start(self, num_blocks):
+        self.note("waited for")
+        raise WorkerDiedError("seen")
+
+    def close(self):
+        pass
+
+build_parser(["serve"])
+try:
+    serve(Settings(host="127.0.0.1", port=0, device="cpu", crash_dir="none"), Source)
+except WorkerDiedError:
+    print("ended")
+"""
+
+
+def test_processes_are_opened_before_the_server_is_imported_and_waited_for_behind_that() -> None:
+    """So that they import at the same time; what only benchmarks need nobody imports."""
+    done = subprocess.run([sys.executable, "-c", BESIDE], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["opened []", "waited for ['octavo.server.run']", "ended"], done.stderr

@@ -15,7 +15,7 @@ from octavo.messages import WorkerConfig
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.registry import decode_config, idle_overrides, read_config, read_folder
 from octavo.startup import read_facts
-from octavo.worker.shared_weights.weights import keep_weights, load_weights
+from octavo.worker.shared_weights.weights import PlacedWeights, load_weights
 
 YARN = {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}}
 
@@ -82,6 +82,6 @@ def test_worker_and_keeper_read_them_too(folder: Path) -> None:
     expected = read_folder(folder, YARN)
     loaded, checksum = load_weights(config, CPU, CpuOperations())
     assert loaded.config == expected
-    kept = keep_weights(config, CPU)
+    kept = PlacedWeights(config, CPU).load()
     assert decode_config(kept.model) == expected
     assert kept.checksum == checksum

@@ -229,6 +229,7 @@ def test_a_shape_of_the_benchmarks_is_a_model_in_fp8(folder: Path) -> None:
     """Experts of a whole model, without the memory of one."""
     parameters = read_folder(folder).place_parameters(fresh_memory(torch.device("meta")))
     assert 6e9 < parameters.num_bytes < 1.3e11
+    assert parameters.num_bytes == sum(view.nbytes for view in parameters.sources.values())
     experts = {view.dtype for name, view in parameters.sources.items() if ".experts." in name and view.ndim > 1}
     assert torch.float8_e4m3fn in experts
 

@@ -6,11 +6,16 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from triton.runtime.interpreter import GridExecutor
 
-from models.toy import allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
+from models.toy import CPU, allocate_cache, make_batch, random_tensors, raw_config, write_checkpoint
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
@@ -20,7 +25,7 @@ from octavo.ops.attention.plan_buffers import ANY, DECODES
 from octavo.sampling import SamplingParams
 from octavo.worker.graphs import GraphedModel, Inputs, Kind, graph_sizes
 from octavo.worker.runner import Runner
-from octavo.worker.warm_up import warm_up
+from octavo.worker.warm_up import SHORT_BEHIND, blocks_of_widest, warm_up, widest_plan, with_short_contexts
 from ops.test_model import CONFIGS, SMALL, alone, load, tokens
 
 COLUMNS = 6
@@ -203,6 +208,60 @@ def test_a_start_records_the_graph_of_a_prompt_of_the_whole_budget(loaded: Loade
     runner = Runner(graphed, cache, config, vocab_size=vocab_size)
     runner.run(StepPlan(1, [], [prompt], [Chunk(0, 0, WHOLE, [0, 1], True)]))
     assert kinds_of(graphed) == before
+
+
+class Allocations(TorchDispatchMode):
+    """Notes what operations give: shapes and bytes of all tensors but the work of attention, which is a few lines of seven numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
+        self.noted: list[tuple[torch.Size, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves(given) if isinstance(each, torch.Tensor)]
+        self.noted += [(each.shape, each.nbytes) for each in tensors if each.shape[-1:] != (7,)]
+        return given
+
+
+def allocated_by(loaded: LoadedModel, config: WorkerConfig, plan: StepPlan) -> list[tuple[torch.Size, int]]:
+    """What a step takes from torch where it is launched kernel by kernel: graphs have it all before they are filled."""
+    cache = KVCache.allocate(
+        loaded.config.cache, num_blocks=blocks_of_widest(config), num_states=4, block_size=BLOCK, device=CPU
+    )
+    runner = Runner(loaded.model, cache, config, vocab_size=loaded.config.vocab_size)
+    allocations = Allocations()
+    with allocations:
+        runner.run(plan)
+    return allocations.noted
+
+
+@pytest.mark.parametrize("name", ["fp8", "qwen3-next"])
+def test_a_step_allocates_the_same_behind_any_context(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what steps take is measured behind short ones; the twin has one token less."""
+    length = 3 * SHORT_BEHIND
+    raw = CONFIGS[name] | {"max_position_embeddings": length}
+    write_checkpoint(tmp_path, raw, random_tensors(read_config(raw), 3))
+    loaded = load(tmp_path, CudaOperations(max_tokens=WHOLE))
+    config = WorkerConfig(
+        model="toy", device="cuda", max_model_len=length, max_num_seqs=2, max_num_batched_tokens=WHOLE, block_size=BLOCK
+    )
+    launch = GridExecutor.__call__
+
+    def launch_unseen(self: GridExecutor, *args: object, **options: object) -> None:
+        with _disable_current_modes():  # the interpreter computes with tensors of its own
+            launch(self, *args, **options)
+
+    monkeypatch.setattr(GridExecutor, "__call__", launch_unseen)
+    short = with_short_contexts(config)
+    assert short.max_model_len == WHOLE + SHORT_BEHIND < length
+    fewer = msgspec.structs.replace(short, max_num_batched_tokens=WHOLE - 1)
+    plans = [widest_plan(each, blocks_of_widest(config)) for each in (config, config, short, fewer)]
+    # the first call of attention allocates what all share
+    _, long, behind_short, of_fewer = (allocated_by(loaded, config, plan) for plan in plans)
+    assert long == behind_short != of_fewer
 
 
 def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:

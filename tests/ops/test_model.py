@@ -167,11 +167,13 @@ def test_a_shortened_model_launches_every_kernel(
 
     monkeypatch.setattr(GridExecutor, "__call__", noted)
     whole = launched_by(loaded.model, cache)
-    short, part = loaded.model.shortened(cache)
+    assert loaded.model.samples == kept
+    part = cache.of(kept)
     assert [each is layer for each, layer in zip(part.layers, (cache.layers[i] for i in kept), strict=True)]
-    assert launched_by(short, part) == whole
+    assert launched_by(loaded.model.shortened(), part) == whole
     vars(loaded.model)["_kinds"] = [None] * 6
-    assert (launched_by(*loaded.model.shortened(cache)) != whole) is (len(kept) > 2)
+    other = loaded.model.shortened()
+    assert (launched_by(other, cache.of(loaded.model.samples)) != whole) is (len(kept) > 2)
 
 
 def form(argument: object) -> object:

@@ -22,6 +22,7 @@ from octavo.messages import (
     StepPlan,
     StepResult,
     Waiting,
+    WeightsPlaced,
     WorkerConfig,
     WorkerMessage,
     WorkerReady,
@@ -44,10 +45,17 @@ def main() -> None:
         if device is None:
             keep(wire, config.model)
         else:
+            if config.model == "keeper waits for the worker":
+                mark(config)
             begin = msgspec.msgpack.decode(wire.read(), type=Begin)
             work(
                 wire,
-                msgspec.structs.replace(config, num_blocks=begin.num_blocks, has_predecessor=begin.has_predecessor),
+                msgspec.structs.replace(
+                    config,
+                    num_blocks=begin.num_blocks,
+                    has_predecessor=begin.has_predecessor,
+                    weights=begin.weights,
+                ),
             )
     except EOFError:
         os._exit(3)
@@ -65,14 +73,23 @@ def keep(wire: Wire, how: str) -> None:
         time.sleep(60)
     file = os.memfd_create("octavo-weights")
     os.truncate(file, SIZE)
-    weights = KeptWeights(
-        block=HostBlock(f"/proc/{os.getpid()}/fd/{file}"),
-        num_bytes=SIZE,
-        model=b"{}",
-        checksum=os.getpid() if how == "weights change" else 0,
-    )
-    say(wire, KeeperReady(pid=os.getpid(), weights=weights, load_s=0.0))
+    weights = KeptWeights(block=HostBlock(f"/proc/{os.getpid()}/fd/{file}"), num_bytes=SIZE, model=b"{}")
+    say(wire, WeightsPlaced(weights))
+    while how == "keeper waits for the worker" and not os.pread(file, 1, 0)[0]:
+        time.sleep(0.01)
+    loaded = msgspec.structs.replace(weights, checksum=os.getpid() if how == "weights change" else 0)
+    say(wire, KeeperReady(pid=os.getpid(), weights=loaded, load_s=0.0))
     time.sleep(3600)
+
+
+def mark(config: WorkerConfig) -> None:
+    """Show the keeper that the worker has its config."""
+    assert config.weights is not None
+    assert config.weights.checksum is None, "told before they are loaded"
+    assert isinstance(config.weights.block, HostBlock)
+    file = os.open(config.weights.block.path, os.O_RDWR)
+    os.pwrite(file, b"\1", 0)
+    os.close(file)
 
 
 def work(wire: Wire, config: WorkerConfig) -> None:
@@ -81,6 +98,7 @@ def work(wire: Wire, config: WorkerConfig) -> None:
     if config.model == "second hangs" and config.has_predecessor:
         time.sleep(60)
     assert config.weights is not None
+    assert config.weights.checksum is not None
     assert isinstance(config.weights.block, HostBlock)
     file = os.open(config.weights.block.path, os.O_RDONLY)
     memory = mmap.mmap(file, config.weights.num_bytes, access=mmap.ACCESS_READ)

@@ -312,6 +312,35 @@ def test_a_keeper_that_does_not_load_is_told(
             source.start(None)
 
 
+def test_processes_that_were_opened_before_are_those_of_the_first_start(
+    stand_ins: Callable[..., StandbySource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = stand_ins()
+    with monkeypatch.context() as patch:
+        patch.setattr("octavo.engine.processes.child.subprocess.Popen", refuse)
+        source.tend()
+    assert source.standbys == []
+    source._standbys._not_before_s = 0.0
+    source.tend()
+    opened = source.ensure_keeper().pid, [standby.channel.pid for standby in source.standbys]
+    worker = source.start(None)
+    assert (source.ensure_keeper().pid, [worker.ready.pid]) == opened
+
+
+def refuse(*_args: object, **_options: object) -> None:
+    raise OSError("no room for another process")
+
+
+def test_a_worker_prepares_while_its_weights_are_loaded(stand_ins: Callable[..., StandbySource]) -> None:
+    """The keeper has loaded them only when the worker has its config."""
+    source = stand_ins("keeper waits for the worker", timeout_s=20.0)
+    for _ in range(2):  # and so does one that starts with a new keeper
+        worker = source.start(4)
+        worker.send(StepPlan(1, [], [], []))
+        assert worker.receive(10) is not None
+        kill(source.ensure_keeper().pid)
+
+
 @pytest.mark.parametrize(
     "how", ["keeper waits", "second hangs"], ids=["while the keeper loads", "while a worker starts"]
 )

@@ -21,7 +21,7 @@ from octavo.text import DefaultSampling
 from octavo.worker.host_memory import free_host_bytes, require_room
 from octavo.worker.sampling.counts import TokenCounts
 from octavo.worker.shared_weights import weights
-from octavo.worker.shared_weights.weights import block_bytes, copy_bytes, keep_weights, require_weight_room
+from octavo.worker.shared_weights.weights import PlacedWeights, block_bytes, copy_bytes, require_weight_room
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -116,7 +116,7 @@ def test_dummy_weights_larger_than_memory_are_refused_before_they_are_made(tmp_p
     """By a keeper and by a worker on its own, in a process: what reaches the parent is the setting and the numbers."""
     huge = config(tmp_path, HUGE)
     with pytest.raises(ConfigError, match="GiB of memory"):
-        keep_weights(huge, CPU)
+        PlacedWeights(huge, CPU)
     source = ProcessSource(huge, 60.0)
     try:
         with pytest.raises(ConfigError, match="GiB of memory") as error:

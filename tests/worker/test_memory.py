@@ -253,6 +253,9 @@ def test_of_the_largest_steps_one_reaches_the_end_of_a_context() -> None:
     model = Witness()
     warm_up(model, toy_cache(config), config, vocab_size=VOCAB)
     assert model.sizes == [(9, 2, 5), (9, 2, 5), (9, 2, 4000), (9, 2, 9 + SHORT_BEHIND)]
+    measured = Witness()
+    warm_up(measured, toy_cache(config), config, vocab_size=VOCAB, shortly=True)
+    assert measured.sizes == [(9, 2, 5), (9, 2, 5), (9, 2, 9 + SHORT_BEHIND), (9, 2, 9 + SHORT_BEHIND)]
 
 
 @settings(max_examples=100)

@@ -13,7 +13,8 @@ import torch
 from bits.tiny import CONFIG
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
-from octavo.messages import STANDBY_BYTES, Admission, Chunk, StepPlan, WorkerConfig
+from octavo.messages import STANDBY_BYTES, Admission, Begin, Chunk, StepPlan, WorkerConfig, WorkerReady
+from octavo.models.cpu_operations import CpuOperations
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
@@ -21,7 +22,7 @@ from octavo.sampling import SamplingParams
 from octavo.startup.model import read_facts
 from octavo.worker.inprocess import InProcessWorker
 from octavo.worker.runner import Model
-from octavo.worker.start import AHEAD_BYTES, _load_kernels_ahead, ahead_config
+from octavo.worker.start import AHEAD_BYTES, _load_kernels_ahead, ahead_config, prepare, waited_for
 from octavo.worker.warm_up import warm_up
 from worker.toy import toy_config
 
@@ -131,6 +132,60 @@ def test_what_a_worker_has_proven_the_next_does_not_try_again(config: WorkerConf
     for briefly in (False, True):
         warm_up(Counted(loaded.model), cache, whole, vocab_size=loaded.config.vocab_size, briefly=briefly)
     assert steps == [90, 64]
+
+
+class Kept:
+    """In place of `MappedWeights`: notes what is done with them."""
+
+    def __init__(self, events: list[str], *, are_loaded: bool) -> None:
+        self._events, self.are_loaded, self.taken_bytes = events, are_loaded, 0
+
+    def verify(self, told: object) -> int:
+        self._events.append("verify")
+        return 0
+
+    def build(self) -> str:
+        self._events.append("build")
+        return "model"
+
+
+@pytest.mark.parametrize("has_predecessor", [False, True])
+@pytest.mark.parametrize("are_loaded", [False, True])
+def test_kernels_are_compiled_before_weights_are_there_and_launched_behind_that(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch, has_predecessor: bool, are_loaded: bool
+) -> None:
+    events: list[str] = []
+    ready, kept = InProcessWorker(config).ready, Kept(events, are_loaded=are_loaded)
+
+    def begin(*_args: object) -> tuple[str, WorkerReady]:
+        events.append("launch")
+        return "runner", ready
+
+    monkeypatch.setattr("octavo.worker.start.open_device", lambda _config: torch.device("cuda"))
+    monkeypatch.setattr("octavo.worker.start._describe", str)
+    monkeypatch.setattr("octavo.worker.start._weights", lambda *_args: kept)
+    monkeypatch.setattr("octavo.worker.start._compile_kernels", lambda *_args: events.append("compile"))
+    monkeypatch.setattr("octavo.worker.start._load_kernels_ahead", lambda *_args: events.append("launch ahead"))
+    monkeypatch.setattr("octavo.worker.start._begin", begin)
+    told = msgspec.structs.replace(config, device="cuda", has_predecessor=has_predecessor)
+    start = prepare(told, choose=lambda _config, _device: CpuOperations())
+    prepared = len(events)
+    start(Begin(None, has_predecessor, None, 0.0))
+    ahead = ["launch ahead"] if has_predecessor else []
+    if are_loaded:
+        assert events[:prepared] == ["build", *(ahead or ["compile"])]
+        assert events[prepared:] == ["verify", "launch"]
+    else:  # what was built on weights that were not there is not used
+        assert events[:prepared] == ["build", "compile"]
+        assert events[prepared:] == ["verify", "build", *ahead, "launch"]
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "told"),
+    [(-1.0, [0, 0, 0]), (0.0, [0, 0, 0]), (3.0, [0, 0, 3]), (5.0, [0, 1, 4]), (6.5, [0.5, 2, 4]), (9.0, [1, 2, 4])],
+)
+def test_what_is_prepared_is_told_as_far_as_somebody_waited(waited_s: float, told: list[float]) -> None:
+    assert waited_for([1.0, 2.0, 4.0], waited_s) == told
 
 
 @pytest.mark.parametrize("shape", ["qwen3-30b-a3b-fp8", "qwen3.6-35b-a3b-fp8", "qwen3-next-80b-a3b-fp8"])

@@ -16,25 +16,27 @@ import pytest
 import torch
 
 from bits.tiny import CONFIG
-from octavo.messages import Admission, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
+from octavo.messages import Admission, Begin, Chunk, HostBlock, KeptWeights, StepPlan, WorkerConfig
 from octavo.models.config import ModelConfig
 from octavo.models.cpu_operations import CpuOperations
 from octavo.models.decoder.parameters import DecoderParameters, SparseMlp
 from octavo.models.load import fill_parameters
-from octavo.models.placing import fresh_memory
+from octavo.models.placing import ParameterMaker, fresh_memory
 from octavo.models.registry import decode_config, read_folder
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
+from octavo.worker.runner import Runner
 from octavo.worker.shared_weights.host_block import map_host_block
 from octavo.worker.shared_weights.weights import (
     ALIGNMENT,
     MappedWeights,
+    PlacedWeights,
     _Layout,
     block_bytes,
     checksum,
-    keep_weights,
     load_weights,
 )
+from octavo.worker.start import prepare, start
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)
@@ -61,7 +63,7 @@ def config(tmp_path: Path) -> WorkerConfig:
 
 @pytest.fixture
 def kept(config: WorkerConfig) -> KeptWeights:
-    return keep_weights(config, CPU)
+    return PlacedWeights(config, CPU).load()
 
 
 def mapped(kept: KeptWeights) -> tuple[ModelConfig, DecoderParameters]:
@@ -87,9 +89,25 @@ def test_a_worker_on_mapped_weights_gives_the_bits_of_one_that_loads(config: Wor
 
 def test_the_rotary_table_has_the_positions_that_requests_can_have(config: WorkerConfig, kept: KeptWeights) -> None:
     loaded, _ = load_weights(config, CPU, CpuOperations())
-    on_kept = MappedWeights(kept, CPU).build(CpuOperations(), config.max_model_len)
+    on_kept = map_weights(kept, config.max_model_len).build()
     for model in (loaded.model, on_kept.model):
         assert len(model._rotary.cos) == config.max_model_len < loaded.config.max_position_embeddings
+
+
+def test_what_fills_weights_is_looked_for_only_where_they_are_loaded(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in a worker: Qwen3-30B-A3B has 37,491 tensors, which took most of the time of its model."""
+    placed = PlacedWeights(config, CPU)
+
+    def sources(_maker: ParameterMaker) -> None:
+        raise AssertionError("looked for")
+
+    monkeypatch.setattr(ParameterMaker, "sources", sources)
+    map_weights(placed.kept).build()
+    assert block_bytes(decode_config(placed.kept.model)) == placed.kept.num_bytes
+    with pytest.raises(AssertionError, match="looked for"):
+        placed.load()
 
 
 def test_other_weights_give_other_bits(config: WorkerConfig, kept: KeptWeights) -> None:
@@ -105,7 +123,21 @@ def test_changed_weights_are_not_mapped(config: WorkerConfig, kept: KeptWeights)
     assert isinstance(last, SparseMlp)
     write_into(kept, last.experts.down.data[-1, -1], 0x01)
     with pytest.raises(RuntimeError, match="loaded"):
-        MappedWeights(kept, CPU).verify()
+        map_weights(kept).verify(kept)
+
+
+def test_weights_are_mapped_before_they_are_loaded(config: WorkerConfig) -> None:
+    """And the model is built on what they are then. The twin: a start that does not wait for them is none."""
+    placed = PlacedWeights(config, CPU)
+    on_placed = msgspec.structs.replace(config, weights=placed.kept)
+    unloaded = msgspec.structs.replace(placed.kept, checksum=7)
+    with pytest.raises(RuntimeError, match="loaded"):
+        prepare(on_placed)(Begin(None, False, unloaded, 0.0))
+    began = prepare(on_placed)
+    kept = placed.load()
+    runner, ready = began(Begin(None, False, kept, 0.0))
+    assert ready.weights_checksum == kept.checksum
+    assert outputs(runner) == outputs(start(config)[0])
 
 
 def test_a_config_that_changes_on_the_disk_changes_nothing(config: WorkerConfig, kept: KeptWeights) -> None:
@@ -135,7 +167,7 @@ def test_a_write_into_mapped_weights_is_a_segmentation_fault(config: WorkerConfi
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
     assert done.returncode == -signal.SIGSEGV
-    MappedWeights(kept, CPU).verify()
+    map_weights(kept).verify(kept)
 
 
 def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerConfig, kept: KeptWeights) -> None:
@@ -143,13 +175,13 @@ def test_the_weights_of_a_process_that_is_gone_cannot_be_mapped(config: WorkerCo
     gone.wait()
     away = msgspec.structs.replace(kept, block=HostBlock(f"/proc/{gone.pid}/fd/5"))
     with pytest.raises(FileNotFoundError):
-        MappedWeights(away, CPU)
+        map_weights(away)
 
 
 def test_a_block_that_is_too_small_is_refused(kept: KeptWeights) -> None:
     longer = msgspec.structs.replace(kept, num_bytes=kept.num_bytes + 4096)
     with pytest.raises(ValueError, match="mmap"):
-        MappedWeights(longer, CPU)
+        map_weights(longer)
 
 
 @pytest.mark.parametrize("at", [0, 1001, 8191], ids=["first", "inner", "last"])
@@ -185,6 +217,16 @@ def test_a_worker_tells_the_same_checksum_whoever_holds_the_weights(config: Work
 
     assert told(config) == told(msgspec.structs.replace(config, weights=kept)) == kept.checksum
     assert told(msgspec.structs.replace(config, seed=4)) != kept.checksum
+
+
+def map_weights(kept: KeptWeights, positions: int = 24) -> MappedWeights:
+    return MappedWeights(kept, CPU, CpuOperations(), positions)
+
+
+def outputs(runner: Runner) -> list[object]:
+    results = [runner.run(plan) for plan in PLANS]
+    assert all(result.sampled for result in results)
+    return [(result.sampled, result.prompt_scores) for result in results]
 
 
 def run(config: WorkerConfig) -> list[object]:

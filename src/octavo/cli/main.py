@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from octavo.cli import bench, collect_env, replay, serve, verify
 from octavo.cli.flags import normalized
 from octavo.config.layers import nearest
 from octavo.errors import ConfigError, OctavoError
 from octavo.version import __version__
 
-COMMANDS = (serve, bench, verify, replay, collect_env)
+COMMANDS = {
+    name: f"octavo.cli.{name.replace('-', '_')}" for name in ("serve", "bench", "verify", "replay", "collect-env")
+}
+"""Name and module."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; importing and building it loads neither torch nor the server."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of the command that `words` begin with, whose start waits for no other's imports; else of all commands.
+
+    Importing and building it loads neither torch nor the server.
+    """
     parser = argparse.ArgumentParser(
         prog="octavo",
         description="Serves FP8 mixture-of-experts language models behind an OpenAI-compatible API.",
@@ -25,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"octavo {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        importlib.import_module(COMMANDS[name]).add_parser(commands)
     return parser
 
 
@@ -35,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     try:
         words = normalized(sys.argv[1:] if argv is None else argv)
-        args, unknown = build_parser().parse_known_args(words)
+        args, unknown = build_parser(words).parse_known_args(words)
         if unknown:
             flags = {name[2:]: name for name in args.parser._option_string_actions if name.startswith("--")}
             raise ConfigError(unknown[0], "unknown flag" + nearest(unknown[0].partition("=")[0].lstrip("-"), flags))

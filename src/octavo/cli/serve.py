@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from octavo.config import Settings
 from octavo.logs import log_as_server
 
 if TYPE_CHECKING:
+    from octavo.engine.processes.worker_source import WorkerSource
+    from octavo.messages import WorkerConfig
     from octavo.startup import OpenWorkers
 
 GROUPS = ("Model", "Memory and schedule", "Server", "Logs", "Worker")
@@ -38,19 +41,32 @@ def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
     with StartSignals() as signals:
         from octavo.server.heap import map_large_blocks
         from octavo.server.listening import listener, tls_context
-        from octavo.server.run import run_server
         from octavo.startup import in_processes, server_context, start, with_keeper
 
         map_large_blocks()
         tls_context(settings)  # what is wrong with it shows before a model is loaded
         workers = workers or (with_keeper if settings.keep_weights else in_processes)
         with listener(settings) as bound:
-            runtime = start(settings, signals.opening(workers))
+            runtime = start(settings, _beside_the_server(signals.opening(workers)))
             with contextlib.closing(runtime):
                 signals.on_started()
+                from octavo.server.run import run_server
+
                 context = server_context(runtime)
                 try:
                     context.loop.start()
                     return run_server(context, bound)
                 finally:
                     context.loop.stop()
+
+
+def _beside_the_server(open_workers: OpenWorkers) -> OpenWorkers:
+    """`open_workers`, with the server imported while the first processes import what they need, which takes them longer."""
+
+    def open_source(config: WorkerConfig, settings: Settings) -> WorkerSource:
+        source = open_workers(config, settings)
+        source.tend()
+        importlib.import_module("octavo.server.run")
+        return source
+
+    return open_source

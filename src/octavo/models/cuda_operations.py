@@ -26,7 +26,7 @@ class CudaOperations:
     """See `Operations`. A row's bits depend on its request's tokens up to it alone, at any batch up to `max_tokens`.
 
     The workspace of the experts is allocated with the first layer of a shape, for the worst routing; all layers share it,
-    one call at a time.
+    one call at a time, those of a model that is built anew too. So it is with attention's.
     """
 
     gates = KernelGates()
@@ -34,6 +34,7 @@ class CudaOperations:
     def __init__(self, *, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
+        self._attentions: dict[AttentionShape, PagedAttention] = {}
 
     def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
@@ -49,7 +50,7 @@ class CudaOperations:
 
     def attention(self, shape: AttentionShape) -> PagedAttention:
         """See `Operations`."""
-        return PagedAttention(shape)
+        return self._attentions.setdefault(shape, PagedAttention(shape))
 
     def delta_net(self, shape: DeltaShape, weights: DeltaWeights) -> KernelDeltaNet:
         """See `Operations`."""

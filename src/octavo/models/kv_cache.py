@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from octavo.config.facts import CacheLayout, PagedKv, RecurrentState
@@ -47,6 +49,10 @@ class KVCache:
     def num_bytes(self) -> int:
         """Bytes of all layers."""
         return sum(layer.numel() * layer.element_size() for layer in self.layers)
+
+    def of(self, numbers: Sequence[int]) -> KVCache:
+        """The cache of those layers alone."""
+        return KVCache([self.layers[number] for number in numbers])
 
     @classmethod
     def allocate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,6 +11,9 @@ from octavo.config.quantization import Quantization, WeightFormat
 from octavo.errors import CheckpointError
 from octavo.ops.activations import BLOCK, FP8, blocks
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
+
+Sources = dict[str, torch.Tensor]
+"""The name of each checkpoint tensor and the view of the parameters that it fills, in its own shape."""
 
 
 class Place(Protocol):
@@ -30,25 +34,27 @@ def fresh_memory(device: torch.device) -> Place:
 
 
 class ParameterMaker:
-    """Makes parameters in a place, in the format that a checkpoint has for each module.
-
-    `sources` holds the name of each checkpoint tensor and the view of the parameters that it fills, in its own shape.
-    """
+    """Makes parameters in a place, in the format that a checkpoint has for each module."""
 
     def __init__(self, place: Place, quantization: Quantization) -> None:
-        self._empty, self._quantization = place, quantization
+        self._place, self._quantization = place, quantization
         self.kv_format = quantization.kv_cache
-        self.sources: dict[str, torch.Tensor] = {}
+        self.num_bytes = 0
+        """Of all that was made."""
+        self._notes: list[Callable[[], Sources]] = []
+        """Taken only where weights are loaded: of many experts they take many times as long as what they are of."""
+
+    def sources(self) -> Sources:
+        """All of what was made, by the tensors of a checkpoint that fill it."""
+        return {name: view for note in self._notes for name, view in note().items()}
 
     def vector(self, name: str, size: int) -> torch.Tensor:
         """The tensor `name`: (size,) bf16."""
-        self.sources[name] = self._empty((size,), torch.bfloat16)
-        return self.sources[name]
+        return self._named(name, self._empty((size,), torch.bfloat16))
 
     def float_vector(self, name: str, size: int) -> torch.Tensor:
         """The tensor `name`: (size,) float32."""
-        self.sources[name] = self._empty((size,), torch.float32)
-        return self.sources[name]
+        return self._named(name, self._empty((size,), torch.float32))
 
     def single(self, name: str) -> torch.Tensor:
         """The tensor `name`: (1,) float32, one number in whatever shape it is stored."""
@@ -56,20 +62,17 @@ class ParameterMaker:
 
     def matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         """The tensor `name`: (rows, columns) bf16."""
-        self.sources[name] = self._empty((rows, columns), torch.bfloat16)
-        return self.sources[name]
+        return self._named(name, self._empty((rows, columns), torch.bfloat16))
 
     def taps(self, name: str, channels: int, count: int) -> torch.Tensor:
         """The tensor `name` of a convolution of each channel by itself, (channels, 1, count), as (channels, count) bf16."""
-        self.sources[name] = self._empty((channels, 1, count), torch.bfloat16)
-        return self.sources[name].squeeze(1)
+        return self._named(name, self._empty((channels, 1, count), torch.bfloat16)).squeeze(1)
 
     def float_linear(self, module: str, rows: int, columns: int) -> LinearWeight | torch.Tensor:
         """The layer `module` of (rows, columns): a tensor in float32, or a weight in FP8 if it is quantized."""
         if self._covers([module]):
             return self.linear([(module, rows)], columns)
-        self.sources[f"{module}.weight"] = self._empty((rows, columns), torch.float32)
-        return self.sources[f"{module}.weight"]
+        return self._named(f"{module}.weight", self._empty((rows, columns), torch.float32))
 
     def linear(self, parts: list[tuple[str, int]], columns: int, *, bias: bool = False) -> LinearWeight:
         """The layers `parts` (module name, rows), which read the same input, one above the other.
@@ -82,7 +85,7 @@ class ParameterMaker:
         if self._covers(names) and self._quantization.format is WeightFormat.FP8_BLOCK:
             _require_whole_blocks(parts)
         weight = self._weight(names, (rows, columns), bias=bias)
-        self._note_parts(parts, weight)
+        self._notes.append(lambda: self._parts(parts, weight))
         return weight
 
     def stack(self, prefix: str, experts: int, parts: list[tuple[str, int]], columns: int) -> LinearWeight:
@@ -93,10 +96,25 @@ class ParameterMaker:
         """
         names = [f"{prefix}.{e}.{name}" for e in range(experts) for name, _ in parts]
         weight = self._weight(names, (experts, sum(count for _, count in parts), columns), parts=len(parts))
-        for expert in range(experts):
-            named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
-            self._note_parts(named, weight.expert(expert), first=expert * len(parts))
+
+        def sources() -> Sources:
+            found: Sources = {}
+            for expert in range(experts):
+                named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
+                found |= self._parts(named, weight.expert(expert), first=expert * len(parts))
+            return found
+
+        self._notes.append(sources)
         return weight
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        made = self._place(shape, dtype)
+        self.num_bytes += made.nbytes
+        return made
+
+    def _named(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        self._notes.append(lambda: {name: tensor})
+        return tensor
 
     def _covers(self, modules: list[str]) -> bool:
         """Whether `modules` are quantized: all of them, or none."""
@@ -127,16 +145,18 @@ class ParameterMaker:
         scales = (*experts, parts * blocks(rows // parts), blocks(columns))
         return Fp8Block(data, self._empty(scales, torch.float32), biases, parts)
 
-    def _note_parts(self, parts: list[tuple[str, int]], weight: LinearWeight, first: int = 0) -> None:
+    def _parts(self, parts: list[tuple[str, int]], weight: LinearWeight, first: int = 0) -> Sources:
         """`first`: place of the first part among all that read the same input, in `stack` those of every expert."""
+        found: Sources = {}
         start = 0
         for place, (module, count) in enumerate(parts, first):
             stored = weight.stored(slice(start, start + count))
             scale = {"weight_scale": self._quantization.scale_name}
-            self.sources |= {f"{module}.{scale.get(name, name)}": view for name, view in stored.items()}
+            found |= {f"{module}.{scale.get(name, name)}": view for name, view in stored.items()}
             if isinstance(weight, Fp8Static):
-                self.sources[f"{module}.input_scale"] = weight.input_scales[place : place + 1]
+                found[f"{module}.input_scale"] = weight.input_scales[place : place + 1]
             start += count
+        return found
 
 
 def _require_whole_blocks(parts: list[tuple[str, int]]) -> None:

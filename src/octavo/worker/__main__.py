@@ -6,8 +6,11 @@ import argparse
 import importlib
 from typing import NoReturn
 
-from octavo.worker.process import serve
-from octavo.worker.start import prepare
+from octavo.worker.imports import uncollected
+
+with uncollected():
+    from octavo.worker.process import serve
+    from octavo.worker.start import prepare
 
 
 def main() -> NoReturn:
@@ -16,8 +19,9 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     if arguments.device != "cpu":
         # Triton chooses at import between its compiler and its interpreter, and a CPU worker needs neither.
-        importlib.import_module("octavo.models.cuda_operations")
-        importlib.import_module("octavo.ops.preload").preload()
+        with uncollected():
+            importlib.import_module("octavo.models.cuda_operations")
+            importlib.import_module("octavo.ops.preload").preload()
     serve(prepare)
 
 

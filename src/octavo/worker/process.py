@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 Start = Callable[[Begin], tuple[Runner, WorkerReady]]
 """Takes the device's memory and warms up."""
 Prepare = Callable[[WorkerConfig], Start]
-"""Does all that needs no more memory than the worker before has left; the second part comes when that has ended."""
+"""Does all that needs no more memory than the worker before has left, and no weights that are still being loaded; the second part comes
+when that worker has ended, and weights are there."""
 
 FAULT = 1
 """Exit code after a fault was reported."""

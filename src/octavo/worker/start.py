@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,12 +31,10 @@ from octavo.worker.memory import (
     held_bytes,
     kv_cache_source,
     require_share,
-    taken_bytes,
 )
-from octavo.worker.model_folder import read_model
 from octavo.worker.process import Start
 from octavo.worker.runner import IdleWork, Model, Runner, no_work
-from octavo.worker.shared_weights.weights import MappedWeights, load_weights, require_weight_room
+from octavo.worker.shared_weights.weights import MappedWeights, OwnWeights
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, visit_kernels, warm_up
 
@@ -64,53 +62,74 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
         ConfigError: a setting cannot work on this machine.
         CheckpointError: the model folder is wrong.
     """
-    return prepare(config, choose)(Begin(config.num_blocks, config.has_predecessor))
+    order = Begin(config.num_blocks, config.has_predecessor, config.weights, time.monotonic())
+    return prepare(config, choose)(order)
 
 
 def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Start:
-    """Open the device and load the model or map its weights; what is returned takes memory for keys and values and warms up.
+    """Open the device, load the weights or map them, and prepare kernels; what is returned takes memory for keys and values and warms up.
 
+    On a GPU kernels are compiled, of mapped weights while their keeper still loads them: what is compiled depends on their shapes alone.
     Where `config` says that a worker like it has run, kernels are loaded too, as far as there is memory beside that worker.
     Arguments and errors as `start`.
     """
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
-    operations = (choose or choose_operations)(config, device)
-    if config.weights is not None:
-        weights = MappedWeights(config.weights, device)
-        loaded, weights_checksum = weights.build(operations, config.max_model_len), config.weights.checksum
-        taken = config.weights.taken_bytes
-    else:
-        weights, taken = None, taken_bytes(device)
-        seats = config.max_num_seqs
-        require_weight_room(read_model(config), device, num_states=config.num_states, num_requests=seats)
-        loaded, weights_checksum = load_weights(config, device, operations)
-    load_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)
-    how, mib = "loaded" if weights is None else "mapped", loaded.weight_bytes / 2**20
-    log.debug("weights %s in %.2f s: %.1f MiB as %s", how, load_s, mib, loaded.config.quantization.format.value)
-    ahead = config.has_predecessor and device.type == "cuda"
-    if ahead:
-        _load_kernels_ahead(loaded, config, device)
-        open_s = load_s = 0.0  # nobody has waited for it
+    operations = (choose or choose_operations)(config, device)
+    weights = _weights(config, device, operations)
+    loaded = weights.build() if weights.are_loaded else None
+    load_s = watch.lap()
+    log.debug("weights %s in %.2f s", "loaded" if config.weights is None else "mapped", load_s)
+    is_ahead = loaded is not None and config.has_predecessor
+    if device.type == "cuda":
+        (_load_kernels_ahead if is_ahead else _compile_kernels)(loaded or weights.build(), config, device)
+    kernels_s = watch.lap()
 
     def begin(order: Begin) -> tuple[Runner, WorkerReady]:
+        waited = waited_for((open_s, load_s, kernels_s), time.monotonic() - order.since_s)
+        settled = msgspec.structs.replace(
+            config, num_blocks=order.num_blocks, has_predecessor=order.has_predecessor, weights=order.weights
+        )
         watch.lap()
-        if weights is not None:
-            weights.verify()
-        verify_s = watch.lap()
-        settled = msgspec.structs.replace(config, num_blocks=order.num_blocks, has_predecessor=order.has_predecessor)
-        runner, ready = _begin(settled, device, loaded, watch, ahead, taken)
-        told = {"weights_checksum": weights_checksum, "open_s": open_s, "load_s": load_s + verify_s}
+        checksum = weights.verify(order.weights)
+        model = loaded or weights.build()
+        build_s = watch.lap()
+        if device.type == "cuda" and settled.has_predecessor and not is_ahead:
+            _load_kernels_ahead(model, settled, device)
+        ready_kernels_s = watch.lap()
+        runner, ready = _begin(settled, device, model, watch, weights.taken_bytes)
+        told = {
+            "weights_checksum": checksum,
+            "open_s": waited[0],
+            "load_s": waited[1] + build_s,
+            "measure_s": waited[2] + ready_kernels_s + ready.measure_s,
+        }
         return runner, msgspec.structs.replace(ready, **told)
 
     return begin
 
 
+def waited_for(parts_s: Sequence[float], waited_s: float) -> list[float]:
+    """Of parts that followed one another, the seconds that fell in the last `waited_s`."""
+    told: list[float] = []
+    for part_s in reversed(parts_s):
+        told.insert(0, min(part_s, max(0.0, waited_s)))
+        waited_s -= part_s
+    return told
+
+
+def _weights(config: WorkerConfig, device: torch.device, operations: Operations) -> OwnWeights | MappedWeights:
+    if config.weights is None:
+        return OwnWeights(config, device, operations)
+    return MappedWeights(config.weights, device, operations, config.max_model_len)
+
+
 def _begin(
-    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, ahead: bool, taken: int
+    config: WorkerConfig, device: torch.device, loaded: LoadedModel, watch: _Watch, taken: int
 ) -> tuple[Runner, WorkerReady]:
+    log.debug("model of %.1f MiB as %s", loaded.weight_bytes / 2**20, loaded.config.quantization.format.value)
     require_share(config, taken)
     measure = device.type == "cuda" and not config.has_predecessor
     workspace = _measure_workspace(loaded, config, device) if measure else 0
@@ -127,15 +146,11 @@ def _begin(
     log.debug("KV cache of %d blocks of %d tokens allocated in %.2f s", num_blocks, config.block_size, allocate_s)
     vocab_size = loaded.config.vocab_size
     model, idle_work = prepare_model(loaded.model, kv_cache, config)
-    warm_up(
-        model,
-        kv_cache,
-        config,
-        vocab_size=vocab_size,
-        briefly=config.has_predecessor and (ahead or device.type == "cpu"),
-    )
+    warm_up(model, kv_cache, config, vocab_size=vocab_size, briefly=config.has_predecessor)
     warm_up_s = watch.lap()
-    log.debug("warm in %.2f s; kernels and workspace took %.2f s, %.1f MiB", warm_up_s, measure_s, workspace / 2**20)
+    log.debug(
+        "warm in %.2f s; loading kernels and measuring took %.2f s, %.1f MiB", warm_up_s, measure_s, workspace / 2**20
+    )
     print(MemoryTable(loaded.weight_bytes, kv_cache.num_bytes, workspace), file=sys.stderr, flush=True)
     ready = WorkerReady(
         pid=os.getpid(),
@@ -255,11 +270,8 @@ def choose_operations(config: WorkerConfig, device: torch.device) -> Operations:
 def _measure_workspace(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
     """Bytes that torch's allocator reserves for steps of all sizes, and for graphs of some, measured on a KV cache that is
     then dropped."""
-    block_bytes = loaded.config.facts.kv_bytes_per_token * config.block_size
-    free = free_bytes(device) - _cache_bytes(loaded, config, 0)
-    num_blocks = min(blocks_of_widest(config), max(1, free // 2 // block_bytes))
+    num_blocks = _blocks_for_now(loaded, config, device)
     kv_bytes = _cache_bytes(loaded, config, num_blocks)
-    _compile_kernels(loaded, config, num_blocks, device)
     before = torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()
     _run_all_sizes(loaded, config, num_blocks, device)
@@ -270,33 +282,49 @@ def _run_all_sizes(
     loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device, *, quiet: bool = False
 ) -> None:
     """Run steps from one token to the whole budget on keys and values in `num_blocks` blocks that are then dropped; all layers only the
-    largest."""
+    largest, behind short contexts."""
     kv_cache = _allocate(loaded, config, num_blocks, device)
     model, _idle_work = prepare_model(loaded.model, kv_cache, config)
-    short, cache = loaded.model.shortened(kv_cache)
+    short, cache = loaded.model.shortened(), kv_cache.of(loaded.model.samples)
     load_kernels(
         prepare_model(short, cache, config)[0], cache, config, vocab_size=loaded.config.vocab_size, quiet=quiet
     )
-    warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
+    warm_up(model, kv_cache, config, vocab_size=loaded.config.vocab_size, shortly=True)
     torch.cuda.synchronize()
 
 
-def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> None:
-    """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache; the device's memory is as before."""
+def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> None:
+    """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache; the device's memory is as before.
+
+    Meanwhile a keeper may load the weights, for which it needs memory too: a cache is made of the layers alone that are visited.
+    """
     from octavo.ops.compilation import compiling_instead
 
     watch = _Watch()
     with compiling_instead(len(os.sched_getaffinity(0))):
-        decoder, kv_cache = loaded.model.shortened(_allocate(loaded, config, num_blocks, device))
+        kv_cache = KVCache.allocate(
+            tuple(loaded.config.cache[number] for number in loaded.model.samples),
+            num_blocks=_blocks_for_now(loaded, config, device),
+            num_states=config.num_states,
+            block_size=config.block_size,
+            device=device,
+        )
         model = _graphed(
-            decoder, kv_cache, config, capture=lambda _launch: lambda: None
+            loaded.model.shortened(), kv_cache, config, capture=lambda _launch: lambda: None
         )  # visited when it was recorded
         visit_kernels(model, kv_cache, config, vocab_size=loaded.config.vocab_size)
         visited_s = watch.lap()
     log.debug("kernels visited in %.2f s, ready %.2f s later", visited_s, watch.lap())
-    del model, decoder, kv_cache
+    del model, kv_cache
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def _blocks_for_now(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> int:
+    """Blocks of a cache for steps that are run before there is the worker's own: as many as the widest takes, or half of what is free."""
+    block_bytes = loaded.config.facts.kv_bytes_per_token * config.block_size
+    free = free_bytes(device) - _cache_bytes(loaded, config, 0)
+    return min(blocks_of_widest(config), max(1, free // 2 // block_bytes))
 
 
 def _allocate(loaded: LoadedModel, config: WorkerConfig, num_blocks: int, device: torch.device) -> KVCache:

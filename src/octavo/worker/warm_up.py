@@ -27,7 +27,15 @@ SHORT_BEHIND = 1024
 """Tokens before a chunk that are enough for the graph of any: attention then merges parts of its context."""
 
 
-def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size: int, briefly: bool = False) -> None:
+def warm_up(
+    model: Model,
+    kv_cache: KVCache,
+    config: WorkerConfig,
+    *,
+    vocab_size: int,
+    briefly: bool = False,
+    shortly: bool = False,
+) -> None:
     """Run steps of the whole token budget on slots that are then dropped.
 
     They hold as many requests as possible; on a GPU, whose memory has an end that only the longest contexts reach, others
@@ -37,6 +45,8 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
 
     Args:
         briefly: a step of `BRIEF_TOKENS` will do: a worker has shown that the largest fit, and the kernels are loaded.
+        shortly: all contexts are short: what a step allocates is the same behind any, and where only that is asked for, attention to the
+            longest is most of its time.
     """
     num_blocks = kv_cache.num_blocks
     tokens = min(BRIEF_TOKENS, config.max_num_batched_tokens) if briefly else config.max_num_batched_tokens
@@ -44,12 +54,14 @@ def warm_up(model: Model, kv_cache: KVCache, config: WorkerConfig, *, vocab_size
     if config.device != "cpu":
         plans.append(unscored(plans[0]))
     if config.device != "cpu" and not briefly:
-        plans += [widest_plan(config, num_blocks), unscored(widest_plan(_with_short_contexts(config), num_blocks))]
+        short = with_short_contexts(config)
+        plans += [widest_plan(short if shortly else config, num_blocks), unscored(widest_plan(short, num_blocks))]
     for plan in plans:
         Runner(model, kv_cache, config, vocab_size=vocab_size).run(plan)
 
 
-def _with_short_contexts(config: WorkerConfig) -> WorkerConfig:
+def with_short_contexts(config: WorkerConfig) -> WorkerConfig:
+    """For plans: `config` with requests of no more tokens than a step has, and `SHORT_BEHIND` before them."""
     longest = min(config.max_model_len, config.max_num_batched_tokens + SHORT_BEHIND)
     return msgspec.structs.replace(config, max_model_len=longest)
 

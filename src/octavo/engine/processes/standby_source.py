@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +16,8 @@ from octavo.engine.processes.standbys import Standby, Standbys
 from octavo.engine.processes.worker_process import WORKER, ProcessWorker, Starting
 from octavo.errors import ChangedWeightsError, WorkerDiedError
 from octavo.messages import STANDBY_BYTES, KeptWeights, WorkerConfig
+
+Answer = TypeVar("Answer")
 
 KEEPER = "octavo.worker.keeper"
 MAX_START_FAILURES = 2
@@ -87,13 +92,19 @@ class StandbySource:
         keeper, standby = self.ensure_keeper(), self._standbys.take()
         try:
             with self._starting.of(keeper, standby.channel):
-                weights, load_s = self._weights(deadline_s)
-                standby.channel.need(keeper)
-                has_predecessor = self._worker is not None and num_blocks == self._worker.ready.num_blocks
                 config = msgspec.structs.replace(
-                    self._config, num_blocks=num_blocks, weights=weights, has_predecessor=has_predecessor
+                    self._config,
+                    num_blocks=num_blocks,
+                    weights=self._ask_keeper(lambda keeper: keeper.place(deadline_s)),
+                    has_predecessor=self._worker is not None and num_blocks == self._worker.ready.num_blocks,
                 )
-                self._worker = self._begin(standby.channel, config, deadline_s, load_s, configured=standby.configured)
+                standby.channel.need(keeper)
+                if not standby.configured:  # it prepares while the weights are loaded
+                    standby.channel.send(config)
+                weights, load_s = self._ask_keeper(lambda keeper: keeper.load(deadline_s))
+                self._require_first(weights)
+                config = msgspec.structs.replace(config, weights=weights)
+                self._worker = self._begin(standby.channel, config, deadline_s, load_s)
         except BaseException:
             standby.channel.close()
             raise
@@ -101,8 +112,13 @@ class StandbySource:
         return self._worker
 
     def tend(self) -> None:
-        """See `WorkerSource`: sees to the standbys."""
-        if self._closed or self._worker is None or self._keeper is None or self._keeper.weights is None:
+        """See `WorkerSource`: sees to the standbys, before the first start to its processes."""
+        if self._closed:
+            return
+        if self._worker is None:
+            self._open()
+            return
+        if self._keeper is None or self._keeper.weights is None:
             return
         config = msgspec.structs.replace(
             self._config, num_blocks=self._worker.ready.num_blocks, weights=self._keeper.weights, has_predecessor=True
@@ -126,34 +142,39 @@ class StandbySource:
             channel.close()
         self._reserve.close()
 
-    def _begin(
-        self, standby: ProcessChannel, config: WorkerConfig, deadline_s: float, load_s: float, *, configured: bool
-    ) -> ProcessWorker:
+    def _open(self) -> None:
+        """Start a keeper and the process of the first worker, which import what they need; what keeps them from it `start` will tell."""
+        with contextlib.suppress(OSError, RuntimeError, MemoryError):
+            self._standbys.tend(self._config, self.ensure_keeper(), most_configured=0)
+
+    def _begin(self, standby: ProcessChannel, config: WorkerConfig, deadline_s: float, load_s: float) -> ProcessWorker:
         """The worker that `standby` becomes; a hang of one that has little to do shows before `deadline_s`."""
         began_s = time.monotonic()
         timeout_s = deadline_s - began_s
         if config.has_predecessor:
             timeout_s = min(timeout_s, max(RESTART_FLOOR_S, RESTART_FACTOR * self._usual_s))
         try:
-            worker = ProcessWorker(config, timeout_s, standby, load_s, configured=configured)
+            worker = ProcessWorker(config, timeout_s, standby, load_s, configured=True)
         except WorkerDiedError as death:
             self._failures += death.killer is None
             raise
         self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s)
         return worker
 
-    def _weights(self, deadline_s: float) -> tuple[KeptWeights, float]:
-        """See `Keeper.load`; a keeper that does not have them in time is given up."""
+    def _ask_keeper(self, ask: Callable[[Keeper], Answer]) -> Answer:
+        """What it answers; one that does not do so in time is given up."""
         assert self._keeper is not None
         try:
-            weights, load_s = self._keeper.load(deadline_s)
+            return ask(self._keeper)
         except WorkerDiedError:
             self._drop_keeper()
             raise
+
+    def _require_first(self, weights: KeptWeights) -> None:
+        """Refuse weights that are not those of the first start."""
         self._first = self._first or weights
         if _identity(weights) != _identity(self._first):
             raise ChangedWeightsError("holds other weights than when the first worker started", file=self._config.model)
-        return weights, load_s
 
     def _drop_keeper(self) -> None:
         keeper, self._keeper, self._failures = self._keeper, None, 0
@@ -161,5 +182,5 @@ class StandbySource:
             keeper.channel.close()
 
 
-def _identity(weights: KeptWeights) -> tuple[bytes, int, int]:
+def _identity(weights: KeptWeights) -> tuple[bytes, int, int | None]:
     return weights.model, weights.num_bytes, weights.checksum

@@ -29,7 +29,7 @@ class ProcessWorker:
         start_timeout_s: how long it may take to become ready.
         load_s: seconds that loading weights for it took before.
         channel: a process that waits for its config, which is closed with this worker; None: start one.
-        configured: `channel` was sent `config` before, but for its `num_blocks` and `has_predecessor`.
+        configured: `channel` was sent `config` before, but for what `Begin` says.
 
     Raises:
         WorkerDiedError: the child ended, reported a fault, or was not ready within `start_timeout_s` seconds.
@@ -82,7 +82,7 @@ class ProcessWorker:
         self._channel.close()
 
     def _start(self, config: WorkerConfig, deadline_s: float) -> WorkerReady:
-        self._channel.send(Begin(config.num_blocks, config.has_predecessor))
+        self._channel.send(Begin(config.num_blocks, config.has_predecessor, config.weights, time.monotonic()))
         message = self._channel.receive(deadline_s)
         while isinstance(message, Waiting):
             message = self._channel.receive(deadline_s)

@@ -24,7 +24,7 @@ class WorkerSource(Protocol):
         ...
 
     def tend(self) -> None:
-        """Now and then, and when nothing is in a hurry: prepare what the next start will need. Raises nothing."""
+        """Before the first start, now and then, and when nothing is in a hurry: prepare what the next start will need. Raises nothing."""
         ...
 
     def abandon(self) -> None:

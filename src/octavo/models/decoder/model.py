@@ -66,15 +66,17 @@ class Decoder:
         """H"""
         return self._embedding.shape[1]
 
-    def shortened(self, kv_cache: KVCache) -> tuple[Decoder, KVCache]:
-        """The same with the first layer of each kind and the last one alone, and their part of the cache: who launches what these do has
-        launched every kernel of the whole.
-        """
+    @property
+    def samples(self) -> list[int]:
+        """Numbers of the first layer of each kind and of the last one: who launches what these do has launched every kernel of all."""
         firsts = {kind: number for number, kind in reversed([*enumerate(self._kinds)])}
-        kept = sorted({*firsts.values(), len(self._layers) - 1})
+        return sorted({*firsts.values(), len(self._layers) - 1})
+
+    def shortened(self) -> Decoder:
+        """The same with its `samples` alone, for their part of a cache."""
         short = copy.copy(self)
-        short._layers = [self._layers[number] for number in kept]
-        return short, KVCache([kv_cache.layers[number] for number in kept])
+        short._layers = [self._layers[number] for number in self.samples]
+        return short
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:

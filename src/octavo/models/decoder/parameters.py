@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
 
 from octavo.config.quantization import KvFormat
 from octavo.models.config import ModelConfig
-from octavo.models.placing import ParameterMaker, Place
+from octavo.models.placing import ParameterMaker, Place, Sources
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
 from octavo.ops.experts import ExpertWeights, RoutingRule
 from octavo.ops.formats import Bf16, LinearWeight
@@ -102,15 +104,16 @@ class DecoderParameters:
     """(H,) bf16"""
     head: LinearWeight
     """(V, H); shares the embedding's memory if the config ties them."""
-    sources: dict[str, torch.Tensor]
-    """Name of each checkpoint tensor -> the view of the parameters it fills, in the tensor's own shape."""
+    num_bytes: int
+    """Of all parameters."""
+    find_sources: Callable[[], Sources]
     offset_norms: bool = False
     """Whether norms of hidden states, queries and keys are stored as what they differ from one."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all parameters."""
-        return sum(view.numel() * view.element_size() for view in self.sources.values())
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """All parameters, by the tensors of a checkpoint that fill them."""
+        return self.find_sources()
 
 
 def kind_of(part: object) -> object:
@@ -166,7 +169,7 @@ def place_decoder(
     head: LinearWeight = Bf16(embedding)
     if not config.tie_word_embeddings:
         head = make.linear([("lm_head", config.vocab_size)], config.hidden_size)
-    return DecoderParameters(embedding, layers, norm, head, make.sources, offset_norms)
+    return DecoderParameters(embedding, layers, norm, head, make.num_bytes, make.sources, offset_norms)
 
 
 def place_attention(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import msgspec
 import torch
 
 from octavo.messages import HostBlock, KeptWeights, WorkerConfig
@@ -78,60 +79,111 @@ def load_weights(config: WorkerConfig, device: torch.device, operations: Operati
     return build_model(model, parameters, operations, config.max_model_len), heap.checksum()
 
 
-def keep_weights(config: WorkerConfig, device: torch.device) -> KeptWeights:
-    """Load the weights into a block of memory that lasts as long as this process.
+class PlacedWeights:
+    """A block of memory for the weights that lasts as long as this process; others may map it before they are loaded.
 
     Raises:
         CheckpointError, ConfigError: as `load_model`; or the weights do not fit in the device's memory.
     """
-    folder = Path(config.model)
-    model = read_model(config)
-    taken = taken_bytes(device)
-    require_weight_room(model, device, num_states=config.num_states, num_requests=config.max_num_seqs)
-    num_bytes = block_bytes(model)
-    data, block = create_device_block(num_bytes, device) if device.type == "cuda" else create_host_block(num_bytes)
-    parameters = model.place_parameters(_Layout(data))
-    fill_parameters(parameters, model, folder, load_format=config.load_format, seed=config.seed)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-    return KeptWeights(
-        block=block, num_bytes=num_bytes, model=encode_config(model), checksum=checksum(data), taken_bytes=taken
-    )
+
+    def __init__(self, config: WorkerConfig, device: torch.device) -> None:
+        self._config, self._device, self._model = config, device, read_model(config)
+        taken = taken_bytes(device)
+        require_weight_room(self._model, device, num_states=config.num_states, num_requests=config.max_num_seqs)
+        num_bytes = block_bytes(self._model)
+        on_cuda = device.type == "cuda"
+        self._data, block = create_device_block(num_bytes, device) if on_cuda else create_host_block(num_bytes)
+        self.kept = KeptWeights(block=block, num_bytes=num_bytes, model=encode_config(self._model), taken_bytes=taken)
+        """Where they will be."""
+
+    def load(self) -> KeptWeights:
+        """Fill the block; where they are now.
+
+        Raises:
+            CheckpointError, ConfigError: as `load_model`.
+        """
+        config = self._config
+        parameters = self._model.place_parameters(_Layout(self._data))
+        fill_parameters(parameters, self._model, Path(config.model), load_format=config.load_format, seed=config.seed)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+        return msgspec.structs.replace(self.kept, checksum=checksum(self._data))
+
+
+class OwnWeights:
+    """Weights that this process loads for itself.
+
+    Args:
+        config: says which, and for what.
+        device: where they are to be used.
+        operations: what the model on them is computed with.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_model`; or they do not fit in the device's memory.
+    """
+
+    are_loaded = True
+
+    def __init__(self, config: WorkerConfig, device: torch.device, operations: Operations) -> None:
+        self.taken_bytes = taken_bytes(device)
+        """Of the device's memory, in use before they were loaded."""
+        seats = config.max_num_seqs
+        require_weight_room(read_model(config), device, num_states=config.num_states, num_requests=seats)
+        self._loaded, self._checksum = load_weights(config, device, operations)
+
+    def verify(self, told: KeptWeights | None) -> int:
+        """Their checksum; nobody else could have written to them. None are `told`."""
+        assert told is None
+        return self._checksum
+
+    def build(self) -> LoadedModel:
+        """The model on them."""
+        return self._loaded
 
 
 class MappedWeights:
     """A keeper's weights, which are not copied.
 
     Args:
-        kept: where they are.
+        kept: where they are, or will be.
         device: where they are to be used.
+        operations: what the model on them is computed with.
+        positions: most tokens of a request.
 
     Raises:
         OSError, ValueError, RuntimeError: the keeper's memory cannot be mapped.
     """
 
-    def __init__(self, kept: KeptWeights, device: torch.device) -> None:
-        self._kept = kept
+    def __init__(self, kept: KeptWeights, device: torch.device, operations: Operations, positions: int) -> None:
+        self._kept, self._operations, self._positions = kept, operations, positions
+        self.taken_bytes = kept.taken_bytes
+        self.are_loaded = kept.checksum is not None
         match kept.block:
             case HostBlock() as block:
                 self._data = map_host_block(block, kept.num_bytes)
             case block:
                 self._data = map_device_block(block, kept.num_bytes, device)
 
-    def verify(self) -> None:
-        """Compare their checksum: a kernel that wrote out of bounds may have hit them before it hit nothing.
+    def verify(self, told: KeptWeights | None) -> int:
+        """Their checksum, which must be the one that is `told` of them when they are loaded: a kernel that wrote out of bounds may
+        have hit them before it hit nothing.
 
         Raises:
             RuntimeError: the weights are not what they were when they were loaded.
         """
-        if checksum(self._data) != self._kept.checksum:
+        assert told is not None
+        found = checksum(self._data)
+        if found != told.checksum:
             raise RuntimeError("the weights in memory are not what was loaded")
+        return found
 
-    def build(self, operations: Operations, positions: int) -> LoadedModel:
-        """The model on them, for requests of up to `positions` tokens."""
+    def build(self) -> LoadedModel:
+        """The model on them as they are: on weights that are still being loaded, one to compile kernels for, as what it makes of a weight
+        it does not make again.
+        """
         model = decode_config(self._kept.model)
-        return build_model(model, model.place_parameters(_Layout(self._data)), operations, positions)
+        return build_model(model, model.place_parameters(_Layout(self._data)), self._operations, self._positions)
 
 
 def block_bytes(model: ModelConfig) -> int:
