@@ -12,17 +12,17 @@ first), what a consumer multiplies at a time. Counted on through all items of a 
     The producer waits before use n of a stage for the n-th completion of `empty`: parity (n & 1) ^ 1, which a fresh barrier passes. A consumer
     waits for completion n + 1 of `full`: parity n & 1. Nobody is a phase behind or ahead: `full` of the next use comes behind the producer's wait
     for `empty` of this one, which each consumer gives behind its own wait for `full` of this one.
-No deadlock, for STAGES >= 2. A consumer frees unit u when its products are done, and waits for unit u + 1 before that. Suppose nobody goes on: the
-producer waits for unit u - STAGES to be freed, with all before u issued; the consumer that has not freed it waits for at most unit u - STAGES + 1,
-which is issued. Or it waits for the queries of the item before last to be freed: a consumer frees them at the end of that item, for which it waits
+No deadlock, for STAGES >= 2. A consumer frees unit u when its products are done, before it waits for unit u + 1. Suppose nobody goes on: the
+producer waits for unit u - STAGES to be freed, with all before u issued; the consumer that has not freed it waits for at most that unit, which
+is issued. Or it waits for the queries of the item before last to be freed: a consumer frees them at the end of that item, for which it waits
 only for units of that item, which are issued. All parts compute items and tiles from the same memory by the same functions, so they agree.
 
 Masked tiles. A row that has seen a key has a finite maximum, so a tile whose scores are minus infinity has weights exp2(-inf) = 0 and shrinks sums by
 exp2(0) = 1. Where such a tile starts a split, the merge comes before, the empty split has maximum minus infinity and sums 0, and the last merge
 multiplies by exp2(0) = 1 and adds 0 * exp2(-inf) = 0. Where a row sees no key of a split, reference is 0 throughout, as in `attend_kernel`.
 
-Registers. Sums of weights are a product too, so that no part of a softmax waits for tensor cores. Operands in registers (queries, weights) and
-sums are not written between the issue of a product and the wait for it; ptxas would serialise all products otherwise.
+Registers. Operands in registers (queries, weights) and sums are not written between the issue of a product and the wait for it; ptxas would
+serialise all products otherwise.
 """
 
 from __future__ import annotations
@@ -198,18 +198,32 @@ def _masked(scores, first_key, position, seen_by_all):
 
 
 @gluon.jit
-def _weights(scores, row_max, scale):
-    """A split's new maximum, weights relative to it, and what sums relative to the old one shrink by."""
-    highest = gl.maximum(row_max, gl.max(scores, 1))
-    reference = _reference(highest)
-    _, level = gl.broadcast(scores, (-reference * scale)[:, None])
-    weights = gl.exp2(gl.fma(scores, gl.full(scores.shape, scale, gl.float32, SCORES), level))
-    return highest, weights, gl.exp2((row_max - reference) * scale)
+def _halves_max(x):
+    """x (R, N): the larger of columns n and n + N / 2, which one thread has: (R, N / 2)."""
+    first, second = gl.split(gl.permute(gl.reshape(x, [x.shape[0], 2, x.shape[1] // 2]), (0, 2, 1)))
+    return gl.maximum(first, second)
 
 
 @gluon.jit
-def _as_left(weights):
-    """Weights as what values are multiplied with, in the registers where they are."""
+def _peak(scores):
+    """The largest of each row, by a tree: a reduction is one chain of as many comparisons as a thread has numbers of a row."""
+    x = _halves_max(_halves_max(_halves_max(scores)))
+    return gl.convert_layout(gl.max(x, 1), ROW, assert_trivial=True)
+
+
+@gluon.jit
+def _highest(scores, row_max, scale):
+    """A split's new maximum, what it is taken relative to, and what sums relative to the old one shrink by."""
+    highest = gl.maximum(row_max, _peak(scores))
+    reference = _reference(highest)
+    return highest, reference, gl.exp2((row_max - reference) * scale)
+
+
+@gluon.jit
+def _weights(scores, reference, scale):
+    """Weights relative to `reference`, as what values are multiplied with, in the registers where scores are."""
+    _, level = gl.broadcast(scores, (-reference * scale)[:, None])
+    weights = gl.exp2(gl.fma(scores, gl.full(scores.shape, scale, gl.float32, SCORES), level))
     return gl.convert_layout(weights.to(gl.bfloat16), gl.DotOperandLayout(0, VALUES, 2), assert_trivial=True)
 
 
@@ -312,8 +326,8 @@ def _attend(
     scores = warpgroup_mma_wait(0, deps=[coming])
     mbarrier.arrive(empty.index(stage))
     scores = _masked(scores, first_key, position, seen_by_all)
-    split_row_max, weights, shrink = _weights(scores, nothing, scale)
-    left = _as_left(weights)
+    split_row_max, reference, shrink = _highest(scores, nothing, scale)
+    left = _weights(scores, reference, scale)
     stage, phase = next_stage(stage, phase, STAGES)
     mbarrier.wait(full.index(stage), phase)
     for tile in range(1, tiles):
@@ -328,17 +342,9 @@ def _attend(
         new_split = start % SPLIT == 0
         # minus infinity where a split begins, by arithmetic: the branch below comes later
         before = gl.where(new_split, float("-inf"), split_row_max)
-        highest, weights, shrink = _weights(scores, before, scale)
-        next_up, next_phase = next_stage(stage, phase, STAGES)
-        mbarrier.wait(full.index(next_up), next_phase)
-        if blocks < 0:
-            # never: a use of all weights, without which ptxas computes them behind the wait, and not beside the products
-            row = gl.arange(0, PIECE_ROWS, ROW)[:, None]
-            gl.store(split_accs + row * KV_TILE + gl.arange(0, KV_TILE, gl.SliceLayout(0, SCORES))[None, :], weights)
-        # `left`, whose registers the products read until now, and the weights, which must not be computed behind the wait
-        split_acc, totals, weights, left = warpgroup_mma_wait(0, deps=[adding, summing, weights, left])
+        highest, reference, shrink = _highest(scores, before, scale)
+        split_acc, totals, left = warpgroup_mma_wait(0, deps=[adding, summing, left])
         mbarrier.arrive(empty.index(stage))
-        left = _as_left(weights)
         if new_split:
             row_max, total, acc = _merge(
                 row_max, total, acc_buffer.load(VALUES), split_row_max, totals, split_acc, scale
@@ -347,10 +353,12 @@ def _attend(
             totals = gl.zeros([PIECE_ROWS, ONES], gl.float32, TOTALS)
             split_acc = gl.zeros([PIECE_ROWS, WIDTH], gl.float32, VALUES)
         split_row_max = highest
+        # exponentials and products by what sums shrink by take turns, while the other consumer's products run
         totals = totals * _of_totals(shrink)
         split_acc = split_acc * _of_values(shrink)
-        stage = next_up
-        phase = next_phase
+        left = _weights(scores, reference, scale)
+        stage, phase = next_stage(stage, phase, STAGES)
+        mbarrier.wait(full.index(stage), phase)
 
     # unit `tiles`, the last tile's values, is there
     totals = warpgroup_mma_wait(0, deps=[_add_weights(left, ones, totals)])
