@@ -132,9 +132,9 @@ def test_a_layer_takes_them_where_device_and_operands_allow(
         return layer._choose(x, gate_up, down, workspace, 65)
 
     monkeypatch.setattr(layer, "runs_persistent_kernels", lambda device: False)
-    others = Tiles(*tuned_tiles((kind.__name__, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate), 65))
-    assert isinstance(others.down, Tile)
-    assert others.down.tma
+    tuned = tuned_tiles((kind.__name__, 1, ONE_EXPERT.hidden, ONE_EXPERT.intermediate), 65)
+    others = Tiles(*tuned)
+    assert all(tile.tma for tile in tuned)
     assert chosen() == others
     monkeypatch.setattr(layer, "runs_persistent_kernels", lambda device: True)
     assert chosen() == persistent_instead(others, products)
@@ -142,4 +142,4 @@ def test_a_layer_takes_them_where_device_and_operands_allow(
     assert chosen() == others
     x = workspace.input.data
     down = shifted(down)
-    assert chosen() == Tiles(*(dataclasses.replace(tile, tma=False) for tile in (others.gate_up, others.down)))
+    assert chosen() == Tiles(*(dataclasses.replace(tile, tma=False) for tile in tuned))
