@@ -24,7 +24,6 @@ from octavo.ops.draw.select import select
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
-from octavo.ops.experts.grouped_gemm.persistent_tile import FORMATS as PERSISTENT_FORMATS
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, most_apart, permute
 from octavo.ops.experts.route import route
@@ -276,13 +275,19 @@ def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
         calls += [(MANY_TILES, 8, Tile(16, 64, 4, 3)), (MANY_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
         calls += [(shape, 17, Tile(16, 64, 4, 3)) for shape in SMALL]
         calls += [(ODD, 21, Tile(32, 64, 4, 3, max_halvings=1)), (MANY_TILES, 301, Tile(64, 64, 4, 3, True, 2))]
-        if kind.__name__ in PERSISTENT_FORMATS:
-            calls += [(WHOLE_STEPS, tokens, PersistentTile()) for tokens in (8, 301)]
+        calls += [(WHOLE_STEPS, tokens, PersistentTile()) for tokens in (8, 301)]
     for shape, tokens, tile in calls:
         label = f"{kind.__name__} {shape.name} T={tokens} {tile}"
-        up, down = (make(kind, shape, tokens, "uniform", device) for make in (gate_up_case, down_case))
-        yield Scenario(f"grouped_gemm_swiglu {label}", (up.x, up.w, up.ids, tile), _gate_up)
-        yield Scenario(f"grouped_gemm {label}", (down.x, down.w, down.ids, tile), _down)
+        if _makes(tile, kind, gated=True):
+            up = gate_up_case(kind, shape, tokens, "uniform", device)
+            yield Scenario(f"grouped_gemm_swiglu {label}", (up.x, up.w, up.ids, tile), _gate_up)
+        if _makes(tile, kind, gated=False):
+            down = down_case(kind, shape, tokens, "uniform", device)
+            yield Scenario(f"grouped_gemm {label}", (down.x, down.w, down.ids, tile), _down)
+
+
+def _makes(tile: Tile | PersistentTile, kind: type, *, gated: bool) -> bool:
+    return isinstance(tile, Tile) or kind.__name__ in tile.formats(gated=gated)
 
 
 def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile | PersistentTile) -> list[torch.Tensor]:

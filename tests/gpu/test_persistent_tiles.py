@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+import functools
 
 import pytest
 import torch
 
-from cases import QWEN3_30B, ROUTINGS, LayerShape
+from cases import ROUTINGS, LayerShape
 from layer import CUDA, GpuLayer
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.activations import Activations
-from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, grouped_gemm, grouped_gemm_swiglu
-from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static, Weights
 from ops.experts.test_grouped_gemm import (
+    Case,
     assert_case,
     down_case,
     gate_up_case,
@@ -30,17 +31,23 @@ from ops.experts.test_grouped_gemm import (
 from ops.test_bulk_copy import product, shifted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
-FORMATS = [Fp8Channel, Fp8Static, Fp8Block]
-PERSISTENT = Tiles(PersistentTile(), PersistentTile())
-WHOLE_STEPS = LayerShape("whole-steps", 8, 2, 768, 640)
-MAX_TOKENS = 8192
+MANY = LayerShape("many-experts", 128, 8, 768, 640)
+FEW = LayerShape("few-experts", 12, 8, 768, 640)
+"""As wide, and as many experts of a token: the same compiled kernels."""
+OTHER = Tile(64, 64, 4, 3, tma=True)
+"""Has the bits of all others (`test_same_bits.py`)."""
+MAX_TOKENS = 2048
+TOKENS = 151
 HUGE = 2**31 - 1
-each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
+FORMS = [(Fp8Block, True), (Fp8Block, False), (Fp8Channel, False), (Fp8Static, False)]
+each_form = pytest.mark.parametrize(
+    ("kind", "gated"), FORMS, ids=[f"{kind.__name__}-{'gate-up' if gated else 'down'}" for kind, gated in FORMS]
+)
 
 
 def routed(case: str) -> tuple[torch.Tensor, int | None]:
-    """ids (T, 8) int32 of Qwen3-30B-A3B's experts, and how many tokens are in use; None for all."""
-    experts, top_k = QWEN3_30B.experts, QWEN3_30B.top_k
+    """ids (T, 8) int32 of many experts, and how many tokens are in use; None for all."""
+    experts, top_k = MANY.experts, MANY.top_k
     drawn = torch.Generator().manual_seed(3)
     name, tokens = case.rstrip("0123456789"), int(case.lstrip("abcdefghijklmnopqrstuvwxyz-"))
     match name:
@@ -60,64 +67,53 @@ def routed(case: str) -> tuple[torch.Tensor, int | None]:
     return ids, tokens * 5 // 8 + 3 if name == "part-" else None
 
 
-CASES = [
-    "ends-1024",
-    "uniform-1",
-    "uniform-512",
-    "skewed-512",
-    "few-experts-512",
-    "skewed-2048",
-    "part-2048",
-    "uniform-8192",
-]
+CASES = ["ends-1024", "uniform-1", "skewed-512", "few-experts-512", "part-2048", "uniform-2048"]
+
+
+@functools.cache
+def layer_of(kind: type) -> GpuLayer:
+    return GpuLayer.make(kind, MANY, MAX_TOKENS)
+
+
+@functools.cache
+def case_of(kind: type, gated: bool, tokens: int, routing: str) -> Case:
+    return (gate_up_case if gated else down_case)(kind, FEW, tokens, routing, CUDA)
 
 
 @dataclasses.dataclass(frozen=True)
-class Products:
-    """Both products of a layer for routed tokens, each from rows of its own."""
+class Product:
+    """One product of a layer of many experts for routed tokens."""
 
-    layer: GpuLayer
+    w: Weights
+    x: Activations
+    gated: bool
     ids: torch.Tensor
     in_use: torch.Tensor | None
-    x: Activations
-    h: Activations
 
     @classmethod
-    def draw(cls, layer: GpuLayer, case: str) -> Products:
-        ids, in_use = routed(case)
-        drawn, held = torch.Generator(CUDA).manual_seed(4), layer.workspace
-        x = torch.randn((len(ids), layer.shape.hidden), generator=drawn, device=CUDA).bfloat16()
-        h = torch.randn((ids.numel(), layer.shape.intermediate), generator=drawn, device=CUDA).bfloat16()
-        return cls(
-            layer,
-            ids.to(CUDA),
-            None if in_use is None else torch.tensor([in_use], dtype=torch.int32, device=CUDA),
-            layer.gate_up.activate(x, held.input.quantizer(None)),
-            layer.down.activate(h, held.hidden_quantized.quantizer(None)),
+    def draw(cls, kind: type, gated: bool, case: str) -> Product:
+        layer, (ids, in_use) = layer_of(kind), routed(case)
+        w, (rows, width) = (
+            (layer.gate_up, (len(ids), MANY.hidden)) if gated else (layer.down, (ids.numel(), MANY.intermediate))
         )
+        room = layer.workspace.input if gated else layer.workspace.hidden_quantized
+        x = torch.randn((rows, width), generator=torch.Generator(CUDA).manual_seed(4), device=CUDA).bfloat16()
+        count = None if in_use is None else torch.tensor([in_use], dtype=torch.int32, device=CUDA)
+        return cls(w, w.activate(x, room.quantizer(None)), gated, ids.to(CUDA), count)
 
-    def others(self) -> Tiles:
-        """Tiles of the other kernel."""
-        shape = self.layer.shape
-        key = (type(self.layer.down).__name__, shape.experts, shape.hidden, shape.intermediate)
-        return Tiles(*tuned_tiles(key, self.ids.numel()))
+    def permutation(self, tile: Tile | PersistentTile) -> Permutation:
+        return permute(self.ids, MANY.experts, tile_rows=tile.rows, rows_in_use=self.in_use)
 
-    def permutation(self, tiles: Tiles) -> Permutation:
-        return permute(self.ids, self.layer.shape.experts, tile_rows=tiles.gate_up.rows, rows_in_use=self.in_use)
-
-    def run(self, tiles: Tiles, permutation: Permutation | None = None) -> list[torch.Tensor]:
-        """(S, I) in sorted order and (S, H) in assignment order, bf16; NaN where nothing is written."""
-        permutation, assignments = permutation or self.permutation(tiles), self.ids.numel()
-        up, down = (
-            torch.full((assignments, width), torch.nan, dtype=torch.bfloat16, device=CUDA)
-            for width in (self.layer.shape.intermediate, self.layer.shape.hidden)
-        )
-        grouped_gemm_swiglu(
-            self.x, self.layer.gate_up, permutation,
-            top_k=self.ids.shape[1], tile=tiles.gate_up, out=up, assignments=assignments,
-        )  # fmt: skip
-        grouped_gemm(self.h, self.layer.down, permutation, tile=tiles.down, out=down, assignments=assignments)
-        return [up, down]
+    def run(self, tile: Tile | PersistentTile, permutation: Permutation | None = None) -> torch.Tensor:
+        """(S, I) in sorted order if gated, else (S, H) in assignment order, bf16; NaN where nothing is written."""
+        permutation, assignments = permutation or self.permutation(tile), self.ids.numel()
+        columns = MANY.intermediate if self.gated else MANY.hidden
+        out = torch.full((assignments, columns), torch.nan, dtype=torch.bfloat16, device=CUDA)
+        if self.gated:
+            return grouped_gemm_swiglu(
+                self.x, self.w, permutation, top_k=MANY.top_k, tile=tile, out=out, assignments=assignments
+            )
+        return grouped_gemm(self.x, self.w, permutation, tile=tile, out=out, assignments=assignments)
 
 
 def wrong_rows(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -125,93 +121,84 @@ def wrong_rows(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return (out.view(torch.int16) != expected.view(torch.int16)).any(-1).nonzero().flatten()
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=lambda kind: kind.__name__)
-def qwen(request: pytest.FixtureRequest) -> Iterator[GpuLayer]:
-    yield GpuLayer.make(request.param, QWEN3_30B, MAX_TOKENS)
-    torch.cuda.empty_cache()
-
-
+@each_form
 @pytest.mark.parametrize("case", CASES)
-def test_the_bits_are_those_of_other_tiles(qwen: GpuLayer, case: str) -> None:
-    products = Products.draw(qwen, case)
-    expected = products.run(products.others())
-    in_use = int(products.permutation(PERSISTENT).rows_in_use)
-    assert [int((~rows.isnan()).any(-1).sum()) for rows in expected] == [in_use, in_use]
-    for again in range(5):
-        for out, wanted in zip(products.run(PERSISTENT), expected, strict=True):
-            assert wrong_rows(out, wanted).tolist() == [], again
+def test_the_bits_are_those_of_other_tiles(case: str, kind: type, gated: bool) -> None:
+    drawn = Product.draw(kind, gated, case)
+    expected = drawn.run(OTHER)
+    assert int((~expected.isnan()).any(-1).sum()) == int(drawn.permutation(OTHER).rows_in_use)
+    for again in range(3):
+        assert wrong_rows(drawn.run(PersistentTile()), expected).tolist() == [], again
 
 
-def test_the_comparison_sees_one_row_and_one_expert(qwen: GpuLayer) -> None:
-    """The twins: signs of one token's row, and of one expert's weights, are others."""
-    products = Products.draw(qwen, "uniform-512")
-    up, down = products.run(products.others())
-    order = products.permutation(PERSISTENT).order.long()
-    products.x.data.view(torch.uint8)[301] ^= 0x80
-    qwen.down.data.view(torch.uint8)[77] ^= 0x80
-    try:
-        wrong_up, wrong_down = products.run(PERSISTENT)
-    finally:
-        qwen.down.data.view(torch.uint8)[77] ^= 0x80
-    tokens = order[wrong_rows(wrong_up, up)] // QWEN3_30B.top_k
-    assert tokens.tolist() == [301] * QWEN3_30B.top_k
-    assert torch.equal(wrong_rows(wrong_down, down), (products.ids.flatten() == 77).nonzero().flatten())
+@each_form
+def test_the_comparison_sees_one_row_and_one_expert(kind: type, gated: bool) -> None:
+    """The twins: signs of one row of x, and of one expert's weights, are others."""
+    drawn = Product.draw(kind, gated, "skewed-512")
+    expected, order, ids = drawn.run(OTHER), drawn.permutation(OTHER).order.long(), drawn.ids.flatten()
+    of_row = (ids.view(-1, MANY.top_k)[301] >= 0).nonzero().flatten() + 301 * MANY.top_k if gated else order[301:302]
+    for part, place, touched in (("x", 301, of_row), ("w", 41, (ids == 41).nonzero().flatten())):
+        changed = copy.deepcopy(drawn)
+        getattr(changed, part).data.view(torch.uint8)[place] ^= 0x80
+        wrong = wrong_rows(changed.run(PersistentTile()), expected)
+        assert sorted((order[wrong] if gated else wrong).tolist()) == touched.tolist()
 
 
-def test_a_graph_serves_every_number_of_tiles(qwen: GpuLayer) -> None:
-    products = Products.draw(qwen, "uniform-2048")
-    permutation = products.permutation(PERSISTENT)
-    products.run(PERSISTENT, permutation)
+@each_form
+def test_a_graph_serves_every_number_of_tiles(kind: type, gated: bool) -> None:
+    drawn = Product.draw(kind, gated, "uniform-2048")
+    permutation = drawn.permutation(PersistentTile())
+    drawn.run(PersistentTile(), permutation)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outs = products.run(PERSISTENT, permutation)
+        out = drawn.run(PersistentTile(), permutation)
     for case in ("skewed-2048", "few-experts-2048", "ends-2048", "uniform-2048", "none"):
-        products.ids.copy_(routed(case)[0] if case != "none" else torch.full_like(products.ids, -1))
-        permute(products.ids, QWEN3_30B.experts, tile_rows=PersistentTile.rows, out=permutation)
+        drawn.ids.copy_(routed(case)[0] if case != "none" else torch.full_like(drawn.ids, -1))
+        permute(drawn.ids, MANY.experts, tile_rows=PersistentTile.rows, out=permutation)
         graph.replay()
-        for out, wanted in zip(outs, products.run(products.others()), strict=True):
-            assert wrong_rows(out, wanted).tolist() == [], case
+        assert wrong_rows(out, drawn.run(OTHER)).tolist() == [], case
 
 
-@each_format
-@pytest.mark.parametrize("routing", list(ROUTINGS))
-def test_against_float64_between_canaries(routing: str, kind: type) -> None:
-    for tokens in (1, 301):
-        case = gate_up_case(kind, WHOLE_STEPS, tokens, routing, CUDA)
-        assert_case(run_gate_up(case, PersistentTile(), Guard(CUDA)), case)
-        case = down_case(kind, WHOLE_STEPS, tokens, routing, CUDA)
-        assert_case(run_down(case, PersistentTile(), Guard(CUDA)), case)
+def run_case(case: Case, gated: bool) -> torch.Tensor:
+    return (run_gate_up if gated else run_down)(case, PersistentTile(), Guard(CUDA))
 
 
-@each_format
-@pytest.mark.parametrize("form", ["gate-up", "down"])
-def test_the_check_sees_one_wrong_thing(form: str, kind: type) -> None:
-    make, run = (gate_up_case, run_gate_up) if form == "gate-up" else (down_case, run_down)
-    for name in mutations(make(kind, WHOLE_STEPS, 33, "uniform", CUDA)):
-        case = make(kind, WHOLE_STEPS, 33, "uniform", CUDA)
+@each_form
+@pytest.mark.parametrize(("tokens", "routing"), [(1, "uniform"), *((TOKENS, routing) for routing in ROUTINGS)])
+def test_against_float64_between_canaries(tokens: int, routing: str, kind: type, gated: bool) -> None:
+    case = case_of(kind, gated, tokens, routing)
+    assert_case(run_case(case, gated), case)
+
+
+@each_form
+def test_the_check_sees_one_wrong_thing(kind: type, gated: bool) -> None:
+    right = case_of(kind, gated, TOKENS, "uniform")
+    for name in mutations(right):
+        case = copy.deepcopy(right)
         mutations(case)[name]()
-        out = run(case, PersistentTile(), Guard(CUDA))
+        out = run_case(case, gated)
         with pytest.raises(AssertionError, match="row"):
             assert_case(out, case)
 
 
-@each_format
-def test_operands_that_bulk_copies_cannot_read_are_refused(kind: type) -> None:
+@each_form
+def test_operands_that_bulk_copies_cannot_read_are_refused(kind: type, gated: bool) -> None:
     """Rows that are gathered too, 16 bytes at a time. A layer takes other tiles then."""
-    for make, gated in ((gate_up_case, True), (down_case, False)):
-        case = make(kind, WHOLE_STEPS, 3, "uniform", CUDA)
-        with pytest.raises(KernelContractError, match=r"w\.data"):
-            product(case, PersistentTile(), w=shifted(case.w), gated=gated)
-        with pytest.raises(KernelContractError, match=r"x\.data"):
-            product(case, PersistentTile(), x=shifted(case.x), gated=gated)
+    case = case_of(kind, gated, TOKENS, "uniform")
+    with pytest.raises(KernelContractError, match=r"w\.data"):
+        product(case, PersistentTile(), w=shifted(case.w), gated=gated)
+    with pytest.raises(KernelContractError, match=r"x\.data"):
+        product(case, PersistentTile(), x=shifted(case.x), gated=gated)
 
 
+ROOM = TOKENS * FEW.top_k + 7
+"""Assignments of the permutation below."""
 ENTRIES = [
     (0, 0, HUGE),
     (1, 40, 129),
-    (2, 601, HUGE),
+    (2, ROOM - 8, HUGE),
     (HUGE, 0, 128),
-    (8, 0, 128),
+    (FEW.experts, 0, 128),
     (-1, 0, 128),
     (-HUGE, 0, 128),
     (3, HUGE, 128),
@@ -221,18 +208,17 @@ ENTRIES = [
     (4, 128, -5),
     (4, 128, 0),
 ]
-"""Expert, first row and rows as no permutation writes them, for 8 experts and 609 assignments."""
-ORDER = [-1, HUGE, -HUGE, -(2**31), 609, 610, 602]
+"""Expert, first row and rows as no permutation writes them."""
+ORDER = [-1, HUGE, -HUGE, -(2**31), ROOM, ROOM + 1, ROOM - 7]
 
 
-@each_format
-@pytest.mark.parametrize("gated", [True, False], ids=["gate-up", "down"])
+@each_form
 @pytest.mark.parametrize("num_tiles", [None, HUGE, 0, -1, -(2**31)])
-def test_a_list_of_tiles_from_corrupt_memory_is_not_followed(num_tiles: int | None, gated: bool, kind: type) -> None:
+def test_a_list_of_tiles_from_corrupt_memory_is_not_followed(num_tiles: int | None, kind: type, gated: bool) -> None:
     """It ends, and neither reads nor writes outside tensors (`test_guard_pages.py` has the reads of lists that are right)."""
-    case, guard = (gate_up_case if gated else down_case)(kind, WHOLE_STEPS, 301, "uniform", CUDA), Guard(CUDA)
+    case, guard = case_of(kind, gated, TOKENS, "uniform"), Guard(CUDA)
     permutation = permutation_of(case, PersistentTile(), guard)
-    assert permutation.assignments == 609
+    assert permutation.assignments == ROOM
     in_use = int(permutation.num_tiles)
     permutation.order[::5][: len(ORDER)] = torch.tensor(ORDER, dtype=torch.int32, device=CUDA)
     for first in (0, in_use):
@@ -244,7 +230,7 @@ def test_a_list_of_tiles_from_corrupt_memory_is_not_followed(num_tiles: int | No
     out = guard.empty((permutation.assignments, columns), torch.bfloat16)
     if gated:
         x = guard.rebuild_copy(case.x)
-        grouped_gemm_swiglu(x, w, permutation, top_k=2, tile=PersistentTile(), out=out, assignments=assignments)
+        grouped_gemm_swiglu(x, w, permutation, top_k=FEW.top_k, tile=PersistentTile(), out=out, assignments=assignments)
     else:
         x = placed(case.x, torch.arange(assignments, device=CUDA), permutation.assignments, guard)
         grouped_gemm(x, w, permutation, tile=PersistentTile(), out=out, assignments=assignments)

@@ -31,6 +31,10 @@ LONG_STEPS = [
     (Tile(16, 64, 4, 3, tma=True, step_factor=4), Tile(16, 64, 4, 3, step_factor=4)),
 ]
 """Not for scales per block."""
+PERSISTENT: dict[type, list[Tiles]] = {
+    Fp8Channel: [Tiles(Tile(128, 64, 4, 3, tma=True), PersistentTile())],
+    Fp8Block: [Tiles(PersistentTile(), PersistentTile()), Tiles(Tile(128, 64, 4, 3, tma=True), PersistentTile())],
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_at_every_tile(kind: type, qwen: GpuLayer) -> None:
     pairs = [*TILES, *([] if kind is Fp8Block else LONG_STEPS)]
     pairs += [(a, b) for rows in TABLE.values() for _, a, b in rows] if kind is Fp8Channel else []
     assert all(not gate_up.reasons_against(gated=True, step_bytes=step_bytes) for gate_up, _ in pairs)
-    tiles = [Tiles(*pair) for pair in pairs] + [Tiles(PersistentTile(), PersistentTile())] * (kind is not Bf16)
+    tiles = [Tiles(*pair) for pair in pairs] + PERSISTENT.get(kind, [])
     for tile in tiles:
         assert torch.equal(layer(pool, tiles=tile)[0], whole), tile
 

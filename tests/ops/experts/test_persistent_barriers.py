@@ -1,7 +1,6 @@
 """The barriers of the persistent kernels in random interleavings: nobody waits for ever, reads what is not there, or overwrites what is read.
 
-A model of them: three partitions, copies that land at any time, products that read their stage until they are waited for, and barriers
-as the device has them, which know the parity of their phase alone.
+A model of them: three partitions, copies that land at any time, and products that read their stage until they are waited for.
 """
 
 from __future__ import annotations
@@ -12,41 +11,13 @@ from typing import Literal
 
 import pytest
 
+from ops.interleavings import Barrier
+
 Kernel = Literal["channel", "block"]
 Mutation = Literal["", "no wait for empty stages", "freed when issued", "freed by one consumer", "a stage kept"]
-THREADS = 3
+THREADS = {"channel": 0, "block": 3}
 """Threads of the producer that copy: fewer than there are, as they differ by when their copies land alone."""
 MOVES = 100_000
-
-
-class Barrier:
-    """An mbarrier: a phase ends when all arrivals and all announced copies are there."""
-
-    def __init__(self, arrivals: int) -> None:
-        self._arrivals = self._pending = arrivals
-        self._copies = self._phase = 0
-
-    def arrive(self) -> None:
-        assert self._pending > 0, "more arrivals than a phase has"
-        self._pending -= 1
-        self._settle()
-
-    def expect(self, copies: int) -> None:
-        self._copies += copies
-        self.arrive()
-
-    def land(self) -> None:
-        self._copies -= 1
-        self._settle()
-
-    def passes(self, parity: int) -> bool:
-        """Whether a wait for `parity` ends: the last phase that ended has it; a fresh barrier's last had 1."""
-        return (self._phase - 1) % 2 == parity
-
-    def _settle(self) -> None:
-        if self._pending == 0 and self._copies == 0:
-            self._phase += 1
-            self._pending = self._arrivals
 
 
 class Program:
@@ -55,9 +26,9 @@ class Program:
     def __init__(self, kernel: Kernel, steps: int, rows: list[int], stages: int, mutation: Mutation, seed: int) -> None:
         self._random = random.Random(seed)
         self._kernel, self._steps, self._rows, self._stages, self._mutation = kernel, steps, rows, stages, mutation
-        self._full = [Barrier(1 + THREADS) for _ in range(stages)]
+        self._full = [Barrier(1 + THREADS[kernel]) for _ in range(stages)]
         self._empty = [Barrier(1 if mutation == "freed by one consumer" else 2) for _ in range(stages)]
-        self._parts = ["weights", "rows", *range(THREADS)]
+        self._parts = ["weights", "rows", *range(THREADS[kernel])]
         self._held: list[dict[str | int, int]] = [{} for _ in range(stages)]
         self._copies: list[tuple[int, str | int, int]] = []
         self._reads: list[int] = []

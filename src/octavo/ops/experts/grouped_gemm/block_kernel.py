@@ -11,14 +11,16 @@ consumer adds while the other multiplies. A step is 48 KiB from the second cache
 
 Stages and their barriers are those of `channel_kernel.py`, but that
 
-    full    has an arrival of each of the producer's threads in any case: scales come by cp.async of 4 bytes
+    full    has an arrival of each of the producer's threads too, when its own copies before have ended: scales come by cp.async of 4 bytes, and
+            rows that are gathered by cp.async of 16, as bulk copies cannot gather
     empty   is given when the consumer's threads have also read scales
 
 and that a consumer waits for the next step of an item while products of this one are made, and frees this one when they are: the wait is for a step
 that the producer has issued, or will without this stage, for STAGES >= 2. Both consumers wait for every step and free it, consumer 1 without
 products where a tile has at most 64 rows.
 
-Hazards. Products are not touched between issue and wait. A fence for gathered rows as there; scales are read by the generic proxy, which wrote them.
+Hazards. Products are not touched between issue and wait. cp.async writes by the generic proxy and wgmma reads by the async one, so a fence stands
+between in each consumer where rows are gathered; scales are read by the generic proxy, which wrote them.
 """
 
 from __future__ import annotations
@@ -42,7 +44,6 @@ from octavo.ops.experts.grouped_gemm.persistent_device import (
     load_assignments,
     load_item,
     load_num_turns,
-    source_rows,
     target_rows,
 )
 from octavo.ops.persistent_device import next_stage, sync_threads
@@ -85,6 +86,14 @@ def _load_step(
 
 
 @gluon.jit
+def _gathered_rows(assignment, assignments, x_rows, TOP_K: gl.constexpr):
+    """The row of x of each assignment, 0 where there is none to be read, and whether there is."""
+    source = assignment // TOP_K
+    read = (assignment >= 0) & (assignment < assignments) & (source < x_rows)
+    return gl.where(read, source, 0), read
+
+
+@gluon.jit
 def _sources(
     order, first_row, rows, assignments, x_rows, GATED: gl.constexpr, TOP_K: gl.constexpr, LAYOUT: gl.constexpr
 ):
@@ -92,7 +101,8 @@ def _sources(
     place = gl.arange(0, TILE_ROWS, LAYOUT)
     row = first_row + place
     if GATED:
-        source, read = source_rows(load_assignments(order, row, place, rows, assignments), assignments, x_rows, TOP_K)
+        assignment = load_assignments(order, row, place, rows, assignments)
+        source, read = _gathered_rows(assignment, assignments, x_rows, TOP_K)
     else:
         read = (place < rows) & (row < x_rows)
         source = gl.where(read, row, 0)
@@ -155,6 +165,17 @@ def _producer(
         block = next_block
         source = next_source
         read = next_read
+
+
+@gluon.jit
+def _targets(assignment, row, assignments, x_rows, GATED: gl.constexpr, TOP_K: gl.constexpr):
+    """The row of y that each sorted row becomes, -1 for none."""
+    if GATED:
+        _, live = _gathered_rows(assignment, assignments, x_rows, TOP_K)
+        target = gl.where(live, row, -1)
+    else:
+        target = target_rows(assignment, row, assignments, x_rows)
+    return target
 
 
 @gluon.jit
@@ -225,7 +246,7 @@ def _products(
 
     # to the threads that write these rows, by memory that outputs take afterwards
     targets = out_buffer._reinterpret(gl.int32, [HALF], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    targets.store(target_rows(assignment, row, assignments, x_rows, GATED, TOP_K))
+    targets.store(_targets(assignment, row, assignments, x_rows, GATED, TOP_K))
     target = targets.load(gl.SliceLayout(1, FLAT))
     column = block * (PART if GATED else 2 * PART)
     y_at = (y + target.to(gl.int64) * N + column)[:, None] + gl.arange(0, PART, gl.SliceLayout(0, FLAT))[None, :]

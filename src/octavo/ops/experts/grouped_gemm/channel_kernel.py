@@ -1,14 +1,14 @@
-"""Products of experts with one scale for each row and column, persistent: the arithmetic of `kernel.py`, and so its bits.
+"""Plain products of experts with one scale for each row and column, persistent: the arithmetic of `kernel.py`, and so its bits.
 
-Weights are the tall side, as there: a consumer multiplies two pieces of 64 columns with up to 128 rows by wgmma m64nROWSk32, over K in order
-into one sum each. The pieces are gate and up of the same 64 outputs, or 128 columns next to each other. Both consumers multiply the same rows
-with pieces of their own: a step is 48 KiB from the second cache for 256 x 128 sums, 3/4 of the bytes of tiles of 128 x 128. The one's epilogue runs
-beside the other's products, as far apart as stages allow.
+Row r is x[r] and goes to y[order[r]]. Gated products, whose rows are gathered, were slower here than tiles of `kernel.py`.
+
+Weights are the tall side, as there: a consumer multiplies two pieces of 64 columns next to each other with up to 128 rows by wgmma m64nROWSk32,
+over K in order into one sum each. Both consumers multiply the same rows with pieces of their own: a step is 48 KiB from the second cache for
+256 x 128 sums, 3/4 of the bytes of tiles of 128 x 128. The one's epilogue runs beside the other's products, as far apart as stages allow.
 
 Stages. Step s, counted on through all items of a program, uses stage s % STAGES as its use number s // STAGES. Barriers of a stage:
 
-    full    1 arrival (the producer's expect) and all bytes of bulk copies; where rows are gathered also one of each of the producer's threads, when
-            its own copies before have ended
+    full    1 arrival (the producer's expect) and all bytes of bulk copies
     empty   an arrival of each consumer, behind a barrier of its warps, all of which have waited for their products
 
     producer before step s: use s // STAGES - 1 is over with the (s // STAGES)-th completion of `empty`: parity (s // STAGES & 1) ^ 1, which a
@@ -20,8 +20,8 @@ which both consumers have waited for `full` of this one. A consumer frees step s
 done, and an item's last step when all are done. No deadlock for STAGES >= 2: a consumer that does not free step s - STAGES waits at
 most for step s - STAGES + 1 < s, which the producer has issued before it waits for that stage.
 
-Hazards. Sums are touched by products alone between the first and the wait for the last. cp.async writes by the generic proxy and wgmma reads by the
-async one, so a fence stands between in each consumer where rows are gathered.
+Hazards. Sums are touched by products alone between the first and the wait for the last. Operands come by bulk copies alone, by the proxy that wgmma
+reads by.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    async_copy,
     fence_async_shared,
     mbarrier,
     tma,
@@ -37,7 +36,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from octavo.ops.device import silu, wait_for_previous
+from octavo.ops.device import wait_for_previous
 from octavo.ops.experts.grouped_gemm.persistent_device import (
     STAGES,
     STEP,
@@ -45,7 +44,6 @@ from octavo.ops.experts.grouped_gemm.persistent_device import (
     load_assignments,
     load_item,
     load_num_turns,
-    source_rows,
     target_rows,
 )
 from octavo.ops.persistent_device import next_stage, sync_threads
@@ -59,25 +57,18 @@ X_BOX = gl.constexpr(32)
 
 
 @gluon.jit
-def _load_weights(w_tiles, w_buffers, bar, stage, expert, block, step, N: gl.constexpr, GATED: gl.constexpr):
-    for piece in gl.static_range(PIECES):
-        if GATED:
-            w_row = (expert * 2 + piece % 2) * N + (block * (PIECES // 2) + piece // 2) * PIECE
-        else:
-            w_row = expert * N + (block * PIECES + piece) * PIECE
-        tma.async_copy_global_to_shared(w_tiles, [w_row, step * STEP], bar, w_buffers.index(stage * PIECES + piece))
-
-
-@gluon.jit
 def _load_step(
-    x_tiles, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, expert, first_row, boxes, block, step, N: gl.constexpr
+    x_tiles, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, first_row, boxes, w_row, step
 ):  # fmt: skip
     bar = full.index(stage)
     w_bytes: gl.constexpr = PIECES * w_tiles.block_type.nbytes
     mbarrier.wait(empty.index(stage), phase)
     for box in gl.static_range(TILE_ROWS // X_BOX):
         mbarrier.expect(bar, w_bytes + (box + 1) * x_tiles.block_type.nbytes, pred=boxes == box + 1)
-    _load_weights(w_tiles, w_buffers, bar, stage, expert, block, step, N, False)
+    for piece in gl.static_range(PIECES):
+        tma.async_copy_global_to_shared(
+            w_tiles, [w_row + piece * PIECE, step * STEP], bar, w_buffers.index(stage * PIECES + piece)
+        )
     for box in gl.static_range(TILE_ROWS // X_BOX):
         tma.async_copy_global_to_shared(
             x_tiles, [first_row + box * X_BOX, step * STEP], bar, x_buffers.index(stage).slice(box * X_BOX, X_BOX),
@@ -87,34 +78,22 @@ def _load_step(
 
 
 @gluon.jit
-def _copier(
-    x, x_tiles, x_buffers, w_tiles, w_buffers, full, empty, order, tiles, used, turns, assignments, x_rows, experts, most_tiles, K,
-    N: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr,
+def _producer(
+    x_tiles, x_buffers, w_tiles, w_buffers, full, empty, tiles, used, turns, assignments, experts, most_tiles, K,
+    N: gl.constexpr, COLUMN_BLOCKS: gl.constexpr,
 ):  # fmt: skip
-    """The producer of rows that lie next to each other: by bulk copies, as few as hold the tile's. They end where x does."""
+    """Bulk copies, of rows as few as hold the tile's. They end where x does."""
     stage = gl.to_tensor(0)
     phase = gl.to_tensor(1)
     steps = K // STEP
     expert, first_row, rows, block = load_item(0, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS)
     for turn in range(turns):
         boxes = (rows + X_BOX - 1) // X_BOX
+        w_row = expert * N + block * (PIECES * PIECE)
         if rows > 0:
             for step in range(steps - 1):
                 stage, phase = _load_step(
-                    x_tiles,
-                    x_buffers,
-                    w_tiles,
-                    w_buffers,
-                    full,
-                    empty,
-                    stage,
-                    phase,
-                    expert,
-                    first_row,
-                    boxes,
-                    block,
-                    step,
-                    N,
+                    x_tiles, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, first_row, boxes, w_row, step
                 )
         # the next item is looked up before the last step, whose stage is not free for a while
         next_expert, next_first_row, next_rows, next_block = load_item(
@@ -122,71 +101,7 @@ def _copier(
         )
         if rows > 0:
             stage, phase = _load_step(
-                x_tiles,
-                x_buffers,
-                w_tiles,
-                w_buffers,
-                full,
-                empty,
-                stage,
-                phase,
-                expert,
-                first_row,
-                boxes,
-                block,
-                steps - 1,
-                N,
-            )
-        expert = next_expert
-        first_row = next_first_row
-        rows = next_rows
-        block = next_block
-
-
-@gluon.jit
-def _gather_step(
-    at, read, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, expert, block, step, N: gl.constexpr
-):  # fmt: skip
-    bar = full.index(stage)
-    mbarrier.wait(empty.index(stage), phase)
-    mbarrier.expect(bar, PIECES * w_tiles.block_type.nbytes)
-    _load_weights(w_tiles, w_buffers, bar, stage, expert, block, step, N, True)
-    async_copy.async_copy_global_to_shared(x_buffers.index(stage), at + step * STEP, mask=read[:, None])
-    async_copy.mbarrier_arrive(bar, increment_count=False)
-    return next_stage(stage, phase, STAGES)
-
-
-@gluon.jit
-def _gatherer(
-    x, x_tiles, x_buffers, w_tiles, w_buffers, full, empty, order, tiles, used, turns, assignments, x_rows, experts, most_tiles, K,
-    N: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr,
-):  # fmt: skip
-    """The producer of rows by token, by cp.async of 16 bytes, as bulk copies cannot gather. Rows past the tile's are left as they are, and so are
-    the sums made of them."""
-    GATHER: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
-    place = gl.arange(0, TILE_ROWS, gl.SliceLayout(1, GATHER))
-    k = gl.arange(0, STEP, gl.SliceLayout(0, GATHER))
-    stage = gl.to_tensor(0)
-    phase = gl.to_tensor(1)
-    steps = K // STEP
-    expert, first_row, rows, block = load_item(0, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS)
-    assignment = load_assignments(order, first_row + place, place, rows, assignments)
-    for turn in range(turns):
-        source, read = source_rows(assignment, assignments, x_rows, TOP_K)
-        at = x + source.to(gl.int64)[:, None] * K + k[None, :]
-        if rows > 0:
-            for step in range(steps - 1):
-                stage, phase = _gather_step(
-                    at, read, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, expert, block, step, N
-                )
-        # the next item is looked up before the last step, whose stage is not free for a while
-        next_expert, next_first_row, next_rows, next_block = load_item(
-            turn + 1, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
-        )
-        assignment = load_assignments(order, next_first_row + place, place, next_rows, assignments)
-        if rows > 0:
-            stage, phase = _gather_step(
-                at, read, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, expert, block, steps - 1, N
+                x_tiles, x_buffers, w_tiles, w_buffers, full, empty, stage, phase, first_row, boxes, w_row, steps - 1
             )
         expert = next_expert
         first_row = next_first_row
@@ -198,8 +113,7 @@ def _gatherer(
 def _products(
     x_buffers, w_buffers, out_buffer, full, empty, x_scale, w_scale, y, order, tiles, used, stage, phase,
     turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K,
-    x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ROWS: gl.constexpr, ME: gl.constexpr,
+    x_scale_stride, w_scale_expert, w_scale_col, N: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ROWS: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """Up to ROWS rows x this consumer's two pieces of an item, from the stage of the item's first step on. Returns the next turn's item."""
     SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, 32])
@@ -209,8 +123,6 @@ def _products(
 
     zeros = gl.zeros([PIECE, ROWS], gl.float32, SUMS)
     mbarrier.wait(full.index(stage), phase)
-    if GATED:
-        fence_async_shared()
     right = x_buffers.index(stage).slice(0, ROWS).permute((1, 0))
     acc_0 = warpgroup_mma(w_buffers.index(stage * PIECES + first_piece), right, zeros, use_acc=False, is_async=True)
     acc_1 = warpgroup_mma(w_buffers.index(stage * PIECES + first_piece + 1), right, zeros, use_acc=False, is_async=True)
@@ -219,12 +131,7 @@ def _products(
     place = gl.arange(0, ROWS, LINE)
     flat_place = gl.arange(0, ROWS, gl.SliceLayout(1, FLAT))
     piece_column = gl.arange(0, PIECE, gl.SliceLayout(1, SUMS))
-    if GATED:
-        first_column = (block * (PIECES // 2) + first_piece // 2) * PIECE
-        second = w_scale_part
-    else:
-        first_column = (block * PIECES + first_piece) * PIECE
-        second = w_scale_col * PIECE
+    first_column = (block * PIECES + first_piece) * PIECE
     if (
         K > 0
     ):  # always; ptxas moves nothing over a branch, and would else wait for these loads before the first products
@@ -232,17 +139,10 @@ def _products(
             turn + 1, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
         )
         row = first_row + place
-        if GATED:
-            source, read = source_rows(
-                load_assignments(order, row, place, rows, assignments), assignments, x_rows, TOP_K
-            )
-        else:
-            source = row
-            read = (place < rows) & (row < x_rows)
-        line_scale = gl.load(x_scale + source * x_scale_stride, mask=read, other=0.0)
+        line_scale = gl.load(x_scale + row * x_scale_stride, mask=(place < rows) & (row < x_rows), other=0.0)
         scale_at = w_scale + expert.to(gl.int64) * w_scale_expert + (first_column + piece_column) * w_scale_col
         scale_0 = gl.load(scale_at)
-        scale_1 = gl.load(scale_at + second)
+        scale_1 = gl.load(scale_at + w_scale_col * PIECE)
         assignment = load_assignments(order, first_row + flat_place, flat_place, rows, assignments)
     else:
         next_expert = expert
@@ -258,8 +158,6 @@ def _products(
         before = stage
         stage, phase = next_stage(stage, phase, STAGES)
         mbarrier.wait(full.index(stage), phase)
-        if GATED:
-            fence_async_shared()
         right = x_buffers.index(stage).slice(0, ROWS).permute((1, 0))
         acc_0 = warpgroup_mma(w_buffers.index(stage * PIECES + first_piece), right, acc_0, is_async=True)
         acc_1 = warpgroup_mma(w_buffers.index(stage * PIECES + first_piece + 1), right, acc_1, is_async=True)
@@ -269,29 +167,24 @@ def _products(
     mbarrier.arrive(empty.index(stage))
 
     token_scale = gl.convert_layout(line_scale, gl.SliceLayout(0, SUMS))[None, :]
-    target = target_rows(assignment, first_row + flat_place, assignments, x_rows, GATED, TOP_K)
+    target = target_rows(assignment, first_row + flat_place, assignments, x_rows)
     y_at = (y + target.to(gl.int64) * N + first_column)[:, None] + gl.arange(0, PIECE, gl.SliceLayout(0, FLAT))[None, :]
     live = (target >= 0)[:, None]
     out_rows = out_buffer.slice(0, ROWS)
     acc_0 = acc_0 * (scale_0[:, None] * token_scale)
-    if GATED:
-        acc_1 = acc_1 * (scale_1[:, None] * token_scale)
-        out_rows.permute((1, 0)).store((silu(acc_0) * acc_1).to(gl.bfloat16))
-        gl.store(y_at, out_rows.load(FLAT), mask=live)
-    else:
-        out_rows.permute((1, 0)).store(acc_0.to(gl.bfloat16))
-        gl.store(y_at, out_rows.load(FLAT), mask=live)
-        acc_1 = acc_1 * (scale_1[:, None] * token_scale)
-        out_rows.permute((1, 0)).store(acc_1.to(gl.bfloat16))
-        gl.store(y_at + PIECE, out_rows.load(FLAT), mask=live)
+    out_rows.permute((1, 0)).store(acc_0.to(gl.bfloat16))
+    gl.store(y_at, out_rows.load(FLAT), mask=live)
+    acc_1 = acc_1 * (scale_1[:, None] * token_scale)
+    out_rows.permute((1, 0)).store(acc_1.to(gl.bfloat16))
+    gl.store(y_at + PIECE, out_rows.load(FLAT), mask=live)
     return next_expert, next_first_row, next_rows, next_block
 
 
 @gluon.jit
 def _consumer(
     x_buffers, w_buffers, out_buffers, full, empty, x_scale, w_scale, y, order, tiles, used, turns,
-    assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ME: gl.constexpr,
+    assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_col,
+    N: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
     """Multiplies its pieces of every item, at the least of 128, 64 and 32 rows that holds the tile."""
     out_buffer = out_buffers.index(ME)
@@ -305,19 +198,19 @@ def _consumer(
             expert, first_row, rows, block = _products(
                 x_buffers, w_buffers, out_buffer, full, empty, x_scale, w_scale, y, order, tiles, used, stage, phase,
                 turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K,
-                x_scale_stride, w_scale_expert, w_scale_part, w_scale_col, N, GATED, TOP_K, COLUMN_BLOCKS, TILE_ROWS, ME,
+                x_scale_stride, w_scale_expert, w_scale_col, N, COLUMN_BLOCKS, TILE_ROWS, ME,
             )  # fmt: skip
         elif rows > TILE_ROWS // 4:
             expert, first_row, rows, block = _products(
                 x_buffers, w_buffers, out_buffer, full, empty, x_scale, w_scale, y, order, tiles, used, stage, phase,
                 turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K,
-                x_scale_stride, w_scale_expert, w_scale_part, w_scale_col, N, GATED, TOP_K, COLUMN_BLOCKS, TILE_ROWS // 2, ME,
+                x_scale_stride, w_scale_expert, w_scale_col, N, COLUMN_BLOCKS, TILE_ROWS // 2, ME,
             )  # fmt: skip
         elif rows > 0:
             expert, first_row, rows, block = _products(
                 x_buffers, w_buffers, out_buffer, full, empty, x_scale, w_scale, y, order, tiles, used, stage, phase,
                 turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K,
-                x_scale_stride, w_scale_expert, w_scale_part, w_scale_col, N, GATED, TOP_K, COLUMN_BLOCKS, TILE_ROWS // 4, ME,
+                x_scale_stride, w_scale_expert, w_scale_col, N, COLUMN_BLOCKS, TILE_ROWS // 4, ME,
             )  # fmt: skip
         else:
             expert, first_row, rows, block = load_item(
@@ -327,16 +220,14 @@ def _consumer(
 
 @gluon.jit(do_not_specialize=["assignments", "x_rows", "experts", "most_tiles"])
 def grouped_channel_kernel(
-    x, x_tiles, x_scale, w_tiles, w_scale, y, order, tiles, num_tiles,
-    assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-    N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, PDL: gl.constexpr,
+    x_tiles, x_scale, w_tiles, w_scale, y, order, tiles, num_tiles,
+    assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_col, N: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
     """Any grid, with all shared memory of a multiprocessor for each program.
 
-    GATED: row r is x[order[r] // TOP_K] and goes to y[r], silu(gate) * up; else it is x[r] and goes to y[order[r]].
-    w_tiles: a descriptor of W as (E x parts x N, K), blocks of (PIECE, STEP). x_tiles: of x, blocks of (X_BOX, STEP); None if GATED.
+    x_tiles: a descriptor of x, blocks of (X_BOX, STEP). w_tiles: of W as (E x N, K), blocks of (PIECE, STEP).
     """
-    COLUMN_BLOCKS: gl.constexpr = N // (PIECE * (PIECES // 2 if GATED else PIECES))
+    COLUMN_BLOCKS: gl.constexpr = N // (PIECE * PIECES)
     w_buffers = gl.allocate_shared_memory(gl.float8e4nv, [STAGES * PIECES, PIECE, STEP], w_tiles.layout)
     x_buffers = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, TILE_ROWS, STEP], w_tiles.layout)
     out_layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
@@ -344,7 +235,7 @@ def grouped_channel_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=129 if GATED else 1)
+        mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
     fence_async_shared()
     sync_threads()
@@ -356,19 +247,18 @@ def grouped_channel_kernel(
         [
             (_consumer, (
                 x_buffers, w_buffers, out_buffers, full, empty, x_scale, w_scale, y, order, tiles, used, turns,
-                assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-                N, GATED, TOP_K, COLUMN_BLOCKS, 0,
+                assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_col,
+                N, COLUMN_BLOCKS, 0,
             )),
             (_consumer, (
                 x_buffers, w_buffers, out_buffers, full, empty, x_scale, w_scale, y, order, tiles, used, turns,
-                assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
-                N, GATED, TOP_K, COLUMN_BLOCKS, 1,
+                assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_col,
+                N, COLUMN_BLOCKS, 1,
             )),
-            (_gatherer if GATED else _copier, (
-                x, x_tiles, x_buffers, w_tiles, w_buffers, full, empty, order, tiles, used, turns,
-                assignments, x_rows, experts, most_tiles, K, N, TOP_K, COLUMN_BLOCKS,
+            (_producer, (
+                x_tiles, x_buffers, w_tiles, w_buffers, full, empty, tiles, used, turns, assignments, experts, most_tiles, K, N, COLUMN_BLOCKS,
             )),
         ],
-        [4, 4 if GATED else 1],
-        [216 if GATED else 240, 72 if GATED else 24],
+        [4, 1],
+        [240, 24],
     )  # fmt: skip

@@ -56,17 +56,23 @@ def launch_persistent(
         raise KernelContractError(
             "x.data", f"an address that is a multiple of {ALIGNMENT} bytes", "another (use a Tile, or pass a copy)"
         )
-    w_height, x_height = (PART, HALF) if w.blockwise else (PIECE, X_BOX)
-    w_tiles = _descriptor("w.data", w.data.flatten(0, 1), w_height.value)
-    x_tiles = None if gated else _descriptor("x.data", x.data, x_height.value)
-    operands = (x.data, x_tiles, x.scales, w_tiles, w.scales, out)
     lists = (permutation.order, permutation.tiles, permutation.num_tiles)
     sizes = (permutation.assignments, x.data.shape[0], experts, most_tiles, width)
-    options = {"N": columns, "GATED": gated, "TOP_K": top_k, "num_warps": 4, **LAUNCH}
+    options = {"N": columns, "num_warps": 4, **LAUNCH}
+    weights = w.data.flatten(0, 1)
     if w.blockwise:
-        grouped_block_kernel[(programs,)](*operands, *lists, *sizes, **options)
+        x_tiles = None if gated else _descriptor("x.data", x.data, HALF.value)
+        w_tiles = _descriptor("w.data", weights, PART.value)
+        grouped_block_kernel[(programs,)](
+            x.data, x_tiles, x.scales, w_tiles, w.scales, out, *lists, *sizes, GATED=gated, TOP_K=top_k, **options
+        )
     else:
-        grouped_channel_kernel[(programs,)](*operands, *lists, *sizes, *w.scale_strides, **options)
+        x_tiles = _descriptor("x.data", x.data, X_BOX.value)
+        w_tiles = _descriptor("w.data", weights, PIECE.value)
+        x_scale, w_expert, _, w_column = w.scale_strides
+        grouped_channel_kernel[(programs,)](
+            x_tiles, x.scales, w_tiles, w.scales, out, *lists, *sizes, x_scale, w_expert, w_column, **options
+        )
 
 
 def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:

@@ -54,20 +54,6 @@ def load_assignments(order, row, place, rows, assignments):
 
 
 @gluon.jit
-def source_rows(assignment, assignments, x_rows, TOP_K: gl.constexpr):
-    """The row of x of each assignment, 0 where there is none to be read, and whether there is."""
-    source = assignment // TOP_K
-    read = (assignment >= 0) & (assignment < assignments) & (source < x_rows)
-    return gl.where(read, source, 0), read
-
-
-@gluon.jit
-def target_rows(assignment, row, assignments, x_rows, GATED: gl.constexpr, TOP_K: gl.constexpr):
-    """The row of y that each sorted row becomes, -1 for none."""
-    if GATED:
-        _, live = source_rows(assignment, assignments, x_rows, TOP_K)
-        target = row
-    else:
-        live = (assignment >= 0) & (assignment < assignments) & (row < x_rows)
-        target = assignment
-    return gl.where(live, target, -1)
+def target_rows(assignment, row, assignments, x_rows):
+    """The row of y that each sorted row of a plain product becomes, -1 for none."""
+    return gl.where((assignment >= 0) & (assignment < assignments) & (row < x_rows), assignment, -1)
