@@ -1,6 +1,6 @@
 """Where the microseconds of a step go on one GPU: `python -m benchmarks.profile_step`.
 
-Each step is a model's hidden states, all its layers, as the worker launches them: decodes as a graph, prompts one kernel at a time.
+Each step is a model's hidden states, all its layers, as the worker launches them: as a graph.
 First it is timed by itself; then a trace of the device says when each kernel ended. A kernel's time is how much later it ended
 than all kernels before it: kernels whose launches overlap are counted once, and the times of a step add up to it. A second result, with
 `_floors` behind its name, has each step beside its floor (`benchmarks.step_floor`), at rates of the card that are measured first.
@@ -164,7 +164,7 @@ def model_forward(name: str) -> Callable[[Step], torch.Tensor]:
     cache = KVCache.allocate(layout, num_blocks=most * columns, num_states=most, block_size=BLOCK_SIZE, device=CUDA)
     for layer in cache.layers:
         layer.zero_()
-    sizes = [step.requests for step in STEPS if step.tokens == 1]
+    sizes = [*(step.requests for step in STEPS if step.tokens == 1), BUDGET]
     model = GraphedModel(loaded.model, cache, max_chunks=most, columns=columns, sizes=sizes, capture=CudaCapture())
     return torch.inference_mode()(lambda step: model.forward(step.batch(columns), cache))
 
