@@ -31,7 +31,14 @@ from octavo.ops.formats import Fp8Block, Fp8Channel, Weights
 from octavo.ops.persistent import runs_persistent_kernels
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
-SHAPES = {"qwen3-30b-a3b": (128, 8, 2048, 768), "mixtral-8x7b": (8, 2, 4096, 14336)}
+SHAPES = {
+    "qwen3-30b-a3b": (128, 8, 2048, 768),
+    "mixtral-8x7b": (8, 2, 4096, 14336),
+    "olmoe-1b-7b": (64, 8, 2048, 1024),
+    "glm-4.5-air": (128, 8, 4096, 1408),
+    "qwen3-next-80b-a3b": (512, 10, 2048, 512),
+    "qwen3.6-35b-a3b": (256, 8, 2048, 512),
+}
 FORMATS = ["channel", "block"]
 
 

@@ -3,6 +3,7 @@
     python -m tools.tune_moe --write                        Qwen3-30B-A3B's shape, and put the best ones into the table
     python -m tools.tune_moe --shape mixtral-8x7b --format block
     python -m tools.tune_moe --tokens 1 2 4 8 16
+    python -m tools.tune_moe --shape olmoe-1b-7b --name tiles_olmoe      how near the rules for shapes without a table come
 
 Any legal tile gives the same bits, which is looked at, so only time decides. Each graph goes through several routings and copies of the
 weights, so that few tokens do not find their experts in the L2 cache, and each product runs behind a small kernel, whose time is in all
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 from benchmarks.measurement import replay
 from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights
+from benchmarks.provenance import write_result
 from tqdm import tqdm
 
 from octavo.ops.compilation import compiling_instead
@@ -169,13 +171,27 @@ def short(tile: Tile) -> str:
     )
 
 
-def best_tiles(
-    products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str, before: Before
-) -> dict[str, object]:
-    """Every candidate's time, and the pair of equal height with the least sum."""
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was measured at one number of tokens: microseconds of both products, with the fastest tiles and with the chosen ones."""
+
+    tokens: int
+    us: float
+    gate_up: Tile
+    down: Tile
+    chosen_us: float
+    chosen_gate_up: Tile
+    chosen_down: Tile
+    times: dict[str, float]
+    """Of each product with each tile."""
+
+
+def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int], kind: str, before: Before) -> Found:
+    """Every candidate's time, the pair of equal height with the least sum, and the pair that is chosen today."""
     experts, top_k, hidden, intermediate = shape
     now_gate_up, now_down = tuned_tiles((kind, experts, hidden, intermediate), tokens * top_k)
     found: dict[bool, dict[int, list[tuple[float, Tile]]]] = {}
+    chosen_us = []
     for gated, chosen in ((True, now_gate_up), (False, now_down)):
         width = hidden if gated else intermediate
         if chosen.rows not in products.permutations:
@@ -183,6 +199,7 @@ def best_tiles(
         calls = products.calls(chosen, gated)
         expected = calls[0]().clone()
         now_us = replay([before.behind(call) for call in calls], 9).median
+        chosen_us.append(now_us)
         heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
         found[gated] = {}
         for rows in heights(tokens * top_k / experts):
@@ -202,20 +219,16 @@ def best_tiles(
         for measured in by_rows.values()
         for us, tile in measured
     }
-    return {"tokens": tokens, "us": us, "gate_up": gate_up, "down": down, "times": all_times}
+    return Found(tokens, us, gate_up, down, sum(chosen_us), now_gate_up, now_down, all_times)
 
 
-def write_table(key: tuple[str, int, int, int], found: list[dict[str, object]], top_k: int) -> None:
+def write_table(key: tuple[str, int, int, int], found: list[Found], top_k: int) -> None:
     """Replace the entries of `key`; an entry serves up to the geometric middle to the next size."""
     entries: list[tuple[int, Tile, Tile]] = []
     for this, after in itertools.pairwise([*found, None]):
         assert this is not None
-        tokens = int(str(this["tokens"]))
-        most = 2**31 - 1 if after is None else int((tokens * int(str(after["tokens"]))) ** 0.5) * top_k
-        gate_up, down = this["gate_up"], this["down"]
-        assert isinstance(gate_up, Tile)
-        assert isinstance(down, Tile)
-        entries.append((most, gate_up, down))
+        most = 2**31 - 1 if after is None else int((this.tokens * after.tokens) ** 0.5) * top_k
+        entries.append((most, this.gate_up, this.down))
     body = "".join(
         f"    {name!r}: [\n" + "".join(f"        {entry!r},\n" for entry in rows) + "    ],\n"
         for name, rows in {**TABLE, key: entries}.items()
@@ -243,6 +256,7 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="channel")
     parser.add_argument("--tokens", type=int, nargs="+", default=SIZES)
     parser.add_argument("--write", action="store_true", help="put the best pair of each size into the table")
+    parser.add_argument("--name", help="of a result in benchmarks/results, beside which the fastest tiles stand")
     parser.add_argument("--log", type=Path, help="where to write all times as JSON")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
@@ -259,7 +273,8 @@ def main() -> None:
     with compiling_instead(len(os.sched_getaffinity(0))):
         for tokens in args.tokens:
             compile_all(Products.draw(tokens, shape, layers, ws), tokens, shape, kind)
-    found, before = [], Before()
+    found: list[Found] = []
+    before = Before()
     print(f"nothing but the kernel before: {replay([before.behind(lambda: None)] * 16, 9).median:.2f}", flush=True)
     for tokens in tqdm(args.tokens, desc="Sizes"):
         products = Products.draw(tokens, shape, layers, ws)
@@ -267,7 +282,20 @@ def main() -> None:
             products.place(rows)
         found.append(best_tiles(products, tokens, shape, kind, before))
         if args.log:
-            args.log.write_text(json.dumps(found, default=str, indent=1), encoding="utf-8")
+            args.log.write_text(json.dumps([dataclasses.asdict(one) for one in found], indent=1), encoding="utf-8")
+    cells = [(one.tokens, round(one.chosen_us, 1), round(one.us, 1), f"{one.us / one.chosen_us:.2f}") for one in found]
+    for row in cells:
+        print(*row, sep=" | ", flush=True)
+    if args.name:
+        write_result(
+            args.name,
+            title=f"Tiles that are chosen beside the fastest, {args.shape}, {args.format} scales",
+            conditions="both products of the experts' layer for random tokens behind a small kernel, whose time is in all times; microseconds, "
+            "medians of 9 replays of a graph over several routings and copies of the weights; the fastest is of one height of all legal tiles",
+            columns=("tokens", "chosen, us", "fastest, us", "share of its speed"),
+            rows=[list(row) for row in cells],
+            raw={str(one.tokens): dataclasses.asdict(one) for one in found},
+        )
     if args.write:
         write_table((kind, experts, hidden, intermediate), found, top_k)
 
