@@ -1,12 +1,13 @@
 """Processes that compile kernels into Triton's cache, where this one finds them.
 
-Half of a compilation is Python and holds the interpreter's lock, so that threads of one process take turns at it.
+A sixth of a compilation or more is Python and holds the interpreter's lock, for which dozens of threads of one process wait.
 `python -m octavo.ops.compiler_process FD...` is the other end: a thread for each socket compiles what comes over it, one kernel after
 the other. It opens no device.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import io
@@ -31,12 +32,12 @@ from triton.runtime.cache import get_cache_manager
 log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 8
-"""Each holds 0.2 GB of its own while kernels are compiled: what PyTorch, which kernels import, and Triton take."""
+"""Each holds 0.3 GB of its own while kernels are compiled: what PyTorch, which kernels import, and Triton take."""
 CORES_EACH = 4
 """For which there is one process. On fewer there is none: what it imports would take longer than it gains."""
 THREADS_EACH = 2
-"""One compiles in C++ or waits for ptxas, while the other is in Python."""
-OWN_THREADS = 2
+"""One is in C++ or waits for ptxas, while the other is in Python."""
+OWN_THREADS = 4
 """That compile in this process beside the others: enough for a few kernels, and few enough for the thread that tells what to compile."""
 ANSWER_S = 120.0
 """How long a process may take for a kernel, importing what it needs included, so that nobody waits for it for ever."""
@@ -232,6 +233,7 @@ def _serve(connection: Connection, reading: threading.Lock) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    gc.disable()  # it lives for seconds, and collections go over all that PyTorch is made of
     connections = [Connection(int(number)) for number in sys.argv[1:]]
     reading = threading.Lock()
     poll = select.poll()
