@@ -298,6 +298,15 @@ def test_a_restart_that_hangs_is_not_waited_for_as_long_as_a_load(
         source.start(worker.ready.num_blocks)
 
 
+def test_a_restart_may_take_as_long_as_what_was_prepared_while_weights_were_loaded(
+    stand_ins: Callable[..., StandbySource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavo.engine.processes.standby_source.RESTART_FLOOR_S", 0.2)
+    source = stand_ins("worker prepares slowly")
+    worker = source.start(None)
+    source.start(worker.ready.num_blocks)
+
+
 @pytest.mark.parametrize(
     ("how", "timeout_s", "words"),
     [("keeper dies", START_S, "the keeper ended: exit code 7"), ("keeper waits", 1.5, "not loaded in time")],

@@ -105,6 +105,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
             "open_s": waited[0],
             "load_s": waited[1] + build_s,
             "measure_s": waited[2] + ready_kernels_s + ready.measure_s,
+            "ahead_s": open_s + load_s + kernels_s - sum(waited),
         }
         return runner, msgspec.structs.replace(ready, **told)
 
