@@ -16,6 +16,7 @@ import msgspec
 
 from octavo.messages import (
     Begin,
+    ConfigRefusal,
     HostBlock,
     KeeperReady,
     KeptWeights,
@@ -32,7 +33,7 @@ from octavo.wire import Wire, standard_input
 SIZE = 2**16
 SLOW_S = 1.0
 """A preparation, as long as which nothing else takes here."""
-WAITS_FOR_WORKER = ("keeper waits for the worker", "worker prepares slowly")
+WAITS_FOR_WORKER = ("keeper waits for the worker", "worker prepares slowly", "worker refuses")
 
 
 def main() -> None:
@@ -52,6 +53,9 @@ def main() -> None:
                 time.sleep(SLOW_S)
             if config.model in WAITS_FOR_WORKER and not is_loaded(config):
                 mark(config)
+            if config.model == "worker refuses":
+                say(wire, ConfigRefusal("device", "is gone"))
+                os._exit(1)
             begin = msgspec.msgpack.decode(wire.read(), type=Begin)
             work(
                 wire,
@@ -82,6 +86,8 @@ def keep(wire: Wire, how: str) -> None:
     say(wire, WeightsPlaced(weights))
     while how in WAITS_FOR_WORKER and not os.pread(file, 1, 0)[0]:
         time.sleep(0.01)
+    if how == "worker refuses":
+        time.sleep(SLOW_S)  # by then it has ended
     loaded = msgspec.structs.replace(weights, checksum=os.getpid() if how == "weights change" else 0)
     say(wire, KeeperReady(pid=os.getpid(), weights=loaded, load_s=0.0))
     time.sleep(3600)

@@ -26,7 +26,7 @@ from octavo.engine.processes.standbys import COUNT, Standby
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord
-from octavo.errors import CheckpointError, WorkerDiedError
+from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
@@ -305,6 +305,11 @@ def test_a_restart_may_take_as_long_as_what_was_prepared_while_weights_were_load
     source = stand_ins("worker prepares slowly")
     worker = source.start(None)
     source.start(worker.ready.num_blocks)
+
+
+def test_what_a_worker_refuses_while_weights_are_loaded_is_told(stand_ins: Callable[..., StandbySource]) -> None:
+    with pytest.raises(ConfigError, match="device: is gone"):
+        stand_ins("worker refuses").start(None)
 
 
 @pytest.mark.parametrize(
