@@ -71,7 +71,8 @@ What holds for every call:
   tokens from device memory.
 
 Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. Those of a
-`PersistentTile`, which only large batches have, are in Gluon and run on Hopper alone: tests elsewhere compile them. What was
+`PersistentTile`, which only large batches have, and the one of attention for many rows are in Gluon and run on Hopper alone: tests
+elsewhere compile them. What was
 tried and what it gave: [kernels_log.md](kernels_log.md).
 """
 
