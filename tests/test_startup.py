@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -77,6 +78,25 @@ def test_a_port_in_use_is_noticed_before_any_worker_starts() -> None:
         with pytest.raises(ConfigError):
             serve(settings(port=taken.getsockname()[1]), opens(NoWorker()))
     assert error.value.setting == "port"
+
+
+def test_processes_are_ended_where_there_is_no_room_to_import_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Opened(NoWorker):
+        def tend(self) -> None:
+            events.append("opened")
+
+        def close(self) -> None:
+            events.append("closed")
+
+    def refuse(_name: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("octavo.cli.serve.importlib.import_module", refuse)
+    with pytest.raises(WorkerDiedError, match=r"could not start: .*Too many"):
+        serve(settings(), opens(Opened()))
+    assert events == ["opened", "closed"]
 
 
 def test_until_it_is_ready_a_server_refuses_connections() -> None:

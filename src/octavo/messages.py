@@ -172,6 +172,8 @@ class WorkerReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     allocate_s: float = 0.0
     """Allocating the KV cache."""
     warm_up_s: float
+    ahead_s: float = 0.0
+    """What it has prepared before that, for which the engine has not waited; a worker after it may have to."""
 
 
 class WorkerFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):

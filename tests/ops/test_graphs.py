@@ -21,6 +21,7 @@ from octavo.models.cuda_operations import CudaOperations
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel
 from octavo.models.registry import read_config
+from octavo.ops.attention.plan import WORK
 from octavo.ops.attention.plan_buffers import ANY, DECODES
 from octavo.sampling import SamplingParams
 from octavo.worker.graphs import GraphedModel, Inputs, Kind, graph_sizes
@@ -211,7 +212,7 @@ def test_a_start_records_the_graph_of_a_prompt_of_the_whole_budget(loaded: Loade
 
 
 class Allocations(TorchDispatchMode):
-    """Notes what operations give: shapes and bytes of all tensors but the work of attention, which is a few lines of seven numbers."""
+    """Notes what operations give: shapes and bytes of all tensors but the work of attention, which is a few lines."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no type for it
@@ -220,7 +221,7 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = func(*args, **(kwargs or {}))
         tensors = [each for each in tree_leaves(given) if isinstance(each, torch.Tensor)]
-        self.noted += [(each.shape, each.nbytes) for each in tensors if each.shape[-1:] != (7,)]
+        self.noted += [(each.shape, each.nbytes) for each in tensors if each.shape[-1:] != (WORK,)]
         return given
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from octavo.messages import (
     Begin,
+    ConfigRefusal,
     HostBlock,
     KeeperReady,
     KeptWeights,
@@ -30,6 +31,9 @@ from octavo.messages import (
 from octavo.wire import Wire, standard_input
 
 SIZE = 2**16
+SLOW_S = 1.0
+"""A preparation, as long as which nothing else takes here."""
+WAITS_FOR_WORKER = ("keeper waits for the worker", "worker prepares slowly", "worker refuses")
 
 
 def main() -> None:
@@ -45,8 +49,13 @@ def main() -> None:
         if device is None:
             keep(wire, config.model)
         else:
-            if config.model == "keeper waits for the worker":
+            if config.model == "worker prepares slowly":
+                time.sleep(SLOW_S)
+            if config.model in WAITS_FOR_WORKER and not is_loaded(config):
                 mark(config)
+            if config.model == "worker refuses":
+                say(wire, ConfigRefusal("device", "is gone"))
+                os._exit(1)
             begin = msgspec.msgpack.decode(wire.read(), type=Begin)
             work(
                 wire,
@@ -75,17 +84,24 @@ def keep(wire: Wire, how: str) -> None:
     os.truncate(file, SIZE)
     weights = KeptWeights(block=HostBlock(f"/proc/{os.getpid()}/fd/{file}"), num_bytes=SIZE, model=b"{}")
     say(wire, WeightsPlaced(weights))
-    while how == "keeper waits for the worker" and not os.pread(file, 1, 0)[0]:
+    while how in WAITS_FOR_WORKER and not os.pread(file, 1, 0)[0]:
         time.sleep(0.01)
+    if how == "worker refuses":
+        time.sleep(SLOW_S)  # by then it has ended
     loaded = msgspec.structs.replace(weights, checksum=os.getpid() if how == "weights change" else 0)
     say(wire, KeeperReady(pid=os.getpid(), weights=loaded, load_s=0.0))
     time.sleep(3600)
 
 
+def is_loaded(config: WorkerConfig) -> bool:
+    """Whether its weights are loaded."""
+    assert config.weights is not None
+    return config.weights.checksum is not None
+
+
 def mark(config: WorkerConfig) -> None:
     """Show the keeper that the worker has its config."""
     assert config.weights is not None
-    assert config.weights.checksum is None, "told before they are loaded"
     assert isinstance(config.weights.block, HostBlock)
     file = os.open(config.weights.block.path, os.O_RDWR)
     os.pwrite(file, b"\1", 0)
@@ -112,6 +128,7 @@ def work(wire: Wire, config: WorkerConfig) -> None:
         workspace_bytes=0,
         load_s=0.0,
         warm_up_s=0.0,
+        ahead_s=SLOW_S if config.model == "worker prepares slowly" else 0.0,
     )
     say(wire, ready)
     while True:

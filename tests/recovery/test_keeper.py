@@ -26,7 +26,7 @@ from octavo.engine.processes.standbys import COUNT, Standby
 from octavo.engine.processes.worker_process import ProcessWorker
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.engine.statistics import RecoveryRecord
-from octavo.errors import CheckpointError, WorkerDiedError
+from octavo.errors import CheckpointError, ConfigError, WorkerDiedError
 from octavo.messages import Admission, Chunk, StepPlan, WorkerConfig
 from octavo.sampling import SamplingParams
 from octavo.worker.inprocess import InProcessWorker
@@ -296,6 +296,20 @@ def test_a_restart_that_hangs_is_not_waited_for_as_long_as_a_load(
     worker = source.start(None)
     with pytest.raises(WorkerDiedError, match="in time"):
         source.start(worker.ready.num_blocks)
+
+
+def test_a_restart_may_take_as_long_as_what_was_prepared_while_weights_were_loaded(
+    stand_ins: Callable[..., StandbySource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavo.engine.processes.standby_source.RESTART_FLOOR_S", 0.2)
+    source = stand_ins("worker prepares slowly")
+    worker = source.start(None)
+    source.start(worker.ready.num_blocks)
+
+
+def test_what_a_worker_refuses_while_weights_are_loaded_is_told(stand_ins: Callable[..., StandbySource]) -> None:
+    with pytest.raises(ConfigError, match="device: is gone"):
+        stand_ins("worker refuses").start(None)
 
 
 @pytest.mark.parametrize(

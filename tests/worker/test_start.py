@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -186,6 +188,22 @@ def test_kernels_are_compiled_before_weights_are_there_and_launched_behind_that(
 )
 def test_what_is_prepared_is_told_as_far_as_somebody_waited(waited_s: float, told: list[float]) -> None:
     assert waited_for([1.0, 2.0, 4.0], waited_s) == told
+
+
+@pytest.mark.parametrize(("since_s", "waited_s"), [(0.0, 0.1), (math.inf, 0.0)])
+def test_what_nobody_waited_for_is_told_apart(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch, since_s: float, waited_s: float
+) -> None:
+    monkeypatch.setattr("octavo.worker.start.open_device", slow_device)
+    _, ready = prepare(config)(Begin(None, False, None, since_s))
+    assert ready.open_s >= waited_s
+    assert ready.ahead_s >= 0.1 - waited_s
+    assert not (ready.ahead_s if waited_s else ready.open_s)
+
+
+def slow_device(_config: WorkerConfig) -> torch.device:
+    time.sleep(0.1)
+    return torch.device("cpu")
 
 
 @pytest.mark.parametrize("shape", ["qwen3-30b-a3b-fp8", "qwen3.6-35b-a3b-fp8", "qwen3-next-80b-a3b-fp8"])

@@ -15,8 +15,6 @@ from octavo.config import Settings
 from octavo.logs import log_as_server
 
 if TYPE_CHECKING:
-    from octavo.engine.processes.worker_source import WorkerSource
-    from octavo.messages import WorkerConfig
     from octavo.startup import OpenWorkers
 
 GROUPS = ("Model", "Memory and schedule", "Server", "Logs", "Worker")
@@ -47,7 +45,7 @@ def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
         tls_context(settings)  # what is wrong with it shows before a model is loaded
         workers = workers or (with_keeper if settings.keep_weights else in_processes)
         with listener(settings) as bound:
-            runtime = start(settings, _beside_the_server(signals.opening(workers)))
+            runtime = start(settings, signals.opening(workers), beside=_import_server)
             with contextlib.closing(runtime):
                 signals.on_started()
                 from octavo.server.run import run_server
@@ -60,13 +58,6 @@ def serve(settings: Settings, workers: OpenWorkers | None = None) -> int:
                     context.loop.stop()
 
 
-def _beside_the_server(open_workers: OpenWorkers) -> OpenWorkers:
-    """`open_workers`, with the server imported while the first processes import what they need, which takes them longer."""
-
-    def open_source(config: WorkerConfig, settings: Settings) -> WorkerSource:
-        source = open_workers(config, settings)
-        source.tend()
-        importlib.import_module("octavo.server.run")
-        return source
-
-    return open_source
+def _import_server() -> None:
+    """While the first processes import what they need, which takes them longer."""
+    importlib.import_module("octavo.server.run")

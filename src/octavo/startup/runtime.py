@@ -76,8 +76,13 @@ class Runtime:
             self.step_log.close()
 
 
-def start(settings: Settings, open_workers: OpenWorkers) -> Runtime:
+def start(settings: Settings, open_workers: OpenWorkers, beside: Callable[[], None] | None = None) -> Runtime:
     """Read the model's small files, start a worker, and size the engine by what it has.
+
+    Args:
+        settings: of the model, the worker and the engine.
+        open_workers: opens what workers come from.
+        beside: is called when the first processes run, before any is waited for; None: nothing.
 
     Raises:
         ConfigError: settings that the model or the machine cannot work with.
@@ -94,6 +99,9 @@ def start(settings: Settings, open_workers: OpenWorkers) -> Runtime:
     read = time.monotonic()
     source = open_workers(config, settings)
     try:
+        if beside is not None:
+            source.tend()
+            beside()
         link = source.start(config.num_blocks)
         engine = engine_config(settings, model, link.ready.num_blocks)
     except BaseException as exc:

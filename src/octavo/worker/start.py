@@ -69,7 +69,8 @@ def start(config: WorkerConfig, choose: ChooseOperations | None = None) -> tuple
 def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Start:
     """Open the device, load the weights or map them, and prepare kernels; what is returned takes memory for keys and values and warms up.
 
-    On a GPU kernels are compiled, of mapped weights while their keeper still loads them: what is compiled depends on their shapes alone.
+    On a GPU kernels are compiled, of mapped weights while their keeper still loads them: what is compiled depends on their shapes, and hardly
+    on what they hold (a router in float32 has more columns then; a kernel that is first met behind that is compiled where it is launched).
     Where `config` says that a worker like it has run, kernels are loaded too, as far as there is memory beside that worker.
     Arguments and errors as `start`.
     """
@@ -105,6 +106,7 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
             "open_s": waited[0],
             "load_s": waited[1] + build_s,
             "measure_s": waited[2] + ready_kernels_s + ready.measure_s,
+            "ahead_s": open_s + load_s + kernels_s - sum(waited),
         }
         return runner, msgspec.structs.replace(ready, **told)
 

@@ -88,6 +88,7 @@ class ProcessChannel:
 
         Raises:
             WorkerDiedError: the child has ended.
+            ConfigError, CheckpointError: because it could not work with what it was told.
         """
         self._check_open()
         self._check()
@@ -179,9 +180,12 @@ class ProcessChannel:
             raise WorkerDiedError(f"the {self._name} was closed")
 
     def _check(self) -> None:
-        """Raise if the child, or what it needs, has ended."""
+        """Raise if the child, or what it needs, has ended; what it said last of what it was told says more than that it has."""
         death = self.death()
         if death is not None:
+            for message in self._late:
+                if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
+                    raise message.error()
             raise death
 
     def _fault(self, fault: WorkerFault, code: int | None) -> WorkerDiedError:

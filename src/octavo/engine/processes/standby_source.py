@@ -158,7 +158,8 @@ class StandbySource:
         except WorkerDiedError as death:
             self._failures += death.killer is None
             raise
-        self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s)
+        # one that begins where nothing else is waited for has all of it still to do
+        self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s + worker.ready.ahead_s)
         return worker
 
     def _ask_keeper(self, ask: Callable[[Keeper], Answer]) -> Answer:

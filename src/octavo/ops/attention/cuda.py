@@ -48,7 +48,7 @@ class QueryTile:
 
     rows: int
     per_line: int
-    """Of a line of work."""
+    """Tiles of a line of work."""
     keys_tall: bool
     warps: int
     wide_warps: int
