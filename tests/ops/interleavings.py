@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
+
+MOVES = 100_000
+"""Of a run, which takes some thousands where nobody waits for ever."""
+
+
+def interleave(partitions: dict[str, Iterator[None]], land: Callable[[], None], drawn: random.Random) -> None:
+    """Take drawn moves of `partitions`, each at a drawn speed, and have copies `land` between them, until all partitions have ended.
+
+    Raises:
+        AssertionError: something goes wrong in a partition, or nothing goes on.
+    """
+    left: dict[str, Iterator[None]] = dict(partitions)
+    speeds = {name: drawn.choice((1, 1, 5, 30)) for name in (*left, "copies")}
+    for _ in range(MOVES):
+        names = [*left, "copies"]
+        [name] = drawn.choices(names, [speeds[each] for each in names])
+        if name == "copies":
+            land()
+        elif next(left[name], "ended") == "ended":
+            del left[name]
+            if not left:
+                return
+    raise AssertionError(f"stuck: {list(left)}")
+
 
 class Barrier:
     """An mbarrier as the device has it: a phase ends when all arrivals and all announced copies are there, and a wait knows its parity alone."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from ops.interleavings import Barrier
+from ops.interleavings import Barrier, interleave
 
 Mutation = Literal[
     "",
@@ -22,7 +22,6 @@ Mutation = Literal[
     "freed by one",
     "queries freed early",
 ]
-MOVES = 100_000
 Place = tuple[str, int]
 """Of queries of either consumer, keys or values, and where in the ring."""
 Part = tuple[int, int]
@@ -46,18 +45,8 @@ class Program:
     def run(self) -> None:
         """Raises: AssertionError where something goes wrong, or nothing goes on."""
         partitions = {"producer": self._producer(), "first": self._consumer(0), "second": self._consumer(1)}
-        speeds = {name: self._random.choice((1, 1, 5, 30)) for name in (*partitions, "copies")}
-        for _ in range(MOVES):
-            names = [*partitions, "copies"]
-            [name] = self._random.choices(names, [speeds[each] for each in names])
-            if name == "copies":
-                self._land()
-            elif next(partitions[name], "ended") == "ended":
-                del partitions[name]
-                if not partitions:
-                    assert not self._copies
-                    return
-        raise AssertionError(f"stuck: {list(partitions)}")
+        interleave(partitions, self._land, self._random)
+        assert not self._copies
 
     def _producer(self) -> Iterator[None]:
         number, use = 0, 0

@@ -11,13 +11,12 @@ from typing import Literal
 
 import pytest
 
-from ops.interleavings import Barrier
+from ops.interleavings import Barrier, interleave
 
 Kernel = Literal["channel", "block"]
 Mutation = Literal["", "no wait for empty stages", "freed when issued", "freed by one consumer", "a stage kept"]
 THREADS = {"channel": 0, "block": 3}
 """Threads of the producer that copy: fewer than there are, as they differ by when their copies land alone."""
-MOVES = 100_000
 
 
 class Program:
@@ -38,17 +37,7 @@ class Program:
     def run(self) -> None:
         """Raises: AssertionError where something goes wrong, or nothing goes on."""
         partitions = {"producer": self._producer(), "first": self._consumer(0), "second": self._consumer(1)}
-        speeds = {name: self._random.choice((1, 1, 5, 30)) for name in (*partitions, "copies")}
-        for _ in range(MOVES):
-            names = [*partitions, "copies"]
-            [name] = self._random.choices(names, [speeds[each] for each in names])
-            if name == "copies":
-                self._land()
-            elif next(partitions[name], "ended") == "ended":
-                del partitions[name]
-                if not partitions:
-                    return
-        raise AssertionError(f"stuck: {list(partitions)}")
+        interleave(partitions, self._land, self._random)
 
     def _producer(self) -> Iterator[None]:
         for step in range(len(self._rows) * self._steps):

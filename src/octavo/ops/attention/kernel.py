@@ -11,8 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.ops.attention.plan import WORK
 from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
+LINE = tl.constexpr(WORK)
+"""Numbers of a line of work."""
 ONES_TALL = tl.constexpr(16)
 """Rows of ones that sum weights where keys are the tall side. One is read."""
 ONES_WIDE = tl.constexpr(8)
@@ -97,7 +100,7 @@ def _attend(
     slot_stride = KV_HEADS * WIDTH
     offset = tl.arange(0, KV_TILE)
     tile = item // KV_HEADS
-    entry = work + tile // TILES * 8
+    entry = work + tile // TILES * LINE
     group = item % KV_HEADS
     chunk = tl.load(entry, cache_modifier=".cg")
     first_row = tl.load(entry + 1, cache_modifier=".cg")

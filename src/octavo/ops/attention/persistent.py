@@ -6,8 +6,9 @@ import torch
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from octavo.ops.attention.persistent_kernel import KV_TILE, PIECE_ROWS, WIDTH, persistent_attend_kernel
-from octavo.ops.attention.plan import LINE_ROWS, SPLIT, PagedPlan
+from octavo.ops.attention.persistent_kernel import persistent_attend_kernel
+from octavo.ops.attention.persistent_softmax import WIDTH
+from octavo.ops.attention.plan import KV_TILE, LINE_ROWS, ROWS, SPLIT, PagedPlan
 from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT
 from octavo.ops.launch import LAUNCH
@@ -25,9 +26,9 @@ def takes_persistent_kernel(queries: torch.Tensor, cache: torch.Tensor, plan: Pa
         runs_persistent_kernels(queries.device)
         and cache.dtype is torch.bfloat16
         and cache.shape[-1] == WIDTH.value
-        and plan.block_size % KV_TILE.value == 0
-        and PIECE_ROWS.value % plan.shared == 0
-        and 0 < slots <= INDEX_LIMIT - KV_TILE.value
+        and plan.block_size % KV_TILE == 0
+        and ROWS % plan.shared == 0
+        and 0 < slots <= INDEX_LIMIT - KV_TILE
         and len(queries) <= INDEX_LIMIT - LINE_ROWS
         and takes_bulk_copies(queries, cache)
     )
@@ -55,10 +56,10 @@ def launch_persistent(
         scale: of scores, in powers of two.
     """
     kv_heads = cache.shape[3]
-    tokens = PIECE_ROWS.value // plan.shared
+    tokens = ROWS // plan.shared
     q_tiles = TensorDescriptor.from_tensor(queries, [tokens, plan.shared, WIDTH.value], QUERIES_LAYOUT)
     slots = cache.view(-1, kv_heads * WIDTH.value)
-    kv_tiles = TensorDescriptor.from_tensor(slots, [KV_TILE.value, WIDTH.value], CACHE_LAYOUT)
+    kv_tiles = TensorDescriptor.from_tensor(slots, [KV_TILE, WIDTH.value], CACHE_LAYOUT)
     programs = min(len(plan.work) * kv_heads, multiprocessors(queries.device))
     persistent_attend_kernel[(programs,)](
         q_tiles, kv_tiles, plan.tables, plan.work, plan.lines_in_use, out, split_stats, split_accs,

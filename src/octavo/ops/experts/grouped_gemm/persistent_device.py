@@ -6,11 +6,13 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-STEP = gl.constexpr(128)
+from octavo.ops.experts.grouped_gemm import persistent_tile
+
+STEP = gl.constexpr(persistent_tile.STEP)
 """Columns of K that a stage holds."""
 STAGES = gl.constexpr(4)
 """As many as shared memory has room for."""
-TILE_ROWS = gl.constexpr(128)
+TILE_ROWS = gl.constexpr(persistent_tile.PersistentTile.rows)
 BAND = gl.constexpr(4)
 """Row tiles whose items run next to each other."""
 TURN_SHIFT = gl.constexpr(37)
