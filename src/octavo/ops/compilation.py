@@ -12,6 +12,8 @@ from typing import Any
 import triton
 from triton.runtime._async_compile import active_mode
 
+from octavo.ops.compiler_process import Compilers, Job
+
 log = logging.getLogger(__name__)
 
 
@@ -28,14 +30,19 @@ def log_compilations() -> None:
 class _Compilations(triton.AsyncCompileMode):  # type: ignore[misc]  # Triton has no types
     """Compiles each kernel with what launches it: Triton 3.6 makes a C file for each signature, and has it compiled at the first launch."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, compilers: Compilers) -> None:
         super().__init__(pool)
+        self._compilers = compilers
+        self._hashed: tuple[Any, ...] = ()
         self._signatures: set[str] = set()
         self._lock = threading.Lock()
 
-    def submit(self, key: object, compile_kernel: Callable[[], Any], finalize: Callable[[Any], None]) -> Any:
+    def submit(self, key: str, compile_kernel: Callable[[], Any], finalize: Callable[[Any], None]) -> Any:
+        job = Job.of(key, compile_kernel, self._hashed)
+        self._hashed = job.hashed
+
         def compile_with_launcher() -> Any:
-            kernel = compile_kernel()
+            kernel = compile_kernel() if job.is_done else self._compilers.compile(job, compile_kernel)
             if self._is_first(kernel):
                 triton.runtime.driver.active.launcher_cls(kernel.src, kernel.metadata)
             return kernel
@@ -65,7 +72,7 @@ def compiling_instead(threads: int) -> Iterator[None]:
     """Within it every launch of this thread compiles its kernel instead, `threads` at a time; behind it all are ready to be launched.
 
     Nothing is computed meanwhile: what a kernel would have written holds whatever its memory held, so nobody may use it as an
-    index or look at it. Most of a compilation is LLVM, ptxas and a C compiler, which run beside Python.
+    index or look at it. Where there are many threads, and more kernels than a few are in no cache, other processes compile most.
 
     Raises:
         Exception: what a compilation raised.
@@ -75,7 +82,11 @@ def compiling_instead(threads: int) -> Iterator[None]:
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         return run(kernel, *args, grid=grid, warmup=True, **options)
 
-    with ThreadPoolExecutor(threads) as pool, _Compilations(pool):
+    with (
+        contextlib.closing(Compilers(threads)) as compilers,
+        ThreadPoolExecutor(threads) as pool,
+        _Compilations(pool, compilers),
+    ):
         triton.JITFunction.run = compile_only
         try:
             yield
