@@ -1,4 +1,5 @@
-"""Which tiles a layer uses: from the table where its shape was tuned, safe ones elsewhere, persistent ones where there are many."""
+"""Which tiles a layer uses: from the table where its shape was tuned, by what tuned shapes have in common elsewhere, persistent ones where there
+are many."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import dataclasses
 import math
 
 from octavo.errors import KernelContractError
-from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
+from octavo.ops.experts.grouped_gemm.persistent_tile import STEP, PersistentTile
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
 from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
@@ -29,14 +30,28 @@ class Tiles:
             )
 
 
-_SAFE = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 128, 4), 128: (64, 128, 4)}
-"""Rows to columns of the products gate_up and down, and warps."""
+_BY_MEAN = {
+    False: [
+        (11, Tile(16, 64, 4, 3, True, 0, 2), Tile(16, 128, 4, 3, True, 0, 2)),
+        (90, Tile(64, 64, 4, 3, True, 2), Tile(64, 128, 4, 3, True, 2)),
+        (math.inf, Tile(128, 64, 4, 3, True, 2), Tile(128, 128, 4, 3, True, 2)),
+    ],
+    True: [
+        (11, Tile(16, 64, 4, 4, True), Tile(16, 128, 4, 3, True)),
+        (45, Tile(64, 64, 4, 4, True, 2), Tile(64, 128, 4, 4, True, 2)),
+        (math.inf, Tile(128, 64, 4, 3, True, 2), Tile(128, 64, 4, 3, True)),
+    ],
+}
+"""By whether scales are per block: what tuned shapes have in common, up to a mean of assignments per expert."""
+_FEW = 16
+"""Assignments up to which products wait for their own loads more than for memory."""
+_EARLY = Tile(16, 64, 4, 2, True, 0, 2, 4)
+"""Of the second product of few, whose weights the kernel before does not choose."""
 _PERSISTENT_ABOVE = {("Fp8Channel", 128, 2048, 768): 11584, ("Fp8Block", 128, 2048, 768): 2896}
 """Assignments of tuned shapes above which persistent tiles were faster on an H200; a tuned shape that is not here has none."""
-_PERSISTENT_MEAN = 16
-"""Mean assignments per expert above which other shapes have them. They are as fast at about 24, between 16 and 32, where safe tiles change: a safe
-tile that ended between those might be taken at no power of two. With one scale for each row and column the mean has to be above 64, where safe
-tiles have as many rows, as one of them stays."""
+_PERSISTENT_MEAN = 11
+"""Mean assignments per expert above which other shapes have them, where tiles get higher. With one scale for each row and column the mean has to be
+above 90, where tiles have as many rows, as one of them stays."""
 
 
 def choose_tiles(
@@ -58,9 +73,9 @@ def choose_tiles(
 
 
 def tuned_tiles(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
-    """The first entry of the table whose assignments are not fewer; without a table, safe ones. Arguments as `choose_tiles`."""
+    """The first entry of the table whose assignments are not fewer; without a table, those of `_by_mean`. Arguments as `choose_tiles`."""
     entries = TABLE.get(_key(shape), [])
-    return next(((up, down) for most, up, down in entries if assignments <= most), None) or _safe(shape, assignments)
+    return next(((up, down) for most, up, down in entries if assignments <= most), None) or _by_mean(shape, assignments)
 
 
 def _persistent_above(shape: tuple[str, int, int, int]) -> float:
@@ -85,12 +100,19 @@ def _key(shape: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
     return shape
 
 
-def _safe(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
-    """Rows near the mean assignments per expert; two programs fit on a multiprocessor at every height."""
+def _by_mean(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, Tile]:
+    """What is fast for tuned shapes at as many assignments per expert."""
     kind, experts, hidden, intermediate = shape
-    rows = next((rows for rows in (16, 32, 64) if assignments <= rows * experts), 128)
-    gated, down, warps = _SAFE[rows]
-    if kind == Fp8Block.__name__:
-        down = 64  # products of one K step and sums are separate registers
-    aligned = hidden % 16 == 0 and intermediate % 16 == 0
-    return Tile(rows, gated, warps, 3, aligned), Tile(rows, down, warps, 3, aligned)
+    blockwise = kind == Fp8Block.__name__
+    gate_up, down = next((up, down) for mean, up, down in _BY_MEAN[blockwise] if assignments <= mean * experts)
+    if assignments <= _FEW and not blockwise and intermediate > _EARLY.early * STEP:
+        down = _EARLY
+    gate_up, down = _whole_steps(gate_up, hidden), _whole_steps(down, intermediate)
+    if hidden % 16 == 0 and intermediate % 16 == 0:
+        return gate_up, down
+    return dataclasses.replace(gate_up, tma=False), dataclasses.replace(down, tma=False, early=0)
+
+
+def _whole_steps(tile: Tile, width: int) -> Tile:
+    """The same tile, with short steps where long ones would leave a part of K."""
+    return tile if width % (tile.step_factor * STEP) == 0 else dataclasses.replace(tile, step_factor=1)
