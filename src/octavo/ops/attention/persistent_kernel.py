@@ -209,6 +209,11 @@ def _attend(
         # minus infinity where a split begins, by arithmetic: the branch below comes later
         before = gl.where(new_split, float("-inf"), split_row_max)
         highest, reference, shrink = find_highest(scores, before, scale)
+        if blocks < 0:
+            # never: without a use here ptxas puts the maxima behind the wait, and not beside the products
+            unused = split_stats + gl.arange(0, PIECE_ROWS, ROW)
+            gl.store(unused, highest)
+            gl.store(unused, shrink)
         split_acc, totals, left = warpgroup_mma_wait(0, deps=[adding, summing, left])
         mbarrier.arrive(empty.index(stage))
         if new_split:
