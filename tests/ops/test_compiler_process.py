@@ -48,27 +48,24 @@ def clear(out, LAYOUT: gl.constexpr):
 
 LAYOUT = gl.BlockedLayout([1], [32], [4], [0])
 """
-ABROAD = """
-import sys
-
-if sys.argv[0].endswith("compiler_process.py"):
-"""
-"""Opens what only happens where a kernel's module is imported by another process."""
 OPENING = """
 import logging
+import os
+import kernels
 import psutil
 import torch
 import triton
+import triton.language as tl
 from kernels import LAYOUT, broken, clear, count, fill
-from octavo.ops import compiler_process
 from octavo.ops.compilation import compiling_instead, log_compilations
+from octavo.ops.compiler_process import Compilers, Job
 from ops.hopper import Hopper
 
 logging.basicConfig(level=logging.DEBUG)
 log_compilations()
 triton.runtime.driver.set_active(Hopper())
-here, found, started = [], [], []
-tell, start = triton.knobs.compilation.listener, compiler_process.CompilerProcess
+here, found, asker = [], [], os.getpid()
+tell = triton.knobs.compilation.listener
 
 
 def listen(*, src, cache_hit, **others):
@@ -76,42 +73,49 @@ def listen(*, src, cache_hit, **others):
     tell(src=src, cache_hit=cache_hit, **others)
 
 
-def start_noted():
-    started.append(start())
-    return started[-1]
-
-
 triton.knobs.compilation.listener = listen
-compiler_process.CompilerProcess = start_noted
 out = torch.zeros(128)
 """
-ALL_ABROAD = "\ncompiler_process.OWN_THREADS = 0\n"
 FORMS = """
-def launch_forms():
-    with compiling_instead(4):
+def launch_forms(processes=1):
+    with compiling_instead(4, Compilers(4, processes)):
+        assert len(psutil.Process().children()) == processes
         for size in (32, 64, 128):
             fill[(1,)](out, COUNT=size)
             count[(1,)](out.bfloat16(), COUNT=size)
         clear[(1,)](out, LAYOUT=LAYOUT, num_warps=4)
 
 
-launch_forms()
+"""
+CHECKS = """
 assert not out.any()
 assert not psutil.Process().children()
 assert all("ptx" in kernel.asm for each in (fill, count, clear) for kernel in each.device_caches[0][0].values())
 """
+ACCIDENTS = """
+does = Job.{method}
 
 
-def run(program: str, folder: Path, kernels: str = KERNELS) -> str:
+def do(job):
+    if os.getpid() != asker:
+        {accident}
+    does(job)
+
+
+Job.{method} = do
+"""
+
+
+def run(program: str, folder: Path) -> str:
     """What the program, which must end well, says on standard error; `folder` keeps what it compiled."""
-    with start(program, folder, kernels) as running:
+    with start(program, folder) as running:
         said = running.communicate(timeout=300)[1]
     assert running.returncode == 0, said
     return said
 
 
-def start(program: str, folder: Path, kernels: str) -> subprocess.Popen[str]:
-    (folder / "kernels.py").write_text(kernels)
+def start(program: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "kernels.py").write_text(KERNELS)
     (folder / "program.py").write_text(program)
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), *(path for path in sys.path if path)])
@@ -120,80 +124,106 @@ def start(program: str, folder: Path, kernels: str) -> subprocess.Popen[str]:
 
 
 def test_another_process_compiles_what_is_found_here(tmp_path: Path) -> None:
-    """All kernels, in Triton and in Gluon; once they are compiled, no process is started."""
-    first = run(OPENING + ALL_ABROAD + FORMS + "\nassert (len(here), len(found), len(started)) == (0, 7, 1)", tmp_path)
+    """All kernels, in Triton and in Gluon; once they are compiled, nothing is asked of it."""
+    program = OPENING + FORMS + "launch_forms()" + CHECKS + "assert (len(here), len(found)) == (0, 7)"
+    first = run(program, tmp_path)
     assert [first.count(f"kernel {name} compiled in") for name in ("fill", "count", "clear")] == [3, 3, 1]
     assert "compiled here" not in first
-    again = run(OPENING + ALL_ABROAD + FORMS + "\nassert (len(here), len(found), len(started)) == (0, 7, 0)", tmp_path)
-    assert "kernel" not in again
+    assert "kernel" not in run(program, tmp_path)
 
 
 def test_keys_do_not_depend_on_who_has_hashed_what(tmp_path: Path) -> None:
     """`count` has another key once `fill`, which calls the same function, has been hashed: as it is here, where it is found, and not there."""
-    fills = OPENING + ALL_ABROAD.replace("0", "1") + "\nwith compiling_instead(4):\n    fill[(1,)](out, COUNT=32)\n"
-    run(fills + "assert (here, len(started)) == (['fill'], 0)", tmp_path)
+    run(OPENING + "\nwith compiling_instead(4):\n    fill[(1,)](out, COUNT=32)\nassert here == ['fill']", tmp_path)
     both = (
-        OPENING
-        + ALL_ABROAD
-        + "\nwith compiling_instead(4):\n    fill[(1,)](out, COUNT=32)\n    count[(1,)](out, COUNT=32)\n"
+        "\nwith compiling_instead(4, Compilers(4, 1)):\n    fill[(1,)](out, COUNT=32)\n    count[(1,)](out, COUNT=32)\n"
     )
-    told = run(both + "assert (here, sorted(found), len(started)) == ([], ['count', 'fill'], 1)", tmp_path)
+    told = run(OPENING + both + "assert (here, sorted(found)) == ([], ['count', 'fill'])", tmp_path)
     assert "kernel count compiled in" in told
 
 
-def test_few_kernels_and_few_threads_start_no_process(tmp_path: Path) -> None:
-    few = "\nwith compiling_instead(64):\n    fill[(1,)](out, COUNT=32)\n    count[(1,)](out, COUNT=32)\n"
-    run(OPENING + few + "assert (sorted(here), started) == (['count', 'fill'], [])", tmp_path)
-    narrow = FORMS.replace("compiling_instead(4)", "compiling_instead(3)")
-    run(OPENING + narrow + "\nassert (len(here), len(found), started) == (6, 1, [])", tmp_path)
+def test_without_processes_all_is_compiled_here(tmp_path: Path) -> None:
+    run(OPENING + FORMS + "launch_forms(0)" + CHECKS + "assert (len(here), len(found)) == (7, 0)", tmp_path)
+
+
+def test_several_processes_share_the_kernels(tmp_path: Path) -> None:
+    told = run(OPENING + FORMS + "launch_forms(3)" + CHECKS + "assert (len(here), len(found)) == (0, 7)", tmp_path)
+    assert "compiled here" not in told
+
+
+def test_too_little_room_for_processes_is_told(tmp_path: Path) -> None:
+    refusal = """
+fork = os.fork
+
+
+def refuse():
+    if psutil.Process().children():
+        raise BlockingIOError(11, "no room")
+    return fork()
+
+
+os.fork = refuse
+compilers = Compilers(4, 3)
+os.fork = fork
+with compiling_instead(4, compilers):
+    fill[(1,)](out, COUNT=32)
+assert found == ["fill"]
+"""
+    assert "kernels are compiled by 1 processes in place of 3: [Errno 11] no room" in run(OPENING + refusal, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("accident", "told"),
+    ("method", "accident", "told"),
     [
-        ("    import os; os.kill(os.getpid(), 9)\n", "compiled here: the process that was to do it has failed"),
-        ("    raise ImportError('not here')\n", "compiled here: another process could not: ImportError: not here"),
-        ("    ONE = tl.constexpr(2)\n", "compiled here: another process came to another key"),
+        ("run", "os.kill(os.getpid(), 9)", "compiled here: the process that was to do it has failed"),
+        ("run", "raise ImportError('not here')", "compiled here: another process could not: ImportError: not here"),
+        ("hash_sources", "kernels.ONE = tl.constexpr(2)", "compiled here: another process came to another key"),
     ],
 )
-def test_what_another_process_does_not_compile_is_compiled_here(tmp_path: Path, accident: str, told: str) -> None:
-    kernels = KERNELS.replace("ONE = tl.constexpr(1)\n", "ONE = tl.constexpr(1)\n" + ABROAD + accident)
-    said = run(
-        OPENING + ALL_ABROAD + FORMS + "\nassert (len(here), len(found), len(started)) == (7, 0, 1)", tmp_path, kernels
-    )
-    assert told in said
+def test_what_another_process_does_not_compile_is_compiled_here(
+    tmp_path: Path, method: str, accident: str, told: str
+) -> None:
+    broken = ACCIDENTS.format(method=method, accident=accident)
+    program = OPENING + broken + FORMS + "launch_forms()" + CHECKS + "assert (len(here), len(found)) == (7, 0)"
+    assert told in run(program, tmp_path)
 
 
 def test_a_kernel_that_does_not_compile_is_told(tmp_path: Path) -> None:
     program = """
 try:
-    with compiling_instead(4):
+    with compiling_instead(4, Compilers(4, 1)):
         broken[(1,)](out)
 except triton.compiler.CompilationError:
-    assert (len(started), psutil.Process().children()) == (1, [])
+    assert not psutil.Process().children()
 else:
     raise SystemExit("the broken kernel is not told")
 """
-    assert "another process could not: CompilationError" in run(OPENING + ALL_ABROAD + program, tmp_path)
+    assert "another process could not: CompilationError" in run(OPENING + program, tmp_path)
+
+
+def test_a_process_holds_no_file_of_the_one_that_asks(tmp_path: Path) -> None:
+    """Whoever waits for the end of the asking process waits for it alone."""
+    program = """
+ours, theirs = os.pipe()
+compilers = Compilers(4, 2)
+os.close(theirs)
+assert os.read(ours, 1) == b""
+for child in psutil.Process().children():
+    names = {file: os.readlink(f"/proc/{child.pid}/fd/{file}") for file in os.listdir(f"/proc/{child.pid}/fd")}
+    assert sum(name.startswith("socket") for name in names.values()) == 2, names
+    assert {name for file, name in names.items() if file != "2" and not name.startswith("socket")} <= {"/dev/null", "anon_inode:[eventpoll]"}
+compilers.close()
+"""
+    run(OPENING + program, tmp_path)
 
 
 def test_it_ends_with_the_process_that_asks_even_in_the_middle_of_a_kernel(tmp_path: Path) -> None:
-    program = """
-def start_told():
-    process = start()
-    [child] = psutil.Process().children()
-    print(child.pid, flush=True)
-    return process
-
-
-compiler_process.CompilerProcess = start_told
-"""
     begun = tmp_path / "begun"
-    waits = KERNELS + ABROAD + f"    import time, pathlib; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)\n"
-    with start(OPENING + ALL_ABROAD + program + FORMS, tmp_path, waits) as asking:
-        assert asking.stdout is not None
-        compiler = psutil.Process(int(asking.stdout.readline()))
-        wait_until(begun.exists)
+    accident = f"import time, pathlib; pathlib.Path({str(begun)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    program = OPENING + ACCIDENTS.format(method="run", accident=accident) + FORMS + "launch_forms()"
+    with start(program, tmp_path) as asking:
+        wait_until(lambda: begun.exists() and begun.read_text() != "")
+        compiler = psutil.Process(int(begun.read_text()))
         assert compiler.is_running()
         asking.kill()
     wait_until(lambda: not compiler.is_running() or compiler.status() == psutil.STATUS_ZOMBIE)

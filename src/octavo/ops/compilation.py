@@ -68,11 +68,15 @@ class _Compilations(triton.AsyncCompileMode):  # type: ignore[misc]  # Triton ha
 
 
 @contextlib.contextmanager
-def compiling_instead(threads: int) -> Iterator[None]:
+def compiling_instead(threads: int, compilers: Compilers | None = None) -> Iterator[None]:
     """Within it every launch of this thread compiles its kernel instead, `threads` at a time; behind it all are ready to be launched.
 
     Nothing is computed meanwhile: what a kernel would have written holds whatever its memory held, so nobody may use it as an
-    index or look at it. Where there are many threads, and more kernels than a few are in no cache, other processes compile most.
+    index or look at it.
+
+    Args:
+        threads: that compile, or wait for those who do.
+        compilers: where kernels that are in no cache are compiled, closed at the end; None: those threads.
 
     Raises:
         Exception: what a compilation raised.
@@ -83,9 +87,9 @@ def compiling_instead(threads: int) -> Iterator[None]:
         return run(kernel, *args, grid=grid, warmup=True, **options)
 
     with (
-        contextlib.closing(Compilers(threads)) as compilers,
+        contextlib.closing(compilers or Compilers(threads)) as places,
         ThreadPoolExecutor(threads) as pool,
-        _Compilations(pool, compilers),
+        _Compilations(pool, places),
     ):
         triton.JITFunction.run = compile_only
         try:

@@ -1,12 +1,13 @@
 """Processes that compile kernels into Triton's cache, where this one finds them.
 
-A sixth of a compilation or more is Python and holds the interpreter's lock, for which dozens of threads of one process wait.
-`python -m octavo.ops.compiler_process FD...` is the other end: a thread for each socket compiles what comes over it, one kernel after
-the other. It opens no device.
+A sixth of a compilation or more is Python and holds the interpreter's lock, for which dozens of threads of one process wait. A process is
+forked off the one that asks, once that has imported the kernels and before it opens a device: it has imported all that it needs, and shares
+the memory that this takes. In it a thread for each pipe compiles what comes over it, one kernel after the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import inspect
@@ -18,13 +19,12 @@ import pickle
 import queue
 import select
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import triton
 from triton.runtime.cache import get_cache_manager
@@ -32,15 +32,13 @@ from triton.runtime.cache import get_cache_manager
 log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 8
-"""Each holds 0.3 GB of its own while kernels are compiled: what PyTorch, which kernels import, and Triton take."""
-CORES_EACH = 4
-"""For which there is one process. On fewer there is none: what it imports would take longer than it gains."""
+"""More than the kernels of a start keep busy."""
+CORES_EACH = 2
+"""For which there is one process. On fewer there is none."""
 THREADS_EACH = 2
 """One is in C++ or waits for ptxas, while the other is in Python."""
-OWN_THREADS = 4
-"""That compile in this process beside the others: enough for a few kernels, and few enough for the thread that tells what to compile."""
 ANSWER_S = 120.0
-"""How long a process may take for a kernel, importing what it needs included, so that nobody waits for it for ever."""
+"""How long a process may take for a kernel, so that nobody waits for it for ever."""
 
 
 class Job(NamedTuple):
@@ -93,7 +91,7 @@ class _Target:
 
 
 class CompilerProcess:
-    """One such process, which is not waited for until it is asked for something.
+    """One such process, forked off this one, which has opened no device.
 
     Raises:
         OSError: the system has no room for another process.
@@ -103,44 +101,41 @@ class CompilerProcess:
         pairs = [multiprocessing.Pipe() for _ in range(THREADS_EACH)]
         self.connections = [ours for ours, _ in pairs]
         theirs = [end for _, end in pairs]
-        numbers = [end.fileno() for end in theirs]
-        try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "octavo.ops.compiler_process", *map(str, numbers)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=numbers,
-            )
-        finally:
-            for end in theirs:
-                end.close()
+        self._pid = _fork()
+        if self._pid == 0:
+            _live(theirs)
+        for end in theirs:
+            end.close()
 
     def kill(self) -> None:
         """Kill it, and wait: what it had written is whole, and what it has not, somebody else compiles."""
-        self._child.kill()
-        self._child.wait()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
         for connection in self.connections:
             connection.close()
 
 
 class Compilers:
-    """Places where kernels are compiled: threads of this process and, once those have all been taken, of others, which start one by one.
+    """Places where kernels are compiled: threads of this process, or of others that are forked off it now.
 
     Args:
         threads: of those that call `compile`.
+        processes: as many others, if the system has room for them. With one or more, all kernels are compiled there, and none here.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._most = min(MOST_PROCESSES, threads // CORES_EACH)
-        self._processes: list[CompilerProcess] = []
-        self._lock = threading.Lock()
+    def __init__(self, threads: int, processes: int = 0) -> None:
+        self._processes = _fork_processes(processes)
         self._free: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         """None: in this process."""
-        for _ in range(OWN_THREADS if self._most else threads):
+        for process in self._processes:
+            for connection in process.connections:
+                self._free.put(connection)
+        for _ in range(0 if self._processes else threads):
             self._free.put(None)
 
     def compile(self, job: Job, compile_kernel: Callable[[], Any]) -> Any:
         """What `compile_kernel` returns, called once a place is free: there, or here after another process has done `job`, which is the same."""
-        place = self._take()
+        place = self._free.get()
         try:
             if place is None:
                 return compile_kernel()
@@ -152,29 +147,29 @@ class Compilers:
 
     def close(self) -> None:
         """End the processes; nothing is compiled any more."""
-        for process in self._processes:
-            process.kill()
+        while self._processes:
+            self._processes.pop().kill()
 
-    def _take(self) -> Connection | None:
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            self._start_another()
-            return self._free.get()
 
-    def _start_another(self) -> None:
-        with self._lock:
-            if len(self._processes) == self._most:
-                return
-            try:
-                process = CompilerProcess()
-            except OSError as exc:
-                log.warning("no process can be started that compiles kernels: %s", exc)
-                self._most = len(self._processes)
-                return
-            self._processes.append(process)
-        for connection in process.connections:
-            self._free.put(connection)
+def _fork_processes(count: int) -> list[CompilerProcess]:
+    """As many as the system has room for, up to `count`."""
+    processes: list[CompilerProcess] = []
+    gc.freeze()  # a collection in a process would write to, and so copy, what it shares
+    try:
+        for _ in range(count):
+            processes.append(CompilerProcess())
+    except OSError as exc:
+        log.warning("kernels are compiled by %d processes in place of %d: %s", len(processes), count, exc)
+    finally:
+        gc.unfreeze()
+    return processes
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 warns where there are threads: those of a worker that has opened no device wait for its parent, and hold nothing.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 class _Pickler(pickle.Pickler):
@@ -231,18 +226,30 @@ def _serve(connection: Connection, reading: threading.Lock) -> None:
         connection.send(answer)
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    gc.disable()  # it lives for seconds, and collections go over all that PyTorch is made of
-    connections = [Connection(int(number)) for number in sys.argv[1:]]
-    reading = threading.Lock()
-    poll = select.poll()
-    for connection in connections:
-        poll.register(connection.fileno(), 0)
-        threading.Thread(target=_serve, args=(connection, reading), daemon=True).start()
-    poll.poll()  # until the other end is closed, even in the middle of a kernel
-    os._exit(0)
+def _live(connections: Sequence[Connection]) -> NoReturn:
+    """Be one of the processes, until the other ends are closed, even in the middle of a kernel. Nothing of what this one was forked off goes on."""
+    try:
+        _forget_files({connection.fileno() for connection in connections})
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+        gc.disable()  # it lives for seconds
+        triton.knobs.compilation.listener = None  # the process that asks tells what is compiled
+        reading = threading.Lock()
+        poll = select.poll()
+        for connection in connections:
+            poll.register(connection.fileno(), 0)
+            threading.Thread(target=_serve, args=(connection, reading), daemon=True).start()
+        poll.poll()
+    finally:
+        os._exit(0)
 
 
-if __name__ == "__main__":
-    main()
+def _forget_files(kept: set[int]) -> None:
+    """Close all files but `kept` and standard error: whoever waits for the end of one waits for no other process than this was forked off.
+
+    Their numbers stay taken, so that no object of the other process's closes a file that is opened here.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept | {2, nothing}:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.dup2(nothing, int(name))

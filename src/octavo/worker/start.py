@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -38,7 +39,8 @@ from octavo.worker.shared_weights.weights import MappedWeights, OwnWeights
 from octavo.worker.threads import ThreadedModel
 from octavo.worker.warm_up import blocks_of_widest, load_kernels, visit_kernels, warm_up
 
-if TYPE_CHECKING:  # importing it imports Triton
+if TYPE_CHECKING:  # importing them imports Triton
+    from octavo.ops.compiler_process import Compilers
     from octavo.worker.graphs import Capture, GraphedModel
 
 log = logging.getLogger(__name__)
@@ -74,18 +76,26 @@ def prepare(config: WorkerConfig, choose: ChooseOperations | None = None) -> Sta
     Where `config` says that a worker like it has run, kernels are loaded too, as far as there is memory beside that worker.
     Arguments and errors as `start`.
     """
+    with _compilers(config) as compilers:
+        return _prepare(config, choose or choose_operations, compilers)
+
+
+def _prepare(config: WorkerConfig, choose: ChooseOperations, compilers: Compilers | None) -> Start:
     watch = _Watch()
     device = open_device(config)
     open_s = watch.lap()
     log.debug("device %s opened in %.2f s", _describe(device), open_s)
-    operations = (choose or choose_operations)(config, device)
+    operations = choose(config, device)
     weights = _weights(config, device, operations)
     loaded = weights.build() if weights.are_loaded else None
     load_s = watch.lap()
     log.debug("weights %s in %.2f s", "loaded" if config.weights is None else "mapped", load_s)
     is_ahead = loaded is not None and config.has_predecessor
     if device.type == "cuda":
-        (_load_kernels_ahead if is_ahead else _compile_kernels)(loaded or weights.build(), config, device)
+        if loaded is not None and config.has_predecessor:
+            _load_kernels_ahead(loaded, config, device)
+        else:
+            _compile_kernels(loaded or weights.build(), config, device, compilers)
     kernels_s = watch.lap()
 
     def begin(order: Begin) -> tuple[Runner, WorkerReady]:
@@ -295,7 +305,20 @@ def _run_all_sizes(
     torch.cuda.synchronize()
 
 
-def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, device: torch.device) -> None:
+def _compilers(config: WorkerConfig) -> contextlib.AbstractContextManager[Compilers | None]:
+    """What compiles the kernels of the first worker of its kind: processes that have to be forked off before the device is opened."""
+    if torch.device(config.device).type != "cuda" or config.has_predecessor:
+        return contextlib.nullcontext()
+    import octavo.models.cuda_operations  # noqa: F401 - has all kernels imported, once for all processes
+    from octavo.ops.compiler_process import CORES_EACH, MOST_PROCESSES, Compilers
+
+    cores = len(os.sched_getaffinity(0))
+    return contextlib.closing(Compilers(cores, min(MOST_PROCESSES, cores // CORES_EACH)))
+
+
+def _compile_kernels(
+    loaded: LoadedModel, config: WorkerConfig, device: torch.device, compilers: Compilers | None
+) -> None:
     """Compile what steps of all sizes will launch, on all cores, or read it from Triton's cache; the device's memory is as before.
 
     Meanwhile a keeper may load the weights, for which it needs memory too: a cache is made of the layers alone that are visited.
@@ -303,7 +326,7 @@ def _compile_kernels(loaded: LoadedModel, config: WorkerConfig, device: torch.de
     from octavo.ops.compilation import compiling_instead
 
     watch = _Watch()
-    with compiling_instead(len(os.sched_getaffinity(0))):
+    with compiling_instead(len(os.sched_getaffinity(0)), compilers):
         kv_cache = KVCache.allocate(
             tuple(loaded.config.cache[number] for number in loaded.model.samples),
             num_blocks=_blocks_for_now(loaded, config, device),
