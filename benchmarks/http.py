@@ -18,7 +18,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ from octavo.cli.bench.serve import server_vocab_size
 START_S = 300.0
 LOAD_S = 240.0
 """In which all requests of a load must be answered."""
-LOADS = ["1x512x128", "16x512x128", "64x512x128", "256x512x128"] + [
-    f"{count}x{length}x128" for length in (8000, 32000) for count in (1, 8, 32)
-]
+LOADS = ["1x512x128", "16x512x128", "64x512x128", "256x512x128"]
+GREEDY_LOADS = [f"{count}x{length}x128" for length in (8000, 32000) for count in (1, 8, 32)]
+"""What a sampling costs of them can hardly be seen."""
 GREEDY = {"temperature": 0.0}
 ADVISED = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 """What Qwen advises for Qwen3 without thinking (the model's card)."""
@@ -91,13 +91,22 @@ async def measure(args: argparse.Namespace, base_url: str) -> AsyncIterator[tupl
         await asyncio.sleep(args.settle_s)
         model = args.served_model or await client.model()
         vocab_size = args.vocab_size or await server_vocab_size(client)
-        for load in args.loads:
-            for name in args.samplings:
-                runs = []
-                for _ in range(args.repeats + 1):
-                    seed += 1
-                    runs.append(await answer(client, model, load, SAMPLINGS[name], vocab_size, seed))
-                yield load, name, Times.of(load, runs[1:])
+        for load, name in planned(args.loads, args.samplings, args.greedy_loads):
+            runs = []
+            for _ in range(args.repeats + 1):
+                seed += 1
+                runs.append(await answer(client, model, load, SAMPLINGS[name], vocab_size, seed))
+            yield load, name, Times.of(load, runs[1:])
+
+
+def planned(
+    loads: Sequence[Load] | None, samplings: Sequence[str], greedy_loads: Sequence[Load] | None
+) -> list[tuple[Load, str]]:
+    """Each load with the name of each of its samplings; None: those of `LOADS`, and none or those of `GREEDY_LOADS`."""
+    if loads is None:
+        loads = [Load.parse(text) for text in LOADS]
+        greedy_loads = [Load.parse(text) for text in GREEDY_LOADS] if greedy_loads is None else greedy_loads
+    return [(load, name) for load in loads for name in samplings] + [(load, "greedy") for load in greedy_loads or ()]
 
 
 async def run(args: argparse.Namespace, base_url: str, result: Result) -> None:
@@ -111,11 +120,12 @@ async def run(args: argparse.Namespace, base_url: str, result: Result) -> None:
 def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what is measured."""
     add = parser.add_argument
-    loads = [Load.parse(text) for text in LOADS]
     add("--served-model", help="its name there; default: the first of /v1/models")
     add("--vocab-size", type=int, help="default: the server's, if it tells")
-    add("--loads", nargs="+", type=Load.parse, default=loads, metavar="COUNTxPROMPTxMADE")
+    form: dict[str, Any] = {"nargs": "*", "type": Load.parse, "metavar": "COUNTxPROMPTxMADE"}
+    add("--loads", **form, help=f"with each of --samplings (default: {' '.join(LOADS)})")
     add("--samplings", nargs="+", choices=SAMPLINGS, default=list(SAMPLINGS))
+    add("--greedy-loads", **form, help=f"greedy alone (default: {' '.join(GREEDY_LOADS)}, and none with --loads)")
     add("--repeats", type=int, default=3)
     add(
         "--settle-s",

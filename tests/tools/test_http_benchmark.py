@@ -13,7 +13,7 @@ from typing import Any
 import benchmarks.http
 import pytest
 from benchmarks import provenance, tables
-from benchmarks.http import GREEDY, FailedRequestError, answer, main
+from benchmarks.http import GREEDY, FailedRequestError, answer, main, planned
 from benchmarks.http_times import (
     Load,
     OtherResultError,
@@ -50,6 +50,16 @@ class Client:
     async def stream(self, path: str, body: dict[str, Any], prompt_tokens: int) -> Outcome:
         self.bodies.append(body)
         return self.outcomes.pop(0)
+
+
+def test_long_loads_are_measured_greedily_alone() -> None:
+    short, long = Load(1, 512, 128), Load(8, 32000, 128)
+    assert planned([short], ["greedy", "Qwen's"], [long]) == [(short, "greedy"), (short, "Qwen's"), (long, "greedy")]
+    assert planned([short], ["Qwen's"], None) == [(short, "Qwen's")]
+    assert len(planned(None, ["greedy", "Qwen's"], [])) == 8
+    every = planned(None, ["greedy", "Qwen's"], None)
+    assert len(every) == 14
+    assert {sampling for load, sampling in every if load.prompt > 1000} == {"greedy"}
 
 
 def test_a_row_is_of_all_requests_and_of_the_median_run() -> None:
