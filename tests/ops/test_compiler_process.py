@@ -167,9 +167,9 @@ compilers = Compilers(4, 3)
 os.fork = fork
 with compiling_instead(4, compilers):
     fill[(1,)](out, COUNT=32)
-assert found == ["fill"]
+assert here == ["fill"]
 """
-    assert "kernels are compiled by 1 processes in place of 3: [Errno 11] no room" in run(OPENING + refusal, tmp_path)
+    assert "kernels are compiled here: no room for 3 processes: [Errno 11] no room" in run(OPENING + refusal, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,39 @@ for child in psutil.Process().children():
 compilers.close()
 """
     run(OPENING + program, tmp_path)
+
+
+def test_what_the_dying_process_says_last_stays_the_last(tmp_path: Path) -> None:
+    program = """
+import sys
+compilers = Compilers(4, 2)
+print("the cause", file=sys.stderr, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with start(OPENING + program, tmp_path) as asking:
+        assert (
+            asking.communicate(timeout=300)[1].splitlines()[-1] == "the cause"
+        )  # the end of which all processes have had
+
+
+def test_what_is_kept_from_collections_stays_kept(tmp_path: Path) -> None:
+    program = """
+import gc
+gc.freeze()
+kept = gc.get_freeze_count()
+compilers = Compilers(4, 2)
+assert gc.get_freeze_count() >= kept
+compilers.close()
+"""
+    run(OPENING + program, tmp_path)
+
+
+def test_processes_end_where_nobody_is_told_of_their_end(tmp_path: Path) -> None:
+    """A parent may have had signals of children ignored, which is inherited."""
+    ignored = (
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\ncompilers = Compilers(4, 2)\ncompilers.close()"
+    )
+    run(OPENING + ignored + "\nassert not psutil.Process().children()", tmp_path)
 
 
 def test_it_ends_with_the_process_that_asks_even_in_the_middle_of_a_kernel(tmp_path: Path) -> None:

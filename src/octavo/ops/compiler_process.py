@@ -101,16 +101,21 @@ class CompilerProcess:
         pairs = [multiprocessing.Pipe() for _ in range(THREADS_EACH)]
         self.connections = [ours for ours, _ in pairs]
         theirs = [end for _, end in pairs]
-        self._pid = _fork()
-        if self._pid == 0:
-            _live(theirs)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # or a process would go on as this one does
+        try:
+            self._pid = _fork()
+            if self._pid == 0:
+                _live(theirs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for end in theirs:
             end.close()
 
     def kill(self) -> None:
         """Kill it, and wait: what it had written is whole, and what it has not, somebody else compiles."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # where SIGCHLD is ignored
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
         for connection in self.connections:
             connection.close()
 
@@ -120,7 +125,7 @@ class Compilers:
 
     Args:
         threads: of those that call `compile`.
-        processes: as many others, if the system has room for them. With one or more, all kernels are compiled there, and none here.
+        processes: as many others, if the system has room for all of them. With one or more, all kernels are compiled there, and none here.
     """
 
     def __init__(self, threads: int, processes: int = 0) -> None:
@@ -152,16 +157,15 @@ class Compilers:
 
 
 def _fork_processes(count: int) -> list[CompilerProcess]:
-    """As many as the system has room for, up to `count`."""
+    """`count` of them, or none where the system has no room for as many."""
     processes: list[CompilerProcess] = []
-    gc.freeze()  # a collection in a process would write to, and so copy, what it shares
     try:
         for _ in range(count):
             processes.append(CompilerProcess())
     except OSError as exc:
-        log.warning("kernels are compiled by %d processes in place of %d: %s", len(processes), count, exc)
-    finally:
-        gc.unfreeze()
+        log.warning("kernels are compiled here: no room for %d processes: %s", count, exc)
+        while processes:  # what they take is what is missing next
+            processes.pop().kill()
     return processes
 
 
@@ -211,27 +215,33 @@ def _message(job: Job) -> bytes:
 
 
 def _serve(connection: Connection, reading: threading.Lock) -> None:
-    """Compile what comes, answering with the seconds that it took or the error; one job is read at a time, as modules are imported and sources hashed."""
-    while True:
-        message = connection.recv_bytes()
-        try:
-            with reading:
-                job = Job(*pickle.loads(message))
-                job.hash_sources()
-            began = time.perf_counter()
-            job.run()
-            answer: float | str = time.perf_counter() - began
-        except Exception as exc:
-            answer = f"{type(exc).__name__}: {exc}"
-        connection.send(answer)
+    """Compile what comes, answering with the seconds that it took or the error; one job is read at a time, as modules are imported and sources hashed.
+
+    The process ends with it, and says nothing: the last words of the one that asks are its own.
+    """
+    try:
+        while True:
+            message = connection.recv_bytes()
+            try:
+                with reading:
+                    job = Job(*pickle.loads(message))
+                    job.hash_sources()
+                began = time.perf_counter()
+                job.run()
+                answer: float | str = time.perf_counter() - began
+            except Exception as exc:
+                answer = f"{type(exc).__name__}: {exc}"
+            connection.send(answer)
+    finally:
+        os._exit(0)
 
 
 def _live(connections: Sequence[Connection]) -> NoReturn:
     """Be one of the processes, until the other ends are closed, even in the middle of a kernel. Nothing of what this one was forked off goes on."""
     try:
+        gc.disable()  # it lives for seconds, and a collection would write to, and so copy, what it shares
         _forget_files({connection.fileno() for connection in connections})
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-        gc.disable()  # it lives for seconds
         triton.knobs.compilation.listener = None  # the process that asks tells what is compiled
         reading = threading.Lock()
         poll = select.poll()
