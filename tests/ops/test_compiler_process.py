@@ -220,7 +220,10 @@ compilers.close()
 def test_what_the_dying_process_says_last_stays_the_last(tmp_path: Path) -> None:
     program = """
 import sys
+import time
 compilers = Compilers(4, 2)
+while [child.num_threads() for child in psutil.Process().children()] != [3, 3]:
+    time.sleep(0.01)
 print("the cause", file=sys.stderr, flush=True)
 os.kill(os.getpid(), 9)
 """
