@@ -33,7 +33,14 @@ from octavo.wire import Wire, standard_input
 SIZE = 2**16
 SLOW_S = 1.0
 """A preparation, as long as which nothing else takes here."""
-WAITS_FOR_WORKER = ("keeper waits for the worker", "worker prepares slowly", "worker refuses")
+LONG_S = 600.0
+"""A loading that no test waits for."""
+WAITS_FOR_WORKER = (
+    "keeper waits for the worker",
+    "worker prepares slowly",
+    "worker refuses",
+    "first worker dies early",
+)
 
 
 def main() -> None:
@@ -51,8 +58,9 @@ def main() -> None:
         else:
             if config.model == "worker prepares slowly":
                 time.sleep(SLOW_S)
-            if config.model in WAITS_FOR_WORKER and not is_loaded(config):
-                mark(config)
+            is_marked_before = config.model in WAITS_FOR_WORKER and not is_loaded(config) and mark(config)
+            if config.model == "first worker dies early" and not is_marked_before:
+                os._exit(5)
             if config.model == "worker refuses":
                 say(wire, ConfigRefusal("device", "is gone"))
                 os._exit(1)
@@ -87,7 +95,9 @@ def keep(wire: Wire, how: str) -> None:
     while how in WAITS_FOR_WORKER and not os.pread(file, 1, 0)[0]:
         time.sleep(0.01)
     if how == "worker refuses":
-        time.sleep(SLOW_S)  # by then it has ended
+        time.sleep(LONG_S)
+    if how == "first worker dies early":
+        time.sleep(SLOW_S)  # by then the second waits
     loaded = msgspec.structs.replace(weights, checksum=os.getpid() if how == "weights change" else 0)
     say(wire, KeeperReady(pid=os.getpid(), weights=loaded, load_s=0.0))
     time.sleep(3600)
@@ -99,13 +109,15 @@ def is_loaded(config: WorkerConfig) -> bool:
     return config.weights.checksum is not None
 
 
-def mark(config: WorkerConfig) -> None:
-    """Show the keeper that the worker has its config."""
+def mark(config: WorkerConfig) -> bool:
+    """Show the keeper that a worker has its config; whether one had before."""
     assert config.weights is not None
     assert isinstance(config.weights.block, HostBlock)
     file = os.open(config.weights.block.path, os.O_RDWR)
+    before = os.pread(file, 1, 0)
     os.pwrite(file, b"\1", 0)
     os.close(file)
+    return before == b"\1"
 
 
 def work(wire: Wire, config: WorkerConfig) -> None:

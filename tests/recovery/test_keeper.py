@@ -309,7 +309,20 @@ def test_a_restart_may_take_as_long_as_what_was_prepared_while_weights_were_load
 
 def test_what_a_worker_refuses_while_weights_are_loaded_is_told(stand_ins: Callable[..., StandbySource]) -> None:
     with pytest.raises(ConfigError, match="device: is gone"):
-        stand_ins("worker refuses").start(None)
+        stand_ins("worker refuses").start(None)  # long before they are loaded
+
+
+def test_a_worker_that_dies_while_weights_are_loaded_ends_its_start_and_not_the_loading(
+    stand_ins: Callable[..., StandbySource],
+) -> None:
+    source = stand_ins("first worker dies early")
+    with pytest.raises(WorkerDiedError, match="the worker ended: exit code 5"):
+        source.start(4)
+    keeper = source.ensure_keeper().pid
+    worker = source.start(4)
+    worker.send(StepPlan(1, [], [], []))
+    assert worker.receive(10) is not None
+    assert source.ensure_keeper().pid == keeper
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class ProcessChannel:
             ConfigError, CheckpointError: because it could not work with what it was told.
         """
         self._check_open()
-        self._check()
+        self.check()
         self._wire.send(self._encode(message))
 
     def receive(self, deadline_s: float | None) -> WorkerMessage | None:
@@ -140,6 +140,20 @@ class ProcessChannel:
                 return self._fault(message, code)
         return WorkerDiedError(f"the {self._name} ended: {_reason(code)}" + self._child.last_words(), exit_code=code)
 
+    def check(self) -> None:
+        """Look whether the child, and what it needs, are alive; what it said last of what it was told says more than that it is not.
+
+        Raises:
+            WorkerDiedError: one of them has ended.
+            ConfigError, CheckpointError: because it could not work with what it was told.
+        """
+        death = self.death()
+        if death is not None:
+            for message in self._late:
+                if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
+                    raise message.error()
+            raise death
+
     def last_output(self) -> list[str]:
         """The last lines it printed; if it still runs, they end with the stack that it is at."""
         self._child.tell_stack()
@@ -178,15 +192,6 @@ class ProcessChannel:
     def _check_open(self) -> None:
         if self._closed:
             raise WorkerDiedError(f"the {self._name} was closed")
-
-    def _check(self) -> None:
-        """Raise if the child, or what it needs, has ended; what it said last of what it was told says more than that it has."""
-        death = self.death()
-        if death is not None:
-            for message in self._late:
-                if isinstance(message, (ConfigRefusal, CheckpointRefusal)):
-                    raise message.error()
-            raise death
 
     def _fault(self, fault: WorkerFault, code: int | None) -> WorkerDiedError:
         message = f"the {self._name} met a fault: {fault.message}\n{fault.traceback}"

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from octavo.engine.processes.channel import ProcessChannel
 from octavo.errors import WorkerDiedError
-from octavo.messages import KeeperReady, KeptWeights, WeightsPlaced, WorkerConfig
+from octavo.messages import KeeperReady, KeptWeights, WeightsPlaced, WorkerConfig, WorkerMessage
 
 Told = TypeVar("Told", WeightsPlaced, KeeperReady)
 
@@ -27,35 +27,49 @@ class Keeper:
         """Where they will be."""
 
     def place(self, deadline_s: float) -> KeptWeights:
-        """Where the weights are, or will be once they are loaded; arguments and errors as `load`."""
-        if self._placed is None:
-            self.channel.send(self._config)
-            self._placed = self._receive(WeightsPlaced, deadline_s).weights
-        elif (death := self.channel.death()) is not None:
-            raise death
-        return self.weights or self._placed
-
-    def load(self, deadline_s: float) -> tuple[KeptWeights, float]:
-        """Where the weights are, and the seconds that were spent now on loading them, 0 if they were there. `place` comes first.
+        """Where the weights are, or will be once they are loaded.
 
         Args:
             deadline_s: until when to wait, on the monotonic clock.
 
         Raises:
-            WorkerDiedError: the keeper has ended, reports a fault, or was not ready in time.
+            WorkerDiedError: the keeper has ended, reports a fault, or has not answered in time.
+        """
+        if self._placed is None:
+            self.channel.send(self._config)
+            self._placed = self._require(WeightsPlaced, self.channel.receive(deadline_s)).weights
+        elif (death := self.channel.death()) is not None:
+            raise death
+        return self.weights or self._placed
+
+    def load(self, until_s: float) -> tuple[KeptWeights, float] | None:
+        """Where the weights are, and the seconds that were spent on loading them, 0 if they were there; None: they are still being loaded. `place` comes first.
+
+        Args:
+            until_s: how long to wait for them, on the monotonic clock.
+
+        Raises:
+            WorkerDiedError: the keeper has ended, or reports a fault.
         """
         if self.weights is None:
-            ready = self._receive(KeeperReady, deadline_s)
+            message = self.channel.receive(until_s)
+            if message is None:
+                return None
+            ready = self._require(KeeperReady, message)
             self.weights = ready.weights
             return ready.weights, ready.load_s
         if (death := self.channel.death()) is not None:
             raise death
         return self.weights, 0.0
 
-    def _receive(self, kind: type[Told], deadline_s: float) -> Told:
-        message = self.channel.receive(deadline_s)
+    def _require(self, kind: type[Told], message: WorkerMessage | None) -> Told:
         if message is None:
-            raise WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")
+            raise late()
         if not isinstance(message, kind):
             raise WorkerDiedError(f"the keeper sent {type(message).__name__} before {kind.__name__}")
         return message
+
+
+def late() -> WorkerDiedError:
+    """What ends a start that has waited for the weights for too long."""
+    return WorkerDiedError("the weights were not loaded in time; worker_start_timeout sets how long it may take")

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
-from octavo.engine.processes.channel import ProcessChannel
-from octavo.engine.processes.keeper_process import Keeper
+from octavo.engine.processes.channel import LOOK_S, ProcessChannel
+from octavo.engine.processes.keeper_process import Keeper, late
 from octavo.engine.processes.reserve import DescriptorReserve
 from octavo.engine.processes.standbys import Standby, Standbys
 from octavo.engine.processes.worker_process import WORKER, ProcessWorker, Starting
@@ -101,7 +101,7 @@ class StandbySource:
                 standby.channel.need(keeper)
                 if not standby.configured:  # it prepares while the weights are loaded
                     standby.channel.send(config)
-                weights, load_s = self._ask_keeper(lambda keeper: keeper.load(deadline_s))
+                weights, load_s = self._await_weights(standby.channel, deadline_s)
                 self._require_first(weights)
                 config = msgspec.structs.replace(config, weights=weights)
                 self._worker = self._begin(standby.channel, config, deadline_s, load_s)
@@ -161,6 +161,17 @@ class StandbySource:
         # one that begins where nothing else is waited for has all of it still to do
         self._failures, self._usual_s = 0, max(self._usual_s, time.monotonic() - began_s + worker.ready.ahead_s)
         return worker
+
+    def _await_weights(self, worker: ProcessChannel, deadline_s: float) -> tuple[KeptWeights, float]:
+        """Where the weights are, and the seconds that loading them took; a worker that ends while it waits for them ends the start, and not the loading."""
+        while (
+            loaded := self._ask_keeper(lambda keeper: keeper.load(min(deadline_s, time.monotonic() + LOOK_S)))
+        ) is None:
+            worker.check()
+            if time.monotonic() >= deadline_s:
+                self._drop_keeper()
+                raise late()
+        return loaded
 
     def _ask_keeper(self, ask: Callable[[Keeper], Answer]) -> Answer:
         """What it answers; one that does not do so in time is given up."""
