@@ -206,7 +206,7 @@ def test_two_deaths_in_steps_as_large_halve_them() -> None:
     assert not sizes.needs_steps
     assert sizes.on_death([4096, 8192], counts=True) == 0, "a step as large has lived in between"
     sizes.on_step(8191)
-    assert sizes.on_death([127], counts=True) == 0, "steps as small are not halved"
+    assert sizes.on_death([127], counts=True) == 0, "steps as small are not halved, while large ones come"
     assert sizes.most == 8192
     assert sizes.on_death([5000, 3000], counts=False) == 1, "the death of a trial is held against nobody"
     assert sizes.most == 2500
@@ -248,6 +248,25 @@ def test_steps_stay_within_bounds(most: int, events: list[tuple[str, int]]) -> N
         assert event == "found" or sizes.most <= before
         assert min(LEAST, most) <= sizes.most <= most
         assert 1 <= sizes.small <= sizes.most
+
+
+@pytest.mark.parametrize(
+    ("most", "seats", "deadly", "lengths"),
+    [
+        (256, 4, 65, [65, 71]),
+        (256, 1, 65, [200, 65]),
+        (512, 16, 65, [64, 60, 127, 80]),
+        (512, 4, 70, [66, 130]),
+        (2048, 4, 70, [80, 128, 130]),
+    ],
+)
+def test_steps_that_kill_from_hardly_more_than_the_least_on(
+    most: int, seats: int, deadly: int, lengths: list[int]
+) -> None:
+    """Halves of those that are deadly are fewer tokens than steps are left, and where they are left at more, they are deadly still."""
+    limits = config(max_num_batched_tokens=most, num_blocks=5000, max_num_seqs=seats)
+    asked = [request(f"r{i}", [(i + j) % 95 for j in range(n)], max_tokens=5) for i, n in enumerate(lengths)]
+    assert not serve(asked, limits, lambda plan: tokens_of(plan) >= deadly).failed
 
 
 @given(st.data())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 DEATHS = 2
 """In steps as large, one after the other, before steps are halved."""
 LEAST = 64
-"""Tokens below which steps are not halved: hardly anybody would get on."""
+"""Tokens that steps are left at least: with fewer hardly anybody would get on."""
 SMALLER = 8
 """How many times smaller than a deadly step one is that tells a request that kills from steps that do. Of smaller ones a request has
 many, and may die in one by chance."""
@@ -63,7 +63,7 @@ class StepSizes:
         """
         self._doubted = min(self._doubted, *sizes)
         largest = max(sizes)
-        if largest < 2 * LEAST:
+        if largest <= LEAST or largest < 2 * LEAST <= self.most:
             return 0
         self._least_deadly = min(largest, self._least_deadly) if self._deaths else largest
         self._deaths += 1
@@ -72,7 +72,7 @@ class StepSizes:
             return 0
         explained = self._spent
         self._forgiven += explained
-        self.most = min(self.most, self._least_deadly // 2)
+        self.most = max(LEAST, min(self.most, self._least_deadly // 2))
         self._forget()
         return explained
 
