@@ -14,7 +14,7 @@ from engine.harness import Outcome, alone, collect, config, finish, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
 from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
-from octavo.engine.recovery.killers import find_killers
+from octavo.engine.recovery.killers import KillerSearch, Trial, find_killers
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestFailedError
 from octavo.messages import StepPlan
@@ -247,3 +247,19 @@ def test_a_request_with_nan_fails_alone_and_its_blocks_are_never_found_again(lim
     assert engine.scheduler.index.match(engine.accept(again).tokens) == []
     assert run(engine, [again])["again"] == alone(again, config_)
     assert engine.scheduler.index.match(engine.accept(again).tokens) != []
+
+
+def test_in_small_steps_a_suspect_gets_past_all_steps_that_a_worker_died_with() -> None:
+    """Whichever of them was deadly; in whole ones past the first."""
+    search = KillerSearch({"a": 10}, {"b": 5}, 2, {"a": 12})
+    assert search.trial == Trial(["a"])
+    assert search.record_trial(died=True) is None
+    search.on_step({"b": 5})
+    assert (search.trial, search.pending) == (Trial(["b"]), set())
+    assert search.record_trial(died=False) is None
+    assert search.trial == Trial(["a"], in_small_steps=True)
+    search.on_step({"a": 10})
+    assert (search.has_lived, search.pending) == (True, {"a"})
+    search.on_step({"a": 12})
+    assert search.pending == set()
+    assert search.record_trial(died=False) == []

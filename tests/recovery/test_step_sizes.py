@@ -258,6 +258,8 @@ def test_steps_stay_within_bounds(most: int, events: list[tuple[str, int]]) -> N
         (512, 16, 65, [64, 60, 127, 80]),
         (512, 4, 70, [66, 130]),
         (2048, 4, 70, [80, 128, 130]),
+        (256, 1, 80, [100, 128, 80]),
+        (512, 1, 66, [65, 100, 71, 100]),
     ],
 )
 def test_steps_that_kill_from_hardly_more_than_the_least_on(

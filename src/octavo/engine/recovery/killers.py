@@ -40,6 +40,9 @@ Search = Generator[Trial, bool, list[str]]
 """Yields what to try, is sent whether the worker died, and returns the requests to blame."""
 
 
+_NOWHERE: Mapping[str, int] = {}
+
+
 class _Innocent(Exception):
     """The suspects together do not kill."""
 
@@ -140,10 +143,15 @@ class KillerSearch:
         positions: suspect -> position that it must reach to show that it does not kill.
         others: the same of requests that are no suspects, for comparison.
         deaths: see `find_killers`.
+        ends: suspect -> where it was in the last of the steps that a worker died with, if further: in small steps it must reach that, to show
+            that these are not deadly, whichever of them was.
     """
 
-    def __init__(self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int) -> None:
+    def __init__(
+        self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int, ends: Mapping[str, int] = _NOWHERE
+    ) -> None:
         self._positions = {**others, **positions}
+        self._ends = {each: max(position, ends.get(each, 0)) for each, position in self._positions.items()}
         self._search = find_killers(list(positions), list(others), deaths=deaths)
         self.trial = next(self._search)
         """Those that run now."""
@@ -158,6 +166,8 @@ class KillerSearch:
         """A step gave its result: request -> where its chunk ended."""
         reached = {each for each in self.pending if ends.get(each, -1) >= self._positions[each]}
         self.has_lived = self.has_lived or bool(reached)
+        if self.trial.in_small_steps:
+            reached = {each for each in reached if ends[each] >= self._ends[each]}
         self.pending -= reached
 
     def record_trial(self, *, died: bool) -> list[str] | None:
@@ -179,6 +189,8 @@ class _Suspicion:
     """Where its chunk ended in the first of the steps that the last of the workers died with."""
     deaths_at_position: int = 0
     """Deaths since it got past its position."""
+    end: int = 0
+    """The same of the last of the steps."""
     deaths: int = 0
     """Deaths since it got well past its position."""
 
@@ -200,20 +212,29 @@ class SuspectWatch:
         """`on_step` has something to learn."""
         return bool(self._suspicions)
 
-    def on_death(self, ends: Mapping[str, int], alive: Mapping[str, int], *, last_restart: bool = False) -> None:
+    def on_death(
+        self,
+        ends: Mapping[str, int],
+        alive: Mapping[str, int],
+        *,
+        last_restart: bool = False,
+        later_ends: Mapping[str, int] = _NOWHERE,
+    ) -> None:
         """A worker died from inside with steps in flight in which requests had chunks up to `ends`.
 
         May start a search; does so if this was the `last_restart` that the budget allows.
 
         Args:
-            ends: request -> position.
+            ends: request -> position in the first of the steps that has it.
             alive: every request that has not ended -> its number of tokens.
+            later_ends: the same in the last of them.
         """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
         seen = [each for each in ends if each in alive]
         for request_id in seen:
             known = self._suspicions.setdefault(request_id, _Suspicion(0))
             known.position = max(known.position, ends[request_id])
+            known.end = max(known.position, later_ends.get(request_id, 0))
             known.deaths_at_position += 1
             known.deaths += 1
         if self.search is not None:
@@ -223,7 +244,8 @@ class SuspectWatch:
             margin = 0 if again else MARGIN
             positions = {each: self._suspicions[each].position + margin for each in seen}
             others = [each for each in alive if each not in self._suspicions][:MAX_OTHERS]
-            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths)
+            later = {each: self._suspicions[each].end for each in seen}
+            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths, later)
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: who got past its position is no suspect of the deaths there any more."""

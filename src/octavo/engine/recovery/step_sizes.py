@@ -27,6 +27,8 @@ class StepSizes:
         """The same without what deaths that a request may yet be blamed for have changed."""
         self._doubted = most
         """Tokens of the least of the steps that workers died in since the last verdict, those apart that were made small."""
+        self._suspected = most
+        """The same of those that were the largest in flight: whoever has lived through all of them in small steps has shown that it was one of these."""
         self._forgiven = 0
         """Deaths that were explained since then."""
         self._deaths = 0
@@ -63,6 +65,7 @@ class StepSizes:
         """
         self._doubted = min(self._doubted, *sizes)
         largest = max(sizes)
+        self._suspected = min(self._suspected, largest)
         if largest <= LEAST or largest < 2 * LEAST <= self.most:
             return 0
         self._least_deadly = min(largest, self._least_deadly) if self._deaths else largest
@@ -78,14 +81,14 @@ class StepSizes:
 
     def on_life_in_small_steps(self) -> None:
         """Who killed in whole steps has lived in small ones, so that nobody is blamed: these steps must not come again."""
-        if self._doubted > self.small:
-            self.most = max(self.small, min(self.most, self._doubted) // 2)
+        if self._suspected > self.small:
+            self.most = max(self.small, min(self.most, self._suspected) // 2)
 
     def on_verdict(self, *, found: bool) -> int:
         """It is known whether requests were to blame for the deaths: then their steps were not. Returns the deaths that were explained."""
         if found:
             self.most = self._known
-        self._known = self._doubted = self.most
+        self._known = self._doubted = self._suspected = self.most
         self._forget()
         explained, self._forgiven = self._forgiven, 0
         return explained
