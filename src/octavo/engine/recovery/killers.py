@@ -161,12 +161,9 @@ class KillerSearch:
         """Whether any of them has."""
         self.deaths = 0
         """Of workers, under such groups."""
-        self._seen: dict[str, int] = {}
-        """Where those that run now have got."""
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
-        self._seen.update(ends)
         reached = {each for each in self.pending if ends.get(each, -1) >= self._positions[each]}
         self.has_lived = self.has_lived or bool(reached)
         if self.trial.in_small_steps:
@@ -176,12 +173,6 @@ class KillerSearch:
     def record_trial(self, *, died: bool) -> list[str] | None:
         """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
         self.deaths += died
-        if died:
-            # Who ran on past its position beside slower ones may have killed there: without them it must get as far to be let go.
-            for each in set(self.trial.group) - self.pending:
-                self._positions[each] = max(self._positions[each], self._seen.get(each, 0) + MARGIN)
-                self._ends[each] = max(self._ends[each], self._positions[each])
-        self._seen.clear()
         try:
             self.trial = self._search.send(died)
         except StopIteration as end:
