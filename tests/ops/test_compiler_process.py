@@ -228,9 +228,8 @@ print("the cause", file=sys.stderr, flush=True)
 os.kill(os.getpid(), 9)
 """
     with start(OPENING + program, tmp_path) as asking:
-        assert (
-            asking.communicate(timeout=300)[1].splitlines()[-1] == "the cause"
-        )  # the end of which all processes have had
+        said = asking.communicate(timeout=300)[1]  # until nobody holds standard error any more
+    assert said.splitlines()[-1] == "the cause"
 
 
 def test_what_is_kept_from_collections_stays_kept(tmp_path: Path) -> None:

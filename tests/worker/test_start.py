@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from octavo.models.cpu_operations import CpuOperations
 from octavo.models.forward_batch import ForwardBatch
 from octavo.models.kv_cache import KVCache
 from octavo.models.load import load_model
+from octavo.ops import compiler_process
 from octavo.sampling import SamplingParams
 from octavo.startup.model import read_facts
 from octavo.worker.inprocess import InProcessWorker
@@ -52,6 +54,41 @@ def config(tmp_path: Path) -> WorkerConfig:
         block_size=4,
         threads=torch.get_num_threads(),
     )
+
+
+class NotedProcess:
+    """A process that compiles kernels, of which only its beginning and its end are noted."""
+
+    events: ClassVar[list[str]] = []
+    connections: ClassVar[list[object]] = []
+
+    def __init__(self) -> None:
+        self.events.append("fork")
+
+    def kill(self) -> None:
+        self.events.append("kill")
+
+
+@pytest.mark.parametrize(
+    ("device", "has_predecessor", "cores", "count"),
+    [("cuda", False, 6, 3), ("cuda", False, 1, 0), ("cuda", False, 200, 8), ("cuda", True, 6, 0), ("cpu", False, 6, 0)],
+)
+def test_processes_that_compile_are_forked_before_the_device_is_opened_and_end_with_a_start_that_fails(
+    config: WorkerConfig, monkeypatch: pytest.MonkeyPatch, device: str, has_predecessor: bool, cores: int, count: int
+) -> None:
+    """Of the first worker of its kind on a GPU: one for two cores, up to eight."""
+
+    def refuse(_: WorkerConfig) -> torch.device:
+        NotedProcess.events.append("open")
+        raise ConfigError("device", "none here")
+
+    NotedProcess.events.clear()
+    monkeypatch.setattr(compiler_process, "CompilerProcess", NotedProcess)
+    monkeypatch.setattr("octavo.worker.start.open_device", refuse)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    with pytest.raises(ConfigError, match="none here"):
+        prepare(msgspec.structs.replace(config, device=device, has_predecessor=has_predecessor))
+    assert NotedProcess.events == [*["fork"] * count, "open", *["kill"] * count]
 
 
 def test_ready_says_what_there_is(config: WorkerConfig, capfd: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def _prepare(config: WorkerConfig, choose: ChooseOperations, compilers: Compiler
     log.debug("weights %s in %.2f s", "loaded" if config.weights is None else "mapped", load_s)
     is_ahead = loaded is not None and config.has_predecessor
     if device.type == "cuda":
-        if loaded is not None and config.has_predecessor:
+        if loaded is not None and is_ahead:
             _load_kernels_ahead(loaded, config, device)
         else:
             _compile_kernels(loaded or weights.build(), config, device, compilers)

@@ -6,7 +6,7 @@ A request in the steps that a worker died with is a suspect until it gets past t
 dies under a suspect once more, the requests of those steps are run apart, in groups that a search chooses, until a smallest
 group is found that kills: usually one request. A group has lived when each of its requests has got past its position. Those
 found are blamed once the worker has died with them alone as often as set, each time after others have lived, and the last of several
-times in small steps: who lives in those is not to blame for what large ones do.
+times in small steps: who lives in those, past the last of the steps that a worker died with, is not to blame for what large ones do.
 
 A request that kills only in decode gets past its position each time, as it is computed again in prefill. So the last restart
 that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.
@@ -41,6 +41,7 @@ Search = Generator[Trial, bool, list[str]]
 
 
 _NOWHERE: Mapping[str, int] = {}
+"""No request is anywhere."""
 
 
 class _Innocent(Exception):
@@ -187,10 +188,10 @@ class KillerSearch:
 class _Suspicion:
     position: int
     """Where its chunk ended in the first of the steps that the last of the workers died with."""
+    end: int = 0
+    """Where it ended in the last of those steps."""
     deaths_at_position: int = 0
     """Deaths since it got past its position."""
-    end: int = 0
-    """The same of the last of the steps."""
     deaths: int = 0
     """Deaths since it got well past its position."""
 
@@ -218,7 +219,7 @@ class SuspectWatch:
         alive: Mapping[str, int],
         *,
         last_restart: bool = False,
-        later_ends: Mapping[str, int] = _NOWHERE,
+        last_ends: Mapping[str, int] = _NOWHERE,
     ) -> None:
         """A worker died from inside with steps in flight in which requests had chunks up to `ends`.
 
@@ -227,14 +228,14 @@ class SuspectWatch:
         Args:
             ends: request -> position in the first of the steps that has it.
             alive: every request that has not ended -> its number of tokens.
-            later_ends: the same in the last of them.
+            last_ends: the same in the last of them.
         """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
         seen = [each for each in ends if each in alive]
         for request_id in seen:
             known = self._suspicions.setdefault(request_id, _Suspicion(0))
             known.position = max(known.position, ends[request_id])
-            known.end = max(known.position, later_ends.get(request_id, 0))
+            known.end = max(known.position, last_ends.get(request_id, 0))
             known.deaths_at_position += 1
             known.deaths += 1
         if self.search is not None:
@@ -244,8 +245,8 @@ class SuspectWatch:
             margin = 0 if again else MARGIN
             positions = {each: self._suspicions[each].position + margin for each in seen}
             others = [each for each in alive if each not in self._suspicions][:MAX_OTHERS]
-            later = {each: self._suspicions[each].end for each in seen}
-            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths, later)
+            last = {each: self._suspicions[each].end for each in seen}
+            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths, last)
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: who got past its position is no suspect of the deaths there any more."""

@@ -85,11 +85,10 @@ class Recovery:
         computed = [running.computed for running in self._requests.scheduler.running]
         # A result that was sent may be lost with its worker, so either of the steps in flight may be the one it died in.
         positions: dict[str, int] = {}
-        later: dict[str, int] = {}
-        for step in reversed(in_flight):
-            positions |= step.positions()
+        last: dict[str, int] = {}
         for step in in_flight:
-            later |= step.positions()
+            positions = step.positions() | positions
+            last |= step.positions()
         evident = bool(positions) and death.killer is None
         tried = self._watch.search if evident else None
         self._supervisor.on_death(death, len(computed), sum(computed), counts=tried is None, crash=self._last_crash)
@@ -103,7 +102,7 @@ class Recovery:
         self._requests.replay()
         if evident:
             alive = {each: len(sequence.tokens) for each, sequence in self._requests.sequences.items()}
-            self._watch.on_death(positions, alive, last_restart=self._supervisor.on_last_restart, later_ends=later)
+            self._watch.on_death(positions, alive, last_restart=self._supervisor.on_last_restart, last_ends=last)
         if tried is not None:
             self._conclude_trial(tried, died=True)
         elif self._watch.search is not None:

@@ -28,7 +28,8 @@ class StepSizes:
         self._doubted = most
         """Tokens of the least of the steps that workers died in since the last verdict, those apart that were made small."""
         self._suspected = most
-        """The same of those that were the largest in flight: whoever has lived through all of them in small steps has shown that it was one of these."""
+        """Of the largest in flight at each of those deaths, tokens of the least. Whoever has got past all that was in flight, in small steps, has shown that
+        the largest was deadly."""
         self._forgiven = 0
         """Deaths that were explained since then."""
         self._deaths = 0
