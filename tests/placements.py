@@ -311,7 +311,7 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        tiles: list[DenseTile | None] = [None]
+        tiles: list[DenseTile | PersistentTile | None] = [None]
         if width % 128 == 0:
             tiles.append(DenseTile(64, 64, 4, 3, tma=True))
         if width % 128 == 0 and kind is not Fp8Block and rows <= 32:
@@ -321,6 +321,10 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)
         x = _noise(rows, width).bfloat16().to(device)
         yield Scenario(f"linear {kind.__name__} {rows}x{columns}x{width}", (x, case.w), _linear)
+    if device.type == "cuda" and _makes(PersistentTile(), kind, gated=False):
+        for rows in (1, 40, 257):
+            case = Product.draw(kind, rows, 512, 256, device)
+            yield Scenario(f"dense_gemm {kind.__name__} {rows}, persistent", (case.x, case.w, PersistentTile()), _dense)
 
 
 def _dense(x: Any, w: Any, tile: DenseTile | None) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
     python -m tools.tune_dense                              the products of Qwen3-30B-A3B
     python -m tools.tune_dense --products qkv --rows 64 256
+    python -m tools.tune_dense --products qkv out delta_qkvz --format block --brief --rows 512 2048 8192
 
 Any legal tile gives the same bits, which is looked at, so only time decides. Each graph goes through copies of the weight that the L2 cache does not
 hold. Before each product a kernel runs that does next to nothing, as in a step: the product's launch overlaps it, which it would not
@@ -19,19 +20,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks.attention import WEIGHTS
 from benchmarks.measurement import CUDA, replay
 from tqdm import tqdm
 
-from octavo.ops.activations import FP8, Activations, Unscaled
+from octavo.ops.activations import BLOCK, FP8, Activations, blocks
 from octavo.ops.compilation import compiling_instead
-from octavo.ops.experts.grouped_gemm import STEP
-from octavo.ops.formats import Bf16, Fp8Channel, LinearWeight
-from octavo.ops.linear.choice import choose_tile
-from octavo.ops.linear.dense_gemm import dense_gemm
+from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.linear.dense_gemm import choose, choose_dense, dense_gemm
 from octavo.ops.linear.tile import DenseTile
-from octavo.ops.quantize.cuda import quantize
+from octavo.ops.persistent import runs_persistent_kernels
+from octavo.ops.quantize.cuda import CudaQuantizer, quantize
 
+SHAPES = {
+    "qkv": (5120, 2048),
+    "out": (2048, 4096),
+    "router": (128, 2048),
+    "head": (151936, 2048),
+    "delta_qkvz": (12288, 2048),
+    "next_qkv": (9216, 2048),
+}
+"""N, K: of Qwen3-30B-A3B, and the projections before Gated DeltaNet and gated attention of Qwen3-Next and Qwen3.6."""
+WIDE = ("router", "head")
+"""In bf16."""
+FORMATS: dict[str, type] = {"channel": Fp8Channel, "block": Fp8Block}
 ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
 BEYOND_CACHE = 150e6
 """Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
@@ -70,30 +82,46 @@ class Product:
     inputs: Activations
     out: torch.Tensor
 
-    def calls(self, tile: DenseTile) -> list[Callable[[], object]]:
+    def tiles(self, *, brief: bool) -> list[DenseTile | PersistentTile]:
+        """The one that is chosen, and others that are worth a measurement: many, or if `brief` two at most."""
+        x, w = self.inputs, self.weights[0]
+        others = candidates(w, len(self.out))
+        if brief:
+            others = [choose_dense(x, w), *(tile for tile in others if isinstance(tile, PersistentTile))]
+        return [choose(x, w, self.out), *others]
+
+    def calls(self, tile: DenseTile | PersistentTile) -> list[Callable[[], object]]:
         """One call for each copy."""
         return [lambda w=w: dense_gemm(self.inputs, w, out=self.out, tile=tile) for w in self.weights]  # type: ignore[misc]
 
 
 def copies(kind: type, columns: int, width: int) -> list[LinearWeight]:
     """Random weights (N, K) of `kind` that together are larger than the cache."""
-    number = max(1, min(128, round(BEYOND_CACHE / (columns * width * (1 if kind is Fp8Channel else 2)))))
-    data = [torch.randn((columns, width), device=CUDA) for _ in range(number)]
+    number = max(1, min(128, round(BEYOND_CACHE / (columns * width * (2 if kind is Bf16 else 1)))))
+    return [_random(kind, columns, width) for _ in range(number)]
+
+
+def _random(kind: type, columns: int, width: int) -> LinearWeight:
+    data = torch.randn((columns, width), device=CUDA)
     if kind is Bf16:
-        return [Bf16(each.bfloat16()) for each in data]
-    return [Fp8Channel((each * 100).clamp_(-448, 448).to(FP8), torch.rand(columns, device=CUDA)) for each in data]
+        return Bf16(data.bfloat16())
+    codes = (data * 100).clamp_(-448, 448).to(FP8)
+    if kind is Fp8Block:
+        return Fp8Block(codes, torch.rand((blocks(columns), blocks(width)), device=CUDA))
+    return Fp8Channel(codes, torch.rand(columns, device=CUDA))
 
 
 def product(weights: Sequence[LinearWeight], rows: int) -> Product:
     """Of `rows` random rows."""
     columns, width = weights[0].data.shape
     x = torch.randn((rows, width), dtype=torch.bfloat16, device=CUDA)
-    inputs = Unscaled(x) if isinstance(weights[0], Bf16) else quantize(x)
+    inputs = weights[0].activate(x, CudaQuantizer())
     return Product(weights, inputs, torch.empty((rows, columns), dtype=torch.bfloat16, device=CUDA))
 
 
-def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
+def candidates(weight: LinearWeight, rows: int) -> list[DenseTile | PersistentTile]:
     """Legal tiles for `rows` rows worth a measurement."""
+    (columns, width), dtype = weight.data.shape, weight.data.dtype
     step = STEP[dtype]
     heights = [height for height in (16, 32, 64, 128, 256) if max(16, 2 * rows) >= height >= min(64, rows / SHARED)]
     sizes = [*itertools.product(heights, (64, 128), (4, 8), (True,))]
@@ -110,11 +138,17 @@ def candidates(rows: int, width: int, dtype: torch.dtype) -> list[DenseTile]:
         and height * cols // (32 * warps) <= 128
         and (warps == 4 or height * cols >= 8192)
         and (tma or (factor <= 2 and stages != 5))
+        and not (weight.blockwise and (factor > 1 or early or cols > BLOCK))
     )
-    return [tile for tile in tiles if not tile.reasons_against(gated=False, step_bytes=step * dtype.itemsize)]
+    legal = [tile for tile in tiles if not tile.reasons_against(gated=False, step_bytes=step * dtype.itemsize)]
+    large, kind = PersistentTile(), type(weight).__name__
+    can = rows >= large.rows and not large.reasons_against(kind, columns, width, gated=False)
+    return [*legal, *([large] if can and runs_persistent_kernels(CUDA) else [])]
 
 
-def measure(measured: Product, tiles: Sequence[DenseTile], before: Before) -> list[tuple[float, DenseTile]]:
+def measure(
+    measured: Product, tiles: Sequence[DenseTile | PersistentTile], before: Before
+) -> list[tuple[float, DenseTile | PersistentTile]]:
     """Microseconds of each tile, the least first; one whose bits are not the first one's is told, and left out."""
     expected, times = None, []
     for tile in tiles:
@@ -129,8 +163,10 @@ def measure(measured: Product, tiles: Sequence[DenseTile], before: Before) -> li
     return sorted(times, key=lambda pair: pair[0])
 
 
-def short(tile: DenseTile) -> str:
+def short(tile: DenseTile | PersistentTile) -> str:
     """A tile in few characters."""
+    if isinstance(tile, PersistentTile):
+        return "persistent"
     way = "tma" if tile.tma else "async"
     return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + f" early {tile.early}" * (
         tile.early > 0
@@ -139,31 +175,40 @@ def short(tile: DenseTile) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--products", nargs="+", choices=WEIGHTS, default=["qkv", "out", "router"])
-    parser.add_argument("--rows", nargs="+", type=int, default=ROWS)
-    parser.add_argument("--log", type=Path, help="where to write all times as JSON")
+    add = parser.add_argument
+    add("--products", nargs="+", choices=SHAPES, default=["qkv", "out", "router"])
+    add(
+        "--format",
+        choices=FORMATS,
+        help="of the weights, but of a router's and a head's (default: channel)",
+        default="channel",
+    )
+    add("--rows", nargs="+", type=int, default=ROWS)
+    add(
+        "--brief",
+        action="store_true",
+        help="only the tile that is chosen, the best that is not persistent as far as is known, and the persistent one",
+    )
+    add("--log", type=Path, help="where to write all times as JSON")
     args = parser.parse_args()
-    weights = {name: copies(*WEIGHTS[name]) for name in args.products}
+    weights = {name: copies(Bf16 if name in WIDE else FORMATS[args.format], *SHAPES[name]) for name in args.products}
     sizes = [(name, rows) for name in args.products for rows in args.rows]
-    chosen, tiles = {}, {}
+    tiles = {}
     with compiling_instead(len(os.sched_getaffinity(0))):
         for name, rows in sizes:
-            columns, width = weights[name][0].data.shape
-            dtype = weights[name][0].data.dtype
-            tile = choose_tile(rows, columns, width // STEP[dtype], dtype.itemsize)
-            chosen[name, rows] = dataclasses.replace(tile, tma=True)
-            tiles[name, rows] = list(dict.fromkeys([chosen[name, rows], *candidates(rows, width, dtype)]))
             one = product(weights[name], rows)
+            tiles[name, rows] = list(dict.fromkeys(one.tiles(brief=args.brief)))
             for tile in tiles[name, rows]:
                 one.calls(tile)[0]()
     found, before = [], Before()
     print(f"nothing but the kernel before: {replay([before.behind(lambda: None)] * 16, 9).median:.2f}", flush=True)
     for name, rows in tqdm(sizes, desc="Sizes"):
         times = measure(product(weights[name], rows), tiles[name, rows], before)
-        now = next(us for us, tile in times if tile == chosen[name, rows])
+        chosen = tiles[name, rows][0]
+        now = next(us for us, tile in times if tile == chosen)
         found.append({"product": name, "rows": rows, "times": [(us, str(tile)) for us, tile in times]})
         told = ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
-        tqdm.write(f"{name} {rows}: now {now:.2f} ({short(chosen[name, rows])}) | {told}")
+        tqdm.write(f"{name} {rows}: now {now:.2f} ({short(chosen)}) | {told}")
         if args.log:
             args.log.write_text(json.dumps(found, indent=1), encoding="utf-8")
 

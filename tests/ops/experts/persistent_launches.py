@@ -48,10 +48,19 @@ def launch(kind: str, *, gated: bool) -> None:
     )
 
 
+def launch_dense(kind: str) -> None:
+    rows, width, columns = TOKENS, 2048, 5120
+    match operands(kind, rows, columns, width):
+        case x, (Fp8Channel() | Fp8Static() | Fp8Block()) as stacked:
+            persistent.launch_persistent_dense(x, stacked.expert(0), out=torch.empty(rows, columns).bfloat16())
+
+
 def main(folder: str, kind: str, *forms: str) -> None:
     persistent.multiprocessors = lambda device: 132  # type: ignore[assignment, attr-defined]
     kernel = grouped_block_kernel if kind == "block" else grouped_channel_kernel
-    launches = {form: functools.partial(launch, kind, gated=form == "gated") for form in forms}
+    launches = {form: functools.partial(launch, kind, gated=form == "gated") for form in forms if form != "dense"}
+    if "dense" in forms:
+        launches["dense"] = functools.partial(launch_dense, kind)
     compile_launches(kernel, launches, Path(folder))
 
 

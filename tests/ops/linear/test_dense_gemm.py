@@ -14,9 +14,9 @@ from compare import assert_rows, row_errors, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, GroupScaled, StaticScaled, TokenScaled, Unscaled, blocks
-from octavo.ops.experts.grouped_gemm import STEP
+from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
-from octavo.ops.linear.choice import choose_block_tile, choose_tile
+from octavo.ops.linear.choice import PERSISTENT_ITEMS, choose_block_tile, choose_tile, is_for_persistent
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
@@ -81,7 +81,7 @@ class Case:
             case Unscaled(data):
                 return Case(Unscaled(data[some]), self.w)
 
-    def run(self, tile: DenseTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    def run(self, tile: DenseTile | PersistentTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         guard = Guard(self.w.data.device)
         out = guard.empty((len(self.x.data), len(self.w.data)), dtype)
         dense_gemm(guard.rebuild_copy(self.x), guard.rebuild_copy(self.w), out=out, tile=tile)
@@ -197,6 +197,26 @@ def test_contract(device: torch.device) -> None:
             wide.run(tile)
     with pytest.raises(KernelContractError, match="max_halvings"):
         fp8.run(DenseTile(32, 64, 4, 4, max_halvings=1))
+
+
+def test_persistent_tiles_are_refused_with_every_reason() -> None:
+    """Where kernels are interpreted, and of products that they cannot make."""
+    device = torch.device("cpu")
+    plain, fp8 = Case.draw(Bf16, 3, 80, 72, device, bias=True), Case.draw(Fp8Channel, 3, 512, 256, device)
+    with pytest.raises(
+        KernelContractError, match=r"Bf16.*K 72.*80 columns.*w\.bias.*out torch\.float32.*capability 9\.0"
+    ):
+        plain.run(PersistentTile(), torch.float32)
+    with pytest.raises(KernelContractError, match=r"cpu: use a DenseTile where"):
+        fp8.run(PersistentTile())
+
+
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+def test_products_of_many_items_are_for_persistent_tiles(kind: type) -> None:
+    """Of 128 rows and 256 columns each."""
+    for rows, columns in itertools.product((1, 129, 1024, 8192), (80, 2048, 5120, 12288)):
+        items = (rows + 127) // 128 * (columns // 256)
+        assert is_for_persistent(kind.__name__, rows, columns) == (items >= PERSISTENT_ITEMS.get(kind.__name__, 10**9))
 
 
 def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:

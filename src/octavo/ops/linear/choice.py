@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
 from octavo.ops.linear.tile import DenseTile
 
 ROUTER_COLUMNS = 1024
@@ -15,6 +16,15 @@ MOST_EARLY = 16
 part of it is loaded so, the rest comes later than it would in steps of the usual length."""
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
+
+PERSISTENT_ITEMS = {"Fp8Channel": 500, "Fp8Static": 500, "Fp8Block": 250}
+"""By the weights' type: of a product's items of 128 rows x 256 columns, so many that the programs of an H200 go through several each."""
+
+
+def is_for_persistent(kind: str, rows: int, columns: int) -> bool:
+    """Whether a product of so many rows and columns, of weights whose type has the name `kind`, is large enough for persistent tiles."""
+    items = -(-rows // PersistentTile.rows) * (columns // PersistentTile.columns(gated=False))
+    return items >= PERSISTENT_ITEMS.get(kind, items + 1)
 
 
 def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk: bool = True) -> DenseTile:

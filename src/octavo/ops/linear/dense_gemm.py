@@ -11,20 +11,24 @@ from octavo.errors import KernelContractError
 from octavo.ops.activations import BLOCK, Activations
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
-from octavo.ops.experts.grouped_gemm import STEP
+from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
+from octavo.ops.experts.grouped_gemm.persistent import launch_persistent_dense
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
-from octavo.ops.linear.choice import choose_block_tile, choose_tile
+from octavo.ops.linear.choice import choose_block_tile, choose_tile, is_for_persistent
 from octavo.ops.linear.kernel import dense_gemm_kernel
 from octavo.ops.linear.tile import DenseTile
+from octavo.ops.persistent import runs_persistent_kernels
 
-__all__ = ["TILES_PER_BAND", "DenseTile", "choose_tile", "dense_gemm"]
+__all__ = ["TILES_PER_BAND", "DenseTile", "choose", "choose_dense", "choose_tile", "dense_gemm"]
 
 TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
-def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: DenseTile | None = None) -> torch.Tensor:
+def dense_gemm(
+    x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: DenseTile | PersistentTile | None = None
+) -> torch.Tensor:
     """out = x @ w^T + bias
 
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
@@ -33,7 +37,7 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
         x: (T, K) in the format that the weights ask for; read.
         w: (N, K), with or without bias; read.
         out: (T, N) bf16 or f32; written.
-        tile: sizes of one program's work; None chooses by T.
+        tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16; None chooses by T.
 
     Returns:
         out
@@ -45,7 +49,11 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
     rows, columns, width = dims["T"], dims["N"], dims["K"]
     if not rows:
         return out
-    tile = tile or _choose(x, w, rows)
+    tile = tile or choose(x, w, out)
+    if isinstance(tile, PersistentTile):
+        _check_persistent(w, out)
+        launch_persistent_dense(x, w, out=out)
+        return out
     step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
     tile.check(gated=False, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
@@ -75,9 +83,18 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: Dens
     return out
 
 
-def _choose(x: Activations, w: LinearWeight, rows: int) -> DenseTile:
-    """Bulk copies need rows of whole 16 bytes, and here of a whole step."""
-    columns, width = w.data.shape
+def choose(x: Activations, w: LinearWeight, out: torch.Tensor) -> DenseTile | PersistentTile:
+    """The tile that `dense_gemm` takes for x (T, K), w (N, K) and out (T, N)."""
+    rows, columns = out.shape
+    is_large = is_for_persistent(type(w).__name__, rows, columns)
+    if is_large and takes_bulk_copies(x.data, w.data) and not _reasons_against_persistent(w, out):
+        return PersistentTile()
+    return choose_dense(x, w)
+
+
+def choose_dense(x: Activations, w: LinearWeight) -> DenseTile:
+    """The fastest known for x (T, K) and w (N, K) that is not persistent. Bulk copies need rows of whole 16 bytes, and here of a whole step."""
+    (rows, width), columns = x.data.shape, len(w.data)
     aligned = width * w.data.element_size() % ALIGNMENT == 0 and takes_bulk_copies(x.data, w.data)
     if w.blockwise:
         tile = choose_block_tile(rows)
@@ -85,6 +102,24 @@ def _choose(x: Activations, w: LinearWeight, rows: int) -> DenseTile:
         tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size(), bulk=aligned)
     tma = aligned and width >= tile.step_factor * STEP[w.data.dtype]
     return dataclasses.replace(tile, tma=tma)
+
+
+def _reasons_against_persistent(w: LinearWeight, out: torch.Tensor) -> list[str]:
+    """Why a persistent tile cannot make the product of `w` that goes to `out`; empty if it can."""
+    columns, width = w.data.shape
+    reasons = PersistentTile().reasons_against(type(w).__name__, columns, width, gated=False)
+    if w.bias is not None:
+        reasons.append("w.bias: use a DenseTile")
+    if out.dtype != torch.bfloat16:
+        reasons.append(f"out {out.dtype}: use a DenseTile")
+    if not runs_persistent_kernels(out.device):
+        reasons.append(f"{out.device}: use a DenseTile where kernels are not compiled for compute capability 9.0")
+    return reasons
+
+
+def _check_persistent(w: LinearWeight, out: torch.Tensor) -> None:
+    if reasons := _reasons_against_persistent(w, out):
+        raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))
 
 
 def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:

@@ -15,7 +15,7 @@ from octavo.ops.experts.grouped_gemm.channel_kernel import PIECE, X_BOX, grouped
 from octavo.ops.experts.grouped_gemm.persistent_device import BAND
 from octavo.ops.experts.grouped_gemm.persistent_tile import STEP, PersistentTile
 from octavo.ops.experts.permute import Permutation, max_tiles
-from octavo.ops.formats import Weights
+from octavo.ops.formats import LinearWeight, Weights
 from octavo.ops.launch import LAUNCH
 from octavo.ops.persistent import multiprocessors
 
@@ -58,8 +58,42 @@ def launch_persistent(
         )
     lists = (permutation.order, permutation.tiles, permutation.num_tiles)
     sizes = (permutation.assignments, x.data.shape[0], experts, most_tiles, width)
-    options = {"N": columns, "num_warps": 4, **LAUNCH}
-    weights = w.data.flatten(0, 1)
+    _launch(x, w, lists, sizes, gated=gated, top_k=top_k, out=out)
+
+
+def launch_persistent_dense(x: Activations, w: LinearWeight, *, out: torch.Tensor) -> None:
+    """Launch out = x @ w^T of one matrix, for one row at least: the plain product of one expert, whose rows are x's.
+
+    Args:
+        x: (T, K) in the format that `w` asks for; read.
+        w: (N, K) without bias, for which `PersistentTile.check` finds nothing wrong; read.
+        out: (T, N) bf16; written.
+
+    Raises:
+        KernelContractError: bulk copies cannot read an operand, or there are too many rows.
+    """
+    (rows, width), columns = x.data.shape, out.shape[1]
+    tiles = -(-rows // PersistentTile.rows)
+    items = (tiles + BAND.value) * (columns // PersistentTile.columns(gated=False)) + 2 * multiprocessors(x.data.device)
+    check_range("tiles x columns", items, 1, INDEX_LIMIT, "pass fewer rows in one call")
+    check_range("x.data.shape[0]", rows, 1, INDEX_LIMIT // 2, "pass fewer rows in one call")
+    _launch(x, w, (None, None, None), (rows, rows, 1, tiles, width), gated=False, top_k=1, out=out)
+
+
+def _launch(
+    x: Activations,
+    w: Weights,
+    lists: tuple[torch.Tensor | None, ...],
+    sizes: tuple[int, ...],
+    *,
+    gated: bool,
+    top_k: int,
+    out: torch.Tensor,
+) -> None:
+    """Launch the kernel of the weights' format with the `lists` of rows, and numbers of assignments, rows of x, experts, tiles and K."""
+    programs, width = multiprocessors(x.data.device), sizes[-1]
+    options = {"N": out.shape[1], "num_warps": 4, **LAUNCH}
+    weights = w.data.view(-1, width)
     if w.blockwise:
         x_tiles = None if gated else _descriptor("x.data", x.data, HALF.value)
         w_tiles = _descriptor("w.data", weights, PART.value)

@@ -1,5 +1,8 @@
-"""Device functions that the persistent kernels of the experts share, in Gluon: which items, each a tile of sorted rows x a block of columns, a
-program computes, and which rows those read and write."""
+"""Device functions that the persistent kernels share, in Gluon: which items, each a tile of rows x a block of columns, a program computes, and
+which rows those read and write.
+
+Rows are sorted by experts, whose tiles a list has; or there is no list (None), and x has the rows of one matrix in their own order.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ TURN_SHIFT = gl.constexpr(37)
 @gluon.jit
 def load_num_turns(num_tiles, most_tiles, COLUMN_BLOCKS: gl.constexpr):
     """The tiles in use, held within [0, most_tiles], and in how many turns all programs have gone through their items."""
-    used = gl.minimum(gl.maximum(gl.load(num_tiles, cache_modifier=".cg"), 0), most_tiles)
+    if num_tiles is None:
+        used = most_tiles
+    else:
+        used = gl.minimum(gl.maximum(gl.load(num_tiles, cache_modifier=".cg"), 0), most_tiles)
     items = (used + BAND - 1) // BAND * (BAND * COLUMN_BLOCKS)
     return used, (items + gl.num_programs(0) - 1) // gl.num_programs(0)
 
@@ -39,10 +45,15 @@ def load_item(turn, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
     band: gl.constexpr = BAND * COLUMN_BLOCKS
     tile = item // band * BAND + item % BAND
     block = item % band // BAND
-    entry = tiles + gl.minimum(tile, most_tiles - 1).to(gl.int64) * 3
-    expert = gl.load(entry, cache_modifier=".cg")
-    first_row = gl.load(entry + 1, cache_modifier=".cg")
-    rows = gl.load(entry + 2, cache_modifier=".cg")
+    if tiles is None:
+        expert = gl.to_tensor(0)
+        first_row = tile * TILE_ROWS
+        rows = assignments - first_row
+    else:
+        entry = tiles + gl.minimum(tile, most_tiles - 1).to(gl.int64) * 3
+        expert = gl.load(entry, cache_modifier=".cg")
+        first_row = gl.load(entry + 1, cache_modifier=".cg")
+        rows = gl.load(entry + 2, cache_modifier=".cg")
     sound = (
         (tile < used) & (expert >= 0) & (expert < experts) & (first_row >= 0) & (first_row < assignments) & (rows > 0)
     )
@@ -51,8 +62,9 @@ def load_item(turn, tiles, used, experts, assignments, most_tiles, COLUMN_BLOCKS
 
 @gluon.jit
 def load_assignments(order, row, place, rows, assignments):
-    """The assignments of sorted rows `row`, at `place` in a tile of `rows`; -1 past the tile."""
-    return gl.load(order + row, mask=(place < rows) & (row < assignments), other=-1)
+    """The assignments of rows `row`, at `place` in a tile of `rows`; -1 past the tile."""
+    inside = (place < rows) & (row < assignments)
+    return gl.where(inside, row, -1) if order is None else gl.load(order + row, mask=inside, other=-1)
 
 
 @gluon.jit
