@@ -20,6 +20,7 @@ SHAPES = {
     "shared-keys": DeltaShape(2, 4, 16, 24, 4),
     "odd": DeltaShape(3, 3, 12, 20, 3),
     "two-taps": DeltaShape(1, 2, 32, 33, 2),
+    "whole-columns": DeltaShape(2, 4, 16, 32, 4),
 }
 BACKENDS: dict[str, type[CpuDeltaNet] | type[KernelDeltaNet]] = {"cpu": CpuDeltaNet, "kernel": KernelDeltaNet}
 

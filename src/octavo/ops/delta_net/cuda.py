@@ -8,15 +8,15 @@ import triton
 
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.delta_net.kernel import convolve_kernel, factors_kernel, spans_kernel
+from octavo.ops.delta_net.kernel import KINDS, convolve_kernel, factors_kernel, spans_kernel
 from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
 from octavo.ops.delta_net.rows_kernel import rows_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["KernelDeltaNet", "delta_net"]
 
-FACTORS = 2 * SPAN * SPAN + 6 * SPAN
-"""Numbers that a span's rows have of each other, for each value head."""
+FACTORS = KINDS.value * SPAN + 3 * SPAN * SPAN
+"""Float32 of what a span's rows have of each other, for each value head: numbers of rows, and two matrices in three bf16 each."""
 CHANNELS = 128
 """Of a tile of the convolution. Each by itself: their number decides no bit."""
 PROGRAM_CHANNELS = 1024
@@ -92,7 +92,7 @@ def delta_net(
         return out
     convolved = qkv.new_empty((num_spans * SPAN, shape.channels))
     factors = write_logits.new_empty((num_spans, heads, FACTORS))
-    halves = states.view(torch.bfloat16)
+    matrices, halves = factors.view(torch.bfloat16), states.view(torch.bfloat16)
     sizes = (tokens, dims["states"], dims["S"], num_spans)
     constants = {
         "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
@@ -105,17 +105,17 @@ def delta_net(
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
         convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,
-        plan.first_single, plan.spans, factors, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
+        plan.first_single, plan.spans, factors, matrices, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
     columns = triton.cdiv(shape.value_dim, COLUMNS)
     tiles = tiles or (1 if dims["S"] * heads * columns <= RESIDENT_ROWS else 2)
     rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(columns, tiles))](
-        convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
+        convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
-        qkv, convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
+        qkv, convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,
         num_stages=stages, **constants,
     )  # fmt: skip

@@ -15,7 +15,7 @@ def _top(x):
 
 
 @triton.jit
-def _split(x):
+def split(x):
     """Three bf16 whose sum is x (float32): the largest first."""
     wide, high = _top(x)
     rest = x - wide
@@ -26,17 +26,16 @@ def _split(x):
 @triton.jit
 def products(left, right, other):
     """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
-    high, middle, low = _split(left)
+    high, middle, low = split(left)
     one, two = tl.dot(low, right), tl.dot(low, other)
     one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
     return tl.dot(high, right, one), tl.dot(high, other, two)
 
 
 @triton.jit
-def float_product(left, right):
-    """left @ right, both float32, but for products below 2^-24 of the largest."""
-    high, middle, low = _split(left)
-    other_high, other_middle, other_low = _split(right)
+def float_product(left, other_high, other_middle, other_low):
+    """left in float32 @ the sum of the others, its parts, but for products below 2^-24 of the largest."""
+    high, middle, low = split(left)
     total = tl.dot(low, other_high)
     total = tl.dot(high, other_low, total)
     total = tl.dot(middle, other_middle, total)
@@ -48,5 +47,5 @@ def float_product(left, right):
 @triton.jit
 def move(now, change, k):
     """now + change @ k in float32, k in bf16."""
-    high, middle, low = _split(change)
+    high, middle, low = split(change)
     return tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now)))

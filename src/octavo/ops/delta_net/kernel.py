@@ -11,9 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.delta_net.exact import float_product, move, products
+from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
 from octavo.ops.device import is_finite, silu, wait_for_previous
+
+KINDS = tl.constexpr(6)
+"""Numbers of each row among the factors of a span."""
 
 
 @triton.jit
@@ -50,7 +53,7 @@ def convolve_kernel(
     TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (spans x ceil(channels / WIDE),), WIDE a multiple of BLOCK. Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels)
-    bf16, the open rows' keys and values among them; of a single row it alone, and what is kept of it but for the gates."""
+    bf16, the open rows' keys and values among them, and zeros where a span has no row; of a single row it alone, and what is kept of it but for the gates."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     blocks: tl.constexpr = (channels + WIDE - 1) // WIDE
@@ -85,7 +88,8 @@ def convolve_kernel(
                 total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
             old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
             result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
-            tl.store(line + place[:, None] * channels + channel[None, :], result, mask=live | is_old)
+            # zeros too: who reads a span that is not full then needs no masks
+            tl.store(line + place[:, None] * channels + channel[None, :], result, mask=inside)
 
 
 @triton.jit
@@ -108,9 +112,18 @@ def _at(x, place, index):
     return tl.sum(tl.where(place == index, x, 0.0), 0)
 
 
+@triton.jit
+def _store_parts(to, x, SPAN: tl.constexpr):
+    """The three bf16 of each x (SPAN, SPAN) float32, one matrix behind the other."""
+    high, middle, low = split(x)
+    tl.store(to, high)
+    tl.store(to + SPAN * SPAN, middle)
+    tl.store(to + 2 * SPAN * SPAN, low)
+
+
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def factors_kernel(
-    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, first_single, spans, factors,
+    convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, first_single, spans, factors, matrices,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     TAPS: tl.constexpr, SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
@@ -119,9 +132,9 @@ def factors_kernel(
     """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32, and the gates
     of a single row.
 
-    What a row's change takes of the values (SPAN from, SPAN to), what its output takes of the changes (SPAN from, SPAN to); and of each
-    row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
-    what is left of a state before it, what is left of the state before the span.
+    Of each row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
+    what is left of a state before it, what is left of the state before the span. Behind them, as the three bf16 of each number, what a row's
+    change takes of the values (SPAN from, SPAN to), and what its output takes of the changes (SPAN from, SPAN to); `matrices` is `factors` as bf16.
     """
     span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
     source, first, count, begin, is_single = load_span(
@@ -177,12 +190,12 @@ def factors_kernel(
             row_of = tl.sum(tl.where(row == step, solved, 0.0), 0)
             solved = tl.where(row > step, solved - column_of[:, None] * row_of[None, :], solved)
 
-        base = factors + (span.to(tl.int64) * VALUE_HEADS + head) * FACTORS
-        matrix = col * SPAN + row
-        tl.store(base + matrix, tl.where(row >= col, solved * write[None, :], 0.0))
-        tl.store(base + SPAN * SPAN + matrix, tl.where(row >= col, by_queries, 0.0))
+        number = span.to(tl.int64) * VALUE_HEADS + head
+        to = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + col * SPAN + row
+        _store_parts(to, tl.where(row >= col, solved * write[None, :], 0.0), SPAN)
+        _store_parts(to + 3 * SPAN * SPAN, tl.where(row >= col, by_queries, 0.0), SPAN)
         last = tl.sum(tl.where(row == SPAN - 1, between, 0.0), 0)
-        base += 2 * SPAN * SPAN + place
+        base = factors + number * FACTORS + place
         tl.store(base, left * over_k)
         tl.store(base + SPAN, left * over_q)
         tl.store(base + 2 * SPAN, last * over_k)
@@ -243,7 +256,7 @@ def _keep(
     inputs, rows = convolved + span * SPAN * channels, to + (TAPS - 1) * channels
     _store_rows(inputs, rows, value_at, fresh[:, None] & in_value[None, :], channels, queries)
     if part == 0:
-        base = factors + (span * VALUE_HEADS + head) * FACTORS + 2 * SPAN * SPAN + row
+        base = factors + (span * VALUE_HEADS + head) * FACTORS + row
         gates = states + place * NUMBERS + VALUE_HEADS * KEY * VALUE + row * (2 * VALUE_HEADS) + head
         tl.store(gates, tl.load(base + 3 * SPAN, mask=fresh, other=0.0), mask=fresh)
         tl.store(gates + VALUE_HEADS, tl.load(base + 4 * SPAN, mask=fresh, other=0.0), mask=fresh)
@@ -254,8 +267,17 @@ def _keep(
 
 
 @triton.jit
+def _load_whole(at, inside, IS_WHOLE: tl.constexpr):
+    """What is at `at`, zeros where it is not `inside`; IS_WHOLE: it is everywhere."""
+    if IS_WHOLE:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=inside, other=0.0)
+
+
+@triton.jit
 def _scan_spans(
-    qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+    qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
     head, part, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
     VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     STRIDE: tl.constexpr, FACTORS: tl.constexpr,
@@ -285,25 +307,28 @@ def _scan_spans(
         begins = tl.where(piece == 0, 0, tl.where(piece == 1, kept_spans, last))
         for index in range(begins, tl.where(piece == 0, kept_spans, tl.where(piece == 1, last, all_spans))):
             span, begin = (first_span + index).to(tl.int64), index * SPAN - before
-            used, live = begin + place < count, (begin + place >= 0) & (begin + place < count)
+            live = (begin + place >= 0) & (begin + place < count)
             line = convolved + span * SPAN * channels
-            q = tl.load(line + keys_at, mask=live[:, None] & in_key[None, :], other=0.0)
-            k = tl.load(line + queries + keys_at, mask=used[:, None] & in_key[None, :], other=0.0)
-            v = tl.load(line + values_at, mask=used[None, :] & in_value[:, None], other=0.0)
-            base = factors + (span * VALUE_HEADS + head) * FACTORS
-            by_values, by_changes = tl.load(base + matrix), tl.load(base + SPAN * SPAN + matrix)
-            of_rows = base + 2 * SPAN * SPAN
-            lost, seen = tl.load(of_rows + place), tl.load(of_rows + SPAN + place)
-            gained, left = tl.load(of_rows + 2 * SPAN + place), tl.load(base + FACTORS - 1)
+            q = _load_whole(line + keys_at, in_key[None, :], KEY == KEY_BLOCK)
+            k = _load_whole(line + queries + keys_at, in_key[None, :], KEY == KEY_BLOCK)
+            v = _load_whole(line + values_at, in_value[:, None], VALUE % VALUE_BLOCK == 0)
+            number = span * VALUE_HEADS + head
+            base, parts = factors + number * FACTORS, matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + matrix
+            by_values = tl.load(parts), tl.load(parts + SPAN * SPAN), tl.load(parts + 2 * SPAN * SPAN)
+            parts += 3 * SPAN * SPAN
+            by_changes = tl.load(parts), tl.load(parts + SPAN * SPAN), tl.load(parts + 2 * SPAN * SPAN)
+            lost, seen = tl.load(base + place), tl.load(base + SPAN + place)
+            gained, left = tl.load(base + 2 * SPAN + place), tl.load(base + KINDS * SPAN - 1)
 
             known, asked = products(now, tl.trans(k), tl.trans(q))
             missing = v.to(tl.float32) - lost[None, :] * known
             is_good = is_finite(missing)
-            change = float_product(tl.where(is_good, missing, 0.0), by_values)
+            change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
             bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
             is_spoilt = tl.dot(bad, up_to) > 0.0
             change = tl.where(is_spoilt, 0.0, change)
-            result = seen[None, :] * asked + float_product(change, by_changes)
+            result = seen[None, :] * asked
+            result += float_product(change, by_changes[0], by_changes[1], by_changes[2])
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
@@ -322,7 +347,7 @@ def _scan_spans(
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def spans_kernel(
-    qkv, convolved, factors, states, halves, chunks, first_single, out,
+    qkv, convolved, factors, matrices, states, halves, chunks, first_single, out,
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
@@ -340,6 +365,6 @@ def spans_kernel(
             chunks, first_single, group + turn * groups, num_chunks, rows, num_states, num_spans, SPAN
         )
         _scan_spans(
-            qkv, convolved, factors, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
+            qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
             head, part, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
         )  # fmt: skip

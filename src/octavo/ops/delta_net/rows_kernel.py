@@ -6,13 +6,14 @@ import triton
 import triton.language as tl
 
 from octavo.ops.delta_net.exact import float_product, move, products
+from octavo.ops.delta_net.kernel import KINDS
 from octavo.ops.delta_net.lines import load_chunk, open_rows
 from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 
 @triton.jit
 def _scan_row(
-    convolved, factors, states, halves, out, source, first, before, first_span, head, part,
+    convolved, factors, matrices, states, halves, out, source, first, before, first_span, head, part,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     FACTORS: tl.constexpr, PDL: tl.constexpr,
@@ -38,8 +39,8 @@ def _scan_row(
     # the least columns of a product, all alike
     same = tl.zeros((8,), tl.int32)[None, :]
     queried = line + before * channels + key_at + same
-    base = factors + (span * VALUE_HEADS + head) * FACTORS
-    of_rows = base + 2 * SPAN * SPAN
+    number = span * VALUE_HEADS + head
+    of_rows, parts = factors + number * FACTORS, matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN
     for tile in tl.static_range(TILES):
         column = (part * TILES + tile) * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
         in_value = column < VALUE
@@ -59,16 +60,18 @@ def _scan_row(
         known, asked = products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
         if tile == 0:
             wait_for_previous(PDL)
-            by_values = tl.load(base + place[:, None] * SPAN + place[None, :])
-            by_changes = tl.load(base + SPAN * SPAN + place[:, None] * SPAN + before + same)
+            matrix = parts + place[:, None] * SPAN + place[None, :]
+            by_values = tl.load(matrix), tl.load(matrix + SPAN * SPAN), tl.load(matrix + 2 * SPAN * SPAN)
+            own = parts + 3 * SPAN * SPAN + place[:, None] * SPAN + before + same
+            by_changes = tl.load(own), tl.load(own + SPAN * SPAN), tl.load(own + 2 * SPAN * SPAN)
             lost, seen = tl.load(of_rows + place)[None, :], tl.load(of_rows + SPAN + before)
         missing = v.to(tl.float32) - lost * known
         is_good = is_finite(missing)
-        change = float_product(tl.where(is_good, missing, 0.0), by_values)
+        change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
         bad = tl.where(is_good & is_finite(change), 0, 1)
         is_spoilt = tl.max(tl.where(used, bad, 0), 1)[:, None] > 0
         change = tl.where(is_spoilt | (place > before)[None, :], 0.0, change)
-        result = seen * asked + float_product(change, by_changes)
+        result = seen * asked + float_product(change, by_changes[0], by_changes[1], by_changes[2])
         result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
         to = out + first * (VALUE_HEADS * VALUE) + value_at + same
         tl.store(to, result, mask=in_value[:, None] & (tl.arange(0, 8) == 0)[None, :])
@@ -78,14 +81,14 @@ def _scan_row(
             inside = in_value[:, None] & in_key[None, :]
             start = tl.load(at, mask=inside, other=0.0, cache_modifier=".cg")
             moved = tl.load(keys, mask=used & in_key[:, None], other=0.0, cache_modifier=".cg")
-            gained, left = tl.load(of_rows + 2 * SPAN + place)[None, :], tl.load(base + FACTORS - 1)
+            gained, left = tl.load(of_rows + 2 * SPAN + place)[None, :], tl.load(of_rows + KINDS * SPAN - 1)
             left = tl.where(is_spoilt, float("nan"), left)
             tl.store(at, move(start * left, change * gained, tl.trans(moved)), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def rows_kernel(
-    convolved, factors, states, halves, chunks, first_single, out, rows, num_states, num_chunks, num_spans,
+    convolved, factors, matrices, states, halves, chunks, first_single, out, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     FACTORS: tl.constexpr, PDL: tl.constexpr,
@@ -100,7 +103,7 @@ def rows_kernel(
     )
     if is_single & (count > 0):
         _scan_row(
-            convolved, factors, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
+            convolved, factors, matrices, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
             NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TILES, TAPS, SPAN, FACTORS, PDL,
         )  # fmt: skip
     else:
