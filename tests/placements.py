@@ -246,8 +246,10 @@ def delta(device: torch.device) -> Iterator[Scenario]:
         tokens, weights = DeltaTokens.draw(23, shape, seed=1), draw_weights(shape)
         uses = [StateUse(4, 4), StateUse(-1, 1), StateUse(2, 0, keep=3, keep_after=2), StateUse(5, 5)]
         plan = plan_delta(uses, (0, 1, 5, 22, 23), (8, 4, 31, 16), torch.device("cpu"))
-        chunks, spans = (torch.cat((part, torch.full_like(part[:1], -1))) for part in (plan.chunks, plan.spans))
-        plan = DeltaPlan(*(part.to(device) for part in (chunks, plan.first_single, spans)))
+        chunks, spans = (
+            torch.cat((part, torch.full_like(part[:1], -1))).to(device) for part in (plan.chunks, plan.spans)
+        )
+        plan = DeltaPlan(chunks, plan.first_single.to(device), spans)
         inputs = [part.to(device) for part in vars(tokens).values()]
         weights = type(weights)(*(part.to(device) for part in vars(weights).values()))
         states = torch.zeros((6, shape.state.numbers), device=device)

@@ -275,8 +275,9 @@ def test_preparing_leaves_the_cache_alone(loaded: LoadedModel) -> None:
 
     graphed = graphs_of(loaded, cache, [1, 4])
     vars(graphed)["_capture"] = capture
-    assert [graphed.prepare_next() for _ in range(8)] == [True] * 6 + [False] * 2
-    assert len(recorded) == 6
+    count = 10 if cache.num_states else 6
+    assert [graphed.prepare_next() for _ in range(count + 2)] == [True] * count + [False] * 2
+    assert len(recorded) == count
     assert all(layer.isnan().all() for layer in cache.layers)
 
 
@@ -292,7 +293,7 @@ def test_steps_without_room_for_a_graph_are_launched(
     assert not graphed.prepare_next()
     assert [
         record.message.partition(":")[2].split(",")[0] for record in caplog.records if record.levelname == "WARNING"
-    ] == [f" {room} of 7 graphs are recorded"]
+    ] == [f" {room} of {11 if cache.num_states else 7} graphs are recorded"]
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 8, 30, 100, 512, 1000, 4096])
@@ -320,6 +321,20 @@ def test_a_step_gets_the_kernels_that_it_has_lines_for(loaded: LoadedModel, expe
     assert is_right()
     assert not any(wrong_chunks(expected, graphed, cache))
     graphs = vars(graphed)["_graphs"]
-    assert graphs.keys() == {Kind(WHOLE, ANY), Kind(WHOLE, DECODES)}
+    singles = {Kind(WHOLE, DECODES, only_singles=True)} if cache.num_states else set()
+    assert graphs.keys() == {Kind(WHOLE, ANY), Kind(WHOLE, DECODES)} | singles
     graphs[Kind(WHOLE, ANY)] = graphs[Kind(WHOLE, DECODES)]
     assert not is_right()
+
+
+def test_chunks_that_are_no_single_rows_get_the_kernel_that_moves_their_states(
+    loaded: LoadedModel, expected: list[torch.Tensor]
+) -> None:
+    """The twin: a graph for single rows alone is taken for all decodes."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed = graphs_of(loaded, cache, [WHOLE])
+    assert not any(wrong_chunks(expected, graphed, cache))
+    graphs = vars(graphed)["_graphs"]
+    for kind in [*graphs]:
+        graphs[kind] = graphs.get(kind._replace(only_singles=True), graphs[kind])
+    assert any(wrong_chunks(expected, graphed, cache)) is (cache.num_states > 0)

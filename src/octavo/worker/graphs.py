@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -54,6 +55,8 @@ class Kind(NamedTuple):
     """Those of attention that may have lines."""
     is_narrow: bool = False
     """The last layer computes the rows that are wanted alone, at most as many as there may be requests."""
+    only_singles: bool = False
+    """For recurrent layers every chunk is a single row, and nothing is launched for others."""
 
 
 class CudaCapture:
@@ -112,11 +115,15 @@ class GraphedModel:
         decodes = sizes[: bisect.bisect_left(sizes, max_chunks) + 1]
         self._most_decodes = max(decodes, default=0)
         self._inputs = Inputs(most, min(max_chunks, most), columns, self._device)
-        self._most_outputs = FEW_ROWS // paged(self._plan_all(self._nothing()).all_rows).shared if sizes else 0
+        nothing = self._plan_all(self._nothing()) if sizes else None
+        self._most_outputs = 0 if nothing is None else FEW_ROWS // paged(nothing.all_rows).shared
         """Of a request in a narrow graph: their tiles are small ones, which alone it has lists for."""
         self._kinds = [Kind(size, ANY, self._is_narrow(size)) for size in reversed(sizes)]
         """Of the graphs that steps need most, those first whose memory serves the others; not of steps with scores of prompts' tokens."""
-        self._kinds += [Kind(size, lists) for lists in (SPLIT_DECODES, DECODES) for size in reversed(decodes)]
+        is_recurrent = nothing is not None and nothing.delta is not None
+        for only_singles in (True, False) if is_recurrent else (False,):
+            kinds = itertools.product((SPLIT_DECODES, DECODES), reversed(decodes))
+            self._kinds += [Kind(size, lists, only_singles=only_singles) for lists, size in kinds]
         self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
@@ -155,7 +162,7 @@ class GraphedModel:
         """Of the graph for a step of `plan`; only decodes have graphs without kernels that have nothing to do, so that there are few kinds."""
         is_narrow = plan.output_rows is not None
         lists = ANY if is_narrow or size > self._most_decodes else Lists.of(paged(plan.all_rows))
-        return Kind(size, lists, is_narrow)
+        return Kind(size, lists, is_narrow, lists != ANY and plan.delta is not None and plan.delta.only_singles)
 
     def _is_narrow(self, size: int) -> bool:
         """Whether graphs of `size` tokens compute the last layer of wanted rows alone, where each request wants one."""
@@ -275,7 +282,7 @@ class Inputs:
             context_lens=(size,),
             rows_in_use=self._rows_in_use.device,
         )
-        delta = self._delta.plan(size) if self._is_recurrent else None
+        delta = self._delta.plan(size, only_singles=kind.only_singles) if self._is_recurrent else None
         if not kind.is_narrow:
             return batch, DecoderPlan(plan, None, plan, delta)
         outputs = self._outputs.plan(self.most_outputs, SPLIT_DECODES)

@@ -170,7 +170,8 @@ def test_single_rows_are_the_last_of_a_plan() -> None:
     """Those that go on where they are and keep nothing else; a span knows its chunk by its place."""
     uses = [StateUse(0, 0), StateUse(1, 2), StateUse(3, 3, keep=4, keep_after=1), StateUse(5, 5), StateUse(6, 6)]
     plan = plan_delta(uses, (0, 1, 2, 3, 20, 21), (4, 4, 4, 33, 16), torch.device("cpu"))
-    assert plan.first_single.tolist() == [3]
+    assert (plan.first_single.tolist(), plan.only_singles) == ([3], False)
+    assert plan_delta(uses[:1] + uses[4:], (0, 1, 2), (4, 16), torch.device("cpu")).only_singles
     assert plan.chunks[:, 1].tolist() == [2, 3, 5, 0, 6]
     assert plan.chunks[plan.spans.long(), 1].tolist() == [0, 2, 3, 5, 5, 6]
     assert plan.chunks[plan.spans.long(), 7].tolist() == [0, 1, 2, 3, 3, 5]
@@ -269,8 +270,10 @@ def test_class_g_lines_out_of_range_are_left_out(backend: str, device: torch.dev
     qkv, write, decay = (part.to(device) for part in (tokens.qkv, tokens.write_logits, tokens.decay_logits))
 
     def run(line: list[int], spans: list[int], first_single: int = 1) -> None:
-        parts = (torch.tensor(part, dtype=torch.int32, device=device) for part in ([line], [first_single], spans))
-        machine.layer(qkv, write, decay, machine.states, DeltaPlan(*parts))
+        chunks, first, of_spans = (
+            torch.tensor(part, dtype=torch.int32, device=device) for part in ([line], [first_single], spans)
+        )
+        machine.layer(qkv, write, decay, machine.states, DeltaPlan(chunks, first, of_spans))
 
     for change in changes:
         run([change.get(i, number) for i, number in enumerate(whole)], [0])

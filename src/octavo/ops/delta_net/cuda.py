@@ -114,6 +114,8 @@ def delta_net(
         convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
+    if plan.only_singles:
+        return out
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
         qkv, convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,

@@ -59,6 +59,8 @@ class DeltaPlan:
     nothing else, as all of decode does."""
     spans: torch.Tensor
     """(N,) int32: the chunk of each span, those of a chunk in order; -1: of none."""
+    only_singles: bool = False
+    """Whether all chunks are such single rows. False: only `first_single` says."""
 
 
 def plan_delta(
@@ -98,7 +100,8 @@ def plan_delta(
     place[order] = np.arange(len(order))
     spans = np.repeat(place, num_spans).astype(np.int32)
     first_single = np.array([len(order) - is_single.sum()], dtype=np.int32)
-    return DeltaPlan(*(upload(torch.from_numpy(part), device) for part in (lines[order], first_single, spans)))
+    chunks, first, of_spans = (upload(torch.from_numpy(part), device) for part in (lines[order], first_single, spans))
+    return DeltaPlan(chunks, first, of_spans, only_singles=bool(is_single.all()))
 
 
 def most_spans(tokens: int, chunks: int) -> int:

@@ -25,7 +25,8 @@ class DeltaPlanBuffers:
         )
         return [Filling(buffer, values, len(buffer.device)) for buffer, values in parts]
 
-    def plan(self, rows: int) -> DeltaPlan:
-        """The memory as a plan of `rows` rows."""
+    def plan(self, rows: int, *, only_singles: bool) -> DeltaPlan:
+        """The memory as a plan of `rows` rows; `only_singles`: for no other chunks."""
         chunks = self._chunks.device[:rows]
-        return DeltaPlan(chunks, self._first_single.device, self._spans.device[: most_spans(rows, len(chunks))])
+        spans = self._spans.device[: most_spans(rows, len(chunks))]
+        return DeltaPlan(chunks, self._first_single.device, spans, only_singles)
