@@ -10,8 +10,10 @@ from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.delta_net.kernel import KINDS, convolve_kernel, factors_kernel, spans_kernel
 from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
+from octavo.ops.delta_net.paired_kernel import WIDTH, paired_kernel
 from octavo.ops.delta_net.rows_kernel import rows_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
+from octavo.ops.persistent import runs_persistent_kernels
 
 __all__ = ["KernelDeltaNet", "delta_net"]
 
@@ -109,6 +111,7 @@ def delta_net(
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
     columns = triton.cdiv(shape.value_dim, COLUMNS)
+    paired = shape.key_dim == shape.value_dim == WIDTH.value and runs_persistent_kernels(qkv.device)
     tiles = tiles or (1 if dims["S"] * heads * columns <= RESIDENT_ROWS else 2)
     rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(columns, tiles))](
         convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
@@ -116,9 +119,14 @@ def delta_net(
     )  # fmt: skip
     if plan.only_singles:
         return out
+    if paired:
+        paired_kernel[check_grid("delta_net", heads * columns)](
+            convolved, factors, matrices, states, plan.chunks, plan.first_single, out, *sizes,
+            KEY_HEADS=shape.key_heads, VALUE_HEADS=heads, NUMBERS=shape.state.numbers, FACTORS=FACTORS, num_warps=2, **LAUNCH,
+        )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
         qkv, convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, num_warps=1,
-        num_stages=stages, **constants,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, ONE_IS_PAIRED=paired,
+        num_warps=1, num_stages=stages, **constants,
     )  # fmt: skip
     return out

@@ -24,24 +24,27 @@ def split(x):
 
 
 @triton.jit
+def _sum(x, y):
+    """x + y: written so that Triton does not have the products of x or y go on from the other's sum, one behind the other."""
+    return tl.fma(x, tl.full(x.shape, 1.0, tl.float32), y)
+
+
+@triton.jit
 def products(left, right, other):
-    """left @ right and left @ other in float32, of left in float32 and the others in bf16."""
+    """left @ right and left @ other in float32, of left in float32 and the others in bf16; the products of each part by themselves."""
     high, middle, low = split(left)
-    one, two = tl.dot(low, right), tl.dot(low, other)
-    one, two = tl.dot(middle, right, one), tl.dot(middle, other, two)
-    return tl.dot(high, right, one), tl.dot(high, other, two)
+    one = _sum(_sum(tl.dot(low, right), tl.dot(middle, right)), tl.dot(high, right))
+    two = _sum(_sum(tl.dot(low, other), tl.dot(middle, other)), tl.dot(high, other))
+    return one, two
 
 
 @triton.jit
 def float_product(left, other_high, other_middle, other_low):
-    """left in float32 @ the sum of the others, its parts, but for products below 2^-24 of the largest."""
+    """left in float32 @ the sum of the others, its parts, but for products below 2^-24 of the largest; the products of each pair by themselves."""
     high, middle, low = split(left)
-    total = tl.dot(low, other_high)
-    total = tl.dot(high, other_low, total)
-    total = tl.dot(middle, other_middle, total)
-    total = tl.dot(middle, other_high, total)
-    total = tl.dot(high, other_middle, total)
-    return tl.dot(high, other_high, total)
+    least = _sum(_sum(tl.dot(low, other_high), tl.dot(high, other_low)), tl.dot(middle, other_middle))
+    less = _sum(tl.dot(middle, other_high), tl.dot(high, other_middle))
+    return _sum(_sum(least, less), tl.dot(high, other_high))
 
 
 @triton.jit

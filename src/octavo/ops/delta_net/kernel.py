@@ -278,11 +278,12 @@ def _load_whole(at, inside, IS_WHOLE: tl.constexpr):
 @triton.jit
 def _scan_spans(
     qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
-    head, part, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
+    head, part, moves_on, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
     VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     STRIDE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
-    """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept."""
+    """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept. Where not `moves_on`, what is kept beside
+    the state alone."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
     key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
@@ -305,7 +306,8 @@ def _scan_spans(
     # to the state that is kept, to the one behind the last full span, and to the end: what a span leaves that is not full is no state
     for piece in range(tl.where(keep_after > 0, 0, 1), tl.where(count > 0, tl.where(last < all_spans, 3, 2), 0)):
         begins = tl.where(piece == 0, 0, tl.where(piece == 1, kept_spans, last))
-        for index in range(begins, tl.where(piece == 0, kept_spans, tl.where(piece == 1, last, all_spans))):
+        ends = tl.where(piece == 0, kept_spans, tl.where(piece == 1, last, all_spans))
+        for index in range(begins, tl.where(moves_on, ends, begins)):
             span, begin = (first_span + index).to(tl.int64), index * SPAN - before
             live = (begin + place >= 0) & (begin + place < count)
             line = convolved + span * SPAN * channels
@@ -336,7 +338,7 @@ def _scan_spans(
             now = move(now * left[:, None], change * gained[None, :], k)
         if piece < 2:
             target = tl.where(piece == 0, keep, state)
-            if (piece == 0) | moves:
+            if moves_on & ((piece == 0) | moves):
                 tl.store(memory + target * NUMBERS + numbers, now, mask=inside)
             _keep(
                 tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * STRIDE,
@@ -351,10 +353,11 @@ def spans_kernel(
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, ONE_IS_PAIRED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x value heads x ceil(VALUE / VALUE_BLOCK),): chunks that are no single rows, each by a group. Rows of qkv are
-    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept."""
+    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept. ONE_IS_PAIRED: a chunk that is the only one is `paired_kernel`'s, but for what is
+    kept beside its state."""
     parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
     group, groups = tl.program_id(0) // parts // VALUE_HEADS, tl.num_programs(0) // parts // VALUE_HEADS
@@ -366,5 +369,5 @@ def spans_kernel(
         )
         _scan_spans(
             qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
-            head, part, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
+            head, part, (not ONE_IS_PAIRED) | (many != 1), KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
         )  # fmt: skip
