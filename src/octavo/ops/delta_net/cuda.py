@@ -29,7 +29,7 @@ A request of 32 heads of 128 has 256 programs, for 132 processors."""
 RESIDENT_ROWS = 1452
 """Programs of single rows that an H200 runs at a time. While all of them run at once, each has one tile of columns; else two, so that
 what a program does once for its tiles is done half as often. Tiles decide no bit."""
-STAGES = 3
+STAGES = 2
 """Spans of a chunk that are on their way or in use. They decide no bit."""
 GROUPS = 8
 """Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""
@@ -114,7 +114,7 @@ def delta_net(
     paired = shape.key_dim == shape.value_dim == WIDTH.value and runs_persistent_kernels(qkv.device)
     tiles = tiles or (1 if dims["S"] * heads * columns <= RESIDENT_ROWS else 2)
     rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(columns, tiles))](
-        convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
+        convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
         KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
     if plan.only_singles:

@@ -135,6 +135,7 @@ def factors_kernel(
     Of each row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
     what is left of a state before it, what is left of the state before the span. Behind them, as the three bf16 of each number, what a row's
     change takes of the values (SPAN from, SPAN to), and what its output takes of the changes (SPAN from, SPAN to); `matrices` is `factors` as bf16.
+    Of a span with a single row both in float32, and the second of that row alone.
     """
     span, head = tl.program_id(0) // VALUE_HEADS, tl.program_id(0) % VALUE_HEADS
     source, first, count, begin, is_single = load_span(
@@ -191,9 +192,15 @@ def factors_kernel(
             solved = tl.where(row > step, solved - column_of[:, None] * row_of[None, :], solved)
 
         number = span.to(tl.int64) * VALUE_HEADS + head
-        to = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + col * SPAN + row
-        _store_parts(to, tl.where(row >= col, solved * write[None, :], 0.0), SPAN)
-        _store_parts(to + 3 * SPAN * SPAN, tl.where(row >= col, by_queries, 0.0), SPAN)
+        by_values, by_changes = tl.where(row >= col, solved * write[None, :], 0.0), tl.where(row >= col, by_queries, 0.0)
+        if is_single:
+            whole = factors + number * FACTORS + KINDS * SPAN
+            tl.store(whole + col * SPAN + row, by_values)
+            tl.store(whole + SPAN * SPAN + place, tl.sum(tl.where(row == -begin, by_changes, 0.0), 0))
+        else:
+            parts = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + col * SPAN + row
+            _store_parts(parts, by_values, SPAN)
+            _store_parts(parts + 3 * SPAN * SPAN, by_changes, SPAN)
         last = tl.sum(tl.where(row == SPAN - 1, between, 0.0), 0)
         base = factors + number * FACTORS + place
         tl.store(base, left * over_k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.delta_net.exact import float_product, move, products
+from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.kernel import KINDS
 from octavo.ops.delta_net.lines import load_chunk, open_rows
 from octavo.ops.device import is_finite, stay_behind, wait_for_previous
@@ -13,7 +13,7 @@ from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 @triton.jit
 def _scan_row(
-    convolved, factors, matrices, states, halves, out, source, first, before, first_span, head, part,
+    convolved, factors, states, halves, out, source, first, before, first_span, head, part,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     FACTORS: tl.constexpr, PDL: tl.constexpr,
@@ -39,8 +39,7 @@ def _scan_row(
     # the least columns of a product, all alike
     same = tl.zeros((8,), tl.int32)[None, :]
     queried = line + before * channels + key_at + same
-    number = span * VALUE_HEADS + head
-    of_rows, parts = factors + number * FACTORS, matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN
+    of_rows = factors + (span * VALUE_HEADS + head) * FACTORS
     for tile in tl.static_range(TILES):
         column = (part * TILES + tile) * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
         in_value = column < VALUE
@@ -60,10 +59,9 @@ def _scan_row(
         known, asked = products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
         if tile == 0:
             wait_for_previous(PDL)
-            matrix = parts + place[:, None] * SPAN + place[None, :]
-            by_values = tl.load(matrix), tl.load(matrix + SPAN * SPAN), tl.load(matrix + 2 * SPAN * SPAN)
-            own = parts + 3 * SPAN * SPAN + place[:, None] * SPAN + before + same
-            by_changes = tl.load(own), tl.load(own + SPAN * SPAN), tl.load(own + 2 * SPAN * SPAN)
+            matrix = of_rows + KINDS * SPAN + place[:, None] * SPAN
+            by_values = split(tl.load(matrix + place[None, :]))
+            by_changes = split(tl.load(of_rows + (KINDS + SPAN) * SPAN + place[:, None] + same))
             lost, seen = tl.load(of_rows + place)[None, :], tl.load(of_rows + SPAN + before)
         missing = v.to(tl.float32) - lost * known
         is_good = is_finite(missing)
@@ -88,7 +86,7 @@ def _scan_row(
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def rows_kernel(
-    convolved, factors, matrices, states, halves, chunks, first_single, out, rows, num_states, num_chunks, num_spans,
+    convolved, factors, states, halves, chunks, first_single, out, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
     FACTORS: tl.constexpr, PDL: tl.constexpr,
@@ -103,7 +101,7 @@ def rows_kernel(
     )
     if is_single & (count > 0):
         _scan_row(
-            convolved, factors, matrices, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
+            convolved, factors, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
             NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TILES, TAPS, SPAN, FACTORS, PDL,
         )  # fmt: skip
     else:

@@ -17,8 +17,9 @@ part of it is loaded so, the rest comes later than it would in steps of the usua
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
-PERSISTENT_ITEMS = {"Fp8Channel": 500, "Fp8Static": 500, "Fp8Block": 250}
-"""By the weights' type: of a product's items of 128 rows x 256 columns, so many that the programs of an H200 go through several each."""
+PERSISTENT_ITEMS = {"Fp8Channel": 250, "Fp8Static": 250, "Fp8Block": 120}
+"""By the weights' type: of a product's items of 128 rows x 256 columns, so many that persistent tiles were faster on an H200 (docs/kernels_log.md). One scale for each
+row and column lets other tiles be taller, so that they are slower only where each of 132 programs has two items."""
 
 
 def is_for_persistent(kind: str, rows: int, columns: int) -> bool:

@@ -45,8 +45,12 @@ _BY_MEAN = {
 """By whether scales are per block: what tuned shapes have in common, up to a mean of assignments per expert."""
 _FEW = 16
 """Assignments up to which products wait for their own loads more than for memory."""
-_EARLY = Tile(16, 64, 4, 2, True, 0, 2, 4)
-"""Of the second product of few, whose weights the kernel before does not choose."""
+_FEW_UP = (128, Tile(16, 64, 4, 4, True))
+"""Of few: the tile of the first product where it has more programs than this with the tile of `_BY_MEAN`, about one for each of an H200's 132 multiprocessors: steps
+that are short and more at once, as several programs share one."""
+_FEW_DOWN = [(256, Tile(16, 64, 4, 2, True, 0, 2, 4)), (512, Tile(16, 128, 4, 3, True, 0, 1, 2))]
+"""Of few: tiles of the second product, up to so many programs of 64 columns: of either tile some two for each multiprocessor, as all must be there at once
+to load weights early."""
 _PERSISTENT_ABOVE = {("Fp8Channel", 128, 2048, 768): 11584, ("Fp8Block", 128, 2048, 768): 2896}
 """Assignments of tuned shapes above which persistent tiles were faster on an H200; a tuned shape that is not here has none."""
 _PERSISTENT_MEAN = 11
@@ -105,12 +109,21 @@ def _by_mean(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, 
     kind, experts, hidden, intermediate = shape
     blockwise = kind == Fp8Block.__name__
     gate_up, down = next((up, down) for mean, up, down in _BY_MEAN[blockwise] if assignments <= mean * experts)
-    if assignments <= _FEW and not blockwise and intermediate > _EARLY.early * STEP:
-        down = _EARLY
+    if assignments <= _FEW and not blockwise:
+        gate_up, down = _of_few(gate_up, down, assignments, hidden, intermediate)
     gate_up, down = _whole_steps(gate_up, hidden), _whole_steps(down, intermediate)
     if hidden % 16 == 0 and intermediate % 16 == 0:
         return gate_up, down
     return dataclasses.replace(gate_up, tma=False), dataclasses.replace(down, tma=False, early=0)
+
+
+def _of_few(gate_up: Tile, down: Tile, assignments: int, hidden: int, intermediate: int) -> tuple[Tile, Tile]:
+    """Tiles in place of these of one row of an H200's experts, by how many programs there are for its multiprocessors."""
+    least, tile = _FEW_UP
+    if assignments * math.ceil(intermediate / gate_up.cols) > least:
+        gate_up = tile
+    early = next((tile for most, tile in _FEW_DOWN if assignments * math.ceil(hidden / 64) <= most), down)
+    return gate_up, early if intermediate > early.early * STEP else down
 
 
 def _whole_steps(tile: Tile, width: int) -> Tile:
