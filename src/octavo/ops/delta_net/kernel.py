@@ -192,7 +192,10 @@ def factors_kernel(
             solved = tl.where(row > step, solved - column_of[:, None] * row_of[None, :], solved)
 
         number = span.to(tl.int64) * VALUE_HEADS + head
-        by_values, by_changes = tl.where(row >= col, solved * write[None, :], 0.0), tl.where(row >= col, by_queries, 0.0)
+        by_values, by_changes = (
+            tl.where(row >= col, solved * write[None, :], 0.0),
+            tl.where(row >= col, by_queries, 0.0),
+        )
         if is_single:
             whole = factors + number * FACTORS + KINDS * SPAN
             tl.store(whole + col * SPAN + row, by_values)
