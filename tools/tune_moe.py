@@ -33,7 +33,7 @@ from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
-from octavo.ops.formats import Weights
+from octavo.ops.formats import Fp8Block, Weights
 from tools.tune_dense import Before
 
 SIZES = [1, 2, 4, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768]
@@ -55,9 +55,10 @@ TABLE: dict[tuple[str, int, int, int], list[tuple[int, Tile, Tile]]] = {
 '''
 
 
-def candidates(rows: int, gated: bool, width: int, tokens: int) -> list[Tile]:
-    """Legal tiles of `rows` rows for K of `width` numbers of 8 bits worth a measurement."""
-    step, few, long = STEP[torch.float8_e4m3fn], tokens <= FEW, tokens <= MEMORY_BOUND
+def candidates(rows: int, gated: bool, width: int, tokens: int, kind: str) -> list[Tile]:
+    """Legal tiles of `rows` rows for K of `width` numbers of 8 bits worth a measurement; a step of weights in blocks is one block."""
+    step, few = STEP[torch.float8_e4m3fn], tokens <= FEW
+    long = tokens <= MEMORY_BOUND and kind != Fp8Block.__name__
     halvings = sorted({0, min(2, (rows // 16).bit_length() - 1)})
     tiles = (
         Tile(rows, cols, warps, stages, tma, max_halvings, factor, early)
@@ -203,7 +204,7 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
         heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
         found[gated] = {}
         for rows in heights(tokens * top_k / experts):
-            times = measure(products, candidates(rows, gated, width, tokens), gated, expected, before)
+            times = measure(products, candidates(rows, gated, width, tokens, kind), gated, expected, before)
             found[gated][rows] = times
             heading += f" | {rows} rows: " + ", ".join(f"{us:.2f} {short(tile)}" for us, tile in times[:SHOWN])
         tqdm.write(heading)
@@ -246,7 +247,7 @@ def compile_all(products: Products, tokens: int, shape: tuple[int, int, int, int
     for rows in {*heights(tokens * top_k / experts), gate_up.rows}:
         products.place(rows)
         for gated, chosen, width in ((True, gate_up, hidden), (False, down, intermediate)):
-            for tile in {*candidates(rows, gated, width, tokens), *([chosen] if chosen.rows == rows else [])}:
+            for tile in {*candidates(rows, gated, width, tokens, kind), *([chosen] if chosen.rows == rows else [])}:
                 products.calls(tile, gated)[0]()
 
 
