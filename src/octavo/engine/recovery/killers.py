@@ -34,13 +34,15 @@ class Trial(NamedTuple):
 
     group: list[str]
     in_small_steps: bool = False
+    further: bool = False
+    """Each must get `MARGIN` positions past where any trial has seen it."""
 
 
 Search = Generator[Trial, bool, list[str]]
 """Yields what to try, is sent whether the worker died, and returns the requests to blame."""
 
 
-_NOWHERE: Mapping[str, int] = {}
+NOWHERE: Mapping[str, int] = {}
 """No request is anywhere."""
 
 
@@ -56,9 +58,11 @@ class _Trials:
         """Group -> deaths with it."""
         self.harmless: list[frozenset[str]] = []
 
-    def run(self, group: list[str], *, in_small_steps: bool = False) -> Generator[Trial, bool, bool]:
+    def run(
+        self, group: list[str], *, in_small_steps: bool = False, further: bool = False
+    ) -> Generator[Trial, bool, bool]:
         """Try `group`; whether the worker died."""
-        died = yield Trial(group, in_small_steps)
+        died = yield Trial(group, in_small_steps, further)
         if died:
             self.deadly[frozenset(group)] += 1
         else:
@@ -111,7 +115,10 @@ def _smallest(trials: _Trials, background: list[str], grown: bool, rest: list[st
 
 
 def _proven(trials: _Trials, group: list[str], others: list[list[str]], deaths: int) -> Search:
-    """`group` if the worker dies with it alone as often as asked, and not with less of it; else those who kill, if any."""
+    """`group` if the worker dies with it alone as often as asked, and not with less of it; else those who kill, if any.
+
+    Beside slower ones a request runs on past its position, and may kill there. So each of several gets further alone before all are blamed.
+    """
     for member in group if len(group) > 1 else []:
         part = [each for each in group if each != member]
         if (yield from trials.kills(part)):
@@ -120,6 +127,9 @@ def _proven(trials: _Trials, group: list[str], others: list[list[str]], deaths: 
         yield from _let_others_live(trials, group, others)
         if not (yield from trials.run(group, in_small_steps=left == 1)):
             return []
+    for member in group if len(group) > 1 else []:
+        if (yield from trials.run([member], further=True)):
+            return (yield from _proven(trials, [member], others, deaths))
     return group
 
 
@@ -149,10 +159,12 @@ class KillerSearch:
     """
 
     def __init__(
-        self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int, ends: Mapping[str, int] = _NOWHERE
+        self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int, ends: Mapping[str, int] = NOWHERE
     ) -> None:
         self._positions = {**others, **positions}
         self._ends = {each: max(position, ends.get(each, 0)) for each, position in self._positions.items()}
+        self._furthest = dict(self._ends)
+        """Where each has been, or was to get when a worker died."""
         self._search = find_killers(list(positions), list(others), deaths=deaths)
         self.trial = next(self._search)
         """Those that run now."""
@@ -165,15 +177,21 @@ class KillerSearch:
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
+        self._advance(ends)
         reached = {each for each in self.pending if ends.get(each, -1) >= self._positions[each]}
         self.has_lived = self.has_lived or bool(reached)
         if self.trial.in_small_steps:
             reached = {each for each in reached if ends[each] >= self._ends[each]}
         self.pending -= reached
 
-    def record_trial(self, *, died: bool) -> list[str] | None:
-        """Say what became of the group. Returns those to blame once they are known, maybe none; else None."""
+    def record_trial(self, *, died: bool, last_ends: Mapping[str, int] = NOWHERE) -> list[str] | None:
+        """Say what became of the group. Returns those to blame once they are known, maybe none; else None.
+
+        Args:
+            last_ends: request -> where its chunk ended in the last of the steps that the worker died with.
+        """
         self.deaths += died
+        self._advance(last_ends)
         try:
             self.trial = self._search.send(died)
         except StopIteration as end:
@@ -181,7 +199,13 @@ class KillerSearch:
             return killers
         self.pending = set(self.trial.group)
         self.has_lived = False
+        if self.trial.further:
+            for each in self.trial.group:
+                self._positions[each] = self._ends[each] = self._furthest[each] + MARGIN
         return None
+
+    def _advance(self, ends: Mapping[str, int]) -> None:
+        self._furthest |= {each: max(self._furthest.get(each, 0), end) for each, end in ends.items()}
 
 
 @dataclasses.dataclass
@@ -219,7 +243,7 @@ class SuspectWatch:
         alive: Mapping[str, int],
         *,
         last_restart: bool = False,
-        last_ends: Mapping[str, int] = _NOWHERE,
+        last_ends: Mapping[str, int] = NOWHERE,
     ) -> None:
         """A worker died from inside with steps in flight in which requests had chunks up to `ends`.
 

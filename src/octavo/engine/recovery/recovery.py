@@ -9,7 +9,7 @@ from pathlib import Path
 from octavo.engine.processes.link import WorkerLink
 from octavo.engine.recovery.crash_log import CrashLog
 from octavo.engine.recovery.fault_injection import FaultInjector
-from octavo.engine.recovery.killers import KillerSearch, SuspectWatch
+from octavo.engine.recovery.killers import NOWHERE, KillerSearch, SuspectWatch
 from octavo.engine.recovery.step_sizes import StepSizes
 from octavo.engine.recovery.supervisor import Supervisor
 from octavo.engine.request_table import RequestTable
@@ -104,7 +104,7 @@ class Recovery:
             alive = {each: len(sequence.tokens) for each, sequence in self._requests.sequences.items()}
             self._watch.on_death(positions, alive, last_restart=self._supervisor.on_last_restart, last_ends=last)
         if tried is not None:
-            self._conclude_trial(tried, died=True)
+            self._conclude_trial(tried, died=True, last=last)
         elif self._watch.search is not None:
             if evident:
                 logger.warning(
@@ -141,10 +141,11 @@ class Recovery:
                 return
             self._conclude_trial(search, died=False)
 
-    def _conclude_trial(self, search: KillerSearch, *, died: bool) -> None:
-        """Record whether the isolated group killed the worker; isolate the next group, or fail those found guilty."""
+    def _conclude_trial(self, search: KillerSearch, *, died: bool, last: Mapping[str, int] = NOWHERE) -> None:
+        """Record whether the isolated group killed the worker, whose steps had chunks up to `last`; isolate the next group, or fail those
+        found guilty."""
         small, lived = search.trial.in_small_steps, search.has_lived
-        killers = search.record_trial(died=died)
+        killers = search.record_trial(died=died, last_ends=last)
         if killers is None:
             self._try(search)
             return
