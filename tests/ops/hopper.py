@@ -47,6 +47,7 @@ def compile_launches(kernel: Any, launches: Mapping[str, Callable[[], None]], fo
         [key] = set(cache) - seen
         seen.add(key)
         (folder / f"{name}.cubin").write_bytes(cache[key].asm["cubin"])
+        (folder / f"{name}.ttgir").write_text(cache[key].asm["ttgir"])
 
 
 def compiled_by(module: str, folder: Path, *arguments: str) -> dict[str, list[str]]:

@@ -100,7 +100,26 @@ ASKED = st.lists(st.tuples(LENGTHS, st.sampled_from([1, 2, 3, 5, 8, 20, 60])), m
 @example([(696, 60), (5, 20), (573, 1), (113, 5)], (Killer(0, 3, at_once=False), 128, 8, 16, [0, 0, 0, 1]))
 @example([(256, 20), (511, 60), (17, 60), (128, 5)], (Killer(2, 3, at_once=False), 160, 2, 16, [0, 1, 0, 0]))
 @example([(63, 3), (69, 20), (343, 8), (294, 2)], (Killer(1, 3, at_once=False), 160, 4, 4, [0, 0, 0, 0]))
-@settings(max_examples=150, deadline=None)
+@example([(1, 1), (1, 5), (20, 60), (101, 60)], (Killer(2, 2, at_once=False), 160, 2, 4, [1, 0, 0, -1]))
+@example([(49, 3), (395, 3), (219, 60), (12, 60), (3, 3)], (Killer(3, 2, at_once=False), 128, 4, 16, [0, 1, 1, 0, 0]))
+@example(
+    [
+        (168, 2),
+        (132, 8),
+        (128, 8),
+        (315, 20),
+        (434, 5),
+        (94, 60),
+        (73, 1),
+        (87, 8),
+        (70, 1),
+        (132, 3),
+        (16, 20),
+        (1, 5),
+    ],
+    (Killer(5, 2, at_once=False), 128, 4, 4, [0, 1, -1, 0, -1, 0, 0, 1, 1, 1, 0, -1]),
+)
+@settings(max_examples=100, deadline=None)
 def test_nobody_is_blamed_for_having_run_beside_it(asked: list[tuple[int, int]], data: object) -> None:
     if not isinstance(data, tuple):
         draw = data.draw  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ops.hopper import compiled_by, spills
@@ -15,3 +16,22 @@ def test_it_compiles_without_spills(tmp_path: Path) -> None:
     assert "ACQBULK" in names, "it does not wait for the kernel before"
     assert spills(names) == 0
     assert names.count("BAR") <= 8
+
+
+def test_rows_of_the_output_are_found_by_int64(tmp_path: Path) -> None:
+    """Times value heads x 128 they leave int32 at row 524,288 of a chunk of 32 heads."""
+    compiled_by("ops.delta_net.paired_launch", tmp_path)
+    [code] = [path.read_text() for path in tmp_path.glob("*.ttgir")]
+    _before, _, loop = code.partition("scf.for")
+    made = dict(re.findall(r"^\s*(%[\w]+) = (.*)$", loop, re.MULTILINE))
+    stores = [line for line in loop.splitlines() if "tt.store" in line and "bf16" in line]
+    assert len(stores) == 1
+    assert any("tt.addptr" in step and "i64" in step for step in _steps_to(made, re.findall(r"%\w+", stores[0])[0]))
+    assert "arith.extsi" in "\n".join(_steps_to(made, re.findall(r"%\w+", stores[0])[0])), "of the place in the chunk"
+
+
+def _steps_to(made: dict[str, str], name: str) -> list[str]:
+    """What makes a value within a loop, and what that is made of."""
+    if name not in made:
+        return []
+    return [made[name], *(step for part in re.findall(r"%\w+", made[name]) for step in _steps_to(made, part))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -143,3 +144,11 @@ def test_a_layer_takes_them_where_device_and_operands_allow(
     x = workspace.input.data
     down = shifted(down)
     assert chosen() == Tiles(*(dataclasses.replace(tile, tma=False) for tile in tuned))
+
+
+@pytest.mark.parametrize("kind", ["Fp8Channel", "Fp8Static", "Bf16", "Fp8Block"])
+@pytest.mark.parametrize("experts", [1, 2, 3, 128])
+def test_few_assignments_have_tiles_of_one_height(kind: str, experts: int) -> None:
+    """Of a single expert they are many."""
+    for (hidden, intermediate), count in itertools.product([(2048, 512), (2880, 704)], range(1, 33)):
+        choose_tiles((kind, experts, hidden, intermediate), count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -213,10 +214,25 @@ def test_persistent_tiles_are_refused_with_every_reason() -> None:
 
 @pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 def test_products_of_many_items_are_for_persistent_tiles(kind: type) -> None:
-    """Of 128 rows and 256 columns each."""
-    for rows, columns in itertools.product((1, 129, 1024, 8192), (80, 2048, 5120, 12288)):
-        items = (rows + 127) // 128 * (columns // 256)
+    """Of 128 rows and 256 columns each, of as many rows as the largest power of two below has."""
+    for rows, columns in itertools.product((2, 129, 1024, 1025, 8192, 8193), (80, 2048, 5120, 12288)):
+        items = (2 ** math.ceil(math.log2(rows) - 1) + 127) // 128 * (columns // 256)
         assert is_for_persistent(kind.__name__, rows, columns) == (items >= PERSISTENT_ITEMS.get(kind.__name__, 10**9))
+    assert not is_for_persistent(kind.__name__, 1, 12288)
+
+
+@pytest.mark.parametrize("kind", ["Fp8Channel", "Fp8Static", "Fp8Block"])
+@pytest.mark.parametrize("columns", [512, 2048, 5120, 9216, 10240, 16384, 40000])
+def test_no_tile_is_chosen_only_between_two_powers_of_two(kind: str, columns: int) -> None:
+    """A start compiles what these need (`load_kernels`)."""
+
+    def tile(rows: int) -> object:
+        if is_for_persistent(kind, rows, columns):
+            return PersistentTile()
+        return choose_block_tile(rows) if kind == "Fp8Block" else choose_tile(rows, columns, 64, 1)
+
+    visited = {tile(1 << power) for power in range(14)}
+    assert {rows for rows in range(1, 8193) if tile(rows) not in visited} == set()
 
 
 def test_a_wrong_block_of_scales_shows(device: torch.device) -> None:

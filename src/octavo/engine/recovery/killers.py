@@ -265,8 +265,8 @@ class SuspectWatch:
         if self.search is not None:
             return
         again = any(self._suspicions[each].deaths_at_position >= DEATHS_AT_POSITION for each in seen)
-        if again or (last_restart and any(self._suspicions[each].deaths > DEATHS_AT_POSITION for each in seen)):
-            margin = 0 if again else MARGIN
+        if again or (last_restart and seen):
+            margin = MARGIN if last_restart else 0
             positions = {each: self._suspicions[each].position + margin for each in seen}
             others = [each for each in alive if each not in self._suspicions][:MAX_OTHERS]
             last = {each: self._suspicions[each].end for each in seen}

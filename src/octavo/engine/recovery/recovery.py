@@ -156,10 +156,12 @@ class Recovery:
         self._supervisor.forgive(max(0, self._watch.end_search(killers) - explained))
         self._take_sizes()
         self._requests.restrict(None)
-        logger.warning("requests that kill the worker: %s", ", ".join(killers) or "none found")
         sequences = self._requests.sequences
-        for sequence in [sequences[each] for each in killers if each in sequences]:
-            blame = RequestFailedError(_blame(len(killers), self._last_crash))
+        # who is left of several has no company any more, without which nobody died
+        guilty = killers if all(each in sequences for each in killers) else []
+        logger.warning("requests that kill the worker: %s", ", ".join(guilty) or "none found")
+        for sequence in [sequences[each] for each in guilty]:
+            blame = RequestFailedError(_blame(len(guilty), self._last_crash))
             self._requests.end(sequence, FinishReason.ERROR, error=blame)
 
     def _try(self, search: KillerSearch, *, whole_steps: bool = True) -> None:

@@ -134,10 +134,11 @@ def _move(
     is_spoilt_row = mma_v2(bad_left, earlier.load(right), zeros) > 0.0
     result = seen[None, :] * asked + _float_product(_left(change, STATE), parts.index(stage), 3 * SPAN, STATE)
     result = gl.where(is_spoilt_row, float("nan"), result).to(gl.bfloat16)
-    at = begin + gl.arange(0, SPAN, gl.SliceLayout(0, STATE))
+    row = gl.arange(0, SPAN, gl.SliceLayout(0, STATE))
     column = gl.arange(0, COLUMNS, gl.SliceLayout(1, STATE))
-    live = ((at >= 0) & (at < count))[None, :] & (column >= 0)[:, None]
-    gl.store(to + (at * (VALUE_HEADS * WIDTH))[None, :] + column[:, None], result, mask=live)
+    live = ((begin + row >= 0) & (begin + row < count))[None, :] & (column >= 0)[:, None]
+    to += begin.to(gl.int64) * (VALUE_HEADS * WIDTH)
+    gl.store(to + (row * (VALUE_HEADS * WIDTH))[None, :] + column[:, None], result, mask=live)
 
     kept = gl.where(gl.max(is_spoilt.to(gl.int32), 1) > 0, float("nan"), left)
     kept = gl.convert_layout(kept, gl.SliceLayout(1, STATE), assert_trivial=True)

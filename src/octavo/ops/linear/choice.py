@@ -17,14 +17,18 @@ part of it is loaded so, the rest comes later than it would in steps of the usua
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
-PERSISTENT_ITEMS = {"Fp8Channel": 250, "Fp8Static": 250, "Fp8Block": 120}
+PERSISTENT_ITEMS = {"Fp8Channel": 250, "Fp8Static": 250, "Fp8Block": 60}
 """By the weights' type: of a product's items of 128 rows x 256 columns, so many that persistent tiles were faster on an H200 (docs/kernels_log.md). One scale for each
 row and column lets other tiles be taller, so that they are slower only where each of 132 programs has two items."""
 
 
 def is_for_persistent(kind: str, rows: int, columns: int) -> bool:
-    """Whether a product of so many rows and columns, of weights whose type has the name `kind`, is large enough for persistent tiles."""
-    items = -(-rows // PersistentTile.rows) * (columns // PersistentTile.columns(gated=False))
+    """Whether a product of so many rows and columns, of weights whose type has the name `kind`, is large enough for persistent tiles.
+
+    They begin behind a power of two: a start, which compiles what all powers of two need, then has both sides of every border.
+    """
+    before = 1 << ((rows - 1).bit_length() - 1) if rows > 1 else 0
+    items = -(-before // PersistentTile.rows) * (columns // PersistentTile.columns(gated=False))
     return items >= PERSISTENT_ITEMS.get(kind, items + 1)
 
 

@@ -109,7 +109,7 @@ def _by_mean(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, 
     kind, experts, hidden, intermediate = shape
     blockwise = kind == Fp8Block.__name__
     gate_up, down = next((up, down) for mean, up, down in _BY_MEAN[blockwise] if assignments <= mean * experts)
-    if assignments <= _FEW and not blockwise:
+    if assignments <= _FEW and gate_up.rows == _FEW_UP[1].rows and not blockwise:
         gate_up, down = _of_few(gate_up, down, assignments, hidden, intermediate)
     gate_up, down = _whole_steps(gate_up, hidden), _whole_steps(down, intermediate)
     if hidden % 16 == 0 and intermediate % 16 == 0:
