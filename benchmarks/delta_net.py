@@ -1,7 +1,7 @@
 """Gated DeltaNet of one layer under graph replay: `python -m benchmarks.delta_net`, or to choose constants
 
     python -m benchmarks.delta_net --only decode --tiles 2 4 --channels 512 --chunks
-    python -m benchmarks.delta_net --only prefill --stages 3 4 --sliced 0 1 8
+    python -m benchmarks.delta_net --only prefill --stages 3 4
     python -m benchmarks.delta_net --peer vllm.json      beside what `benchmarks.peers.vllm_delta_net` wrote on this card
 
 At Qwen3.6's shape, beside the floor: the bytes that must be moved at the rate at which this card copies. Decode is timed in the midst of
@@ -44,7 +44,6 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
         for where, before in (("row 8 of 16", MIDST), ("row 16 of 16", LAST))
     },
     "prefill 8192": [(8192, 0)],
-    **{f"prefill {many} x {8192 // many}": [(8192 // many, 0)] * many for many in (2, 3, 4)},
     "prefill 8 x 1001": [(1001, 0)] * 8,
     "prefill 8 x 1001 beside 64 decodes": [(1001, 0)] * 8 + [(1, 1008 + MIDST)] * 64,
 }
@@ -172,7 +171,6 @@ def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     found |= {f", {tiles} tiles": {"tiles": tiles} for tiles in args.tiles}
     found |= {f", {channels} channels": {"channels": channels} for channels in args.channels}
     found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
-    found |= {f", {sliced} chunks sliced": {"sliced": sliced} for sliced in args.sliced}
     found |= {AS_CHUNKS: {}} if args.chunks else {}
     return found
 
@@ -195,9 +193,6 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, nargs="*", default=[], help="of a program of single rows, beside its own")
     parser.add_argument("--channels", type=int, nargs="*", default=[], help="of a program of the convolution")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="spans of a chunk on their way or in use")
-    parser.add_argument(
-        "--sliced", type=int, nargs="*", default=[], help="chunks, up to which a warp has a slice of a state"
-    )
     parser.add_argument("--chunks", action="store_true", help="single rows computed as chunks are")
     parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what scripts of benchmarks/peers wrote")
     args = against.parse_args(parser, "delta_net")

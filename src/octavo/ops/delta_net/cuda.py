@@ -10,9 +10,8 @@ from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.delta_net.kernel import KINDS, convolve_kernel, factors_kernel, spans_kernel
 from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
+from octavo.ops.delta_net.paired_kernel import WIDTH, paired_kernel
 from octavo.ops.delta_net.rows_kernel import rows_kernel
-from octavo.ops.delta_net.sliced_kernel import SLICES, WIDTH, sliced_kernel
-from octavo.ops.delta_net.slices import key_slices
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.persistent import runs_persistent_kernels
 
@@ -32,8 +31,6 @@ RESIDENT_ROWS = 1452
 what a program does once for its tiles is done half as often. Tiles decide no bit."""
 STAGES = 2
 """Spans of a chunk that are on their way or in use. They decide no bit."""
-SLICED = 3
-"""Chunks that are no single rows, up to which a warp has a slice of a state. They decide no bit."""
 GROUPS = 8
 """Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""
 
@@ -68,7 +65,6 @@ def delta_net(
     tiles: int | None = None,
     channels: int = PROGRAM_CHANNELS,
     stages: int = STAGES,
-    sliced: int = SLICED,
 ) -> torch.Tensor:
     """See `DeltaNet`, whose arguments these are; nothing is read or written for chunks whose numbers are out of range.
 
@@ -82,7 +78,6 @@ def delta_net(
         tiles: of 16 value columns, that a program has of a single row's states. None: as the number of chunks has it.
         channels: that a program of the convolution has, a multiple of 128.
         stages: spans of a chunk that are on their way or in use.
-        sliced: chunks that are no single rows, up to which a warp has a slice of a state, if there is a kernel for it.
 
     Returns:
         (T, value heads * value_dim) bf16, new; rows in no chunk have no meaning.
@@ -105,8 +100,7 @@ def delta_net(
         "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
         "VALUE": shape.value_dim, "TAPS": shape.taps, "SPAN": SPAN,
     } | LAUNCH  # fmt: skip
-    slices, width = key_slices(shape.key_dim)
-    key_block = slices * width
+    key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
     convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, channels))](
         qkv, weights.taps, halves, plan.chunks, plan.first_single, plan.spans, convolved, *sizes,
         STRIDE=qkv.stride(0), BLOCK=CHANNELS, WIDE=channels, num_warps=4, **constants,
@@ -117,23 +111,22 @@ def delta_net(
         WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
     )  # fmt: skip
     columns = triton.cdiv(shape.value_dim, COLUMNS)
-    if not (shape.key_dim == shape.value_dim == WIDTH.value and runs_persistent_kernels(qkv.device)):
-        sliced = 0
+    paired = shape.key_dim == shape.value_dim == WIDTH.value and runs_persistent_kernels(qkv.device)
     tiles = tiles or (1 if dims["S"] * heads * columns <= RESIDENT_ROWS else 2)
     rows_kernel[check_grid("delta_net", dims["S"] * heads * triton.cdiv(columns, tiles))](
         convolved, factors, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, SLICES=slices, num_warps=1, **constants,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, TILES=tiles, FACTORS=FACTORS, num_warps=1, **constants,
     )  # fmt: skip
     if plan.only_singles:
         return out
-    if sliced:
-        sliced_kernel[check_grid("delta_net", min(dims["S"], sliced) * heads * columns)](
-            convolved, factors, matrices, states, plan.chunks, plan.first_single, out, *sizes, KEY_HEADS=shape.key_heads,
-            VALUE_HEADS=heads, NUMBERS=shape.state.numbers, FACTORS=FACTORS, MOST=sliced, num_warps=SLICES.value, **LAUNCH,
+    if paired:
+        paired_kernel[check_grid("delta_net", heads * columns)](
+            convolved, factors, matrices, states, plan.chunks, plan.first_single, out, *sizes,
+            KEY_HEADS=shape.key_heads, VALUE_HEADS=heads, NUMBERS=shape.state.numbers, FACTORS=FACTORS, num_warps=2, **LAUNCH,
         )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
         qkv, convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, SLICES=slices, SLICED=sliced,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, ONE_IS_PAIRED=paired,
         num_warps=1, num_stages=stages, **constants,
     )  # fmt: skip
     return out

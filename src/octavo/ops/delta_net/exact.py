@@ -24,43 +24,31 @@ def split(x):
 
 
 @triton.jit
-def _total(sums, SLICES: tl.constexpr):
-    """The sum of as many sums: of each two neighbours, then of those."""
-    if SLICES == 4:
-        return (sums[0] + sums[1]) + (sums[2] + sums[3])
-    elif SLICES == 2:
-        return sums[0] + sums[1]
-    else:
-        return sums[0]
+def _sum(x, y):
+    """x + y: written so that Triton does not have the products of x or y go on from the other's sum, one behind the other."""
+    return tl.fma(x, tl.full(x.shape, 1.0, tl.float32), y)
 
 
 @triton.jit
-def products(left, right, other, SLICES: tl.constexpr):
-    """left @ right and left @ other in float32, of left in float32 and the others in bf16, all in SLICES along K (1, 2 or 4), each of which has a sum of its own."""
-    ones, twos = (), ()
-    for index in tl.static_range(SLICES):
-        high, middle, low = split(left[index])
-        one, two = tl.dot(low, right[index]), tl.dot(low, other[index])
-        one, two = tl.dot(middle, right[index], one), tl.dot(middle, other[index], two)
-        ones += (tl.dot(high, right[index], one),)
-        twos += (tl.dot(high, other[index], two),)
-    return _total(ones, SLICES), _total(twos, SLICES)
+def products(left, right, other):
+    """left @ right and left @ other in float32, of left in float32 and the others in bf16; the products of each part by themselves."""
+    high, middle, low = split(left)
+    one = _sum(_sum(tl.dot(low, right), tl.dot(middle, right)), tl.dot(high, right))
+    two = _sum(_sum(tl.dot(low, other), tl.dot(middle, other)), tl.dot(high, other))
+    return one, two
 
 
 @triton.jit
 def float_product(left, other_high, other_middle, other_low):
-    """left in float32 @ the sum of the others, its parts, but for products below 2^-24 of the largest; the least products have a sum of their own."""
+    """left in float32 @ the sum of the others, its parts, but for products below 2^-24 of the largest; the products of each pair by themselves."""
     high, middle, low = split(left)
-    least = tl.dot(middle, other_middle, tl.dot(high, other_low, tl.dot(low, other_high)))
-    return tl.dot(high, other_high, tl.dot(high, other_middle, tl.dot(middle, other_high))) + least
+    least = _sum(_sum(tl.dot(low, other_high), tl.dot(high, other_low)), tl.dot(middle, other_middle))
+    less = _sum(tl.dot(middle, other_high), tl.dot(high, other_middle))
+    return _sum(_sum(least, less), tl.dot(high, other_high))
 
 
 @triton.jit
-def move(now, kept, change, k, SLICES: tl.constexpr):
-    """now x kept (rows, 1) + change @ k in float32, k in bf16; now and k in SLICES along the columns."""
+def move(now, change, k):
+    """now + change @ k in float32, k in bf16."""
     high, middle, low = split(change)
-    moved = ()
-    for index in tl.static_range(SLICES):
-        total = now[index] * kept
-        moved += (tl.dot(high, k[index], tl.dot(middle, k[index], tl.dot(low, k[index], total))),)
-    return moved
+    return tl.dot(high, k, tl.dot(middle, k, tl.dot(low, k, now)))

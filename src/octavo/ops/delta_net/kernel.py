@@ -13,7 +13,6 @@ import triton.language as tl
 
 from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
-from octavo.ops.delta_net.slices import load_keys, load_state, load_whole, store_state, turned
 from octavo.ops.device import is_finite, silu, wait_for_previous
 
 KINDS = tl.constexpr(6)
@@ -278,25 +277,35 @@ def _keep(
 
 
 @triton.jit
+def _load_whole(at, inside, IS_WHOLE: tl.constexpr):
+    """What is at `at`, zeros where it is not `inside`; IS_WHOLE: it is everywhere."""
+    if IS_WHOLE:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=inside, other=0.0)
+
+
+@triton.jit
 def _scan_spans(
     qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
     head, part, moves_on, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
     VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
-    STRIDE: tl.constexpr, FACTORS: tl.constexpr, SLICES: tl.constexpr,
+    STRIDE: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept. Where not `moves_on`, what is kept beside
     the state alone."""
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    width: tl.constexpr = KEY_BLOCK // SLICES
-    column = part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
-    in_value = column < VALUE
-    memory = states + head.to(tl.int64) * (KEY * VALUE) + column * KEY
-    now = load_state(memory + source * NUMBERS, in_value & (count > 0) & (source >= 0), KEY, width, SLICES, "")
+    key, column = tl.arange(0, KEY_BLOCK), part * VALUE_BLOCK + tl.arange(0, VALUE_BLOCK)
+    in_key, in_value = key < KEY, column < VALUE
+    inside = in_value[:, None] & in_key[None, :]
+    numbers = column[:, None] * KEY + key[None, :]
+    memory = states + head.to(tl.int64) * (KEY * VALUE)
+    now = tl.load(memory + source * NUMBERS + numbers, mask=inside & (count > 0) & (source >= 0), other=0.0)
     place = tl.arange(0, SPAN)
     matrix = place[:, None] * SPAN + place[None, :]
     up_to = tl.where(place[:, None] <= place[None, :], 1.0, 0.0).to(tl.bfloat16)
-    keys_at = place * channels + head // (VALUE_HEADS // KEY_HEADS) * KEY
+    keys_at = place[:, None] * channels + head // (VALUE_HEADS // KEY_HEADS) * KEY + key[None, :]
     values_at = place[None, :] * channels + 2 * queries + head * VALUE + column[:, None]
     outs_at = place[None, :] * (VALUE_HEADS * VALUE) + head * VALUE + column[:, None]
     kept_spans = tl.where(keep_after > 0, (before + keep_after) // SPAN, 0)
@@ -312,9 +321,9 @@ def _scan_spans(
             span, begin = (first_span + index).to(tl.int64), index * SPAN - before
             live = (begin + place >= 0) & (begin + place < count)
             line = convolved + span * SPAN * channels
-            q = load_keys(line + keys_at, KEY, width, SLICES)
-            k = load_keys(line + queries + keys_at, KEY, width, SLICES)
-            v = load_whole(line + values_at, in_value[:, None], VALUE % VALUE_BLOCK == 0)
+            q = _load_whole(line + keys_at, in_key[None, :], KEY == KEY_BLOCK)
+            k = _load_whole(line + queries + keys_at, in_key[None, :], KEY == KEY_BLOCK)
+            v = _load_whole(line + values_at, in_value[:, None], VALUE % VALUE_BLOCK == 0)
             number = span * VALUE_HEADS + head
             base, parts = factors + number * FACTORS, matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + matrix
             by_values = tl.load(parts), tl.load(parts + SPAN * SPAN), tl.load(parts + 2 * SPAN * SPAN)
@@ -323,23 +332,24 @@ def _scan_spans(
             lost, seen = tl.load(base + place), tl.load(base + SPAN + place)
             gained, left = tl.load(base + 2 * SPAN + place), tl.load(base + KINDS * SPAN - 1)
 
-            known, asked = products(now, turned(k, SLICES), turned(q, SLICES), SLICES)
-            missing = tl.fma(-lost[None, :], known, v.to(tl.float32))
+            known, asked = products(now, tl.trans(k), tl.trans(q))
+            missing = v.to(tl.float32) - lost[None, :] * known
             is_good = is_finite(missing)
             change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
             bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
             is_spoilt = tl.dot(bad, up_to) > 0.0
             change = tl.where(is_spoilt, 0.0, change)
-            result = tl.fma(seen[None, :], asked, float_product(change, by_changes[0], by_changes[1], by_changes[2]))
+            result = seen[None, :] * asked
+            result += float_product(change, by_changes[0], by_changes[1], by_changes[2])
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])
-            kept = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
-            now = move(now, kept[:, None], change * gained[None, :], k, SLICES)
+            left = tl.where(tl.max(is_spoilt.to(tl.int32), 1) > 0, float("nan"), left)
+            now = move(now * left[:, None], change * gained[None, :], k)
         if piece < 2:
             target = tl.where(piece == 0, keep, state)
             if moves_on & ((piece == 0) | moves):
-                store_state(memory + target * NUMBERS, now, in_value, KEY, width, SLICES)
+                tl.store(memory + target * NUMBERS + numbers, now, mask=inside)
             _keep(
                 tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * STRIDE,
                 convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
@@ -353,11 +363,11 @@ def spans_kernel(
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, SLICES: tl.constexpr, SLICED: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, ONE_IS_PAIRED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x value heads x ceil(VALUE / VALUE_BLOCK),): chunks that are no single rows, each by a group. Rows of qkv are
-    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept. The states of up to SLICED chunks are
-    `sliced_kernel`'s, but for what is kept beside them."""
+    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept. ONE_IS_PAIRED: a chunk that is the only one is `paired_kernel`'s, but for what is
+    kept beside its state."""
     parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
     group, groups = tl.program_id(0) // parts // VALUE_HEADS, tl.num_programs(0) // parts // VALUE_HEADS
@@ -369,5 +379,5 @@ def spans_kernel(
         )
         _scan_spans(
             qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
-            head, part, many > SLICED, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS, SLICES,
+            head, part, (not ONE_IS_PAIRED) | (many != 1), KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
         )  # fmt: skip

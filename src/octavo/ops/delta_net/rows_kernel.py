@@ -8,8 +8,7 @@ import triton.language as tl
 from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.kernel import KINDS
 from octavo.ops.delta_net.lines import load_chunk, open_rows
-from octavo.ops.delta_net.slices import held, load_state, load_turned_keys, store_state, turned
-from octavo.ops.device import is_finite, wait_for_previous
+from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 
 @triton.jit
@@ -17,7 +16,7 @@ def _scan_row(
     convolved, factors, states, halves, out, source, first, before, first_span, head, part,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
-    FACTORS: tl.constexpr, SLICES: tl.constexpr, PDL: tl.constexpr,
+    FACTORS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """What `spans_kernel` computes, of a single row: the same sums, of its own output alone, and no move of a state whose span is not full.
 
@@ -26,14 +25,16 @@ def _scan_row(
     """
     queries: tl.constexpr = KEY_HEADS * KEY
     channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    width: tl.constexpr = KEY_BLOCK // SLICES
+    half: tl.constexpr = KEY_BLOCK // 2
+    key = tl.arange(0, KEY_BLOCK)
+    in_key = key < KEY
     memory = states + source * NUMBERS + head.to(tl.int64) * (KEY * VALUE)
     place, span = tl.arange(0, SPAN), first_span.to(tl.int64)
     used, is_new = (place <= before)[None, :], (place == before)[None, :]
     line = convolved + span * SPAN * channels
     opened = open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
     new_at, old_at = (place * channels)[None, :], (place * (channels - queries))[None, :]
-    key_at = head // (VALUE_HEADS // KEY_HEADS) * KEY
+    key_at = (head // (VALUE_HEADS // KEY_HEADS) * KEY + key)[:, None]
     keys = tl.where(is_new, line + new_at + queries + key_at, opened + old_at + key_at)
     # the least columns of a product, all alike
     same = tl.zeros((8,), tl.int32)[None, :]
@@ -44,39 +45,43 @@ def _scan_row(
         in_value = column < VALUE
         value_at = (head * VALUE + column)[:, None]
         values = tl.where(is_new, line + new_at + 2 * queries + value_at, opened + old_at + queries + value_at)
-        now = load_state(memory + column * KEY, in_value, KEY, width, SLICES, ".cg")
+        # in halves of a row: a tile of a shape of its own is read without gaps, which this cache would fill by reading twice
+        by_halves = (tl.arange(0, 2)[:, None] * half + tl.arange(0, half)[None, :])[None, :, :]
+        present = in_value[:, None, None] & (by_halves < KEY)
+        now = tl.load(memory + column[:, None, None] * KEY + by_halves, mask=present, other=0.0, cache_modifier=".cg")
         if tile == 0:
-            k = load_turned_keys(keys, used, KEY, width, SLICES)
-            q = load_turned_keys(queried, same == 0, KEY, width, SLICES)
+            k = tl.load(keys, mask=used & in_key[:, None], other=0.0, cache_modifier=".cg")
+            q = tl.load(queried, mask=in_key[:, None] & (same == 0), other=0.0, cache_modifier=".cg")
         v = tl.load(values, mask=used & in_value[:, None], other=0.0, cache_modifier=".cg")
-        now = held(now, 1, SLICES, PDL)
+        now = stay_behind(now, 1, PDL)
         if tile == 0:
-            k, q = held(k, 2, SLICES, PDL), held(q, 2, SLICES, PDL)
-        known, asked = products(now, k, q, SLICES)
+            k, q = stay_behind(k, 2, PDL), stay_behind(q, 2, PDL)
+        known, asked = products(tl.reshape(now, (VALUE_BLOCK, KEY_BLOCK)), k, q)
         if tile == 0:
             wait_for_previous(PDL)
             matrix = of_rows + KINDS * SPAN + place[:, None] * SPAN
             by_values = split(tl.load(matrix + place[None, :]))
             by_changes = split(tl.load(of_rows + (KINDS + SPAN) * SPAN + place[:, None] + same))
             lost, seen = tl.load(of_rows + place)[None, :], tl.load(of_rows + SPAN + before)
-        missing = tl.fma(-lost, known, v.to(tl.float32))
+        missing = v.to(tl.float32) - lost * known
         is_good = is_finite(missing)
         change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
         bad = tl.where(is_good & is_finite(change), 0, 1)
         is_spoilt = tl.max(tl.where(used, bad, 0), 1)[:, None] > 0
         change = tl.where(is_spoilt | (place > before)[None, :], 0.0, change)
-        result = tl.fma(seen, asked, float_product(change, by_changes[0], by_changes[1], by_changes[2]))
+        result = seen * asked + float_product(change, by_changes[0], by_changes[1], by_changes[2])
         result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
         to = out + first * (VALUE_HEADS * VALUE) + value_at + same
         tl.store(to, result, mask=in_value[:, None] & (tl.arange(0, 8) == 0)[None, :])
         if before == SPAN - 1:
             # both once more: what is kept for one row of sixteen is moved between threads for every one
-            at = memory + column * KEY
-            start = load_state(at, in_value, KEY, width, SLICES, ".cg")
-            moved = turned(load_turned_keys(keys, used, KEY, width, SLICES), SLICES)
+            at = memory + column[:, None] * KEY + key[None, :]
+            inside = in_value[:, None] & in_key[None, :]
+            start = tl.load(at, mask=inside, other=0.0, cache_modifier=".cg")
+            moved = tl.load(keys, mask=used & in_key[:, None], other=0.0, cache_modifier=".cg")
             gained, left = tl.load(of_rows + 2 * SPAN + place)[None, :], tl.load(of_rows + KINDS * SPAN - 1)
-            kept = tl.where(is_spoilt, float("nan"), left)
-            store_state(at, move(start, kept, change * gained, moved, SLICES), in_value, KEY, width, SLICES)
+            left = tl.where(is_spoilt, float("nan"), left)
+            tl.store(at, move(start * left, change * gained, tl.trans(moved)), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
@@ -84,7 +89,7 @@ def rows_kernel(
     convolved, factors, states, halves, chunks, first_single, out, rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
-    FACTORS: tl.constexpr, SLICES: tl.constexpr, PDL: tl.constexpr,
+    FACTORS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (chunks x value heads x ceil(VALUE / (TILES x VALUE_BLOCK)),). Writes (rows, value heads x VALUE) bf16 of single rows and,
     behind full spans, states. The kernel before must wait for the one before it before it lets this one start."""
@@ -97,7 +102,7 @@ def rows_kernel(
     if is_single & (count > 0):
         _scan_row(
             convolved, factors, states, halves, out, source, first, before, first_span, head, part, KEY_HEADS, VALUE_HEADS,
-            NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TILES, TAPS, SPAN, FACTORS, SLICES, PDL,
+            NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TILES, TAPS, SPAN, FACTORS, PDL,
         )  # fmt: skip
     else:
         wait_for_previous(PDL)
