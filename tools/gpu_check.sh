@@ -45,7 +45,7 @@ beside() {
         PYTHONPATH=${SGLANG_SITE:?}:. \
             step sglang timeout 400 "$python" -m benchmarks.peers.sglang_offline "$1" "${peers[1]}" --extra '{"page_size": 64}' || return 1
     fi
-    step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "$1" --name "$2" --peer "${peers[@]}"
+    step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "${1#src/octavo/assets/}" --name "$2" --peer "${peers[@]}"
 }
 
 for name in $steps; do
