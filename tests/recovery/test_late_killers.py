@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from engine.harness import alone, config, finish, request
 from octavo.config import EngineConfig
 from octavo.engine import Engine, Request
-from octavo.engine.recovery.killers import MARGIN, KillerSearch, Trial
+from octavo.engine.recovery.fault_injection import FaultInjector, parse_fault
+from octavo.engine.recovery.killers import MARGIN, KillerSearch, SuspectWatch, Trial
 from octavo.engine.recovery.supervisor import RestartBudget, Supervisor
 from octavo.errors import RequestFailedError, WorkerDiedError
 from octavo.messages import StepPlan, StepResult
@@ -164,3 +165,71 @@ def test_several_are_blamed_who_all_got_further_alone() -> None:
     assert search.record_trial(died=False) is None
     assert search.trial == Trial(["b"], further=True)
     assert search.record_trial(died=False) == ["a", "b"]
+
+
+def watching(*deaths: dict[str, int], last_restart: bool = False) -> SuspectWatch:
+    """Behind deaths with these requests where their chunks ended, of which the last may be that of the last restart."""
+    watch = SuspectWatch(2)
+    for number, ends in enumerate(deaths, 1):
+        watch.on_death(ends, ALIVE, last_restart=last_restart and number == len(deaths))
+    return watch
+
+
+ALIVE = {"a": 100, "b": 100, "c": 100}
+
+
+def test_steps_are_told_while_a_search_runs() -> None:
+    """Whoever got far is no suspect any more, and may still be in a trial."""
+    watch = watching({"a": 10}, {"a": 10})
+    watch.on_step({"a": 10 + MARGIN})
+    assert watch.search is not None
+    assert watch.needs_steps
+
+
+def test_a_search_explains_the_deaths_before_it_once() -> None:
+    """Even where its trials have shown that the guilty get past their positions; those within it are not among them."""
+    watch = watching({"a": 10, "b": 10}, {"a": 10, "b": 10})
+    watch.on_death({"a": 10, "b": 10}, ALIVE)
+    watch.on_step({"a": 10 + MARGIN})
+    assert watch.end_search(["a"]) == 2
+    watch.on_death({"b": 12}, ALIVE)
+    assert watch.search is not None, "of b three deaths are known in a row"
+    assert watch.end_search(["b"]) == 1, "two have been explained"
+
+
+def test_the_last_restart_is_followed_by_a_search_in_which_all_get_further() -> None:
+    watch = watching({"a": 10, "b": 20}, last_restart=True)
+    assert watch.search is not None
+    assert watch.search.trial == Trial(["a"])
+    watch.on_step({"a": 10 + MARGIN - 1})
+    assert watch.search.pending == {"a"}
+    watch.on_step({"a": 10 + MARGIN})
+    assert watch.search.pending == set()
+    assert watch.search.record_trial(died=False) is None
+    assert watch.search.trial == Trial(["a", "b"])
+    watch.on_step({"a": 10 + MARGIN})
+    assert watch.search.pending == {"a", "b"}, "it has been there"
+
+
+def test_who_is_left_of_several_is_blamed_the_second_time() -> None:
+    watch = watching({"a": 10, "b": 10})
+    assert watch.guilty(["a", "b"], ALIVE) == ["a", "b"]
+    assert watch.guilty(["a", "gone"], ALIVE) == []
+    assert watch.guilty(["b", "gone"], ALIVE) == []
+    assert watch.guilty(["a", "other"], ALIVE) == ["a"]
+    watch.on_death({"b": 10}, {"b": 20})
+    assert watch.guilty(["a", "other"], ALIVE) == [], "it had ended"
+
+
+def test_pair_after_pair_does_not_spend_the_budget() -> None:
+    limits = config()
+    source = MockSource(limits)
+    faults = [parse_fault(f"segfault@request:r{first}+r{first + 1}") for first in range(0, 12, 2)]
+    supervisor = Supervisor(source, RestartBudget(4, 600.0))
+    engine = Engine(limits, source.start(None), supervisor=supervisor, injector=FaultInjector(faults))
+    for first in range(0, 12, 2):
+        pair = [request(f"r{first + i}", range(5, 25), seed=i, max_tokens=300, ignore_eos=True) for i in range(2)]
+        for each in pair:
+            engine.add(each)
+        outcomes = finish(engine, {})
+        assert {type(outcomes[each.request_id].error) for each in pair} == {RequestFailedError}

@@ -7,9 +7,10 @@ dies under a suspect once more, the requests of those steps are run apart, in gr
 group is found that kills: usually one request. A group has lived when each of its requests has got past its position. Those
 found are blamed once the worker has died with them alone as often as set, each time after others have lived, and the last of several
 times in small steps: who lives in those, past the last of the steps that a worker died with, is not to blame for what large ones do.
+Of several, each then gets `MARGIN` positions further alone than it ever was: beside slower ones it may have run on, and killed there.
 
-A request that kills only in decode gets past its position each time, as it is computed again in prefill. So the last restart
-that the budget allows is followed by the same search, in which a request must get `MARGIN` positions further.
+A request that kills only in decode gets past its position each time, as it is computed again in prefill. So a death on the last restart
+that the budget allows is followed by the same search, in which all get so much further.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Trial(NamedTuple):
     group: list[str]
     in_small_steps: bool = False
     further: bool = False
-    """Each must get `MARGIN` positions past where any trial has seen it."""
+    """Each suspect must get `MARGIN` positions past where any step had it, that gave its result or was in flight at a death."""
 
 
 Search = Generator[Trial, bool, list[str]]
@@ -156,11 +157,20 @@ class KillerSearch:
         deaths: see `find_killers`.
         ends: suspect -> where it was in the last of the steps that a worker died with, if further: in small steps it must reach that, to show
             that these are not deadly, whichever of them was.
+        further: every trial is, as `Trial.further` says.
     """
 
     def __init__(
-        self, positions: Mapping[str, int], others: Mapping[str, int], deaths: int, ends: Mapping[str, int] = NOWHERE
+        self,
+        positions: Mapping[str, int],
+        others: Mapping[str, int],
+        deaths: int,
+        ends: Mapping[str, int] = NOWHERE,
+        *,
+        further: bool = False,
     ) -> None:
+        self._is_further = further
+        self._suspects = frozenset(positions)
         self._positions = {**others, **positions}
         self._ends = {each: max(position, ends.get(each, 0)) for each, position in self._positions.items()}
         self._furthest = dict(self._ends)
@@ -172,8 +182,7 @@ class KillerSearch:
         """Those of them that have not reached their position."""
         self.has_lived = False
         """Whether any of them has."""
-        self.deaths = 0
-        """Of workers, under such groups."""
+        self._set_positions()
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: request -> where its chunk ended."""
@@ -190,7 +199,6 @@ class KillerSearch:
         Args:
             last_ends: request -> where its chunk ended in the last of the steps that the worker died with.
         """
-        self.deaths += died
         self._advance(last_ends)
         try:
             self.trial = self._search.send(died)
@@ -199,10 +207,14 @@ class KillerSearch:
             return killers
         self.pending = set(self.trial.group)
         self.has_lived = False
-        if self.trial.further:
-            for each in self.trial.group:
-                self._positions[each] = self._ends[each] = self._furthest[each] + MARGIN
+        self._set_positions()
         return None
+
+    def _set_positions(self) -> None:
+        """Where those of the trial must get, if further than before."""
+        if self.trial.further or self._is_further:
+            for each in self._suspects.intersection(self.trial.group):
+                self._positions[each] = self._ends[each] = self._furthest[each] + MARGIN
 
     def _advance(self, ends: Mapping[str, int]) -> None:
         self._furthest |= {each: max(self._furthest.get(each, 0), end) for each, end in ends.items()}
@@ -231,11 +243,15 @@ class SuspectWatch:
         self.search: KillerSearch | None = None
         self._deaths = deaths
         self._suspicions: dict[str, _Suspicion] = {}
+        self._before: dict[str, int] = {}
+        """Deaths of each suspect when the search began."""
+        self._left: set[str] = set()
+        """Who was left of several that killed, when others of them had ended."""
 
     @property
     def needs_steps(self) -> bool:
         """`on_step` has something to learn."""
-        return bool(self._suspicions)
+        return self.search is not None or bool(self._suspicions)
 
     def on_death(
         self,
@@ -255,22 +271,25 @@ class SuspectWatch:
             last_ends: the same in the last of them.
         """
         self._suspicions = {each: known for each, known in self._suspicions.items() if each in alive}
+        self._left &= alive.keys()
         seen = [each for each in ends if each in alive]
         for request_id in seen:
             known = self._suspicions.setdefault(request_id, _Suspicion(0))
             known.position = max(known.position, ends[request_id])
             known.end = max(known.position, last_ends.get(request_id, 0))
             known.deaths_at_position += 1
-            known.deaths += 1
+            known.deaths += self.search is None
         if self.search is not None:
             return
         again = any(self._suspicions[each].deaths_at_position >= DEATHS_AT_POSITION for each in seen)
         if again or (last_restart and seen):
-            margin = MARGIN if last_restart else 0
-            positions = {each: self._suspicions[each].position + margin for each in seen}
+            positions = {each: self._suspicions[each].position for each in seen}
             others = [each for each in alive if each not in self._suspicions][:MAX_OTHERS]
             last = {each: self._suspicions[each].end for each in seen}
-            self.search = KillerSearch(positions, {each: alive[each] for each in others}, self._deaths, last)
+            self.search = KillerSearch(
+                positions, {each: alive[each] for each in others}, self._deaths, last, further=last_restart
+            )
+            self._before = {each: known.deaths for each, known in self._suspicions.items()}
 
     def on_step(self, ends: Mapping[str, int]) -> None:
         """A step gave its result: who got past its position is no suspect of the deaths there any more."""
@@ -284,11 +303,25 @@ class SuspectWatch:
             if end >= known.position + MARGIN:
                 del self._suspicions[request_id]
 
+    def guilty(self, killers: Collection[str], alive: Collection[str]) -> list[str]:
+        """Who of those that a search found is to blame: all, or where some have ended, who is left for the second time.
+
+        Those who are left have no company any more, without which nobody died.
+        """
+        left = [each for each in killers if each in alive]
+        if len(left) == len(killers):
+            return left
+        again = [each for each in left if each in self._left]
+        self._left.update(left)
+        return again
+
     def end_search(self, killers: Collection[str]) -> int:
         """The search is over; if it found nobody, nobody is a suspect any more. Returns the deaths before it that it explains."""
         assert self.search is not None
-        tried, self.search = self.search.deaths, None
-        known = [self._suspicions[each] for each in killers if each in self._suspicions]
+        self.search = None
         if not killers:
             self._suspicions.clear()
-        return max(0, max((each.deaths for each in known), default=0) - tried)
+        explained = max((self._before.get(each, 0) for each in killers), default=0)
+        for known in self._suspicions.values():  # no death is explained twice
+            known.deaths = max(0, known.deaths - explained)
+        return explained

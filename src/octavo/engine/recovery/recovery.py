@@ -153,15 +153,15 @@ class Recovery:
             self._sizes.on_life_in_small_steps()
         # Whoever has gone in the midst of a trial may have been the one: of steps nothing is known then.
         explained = self._sizes.on_verdict(found=bool(killers) or not (died or lived))
-        self._supervisor.forgive(max(0, self._watch.end_search(killers) - explained))
+        sequences = self._requests.sequences
+        guilty = self._watch.guilty(killers, sequences)
+        self._supervisor.forgive(max(0, self._watch.end_search(guilty) - explained))
         self._take_sizes()
         self._requests.restrict(None)
-        sequences = self._requests.sequences
-        # who is left of several has no company any more, without which nobody died
-        guilty = killers if all(each in sequences for each in killers) else []
-        logger.warning("requests that kill the worker: %s", ", ".join(guilty) or "none found")
+        names = ", ".join(guilty) or ("some have ended without which the others do not" if killers else "none found")
+        logger.warning("requests that kill the worker: %s", names)
         for sequence in [sequences[each] for each in guilty]:
-            blame = RequestFailedError(_blame(len(guilty), self._last_crash))
+            blame = RequestFailedError(_blame(len(killers), self._last_crash))
             self._requests.end(sequence, FinishReason.ERROR, error=blame)
 
     def _try(self, search: KillerSearch, *, whole_steps: bool = True) -> None:

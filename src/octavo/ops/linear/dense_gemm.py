@@ -20,7 +20,7 @@ from octavo.ops.linear.kernel import dense_gemm_kernel
 from octavo.ops.linear.tile import DenseTile
 from octavo.ops.persistent import runs_persistent_kernels
 
-__all__ = ["TILES_PER_BAND", "DenseTile", "choose", "choose_dense", "choose_tile", "dense_gemm"]
+__all__ = ["TILES_PER_BAND", "DenseTile", "choose_tile", "dense_gemm"]
 
 TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
