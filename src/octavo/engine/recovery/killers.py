@@ -304,9 +304,9 @@ class SuspectWatch:
                 del self._suspicions[request_id]
 
     def guilty(self, killers: Collection[str], alive: Collection[str]) -> list[str]:
-        """Who of those that a search found is to blame: all, or where some have ended, who is left for the second time.
+        """Say who of those that a search found is to blame: all, or where some have ended, who is left for the second time.
 
-        Those who are left have no company any more, without which nobody died.
+        Those who are left have no company any more, without which nobody died; they are remembered.
         """
         left = [each for each in killers if each in alive]
         if len(left) == len(killers):
@@ -315,13 +315,13 @@ class SuspectWatch:
         self._left.update(left)
         return again
 
-    def end_search(self, killers: Collection[str]) -> int:
-        """The search is over; if it found nobody, nobody is a suspect any more. Returns the deaths before it that it explains."""
+    def end_search(self, guilty: Collection[str]) -> int:
+        """The search is over; if nobody is guilty, nobody is a suspect any more. Returns the deaths before it that it explains."""
         assert self.search is not None
         self.search = None
-        if not killers:
+        if not guilty:
             self._suspicions.clear()
-        explained = max((self._before.get(each, 0) for each in killers), default=0)
+        explained = max((self._before.get(each, 0) for each in guilty), default=0)
         for known in self._suspicions.values():  # no death is explained twice
             known.deaths = max(0, known.deaths - explained)
         return explained

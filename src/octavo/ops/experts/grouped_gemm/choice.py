@@ -118,7 +118,7 @@ def _by_mean(shape: tuple[str, int, int, int], assignments: int) -> tuple[Tile, 
 
 
 def _of_few(gate_up: Tile, down: Tile, assignments: int, hidden: int, intermediate: int) -> tuple[Tile, Tile]:
-    """Tiles in place of these of one row of an H200's experts, by how many programs there are for its multiprocessors."""
+    """Tiles of few assignments in place of these, by how many programs each product has for the multiprocessors of an H200."""
     least, tile = _FEW_UP
     if assignments * math.ceil(intermediate / gate_up.cols) > least:
         gate_up = tile
