@@ -112,6 +112,34 @@ def test_a_step_that_runs_twice_is_seen(loaded: LoadedModel, expected: list[torc
     assert any(wrong_chunks(expected, graphed, cache)) is (cache.num_states > 0)
 
 
+def test_a_graph_of_few_decodes_has_their_logits(
+    loaded: LoadedModel, expected: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the model, until the next step; those of other steps and of other rows are computed when they are asked for."""
+    cache = allocate_cache(loaded.config, num_blocks=16, block_size=BLOCK)
+    graphed, logits, done = graphs_of(loaded, cache, [1, 4, WHOLE]), loaded.model.logits, [0] * 3
+    asked: list[int] = []
+
+    def seen(_: object, rows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(rows))
+        return logits(rows)
+
+    for step in STEPS:
+        chunks = [(REQUESTS[i], done[i], count, TABLES[i]) for i, count in step]
+        batch = make_batch(chunks, block_size=BLOCK, columns=COLUMNS)
+        hidden = graphed.forward(batch, cache)
+        monkeypatch.setattr(type(loaded.model), "logits", seen)
+        given, again = graphed.logits(hidden).clone(), graphed.logits(hidden.clone())
+        monkeypatch.undo()
+        is_decode = all(count == 1 for _, count in step)
+        assert asked == [len(hidden)] * (1 if is_decode else 2)
+        asked.clear()
+        assert torch.equal(given, logits(hidden))
+        assert torch.equal(again, given)
+        for i, count in step:
+            done[i] += count
+
+
 @pytest.mark.parametrize(("counts", "is_narrow"), [((1, 2), True), ((1, 1), True), ((2, 4), False)])
 def test_only_the_wanted_rows_come_back(loaded: LoadedModel, counts: tuple[int, int], is_narrow: bool) -> None:
     """And where they are no more than requests, the last layer computes no others."""

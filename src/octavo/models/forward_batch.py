@@ -16,14 +16,15 @@ from octavo.ops.upload import upload
 class DeviceTokens:
     """Tokens that the step before has sampled and only the device knows yet."""
 
-    rows: torch.Tensor
-    """(P,) int64 on the host: their rows in the batch, ascending."""
-    token_ids: torch.Tensor
-    """(P,) int64 on the model's device."""
+    places: torch.Tensor
+    """(2, P) int64 on the host: their rows in the batch, ascending, and the slots that they were sampled for."""
+    sampled: torch.Tensor
+    """(slots,) int64 on the model's device: the last token of each."""
 
     def write_to(self, token_ids: torch.Tensor) -> None:
         """Write the tokens to their rows of `token_ids` (T,) int64 on the model's device."""
-        token_ids.index_copy_(0, upload(self.rows, token_ids.device), self.token_ids)
+        rows, slots = upload(self.places, token_ids.device)
+        token_ids.index_copy_(0, rows, self.sampled.index_select(0, slots))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from octavo.messages import Chunk
 from octavo.models.forward_batch import DeviceTokens, ForwardBatch
 from octavo.ops.delta_net import StateUse
-from octavo.ops.upload import upload
 from octavo.worker.slots import UNKNOWN, Slots
 
 
@@ -73,5 +72,4 @@ def _state_use(chunk: Chunk, slots: Slots) -> StateUse:
 def _device_tokens(places: Sequence[tuple[int, int]], sampled: torch.Tensor | None) -> DeviceTokens:
     """The tokens of (row, slot) `places`, from the last `sampled` one of each slot."""
     assert sampled is not None
-    rows, slots = torch.tensor(places).T.contiguous()
-    return DeviceTokens(rows, sampled.index_select(0, upload(slots, sampled.device)))
+    return DeviceTokens(torch.tensor(places).T.contiguous(), sampled)

@@ -30,6 +30,9 @@ MOST_TOKENS = 8192
 ROOM_BYTES = 512 << 20
 """Of the device that graphs leave free. The driver keeps some megabytes for each, which torch's allocator does not count."""
 
+HEAD_ROWS = 16
+"""Most rows of a graph of decodes that ends with their logits: so few may wait for the host, for which another launch costs more than a graph that is longer."""
+
 Replay = Callable[[], object]
 Capture = Callable[[Replay], Replay | None]
 """From what launches to what launches the same again, on the same memory; None where there is no room for it."""
@@ -57,6 +60,11 @@ class Kind(NamedTuple):
     """The last layer computes the rows that are wanted alone, at most as many as there may be requests."""
     only_singles: bool = False
     """For recurrent layers every chunk is a single row, and nothing is launched for others."""
+
+    @property
+    def has_head(self) -> bool:
+        """The logits of all rows are computed."""
+        return self.size <= HEAD_ROWS and self.lists != ANY
 
 
 class CudaCapture:
@@ -125,10 +133,15 @@ class GraphedModel:
             kinds = itertools.product((SPLIT_DECODES, DECODES), reversed(decodes))
             self._kinds += [Kind(size, lists, only_singles=only_singles) for lists, size in kinds]
         self._hidden = torch.empty((most, model.hidden_size), dtype=torch.bfloat16, device=self._device)
+        self._logits = torch.empty((0, 0), device=self._device)
+        """(HEAD_ROWS, V) float32, from the first graph on that has a head."""
+        self._with_logits: torch.Tensor | None = None
+        """What `forward` gave last, if `_logits` are its."""
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         """See `Model`."""
         assert kv_cache is self._kv_cache, "graphs are bound to one cache"
+        self._with_logits = None
         count = len(batch.token_ids)
         where = bisect.bisect_left(self._sizes, count)
         if where == len(self._sizes):
@@ -143,11 +156,15 @@ class GraphedModel:
         if plan.output_rows is not None:
             return self._hidden[: len(plan.output_rows)]
         wanted = batch.output_rows()
-        return self._hidden[:count] if wanted is None else self._hidden.index_select(0, upload(wanted, self._device))
+        if wanted is not None:
+            return self._hidden.index_select(0, upload(wanted, self._device))
+        hidden = self._hidden[:count]
+        self._with_logits = hidden if kind.has_head else None
+        return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `Model`."""
-        return self._model.logits(hidden)
+        """See `Model`; of what `forward` gave last until its next call."""
+        return self._logits[: len(hidden)] if hidden is self._with_logits else self._model.logits(hidden)
 
     @torch.inference_mode()
     def prepare_next(self) -> bool:
@@ -200,10 +217,16 @@ class GraphedModel:
         wanted = torch.empty(0, dtype=torch.int64) if kind.is_narrow else None
         self._inputs.fill(empty, dataclasses.replace(plan, output_rows=wanted), kind.size)
         batch, plan = self._inputs.of(kind)
+        if kind.has_head and not len(self._logits):
+            width = self._model.logits(self._hidden[:1].zero_()).shape[1]
+            with torch.inference_mode(False):  # it may be recorded in that mode, and filled outside of it
+                self._logits = torch.empty((HEAD_ROWS, width), device=self._device)
 
         def launch() -> None:
             hidden = self._model.compute(batch, plan, self._kv_cache)
             self._hidden[: len(hidden)].copy_(hidden)
+            if kind.has_head:
+                self._logits[: kind.size].copy_(self._model.logits(self._hidden[: kind.size]))
 
         launch()
         replay = self._capture(launch)
