@@ -223,6 +223,17 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
     return Found(tokens, us, gate_up, down, sum(chosen_us), now_gate_up, now_down, all_times)
 
 
+def written(tile: Tile) -> str:
+    """A tile as the table has it: without last fields that are 1 for the factor of a step and 0 early columns."""
+    values = [str(value) for value in dataclasses.astuple(tile)]
+    for usual in ("0", "1"):
+        if len(values) > 6 and values[-1] == usual:
+            values.pop()
+        else:
+            break
+    return f"Tile({', '.join(values)})"
+
+
 def write_table(key: tuple[str, int, int, int], found: list[Found], top_k: int) -> None:
     """Replace the entries of `key`; an entry serves up to the geometric middle to the next size."""
     entries: list[tuple[int, Tile, Tile]] = []
@@ -231,12 +242,12 @@ def write_table(key: tuple[str, int, int, int], found: list[Found], top_k: int) 
         most = 2**31 - 1 if after is None else int((this.tokens * after.tokens) ** 0.5) * top_k
         entries.append((most, this.gate_up, this.down))
     body = "".join(
-        f"    {name!r}: [\n" + "".join(f"        {entry!r},\n" for entry in rows) + "    ],\n"
+        f"    {name!r}: [\n"
+        + "".join(f"        ({most}, {written(up)}, {written(down)}),\n" for most, up, down in rows)
+        + "    ],\n"
         for name, rows in {**TABLE, key: entries}.items()
     )
     text = HEAD + body.replace("'", '"') + "}\n"
-    for field in ("rows", "cols", "warps", "stages", "tma", "max_halvings", "step_factor", "early"):
-        text = text.replace(f"{field}=", "")
     TABLE_FILE.write_text(text, encoding="utf-8")
 
 

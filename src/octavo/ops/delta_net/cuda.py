@@ -17,8 +17,8 @@ from octavo.ops.persistent import runs_persistent_kernels
 
 __all__ = ["KernelDeltaNet", "delta_net"]
 
-FACTORS = KINDS.value * SPAN + 3 * SPAN * SPAN
-"""Float32 of what a span's rows have of each other, for each value head: numbers of rows, and two matrices in three bf16 each."""
+FACTORS = KINDS.value * SPAN + 2 * SPAN * SPAN
+"""Float32 of what a span's rows have of each other, for each value head: numbers of rows, and two matrices in two bf16 each."""
 CHANNELS = 128
 """Of a tile of the convolution. Each by itself: their number decides no bit."""
 PROGRAM_CHANNELS = 1024
@@ -29,7 +29,7 @@ A request of 32 heads of 128 has 256 programs, for 132 processors."""
 RESIDENT_ROWS = 1452
 """Programs of single rows that an H200 runs at a time. While all of them run at once, each has one tile of columns; else two, so that
 what a program does once for its tiles is done half as often. Tiles decide no bit."""
-STAGES = 2
+STAGES = 3
 """Spans of a chunk that are on their way or in use. They decide no bit."""
 GROUPS = 8
 """Of programs, for the chunks that are no single rows: in a step of a graph there may be hundreds of chunks, and mostly are none."""

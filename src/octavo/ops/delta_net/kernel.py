@@ -2,7 +2,7 @@
 itself; and the states, a block of a head's value columns each, span after span. Those of single rows: `rows_kernel`.
 
 What a row sums follows from its place in its span and from the shape alone. Matrices are multiplied by tensor cores in bf16 with
-sums in float32. Keys and queries are bf16 as they are; see `exact` for the others. A
+sums in float32. Keys and queries are bf16 as they are; see `parts` for the others. A
 row that is not finite is taken out of the products, as 0 times it is not 0, and put into its own and later rows behind them.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
+from octavo.ops.delta_net.parts import float_product, move, products, split
 from octavo.ops.device import is_finite, silu, wait_for_previous
 
 KINDS = tl.constexpr(6)
@@ -114,11 +114,10 @@ def _at(x, place, index):
 
 @triton.jit
 def _store_parts(to, x, SPAN: tl.constexpr):
-    """The three bf16 of each x (SPAN, SPAN) float32, one matrix behind the other."""
-    high, middle, low = split(x)
+    """The two bf16 of each x (SPAN, SPAN) float32, one matrix behind the other."""
+    high, low = split(x)
     tl.store(to, high)
-    tl.store(to + SPAN * SPAN, middle)
-    tl.store(to + 2 * SPAN * SPAN, low)
+    tl.store(to + SPAN * SPAN, low)
 
 
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
@@ -133,7 +132,7 @@ def factors_kernel(
     of a single row.
 
     Of each row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
-    what is left of a state before it, what is left of the state before the span. Behind them, as the three bf16 of each number, what a row's
+    what is left of a state before it, what is left of the state before the span. Behind them, as the two bf16 of each number, what a row's
     change takes of the values (SPAN from, SPAN to), and what its output takes of the changes (SPAN from, SPAN to); `matrices` is `factors` as bf16.
     Of a span with a single row both in float32, and the second of that row alone.
     """
@@ -203,7 +202,7 @@ def factors_kernel(
         else:
             parts = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + col * SPAN + row
             _store_parts(parts, by_values, SPAN)
-            _store_parts(parts + 3 * SPAN * SPAN, by_changes, SPAN)
+            _store_parts(parts + 2 * SPAN * SPAN, by_changes, SPAN)
         last = tl.sum(tl.where(row == SPAN - 1, between, 0.0), 0)
         base = factors + number * FACTORS + place
         tl.store(base, left * over_k)
@@ -326,21 +325,20 @@ def _scan_spans(
             v = _load_whole(line + values_at, in_value[:, None], VALUE % VALUE_BLOCK == 0)
             number = span * VALUE_HEADS + head
             base, parts = factors + number * FACTORS, matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + matrix
-            by_values = tl.load(parts), tl.load(parts + SPAN * SPAN), tl.load(parts + 2 * SPAN * SPAN)
-            parts += 3 * SPAN * SPAN
-            by_changes = tl.load(parts), tl.load(parts + SPAN * SPAN), tl.load(parts + 2 * SPAN * SPAN)
+            by_values = tl.load(parts), tl.load(parts + SPAN * SPAN)
+            by_changes = tl.load(parts + 2 * SPAN * SPAN), tl.load(parts + 3 * SPAN * SPAN)
             lost, seen = tl.load(base + place), tl.load(base + SPAN + place)
             gained, left = tl.load(base + 2 * SPAN + place), tl.load(base + KINDS * SPAN - 1)
 
             known, asked = products(now, tl.trans(k), tl.trans(q))
             missing = v.to(tl.float32) - lost[None, :] * known
             is_good = is_finite(missing)
-            change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
+            change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1])
             bad = tl.where(is_good & is_finite(change), 0.0, 1.0).to(tl.bfloat16)
             is_spoilt = tl.dot(bad, up_to) > 0.0
             change = tl.where(is_spoilt, 0.0, change)
             result = seen[None, :] * asked
-            result += float_product(change, by_changes[0], by_changes[1], by_changes[2])
+            result += float_product(change, by_changes[0], by_changes[1])
             result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
             to = out + (first + begin) * (VALUE_HEADS * VALUE)
             tl.store(to + outs_at, result, mask=live[None, :] & in_value[:, None])

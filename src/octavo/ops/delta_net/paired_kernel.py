@@ -19,8 +19,8 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from octavo.config import delta_shape
 from octavo.ops.delta_net import kernel
-from octavo.ops.delta_net.exact import split
 from octavo.ops.delta_net.lines import load_chunk
+from octavo.ops.delta_net.parts import split
 from octavo.ops.device import is_finite, wait_for_previous
 
 SPAN = gl.constexpr(delta_shape.SPAN)
@@ -59,9 +59,9 @@ def _load_span(
     at = line + 2 * queries + head * WIDTH + part * COLUMNS + (place * channels)[:, None] + column[None, :]
     async_copy.async_copy_global_to_shared(values.index(stage), at, mask=is_there)
     number = span * VALUE_HEADS + head
-    row = gl.arange(0, 8 * SPAN, gl.SliceLayout(1, VALUES))
+    row = gl.arange(0, 4 * SPAN, gl.SliceLayout(1, VALUES))
     at = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + (row * SPAN)[:, None] + column[None, :]
-    async_copy.async_copy_global_to_shared(parts.index(stage), at, mask=is_there & (row < 6 * SPAN)[:, None])
+    async_copy.async_copy_global_to_shared(parts.index(stage), at, mask=is_there)
     place = gl.arange(0, 8 * SPAN, LINE)
     at = factors + number * FACTORS + place
     async_copy.async_copy_global_to_shared(numbers.index(stage), at, mask=is_there & (place < KINDS * SPAN))
@@ -71,28 +71,22 @@ def _load_span(
 @gluon.jit
 def _left(x, LAYOUT: gl.constexpr):
     """The parts of x (16, 16), which each warp has, as the left side of a product with sums in `LAYOUT`."""
-    high, middle, low = split(x)
+    high, low = split(x)
     side: gl.constexpr = gl.DotOperandLayout(0, LAYOUT, 2)
-    return (
-        gl.convert_layout(high, side, assert_trivial=True),
-        gl.convert_layout(middle, side, assert_trivial=True),
-        gl.convert_layout(low, side, assert_trivial=True),
-    )
+    return gl.convert_layout(high, side, assert_trivial=True), gl.convert_layout(low, side, assert_trivial=True)
 
 
 @gluon.jit
 def _float_product(left, parts, FIRST: gl.constexpr, LAYOUT: gl.constexpr):
-    """As `exact.float_product`, of the parts of both sides: (16, 16) x (16, 16)."""
-    high, middle, low = left
+    """As `parts.float_product`, of the parts of both sides: (16, 16) x (16, 16)."""
+    high, low = left
     right: gl.constexpr = gl.DotOperandLayout(1, LAYOUT, 2)
     other_high = parts.slice(FIRST, SPAN).load(right)
-    other_middle = parts.slice(FIRST + SPAN, SPAN).load(right)
-    other_low = parts.slice(FIRST + 2 * SPAN, SPAN).load(right)
+    other_low = parts.slice(FIRST + SPAN, SPAN).load(right)
     zeros = gl.zeros([COLUMNS, SPAN], gl.float32, LAYOUT)
-    least = mma_v2(low, other_high, zeros) + mma_v2(high, other_low, zeros)
-    least = least + mma_v2(middle, other_middle, zeros)
-    less = mma_v2(middle, other_high, zeros) + mma_v2(high, other_middle, zeros)
-    return least + less + mma_v2(high, other_high, zeros)
+    less = mma_v2(low, other_low, zeros) + mma_v2(low, other_high, zeros)
+    less = less + mma_v2(high, other_low, zeros)
+    return less + mma_v2(high, other_high, zeros)
 
 
 @gluon.jit
@@ -103,15 +97,13 @@ def _move(
     pairs, values, parts, numbers = buffers
     right: gl.constexpr = gl.DotOperandLayout(1, STATE, 2)
     side: gl.constexpr = gl.DotOperandLayout(0, STATE, 2)
-    high, middle, low = split(now)
-    highs, middles, lows = halves
+    high, low = split(now)
+    highs, lows = halves
     lows.store(low)
-    middles.store(middle)
     highs.store(high)
     rows = pairs.index(stage).permute((1, 0)).load(right)
     zeros = gl.zeros([COLUMNS, 2 * SPAN], gl.float32, STATE)
-    product = mma_v2(lows.load(side), rows, zeros) + mma_v2(middles.load(side), rows, zeros)
-    products.store(product + mma_v2(highs.load(side), rows, zeros))
+    products.store(mma_v2(lows.load(side), rows, zeros) + mma_v2(highs.load(side), rows, zeros))
     known = products.slice(0, SPAN, dim=1).load(BOTH)
     asked = products.slice(SPAN, SPAN, dim=1).load(STATE)
 
@@ -132,7 +124,7 @@ def _move(
     bad_left = gl.convert_layout(bad, side, assert_trivial=True)
     zeros = gl.zeros([COLUMNS, SPAN], gl.float32, STATE)
     is_spoilt_row = mma_v2(bad_left, earlier.load(right), zeros) > 0.0
-    result = seen[None, :] * asked + _float_product(_left(change, STATE), parts.index(stage), 3 * SPAN, STATE)
+    result = seen[None, :] * asked + _float_product(_left(change, STATE), parts.index(stage), 2 * SPAN, STATE)
     result = gl.where(is_spoilt_row, float("nan"), result).to(gl.bfloat16)
     row = gl.arange(0, SPAN, gl.SliceLayout(0, STATE))
     column = gl.arange(0, COLUMNS, gl.SliceLayout(1, STATE))
@@ -142,9 +134,9 @@ def _move(
 
     kept = gl.where(gl.max(is_spoilt.to(gl.int32), 1) > 0, float("nan"), left)
     kept = gl.convert_layout(kept, gl.SliceLayout(1, STATE), assert_trivial=True)
-    high, middle, low = _left(change * gained[None, :], STATE)
+    high, low = _left(change * gained[None, :], STATE)
     k = pairs.index(stage).slice(0, SPAN).load(right)
-    return mma_v2(high, k, mma_v2(middle, k, mma_v2(low, k, now * kept[:, None])))
+    return mma_v2(high, k, mma_v2(low, k, now * kept[:, None]))
 
 
 @gluon.jit
@@ -207,12 +199,11 @@ def paired_kernel(
     buffers = (
         gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2 * SPAN, WIDTH], tall),
         gl.allocate_shared_memory(gl.bfloat16, [STAGES, SPAN, COLUMNS], narrow),
-        gl.allocate_shared_memory(gl.bfloat16, [STAGES, 8 * SPAN, SPAN], narrow),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES, 4 * SPAN, SPAN], narrow),
         gl.allocate_shared_memory(gl.float32, [STAGES, 8 * SPAN], gl.SwizzledSharedLayout(1, 1, 1, [0])),
     )
     # each by itself: between writes to one the compiler puts barriers
     halves = (
-        gl.allocate_shared_memory(gl.bfloat16, [COLUMNS, WIDTH], tall),
         gl.allocate_shared_memory(gl.bfloat16, [COLUMNS, WIDTH], tall),
         gl.allocate_shared_memory(gl.bfloat16, [COLUMNS, WIDTH], tall),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.delta_net.exact import float_product, move, products, split
 from octavo.ops.delta_net.kernel import KINDS
 from octavo.ops.delta_net.lines import load_chunk, open_rows
+from octavo.ops.delta_net.parts import float_product, move, products, split
 from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 
@@ -65,11 +65,11 @@ def _scan_row(
             lost, seen = tl.load(of_rows + place)[None, :], tl.load(of_rows + SPAN + before)
         missing = v.to(tl.float32) - lost * known
         is_good = is_finite(missing)
-        change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1], by_values[2])
+        change = float_product(tl.where(is_good, missing, 0.0), by_values[0], by_values[1])
         bad = tl.where(is_good & is_finite(change), 0, 1)
         is_spoilt = tl.max(tl.where(used, bad, 0), 1)[:, None] > 0
         change = tl.where(is_spoilt | (place > before)[None, :], 0.0, change)
-        result = seen * asked + float_product(change, by_changes[0], by_changes[1], by_changes[2])
+        result = seen * asked + float_product(change, by_changes[0], by_changes[1])
         result = tl.where(is_spoilt, float("nan"), result).to(tl.bfloat16)
         to = out + first * (VALUE_HEADS * VALUE) + value_at + same
         tl.store(to, result, mask=in_value[:, None] & (tl.arange(0, 8) == 0)[None, :])
