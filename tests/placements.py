@@ -329,9 +329,9 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
             yield Scenario(f"dense_gemm {kind.__name__} {rows}, persistent", (case.x, case.w, PersistentTile()), _dense)
 
 
-def _dense(x: Any, w: Any, tile: DenseTile | None) -> list[torch.Tensor]:
+def _dense(x: Any, w: Any, tile: DenseTile | PersistentTile | None) -> list[torch.Tensor]:
     shape, device = (len(x.data), len(w.data)), w.data.device
-    kinds = (torch.bfloat16, torch.float32)
+    kinds = (torch.bfloat16,) if isinstance(tile, PersistentTile) else (torch.bfloat16, torch.float32)
     return [dense_gemm(x, w, out=torch.empty(shape, dtype=kind, device=device), tile=tile) for kind in kinds]
 
 
@@ -396,7 +396,7 @@ GROUPS: dict[str, Group] = {
     "attention-inputs": attention_inputs,
     "attention": attention,
     "model-in-graphs": functools.partial(model, graphs=True),
-    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in (Fp8Channel, Fp8Static, Bf16)},
+    **{f"dense-{kind.__name__}": functools.partial(dense, kind=kind) for kind in FORMATS},
     **{f"grouped-{kind.__name__}": functools.partial(grouped, kind=kind) for kind in FORMATS},
     **{f"experts-{kind.__name__}": functools.partial(experts, kind=kind) for kind in FORMATS},
 }

@@ -62,7 +62,10 @@ for name in $steps; do
     sweeps) step sweeps "${pytest[@]}" -n 3 --dist loadscope tests/gpu/test_any_batch.py tests/gpu/test_same_bits.py || failed=1 ;;
     guard) step guard "${pytest[@]}" tests/gpu/test_guard_pages.py || failed=1 ;;
     sanitize) step sanitize timeout 200 "$python" -m tools.sanitize_moe || failed=1 ;;
-    tests) step tests "${pytest[@]}" -n 6 tests/gpu || failed=1 ;;
+    tests)
+        step tests "${pytest[@]}" -n 11 --dist loadscope -m "not alone" tests/gpu || failed=1
+        step tests-alone "${pytest[@]}" -m alone tests/gpu || failed=1
+        ;;
     verify)
         for shape in qwen3-30b-a3b-fp8-dynamic "$shapes"/*; do
             step "verify-${shape##*/}" timeout 200 "$python" -m octavo verify --quick --load-format dummy "$shape" || failed=1

@@ -36,7 +36,7 @@ from octavo.messages import (
 from octavo.sampling import SamplingParams
 from octavo.worker.process import IDLE_S
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.alone]
 START_S = 300.0
 MIB = 2**20
 SAMPLING = SamplingParams(seed=1, logprobs=5, prompt_logprobs=3)

@@ -71,6 +71,7 @@ def tensors(scores: Scores) -> list[torch.Tensor]:
     return [scores.logprobs, scores.ranks, scores.top_ids, scores.top_logprobs]
 
 
+@pytest.mark.alone
 def test_memory_is_shared_out_by_measurement(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     config = WorkerConfig(

@@ -10,7 +10,7 @@ from guard_process import NAMES, GuardedProcess, assert_killed, counts
 
 FORMATS = ["Fp8Channel", "Fp8Static", "Fp8Block", "Bf16"]
 GROUPS = {
-    "rows": ["rows", "routing", "sorting", "attention-inputs", "dense-Fp8Channel", "dense-Fp8Static", "dense-Bf16"],
+    "rows": ["rows", "routing", "sorting", "attention-inputs", *(f"dense-{kind}" for kind in FORMATS)],
     "experts": [f"{layer}-{kind}" for kind in FORMATS for layer in ("grouped", "experts")],
     "attention": ["attention"],
     "delta-net": ["delta-net"],
