@@ -48,6 +48,16 @@ beside() {
     step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "${1#src/octavo/assets/}" --name "$2" --peer "${peers[@]}"
 }
 
+# hybrid MODEL NAME: the same of three workloads, beside vLLM. Its kernels of Gated DeltaNet are those in Triton, which it tunes in its first steps
+# (FlashInfer's would be compiled for minutes), and DeepGEMM's are compiled when they are first called; what is compiled stays, for a second try
+hybrid() {
+    local only=("seed burst" "decode b=1" "decode b=64")
+    PYTHONPATH=${VLLM_SITE:?}:. VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_DEEP_GEMM_WARMUP=skip \
+        step vllm-hybrid timeout 580 "$python" -m benchmarks.peers.vllm_offline "$1" "$logs/vllm-hybrid.json" --only "${only[@]}" \
+        --extra '{"gdn_prefill_backend": "triton", "cudagraph_capture_sizes": [1, 64]}' || return 1
+    step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "$1" --name "$2" --only "${only[@]}" --peer "$logs/vllm-hybrid.json"
+}
+
 for name in $steps; do
     case $name in
     kernels) step kernels "${pytest[@]}" -n 14 tests/ops || failed=1 ;;
@@ -91,7 +101,7 @@ for name in $steps; do
         done
         ;;
     peers) beside src/octavo/assets/qwen3-30b-a3b-fp8-dynamic end_to_end sglang || failed=1 ;;
-    hybrid-peers) beside "$shapes/qwen3-next-80b-a3b-fp8" end_to_end_qwen3_next || failed=1 ;;
+    hybrid-peers) hybrid "$shapes/qwen3-next-80b-a3b-fp8" end_to_end_qwen3_next || failed=1 ;;
     *)
         echo "no such step: $name"
         failed=1
