@@ -224,14 +224,12 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
 
 
 def written(tile: Tile) -> str:
-    """A tile as the table has it: without last fields that are 1 for the factor of a step and 0 early columns."""
-    values = [str(value) for value in dataclasses.astuple(tile)]
-    for usual in ("0", "1"):
-        if len(values) > 6 and values[-1] == usual:
-            values.pop()
-        else:
-            break
-    return f"Tile({', '.join(values)})"
+    """A tile as the table has it: its first six fields, and others up to the last that is not as usual."""
+    fields = dataclasses.fields(tile)
+    count = max(
+        number for number, field in enumerate(fields, 1) if number == 6 or getattr(tile, field.name) != field.default
+    )
+    return f"Tile({', '.join(str(value) for value in dataclasses.astuple(tile)[:count])})"
 
 
 def write_table(key: tuple[str, int, int, int], found: list[Found], top_k: int) -> None:

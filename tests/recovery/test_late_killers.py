@@ -120,7 +120,7 @@ ASKED = st.lists(st.tuples(LENGTHS, st.sampled_from([1, 2, 3, 5, 8, 20, 60])), m
     ],
     (Killer(5, 2, at_once=False), 128, 4, 4, [0, 1, -1, 0, -1, 0, 0, 1, 1, 1, 0, -1]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_nobody_is_blamed_for_having_run_beside_it(asked: list[tuple[int, int]], data: object) -> None:
     if not isinstance(data, tuple):
         draw = data.draw  # type: ignore[attr-defined]
