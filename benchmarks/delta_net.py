@@ -48,6 +48,8 @@ CHUNKS: dict[str, list[tuple[int, int]]] = {
     "prefill 8 x 1001 beside 64 decodes": [(1001, 0)] * 8 + [(1, 1008 + MIDST)] * 64,
 }
 """Name to (tokens, tokens before them) of each chunk."""
+BY_KEY_HEAD = ", by key head"
+"""How the name of a way ends whose inputs lie so, with gates behind them, as Qwen3-Next's projection gives them."""
 AS_CHUNKS = ", as chunks"
 """How the name of a way ends in which single rows are computed as chunks are."""
 LIMIT = 2.0**-7
@@ -74,6 +76,17 @@ def draw_inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     qkv = torch.randn((tokens, SHAPE.channels), device=CUDA).bfloat16()
     write, decay = torch.randn((2, tokens, SHAPE.value_heads), device=CUDA)
     return qkv, write, decay
+
+
+def by_key_head(
+    qkv: torch.Tensor, write: torch.Tensor, decay: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `draw_inputs` gives, by key head."""
+    heads = SHAPE.key_heads
+    values = SHAPE.value_heads * SHAPE.value_dim
+    parts = [part.unflatten(1, (heads, -1)) for part in qkv.split([SHAPE.queries, SHAPE.queries, values], dim=1)]
+    write, decay = torch.cat([part.unflatten(1, (heads, -1)) for part in (write, decay)], dim=2).chunk(2, dim=2)
+    return torch.cat([*parts, torch.zeros_like(parts[-1])], dim=2), write, decay
 
 
 def check(weights: DeltaWeights) -> None:
@@ -154,7 +167,8 @@ def measure(
     before = states[: len(chunks)].clone()
     for way, options in ways.items():
         own = [as_chunks(each) for each in plans] if way == AS_CHUNKS else plans
-        calls = [functools.partial(delta_net, *inputs, weights, states, each, SHAPE, **options) for each in own]
+        given_inputs = by_key_head(*inputs) if way == BY_KEY_HEAD else inputs
+        calls = [functools.partial(delta_net, *given_inputs, weights, states, each, SHAPE, **options) for each in own]
         states[: len(chunks)] = before
         given = calls[0](), states[: len(chunks)].clone()
         expected = given if expected is None else expected
@@ -172,6 +186,7 @@ def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     found |= {f", {channels} channels": {"channels": channels} for channels in args.channels}
     found |= {f", {stages} stages": {"stages": stages} for stages in args.stages}
     found |= {AS_CHUNKS: {}} if args.chunks else {}
+    found |= {BY_KEY_HEAD: {}} if args.by_key_head else {}
     return found
 
 
@@ -194,6 +209,9 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="*", default=[], help="of a program of the convolution")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="spans of a chunk on their way or in use")
     parser.add_argument("--chunks", action="store_true", help="single rows computed as chunks are")
+    parser.add_argument(
+        "--by-key-head", action="store_true", help="inputs by key head, as Qwen3-Next's projection gives them"
+    )
     parser.add_argument("--peer", type=Path, nargs="*", default=[], help="what scripts of benchmarks/peers wrote")
     args = against.parse_args(parser, "delta_net")
     peers = [json.loads(path.read_text()) for path in args.peer]

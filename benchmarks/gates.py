@@ -87,10 +87,10 @@ GATES = [
     Gate(
         "norm of Gated DeltaNet",
         _normed,
-        functools.partial(gate_norm, eps=EPS),
+        lambda x, gates, weight: gate_norm(x, gates, weight, EPS).bf16,
         functools.partial(norm_reference, eps=EPS),
     ),
-    Gate("heads of attention", _heads, gate_heads, heads_reference),
+    Gate("heads of attention", _heads, lambda x, gates: gate_heads(x, gates).bf16, heads_reference),
     Gate("share of the shared expert", _shares, add_share, add_share_reference),
 ]
 

@@ -27,6 +27,7 @@ from octavo.models.decoder.parameters import (
     SparseMlp,
 )
 from octavo.ops.activations import FP8
+from octavo.ops.experts import SharedRule
 from octavo.ops.formats import LinearWeight
 
 
@@ -173,9 +174,11 @@ def mlp_products(mlp: object, rows: Rows) -> Work:
 
 
 def expert_work(mlp: SparseMlp, rows: int) -> Work:
-    """The weights of the experts that are touched, and the products of those that each row chooses."""
+    """The weights of the experts that are touched, and the products of those that each row chooses, or has like all others."""
     experts, count = mlp.experts, len(mlp.experts.gate_up.data)
-    moved = touched(count, mlp.rule.top_k, rows) / count * tensor_bytes(experts)
+    every = isinstance(mlp.rule, SharedRule)  # an expert of all rows
+    used = (every and rows > 0) + touched(count - every, mlp.rule.top_k - every, rows)
+    moved = used / count * tensor_bytes(experts)
     chosen = rows * mlp.rule.top_k / count
     return Work(moved) + product(experts.gate_up, chosen) + product(experts.down, chosen)
 

@@ -36,15 +36,23 @@ def attention_inputs(device: torch.device) -> Iterator[Scenario]:
             for normed in (True, False):
                 for dtype in CACHE_TYPES if normed else CACHE_TYPES[:1]:
                     case = AttentionInput.draw(tokens, shape, seed=1, normed=normed)
-                    yield _attention_input(case, tokens, device, dtype)
+                    yield _attention_input(case, tokens, device, dtype, gated=False)
+            case = AttentionInput.draw(tokens, shape, seed=1)
+            with_gates = torch.cat((case.qkv, case.qkv[:, : shape.heads]), dim=1)  # as many heads as with them
+            yield _attention_input(
+                dataclasses.replace(case, qkv=with_gates), tokens, device, torch.bfloat16, gated=True
+            )
 
 
-def _attention_input(case: AttentionInput, tokens: int, device: torch.device, dtype: torch.dtype) -> Scenario:
+def _attention_input(
+    case: AttentionInput, tokens: int, device: torch.device, dtype: torch.dtype, *, gated: bool
+) -> Scenario:
     slots = torch.tensor([7, 0, -1, 8, 3][:tokens], device=device)
     cache = poisoned(2, 4, case.shape, device, dtype)
     norms = None if case.norms is None else to_device(case.norms, device)
-    label = f"prepare_qkv {case.shape.name} T={tokens} normed={norms is not None} {dtype}"
-    return Scenario(label, (case.qkv.to(device), norms, to_device(case.rows, device), cache, slots), _prepare_qkv)
+    label = f"prepare_qkv {case.shape.name} T={tokens} normed={norms is not None} gated={gated} {dtype}"
+    inputs = (case.qkv.to(device), norms, to_device(case.rows, device), cache, slots, gated)
+    return Scenario(label, inputs, _prepare_qkv)
 
 
 SHORT: list[tuple[int, int]] = [(40, 3), (65, 1)]
@@ -110,8 +118,8 @@ def _corrupt(plan: Any) -> Any:
 
 
 def _prepare_qkv(*args: Any) -> list[torch.Tensor]:
-    qkv, norms, table, cache, slots = args
-    return [prepare_qkv(qkv, norms, table, cache, slots), cache]
+    qkv, norms, table, cache, slots, gated = args
+    return [prepare_qkv(qkv, norms, table, cache, slots, gated=gated), cache]
 
 
 def _paged_inputs(

@@ -26,10 +26,11 @@ from octavo.ops.experts.cuda import KernelExperts
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, most_apart, permute
-from octavo.ops.experts.route import route
-from octavo.ops.experts.rules import SigmoidRule, SoftmaxRule
+from octavo.ops.experts.route import MAX_TOP_K, route
+from octavo.ops.experts.rules import RoutingRule, SharedRule, SigmoidRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.gates.cuda import MAX_WIDTH, add_share, gate_heads, gate_norm, swiglu
+from octavo.ops.inputs import Inputs
 from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
@@ -132,10 +133,21 @@ def rows(device: torch.device) -> Iterator[Scenario]:
         yield Scenario(f"rotary {shape.name}", turned, lambda x, table: [rotary(x, table)])
 
 
+def _tensors(made: Inputs) -> list[torch.Tensor]:
+    return [made.bf16] if made.scaled is None else [made.scaled.data, made.scaled.scale]
+
+
 def _gates(
     x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, gate_up: torch.Tensor, logits: torch.Tensor
 ) -> list[torch.Tensor]:
-    by_heads = [gate_norm(x, gates, weight, 1e-6), gate_heads(x, gates)] if gates.shape[2] <= MAX_WIDTH else []
+    by_heads = []
+    if gates.shape[2] <= MAX_WIDTH:
+        by_groups = gates.unflatten(1, (-1, 2 if gates.shape[1] % 2 == 0 else 1))
+        made = [
+            gate_norm(x, each, weight, 1e-6, form) for each in (gates, by_groups) for form in (Unscaled, GroupScaled)
+        ]
+        made += [gate_heads(x, gates, form) for form in (Unscaled, GroupScaled)]
+        by_heads = [part for each in made for part in _tensors(each)]
     return [*by_heads, swiglu(gate_up), add_share(x, gates[:, 0], logits), add_share(x, gates[:, 0], None)]
 
 
@@ -211,7 +223,12 @@ def sorting(device: torch.device) -> Iterator[Scenario]:
 
 def _route(logits: torch.Tensor, top_k: int, used: torch.Tensor | None) -> list[torch.Tensor]:
     bias = torch.zeros(logits.shape[1], device=logits.device)
-    rules = (SoftmaxRule(top_k, True), SigmoidRule(top_k, True, bias))
+    rules: tuple[RoutingRule, ...] = (SoftmaxRule(top_k, True), SigmoidRule(top_k, True, bias))
+    if top_k < min(MAX_TOP_K, logits.shape[1]):  # the last logit as that of a shared expert
+        rules += (
+            SharedRule(SoftmaxRule(top_k, True), gated=True),
+            SharedRule(SigmoidRule(top_k, True, bias), gated=False),
+        )
     outs = [route(x, rule, rows_in_use=used) for x in (logits, logits.bfloat16()) for rule in rules]
     return [tensor for out in outs for tensor in (out.ids, out.weights, out.flags)]
 
@@ -259,6 +276,8 @@ def delta(device: torch.device) -> Iterator[Scenario]:
             yield Scenario(
                 f"delta_net {name}, {tiles} tiles", (shape, weights, inputs, states.clone(), plan, tiles), _delta
             )
+        by_head = [part.unflatten(1, (shape.key_heads, -1)).contiguous() for part in inputs]
+        yield Scenario(f"delta_net {name}, by key head", (shape, weights, by_head, states.clone(), plan, 1), _delta)
 
 
 def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: Any, tiles: int) -> list[torch.Tensor]:

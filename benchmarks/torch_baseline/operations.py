@@ -19,7 +19,7 @@ from octavo.ops.formats import LinearWeight
 from octavo.ops.gates.cpu import CpuGates
 from octavo.ops.linear.layer import Linear
 from octavo.ops.norm.cpu import CpuAddNorm, rms_norm
-from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths
+from octavo.ops.prepare_qkv import HeadNorms, WidthNorms, norm_widths, without_gates
 from octavo.ops.rotary import rotary
 
 
@@ -67,23 +67,26 @@ class TorchAttention:
         shared = self._shape.heads // self._shape.kv_heads
         return plan_attention(block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared)
 
-    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> TorchAttentionLayer:
+    def layer(
+        self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED, *, gated: bool = False
+    ) -> TorchAttentionLayer:
         """See `Attention`; the cache is one in bf16."""
-        return TorchAttentionLayer(self._shape, norms)
+        return TorchAttentionLayer(self._shape, norms, gated)
 
 
 class TorchAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None) -> None:
-        self._shape, self._norms = shape, norms
+    def __init__(self, shape: AttentionShape, norms: HeadNorms | WidthNorms | None, gated: bool) -> None:
+        self._shape, self._norms, self._gated = shape, norms, gated
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, TilePlan), "TorchAttention makes the plan"
         shape = self._shape
         qkv, norms = norm_widths(qkv, self._norms, rms_norm)
-        heads = qkv.view(len(qkv), -1, shape.head_dim)
+        heads = qkv.unflatten(1, (-1, shape.head_dim))
+        heads = without_gates(heads, shape.heads) if self._gated else heads
         queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
         if norms is not None:
             queries, keys = rms_norm(queries, norms.queries, norms.eps), rms_norm(keys, norms.keys, norms.eps)

@@ -54,9 +54,12 @@ class Draw:
         return {name: experts, "num_experts_per_tok": self.pick.randint(1, min(most, experts))}
 
     def widths(self, *names: str) -> dict[str, Any]:
-        """Those of MLPs: dense ones are the wider ones."""
+        """Those of MLPs: dense ones are the wider ones, but for every other shared expert, which is as wide as those that are chosen."""
         dense = ("intermediate_size", "shared_expert_intermediate_size")
-        return {name: self.pick.choice([80, 96, 112] if name in dense else [32, 48, 80]) for name in names}
+        drawn = {name: self.pick.choice([80, 96, 112] if name in dense else [32, 48, 80]) for name in names}
+        if "shared_expert_intermediate_size" in drawn and self.seed % 2:
+            drawn["shared_expert_intermediate_size"] = drawn["moe_intermediate_size"]
+        return drawn
 
     def head_dim(self) -> int:
         """Numbers of a head."""

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.toy import CPU, FP8_DYNAMIC, allocate_cache, make_batch, random_tensors, write_checkpoint
+from models.toy import CPU, FP8_DYNAMIC, RAW, allocate_cache, make_batch, random_tensors, write_checkpoint
 from octavo.errors import CheckpointError
+from octavo.models.decoder.parameters import SparseMlp
 from octavo.models.load import load_model
 from octavo.models.placing import fresh_memory
 from octavo.models.registry import read_config, read_folder
@@ -256,3 +257,42 @@ def test_a_bias_that_cannot_decide_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="NaN") as info:
             load_model(tmp_path / name, load_format="auto", device=CPU, seed=0, progress=False)
         assert info.value.tensor == bias
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_moe_text", "qwen3_next", "glm4_moe"])
+@pytest.mark.parametrize(
+    ("left_out", "is_joined"),
+    [
+        ([], True),
+        ([r"re:.*experts?\.down_proj$", r"re:.*experts\..*down_proj$"], True),
+        ([r"re:.*shared_experts?\.down_proj$"], False),
+        ([r"re:.*mlp\.experts\..*down_proj$"], False),
+        ([r"re:.*shared_experts?\..*"], False),
+    ],
+    ids=["all-alike", "down-left-out", "shared-down", "others-down", "shared"],
+)
+def test_a_shared_expert_stands_among_others_that_are_stored_alike(
+    family: str, left_out: list[str], is_joined: bool
+) -> None:
+    """Else apart, and in any case the tensors of a checkpoint are asked for by their names."""
+    raw = RAW[family]()
+    raw["quantization_config"] = raw["quantization_config"] | {
+        "ignore": [*raw["quantization_config"]["ignore"], *left_out]
+    }
+    width = "shared_expert_intermediate_size"
+    raw |= {width: raw["moe_intermediate_size"]} if width in raw else {}
+    names = {}
+    for other in (False, True):
+        changed = raw | (
+            {"num_experts_per_tok": 2} if not other else {"num_experts_per_tok": 32, NUM_EXPERTS[family]: 40}
+        )
+        parameters = read_config(changed).place_parameters(fresh_memory(torch.device("meta")))
+        mlp = parameters.layers[-1].mlp
+        assert isinstance(mlp, SparseMlp)
+        assert (mlp.shared is None) == (is_joined and not other), "32 and a shared one are more than kernels choose"
+        names[other] = {name for name in parameters.sources if "shared_expert" in name}
+    assert names[False] == names[True]
+
+
+NUM_EXPERTS = {"qwen3_5_moe_text": "num_experts", "qwen3_next": "num_experts", "glm4_moe": "n_routed_experts"}
+"""How a family's config names the number of its experts."""

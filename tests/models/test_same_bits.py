@@ -25,6 +25,7 @@ from models.toy import (
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
+    raw_qwen3_5_moe,
     raw_qwen3_next,
     write_checkpoint,
 )
@@ -43,6 +44,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm4-moe": raw_glm4_moe(n_group=4, topk_group=2, use_qk_norm=True, attention_bias=True),
     "minimax-m2": raw_minimax_m2(),
     "qwen3-next": raw_qwen3_next(full_attention_interval=2),
+    "qwen3.5-moe": raw_qwen3_5_moe(full_attention_interval=2),
     "static": raw_config(quantization_config=per_tensor(), num_experts=32, num_experts_per_tok=8, attention_bias=True),
     "blocks": raw_config(quantization_config=FP8_BLOCK, head_dim=32, num_attention_heads=4, num_key_value_heads=4),
 }

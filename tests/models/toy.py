@@ -215,6 +215,7 @@ def raw_qwen3_5_moe(**changes: Any) -> dict[str, Any]:
         "architectures": ["Qwen3_5MoeForCausalLM"],
         "model_type": "qwen3_5_moe_text",
         "attn_output_gate": True,
+        "shared_expert_intermediate_size": raw["moe_intermediate_size"],
         "quantization_config": FP8_DYNAMIC
         | {"ignore": ["lm_head", "re:.*mlp.gate$", "re:.*shared_expert_gate$", "re:.*in_proj_[ab]$"]},
     }

@@ -26,6 +26,7 @@ from models.toy import (
     raw_mixtral,
     raw_olmoe,
     raw_qwen2_moe,
+    raw_qwen3_5_moe,
     raw_qwen3_next,
     write_checkpoint,
 )
@@ -53,6 +54,11 @@ CONFIGS = {
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=4
     ),
     "qwen3-next": raw_qwen3_next(**SMALL, full_attention_interval=2, linear_num_value_heads=2),
+    "qwen3.5-moe": raw_qwen3_5_moe(
+        **{name: size for name, size in SMALL.items() if name in raw_qwen3_5_moe()},
+        full_attention_interval=2,
+        linear_num_value_heads=2,
+    ),
     "blocks": raw_config(
         **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.delta_net import CHUNKS, beside
+import torch
+from benchmarks.delta_net import CHUNKS, SHAPE, beside, by_key_head
+
+from octavo.ops.delta_net.layer import by_kind
 
 PEER = {"us": {"decode, 8 requests": [20.0, 10.0, 30.0], "prefill 8 x 1001": [400.0]}}
 OTHER = {"us": {"decode, 8 requests": [16.0]}}
@@ -21,3 +24,16 @@ def test_no_row_takes_the_time_of_another() -> None:
     assert beside("prefill 8 x 1001 beside 64 decodes", 500.0, [PEER]) == ["", ""]
     assert beside("decode, 8", 500.0, [PEER]) == ["", ""]
     assert beside("decode, 8 requests, row 8 of 16", 500.0, []) == []
+
+
+def test_inputs_by_key_head_are_the_same() -> None:
+    drawn = torch.Generator().manual_seed(1)
+    qkv, write, decay = (torch.randn((3, width), generator=drawn) for width in (SHAPE.channels, 32, 32))
+    found, logits = by_kind(*_split(by_key_head(qkv, write, decay)), SHAPE)
+    assert torch.equal(found, qkv)
+    assert torch.equal(logits[0], write)
+    assert torch.equal(logits[1], decay)
+
+
+def _split(inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    return inputs[0], inputs[1:]

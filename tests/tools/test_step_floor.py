@@ -118,10 +118,13 @@ def test_gated_delta_net_by_hand() -> None:
     """Qwen3.6's first layer, in blocks of 128 x 128."""
     parameters, cache = placed(str(next(folder for folder in SHAPES if folder.name.startswith("qwen3.6"))))
     dense, states, experts = layer_parts(parameters.layers[0], cache[0], DECODE)
-    into, back, shared = 12288 * 2048, 2048 * 4096, 3 * 512 * 2048
-    assert dense.fp8 + dense.bf16 == 2 * (into + back + shared + (2 * 32 + 256 + 1) * 2048)
+    into, back, expert = 12288 * 2048, 2048 * 4096, 3 * 512 * 2048
+    assert dense.fp8 + dense.bf16 == 2 * (into + back + (2 * 32 + 256 + 1) * 2048)
     assert states.bf16 == 2 * 3 * 32 * 128 * 128
-    assert experts.fp8 == 2 * 8 * 3 * 512 * 2048
+    assert experts.fp8 == 2 * 9 * expert
+    two = layer_parts(parameters.layers[0], cache[0], dataclasses.replace(DECODE, requests=2))[2]
+    of_each = experts.num_bytes / 9
+    assert two.num_bytes == pytest.approx((1 + touched(256, 8, 2)) * of_each), "both have the shared one"
 
 
 @pytest.mark.parametrize(
@@ -135,12 +138,12 @@ def test_gated_delta_net_by_hand() -> None:
 def test_queries_and_gates_of_the_last_layer_are_needed_of_few_rows(
     number: int, of_all_rows: int, of_wanted_rows: int
 ) -> None:
-    """Columns of products with 2048: keys, values and decays; and queries, gates, the projection back, and the MLP that all rows share."""
+    """Columns of products with 2048: keys, values and decays; and queries, gates, the projection back, and the router."""
     parameters, cache = placed(str(next(folder for folder in SHAPES if folder.name.startswith("qwen3.6"))))
-    shared = 3 * 512 + 256 + 1
+    router = 256 + 1
     for wanted in (1, 1000):
         dense, *_ = layer_parts(parameters.layers[number], cache[number], dataclasses.replace(PROMPTS, wanted=wanted))
-        columns = 8000 * of_all_rows + 8 * wanted * (of_wanted_rows + shared)
+        columns = 8000 * of_all_rows + 8 * wanted * (of_wanted_rows + router)
         assert dense.fp8 + dense.bf16 == pytest.approx(2 * 2048 * columns)
 
 

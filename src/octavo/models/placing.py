@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -88,24 +88,42 @@ class ParameterMaker:
         self._notes.append(lambda: self._parts(parts, weight))
         return weight
 
-    def stack(self, prefix: str, experts: int, parts: list[tuple[str, int]], columns: int) -> LinearWeight:
-        """The layers `parts` (name behind `prefix`.<expert>., rows) of every expert, one above the other.
+    def stack(self, modules: Sequence[str], parts: list[tuple[str, int]], columns: int) -> LinearWeight:
+        """The layers `parts` (name behind that of a module, rows) of every one of `modules`, one above the other.
 
         Raises:
             CheckpointError: they are not stored alike.
         """
-        names = [f"{prefix}.{e}.{name}" for e in range(experts) for name, _ in parts]
-        weight = self._weight(names, (experts, sum(count for _, count in parts), columns), parts=len(parts))
+        names = [f"{module}.{name}" for module in modules for name, _ in parts]
+        weight = self._weight(names, (len(modules), sum(count for _, count in parts), columns), parts=len(parts))
 
         def sources() -> Sources:
             found: Sources = {}
-            for expert in range(experts):
-                named = [(f"{prefix}.{expert}.{name}", count) for name, count in parts]
-                found |= self._parts(named, weight.expert(expert), first=expert * len(parts))
+            for place, module in enumerate(modules):
+                named = [(f"{module}.{name}", count) for name, count in parts]
+                found |= self._parts(named, weight.expert(place), first=place * len(parts))
             return found
 
         self._notes.append(sources)
         return weight
+
+    def can_join(self, parts: Sequence[tuple[str, int]]) -> bool:
+        """Whether the layers `parts` (name, rows) can be computed as one, each as it would be by itself: stored alike, in whole blocks, and not
+        with static scales, of which all would get the largest for their inputs."""
+        quantized = {self._quantization.covers(name) for name, _ in parts}
+        if quantized != {True}:
+            return quantized == {False}
+        match self._quantization.format:
+            case WeightFormat.FP8_STATIC:
+                return False
+            case WeightFormat.FP8_BLOCK:
+                return all(rows % BLOCK == 0 for _, rows in parts[:-1])
+            case _:
+                return True
+
+    def can_stack(self, layers: Sequence[str]) -> bool:
+        """As `can_join`, of layers that each keep blocks of their own."""
+        return self.can_join([(name, 0) for name in layers])
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         made = self._place(shape, dtype)

@@ -128,6 +128,17 @@ def mean_of_squares(x, width):
 
 
 @triton.jit
+def row_means_of_squares(x, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """(ROWS,): as `mean_of_squares`, of each row of x (ROWS, BLOCK), at least 2 numbers wide."""
+    first, second = tl.split(tl.reshape(x, (ROWS, BLOCK // 2, 2)))
+    total = tl.fma(first, first, second * second)
+    for _ in tl.static_range(MOST_HALVINGS):
+        if total.shape[1] > 1:
+            total = tl.sum(tl.reshape(total, (ROWS, total.shape[1] // 2, 2)), 2)
+    return tl.div_rn(tl.reshape(total, (ROWS,)), tl.full((ROWS,), width, tl.float32))
+
+
+@triton.jit
 def weighted_sum(
     parts, ids, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

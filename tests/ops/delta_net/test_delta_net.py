@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -13,10 +14,11 @@ import torch
 from compare import BF16_ROUNDING, assert_rows, row_errors
 from octavo.config.delta_shape import SPAN
 from octavo.errors import KernelContractError
-from octavo.ops.delta_net import DeltaPlan, DeltaShape, StateUse, cuda, most_spans, plan_delta
+from octavo.ops.contract import Dims
+from octavo.ops.delta_net import DeltaPlan, DeltaShape, DeltaWeights, StateUse, cuda, most_spans, plan_delta
 from octavo.ops.delta_net.cpu import decays, sigmoid, tree_sum
-from octavo.ops.delta_net.layer import StateParts, split_states
-from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights
+from octavo.ops.delta_net.layer import StateParts, check_delta, split_states
+from ops.delta_net.draws import BACKENDS, SHAPES, Machine, Step, Tokens, draw_weights, empty_states
 
 LIMIT = 2.5 * BF16_ROUNDING
 """Two roundings: a number behind the convolution now and then to the other side than in float64."""
@@ -324,6 +326,47 @@ def test_rows_may_lie_apart(backend: str, device: torch.device) -> None:
     assert torch.equal(other.states.view(torch.int32), machine.states.view(torch.int32))
 
 
+@backends
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_inputs_may_lie_by_key_head(backend: str, shape: DeltaShape, device: torch.device) -> None:
+    """As one projection gives them, with NaN for what else it gives; a prompt of which a state is kept, a chunk that goes on, and single rows."""
+    tokens, heads = Tokens.draw(41, shape, seed=10), shape.key_heads
+
+    def by_key_head(x: torch.Tensor, sizes: list[int], room: int) -> torch.Tensor:
+        parts = [part.unflatten(1, (heads, -1)) for part in x.split(sizes, dim=1)]
+        behind = torch.full((len(x), heads, room), torch.nan, dtype=x.dtype)
+        return torch.cat([*parts, behind], dim=2).to(device)
+
+    kinds = [shape.queries, shape.queries, shape.channels - 2 * shape.queries]
+    qkv = by_key_head(tokens.qkv, kinds, 6)
+    logits = by_key_head(torch.cat((tokens.write_logits, tokens.decay_logits), 1), [shape.value_heads] * 2, 2)
+    write, decay, _ = logits.split([shape.value_heads // heads] * 2 + [2], dim=2)
+    other = Machine(backend, shape, device)
+    for turned in (False, True):
+        machine = Machine(backend, shape, device)
+        steps = [
+            (0, 19, StateUse(-1, 0, 1, 5)),
+            (19, 37, StateUse(0, 2)),
+            *((at, at + 1, StateUse(2, 2)) for at in range(37, 41)),
+        ]
+        outs, expected = [], []
+        for first, end, use in steps:
+            plan = plan_delta([use], (0, end - first), (end,), device)
+            given = qkv.flip(1) if turned else qkv
+            outs.append(machine.layer(given[first:end], write[first:end], decay[first:end], machine.states, plan))
+            if not turned:
+                expected += other.run([(tokens, first, end, use)])
+        if not turned:
+            right = torch.cat(expected), other.states
+        same = (
+            torch.equal(torch.cat(outs).cpu(), right[0]),
+            torch.equal(machine.states.view(torch.int32), right[1].view(torch.int32)),
+        )
+        assert same == ((False, False) if turned and heads > 1 else (True, True)), (
+            "the twin: key heads in another order"
+        )
+
+
 def test_gates_do_not_hang_on_their_place() -> None:
     """What PyTorch computes eight at a time it may round otherwise at the end of a row."""
     shape = DeltaShape(1, 37, 8, 8, 4)
@@ -380,3 +423,36 @@ def test_contract(backend: str, device: torch.device) -> None:
 def test_a_plan_in_which_chunks_meet_is_refused(uses: list[StateUse]) -> None:
     with pytest.raises(KernelContractError, match="uses"):
         plan_delta(uses, (0, 1, 2), (1, 2), torch.device("cpu"))
+
+
+@backends
+def test_key_heads_that_share_numbers_or_are_far_apart_are_refused(backend: str, device: torch.device) -> None:
+    shape = SHAPES["shared-keys"]
+    machine, heads = Machine(backend, shape, device), shape.key_heads
+    plan = plan_delta([StateUse(-1, 0)], (0, 3), (3,), device)
+    width = shape.channels // heads
+    qkv = torch.zeros((3, heads, width), dtype=torch.bfloat16, device=device)
+    logits = torch.zeros((3, heads, shape.value_heads // heads), device=device)
+    other = torch.zeros((3, heads, 5), device=device)[..., :2]
+    for wrong, match in (
+        ((qkv[:, :1].expand(-1, heads, -1), logits, logits), "qkv.stride"),
+        ((qkv, logits[:, :1].expand(-1, heads, -1), logits), "write_logits.stride"),
+        ((qkv, logits, other), "decay_logits"),
+    ):
+        with pytest.raises(KernelContractError, match=match):
+            machine.layer(*wrong, machine.states, plan)
+    assert machine.states.isnan().all()
+
+
+def test_key_heads_too_far_apart_for_32_bits_are_refused() -> None:
+    shape, nowhere = SHAPES["shared-keys"], torch.device("meta")
+    width, logits = shape.channels // 2, torch.empty((3, 2, 2), device=nowhere)
+    weights = DeltaWeights(*(part.to(nowhere) for part in vars(draw_weights(shape)).values()))
+    on_cpu = plan_delta([StateUse(-1, 0)], (0, 3), (3,), torch.device("cpu"))
+    parts = (part.to(nowhere) for part in (on_cpu.chunks, on_cpu.first_single, on_cpu.spans))
+    plan = DeltaPlan(next(parts), next(parts), next(parts))
+    states = empty_states(shape, 2, nowhere)
+    for distance, match in ((2**29, None), (2**31, "qkv.stride")):
+        qkv = torch.empty(2**32, dtype=torch.bfloat16, device=nowhere).as_strided((3, 2, width), (width, distance, 1))
+        with pytest.raises(KernelContractError, match=match) if match else contextlib.nullcontext():
+            check_delta(Dims(), qkv, logits, logits, weights, states, plan, shape)

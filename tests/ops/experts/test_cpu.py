@@ -8,7 +8,7 @@ import torch
 from compare import assert_rows, row_errors
 from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, blocks
-from octavo.ops.experts import CpuExperts, ExpertWeights, SoftmaxRule, choose_experts
+from octavo.ops.experts import CpuExperts, ExpertWeights, SharedRule, SoftmaxRule, choose_experts
 from octavo.ops.experts.reference import experts_reference
 from octavo.ops.experts.rules import sigmoid
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
@@ -59,6 +59,21 @@ def test_against_float64(kind: str, count: int, renormalize: bool) -> None:
     x, logits = inputs(count)
     expected = experts_reference(x, logits, weights(kind), SoftmaxRule(TOP_K, renormalize))
     assert_rows(layer(x, logits), expected, LIMIT)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+@pytest.mark.parametrize("count", [1, 33, 150])
+def test_a_shared_expert_against_float64(kind: str, count: int, gated: bool) -> None:
+    """The last of all; weighted twice as much shows."""
+    rule = SharedRule(SoftmaxRule(TOP_K, True), gated)
+    layer = CpuExperts(weights(kind), rule)
+    x, logits = inputs(count)
+    logits = logits[:, : rule.logits_for(EXPERTS)].contiguous()
+    logits[:, -1].abs_()  # a gate that is half open at least
+    expected = experts_reference(x, logits, weights(kind), rule)
+    assert_rows(layer(x, logits), expected, LIMIT)
+    alone = experts_reference(x, logits[:, : EXPERTS - 1].contiguous(), weights(kind), rule.choosing)
+    assert row_errors(layer(x, logits), 2 * expected - alone).min() > 5 * LIMIT, "the twin"
 
 
 def test_the_comparison_sees_one_wrong_expert(kind: str) -> None:

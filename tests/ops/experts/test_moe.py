@@ -18,7 +18,8 @@ from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
 from octavo.ops.experts.permute import most_apart
 from octavo.ops.experts.reference import moe_reference
-from octavo.ops.experts.rules import SoftmaxRule
+from octavo.ops.experts.route.reference import route_reference
+from octavo.ops.experts.rules import RoutingRule, SharedRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 
 FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
@@ -162,15 +163,20 @@ def test_tiles_of_the_table_run_without_bulk_copies(device: torch.device, monkey
     assert torch.equal(out, right)
 
 
+@pytest.mark.parametrize(
+    "rule", [SoftmaxRule(2, True), SharedRule(SoftmaxRule(1, True), gated=True)], ids=["chosen", "shared"]
+)
 @each_format
-def test_few_tokens_have_the_bits_of_many(kind: type, device: torch.device) -> None:
+def test_few_tokens_have_the_bits_of_many(kind: type, rule: RoutingRule, device: torch.device) -> None:
     """Few are not sorted; two of the three choose the same expert, and one more token is in none of their graphs' use."""
     shape = dataclasses.replace(SMALL[1], experts=32, top_k=2)
     it, drawn = layer(kind, shape, 9, device), torch.Generator().manual_seed(3)
-    experts = KernelExperts(it.gate_up, it.down, SoftmaxRule(2, True), workspace=it.workspace)
+    experts = KernelExperts(it.gate_up, it.down, rule, workspace=it.workspace)
     x, logits = exact_rows(9, shape.hidden, drawn).to(device), torch.randn((9, 32), generator=drawn).to(device)
     logits[1] = logits[0]
     whole = experts(x, logits).clone()
+    ids, weights, _ = route_reference(logits.cpu(), rule)
+    assert_rows(whole, expected(it, x, ids, weights.float()), 2 * tolerance(device))
     assert most_apart(2, 32) == 4
     for first, count in itertools.product((0, 1, 5), (1, 2, 3, 4)):
         rows = slice(first, first + count)
@@ -181,6 +187,14 @@ def test_few_tokens_have_the_bits_of_many(kind: type, device: torch.device) -> N
         assert part[-1].eq(0).all()
         other = logits[rows].roll(1, 1)
         assert not torch.equal(experts(x[rows], other), whole[rows]), "the twin: other experts"
+
+
+def test_logits_of_another_router_are_refused(device: torch.device) -> None:
+    it = layer(Bf16, dataclasses.replace(SMALL[1], experts=32, top_k=2), 3, device)
+    experts = KernelExperts(it.gate_up, it.down, SharedRule(SoftmaxRule(1, True), gated=False), workspace=it.workspace)
+    x = torch.zeros((3, SMALL[1].hidden), dtype=torch.bfloat16, device=device)
+    with pytest.raises(KernelContractError, match=r"logits\.shape\[1\]: expected 31 to 31, got 32"):
+        experts(x, torch.zeros((3, 32), device=device))
 
 
 @pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")], ids=str)

@@ -11,7 +11,7 @@ from octavo.errors import KernelContractError
 from octavo.ops.experts.permute import Permutation, max_tiles, permute
 from octavo.ops.experts.permute.reference import permute_reference
 
-SHAPES = [(1, 8, 2), (2, 1, 1), (17, 60, 4), (9, 64, 6), (31, 128, 4), (7, 257, 8), (3, 512, 22)]
+SHAPES = [(1, 8, 2), (2, 1, 1), (17, 60, 4), (9, 64, 6), (31, 128, 4), (7, 257, 8), (3, 512, 22), (4, 513, 11)]
 
 
 def guarded(
@@ -113,7 +113,7 @@ def test_no_routing_needs_more_tiles_than_the_bound(assignments: int, experts: i
 
 @pytest.mark.parametrize(
     ("experts", "rows", "match"),
-    [pytest.param(513, 16, "experts", id="experts"), pytest.param(8, 8, "tile_rows", id="rows")],
+    [pytest.param(514, 16, "experts", id="experts"), pytest.param(8, 8, "tile_rows", id="rows")],
 )
 def test_limits_are_refused(experts: int, rows: int, match: str, device: torch.device) -> None:
     with pytest.raises(KernelContractError, match=match):

@@ -16,7 +16,7 @@ from octavo.ops.experts import choose_experts
 from octavo.ops.experts.permute import Permutation, most_apart
 from octavo.ops.experts.route import Routing, route
 from octavo.ops.experts.route.reference import route_reference
-from octavo.ops.experts.rules import RoutingRule, SigmoidRule, SoftmaxRule
+from octavo.ops.experts.rules import RoutingRule, SharedRule, SigmoidRule, SoftmaxRule
 from ops.experts.test_permute import assert_permutation
 
 SHAPES = [(1, 1, 1), (2, 8, 2), (17, 60, 4), (3, 64, 6), (5, 128, 8), (2, 257, 10), (3, 512, 22), (2, 512, 32)]
@@ -157,6 +157,60 @@ def test_choices_of_few_tokens_are_permuted(experts: int, top_k: int, most: int,
             assert_apart(got, ids[:live])
             if most == 1:
                 assert_permutation(got, ids, experts, 16, live)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "top_k"), [(1, 1, 1), (17, 60, 4), (5, 128, 8), (3, 512, 10), (2, 512, 31)]
+)
+def test_a_shared_expert_stands_behind_those_that_are_chosen(
+    tokens: int, experts: int, top_k: int, gated: bool, device: torch.device
+) -> None:
+    logits = torch.randn((tokens, experts + gated), generator=torch.Generator().manual_seed(experts)).to(device) * 3
+    for choosing in (SoftmaxRule(top_k, True), sigmoid_rule(experts, top_k, device, scale=2.5)):
+        rule = SharedRule(choosing, gated)
+        guard = Guard(device)
+        got = guarded(logits, rule, guard)
+        guard.check()
+        assert_routing(got, logits, rule)
+        assert got.ids[:, -1].eq(experts).all()
+        alone = route(logits[:, :experts].contiguous(), choosing)
+        assert torch.equal(got.ids[:, :-1], alone.ids)
+        assert torch.equal(got.weights[:, :-1], alone.weights)
+        on_cpu = choose_experts(logits.cpu(), dataclasses.replace(rule, choosing=on_a_cpu(choosing)))
+        assert torch.equal(on_cpu.ids.int(), got.ids.cpu())
+        torch.testing.assert_close(on_cpu.weights, got.weights.cpu(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF], ids=str)
+@pytest.mark.parametrize("at", [2, -1], ids=["of-an-expert", "of-the-gate"])
+def test_a_bad_logit_beside_a_shared_expert(at: int, bad: float, device: torch.device) -> None:
+    logits = torch.randn((3, 17), generator=torch.Generator().manual_seed(6))
+    logits[1, at] = bad
+    rule = SharedRule(SoftmaxRule(4, True), gated=True)
+    got = route(logits.to(device), rule, spoil=True)
+    assert got.flags.tolist() == [False, True, False]
+    assert got.ids[1].tolist() == [0, 1, 2, 3, 16]
+    assert got.weights.isnan().all(1).tolist() == choose_experts(logits, rule).weights.isnan().all(1).tolist()
+    assert got.weights.isnan().any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+def test_few_tokens_with_a_shared_expert_are_permuted(gated: bool, device: torch.device) -> None:
+    """The last of each token's tiles is that of the shared expert."""
+    most = most_apart(11, 513)
+    logits = torch.randn((most, 512 + gated), generator=torch.Generator().manual_seed(8)).to(device)
+    guard = Guard(device)
+    got = guard.rebuild(Permutation.allocate(11 * most, 513, device))
+    ids = route(guard.copy(logits), SharedRule(SoftmaxRule(10, True), gated), permutation=got).ids
+    guard.check()
+    assert_apart(got, ids)
+    assert got.tiles[10 : 11 * most : 11, 0].eq(512).all()
+
+
+def on_a_cpu(rule: SoftmaxRule | SigmoidRule) -> SoftmaxRule | SigmoidRule:
+    """`rule` with its bias there."""
+    return dataclasses.replace(rule, bias=rule.bias.cpu()) if isinstance(rule, SigmoidRule) else rule
 
 
 def assert_apart(got: Permutation, ids: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -10,9 +11,11 @@ from benchmarks.gates import GATES, Gate
 
 from compare import BF16_ROUNDING, assert_rows
 from octavo.errors import KernelContractError
+from octavo.ops.activations import GroupScaled, Unscaled
 from octavo.ops.gates.cpu import CpuGates
 from octavo.ops.gates.cuda import KernelGates, add_share, gate_heads, gate_norm, swiglu
 from octavo.ops.gates.reference import add_share_reference, heads_reference, norm_reference, swiglu_reference
+from octavo.ops.quantize.cuda import quantize_groups
 
 LIMIT = 2 * BF16_ROUNDING
 HEADS = [(5, 1, 1), (1, 3, 16), (5, 8, 37), (7, 32, 128), (2, 5, 256)]
@@ -55,16 +58,56 @@ def test_norms_and_their_gates(rows: int, heads: int, width: int, dtype: torch.d
         draw(width, device=device),
     )
     weight = (weight * 0.1 + 1).to(dtype)
-    for made in (KernelGates().norm(x, gates, weight, 1e-6), CpuGates().norm(x, gates, weight, 1e-6)):
+    for gate in (KernelGates(), CpuGates()):
+        made = gate.norm(x, gates, weight, 1e-6).bf16
         assert_rows(made, norm_reference(x, gates, weight, 1e-6), 2 * LIMIT)
         with pytest.raises(AssertionError):
             assert_rows(made, norm_reference(x, gates.roll(1, 1) * 1.1, weight, 1e-6), 2 * LIMIT)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_gates_in_groups_of_heads(groups: int, device: torch.device) -> None:
+    """Groups, and heads in them, lie apart; NaN between them. The bits are those of gates head by head."""
+    x, gates, weight = draw(5, 6 * 40, device=device), apart(5, 6, 40, device), draw(40, device=device)
+    room = torch.full((5, groups, 6 // groups + 2, 47), torch.nan, dtype=torch.bfloat16, device=device)
+    grouped = room[:, :, 1:-1, 3:43].copy_(gates.unflatten(1, (groups, -1)))
+    for made in (KernelGates(), CpuGates()):
+        right = made.norm(x, gates, weight, 1e-6).bf16
+        assert same(made.norm(x, grouped, weight, 1e-6).bf16, right)
+        other = grouped.flip(2 if groups < 6 else 1)
+        assert not same(made.norm(x, other, weight, 1e-6).bf16, right), "the twin"
+
+
+@pytest.mark.parametrize(
+    ("heads", "width", "scaled"), [(3, 128, True), (2, 256, True), (4, 64, False), (2, 160, False)]
+)
+def test_gated_rows_in_fp8(heads: int, width: int, scaled: bool, device: torch.device) -> None:
+    """The codes and scales that `quantize_groups` makes of the rows in bf16, a row of zeros and one with NaN among them; else bf16."""
+    x, gates, weight = (
+        draw(21, heads * width, device=device),
+        apart(21, heads, width, device),
+        draw(width, device=device),
+    )
+    x[3], x[5, 7] = 0.0, torch.nan
+    for call in (functools.partial(gate_norm, x, gates, weight, 1e-6), functools.partial(gate_heads, x, gates)):
+        made, rows = call(form=GroupScaled), call(form=Unscaled).bf16
+        right = quantize_groups(rows)
+        if not scaled:
+            assert same(made.bf16, rows)
+            continue
+        assert made.rows is None
+        assert made.scaled is not None
+        assert torch.equal(made.scaled.data.view(torch.uint8), right.data.view(torch.uint8))
+        assert torch.equal(made.scaled.scale.view(torch.int32), right.scale.view(torch.int32))
+        assert right.scale.isnan().sum() in (1, width // 128)
+        other = quantize_groups(rows.roll(1, 1))
+        assert not torch.equal(made.scaled.data.view(torch.uint8), other.data.view(torch.uint8)), "the twin"
+
+
 @pytest.mark.parametrize(("rows", "heads", "width"), HEADS)
 def test_heads_and_their_gates(rows: int, heads: int, width: int, device: torch.device) -> None:
     x, gates = draw(rows, heads * width, device=device), apart(rows, heads, width, device)
-    for made in (KernelGates().heads(x, gates), CpuGates().heads(x, gates)):
+    for made in (KernelGates().heads(x, gates).bf16, CpuGates().heads(x, gates).bf16):
         assert_rows(made, heads_reference(x, gates), LIMIT)
         with pytest.raises(AssertionError):
             assert_rows(made, heads_reference(x, gates * 1.1), LIMIT)
@@ -98,8 +141,8 @@ def test_the_check_sees_one_wrong_part(name: str, mutant: str, device: torch.dev
     gate_up[:, heads * width :][where] = 0
     made, expected = {
         "swiglu": lambda: (swiglu(gate_up), swiglu_reference(wide)),
-        "norm": lambda: (gate_norm(wrong, gates, weight, 1e-6), norm_reference(right, gates, weight, 1e-6)),
-        "heads": lambda: (gate_heads(wrong, gates), heads_reference(right, gates)),
+        "norm": lambda: (gate_norm(wrong, gates, weight, 1e-6).bf16, norm_reference(right, gates, weight, 1e-6)),
+        "heads": lambda: (gate_heads(wrong, gates).bf16, heads_reference(right, gates)),
         "share": lambda: (add_share(x, wrong, None), add_share_reference(x, right, None)),
     }[name]()
     with pytest.raises(AssertionError):
@@ -129,8 +172,8 @@ def calls(rows: int, device: torch.device) -> dict[str, Callable[[slice], torch.
     gate_up, logits = (draw(rows, n, device=device, dtype=torch.float32) for n in (2000, 1))
     return {
         "swiglu": lambda part: swiglu(gate_up[part]),
-        "norm": lambda part: gate_norm(x[part], gates[part], weight, 1e-6),
-        "heads": lambda part: gate_heads(x[part], gates[part]),
+        "norm": lambda part: gate_norm(x[part], gates[part], weight, 1e-6).bf16,
+        "heads": lambda part: gate_heads(x[part], gates[part]).bf16,
         "share": lambda part: add_share(x[part], x.flip(0)[part], logits[part]),
     }
 
@@ -158,8 +201,8 @@ def test_what_is_not_finite_stays_in_its_row(name: str, device: torch.device) ->
     def run() -> torch.Tensor:
         by_name = {
             "swiglu": lambda: swiglu(wide),
-            "norm": lambda: gate_norm(x, other[:, None], weight, 1e-6),
-            "heads": lambda: gate_heads(x, other[:, None]),
+            "norm": lambda: gate_norm(x, other[:, None], weight, 1e-6).bf16,
+            "heads": lambda: gate_heads(x, other[:, None]).bf16,
             "share": lambda: add_share(x, other, logits),
         }
         return by_name[name]()
@@ -175,7 +218,7 @@ def test_what_is_not_finite_stays_in_its_row(name: str, device: torch.device) ->
 def test_gates_of_any_size_give_what_they_tend_to(device: torch.device) -> None:
     gates = torch.tensor([[-1e30, -200.0, -0.0, 200.0, 1e30]], dtype=torch.bfloat16, device=device)
     x = torch.full_like(gates, 2.0)
-    assert gate_heads(x, gates[:, None]).tolist() == [[0.0, 0.0, 1.0, 2.0, 2.0]]
+    assert gate_heads(x, gates[:, None]).bf16.tolist() == [[0.0, 0.0, 1.0, 2.0, 2.0]]
     gate_up = torch.cat((gates.float(), torch.ones_like(gates).float()), dim=1)
     assert swiglu(gate_up).float().tolist() == [[0.0, 0.0, 0.0, 200.0, gates[0, 4].item()]]
 
@@ -190,7 +233,7 @@ def test_gates_of_any_size_give_what_they_tend_to(device: torch.device) -> None:
         (lambda x: gate_norm(x, x[:, None], x[0, :3], 1e-6), "weight: "),
         (lambda x: add_share(x, x[:, :3].contiguous(), None), "shared: "),
         (lambda x: add_share(x, x, x[:, :1].contiguous()), "logits: .*float32"),
-        (lambda x: gate_heads(x.repeat(1, 300), x.repeat(1, 300)[:, None]), r"gates.shape\[2\]: expected 1 to 1024"),
+        (lambda x: gate_heads(x.repeat(1, 300), x.repeat(1, 300)[:, None]), r"gates.shape\[-1\]: expected 1 to 1024"),
     ],
 )
 def test_a_wrong_argument_is_named(

@@ -32,6 +32,7 @@ class Case:
     qkv: torch.Tensor
     norms: HeadNorms | None
     rows: RotaryTable
+    gated: bool = False
 
     @classmethod
     def draw(cls, tokens: int, shape: HeadShape, seed: int, *, normed: bool = True, width: int | None = None) -> Case:
@@ -54,7 +55,7 @@ class Case:
         qkv, rows = guard.copy(self.qkv), guard.rebuild_copy(self.rows)
         norms = guard.rebuild_copy(self.norms) if self.norms is not None else None
         places = torch.tensor(slots, dtype=torch.int64, device=device)
-        queries = prepare_qkv(qkv, norms, rows, cache, places, tile_rows=tile_rows)
+        queries = prepare_qkv(qkv, norms, rows, cache, places, gated=self.gated, tile_rows=tile_rows)
         guard.check()
         return queries.cpu(), cache.cpu().flatten(1, 2)
 
@@ -101,6 +102,22 @@ def test_a_part_of_each_head(shape: HeadShape, normed: bool, device: torch.devic
         on_cpu = cpu_prepare_qkv(case.qkv, case.norms, case.rows, mirror[:, None], torch.tensor(slots))
         assert_rows(queries.flatten(0, 1), on_cpu.flatten(0, 1), LIMIT)
         assert_rows(cache[0, slots].flatten(0, 1), mirror[0, slots].flatten(0, 1), LIMIT)
+
+
+@pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)
+def test_gates_behind_query_heads_are_not_read(shape: HeadShape, device: torch.device) -> None:
+    """NaN where they stand; the bits are those without."""
+    case, slots = Case.draw(5, shape, seed=1), [3, 31, 0, 17, 8]
+    queries, cache = case.run(slots, device)
+    heads = shape.heads
+    with_gates = torch.full((5, 2 * (heads + shape.kv_heads), shape.width), torch.nan).bfloat16()
+    with_gates[:, : 2 * heads : 2], with_gates[:, 2 * heads :] = case.qkv[:, :heads], case.qkv[:, heads:]
+    gated = dataclasses.replace(case, qkv=with_gates, gated=True)
+    found = gated.run(slots, device)
+    assert same_bits(found[0], queries)
+    assert same_bits(found[1], cache)
+    other = gated.run([*slots[1:], slots[0]], device)
+    assert not same_bits(other[1], cache), "the twin: other slots"
 
 
 @pytest.mark.parametrize("shape", SMALL_HEADS, ids=lambda shape: shape.name)

@@ -19,6 +19,7 @@ class GatedDeltaNet:
         self._delta = operations.delta_net(parameters.shape, parameters.weights)
         self._shape, self._grouped = parameters.shape, parameters.grouped
         self._gates, self._norm, self._eps = operations.gates, parameters.norm, eps
+        self._out_form = parameters.out.activations
         self.forms = frozenset({parameters.qkvz.activations, parameters.write_decay.activations})
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
@@ -28,25 +29,21 @@ class GatedDeltaNet:
         write, decay = self._split_logits(self._write_decay.float32(x))
         mixed = self._delta(qkv, write, decay, cache, rows.delta)
         mixed, gates = rows.attention.select_queries(mixed), rows.attention.select_queries(gates)
-        by_head = gates.unflatten(1, (self._shape.value_heads, self._shape.value_dim))
-        return self._out(self._gates.norm(mixed, by_head, self._norm, self._eps))
+        return self._out(self._gates.norm(mixed, gates, self._norm, self._eps, self._out_form))
 
     def _split(self, qkvz: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T, 2 K + 2 V) -> queries, keys and values (T, C), and gates (T, V)."""
+        """(T, 2 K + 2 V) -> queries, keys and values (T, C), and gates (T, value heads, D); by key head, if they lie so, both with one
+        dimension more for it. Views."""
         shape = self._shape
         if not self._grouped:
             qkv, gates = qkvz.split([shape.channels, shape.value_heads * shape.value_dim], dim=1)
-            return qkv, gates
-        values = shape.value_heads // shape.key_heads * shape.value_dim
+            return qkv, gates.unflatten(1, (shape.value_heads, shape.value_dim))
         by_head = qkvz.unflatten(1, (shape.key_heads, -1))
-        parts = by_head.split([shape.key_dim, shape.key_dim, values, values], dim=2)
-        *qkv_parts, gates = (part.flatten(1) for part in parts)
-        return torch.cat(qkv_parts, dim=1), gates
+        gates = by_head[..., shape.channels // shape.key_heads :]
+        return by_head, gates.unflatten(2, (shape.value_heads // shape.key_heads, shape.value_dim))
 
     def _split_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T, 2 value heads) float32 -> what decides how much is written, and how fast a state decays: (T, value heads)."""
-        if not self._grouped:
-            write, decay = logits.chunk(2, dim=1)
-            return write, decay
-        write, decay = logits.unflatten(1, (self._shape.key_heads, -1)).chunk(2, dim=2)
-        return write.flatten(1).contiguous(), decay.flatten(1).contiguous()
+        """(T, 2 value heads) float32 -> what decides how much is written, and how fast a state decays, as `DeltaNet` takes them: views."""
+        by_head = logits.unflatten(1, (self._shape.key_heads, -1)) if self._grouped else logits
+        write, decay = by_head.chunk(2, dim=-1)
+        return write, decay

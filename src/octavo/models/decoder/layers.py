@@ -150,9 +150,8 @@ class SelfAttention:
         if norms is not None:
             norms = dataclasses.replace(norms, queries=norm_weight(norms.queries), keys=norm_weight(norms.keys))
         scales = parameters.kv_scales
-        self._attend = attention.layer(
-            norms, UNSCALED if scales is None else KvScales(*(scale.item() for scale in scales))
-        )
+        kv_scales = UNSCALED if scales is None else KvScales(*(scale.item() for scale in scales))
+        self._attend = attention.layer(norms, kv_scales, gated=parameters.gated)
         self.forms = frozenset({parameters.qkv.activations})
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
@@ -175,16 +174,15 @@ class GatedAttention(SelfAttention):
         shape: AttentionShape,
     ) -> None:
         super().__init__(parameters, attention, operations, norm_weight)
-        self._shape, self._gates = shape, operations.gates
+        self._shape, self._gates, self._out_form = shape, operations.gates, parameters.out.activations
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
         """See `SelfAttention`: x (T, H) -> (R, H) bf16."""
         heads, width = self._shape.heads, self._shape.head_dim
-        projected = self._qkv(x)
-        with_gates = projected[:, : 2 * heads * width].unflatten(1, (heads, 2, width))
-        qkv = torch.cat((with_gates[:, :, 0].flatten(1), projected[:, 2 * heads * width :]), dim=1)
-        gates = rows.attention.select_queries(with_gates[:, :, 1])
-        return self._out(self._gates.heads(self._attend(qkv, rows.attention, cache), gates))
+        qkv = self._qkv(x)
+        gates = qkv[:, : 2 * heads * width].unflatten(1, (heads, 2, width))[:, :, 1]
+        mixed = self._attend(qkv, rows.attention, cache)
+        return self._out(self._gates.heads(mixed, rows.attention.select_queries(gates), self._out_form))
 
 
 class Layer:

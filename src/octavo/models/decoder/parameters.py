@@ -13,7 +13,7 @@ from octavo.config.quantization import KvFormat
 from octavo.models.config import ModelConfig
 from octavo.models.placing import ParameterMaker, Place, Sources
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
-from octavo.ops.experts import ExpertWeights, RoutingRule
+from octavo.ops.experts import MAX_TOP_K, ChoosingRule, ExpertWeights, RoutingRule, SharedRule
 from octavo.ops.formats import Bf16, LinearWeight
 from octavo.ops.prepare_qkv import HeadNorms, WidthNorms
 
@@ -77,10 +77,12 @@ class SparseMlp:
     """The router, the experts' stacked weights, and how experts are chosen."""
 
     router: LinearWeight | torch.Tensor
-    """(E, H); a tensor is float32."""
+    """(L, H), as many logits as the rule has for E experts; a tensor is float32."""
     experts: ExpertWeights
+    """By the rule perhaps with one behind the others that all rows share."""
     rule: RoutingRule
     shared: SharedExpert | None = None
+    """One that does not stand among `experts`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +216,16 @@ def place_mlp(make: ParameterMaker, name: str, *, hidden: int, width: int) -> De
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class SharedModule:
+    """Where a checkpoint has the expert that all rows share."""
+
+    name: str
+    width: int
+    gate: str | None = None
+    """The layer (1, H) by the sigmoid of which it is weighted, if it is."""
+
+
 def place_sparse_mlp(
     make: ParameterMaker,
     name: str,
@@ -221,27 +233,49 @@ def place_sparse_mlp(
     hidden: int,
     width: int,
     experts: int,
-    rule: RoutingRule,
+    rule: ChoosingRule,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
     float_router: bool = False,
+    shared: SharedModule | None = None,
 ) -> SparseMlp:
     """Experts of `width` and their router as the checkpoint module `name` holds them.
+
+    A shared expert that is as wide as the others and stored like them is one of them, and its gate a row of the router.
 
     Args:
         rule: how experts are chosen.
         names: of an expert's gate, up and down.
         float_router: whether a checkpoint may hold the router in float32, all of which counts.
+        shared: the expert that all rows share, whose parts have the same names.
     """
     gate, up, down = names
+    modules, router = [f"{name}.experts.{expert}" for expert in range(experts)], [(f"{name}.gate", experts)]
+    joined, apart = None, shared
+    if shared is not None and rule.top_k < MAX_TOP_K and _stands_among(make, shared, modules[0], names, width):
+        gates = [] if shared.gate is None else [(shared.gate, 1)]
+        if not gates or (not float_router and make.can_join(router + gates)):
+            joined, apart = shared, None
+            modules.append(shared.name)
+            router += gates
     return SparseMlp(
-        router=(
-            make.float_linear(f"{name}.gate", experts, hidden)
-            if float_router
-            else make.linear([(f"{name}.gate", experts)], hidden)
-        ),
+        router=make.float_linear(f"{name}.gate", experts, hidden) if float_router else make.linear(router, hidden),
         experts=ExpertWeights(
-            gate_up=make.stack(f"{name}.experts", experts, [(gate, width), (up, width)], hidden),
-            down=make.stack(f"{name}.experts", experts, [(down, hidden)], width),
+            gate_up=make.stack(modules, [(gate, width), (up, width)], hidden),
+            down=make.stack(modules, [(down, hidden)], width),
         ),
-        rule=rule,
+        rule=rule if joined is None else SharedRule(rule, joined.gate is not None),
+        shared=None if apart is None else _shared_expert(make, apart, hidden),
     )
+
+
+def _stands_among(make: ParameterMaker, shared: SharedModule, expert: str, names: tuple[str, ...], width: int) -> bool:
+    """Whether the shared expert is as wide as those like `expert`, and each of its parts stored like theirs."""
+    return shared.width == width and all(
+        make.can_stack([f"{expert}.{name}", f"{shared.name}.{name}"]) for name in names
+    )
+
+
+def _shared_expert(make: ParameterMaker, shared: SharedModule, hidden: int) -> SharedExpert:
+    """The shared expert by itself."""
+    mlp = place_mlp(make, shared.name, hidden=hidden, width=shared.width)
+    return SharedExpert(mlp, None if shared.gate is None else make.linear([(shared.gate, 1)], hidden))

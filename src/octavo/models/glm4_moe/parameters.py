@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from octavo.models.decoder.parameters import (
     AttentionParameters,
     DecoderParameters,
     DenseMlp,
-    SharedExpert,
+    SharedModule,
     SparseMlp,
     place_attention,
     place_decoder,
@@ -32,12 +30,7 @@ def place_parameters(config: Glm4MoeConfig, place: Place) -> DecoderParameters:
     def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
         if layer < config.first_k_dense_replace:
             return place_mlp(make, f"{name}.mlp", hidden=hidden, width=config.intermediate_size)
-        chosen = _sparse(config, make, f"{name}.mlp")
-        width = config.n_shared_experts * config.moe_intermediate_size
-        if not width:
-            return chosen
-        shared = place_mlp(make, f"{name}.mlp.shared_experts", hidden=hidden, width=width)
-        return dataclasses.replace(chosen, shared=SharedExpert(shared))
+        return _sparse(config, make, f"{name}.mlp")
 
     return place_decoder(config, place, attention, mlp)
 
@@ -51,6 +44,7 @@ def _sparse(config: Glm4MoeConfig, make: ParameterMaker, name: str) -> SparseMlp
         kept=config.topk_group,
         scale=config.routed_scaling_factor,
     )
+    width = config.n_shared_experts * config.moe_intermediate_size
     return place_sparse_mlp(
         make,
         name,
@@ -59,4 +53,5 @@ def _sparse(config: Glm4MoeConfig, make: ParameterMaker, name: str) -> SparseMlp
         experts=config.n_routed_experts,
         rule=rule,
         float_router=True,
+        shared=SharedModule(f"{name}.shared_experts", width) if width else None,
     )

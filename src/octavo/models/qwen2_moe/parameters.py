@@ -12,7 +12,7 @@ from octavo.models.decoder.parameters import (
 )
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen2_moe.config import Qwen2MoeConfig
-from octavo.models.qwen_moe.parameters import place_qwen_shared_mlp
+from octavo.models.qwen_moe.parameters import place_qwen_mlp
 
 
 def place_parameters(config: Qwen2MoeConfig, place: Place) -> DecoderParameters:
@@ -23,6 +23,6 @@ def place_parameters(config: Qwen2MoeConfig, place: Place) -> DecoderParameters:
 
     def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
         width = config.shared_expert_intermediate_size
-        return place_qwen_shared_mlp(config, make, f"{name}.mlp", layer, shared_width=width)
+        return place_qwen_mlp(config, make, f"{name}.mlp", layer, shared_width=width)
 
     return place_decoder(config, place, attention, mlp)

@@ -13,7 +13,7 @@ from octavo.models.decoder.parameters import (
 )
 from octavo.models.placing import ParameterMaker, Place
 from octavo.models.qwen_hybrid.config import QwenHybridConfig
-from octavo.models.qwen_moe.parameters import place_qwen_shared_mlp
+from octavo.models.qwen_moe.parameters import place_qwen_mlp
 from octavo.ops.delta_net import DeltaWeights
 from octavo.ops.prepare_qkv import HeadNorms
 
@@ -43,7 +43,7 @@ def place_hybrid(
 
     def mlp(make: ParameterMaker, name: str, layer: int) -> DenseMlp | SparseMlp:
         width = config.shared_expert_intermediate_size
-        return place_qwen_shared_mlp(config, make, f"{name}.mlp", layer, shared_width=width)
+        return place_qwen_mlp(config, make, f"{name}.mlp", layer, shared_width=width)
 
     return place_decoder(config, place, mixer, mlp, offset_norms=True, module=module)
 

@@ -33,9 +33,11 @@ class PagedAttention:
             block_tables, chunk_starts, context_lens, block_size=block_size, heads_per_kv_head=shared
         )
 
-    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> PagedAttentionLayer:
+    def layer(
+        self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED, *, gated: bool = False
+    ) -> PagedAttentionLayer:
         """See `Attention`."""
-        return PagedAttentionLayer(self, norms, scales)
+        return PagedAttentionLayer(self, norms, scales, gated)
 
     def prepare(
         self,
@@ -44,11 +46,14 @@ class PagedAttention:
         rows: AttentionRows,
         cache: torch.Tensor,
         scales: KvScales,
+        *,
+        gated: bool = False,
     ) -> torch.Tensor:
         """Queries (R, heads, D) of the rows that attend; keys and values of all rows are written to `cache`."""
         qkv, of_heads = norm_widths(qkv, norms, cuda_rms_norm)
-        heads = qkv.view(len(qkv), self._shape.heads + 2 * self._shape.kv_heads, self._shape.head_dim)
-        return rows.select_queries(prepare_qkv(heads, of_heads, rows.angles, cache, rows.slot_mapping, scales))
+        heads = qkv.unflatten(1, (-1, self._shape.head_dim))
+        queries = prepare_qkv(heads, of_heads, rows.angles, cache, rows.slot_mapping, scales, gated=gated)
+        return rows.select_queries(queries)
 
     def attend(self, queries: torch.Tensor, cache: torch.Tensor, plan: PagedPlan, scales: KvScales) -> torch.Tensor:
         """`paged_attention` with the room of this shape: queries (R, heads, D) bf16 -> (R, heads, D) bf16, new."""
@@ -60,11 +65,13 @@ class PagedAttention:
 class PagedAttentionLayer:
     """See `AttentionLayer`."""
 
-    def __init__(self, attention: PagedAttention, norms: HeadNorms | WidthNorms | None, scales: KvScales) -> None:
-        self._attention, self._norms, self._scales = attention, norms, scales
+    def __init__(
+        self, attention: PagedAttention, norms: HeadNorms | WidthNorms | None, scales: KvScales, gated: bool
+    ) -> None:
+        self._attention, self._norms, self._scales, self._gated = attention, norms, scales, gated
 
     def __call__(self, qkv: torch.Tensor, rows: AttentionRows, cache: torch.Tensor) -> torch.Tensor:
         """See `AttentionLayer`."""
         assert isinstance(rows.plan, PagedPlan), "PagedAttention makes the plan"
-        queries = self._attention.prepare(qkv, self._norms, rows, cache, self._scales)
+        queries = self._attention.prepare(qkv, self._norms, rows, cache, self._scales, gated=self._gated)
         return self._attention.attend(queries, cache, rows.plan, self._scales).flatten(1)

@@ -50,7 +50,8 @@ class AttentionLayer(Protocol):
         """Norm and rotate queries and keys, write keys and values to the cache, attend.
 
         Args:
-            qkv: (T, (heads + 2 KV heads) * D) bf16: query heads, key heads, value heads; read.
+            qkv: (T, (heads + 2 KV heads) * D) bf16: query heads, key heads, value heads; read. Of a gated layer a gate of D numbers, which
+                is not read, stands behind each query head.
             rows: of this step.
             cache: (2, blocks, block size, KV heads, D) bf16 or fp8; written at `rows.slot_mapping`, read by `rows.plan`.
 
@@ -87,6 +88,9 @@ class Attention(Protocol):
         """
         ...
 
-    def layer(self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED) -> AttentionLayer:
-        """The attention of a layer; None for `norms`: queries and keys are only rotated. `scales`: of a cache in FP8."""
+    def layer(
+        self, norms: HeadNorms | WidthNorms | None, scales: KvScales = UNSCALED, *, gated: bool = False
+    ) -> AttentionLayer:
+        """The attention of a layer; None for `norms`: queries and keys are only rotated. `scales`: of a cache in FP8. `gated`: behind each
+        query head stands a gate; not with `WidthNorms`."""
         ...

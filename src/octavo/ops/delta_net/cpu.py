@@ -17,6 +17,7 @@ from octavo.ops.delta_net.layer import (
     DeltaWeights,
     StateParts,
     StateUse,
+    by_kind,
     check_delta,
     split_states,
 )
@@ -81,6 +82,7 @@ class CpuDeltaNet:
         """See `DeltaNet`: (T, C) bf16 -> (T, value heads * value_dim) bf16."""
         shape = self._shape
         check_delta(Dims(), qkv, write_logits, decay_logits, self._weights, states, plan, shape)
+        qkv, (write_logits, decay_logits) = by_kind(qkv, (write_logits, decay_logits), shape)
         chunks = sorted(_chunks(plan, len(qkv), len(states)), key=lambda chunk: -chunk.num_spans)
         kept, spans = split_states(states, shape), Spans.empty(len(plan.spans), shape, states)
         # side by side: where they are not, PyTorch's exponentials on a CPU have other bits

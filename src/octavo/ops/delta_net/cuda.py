@@ -8,8 +8,9 @@ import triton
 
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.contract import INDEX_LIMIT, check_range
-from octavo.ops.delta_net.kernel import KINDS, convolve_kernel, factors_kernel, spans_kernel
-from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, check_delta
+from octavo.ops.delta_net.convolve_kernel import convolve_kernel
+from octavo.ops.delta_net.kernel import KINDS, factors_kernel, spans_kernel
+from octavo.ops.delta_net.layer import EPS, DeltaPlan, DeltaWeights, apart, check_delta
 from octavo.ops.delta_net.paired_kernel import WIDTH, paired_kernel
 from octavo.ops.delta_net.rows_kernel import rows_kernel
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -19,10 +20,9 @@ __all__ = ["KernelDeltaNet", "delta_net"]
 
 FACTORS = KINDS.value * SPAN + 2 * SPAN * SPAN
 """Float32 of what a span's rows have of each other, for each value head: numbers of rows, and two matrices in two bf16 each."""
-CHANNELS = 128
-"""Of a tile of the convolution. Each by itself: their number decides no bit."""
 PROGRAM_CHANNELS = 1024
-"""Of a program of the convolution: of single rows so many are one read of 16 bytes for each thread."""
+"""Of a program of the convolution: four of each thread, for which the inputs of a whole span fit into registers twice over. Each by itself: their
+number decides no bit."""
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
@@ -69,14 +69,14 @@ def delta_net(
     """See `DeltaNet`, whose arguments these are; nothing is read or written for chunks whose numbers are out of range.
 
     Args:
-        qkv: (T, C) bf16, whose rows may be apart; read.
-        write_logits, decay_logits: (T, value heads) float32, whose rows may be apart; read.
+        qkv: (T, C) bf16, or (T, key heads, numbers), rows and key heads apart or not; read.
+        write_logits, decay_logits: (T, value heads) float32, or (T, key heads, value heads of each), apart or not; read.
         weights: of the layer; read.
         states: (states, numbers) float32; those of the plan are written.
         plan: of this step.
         shape: sizes.
         tiles: of 16 value columns, that a program has of a single row's states. None: as the number of chunks has it.
-        channels: that a program of the convolution has, a multiple of 128.
+        channels: that a program of the convolution has, a power of two.
         stages: spans of a chunk that are on their way or in use.
 
     Returns:
@@ -100,15 +100,17 @@ def delta_net(
         "KEY_HEADS": shape.key_heads, "VALUE_HEADS": heads, "NUMBERS": shape.state.numbers, "KEY": shape.key_dim,
         "VALUE": shape.value_dim, "TAPS": shape.taps, "SPAN": SPAN,
     } | LAUNCH  # fmt: skip
+    inputs = {"STRIDE": qkv.stride(0), "GROUP": apart(qkv) if qkv.dim() == 3 else 0}
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
     convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, channels))](
         qkv, weights.taps, halves, plan.chunks, plan.first_single, plan.spans, convolved, *sizes,
-        STRIDE=qkv.stride(0), BLOCK=CHANNELS, WIDE=channels, num_warps=4, **constants,
+        WIDE=channels, num_warps=8, **inputs, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
         convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,
         plan.first_single, plan.spans, factors, matrices, *sizes, shape.key_dim**-0.5, EPS, KEY_BLOCK=key_block, FACTORS=FACTORS,
-        WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0), num_warps=1, **constants,
+        WRITE_STRIDE=write_logits.stride(0), DECAY_STRIDE=decay_logits.stride(0),
+        LOGIT_GROUP=apart(write_logits) if write_logits.dim() == 3 else 0, num_warps=1, **constants,
     )  # fmt: skip
     columns = triton.cdiv(shape.value_dim, COLUMNS)
     paired = shape.key_dim == shape.value_dim == WIDTH.value and runs_persistent_kernels(qkv.device)
@@ -126,7 +128,7 @@ def delta_net(
         )  # fmt: skip
     spans_kernel[check_grid("delta_net", min(dims["S"], GROUPS) * heads * columns)](
         qkv, convolved, factors, matrices, states, halves, plan.chunks, plan.first_single, out, *sizes,
-        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, STRIDE=qkv.stride(0), FACTORS=FACTORS, ONE_IS_PAIRED=paired,
-        num_warps=1, num_stages=stages, **constants,
+        KEY_BLOCK=key_block, VALUE_BLOCK=COLUMNS, FACTORS=FACTORS, ONE_IS_PAIRED=paired, num_warps=1, num_stages=stages,
+        **inputs, **constants,
     )  # fmt: skip
     return out

@@ -1,5 +1,5 @@
-"""Three kernels: the convolution, a block of channels of a span each; what the rows of a span need of each other, each value head by
-itself; and the states, a block of a head's value columns each, span after span. Those of single rows: `rows_kernel`.
+"""Two kernels: what the rows of a span need of each other, each value head by itself; and the states, a block of a head's value
+columns each, span after span. Those of single rows: `rows_kernel`; the convolution before: `convolve_kernel`.
 
 What a row sums follows from its place in its span and from the shape alone. Matrices are multiplied by tensor cores in bf16 with
 sums in float32. Keys and queries are bf16 as they are; see `parts` for the others. A
@@ -11,105 +11,31 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.delta_net.lines import load_chunk, load_span, open_rows
+from octavo.ops.delta_net.lines import input_at, load_chunk, load_span, logit_at, open_rows
+from octavo.ops.delta_net.pairs import (
+    PAIRS,
+    beyond,
+    by_half,
+    diagonal,
+    from_pairs,
+    halves_and_columns,
+    invert,
+    pick,
+    products_between,
+    take,
+    to_pairs,
+)
 from octavo.ops.delta_net.parts import float_product, move, products, split
-from octavo.ops.device import is_finite, silu, wait_for_previous
+from octavo.ops.device import is_finite, stay_behind, wait_for_previous
 
 KINDS = tl.constexpr(6)
 """Numbers of each row among the factors of a span."""
 
 
 @triton.jit
-def _convolve_row(
-    row, taps, history, rows, before, to, channel, channels: tl.constexpr, queries: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr,
-):  # fmt: skip
-    """Convolve the channels of a single row, and put them, where they are keys and values, among the open rows, and the inputs in
-    the history, each channel in the program that alone reads it."""
-    inside = channel < channels
-    new = tl.load(row + channel, mask=inside, other=0.0)
-    total = tl.zeros(channel.shape, tl.float32)
-    for tap in tl.static_range(TAPS - 1):
-        old = tl.load(history + tap * channels + channel, mask=inside, other=0.0).to(tl.float32)
-        total += old * tl.load(taps + channel * TAPS + tap, mask=inside, other=0.0).to(tl.float32)
-    total += new.to(tl.float32) * tl.load(taps + channel * TAPS + (TAPS - 1), mask=inside, other=0.0).to(tl.float32)
-    result = silu(total).to(tl.bfloat16)
-    tl.store(to + channel, result, mask=inside)
-    kept = rows + before.to(tl.int64) * (channels - queries) + (channel - queries)
-    tl.store(kept, result, mask=inside & (channel >= queries) & (before < SPAN - 1))
-    # threads need not share out two places alike: what is written has been read by all
-    for tap in tl.static_range(TAPS - 2):
-        moved = tl.load(history + (tap + 1) * channels + channel, mask=inside, other=0.0)
-        tl.debug_barrier()
-        tl.store(history + tap * channels + channel, moved, mask=inside)
-    tl.debug_barrier()
-    tl.store(history + (TAPS - 2) * channels + channel, new, mask=inside)
-
-
-@triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
-def convolve_kernel(
-    qkv, taps, halves, chunks, first_single, spans, convolved, rows, num_states, num_chunks, num_spans,
-    KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
-    TAPS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """Grid (spans x ceil(channels / WIDE),), WIDE a multiple of BLOCK. Rows of qkv are STRIDE apart. Writes (spans, SPAN, channels)
-    bf16, the open rows' keys and values among them, and zeros where a span has no row; of a single row it alone, and what is kept of it but for the gates."""
-    queries: tl.constexpr = KEY_HEADS * KEY
-    channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
-    blocks: tl.constexpr = (channels + WIDE - 1) // WIDE
-    floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
-    wait_for_previous(PDL)
-    span = tl.program_id(0) // blocks
-    source, first, count, begin, is_single = load_span(
-        chunks, first_single, spans, span, num_chunks, rows, num_states, num_spans, SPAN
-    )
-    history = halves + source * (2 * NUMBERS) + 2 * floats
-    inputs = qkv + first * STRIDE
-    line = convolved + span.to(tl.int64) * SPAN * channels
-    wide = tl.program_id(0) % blocks * WIDE
-    if is_single & (count > 0):
-        channel = wide + tl.arange(0, WIDE)
-        to, kept = line - begin.to(tl.int64) * channels, history + (TAPS - 1) * channels
-        _convolve_row(inputs, taps, history, kept, -begin, to, channel, channels, queries, TAPS, SPAN)
-    elif count > 0:
-        for block in range(WIDE // BLOCK):
-            channel = wide + block * BLOCK + tl.arange(0, BLOCK)
-            inside = (channel < channels)[None, :]
-            place = tl.arange(0, SPAN)
-            at = (begin + place)[:, None]
-            live, is_old = (at >= 0) & (at < count) & inside, (at < 0) & inside & (channel >= queries)[None, :]
-            total = tl.zeros((SPAN, BLOCK), tl.float32)
-            for tap in tl.static_range(TAPS):
-                row = at + (tap - (TAPS - 1))
-                now = tl.load(inputs + row.to(tl.int64) * STRIDE + channel[None, :], mask=live & (row >= 0), other=0.0)
-                kept = live & (row < 0) & (source >= 0)
-                before = tl.load(history + (row + (TAPS - 1)) * channels + channel[None, :], mask=kept, other=0.0)
-                weight = tl.load(taps + channel * TAPS + tap, mask=channel < channels, other=0.0).to(tl.float32)
-                total += tl.where(row >= 0, now, before).to(tl.float32) * weight[None, :]
-            old = history + (TAPS - 1) * channels + place[:, None] * (channels - queries) + (channel - queries)[None, :]
-            result = tl.where(live, silu(total).to(tl.bfloat16), tl.load(old, mask=is_old, other=0.0))
-            # zeros too: who reads a span that is not full then needs no masks
-            tl.store(line + place[:, None] * channels + channel[None, :], result, mask=inside)
-
-
-@triton.jit
-def _over_length(x, eps):
-    """(SPAN,) float32: one over the length of each row of x (SPAN, KEY_BLOCK) bf16"""
-    wide = x.to(tl.float32)
-    length = tl.sqrt_rn(tl.sum(wide * wide, 1) + eps)
-    return tl.div_rn(tl.full(length.shape, 1.0, tl.float32), length)
-
-
-@triton.jit
 def _softplus(x):
     """log(1 + exp(x)) in f32"""
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-def _at(x, place, index):
-    """x[index] of x (SPAN,), `place` being 0 .. SPAN - 1."""
-    return tl.sum(tl.where(place == index, x, 0.0), 0)
 
 
 @triton.jit
@@ -120,15 +46,52 @@ def _store_parts(to, x, SPAN: tl.constexpr):
     tl.store(to + SPAN * SPAN, low)
 
 
+@triton.jit
+def _load_queries_and_keys(
+    line, opened, begin, count, is_single, channel, inside, channels: tl.constexpr, queries: tl.constexpr, SPAN: tl.constexpr
+):  # fmt: skip
+    """(SPAN, KEY_BLOCK) each of a span, zeros where it has no row. Of a single row those before it are read where they are kept."""
+    place = tl.arange(0, SPAN)
+    at = begin + place
+    line += place[:, None] * channels + channel[None, :]
+    opened += place[:, None] * (channels - queries) + channel[None, :]
+    keys = tl.where(((at < 0) & is_single)[:, None], opened, line + queries)
+    q = tl.load(line, mask=((at >= 0) & (at < count))[:, None] & inside[None, :], other=0.0)
+    return q, tl.load(keys, mask=(at < count)[:, None] & inside[None, :], other=0.0)
+
+
+@triton.jit
+def _of_each_other(keys, by_queries, between, over_k, over_q, write):
+    """Pairs of what a row's change takes of those before it, and of what its output takes of them and its own."""
+    by_keys, by_changes = (), ()
+    of_key, of_query = by_half(over_k * write), by_half(over_q)
+    for pair in tl.static_range(PAIRS):
+        share = over_k * between[pair]
+        taken = keys[pair] * share * take(of_key, pair)
+        by_keys += (tl.where(beyond() < 2 * pair, taken, 0.0),)  # type: ignore[assignment]
+        seen = by_queries[pair] * share * take(of_query, pair)
+        by_changes += (tl.where(beyond() <= 2 * pair, seen, 0.0),)  # type: ignore[assignment]
+    return by_keys, by_changes
+
+
+@triton.jit
+def _by_values(by_keys, write):
+    """Pairs of what a row's change takes of the values."""
+    solved, by_values = invert(by_keys), ()
+    for pair in tl.static_range(PAIRS):
+        by_values += (tl.where(beyond() <= 2 * pair, solved[pair] * write, 0.0),)  # type: ignore[assignment]
+    return by_values
+
+
 @triton.jit(do_not_specialize=["rows", "num_states", "num_chunks", "num_spans"])
 def factors_kernel(
     convolved, write_logits, decay_logits, log_decay, step_bias, states, halves, chunks, first_single, spans, factors, matrices,
     rows, num_states, num_chunks, num_spans, scale, eps,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
     TAPS: tl.constexpr, SPAN: tl.constexpr, KEY_BLOCK: tl.constexpr, FACTORS: tl.constexpr, WRITE_STRIDE: tl.constexpr,
-    DECAY_STRIDE: tl.constexpr, PDL: tl.constexpr,
+    DECAY_STRIDE: tl.constexpr, LOGIT_GROUP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (spans x value heads,). Rows of logits are so far apart. Writes (spans, value heads, FACTORS) float32, and the gates
+    """Grid (spans x value heads,). Rows of logits are so far apart, and their heads where `logit_at` says. Writes (spans, value heads, FACTORS) float32, and the gates
     of a single row.
 
     Of each row: what its value loses by the state, what its output takes of it, what the state behind takes of its key, how much it writes,
@@ -143,85 +106,75 @@ def factors_kernel(
     if count == 0:
         wait_for_previous(PDL)
     else:
-        place = tl.arange(0, SPAN)
+        # numbers of rows in both halves of the warp: what each thread reads once is not read again for another layout
+        place = tl.arange(0, 2 * SPAN) % SPAN
         at = begin + place
         live, is_old = (at >= 0) & (at < count), at < 0
         # before the wait: what the convolution does not write, whose wait is the one for all before it
-        row = first + at
-        written = tl.load(write_logits + row * WRITE_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
-        write = 1.0 / (1.0 + tl.exp(-written))
+        row, logit = first + at, logit_at(head, KEY_HEADS, VALUE_HEADS, LOGIT_GROUP)
+        written = tl.load(write_logits + row * WRITE_STRIDE + logit, mask=live, other=0.0, cache_modifier=".cg")
         speed, bias = tl.exp(tl.load(log_decay + head)), tl.load(step_bias + head)
-        lost = tl.load(decay_logits + row * DECAY_STRIDE + head, mask=live, other=0.0, cache_modifier=".cg")
-        decay = tl.exp(-speed * _softplus(lost + bias))
+        lost = tl.load(decay_logits + row * DECAY_STRIDE + logit, mask=live, other=0.0, cache_modifier=".cg")
         gates = states + source * NUMBERS + VALUE_HEADS * KEY * VALUE + place * (2 * VALUE_HEADS) + head
-        write = tl.where(live, write, tl.load(gates, mask=is_old, other=0.0, cache_modifier=".cg"))
-        decay = tl.where(live, decay, tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0, cache_modifier=".cg"))
-        kept = live & is_single & (place < SPAN - 1)
-
-        row, col = place[:, None], place[None, :]
-        left, between = tl.full((SPAN,), 1.0, tl.float32), tl.full((SPAN, SPAN), 1.0, tl.float32)
-        for step in tl.static_range(SPAN):
-            one = _at(decay, place, step)
-            left = tl.where(place >= step, left * one, left)
-            between = tl.where((row >= step) & (col < step), between * one, between)
+        old_write = tl.load(gates, mask=is_old, other=0.0, cache_modifier=".cg")
+        old_decay = tl.load(gates + VALUE_HEADS, mask=is_old, other=1.0, cache_modifier=".cg")
+        kept = live & is_single & (place < SPAN - 1) & (tl.arange(0, 2 * SPAN) < SPAN)
         wait_for_previous(PDL)
-        tl.store(gates, write, mask=kept)
-        tl.store(gates + VALUE_HEADS, decay, mask=kept)
 
         queries: tl.constexpr = KEY_HEADS * KEY
         channels: tl.constexpr = 2 * queries + VALUE_HEADS * VALUE
         key = tl.arange(0, KEY_BLOCK)
         channel = head // (VALUE_HEADS // KEY_HEADS) * KEY + key
         line = convolved + span.to(tl.int64) * SPAN * channels
-        line += place[:, None] * channels + channel[None, :]
         opened = open_rows(halves, source, KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, TAPS, SPAN)
-        opened += place[:, None] * (channels - queries) + channel[None, :]
-        keys = tl.where((is_old & is_single)[:, None], opened, line + queries)
-        q = tl.load(line, mask=live[:, None] & (key < KEY)[None, :], other=0.0)
-        k = tl.load(keys, mask=(at < count)[:, None] & (key < KEY)[None, :], other=0.0)
+        q, k = _load_queries_and_keys(
+            line, opened, begin, count, is_single, channel, key < KEY, channels, queries, SPAN
+        )
 
-        over_k, over_q = _over_length(k, eps), _over_length(q, eps) * scale
-        keys = tl.dot(k, tl.trans(k)) * over_k[None, :] * between
-        by_keys = tl.where(row > col, keys * over_k[:, None] * write[:, None], 0.0)
-        by_queries = tl.dot(q, tl.trans(k)) * over_k[None, :] * between * over_q[:, None]
-        solved = tl.where(row == col, 1.0, 0.0)
-        for step in range(tl.minimum(count - begin, SPAN) - 1):
-            column_of = tl.sum(tl.where(col == step, by_keys, 0.0), 1)
-            row_of = tl.sum(tl.where(row == step, solved, 0.0), 0)
-            solved = tl.where(row > step, solved - column_of[:, None] * row_of[None, :], solved)
+        write = tl.where(live, 1.0 / (1.0 + tl.exp(-written)), old_write)
+        decay = tl.where(live, tl.exp(-speed * _softplus(lost + bias)), old_decay)
+        tl.store(gates, write, mask=kept)
+        tl.store(gates + VALUE_HEADS, decay, mask=kept)
+        write, decay = tl.reshape(write, (2, SPAN)), tl.reshape(decay, (2, SPAN))
+        left, between = tl.cumprod(decay, 1), products_between(decay)
+
+        # behind all that needs neither
+        q, k = stay_behind(q, 2, PDL), stay_behind(k, 2, PDL)
+        keys, by_queries = to_pairs(tl.dot(k, tl.trans(k))), to_pairs(tl.dot(q, tl.trans(k)))
+        squares = diagonal(keys), diagonal(to_pairs(tl.dot(q, tl.trans(q))))
+        over_k, over_q = tl.rsqrt(squares[0] + eps), tl.rsqrt(squares[1] + eps) * scale
+        by_keys, by_changes = _of_each_other(keys, by_queries, between, over_k, over_q, write)
+        by_values = _by_values(by_keys, write)
 
         number = span.to(tl.int64) * VALUE_HEADS + head
-        by_values, by_changes = (
-            tl.where(row >= col, solved * write[None, :], 0.0),
-            tl.where(row >= col, by_queries, 0.0),
-        )
+        row = tl.arange(0, SPAN)
+        matrix = row[None, :] * SPAN + row[:, None]
         if is_single:
             whole = factors + number * FACTORS + KINDS * SPAN
-            tl.store(whole + col * SPAN + row, by_values)
-            tl.store(whole + SPAN * SPAN + place, tl.sum(tl.where(row == -begin, by_changes, 0.0), 0))
+            tl.store(whole + matrix, from_pairs(by_values))
+            tl.store(whole + SPAN * SPAN + row, pick(by_changes, -begin))
         else:
-            parts = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + col * SPAN + row
-            _store_parts(parts, by_values, SPAN)
-            _store_parts(parts + 2 * SPAN * SPAN, by_changes, SPAN)
-        last = tl.sum(tl.where(row == SPAN - 1, between, 0.0), 0)
-        base = factors + number * FACTORS + place
-        tl.store(base, left * over_k)
-        tl.store(base + SPAN, left * over_q)
-        tl.store(base + 2 * SPAN, last * over_k)
-        tl.store(base + 3 * SPAN, write)
-        tl.store(base + 4 * SPAN, decay)
-        tl.store(base + 5 * SPAN, left)
+            parts = matrices + number * (2 * FACTORS) + 2 * KINDS * SPAN + matrix
+            _store_parts(parts, from_pairs(by_values), SPAN)
+            _store_parts(parts + 2 * SPAN * SPAN, from_pairs(by_changes), SPAN)
+        # two numbers of a row in one store, each from a half of the warp
+        half, place = halves_and_columns()
+        base = factors + number * FACTORS + half * SPAN + place
+        tl.store(base, left * tl.where(half == 0, over_k, over_q))
+        tl.store(base + 2 * SPAN, tl.where(half == 0, pick(between, SPAN - 1)[None, :] * over_k, write))
+        tl.store(base + 4 * SPAN, tl.where(half == 0, decay, left))
 
 
 @triton.jit
 def _store_history(
-    inputs, old, new, after, has_old, channel, inside, channels: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr
+    inputs, old, new, after, has_old, channel, at, inside, channels: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr
 ):  # fmt: skip
-    """The TAPS - 1 inputs before row `after` of a chunk, some of them perhaps from before it, to `new`, which may be `old`."""
+    """The TAPS - 1 inputs before row `after` of a chunk, some of them perhaps from before it, to `new`, which may be `old`; those of a
+    channel are `at` there in a row."""
     # ascending: what is read of the old history lies behind what has been written
     for tap in tl.static_range(TAPS - 1):
         source = (after + (tap - (TAPS - 1))).to(tl.int64)
-        now = tl.load(inputs + source * STRIDE + channel, mask=inside & (source >= 0), other=0.0)
+        now = tl.load(inputs + source * STRIDE + at, mask=inside & (source >= 0), other=0.0)
         before = tl.load(
             old + (source + (TAPS - 1)) * channels + channel, mask=inside & (source < 0) & has_old, other=0.0
         )
@@ -241,7 +194,7 @@ def _keep(
     after, place, source, first_span, before, qkv, convolved, factors, states, halves, head, part,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, GROUP: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """Keep at `place`, but for the state, what the next chunk reads behind `after` rows of a chunk: the columns of this program, and
     the queries, keys and gates of its head if it is the first to have them."""
@@ -255,7 +208,8 @@ def _keep(
     floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
     to, old = halves + place * (2 * NUMBERS) + 2 * floats, halves + source * (2 * NUMBERS) + 2 * floats
     seen = source >= 0
-    _store_history(qkv, old, to, after, seen, value_at, in_value, channels, STRIDE, TAPS)
+    of_value = input_at(value_at, KEY_HEADS, VALUE_HEADS, KEY, VALUE, GROUP)
+    _store_history(qkv, old, to, after, seen, value_at, of_value, in_value, channels, STRIDE, TAPS)
 
     index = (before + after) // SPAN
     span = (first_span + index).to(tl.int64)
@@ -270,8 +224,10 @@ def _keep(
         tl.store(gates, tl.load(base + 3 * SPAN, mask=fresh, other=0.0), mask=fresh)
         tl.store(gates + VALUE_HEADS, tl.load(base + 4 * SPAN, mask=fresh, other=0.0), mask=fresh)
         if head % shared == 0:
-            _store_history(qkv, old, to, after, seen, query_at, in_key, channels, STRIDE, TAPS)
-            _store_history(qkv, old, to, after, seen, key_at, in_key, channels, STRIDE, TAPS)
+            of_query = input_at(query_at, KEY_HEADS, VALUE_HEADS, KEY, VALUE, GROUP)
+            _store_history(qkv, old, to, after, seen, query_at, of_query, in_key, channels, STRIDE, TAPS)
+            of_key = input_at(key_at, KEY_HEADS, VALUE_HEADS, KEY, VALUE, GROUP)
+            _store_history(qkv, old, to, after, seen, key_at, of_key, in_key, channels, STRIDE, TAPS)
             _store_rows(inputs, rows, key_at, fresh[:, None] & in_key[None, :], channels, queries)
 
 
@@ -289,7 +245,7 @@ def _scan_spans(
     qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
     head, part, moves_on, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr, KEY: tl.constexpr,
     VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr, SPAN: tl.constexpr,
-    STRIDE: tl.constexpr, FACTORS: tl.constexpr,
+    STRIDE: tl.constexpr, GROUP: tl.constexpr, FACTORS: tl.constexpr,
 ):  # fmt: skip
     """Move a chunk's columns of a head's state on, span after span: its rows of the output, and what is kept. Where not `moves_on`, what is kept beside
     the state alone."""
@@ -351,7 +307,7 @@ def _scan_spans(
             _keep(
                 tl.where(piece == 0, keep_after, count), target, source, first_span, before, qkv + first * STRIDE,
                 convolved, factors, states, halves, head, part, KEY_HEADS, VALUE_HEADS, NUMBERS,
-                KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
+                KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, GROUP, FACTORS,
             )  # fmt: skip
 
 
@@ -361,10 +317,10 @@ def spans_kernel(
     rows, num_states, num_chunks, num_spans,
     KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, NUMBERS: tl.constexpr,
     KEY: tl.constexpr, VALUE: tl.constexpr, KEY_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr, TAPS: tl.constexpr,
-    SPAN: tl.constexpr, STRIDE: tl.constexpr, FACTORS: tl.constexpr, ONE_IS_PAIRED: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, GROUP: tl.constexpr, FACTORS: tl.constexpr, ONE_IS_PAIRED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x value heads x ceil(VALUE / VALUE_BLOCK),): chunks that are no single rows, each by a group. Rows of qkv are
-    STRIDE apart. Writes (rows, value heads x VALUE) bf16 and what is kept. ONE_IS_PAIRED: a chunk that is the only one is `paired_kernel`'s, but for what is
+    STRIDE apart, and what they hold is where `input_at` says. Writes (rows, value heads x VALUE) bf16 and what is kept. ONE_IS_PAIRED: a chunk that is the only one is `paired_kernel`'s, but for what is
     kept beside its state."""
     parts: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     part, head = tl.program_id(0) % parts, tl.program_id(0) // parts % VALUE_HEADS
@@ -377,5 +333,5 @@ def spans_kernel(
         )
         _scan_spans(
             qkv, convolved, factors, matrices, states, halves, out, source, state, keep, keep_after, first, count, before, first_span,
-            head, part, (not ONE_IS_PAIRED) | (many != 1), KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, FACTORS,
+            head, part, (not ONE_IS_PAIRED) | (many != 1), KEY_HEADS, VALUE_HEADS, NUMBERS, KEY, VALUE, KEY_BLOCK, VALUE_BLOCK, TAPS, SPAN, STRIDE, GROUP, FACTORS,
         )  # fmt: skip

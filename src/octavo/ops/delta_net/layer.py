@@ -157,9 +157,21 @@ def check_delta(
     if shape.value_heads % shape.key_heads:
         raise KernelContractError("shape.value_heads", f"a multiple of {shape.key_heads}", str(shape.value_heads))
     heads = shape.value_heads
-    dims.check("qkv", qkv, ("T", shape.channels), dtype=torch.bfloat16, apart=True)
-    dims.check("write_logits", write_logits, ("T", heads), dtype=torch.float32, apart=True)
-    dims.check("decay_logits", decay_logits, ("T", heads), dtype=torch.float32, apart=True)
+    if qkv.dim() == 3:
+        dims.check("qkv", qkv, ("T", shape.key_heads, "numbers of a key head"), dtype=torch.bfloat16, apart=True)
+        least = shape.channels // shape.key_heads
+        check_range("qkv.shape[2]", dims["numbers of a key head"], least, INDEX_LIMIT, "pass queries, keys and values")
+        _check_apart("qkv", qkv, least)
+    else:
+        dims.check("qkv", qkv, ("T", shape.channels), dtype=torch.bfloat16, apart=True)
+    of_logits = ("T", shape.key_heads, heads // shape.key_heads) if write_logits.dim() == 3 else ("T", heads)
+    dims.check("write_logits", write_logits, of_logits, dtype=torch.float32, apart=True)
+    dims.check("decay_logits", decay_logits, of_logits, dtype=torch.float32, apart=True)
+    if write_logits.dim() == 3:
+        _check_apart("write_logits", write_logits, heads // shape.key_heads)
+        if apart(write_logits) != apart(decay_logits):
+            strides = f"{apart(write_logits)} and {apart(decay_logits)} (take both from one tensor)"
+            raise KernelContractError("decay_logits", "key heads as far apart as those of write_logits", strides)
     dims.check("weights.taps", weights.taps, (shape.channels, shape.taps), dtype=torch.bfloat16)
     dims.check("weights.log_decay", weights.log_decay, (heads,), dtype=torch.float32)
     dims.check("weights.step_bias", weights.step_bias, (heads,), dtype=torch.float32)
@@ -167,6 +179,28 @@ def check_delta(
     dims.check("plan.chunks", plan.chunks, ("S", LINE), dtype=torch.int32)
     dims.check("plan.first_single", plan.first_single, (1,), dtype=torch.int32)
     dims.check("plan.spans", plan.spans, ("N",), dtype=torch.int32)
+
+
+def apart(x: torch.Tensor) -> int:
+    """How far apart the key heads of x (T, key heads, numbers) are; of one alone, how much it holds."""
+    return x.stride(1) if x.shape[1] > 1 else x.shape[2]
+
+
+def _check_apart(argument: str, x: torch.Tensor, least: int) -> None:
+    """Raises: KernelContractError: key heads of x (T, key heads, numbers) share numbers, or are found by more than 32 bits."""
+    most = INDEX_LIMIT // max(1, x.shape[1])
+    check_range(f"{argument}.stride(1)", apart(x), least, most, "pass key heads of their own, near each other")
+
+
+def by_kind(
+    qkv: torch.Tensor, logits: Sequence[torch.Tensor], shape: DeltaShape
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What `DeltaNet` takes, by key head or not, as (T, C) and (T, value heads)."""
+    if qkv.dim() == 3:
+        values = shape.value_heads // shape.key_heads * shape.value_dim
+        parts = qkv[..., : 2 * shape.key_dim + values].split([shape.key_dim, shape.key_dim, values], dim=2)
+        qkv = torch.cat([part.flatten(1) for part in parts], dim=1)
+    return qkv, [each.flatten(1) for each in logits]
 
 
 class DeltaNet(Protocol):
@@ -192,9 +226,10 @@ class DeltaNet(Protocol):
         depend on its request's tokens up to it alone.
 
         Args:
-            qkv: (T, C) bf16: query heads, key heads, value heads; read.
-            write_logits: (T, value heads) float32; read.
-            decay_logits: (T, value heads) float32; read.
+            qkv: (T, C) bf16: query heads, key heads, value heads; or (T, key heads, numbers): of each key head its query, its key, its value
+                heads, and whatever else, which is not read. Rows and key heads may be apart; read.
+            write_logits: (T, value heads) float32, or (T, key heads, value heads of each), apart or not; read.
+            decay_logits: likewise.
             states: (states, numbers) float32, as `DeltaShape.state`; those of the plan are written.
             plan: of this step.
 

@@ -64,3 +64,33 @@ def open_rows(
     channels: tl.constexpr = 2 * KEY_HEADS * KEY + VALUE_HEADS * VALUE
     floats: tl.constexpr = VALUE_HEADS * KEY * VALUE + (SPAN - 1) * 2 * VALUE_HEADS
     return halves + source * (2 * NUMBERS) + 2 * floats + (TAPS - 1) * channels
+
+
+@triton.jit
+def input_at(
+    channel, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GROUP: tl.constexpr
+):  # fmt: skip
+    """Where in a row of inputs each channel stands: at its own number, or with a GROUP where its key head's numbers do, which begin so far
+    apart: queries, keys, values."""
+    if GROUP == 0:
+        return channel
+    else:
+        queries: tl.constexpr = KEY_HEADS * KEY
+        values: tl.constexpr = VALUE_HEADS // KEY_HEADS * VALUE
+        behind = channel % queries
+        of_key = behind // KEY * GROUP + behind % KEY + tl.where(channel < queries, 0, KEY)
+        behind = channel - 2 * queries
+        of_value = behind // values * GROUP + behind % values + 2 * KEY
+        at = tl.where(channel < 2 * queries, of_key, of_value)
+        if (KEY % 8 == 0) & (VALUE % 8 == 0) & (GROUP % 8 == 0):
+            at = tl.max_contiguous(tl.multiple_of(at, 8), 8)
+        return at
+
+
+@triton.jit
+def logit_at(head, KEY_HEADS: tl.constexpr, VALUE_HEADS: tl.constexpr, GROUP: tl.constexpr):
+    """As `input_at`, of the logits of a value head."""
+    if GROUP == 0:
+        return head
+    else:
+        return head // (VALUE_HEADS // KEY_HEADS) * GROUP + head % (VALUE_HEADS // KEY_HEADS)

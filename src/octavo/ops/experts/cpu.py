@@ -48,7 +48,7 @@ class CpuExperts:
     def __call__(
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties away from zero.
+        """See `Experts`; the weighted outputs are rounded to bf16, added in float32 and rounded, ties to even.
 
         Raises:
             KernelContractError: a tensor has another dtype or size.
@@ -56,7 +56,7 @@ class CpuExperts:
         x = Inputs.of(x).bf16
         dims = Dims()
         dims.check("x", x, ("T", self._hidden_size), dtype=torch.bfloat16)
-        dims.check("logits", logits, ("T", self._experts), dtype=torch.float32)
+        dims.check("logits", logits, ("T", self._rule.logits_for(self._experts)), dtype=torch.float32)
         routing = self._choose(logits)
         assignments, places, groups = _tile_assignments(routing.ids.view(-1).numpy(), self._experts)
         inputs, sources = self._gate_up.prepare(x), assignments // self._top_k
@@ -65,7 +65,8 @@ class CpuExperts:
         for group in groups:
             hidden = swiglu(self._gate_up.product(inputs.index_select(0, sources[group.rows]), group))
             rows[group.rows] = self._down.product(self._down.prepare(hidden, shares[group.rows]), group)
-        return F.embedding_bag(places.view(-1, self._top_k), rows, mode="sum")
+        # in bf16 it would round ties away from zero
+        return F.embedding_bag(places.view(-1, self._top_k), rows.float(), mode="sum").bfloat16()
 
     def addend(
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.moe import MoeWorkspace, expert_parts
 from octavo.ops.experts.permute import most_apart
@@ -28,7 +29,7 @@ class KernelExperts:
 
         Args:
             x: (T, H) bf16, or as a norm made it, T at most the workspace's tokens; read.
-            logits: (T, E) float32 of the router; read.
+            logits: (T, L) float32 of the router, as many as the rule has for E experts; read.
             rows_in_use: (1,) int32, the rows in use; read. Experts that only others choose are not run. None: all.
 
         Returns:
@@ -48,7 +49,10 @@ class KernelExperts:
         self, x: torch.Tensor | Inputs, logits: torch.Tensor, rows_in_use: torch.Tensor | None = None
     ) -> WeightedSum:
         """The same, not summed yet: parts in the workspace; see `Experts`."""
-        few = len(logits) <= most_apart(self._rule.top_k, logits.shape[1])
+        experts = len(self._down.data)
+        width = self._rule.logits_for(experts)
+        check_range("logits.shape[1]", logits.shape[1], width, width, "pass the logits of these experts' router")
+        few = len(logits) <= most_apart(self._rule.top_k, experts)
         permutation = self._workspace.permutation if few else None
         routing = route(logits, self._rule, spoil=True, rows_in_use=rows_in_use, permutation=permutation)
         return expert_parts(

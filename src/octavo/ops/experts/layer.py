@@ -30,7 +30,7 @@ class Experts(Protocol):
     ) -> torch.Tensor:
         """sum over the top-k experts e of w[e] * down[e] (silu(gate[e] x) * (up[e] x)).
 
-        x (T, H) bf16, or as a norm made it, logits (T, E) float32 of the router -> (T, H) bf16. A row whose logits are not all finite is NaN.
+        x (T, H) bf16, or as a norm made it, logits (T, L) float32 of the router, as many as the rule has for E experts -> (T, H) bf16. A row whose logits are not all finite is NaN.
         rows_in_use (1,) int32 on the device of x: how many first rows are in use; nothing need be computed for the others, and
         what comes out of them has no meaning. None: all.
         """

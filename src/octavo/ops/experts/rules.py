@@ -10,6 +10,8 @@ from octavo.ops.largest import largest
 
 MASKED = torch.finfo(torch.float32).min
 """The score of an expert whose group is not kept."""
+MAX_TOP_K = 32
+"""Of a rule: kernels keep the experts of a row in the lanes of a warp."""
 TINY = 1e-20
 """Added to the sum of sigmoids before it divides: they may all be 0."""
 
@@ -21,6 +23,10 @@ class SoftmaxRule:
     top_k: int
     renormalize: bool
     """Whether the weights of the chosen experts sum to one: the same as a softmax over the chosen alone."""
+
+    def logits_for(self, experts: int) -> int:
+        """Logits of a row, for so many experts."""
+        return experts
 
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What decides and what is weighed, of finite logits (T, E) float32: both (T, E) float32."""
@@ -49,6 +55,10 @@ class SigmoidRule:
     """How many groups experts are chosen from."""
     scale: float = 1.0
 
+    def logits_for(self, experts: int) -> int:
+        """As `SoftmaxRule.logits_for`."""
+        return experts
+
     def score(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `SoftmaxRule.score`: (T, E) float32 -> (T, E) float32 twice."""
         shares = sigmoid(logits)
@@ -65,7 +75,28 @@ class SigmoidRule:
         return (shares / (shares.sum(-1, keepdim=True) + TINY) if self.renormalize else shares) * self.scale
 
 
-RoutingRule = SoftmaxRule | SigmoidRule
+ChoosingRule = SoftmaxRule | SigmoidRule
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedRule:
+    """What `choosing` chooses among all experts but the last, and behind them the last, which every row takes."""
+
+    choosing: ChoosingRule
+    gated: bool
+    """Whether the last expert has a logit, behind the others', by whose sigmoid it is weighted; else by one."""
+
+    @property
+    def top_k(self) -> int:
+        """Experts of a row."""
+        return self.choosing.top_k + 1
+
+    def logits_for(self, experts: int) -> int:
+        """As `SoftmaxRule.logits_for`."""
+        return experts if self.gated else experts - 1
+
+
+RoutingRule = SoftmaxRule | SigmoidRule | SharedRule
 
 
 def sigmoid(x: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.activations import Activations, Unscaled
 from octavo.ops.experts.routing import swiglu
 from octavo.ops.experts.rules import sigmoid
+from octavo.ops.inputs import Inputs
 from octavo.ops.norm.cpu import rms_norm
 
 __all__ = ["CpuGates"]
@@ -18,15 +20,17 @@ class CpuGates:
         """See `Gates`: (T, 2I) -> (T, I)."""
         return swiglu(gate_up)
 
-    def norm(self, x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def norm(
+        self, x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, eps: float, form: type[Activations] = Unscaled
+    ) -> Inputs:
         """See `Gates`: (R, heads * D) -> (R, heads * D)."""
+        gates = gates.flatten(1, -2).float()
         normed = rms_norm(x.view(gates.shape), weight, eps).float()
-        gates = gates.float()
-        return (gates / gates.neg().exp_().add_(1.0)).mul_(normed).to(torch.bfloat16).flatten(1)
+        return Inputs((gates / gates.neg().exp_().add_(1.0)).mul_(normed).to(torch.bfloat16).flatten(1))
 
-    def heads(self, x: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+    def heads(self, x: torch.Tensor, gates: torch.Tensor, form: type[Activations] = Unscaled) -> Inputs:
         """See `Gates`: (R, heads * D) -> (R, heads * D)."""
-        return x * sigmoid(gates.float()).to(torch.bfloat16).flatten(1)
+        return Inputs(x * sigmoid(gates.float()).to(torch.bfloat16).flatten(1))
 
     def add_share(self, x: torch.Tensor, shared: torch.Tensor, logits: torch.Tensor | None) -> torch.Tensor:
         """See `Gates`: (T, H) -> (T, H)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, silu
+from octavo.ops.device import launch_next_and_wait, row_means_of_squares, silu
+from octavo.ops.quantize.kernel import store_groups
 
 
 @triton.jit
@@ -29,10 +30,12 @@ def swiglu_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def gate_kernel(
-    x, gates, weight, out, rows, heads, row_stride, head_stride, width, eps,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    x, gates, weight, out, codes, scales, rows, heads, row_stride, group_stride, head_stride, width, eps,
+    GROUP_HEADS: tl.constexpr, HEADS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of HEADS of all R x heads,): x and out (R x heads, width) bf16, gates as the strides say.
+    """Grid (blocks of HEADS of all R x heads,): x and out (R x heads, width) bf16, gates as the strides say, in groups of GROUP_HEADS heads.
+
+    With codes (R x heads, width) fp8 what `out` would get is quantised instead, each head in PARTS groups, which fill it, of a scale each.
 
     With a weight (width,) heads are normed, and multiplied by the silu of their gates; without, by the sigmoid in bf16.
     """
@@ -42,17 +45,22 @@ def gate_kernel(
     inside = (head < rows * heads)[:, None] & (column < width)[None, :]
     at = head[:, None] * width + column[None, :]
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    first = head // heads * row_stride + head % heads * head_stride
+    of_row = head % heads
+    first = head // heads * row_stride + of_row // GROUP_HEADS * group_stride + of_row % GROUP_HEADS * head_stride
     gate = tl.load(gates + first[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if weight is not None:
-        mean = tl.div_rn(tl.sum(value * value, 1), tl.full((), width, tl.float32))
+        mean = row_means_of_squares(value, width, HEADS, BLOCK)
         value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps)[:, None], (HEADS, BLOCK)))
         value = value.to(weight.dtype.element_ty).to(tl.float32)
         value *= tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
         value = value.to(tl.bfloat16).to(tl.float32) * silu(gate)
     else:
         value *= sigmoid(gate).to(tl.bfloat16).to(tl.float32)
-    tl.store(out + at, value.to(tl.bfloat16), mask=inside)
+    if codes is not None:
+        value = value.to(tl.bfloat16).to(tl.float32)
+        store_groups(value, head, head < rows * heads, column, width, codes, scales, PARTS, HEADS, PARTS, BLOCK)
+    else:
+        tl.store(out + at, value.to(tl.bfloat16), mask=inside)
 
 
 @triton.jit

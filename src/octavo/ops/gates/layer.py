@@ -6,6 +6,9 @@ from typing import Protocol
 
 import torch
 
+from octavo.ops.activations import Activations, Unscaled
+from octavo.ops.inputs import Inputs
+
 
 class Gates(Protocol):
     """Rows multiplied by a function of others; all of it in float32, rounded to bf16 at the end. A row's bits depend on that row alone."""
@@ -14,12 +17,15 @@ class Gates(Protocol):
         """silu(gate) * up; gate_up (T, 2I) float32, gates first -> (T, I) bf16, new."""
         ...
 
-    def norm(self, x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """silu(gates) * bf16(norm of each head); x (R, heads * D) bf16, gates (R, heads, D) bf16, weight (D,) -> (R, heads * D) bf16, new."""
+    def norm(
+        self, x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, eps: float, form: type[Activations] = Unscaled
+    ) -> Inputs:
+        """silu(gates) * bf16(norm of each head); x (R, heads * D) bf16, gates (R, heads, D) bf16 or in groups of heads (R, groups, heads of
+        each, D), weight (D,) -> (R, heads * D), new, in `form` or in bf16, which is left to who reads it."""
         ...
 
-    def heads(self, x: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        """x * bf16(sigmoid(gates)); x (R, heads * D) bf16, gates (R, heads, D) bf16 -> (R, heads * D) bf16, new."""
+    def heads(self, x: torch.Tensor, gates: torch.Tensor, form: type[Activations] = Unscaled) -> Inputs:
+        """x * bf16(sigmoid(gates)); x (R, heads * D) bf16, gates (R, heads, D) bf16 -> (R, heads * D), new, as of `norm`."""
         ...
 
     def add_share(self, x: torch.Tensor, shared: torch.Tensor, logits: torch.Tensor | None) -> torch.Tensor:

@@ -44,3 +44,8 @@ def norm_widths(
     *parts, values = qkv.split([len(norms.queries), len(norms.keys), len(norms.keys)], dim=1)
     normed = (norm(part.contiguous(), weight, norms.eps) for part, weight in zip(parts, weights, strict=True))
     return torch.cat((*normed, values), dim=1), None
+
+
+def without_gates(heads: torch.Tensor, queries: int) -> torch.Tensor:
+    """heads (T, 2 H + 2 G, D), of which a gate stands behind each of the H `queries`, without the gates: (T, H + 2 G, D), new."""
+    return torch.cat((heads[:, : 2 * queries : 2], heads[:, 2 * queries :]), dim=1)

@@ -28,6 +28,7 @@ def prepare_qkv(
     slot_mapping: torch.Tensor,
     scales: KvScales = UNSCALED,
     *,
+    gated: bool = False,
     tile_rows: int = TILE_ROWS,
 ) -> torch.Tensor:
     """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
@@ -38,12 +39,13 @@ def prepare_qkv(
     row alone.
 
     Args:
-        qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read.
+        qkv: (T, H + 2 G, D) bf16, D even: query heads, key heads, value heads; read. Gated: (T, 2 H + 2 G, D).
         norms: of query and key heads; read. None: the heads are only rotated.
         rows: (T, R / 2) f32, R <= D: the table at the position of each token; a head's numbers from R on are not turned.
         cache: (2, blocks, block size, G, D) bf16 or fp8; written at `slot_mapping`.
         slot_mapping: (T,) int64, distinct.
         scales: of the codes.
+        gated: whether behind each query head stands a gate, which is not read.
         tile_rows: heads of one program, a power of two; any, the bits are the same.
 
     Returns:
@@ -54,7 +56,7 @@ def prepare_qkv(
     """
     dims = LaunchDims()
     dims.check("cache", cache, (2, "B", "block size", "G", "D"), dtype=CACHE_TYPES)
-    dims.check("qkv", qkv, ("T", "H + 2G", "D"), dtype=torch.bfloat16)
+    dims.check("qkv", qkv, ("T", "heads", "D"), dtype=torch.bfloat16)
     if norms is not None:
         dims.check("norms.queries", norms.queries, ("D",), dtype=(torch.bfloat16, torch.float32))
         dims.check("norms.keys", norms.keys, ("D",), dtype=norms.queries.dtype)
@@ -62,10 +64,10 @@ def prepare_qkv(
         dims.check(name, table, ("T", "R / 2"), dtype=torch.float32)
     check_range("rows.cos.shape[1]", dims["R / 2"], 1, max(1, dims["D"] // 2), "pass the table of this head's width")
     dims.check("slot_mapping", slot_mapping, ("T",), dtype=torch.int64)
-    tokens, every, kv_heads, width = dims["T"], dims["H + 2G"], dims["G"], dims["D"]
-    heads = every - 2 * kv_heads
+    tokens, every, kv_heads, width = dims["T"], dims["heads"], dims["G"], dims["D"]
+    heads, odd = divmod(every - 2 * kv_heads, 2 if gated else 1)
     check_range("T x heads", tokens * every, 0, INDEX_LIMIT - tile_rows, "pass fewer tokens in one call")
-    if width % 2 or heads < 1:
+    if width % 2 or odd or heads < 1:
         raise KernelContractError("qkv", "queries beside keys and values, heads of even width", str(tuple(qkv.shape)))
     q_weight, k_weight, eps = (None, None, 0.0) if norms is None else (norms.queries, norms.keys, norms.eps)
     k_scale, v_scale = (scales.keys, scales.values) if cache.dtype == FP8 else (None, None)
@@ -75,7 +77,7 @@ def prepare_qkv(
         prepare_qkv_kernel[check_grid("prepare_qkv", tiles)](
             qkv, q_weight, k_weight, rows.cos, rows.sin, slot_mapping, queries, cache,
             tokens, dims["B"] * dims["block size"], cache.stride(0), eps, k_scale, v_scale, heads, kv_heads,
-            ROWS=tile_rows, HALF=width // 2, TURNED=dims["R / 2"], BLOCK=triton.next_power_of_2(width // 2),
+            ROWS=tile_rows, HALF=width // 2, TURNED=dims["R / 2"], BLOCK=triton.next_power_of_2(width // 2), GATED=int(gated),
             num_warps=min(8, max(1, tile_rows // 4)), **LAUNCH,
         )  # fmt: skip
     return queries

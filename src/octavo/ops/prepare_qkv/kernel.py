@@ -74,14 +74,16 @@ def _store_cached(to, first, second, first_of, second_of, mask, scale):
 def prepare_qkv_kernel(
     qkv, q_weight, k_weight, cosines, sines, slot_mapping, queries, cache,
     tokens, slots, side_stride, eps, k_scale, v_scale, heads, kv_heads,
-    ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    ROWS: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (ceil(tokens x heads / ROWS) + ceil(tokens x kv_heads / ROWS),): query heads, then keys with their values.
+    """Grid (ceil(tokens x heads / ROWS) + ceil(tokens x kv_heads / ROWS),): query heads, then keys with their values. GATED: 1 where behind
+    each query head stands one of a gate, which is not read; else 0.
 
     A row of a tile is a head of a token: 2 x HALF numbers. They go in pairs: i and i + TURNED of the first 2 x TURNED, which
     are rotated, and likewise the halves of what is left, which is not.
     """
-    every = heads + 2 * kv_heads
+    apart: tl.constexpr = 1 + GATED
+    every = apart * heads + 2 * kv_heads
     column = tl.arange(0, BLOCK)[None, :]
     first_of, second_of = column, column + HALF
     if TURNED < HALF:
@@ -102,7 +104,7 @@ def prepare_qkv_kernel(
         row = tl.program_id(0) * ROWS + place
         token, head = (row // heads).to(tl.int64), row % heads
         inside = (token < tokens)[:, None] & (column < HALF)
-        at = qkv + (token * every + head)[:, None] * (2 * HALF)
+        at = qkv + (token * every + apart * head)[:, None] * (2 * HALF)
         a, b = _turn(
             at, first_gain, second_gain, cosines, sines, token, column, first_of, second_of, inside, eps, ROWS, HALF, TURNED, BLOCK
         )  # fmt: skip
@@ -111,7 +113,7 @@ def prepare_qkv_kernel(
     row = (tl.program_id(0) - query_tiles) * ROWS + place
     token, head = (row // kv_heads).to(tl.int64), row % kv_heads
     inside = (token < tokens)[:, None] & (column < HALF)
-    at = qkv + (token * every + heads + head)[:, None] * (2 * HALF)
+    at = qkv + (token * every + apart * heads + head)[:, None] * (2 * HALF)
     value_at = at + kv_heads * (2 * HALF)
     first = tl.load(value_at + first_of, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(value_at + second_of, mask=inside, other=0.0).to(tl.float32)

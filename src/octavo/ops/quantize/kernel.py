@@ -76,7 +76,7 @@ def static_codes(x, scale):
 
 
 @triton.jit
-def _store_groups(
+def store_groups(
     x, row, live, column, width, q, scales, groups, ROWS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Quantise x (ROWS, BLOCK) f32 in GROUPS groups a row, one scale each; lanes from `width` on hold zeros."""
@@ -94,7 +94,7 @@ def _store_groups(
 
 @triton.jit
 def store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
-    """`_store_groups` of one live row x (BLOCK,)."""
+    """`store_groups` of one live row x (BLOCK,)."""
     if GROUPS == 1:
         # as it is: as a matrix of one row it would go through shared memory
         scale = _scale_of(tl.max(_magnitude(x), 0))
@@ -103,7 +103,7 @@ def store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BL
         tl.store(scales + row * groups, scale)
     else:
         rows = row + tl.zeros((1,), tl.int64)
-        _store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
+        store_groups(x[None, :], rows, rows >= 0, column, width, q, scales, groups, 1, GROUPS, BLOCK)
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def quantize_kernel(
             store_row(value, column, width, q, scales, row, groups, GROUPS, BLOCK)
     else:
         row, live, column, value = _rows(x, rows_in_use, rows, width, ROWS, BLOCK)
-        _store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
+        store_groups(value, row, live, column, width, q, scales, groups, ROWS, GROUPS, BLOCK)
     if OVERLAP_PREVIOUS:
         wait_for_previous(PDL)
 

@@ -13,7 +13,8 @@ from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
 __all__ = ["MAX_EXPERTS", "MIN_TILE_ROWS", "Permutation", "max_tiles", "most_apart", "permute"]
 
-MAX_EXPERTS = 512
+MAX_EXPERTS = 513
+"""As many as a row may choose from, and one that all rows share."""
 MIN_TILE_ROWS = 16
 _MOST_APART = 4
 """Tokens. Programs of the first product for 32 choices run all at once on an H200; of more, those of one expert may not."""
@@ -114,7 +115,7 @@ def permute(
 
     Args:
         ids: (T, K) int32, any values; read.
-        experts: E, 1 to 512.
+        experts: E, 1 to 513.
         tile_rows: most rows of a tile, a power of two >= 16.
         rows_in_use: (1,) int32 on the device, the tokens in use; None for all T.
         out: where to write, with room for at least T x K assignments; None allocates.

@@ -69,6 +69,8 @@ def route_kernel(
     tokens,
     experts,
     K: tl.constexpr,
+    SHARED: tl.constexpr,
+    GATED: tl.constexpr,
     GROUPS: tl.constexpr,
     KEPT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -79,16 +81,23 @@ def route_kernel(
     """Grid (T,). BLOCK: power of two >= E; lanes past E hold -inf. Rows past those in use get id -1, weight 0, no flag; they are read,
     so that nothing waits for their number. With `order` the permutation is written too, each choice apart.
 
-    Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides.
+    Without a bias a softmax weighs the experts; with one the sigmoid of each does, and with the bias added it decides. SHARED: behind the K chosen
+    ones each row has expert E, weighted by one or, GATED, by the sigmoid of a logit behind the others.
     """
+    choices: tl.constexpr = K + SHARED
     launch_next_and_wait(PDL)
     row = tl.program_id(0).to(tl.int64)
     used = load_rows_in_use(rows_in_use, tokens)
     live = row < used
     expert = tl.arange(0, BLOCK)
     inside = expert < experts
-    x = tl.load(logits + row * experts + expert, mask=inside, other=0.0).to(tl.float32)
+    line = logits + row * (experts + GATED)
+    x = tl.load(line + expert, mask=inside, other=0.0).to(tl.float32)
     flagged = tl.max((inside & ~is_finite(x)).to(tl.int32), 0) > 0
+    if GATED:
+        gate = tl.load(line + experts).to(tl.float32)
+        flagged |= ~is_finite(gate)
+        gate = tl.where(flagged, 0.0, gate)
     # 0.0 is added so that -0.0 ties with 0.0
     x = tl.where(inside, tl.where(flagged, 0.0, x) + 0.0, -float("inf"))
     if bias is None:
@@ -120,11 +129,14 @@ def route_kernel(
         weight = share / (chosen_total if RENORMALIZE else total)
     else:
         weight = (share / (chosen_total + 1e-20) if RENORMALIZE else share) * scale
+    if SHARED:
+        chosen = tl.where(assignment == K, experts, chosen)
+        weight = tl.where(assignment == K, 1.0 / (1.0 + tl.exp(gate * -1.0)) if GATED else 1.0, weight)
     if SPOIL:
         weight = tl.where(flagged, float("nan"), weight)
-    out = row * K + assignment
-    tl.store(ids + out, tl.where(live, chosen, -1), mask=assignment < K)
-    tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < K)
+    out = row * choices + assignment
+    tl.store(ids + out, tl.where(live, chosen, -1), mask=assignment < choices)
+    tl.store(weights + out, tl.where(live, weight, 0.0), mask=assignment < choices)
     tl.store(flags + row, flagged & live)
     if order is not None:
-        _place(chosen, assignment, tl.program_id(0), used, order, sorted_rows, tiles, num_tiles, K)
+        _place(chosen, assignment, tl.program_id(0), used, order, sorted_rows, tiles, num_tiles, choices)

@@ -1,26 +1,36 @@
-"""The kernel of one chunk's states compiles for Hopper, and spills nothing."""
+"""The kernels of Gated DeltaNet compile for Hopper, and spill nothing."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
+from ops.delta_net.launches import LAUNCHES
 from ops.hopper import compiled_by, spills
 
 
-def test_it_compiles_without_spills(tmp_path: Path) -> None:
-    [names] = compiled_by("ops.delta_net.paired_launch", tmp_path).values()
+@pytest.mark.parametrize("kernel", LAUNCHES)
+def test_it_compiles_without_spills(kernel: str, tmp_path: Path) -> None:
+    compiled = compiled_by("ops.delta_net.launches", tmp_path, kernel)
+    assert compiled.keys() == LAUNCHES[kernel][1].keys()
+    for names in compiled.values():
+        assert "ACQBULK" in names, "it does not wait for the kernel before"
+        assert spills(names) == 0
+
+
+def test_the_products_of_two_warps(tmp_path: Path) -> None:
+    [names] = compiled_by("ops.delta_net.launches", tmp_path, "paired").values()
     # of a warp: keys and queries 32, what follows from them 8 and 4, the state 16, and rows that are not finite 3
     assert names.count("HMMA") == 63
     assert "LDGSTS" in names
-    assert "ACQBULK" in names, "it does not wait for the kernel before"
-    assert spills(names) == 0
     assert names.count("BAR") <= 8
 
 
 def test_rows_of_the_output_are_found_by_int64(tmp_path: Path) -> None:
     """Times value heads x 128 they leave int32 at row 524,288 of a chunk of 32 heads."""
-    compiled_by("ops.delta_net.paired_launch", tmp_path)
+    compiled_by("ops.delta_net.launches", tmp_path, "paired")
     [code] = [path.read_text() for path in tmp_path.glob("*.ttgir")]
     _before, _, loop = code.partition("scf.for")
     made = dict(re.findall(r"^\s*(%[\w]+) = (.*)$", loop, re.MULTILINE))
