@@ -1,4 +1,4 @@
-"""`python -m tools.soak --hours 2`: octavo-tiny under everything at once; exit code 0 if nothing failed, grew or changed."""
+"""`python -m tools.soak --hours 2`: an embedded model under everything at once; exit code 0 if nothing failed, grew or changed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 from benchmarks.provenance import provenance
 
+from octavo.server.page import EMBEDDED
 from tools.soak.processes import WARM_UP_S, Killer, Memory, processes
 from tools.soak.traffic import Traffic, broken_sockets, fill_cache
 
@@ -37,13 +38,14 @@ PROCESSES = {"server": 1, "worker": 4, "keeper": 1}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(EMBEDDED), default="octavo-tiny")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--kill-every", type=float, default=30.0, metavar="SECONDS", help="on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.2, metavar="SECONDS", help="of a client, on average")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     args = parser.parse_args()
-    with served() as (pid, port, log):
+    with served(args.model) as (pid, port, log):
         found = asyncio.run(soak(args, pid, port))
         found["server log"] = _strange(log)
     print(json.dumps(found, indent=2))
@@ -54,8 +56,8 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[tuple[int, int, Path]]:
-    """A server with octavo-tiny: its pid, port, and where its output goes."""
+def served(model: str) -> Iterator[tuple[int, int, Path]]:
+    """A server with the model: its pid, port, and where its output goes."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -66,7 +68,7 @@ def served() -> Iterator[tuple[int, int, Path]]:
         # few enough KV blocks that they run out, and that their index is full before memory is watched
         flags += ["--disable-uvicorn-access-log", "--num-gpu-blocks-override", "4000"]
         with log.open("wb") as out:
-            command = [sys.executable, "-m", "octavo.cli.main", "serve", *flags]
+            command = [sys.executable, "-m", "octavo.cli.main", "serve", model, *flags]
             server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
             yield server.pid, port, log

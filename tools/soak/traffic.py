@@ -13,7 +13,7 @@ import aiohttp
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 VOCABULARY = 256
-"""Token ids are drawn below it: every byte is a token of octavo-tiny."""
+"""Token ids are drawn below it: every byte is a token of the embedded models."""
 Body = dict[str, Any]
 
 
