@@ -5,14 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import MINUS_LOG2_E, launch_next_and_wait, normed, row_means_of_squares, silu
+from octavo.ops.device import launch_next_and_wait, row_means_of_squares, silu
 from octavo.ops.quantize.kernel import store_groups
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)) in f32; see `silu`."""
-    return 1.0 / (1.0 + tl.exp2(x * MINUS_LOG2_E))
+    """1 / (1 + exp(-x)) in f32"""
+    return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
@@ -49,9 +49,11 @@ def gate_kernel(
     first = head // heads * row_stride + of_row // GROUP_HEADS * group_stride + of_row % GROUP_HEADS * head_stride
     gate = tl.load(gates + first[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if weight is not None:
-        root = tl.sqrt_rn(row_means_of_squares(value, width, HEADS, BLOCK) + eps)[:, None]
-        gain = tl.load(weight + column, mask=column < width, other=0.0)[None, :]
-        value = normed(value, root, gain) * silu(gate)
+        mean = row_means_of_squares(value, width, HEADS, BLOCK)
+        value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps)[:, None], (HEADS, BLOCK)))
+        value = value.to(weight.dtype.element_ty).to(tl.float32)
+        value *= tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
+        value = value.to(tl.bfloat16).to(tl.float32) * silu(gate)
     else:
         value *= sigmoid(gate).to(tl.bfloat16).to(tl.float32)
     if codes is not None:
