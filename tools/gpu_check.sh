@@ -48,17 +48,17 @@ beside() {
     step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "${1#src/octavo/assets/}" --name "$2" --peer "${peers[@]}"
 }
 
-# hybrid MODEL NAME: the same of three workloads, beside vLLM. Its kernels of Gated DeltaNet are those in Triton, which it tunes in its first steps
+# hybrid MODEL NAME: the same, beside three workloads of vLLM. Its kernels of Gated DeltaNet are those in Triton, which it tunes in its first steps
 # (FlashInfer's would be compiled for minutes, and its dense products need sources that are not in the peer's folder), and DeepGEMM's are compiled
 # when they are first called, in the midst of a measurement: vLLM runs twice, and what it compiled stays
 hybrid() {
-    local only=("seed burst" "decode b=1" "decode b=64")
+    local run only=("seed burst" "decode b=1" "decode b=64")
     for run in first second; do
         PYTHONPATH=${VLLM_SITE:?}:. VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_DEEP_GEMM_WARMUP=skip VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER=0 \
             step "vllm-hybrid-$run" timeout 580 "$python" -m benchmarks.peers.vllm_offline "$1" "$logs/vllm-hybrid.json" --repeats 5 \
             --only "${only[@]}" --extra '{"gdn_prefill_backend": "triton", "cudagraph_capture_sizes": [1, 64]}' || return 1
     done
-    step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "$1" --name "$2" --only "${only[@]}" --peer "$logs/vllm-hybrid.json"
+    step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "$1" --name "$2" --peer "$logs/vllm-hybrid.json"
 }
 
 for name in $steps; do

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from typing import Any
+
+ENVIRONMENT = ("VLLM_", "SGLANG_")
+"""How names of variables begin that engines read."""
 
 
 def about(name: str, package: str, extra: Mapping[str, object]) -> dict[str, object]:
@@ -12,6 +16,12 @@ def about(name: str, package: str, extra: Mapping[str, object]) -> dict[str, obj
     return {"engine": f"{name} {importlib.metadata.version(package)}", "extra": extra}
 
 
+def given(extra: Mapping[str, object]) -> dict[str, object]:
+    """The settings `extra`, and an engine's in the environment but for folders; to be asked before a script adds its own there."""
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT)}
+    return {**extra, **{name: value for name, value in variables.items() if "/" not in value}}
+
+
 def name_of(peer: Mapping[str, Any]) -> str:
-    """Of its column: the engine, and the arguments that it was given besides."""
+    """Of its column: the engine, and the settings that it was given besides."""
     return ", ".join([peer["engine"], *(f"{name} {value}" for name, value in peer["extra"].items())])

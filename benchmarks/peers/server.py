@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from benchmarks.peers.about import about
+from benchmarks.peers.about import about, given
 
 HOST = "127.0.0.1"
 
@@ -24,12 +24,14 @@ def parse_args(description: str | None) -> argparse.Namespace:
     parser.add_argument("port", type=int)
     parser.add_argument("about", type=Path, help="file that names the engine, written once its weights are random")
     parser.add_argument("--extra", type=json.loads, default={}, help="JSON object: more settings of the engine")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.given = given(args.extra)
+    return args
 
 
 def tell(args: argparse.Namespace, name: str, package: str) -> None:
     """Write `args.about`."""
-    args.about.write_text(json.dumps(about(name, package, args.extra)))
+    args.about.write_text(json.dumps(about(name, package, args.given)))
 
 
 def words(settings: Mapping[str, object]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks.peers.about import about
+from benchmarks.peers.about import about, given
 from benchmarks.peers.workloads import BUDGET, MAX_MODEL_LEN, MAX_REQUESTS, measure, parse_args
 
 SETTINGS = {
@@ -33,6 +33,7 @@ def prepare() -> None:
 
 def main() -> None:
     args = parse_args(__doc__)
+    extra = given(args.extra)
     prepare()
     import sglang
 
@@ -61,7 +62,7 @@ def main() -> None:
 
     config = json.loads((args.model / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    measure(generate, vocab_size, args, about("SGLang", "sglang", args.extra) | {"start_s": start_s})
+    measure(generate, vocab_size, args, about("SGLang", "sglang", extra) | {"start_s": start_s})
     engine.shutdown()
 
 

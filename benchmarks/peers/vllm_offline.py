@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers.about import about
+from benchmarks.peers.about import about, given
 from benchmarks.peers.workloads import BUDGET, MAX_MODEL_LEN, MAX_REQUESTS, measure, parse_args
 
 CODE = 60.0
@@ -47,6 +47,7 @@ def fill(model: Any) -> int:
 
 def main() -> None:
     args = parse_args(__doc__)
+    extra = given(args.extra)
     os.environ |= SETTINGS
     from vllm import LLM, SamplingParams
 
@@ -73,7 +74,7 @@ def main() -> None:
 
     config = json.loads((args.model / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    measure(generate, vocab_size, args, about("vLLM", "vllm", args.extra) | {"start_s": start_s})
+    measure(generate, vocab_size, args, about("vLLM", "vllm", extra) | {"start_s": start_s})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.end_to_end import Measured, beside, row_of
-from benchmarks.peers.about import name_of
+from benchmarks.peers.about import given, name_of
 from benchmarks.peers.workloads import WORKLOADS, measure
 
 BURST, ONE = WORKLOADS[0], next(each for each in WORKLOADS if each.name == "decode b=1")
@@ -46,3 +46,12 @@ def test_medians_are_held_against_the_best_peer() -> None:
     assert beside(ONE, measured, []) == []
     assert beside(BURST, measured, [slow, fast]) == ["", "", ""]
     assert [name_of(slow), name_of(fast)] == ["Slow 1", "Fast 2, page_size 64"]
+
+
+def test_what_the_environment_gives_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for folders, and what other programs read."""
+    for name, value in (("VLLM_USE_X", "0"), ("VLLM_SITE", "/a/b"), ("SGLANG_Y", "1"), ("OTHER_VLLM_Z", "2")):
+        monkeypatch.setenv(name, value)
+    told = given({"page_size": 64})
+    assert told == {"page_size": 64, "SGLANG_Y": "1", "VLLM_USE_X": "0"}
+    assert name_of({"engine": "vLLM 1", "extra": told}) == "vLLM 1, page_size 64, SGLANG_Y 1, VLLM_USE_X 0"

@@ -71,9 +71,11 @@ def test_an_installed_module_stays_itself() -> None:
 
 def test_sglang_is_served_without_what_reads_speech(site: Path) -> None:
     launched: list[dict[str, object]] = []
-    args = argparse.Namespace(model=site, port=1, about=site / "about", extra={"launched": launched})
+    settings = {"launched": launched}
+    args = argparse.Namespace(model=site, port=1, about=site / "about", extra=settings, given={"SGLANG_X": "1"})
     sglang_http.serve(args, site)
     assert launched[0]["port"] == 1
+    assert json.loads(args.about.read_text())["extra"] == {"SGLANG_X": "1"}
 
 
 def test_vllm_is_imported_without_what_watches_certificates(site: Path) -> None:
