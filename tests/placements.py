@@ -33,10 +33,11 @@ from octavo.ops.gates.cuda import MAX_WIDTH, add_share, gate_heads, gate_norm, s
 from octavo.ops.inputs import Inputs
 from octavo.ops.largest.cuda import cuda_largest
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
+from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, EarlyTile, dense_gemm
 from octavo.ops.norm.cpu import rms_norm
 from octavo.ops.norm.cuda import add_norm, cuda_rms_norm
 from octavo.ops.peak.cuda import cuda_peak
+from octavo.ops.persistent import runs_persistent_kernels
 from octavo.ops.quantize.cuda import (
     quantize,
     quantize_groups,
@@ -332,7 +333,7 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         sizes += [(37, 200, 72), (1, 1, 256), (17, 80, 2048), (257, 331, 208)]
     for rows, columns, width in sizes:
         case = Product.draw(kind, rows, columns, width, device, bias=True)
-        tiles: list[DenseTile | PersistentTile | None] = [None]
+        tiles: list[AnyTile | None] = [None]
         if width % 128 == 0:
             tiles.append(DenseTile(64, 64, 4, 3, tma=True))
         if width % 128 == 0 and kind is not Fp8Block and rows <= 32:
@@ -346,9 +347,20 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         for rows in (1, 40, 257):
             case = Product.draw(kind, rows, 512, 256, device)
             yield Scenario(f"dense_gemm {kind.__name__} {rows}, persistent", (case.x, case.w, PersistentTile()), _dense)
+    if runs_persistent_kernels(device):
+        for rows, columns, width, tile in (
+            (1, 80, 128, EarlyTile(16, 1)),
+            (5, 513, 2048, EarlyTile(16, 2)),
+            (33, 64, 640, EarlyTile(64, 3)),
+            (127, 200, 1280, EarlyTile(128, 1)),
+        ):
+            case = Product.draw(kind, rows, columns, width, device, bias=True)
+            yield Scenario(
+                f"dense_gemm {kind.__name__} {rows}x{columns}x{width} {tile}", (case.x, case.w, tile), _dense
+            )
 
 
-def _dense(x: Any, w: Any, tile: DenseTile | PersistentTile | None) -> list[torch.Tensor]:
+def _dense(x: Any, w: Any, tile: AnyTile | None) -> list[torch.Tensor]:
     shape, device = (len(x.data), len(w.data)), w.data.device
     kinds = (torch.bfloat16,) if isinstance(tile, PersistentTile) else (torch.bfloat16, torch.float32)
     return [dense_gemm(x, w, out=torch.empty(shape, dtype=kind, device=device), tile=tile) for kind in kinds]

@@ -27,7 +27,8 @@ from octavo.ops.activations import BLOCK, FP8, Activations, blocks
 from octavo.ops.compilation import compiling_instead
 from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
-from octavo.ops.linear.dense_gemm import choose, choose_dense, dense_gemm
+from octavo.ops.linear.choice import choose_early
+from octavo.ops.linear.dense_gemm import AnyTile, EarlyTile, choose, choose_dense, dense_gemm
 from octavo.ops.linear.tile import DenseTile
 from octavo.ops.persistent import runs_persistent_kernels
 from octavo.ops.quantize.cuda import CudaQuantizer, quantize
@@ -39,9 +40,12 @@ SHAPES = {
     "head": (151936, 2048),
     "delta_qkvz": (12288, 2048),
     "next_qkv": (9216, 2048),
+    "next_router": (513, 2048),
+    "next_logits": (64, 2048),
 }
-"""N, K: of Qwen3-30B-A3B, and the projections before Gated DeltaNet and gated attention of Qwen3-Next and Qwen3.6."""
-WIDE = ("router", "head")
+"""N, K: of Qwen3-30B-A3B, and the projections before Gated DeltaNet and gated attention of Qwen3-Next and Qwen3.6, Qwen3-Next's router with its shared
+expert's gate, and what the logits of its gates are made by."""
+WIDE = ("router", "head", "next_router", "next_logits")
 """In bf16."""
 FORMATS: dict[str, type] = {"channel": Fp8Channel, "block": Fp8Block}
 ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
@@ -82,15 +86,15 @@ class Product:
     inputs: Activations
     out: torch.Tensor
 
-    def tiles(self, *, brief: bool) -> list[DenseTile | PersistentTile]:
-        """The one that is chosen, and others that are worth a measurement: many, or if `brief` two at most."""
+    def tiles(self, *, brief: bool) -> list[AnyTile]:
+        """The one that is chosen, and others that are worth a measurement: many, or if `brief` the chosen ones of each type."""
         x, w = self.inputs, self.weights[0]
         others = candidates(w, len(self.out))
         if brief:
-            others = [choose_dense(x, w), *(tile for tile in others if isinstance(tile, PersistentTile))]
+            others = [choose_dense(x, w), *(tile for tile in others if not isinstance(tile, DenseTile))]
         return [choose(x, w, self.out), *others]
 
-    def calls(self, tile: DenseTile | PersistentTile) -> list[Callable[[], object]]:
+    def calls(self, tile: AnyTile) -> list[Callable[[], object]]:
         """One call for each copy."""
         return [lambda w=w: dense_gemm(self.inputs, w, out=self.out, tile=tile) for w in self.weights]  # type: ignore[misc]
 
@@ -119,7 +123,7 @@ def product(weights: Sequence[LinearWeight], rows: int) -> Product:
     return Product(weights, inputs, torch.empty((rows, columns), dtype=torch.bfloat16, device=CUDA))
 
 
-def candidates(weight: LinearWeight, rows: int) -> list[DenseTile | PersistentTile]:
+def candidates(weight: LinearWeight, rows: int) -> list[AnyTile]:
     """Legal tiles for `rows` rows worth a measurement."""
     (columns, width), dtype = weight.data.shape, weight.data.dtype
     step = STEP[dtype]
@@ -143,12 +147,20 @@ def candidates(weight: LinearWeight, rows: int) -> list[DenseTile | PersistentTi
     legal = [tile for tile in tiles if not tile.reasons_against(gated=False, step_bytes=step * dtype.itemsize)]
     large, kind = PersistentTile(), type(weight).__name__
     can = rows >= large.rows and not large.reasons_against(kind, columns, width, gated=False)
-    return [*legal, *([large] if can and runs_persistent_kernels(CUDA) else [])]
+    early = early_candidates(weight, rows)
+    return [*legal, *early, *([large] if can and runs_persistent_kernels(CUDA) else [])]
 
 
-def measure(
-    measured: Product, tiles: Sequence[DenseTile | PersistentTile], before: Before
-) -> list[tuple[float, DenseTile | PersistentTile]]:
+def early_candidates(weight: LinearWeight, rows: int) -> list[EarlyTile]:
+    """The chosen one whose weights are asked for early, and others with shorter rings."""
+    chosen = choose_early(rows, weight)
+    if chosen is None or chosen.reasons_against(weight, CUDA):
+        return []
+    rings = sorted({chosen.ring, max(1, chosen.ring // 2), min(2, chosen.ring)}, reverse=True)
+    return [dataclasses.replace(chosen, ring=ring) for ring in rings]
+
+
+def measure(measured: Product, tiles: Sequence[AnyTile], before: Before) -> list[tuple[float, AnyTile]]:
     """Microseconds of each tile, the least first; one whose bits are not the first one's is told, and left out."""
     expected, times = None, []
     for tile in tiles:
@@ -163,8 +175,10 @@ def measure(
     return sorted(times, key=lambda pair: pair[0])
 
 
-def short(tile: DenseTile | PersistentTile) -> str:
+def short(tile: AnyTile) -> str:
     """A tile in few characters."""
+    if isinstance(tile, EarlyTile):
+        return f"{tile.rows} early, ring of {tile.ring}"
     if isinstance(tile, PersistentTile):
         return "persistent"
     way = "tma" if tile.tma else "async"

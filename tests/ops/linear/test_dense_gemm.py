@@ -19,7 +19,7 @@ from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 from octavo.ops.linear.choice import PERSISTENT_ITEMS, choose_block_tile, choose_tile, is_for_persistent
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
+from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
 
 SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256), (300, 300)]
@@ -82,7 +82,7 @@ class Case:
             case Unscaled(data):
                 return Case(Unscaled(data[some]), self.w)
 
-    def run(self, tile: DenseTile | PersistentTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    def run(self, tile: AnyTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         guard = Guard(self.w.data.device)
         out = guard.empty((len(self.x.data), len(self.w.data)), dtype)
         dense_gemm(guard.rebuild_copy(self.x), guard.rebuild_copy(self.w), out=out, tile=tile)

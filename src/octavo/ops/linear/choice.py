@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
+from octavo.ops.experts.grouped_gemm.tile import SHARED_BYTES
+from octavo.ops.formats import LinearWeight
+from octavo.ops.linear.early_tile import EarlyTile
 from octavo.ops.linear.tile import DenseTile
 
 ROUTER_COLUMNS = 1024
@@ -17,6 +22,11 @@ part of it is loaded so, the rest comes later than it would in steps of the usua
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
+EARLY_ROWS = 128
+"""Of a product whose weights are asked for early, at most: more rows are asked for from the second cache by too many programs."""
+EARLY_PROGRAMS = 132
+"""That have a multiprocessor of an H200 to themselves, and all of its shared memory; up to twice as many have half of it."""
+
 PERSISTENT_ITEMS = {"Fp8Channel": 250, "Fp8Static": 250, "Fp8Block": 60}
 """By the weights' type: of a product's items of 128 rows x 256 columns, so many that persistent tiles were faster on an H200 (docs/kernels_log.md). One scale for each
 row and column lets other tiles be taller, so that they are slower only where each of 132 programs has two items."""
@@ -30,6 +40,18 @@ def is_for_persistent(kind: str, rows: int, columns: int) -> bool:
     before = 1 << ((rows - 1).bit_length() - 1) if rows > 1 else 0
     items = -(-before // PersistentTile.rows) * (columns // PersistentTile.columns(gated=False))
     return items >= PERSISTENT_ITEMS.get(kind, items + 1)
+
+
+def choose_early(rows: int, w: LinearWeight) -> EarlyTile | None:
+    """The tile for at least one row of weights `w` (N, K) that are asked for early: as long a ring as shared memory has room for. None: no such tile pays."""
+    programs = -(-len(w.data) // EarlyTile.columns)
+    if rows > EARLY_ROWS or programs > 2 * EARLY_PROGRAMS:
+        return None
+    tile = EarlyTile(max(16, 1 << (rows - 1).bit_length()), 1)
+    room = SHARED_BYTES if programs <= EARLY_PROGRAMS else SHARED_BYTES // 2 - 1024
+    ring = (room - tile.scale_bytes(w)) // tile.group_bytes(w)
+    groups = tile.steps(w) // tile.group(w)
+    return dataclasses.replace(tile, ring=min(ring, groups)) if min(ring, groups) > 0 else None
 
 
 def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk: bool = True) -> DenseTile:

@@ -15,20 +15,22 @@ from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.experts.grouped_gemm.persistent import launch_persistent_dense
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
-from octavo.ops.linear.choice import choose_block_tile, choose_tile, is_for_persistent
+from octavo.ops.linear.choice import choose_block_tile, choose_early, choose_tile, is_for_persistent
+from octavo.ops.linear.early import launch_early_dense
+from octavo.ops.linear.early_tile import EarlyTile
 from octavo.ops.linear.kernel import dense_gemm_kernel
 from octavo.ops.linear.tile import DenseTile
 from octavo.ops.persistent import runs_persistent_kernels
 
-__all__ = ["TILES_PER_BAND", "DenseTile", "choose_tile", "dense_gemm"]
+__all__ = ["TILES_PER_BAND", "AnyTile", "DenseTile", "EarlyTile", "choose_tile", "dense_gemm"]
 
+AnyTile = DenseTile | EarlyTile | PersistentTile
+"""How a product is cut; its bits are the same with any."""
 TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
-def dense_gemm(
-    x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: DenseTile | PersistentTile | None = None
-) -> torch.Tensor:
+def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyTile | None = None) -> torch.Tensor:
     """out = x @ w^T + bias
 
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
@@ -37,7 +39,8 @@ def dense_gemm(
         x: (T, K) in the format that the weights ask for; read.
         w: (N, K), with or without bias; read.
         out: (T, N) bf16 or f32; written.
-        tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16; None chooses by T.
+        tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16, an EarlyTile only on Hopper, for
+            as few rows as it has; None chooses by T.
 
     Returns:
         out
@@ -53,6 +56,10 @@ def dense_gemm(
     if isinstance(tile, PersistentTile):
         _check_persistent(w, out)
         launch_persistent_dense(x, w, out=out)
+        return out
+    if isinstance(tile, EarlyTile):
+        _check_early(w, out, tile)
+        launch_early_dense(x, w, out=out, tile=tile)
         return out
     step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
     tile.check(gated=False, step_bytes=STEP[w.data.dtype] * w.data.element_size())
@@ -83,9 +90,12 @@ def dense_gemm(
     return out
 
 
-def choose(x: Activations, w: LinearWeight, out: torch.Tensor) -> DenseTile | PersistentTile:
+def choose(x: Activations, w: LinearWeight, out: torch.Tensor) -> AnyTile:
     """The tile that `dense_gemm` takes for x (T, K), w (N, K) and out (T, N)."""
     rows, columns = out.shape
+    early = choose_early(rows, w)
+    if early and takes_bulk_copies(x.data, w.data) and not early.reasons_against(w, out.device):
+        return early
     is_large = is_for_persistent(type(w).__name__, rows, columns)
     if is_large and takes_bulk_copies(x.data, w.data) and not _reasons_against_persistent(w, out):
         return PersistentTile()
@@ -119,6 +129,11 @@ def _reasons_against_persistent(w: LinearWeight, out: torch.Tensor) -> list[str]
 
 def _check_persistent(w: LinearWeight, out: torch.Tensor) -> None:
     if reasons := _reasons_against_persistent(w, out):
+        raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))
+
+
+def _check_early(w: LinearWeight, out: torch.Tensor, tile: EarlyTile) -> None:
+    if reasons := tile.reasons_against(w, out.device):
         raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))
 
 

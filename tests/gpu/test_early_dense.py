@@ -1,0 +1,133 @@
+"""Tiles whose weights come early, on Hopper: the bits of all other tiles, at every number of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from layer import CUDA
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.launch import LAUNCH
+from octavo.ops.linear.choice import EARLY_ROWS, choose_early
+from octavo.ops.linear.dense_gemm import DenseTile, EarlyTile, choose, dense_gemm
+from octavo.ops.linear.early_tile import STEP_BYTES
+from octavo.ops.quantize.cuda import CudaQuantizer
+from ops.linear.test_dense_gemm import Case
+from ops.test_bulk_copy import shifted
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+SHAPES = [(513, 640), (64, 2048), (5120, 2048), (2048, 4096), (12288, 2048)]
+"""N, K: of steps that come one by one and in fours, that all fit into shared memory and that do not, of programs alone on a multiprocessor and not."""
+OTHER = DenseTile(64, 64, 4, 3)
+"""Has the bits of all others (`tests/ops/linear`)."""
+each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+
+
+def drawn(kind: type, rows: int, columns: int, width: int) -> Case:
+    """A product with a bias whose sums round, in every place of all its sides."""
+    case = Case.draw(kind, rows, columns, width, CUDA, bias=True)
+    noise = torch.Generator(CUDA).manual_seed(rows + columns)
+    for side in (case.x, case.w):
+        side.data.copy_(torch.randn(side.data.shape, generator=noise, device=CUDA).to(side.data.dtype))
+    return case
+
+
+def run(case: Case, tile: DenseTile | EarlyTile | None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """(T, N); NaN where nothing is written."""
+    out = torch.full((len(case.x.data), len(case.w.data)), torch.nan, dtype=dtype, device=CUDA)
+    return dense_gemm(case.x, case.w, out=out, tile=tile)
+
+
+@each_kind
+@pytest.mark.parametrize(("columns", "width"), SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_bits_are_those_of_other_tiles(kind: type, columns: int, width: int, dtype: torch.dtype) -> None:
+    """At every number of rows, by the tile that is chosen and by each height with rings that are shorter."""
+    case = drawn(kind, EARLY_ROWS, columns, width)
+    expected = run(case, OTHER, dtype)
+    assert not expected.isnan().any()
+    for count in range(1, EARLY_ROWS + 1) if columns == 513 else (1, 8, 16, 17, 33, 64, 65, EARLY_ROWS):
+        some = case.rows(slice(0, count))
+        tile = choose_early(count, case.w)
+        assert tile is not None
+        assert choose(some.x, some.w, expected[:count]) == tile
+        for ring in {tile.ring, 2, 1}:
+            for rows in {tile.rows, 64} if count <= 64 else {tile.rows}:
+                other = EarlyTile(rows, ring)
+                if not other.reasons_against(case.w, CUDA):
+                    assert torch.equal(run(some, other, dtype), expected[:count]), (count, other)
+
+
+@each_kind
+def test_every_number_of_rows_leaves_what_lies_beside(kind: type) -> None:
+    """Between canaries, with operands that end where their rows end."""
+    for count in (1, 7, 8, 15, 16, 17, 33, 65, 127, 128):
+        case = drawn(kind, count, 200, 1280)
+        assert torch.equal(case.run(choose_early(count, case.w)), run(case, OTHER)), count
+
+
+@each_kind
+@pytest.mark.parametrize("rows", [3, 40, 100])
+def test_the_comparison_sees_one_row_one_column_and_one_step(kind: type, rows: int) -> None:
+    """The twins: the sign of one number of x, of a row of W, and of one number of the last step of K, are others."""
+    case = drawn(kind, rows, 513, 4096)
+    tile, expected = choose_early(rows, case.w), run(case, OTHER, torch.float32)
+    for side, place, wrong_rows, wrong_columns in (
+        ("x", (2, 100), [2], None),
+        ("w", (77, 5), None, [77]),
+        ("w", (512, 4095), None, [512]),
+    ):
+        data = getattr(case, side).data.clone()
+        data[place] = -data[place].float() - 1.0
+        other = dataclasses.replace(case, **{side: dataclasses.replace(getattr(case, side), data=data)})
+        wrong = run(other, tile, torch.float32) != expected
+        assert wrong_rows is None or wrong.any(1).nonzero().flatten().tolist() == wrong_rows
+        assert wrong_columns is None or wrong.any(0).nonzero().flatten().tolist() == wrong_columns
+
+
+@each_kind
+def test_a_bad_row_stays_alone(kind: type) -> None:
+    case = drawn(kind, 20, 513, 640)
+    expected = run(case, OTHER)
+    case.x.data[13].fill_(torch.nan)
+    out = run(case, choose_early(20, case.w))
+    good = [row for row in range(20) if row != 13]
+    assert out[13].isnan().all()
+    assert torch.equal(out[good], expected[good])
+
+
+@each_kind
+def test_rows_that_the_kernel_before_writes_are_waited_for(kind: type) -> None:
+    """In a graph, behind a kernel that writes x late: another product, whose launch this one overlaps."""
+    assert LAUNCH["PDL"]
+    first, second = drawn(Bf16, 4, 2048, 8192), drawn(kind, 4, 513, 2048)
+    steps: list[torch.Tensor] = []
+
+    def both() -> torch.Tensor:
+        made = run(first, choose_early(4, first.w))
+        x = second.w.activate(made, CudaQuantizer())
+        return run(dataclasses.replace(second, x=x), choose_early(4, second.w))
+
+    expected = both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        steps.append(both())
+    for _ in range(20):
+        steps[0].fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(steps[0], expected)
+
+
+@each_kind
+def test_operands_that_bulk_copies_cannot_read_take_other_tiles(kind: type) -> None:
+    case = drawn(kind, 4, 512, 2048)
+    expected = run(case, OTHER)
+    moved = dataclasses.replace(case, x=shifted(case.x))
+    assert isinstance(choose(moved.x, moved.w, expected), DenseTile)
+    assert torch.equal(run(moved, None), expected)
+    odd = drawn(kind, 4, 512, 2048 + STEP_BYTES // 2 // case.w.data.element_size())
+    assert isinstance(choose(odd.x, odd.w, expected), DenseTile)
+    assert torch.equal(run(odd, None), run(odd, OTHER))

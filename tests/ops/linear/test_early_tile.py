@@ -1,0 +1,119 @@
+"""Tiles whose weights come early: where they are chosen and what they refuse, and that their kernel compiles. What it computes is for tests on a device."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from octavo.errors import KernelContractError
+from octavo.ops.experts.grouped_gemm.tile import SHARED_BYTES
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.linear import early_tile
+from octavo.ops.linear.choice import EARLY_PROGRAMS, EARLY_ROWS, choose_early
+from octavo.ops.linear.early_tile import EarlyTile
+from ops.hopper import compiled_by, spills
+from ops.linear.early_launches import KINDS, TILES
+from ops.linear.test_dense_gemm import Case
+
+CPU = torch.device("cpu")
+
+
+def weight(kind: type, columns: int, width: int) -> LinearWeight:
+    """(columns, width), without memory."""
+    data = torch.empty((columns, width), dtype=torch.bfloat16 if kind is Bf16 else torch.float8_e4m3fn, device="meta")
+    if kind is Bf16:
+        return Bf16(data)
+    if kind is Fp8Channel:
+        return Fp8Channel(data, torch.empty(columns, device="meta"))
+    return Fp8Block(data, torch.empty((-(-columns // 128), -(-width // 128)), device="meta"))
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_tile, "runs_persistent_kernels", lambda device: True)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+def test_every_choice_can_run_beside_those_that_share_its_multiprocessor(kind: type) -> None:
+    shapes = itertools.product((1, 64, 513, 2048, 5120, 8448, 8512, 12288, 16896), (128, 640, 2048, 4096, 12288, 16384))
+    for columns, width in shapes:
+        w = weight(kind, columns, width)
+        for rows in (1, 16, 17, 32, 33, 64, 65, EARLY_ROWS):
+            tile = choose_early(rows, w)
+            if tile is None:
+                assert kind is Fp8Block
+                assert rows * width > 64 * 8192, "there is room"
+                continue
+            assert tile.rows >= rows
+            assert tile.rows < 2 * max(rows, 16)
+            assert tile.reasons_against(w, CPU) == []
+            assert tile.ring * tile.group(w) <= tile.steps(w)
+            programs = -(-columns // tile.columns)
+            room = tile.ring * tile.group_bytes(w) + tile.scale_bytes(w)
+            assert room * -(-programs // EARLY_PROGRAMS) <= SHARED_BYTES
+            assert tile.group(w) % tile.pending(w) == 0
+            assert tile.steps(w) % tile.group(w) == 0
+            assert tile.most_steps(w) >= (tile.steps(w) if kind is Fp8Block else 1)
+
+
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+def test_no_tile_is_chosen_only_between_two_powers_of_two(kind: type) -> None:
+    """A start compiles what these need (`load_kernels`)."""
+    for columns, width in itertools.product((64, 5120, 12288), (640, 2048, 4096)):
+        w = weight(kind, columns, width)
+        visited = {choose_early(1 << power, w) for power in range(14)}
+        assert all(choose_early(rows, w) in visited for rows in range(1, 300))
+
+
+def test_many_rows_and_many_columns_take_other_tiles() -> None:
+    assert choose_early(EARLY_ROWS + 1, weight(Bf16, 64, 2048)) is None
+    assert choose_early(1, weight(Bf16, 2 * EARLY_PROGRAMS * 64, 2048)) is not None
+    assert choose_early(1, weight(Bf16, 2 * EARLY_PROGRAMS * 64 + 1, 2048)) is None
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    ("tile", "kind", "width", "reason"),
+    [
+        (EarlyTile(16, 1), Fp8Channel, 128, None),
+        (EarlyTile(16, 1), Bf16, 64, None),
+        (EarlyTile(16, 1), Bf16, 96, "64 bytes of K"),
+        (EarlyTile(16, 1), Fp8Block, 200, "72 bytes of K"),
+        (EarlyTile(48, 1), Fp8Channel, 128, "rows 48"),
+        (EarlyTile(16, 0), Fp8Channel, 128, "ring 0"),
+        (EarlyTile(16, 6), Fp8Channel, 512, "shared memory"),
+        (EarlyTile(128, 2), Fp8Block, 512 * 128, "shared memory"),
+    ],
+)
+def test_a_tile_says_what_it_cannot_make(tile: EarlyTile, kind: type, width: int, reason: str | None) -> None:
+    reasons = tile.reasons_against(weight(kind, 64, width), CPU)
+    assert len(reasons) == (reason is not None)
+    assert all(reason in text and ("use" in text or "shorter" in text) for text in reasons if reason)
+
+
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+def test_it_is_refused_where_kernels_are_not_compiled(kind: type) -> None:
+    case = Case.draw(kind, 3, 80, 256, CPU)
+    with pytest.raises(KernelContractError, match=r"cpu: use a DenseTile where"):
+        case.run(EarlyTile(16, 1))
+
+
+def test_more_rows_than_the_tile_has_are_refused(hopper: None) -> None:
+    case = Case.draw(Fp8Channel, 17, 80, 256, CPU)
+    with pytest.raises(KernelContractError, match="use a tile of more rows"):
+        case.run(EarlyTile(16, 1))
+
+
+def test_it_compiles_without_spills(tmp_path: Path) -> None:
+    compiled = compiled_by("ops.linear.early_launches", tmp_path)
+    assert sorted(compiled) == sorted(f"{kind}-{tile.rows}" for kind in KINDS for tile in TILES)
+    for name, names in compiled.items():
+        # a group's four steps of four wgmma each, and two copies in either place that asks for them
+        assert sum("GMMA" in each for each in names) == 16
+        assert names.count("UTMALDG") == 4
+        assert names.index("UTMALDG") < names.index("ACQBULK"), "weights are asked for behind the wait"
+        assert spills(names) == 0, name
