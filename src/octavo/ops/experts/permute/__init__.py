@@ -20,6 +20,8 @@ _MOST_APART = 4
 """Tokens. Programs of the first product for 32 choices run all at once on an H200; of more, those of one expert may not."""
 _BLOCK_ASSIGNMENTS = 256
 _FEW_ASSIGNMENTS = 2048
+_FEW_AT_A_TIME = 8
+"""Of few assignments, that a program places."""
 _LISTERS = 4
 """Programs that write the list of tiles of few assignments."""
 _CHUNK = 32
@@ -153,10 +155,10 @@ def permute(
         return out
     most_tiles = max_tiles(dims["S"], experts, MIN_TILE_ROWS)
     if assignments <= _FEW_ASSIGNMENTS:
-        place_few_kernel[(_LISTERS + experts,)](
+        place_few_kernel[(_LISTERS + -(-assignments // _FEW_AT_A_TIME),)](
             ids, rows_in_use, out.order, out.rows_in_use, out.tiles, out.num_tiles,
             tokens, top_k, experts, most_tiles,
-            ALL=max(32, triton.next_power_of_2(assignments)), LISTERS=_LISTERS, BINS=bins, ROWS=tile_rows, num_warps=8, **LAUNCH,
+            ALL=max(32, triton.next_power_of_2(assignments)), WIDTH=_FEW_AT_A_TIME, LISTERS=_LISTERS, BINS=bins, ROWS=tile_rows, num_warps=8, **LAUNCH,
         )  # fmt: skip
         return out
     blocks = -(-assignments // _BLOCK_ASSIGNMENTS)

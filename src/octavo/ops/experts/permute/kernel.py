@@ -6,7 +6,8 @@
 
 An assignment's rank is the number of those before it with the same expert, counted by comparing. Few need one launch:
 
-    place_few   per expert: write its assignments behind those of the experts before; other programs write the list of tiles
+    place_few   per a few assignments: write each behind all that are of experts before, or earlier ones of its own; other programs write the
+                list of tiles
 
 All wait before they let the next kernel start, which may be a rounding of the rows that does not wait.
 """
@@ -125,25 +126,39 @@ def place_kernel(
     _list_tiles(counts, offset, sorted_rows, tiles, num_tiles, max_tiles, tl.num_programs(0), ROWS, BINS)
 
 
+@triton.jit
+def _live_keys(ids, assignment, given, live_assignments, experts):
+    """As `_keys`; all `given` ids are read, so that they do not wait for how many are in use."""
+    return tl.where(assignment < live_assignments, _keys(ids, assignment, given, experts), experts)
+
+
+@triton.jit
+def _place_few(ids, order, first, given, live_assignments, experts, ALL: tl.constexpr, WIDTH: tl.constexpr):
+    """Place WIDTH assignments from `first` on, among all that are live."""
+    assignment, other = first + tl.arange(0, WIDTH), tl.arange(0, ALL)
+    key = _live_keys(ids, assignment, given, live_assignments, experts)
+    # one number orders assignments by expert, and those of an expert
+    others = _live_keys(ids, other, given, live_assignments, experts) * ALL + other
+    before = others[None, :] < (key * ALL + assignment)[:, None]
+    row = tl.sum(before.to(tl.int32), 1)
+    tl.store(order + row, assignment, mask=(key < experts) & (row < given))
+
+
 @triton.jit(do_not_specialize=["tokens", "max_tiles"])
 def place_few_kernel(
     ids, rows_in_use, order, sorted_rows, tiles, num_tiles,
     tokens, top_k, experts, max_tiles,
-    ALL: tl.constexpr, LISTERS: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+    ALL: tl.constexpr, WIDTH: tl.constexpr, LISTERS: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (LISTERS + experts,): the same of at most ALL assignments, from nothing. The first programs write the list of tiles."""
+    """Grid (LISTERS + ceil(T x K / WIDTH),): the same of at most ALL assignments, from nothing. The first programs write the list of tiles, each other
+    one places WIDTH assignments. BINS x ALL is a number of int32."""
     wait_for_previous(PDL)
-    assignment = tl.arange(0, ALL)
-    # all ids are read, so that they do not wait for how many are in use
-    key = _keys(ids, assignment, tokens * top_k, experts)
-    key = tl.where(assignment < load_rows_in_use(rows_in_use, tokens) * top_k, key, experts)
+    given, live_assignments = tokens * top_k, load_rows_in_use(rows_in_use, tokens) * top_k
     if tl.program_id(0) < LISTERS:
-        counts = tl.histogram(key, BINS)
+        counts = tl.histogram(_live_keys(ids, tl.arange(0, ALL), given, live_assignments, experts), BINS)
         counts = tl.where(tl.arange(0, BINS) < experts, counts, 0)
         offset = tl.cumsum(counts, 0) - counts
         _list_tiles(counts, offset, sorted_rows, tiles, num_tiles, max_tiles, LISTERS, ROWS, BINS)
     else:
-        expert = tl.program_id(0) - LISTERS
-        mine = key == expert
-        row = tl.sum((key < expert).to(tl.int32), 0) + tl.cumsum(mine.to(tl.int32), 0) - 1
-        tl.store(order + row, assignment, mask=mine & (row < tokens * top_k))
+        first = (tl.program_id(0) - LISTERS) * WIDTH
+        _place_few(ids, order, first, given, live_assignments, experts, ALL, WIDTH)
