@@ -25,8 +25,9 @@ class GatedDeltaNet:
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
         """x (T, H) -> (R, H) bf16 of the rows that are wanted; `cache` (states, numbers) float32 is moved on by all rows."""
         assert rows.delta is not None, "a model with this layer plans for it"
-        qkv, gates = self._split(self._qkvz(x))
+        # the small product first: the weights of the large one come meanwhile
         write, decay = self._split_logits(self._write_decay.float32(x))
+        qkv, gates = self._split(self._qkvz(x))
         mixed = self._delta(qkv, write, decay, cache, rows.delta)
         mixed, gates = rows.attention.select_queries(mixed), rows.attention.select_queries(gates)
         return self._out(self._gates.norm(mixed, gates, self._norm, self._eps, self._out_form))
