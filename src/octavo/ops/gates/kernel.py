@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, row_means_of_squares, silu
+from octavo.ops.device import launch_next_and_wait, normed, row_means_of_squares, silu
 from octavo.ops.quantize.kernel import store_groups
 
 
@@ -49,11 +49,9 @@ def gate_kernel(
     first = head // heads * row_stride + of_row // GROUP_HEADS * group_stride + of_row % GROUP_HEADS * head_stride
     gate = tl.load(gates + first[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if weight is not None:
-        mean = row_means_of_squares(value, width, HEADS, BLOCK)
-        value = tl.div_rn(value, tl.broadcast_to(tl.sqrt_rn(mean + eps)[:, None], (HEADS, BLOCK)))
-        value = value.to(weight.dtype.element_ty).to(tl.float32)
-        value *= tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-        value = value.to(tl.bfloat16).to(tl.float32) * silu(gate)
+        root = tl.sqrt_rn(row_means_of_squares(value, width, HEADS, BLOCK) + eps)[:, None]
+        gain = tl.load(weight + column, mask=column < width, other=0.0)[None, :]
+        value = normed(value, root, gain) * silu(gate)
     else:
         value *= sigmoid(gate).to(tl.bfloat16).to(tl.float32)
     if codes is not None:
