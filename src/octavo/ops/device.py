@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 MOST_HALVINGS = tl.constexpr(16)
+MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 
 
 @triton.jit
@@ -101,8 +102,8 @@ def normed(x, root, weight):
 
 @triton.jit
 def silu(x):
-    """x / (1 + exp(-x)) in f32"""
-    return x / (1.0 + tl.exp(-x))
+    """x / (1 + exp(-x)) in f32: by a power of two, which `tl.exp` is too, with guards for results that are nothing beside one."""
+    return x / (1.0 + tl.exp2(x * MINUS_LOG2_E))
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import torch
 
 from octavo.config.delta_shape import SPAN, DeltaShape
 from octavo.ops.delta_net.convolve_kernel import convolve_kernel
-from octavo.ops.delta_net.cuda import COLUMNS, FACTORS, PROGRAM_CHANNELS, STAGES
+from octavo.ops.delta_net.cuda import CHANNELS_OF_WARP, COLUMNS, FACTORS, PROGRAM_CHANNELS, STAGES
 from octavo.ops.delta_net.kernel import factors_kernel, spans_kernel
 from octavo.ops.delta_net.paired_kernel import paired_kernel
 from octavo.ops.delta_net.rows_kernel import rows_kernel
@@ -53,7 +53,7 @@ def inputs(by_key_head: bool) -> dict[str, int]:
 def convolve(by_key_head: bool) -> None:
     convolve_kernel[(8,)](
         halves(128, 2 * GROUP), halves(SHAPE.channels, 4), BITS, *PLAN, integers(8), CONVOLVED, *COUNTS,
-        WIDE=PROGRAM_CHANNELS, num_warps=8, **inputs(by_key_head), **NUMBERS, **SIZES,
+        WIDE=PROGRAM_CHANNELS, num_warps=PROGRAM_CHANNELS // CHANNELS_OF_WARP, **inputs(by_key_head), **NUMBERS, **SIZES,
     )  # fmt: skip
 
 

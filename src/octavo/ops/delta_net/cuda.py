@@ -21,8 +21,9 @@ __all__ = ["KernelDeltaNet", "delta_net"]
 FACTORS = KINDS.value * SPAN + 2 * SPAN * SPAN
 """Float32 of what a span's rows have of each other, for each value head: numbers of rows, and two matrices in two bf16 each."""
 PROGRAM_CHANNELS = 1024
-"""Of a program of the convolution: four of each thread, for which the inputs of a whole span fit into registers twice over. Each by itself: their
-number decides no bit."""
+"""Of a program of the convolution, each by itself: their number decides no bit."""
+CHANNELS_OF_WARP = 128
+"""Four of each thread, for which the inputs of a whole span fit into registers twice over."""
 COLUMNS = 16
 """Value columns of a state that a program keeps: the rows of one tensor core product, so that its one warp never waits for another.
 A request of 32 heads of 128 has 256 programs, for 132 processors."""
@@ -76,7 +77,7 @@ def delta_net(
         plan: of this step.
         shape: sizes.
         tiles: of 16 value columns, that a program has of a single row's states. None: as the number of chunks has it.
-        channels: that a program of the convolution has, a power of two.
+        channels: that a program of the convolution has, a power of two from 128 on.
         stages: spans of a chunk that are on their way or in use.
 
     Returns:
@@ -104,7 +105,7 @@ def delta_net(
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
     convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, channels))](
         qkv, weights.taps, halves, plan.chunks, plan.first_single, plan.spans, convolved, *sizes,
-        WIDE=channels, num_warps=8, **inputs, **constants,
+        WIDE=channels, num_warps=max(1, channels // CHANNELS_OF_WARP), **inputs, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
         convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import launch_next_and_wait, normed, row_means_of_squares, silu
+from octavo.ops.device import MINUS_LOG2_E, launch_next_and_wait, normed, row_means_of_squares, silu
 from octavo.ops.quantize.kernel import store_groups
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)) in f32"""
-    return 1.0 / (1.0 + tl.exp(-x))
+    """1 / (1 + exp(-x)) in f32; see `silu`."""
+    return 1.0 / (1.0 + tl.exp2(x * MINUS_LOG2_E))
 
 
 @triton.jit
