@@ -1,14 +1,16 @@
-"""Compiles products of few rows with early weights for Hopper: python -m ops.linear.early_launches FOLDER"""
+"""Compiles products of few rows with early weights for Hopper: python -m ops.linear.early_launches FOLDER KIND"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from pathlib import Path
 
 import torch
 
-from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
+from octavo.ops.linear.choice import choose_early
 from octavo.ops.linear.early import launch_early_dense
 from octavo.ops.linear.early_kernel import early_dense_kernel
 from octavo.ops.linear.early_tile import EarlyTile
@@ -16,16 +18,46 @@ from ops.hopper import compile_launches
 from ops.linear.test_dense_gemm import Case
 
 KINDS = {"channel": Fp8Channel, "block": Fp8Block, "bf16": Bf16}
-TILES = [EarlyTile(16, 5), EarlyTile(32, 4), EarlyTile(64, 3), EarlyTile(128, 2)]
+CASES = [(16, 2048, 4096), (64, 2048, 4096), (128, 2048, 4096), (32, 5120, 640)]
+"""Rows, N, K: steps of K come in fours, and one by one."""
+FORMS = {"bf16-bias": (torch.bfloat16, True), "f32": (torch.float32, False)}
+"""Of the output, and whether there is a bias."""
 
 
-def launch(kind: str, tile: EarlyTile) -> None:
-    case = Case.draw(KINDS[kind], tile.rows - 1, 2048, 4096, torch.device("cpu"))
-    launch_early_dense(case.x, case.w, out=torch.empty((tile.rows - 1, 2048), dtype=torch.bfloat16), tile=tile)
+def tiles() -> dict[str, EarlyTile]:
+    """What is chosen for each kind, shape and height, once for all that are compiled alike: by name."""
+    found = {}
+    for (name, kind), (rows, columns, width) in itertools.product(KINDS.items(), CASES):
+        w = weight(kind, columns, width)
+        tile = choose_early(rows, w)
+        if tile is not None:
+            found[name, tile, tile.most_steps(w)] = f"{name}-{columns}x{width}-{rows}", tile
+    return dict(found.values())
 
 
-def main(folder: str) -> None:
-    launches = {f"{kind}-{tile.rows}": functools.partial(launch, kind, tile) for kind in KINDS for tile in TILES}
+def weight(kind: type, columns: int, width: int) -> LinearWeight:
+    """(columns, width), without memory."""
+    data = torch.empty((columns, width), dtype=torch.bfloat16 if kind is Bf16 else torch.float8_e4m3fn, device="meta")
+    if kind is Bf16:
+        return Bf16(data)
+    if kind is Fp8Channel:
+        return Fp8Channel(data, torch.empty(columns, device="meta"))
+    return Fp8Block(data, torch.empty((-(-columns // 128), -(-width // 128)), device="meta"))
+
+
+def launch(name: str, tile: EarlyTile, dtype: torch.dtype, bias: bool) -> None:
+    """Of 64 columns: what is compiled does not hang on their number."""
+    kind, shape, _ = name.split("-")
+    case = Case.draw(KINDS[kind], tile.rows - 1, 64, int(shape.split("x")[1]), torch.device("cpu"), bias=bias)
+    launch_early_dense(case.x, case.w, out=torch.empty((tile.rows - 1, 64), dtype=dtype), tile=tile)
+
+
+def main(folder: str, kind: str) -> None:
+    launches = {
+        f"{name}-{form}": functools.partial(launch, name, tile, *FORMS[form])
+        for (name, tile), form in itertools.product(tiles().items(), FORMS)
+        if name.startswith(kind)
+    }
     compile_launches(early_dense_kernel, launches, Path(folder))
 
 

@@ -49,9 +49,10 @@ def choose_early(rows: int, w: LinearWeight) -> EarlyTile | None:
         return None
     tile = EarlyTile(max(16, 1 << (rows - 1).bit_length()), 1)
     room = SHARED_BYTES if programs <= EARLY_PROGRAMS else SHARED_BYTES // 2 - 1024
-    ring = (room - tile.scale_bytes(w)) // tile.group_bytes(w)
     groups = tile.steps(w) // tile.group(w)
-    return dataclasses.replace(tile, ring=min(ring, groups)) if min(ring, groups) > 0 else None
+    ring = min(groups, (room - tile.scale_bytes(w)) // tile.group_bytes(w))
+    # with one place of several groups, copies and products would take turns
+    return dataclasses.replace(tile, ring=ring) if ring >= min(2, groups) and groups else None
 
 
 def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk: bool = True) -> DenseTile:

@@ -1,17 +1,17 @@
 """A product of few rows whose weights are on their way before the kernel before has ended, in Gluon: the arithmetic of `kernel.py`, and so its bits.
 
 A product of few rows takes as long as its weights take to come, and they depend on nothing that a kernel before computes. Here as much
-of K as shared memory holds is asked for before the wait for that kernel, and the rows behind it; what is left goes where products are
-done. So a weight of a few megabytes is there when its rows are.
+of K as shared memory holds is asked for before the wait for that kernel, and the rows after the wait; what is left goes where products
+are done. So a weight of a few megabytes is there when its rows are.
 
 Weights are the tall side, as there: a step of K is the product of 64 columns of the weight and all rows by wgmma m64nROWSk32 (k16 in bf16), over K in
-order into one sum, or with scales per block into a sum of its own, which is scaled and added; PENDING of these are issued one behind the other
+order into one sum. With scales per block each has a sum of its own, which is scaled and added; PENDING of these are issued one behind the other
 before the first is waited for.
 
 Parts. GROUP steps come together, by one copy of the weights and one of the rows. Group g has place g % RING, as its use number g // RING, whose barrier
 completes with 1 arrival (the expect) and the bytes of both copies: parity g // RING & 1. A place is asked for again when all products of
-its group are done, in every warp, which a barrier of all threads says. Nobody is a phase behind: a place is asked for again by
-the same threads that have waited for it. Operands come by bulk copies alone, by the proxy that wgmma reads by.
+its group are done, in every warp, which a barrier of all threads says. Nobody is a phase behind: that barrier comes after each thread's
+wait for the place. Operands come by bulk copies alone, by the proxy that wgmma reads by.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def early_dense_kernel(
     ROWS: gl.constexpr = x_tiles.block_shape[1]
     STEP: gl.constexpr = x_tiles.block_shape[2]
     SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROWS, STEP // 4])
-    LINES: gl.constexpr = gl.BlockedLayout([1, 1], [1, 32], [4, 1], [1, 0])
+    LANES: gl.constexpr = 16 if ROWS == 16 else 32
+    LINES: gl.constexpr = gl.BlockedLayout([1, 1], [LANES, 32 // LANES], [1, 4], [0, 1])
     MATRIX: gl.constexpr = gl.NVMMASharedLayout(128, w_tiles.dtype.primitive_bitwidth, 2)
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     w_buffers = gl.allocate_shared_memory(w_tiles.dtype, [RING * GROUP, COLUMNS, STEP], MATRIX)
@@ -123,18 +124,19 @@ def early_dense_kernel(
     for group in range(early):
         _ask_for_weights(w_tiles, x_tiles, w_groups, full, first_column, group, RING)
 
-    # beside them, what belongs to the weights
+    # beside them, what belongs to the weights; see `wait_for_previous`
     column = first_column + gl.arange(0, COLUMNS, gl.SliceLayout(1, SUMS))
     row = gl.arange(0, ROWS, gl.SliceLayout(0, SUMS))
     written = column < N
     if SCALED:
-        channel_scale = gl.load(w_scale + column, mask=written, other=0.0)
+        channel_scale = gl.load(w_scale + column, mask=written, other=0.0, cache_modifier=".cg")
     if BIAS:
-        added = gl.load(bias + column, mask=written, other=0.0).to(gl.float32)
+        added = gl.load(bias + column, mask=written, other=0.0, cache_modifier=".cg")
     if BLOCKWISE:
         line = gl.arange(0, ROWS, gl.SliceLayout(1, LINES))
         step_of = gl.arange(0, MOST_STEPS, gl.SliceLayout(0, LINES))
-        of_block = gl.load(w_scale + first_column // BLOCK * steps + step_of, mask=step_of < steps, other=0.0)
+        block_at = w_scale + first_column // BLOCK * steps + step_of
+        of_block = gl.load(block_at, mask=step_of < steps, other=0.0, cache_modifier=".cg")
     wait_for_previous(PDL)
 
     for group in range(early):
@@ -154,7 +156,8 @@ def early_dense_kernel(
         first = group % RING * GROUP
         mbarrier.wait(full.index(group % RING), group // RING & 1)
         if BLOCKWISE:
-            for part in gl.static_range(GROUP // PENDING):
+            # in turn: side by side, tiles of 128 rows would spill
+            for part in range(GROUP // PENDING):
                 begin = part * PENDING
                 acc = _add_scaled(
                     w_buffers, x_buffers, scales, first + begin, group * GROUP + begin, acc, zeros, PENDING
@@ -170,6 +173,6 @@ def early_dense_kernel(
     if SCALED:
         acc *= channel_scale[:, None] * token_scale[None, :]
     if BIAS:
-        acc += added[:, None]
+        acc += added.to(gl.float32)[:, None]
     y_at = y + row.to(gl.int64)[None, :] * N + column[:, None]
     gl.store(y_at, acc.to(y.dtype.element_ty), mask=(row < rows)[None, :] & written[:, None])

@@ -151,7 +151,7 @@ def place_few_kernel(
     ALL: tl.constexpr, WIDTH: tl.constexpr, LISTERS: tl.constexpr, BINS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (LISTERS + ceil(T x K / WIDTH),): the same of at most ALL assignments, from nothing. The first programs write the list of tiles, each other
-    one places WIDTH assignments. BINS x ALL is a number of int32."""
+    one places WIDTH assignments. Assignments are ordered by numbers below BINS x ALL, which must be one of int32."""
     wait_for_previous(PDL)
     given, live_assignments = tokens * top_k, load_rows_in_use(rows_in_use, tokens) * top_k
     if tl.program_id(0) < LISTERS:
