@@ -336,8 +336,6 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
         tiles: list[AnyTile | None] = [None]
         if width % 128 == 0:
             tiles.append(DenseTile(64, 64, 4, 3, tma=True))
-        if width % 128 == 0 and kind is not Fp8Block and rows <= 32:
-            tiles += [DenseTile(32, 64, 4, 2, tma=True, early=early) for early in (1, 2)[: width // 128]]
         for tile in tiles:
             label = f"{kind.__name__} {rows}x{columns}x{width} {tile}"
             yield Scenario(f"dense_gemm {label}", (case.x, case.w, tile), _dense)

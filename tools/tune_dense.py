@@ -27,7 +27,7 @@ from octavo.ops.activations import BLOCK, FP8, Activations, blocks
 from octavo.ops.compilation import compiling_instead
 from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
-from octavo.ops.linear.choice import choose_early
+from octavo.ops.linear.choice import early_tile
 from octavo.ops.linear.dense_gemm import AnyTile, EarlyTile, choose, choose_dense, dense_gemm
 from octavo.ops.linear.tile import DenseTile
 from octavo.ops.persistent import runs_persistent_kernels
@@ -47,12 +47,10 @@ SHAPES = {
 expert's gate, and what the logits of its gates are made by."""
 WIDE = ("router", "head", "next_router", "next_logits")
 """In bf16."""
-FORMATS: dict[str, type] = {"channel": Fp8Channel, "block": Fp8Block}
+FORMATS: dict[str, type] = {"channel": Fp8Channel, "block": Fp8Block, "bf16": Bf16}
 ROWS = [1, 16, 32, 64, 128, 192, 256, 384, 512, 1024, 8192]
 BEYOND_CACHE = 150e6
 """Bytes of weights that a graph goes through: the L2 cache of an H200 has 60 MB."""
-EARLY = 64
-"""Rows up to which weights that are loaded before the wait are worth a measurement."""
 SHARED = 16
 """Programs, at most, that read the same weights where there are up to 1,024 rows."""
 FEW = 16
@@ -132,17 +130,13 @@ def candidates(weight: LinearWeight, rows: int) -> list[AnyTile]:
     if rows <= FEW:
         sizes = [(16, 64, 4, tma) for tma in (True, False)]
     tiles = (
-        DenseTile(height, cols, warps, stages, tma=tma, step_factor=factor, early=early)
-        for (height, cols, warps, tma), stages, factor, early in itertools.product(
-            sizes, (2, 3, 4, 5, 6, 8), (1, 2, 4), (0, 2, 4, 8, 16) if rows <= EARLY else (0,)
-        )
+        DenseTile(height, cols, warps, stages, tma=tma, step_factor=factor)
+        for (height, cols, warps, tma), stages, factor in itertools.product(sizes, (3, 4, 5, 6, 8), (1, 2, 4))
         if factor * step <= width
-        and early < 2 * width // step
-        and (stages <= 3 and height >= rows if early else stages >= 3)
         and height * cols // (32 * warps) <= 128
         and (warps == 4 or height * cols >= 8192)
         and (tma or (factor <= 2 and stages != 5))
-        and not (weight.blockwise and (factor > 1 or early or cols > BLOCK))
+        and not (weight.blockwise and (factor > 1 or cols > BLOCK))
     )
     legal = [tile for tile in tiles if not tile.reasons_against(gated=False, step_bytes=step * dtype.itemsize)]
     large, kind = PersistentTile(), type(weight).__name__
@@ -152,12 +146,10 @@ def candidates(weight: LinearWeight, rows: int) -> list[AnyTile]:
 
 
 def early_candidates(weight: LinearWeight, rows: int) -> list[EarlyTile]:
-    """The chosen one whose weights are asked for early, and others with shorter rings."""
-    chosen = choose_early(rows, weight)
-    if chosen is None or chosen.reasons_against(weight, CUDA):
-        return []
-    rings = sorted({chosen.ring, max(1, chosen.ring // 2), min(2, chosen.ring)}, reverse=True)
-    return [dataclasses.replace(chosen, ring=ring) for ring in rings]
+    """Tiles of all heights whose weights are asked for early."""
+    heights = [height for height in (16, 32, 64, 128) if height < 2 * rows or height == 16]
+    tiles = [early_tile(rows, height, weight) for height in heights]
+    return [tile for tile in tiles if tile and not tile.reasons_against(weight, CUDA)]
 
 
 def measure(measured: Product, tiles: Sequence[AnyTile], before: Before) -> list[tuple[float, AnyTile]]:
@@ -178,13 +170,11 @@ def measure(measured: Product, tiles: Sequence[AnyTile], before: Before) -> list
 def short(tile: AnyTile) -> str:
     """A tile in few characters."""
     if isinstance(tile, EarlyTile):
-        return f"{tile.rows} early, ring of {tile.ring}"
+        return f"{tile.rows} early, ring of {tile.ring}x{tile.together}"
     if isinstance(tile, PersistentTile):
         return "persistent"
     way = "tma" if tile.tma else "async"
-    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w" + f" early {tile.early}" * (
-        tile.early > 0
-    )
+    return f"{tile.rows}x{tile.cols} {way} {tile.stages}x{tile.step_factor} {tile.warps}w"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from layer import CUDA
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.launch import LAUNCH
-from octavo.ops.linear.choice import EARLY_ROWS, choose_early
+from octavo.ops.linear.choice import early_tile
 from octavo.ops.linear.dense_gemm import DenseTile, EarlyTile, choose, dense_gemm
 from octavo.ops.linear.early_tile import STEP_BYTES
 from octavo.ops.quantize.cuda import CudaQuantizer
@@ -22,6 +22,8 @@ SHAPES = [(513, 640), (64, 2048), (5120, 2048), (2048, 4096), (12288, 2048)]
 """N, K: of steps that come one by one and in fours, that all fit into shared memory and that do not, of programs alone on a multiprocessor and not."""
 OTHER = DenseTile(64, 64, 4, 3)
 """Has the bits of all others (`tests/ops/linear`)."""
+MOST = 200
+"""Rows."""
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
@@ -44,20 +46,27 @@ def run(case: Case, tile: DenseTile | EarlyTile | None, dtype: torch.dtype = tor
 @pytest.mark.parametrize(("columns", "width"), SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_bits_are_those_of_other_tiles(kind: type, columns: int, width: int, dtype: torch.dtype) -> None:
-    """At every number of rows, by the tile that is chosen and by each height with rings that are shorter."""
-    case = drawn(kind, EARLY_ROWS, columns, width)
+    """At every number of rows, by the tile that is chosen and by each height with rings of all lengths."""
+    case = drawn(kind, MOST, columns, width)
     expected = run(case, OTHER, dtype)
     assert not expected.isnan().any()
-    for count in range(1, EARLY_ROWS + 1) if columns == 513 else (1, 8, 16, 17, 33, 64, 65, EARLY_ROWS):
+    for count in range(1, MOST + 1) if columns == 513 else (1, 8, 16, 17, 33, 64, 65, 129, MOST):
         some = case.rows(slice(0, count))
-        tile = choose_early(count, case.w)
-        assert tile is not None
-        assert choose(some.x, some.w, expected[:count]) == tile
-        for ring in {tile.ring, 2, 1}:
-            for rows in {tile.rows, 64} if count <= 64 else {tile.rows}:
-                other = EarlyTile(rows, ring)
-                if not other.reasons_against(case.w, CUDA):
-                    assert torch.equal(run(some, other, dtype), expected[:count]), (count, other)
+        assert torch.equal(run(some, None, dtype), expected[:count]), count
+        for height in (16, 32, 64, 128):
+            longest = early_tile(count, height, case.w)
+            for ring in {longest.ring, 2, 1} if longest else {1}:
+                tile = EarlyTile(height, ring)
+                if not tile.reasons_against(case.w, CUDA):
+                    assert torch.equal(run(some, tile, dtype), expected[:count]), (count, tile)
+
+
+@each_kind
+def test_few_rows_are_for_early_tiles(kind: type) -> None:
+    for columns, width in SHAPES:
+        case = drawn(kind, 16, columns, width)
+        out = torch.empty((16, columns), dtype=torch.bfloat16, device=CUDA)
+        assert isinstance(choose(case.x, case.w, out), EarlyTile)
 
 
 @each_kind
@@ -65,7 +74,10 @@ def test_every_number_of_rows_leaves_what_lies_beside(kind: type) -> None:
     """Between canaries, with operands that end where their rows end."""
     for count in (1, 7, 8, 15, 16, 17, 33, 65, 127, 128):
         case = drawn(kind, count, 200, 1280)
-        assert torch.equal(case.run(choose_early(count, case.w)), run(case, OTHER)), count
+        for height in (16, 64):
+            tile = early_tile(count, height, case.w)
+            assert tile is not None
+            assert torch.equal(case.run(tile), run(case, OTHER)), (count, height)
 
 
 @each_kind
@@ -73,7 +85,7 @@ def test_every_number_of_rows_leaves_what_lies_beside(kind: type) -> None:
 def test_the_comparison_sees_one_row_one_column_and_one_step(kind: type, rows: int) -> None:
     """The twins: the sign of one number of x, of a row of W, and of one number of the last step of K, are others."""
     case = drawn(kind, rows, 513, 4096)
-    tile, expected = choose_early(rows, case.w), run(case, OTHER, torch.float32)
+    tile, expected = early_tile(rows, 32, case.w), run(case, OTHER, torch.float32)
     for side, place, wrong_rows, wrong_columns in (
         ("x", (2, 100), [2], None),
         ("w", (77, 5), None, [77]),
@@ -92,7 +104,7 @@ def test_a_bad_row_stays_alone(kind: type) -> None:
     case = drawn(kind, 20, 513, 640)
     expected = run(case, OTHER)
     case.x.data[13].fill_(torch.nan)
-    out = run(case, choose_early(20, case.w))
+    out = run(case, early_tile(20, 16, case.w))
     good = [row for row in range(20) if row != 13]
     assert out[13].isnan().all()
     assert torch.equal(out[good], expected[good])
@@ -111,7 +123,7 @@ def test_rows_that_the_kernel_before_writes_are_waited_for(kind: type) -> None:
         x = second.w.activate(made, CudaQuantizer())
         if apart:
             torch.cuda.synchronize()
-        dense_gemm(x, second.w, out=out, tile=choose_early(4, second.w))
+        dense_gemm(x, second.w, out=out, tile=early_tile(4, 16, second.w))
 
     both(apart=True)
     graph = torch.cuda.CUDAGraph()

@@ -18,8 +18,8 @@ from ops.hopper import compile_launches
 from ops.linear.test_dense_gemm import Case
 
 KINDS = {"channel": Fp8Channel, "block": Fp8Block, "bf16": Bf16}
-CASES = [(16, 2048, 4096), (64, 2048, 4096), (128, 2048, 4096), (32, 5120, 640)]
-"""Rows, N, K: steps of K come in fours, and one by one."""
+CASES = [(16, 2048, 4096), (128, 2048, 4096), (256, 2048, 4096), (32, 5120, 640), (64, 12288, 2048), (128, 5120, 2048)]
+"""Rows, N, K: steps of K come in fours, one by one, and in twos, as there is half the room."""
 FORMS = {"bf16-bias": (torch.bfloat16, True), "f32": (torch.float32, False)}
 """Of the output, and whether there is a bias."""
 

@@ -19,8 +19,9 @@ from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, LinearWeight
 from octavo.ops.linear.choice import PERSISTENT_ITEMS, choose_block_tile, choose_tile, is_for_persistent
 from octavo.ops.linear.cuda import KernelLinear
-from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, dense_gemm
+from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, EarlyTile, dense_gemm
 from octavo.ops.linear.reference import dense_gemm_reference, linear_reference
+from octavo.ops.persistent import runs_persistent_kernels
 
 SHAPES = [(80, 128), (64, 192), (200, 72), (1, 256), (300, 300)]
 """N, K: columns and steps that do not fill the last tile."""
@@ -36,12 +37,6 @@ LONG_STEPS = [
     DenseTile(128, 128, 8, 2, step_factor=2),
 ]
 """Not for scales per block."""
-EARLY = [
-    DenseTile(16, 64, 4, 2, tma=True, early=1),
-    DenseTile(16, 64, 4, 3, tma=True, early=4, step_factor=2),
-    DenseTile(32, 128, 4, 2, tma=True, early=2),
-    DenseTile(16, 64, 4, 2, tma=True, early=8),
-]
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
@@ -146,31 +141,11 @@ def test_no_rows(kind: type, device: torch.device) -> None:
 @pytest.mark.parametrize("rows", [1, 16, 17, 32, 33, 64, 65, 256, 257, 10**6])
 def test_every_choice_can_run(rows: int) -> None:
     assert choose_block_tile(rows).reasons_against(gated=False, step_bytes=128) == []
-    shapes = itertools.product((1, 128, 5120, 151936), (64, 128, 300, 2048, 4096), (FP8, torch.bfloat16), (True, False))
-    for columns, width, kind, bulk in shapes:
-        tile = choose_tile(rows, columns, width // STEP[kind], kind.itemsize, bulk=bulk)
-        assert bulk or not tile.early
+    shapes = itertools.product((1, 128, 5120, 151936), (64, 128, 300, 2048, 4096), (FP8, torch.bfloat16))
+    for columns, width, kind in shapes:
+        tile = choose_tile(rows, columns, width // STEP[kind], kind.itemsize)
         assert tile.reasons_against(gated=False, step_bytes=STEP[kind] * kind.itemsize) == []
         assert tile.step_factor == 1 or tile.step_factor * STEP[kind] <= width
-
-
-@pytest.mark.parametrize("tile", EARLY, ids=str)
-@pytest.mark.parametrize("width", [528, 1024, 1040])
-@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Bf16], ids=lambda kind: kind.__name__)
-def test_weights_that_come_early_give_the_same_bits(
-    kind: type, width: int, tile: DenseTile, device: torch.device
-) -> None:
-    """K ends with what is early, within the step behind it, and later; the twins: one number of the weight, early and late."""
-    for rows, columns in ((1, 64), (9, 200), (16, 80)):
-        case = Case.draw(kind, rows, columns, width, device, bias=True)
-        right = case.run(DenseTile(16, 64, 4, 4))
-        assert torch.equal(case.run(tile), right)
-        for at in (0, width - 1):
-            data = case.w.data.clone()
-            data[columns - 1, at] = 128.0
-            other = Case(case.x, dataclasses.replace(case.w, data=data)).run(tile)
-            assert torch.equal(other[:, :-1], right[:, :-1])
-            assert rows == 1 or not torch.equal(other, right)
 
 
 def test_contract(device: torch.device) -> None:
@@ -185,31 +160,23 @@ def test_contract(device: torch.device) -> None:
         fp8.run(DenseTile(48, 64, 4, 4))
     with pytest.raises(KernelContractError, match="step_factor 3"):
         fp8.run(DenseTile(16, 64, 4, 4, step_factor=3))
-    wide = Case.draw(Fp8Channel, 17, 80, 512, device)
-    for tile, match in (
-        (DenseTile(16, 64, 4, 2, tma=True, early=4), "rows"),
-        (DenseTile(32, 64, 4, 2, tma=True, early=8), "K"),
-        (DenseTile(32, 64, 4, 2, early=4), "tma"),
-        (DenseTile(32, 64, 4, 2, tma=True, early=3), "early 3"),
-        (DenseTile(32, 64, 4, 2, tma=True, early=2, step_factor=4), "whole steps"),
-        (DenseTile(64, 64, 4, 2, tma=True, early=16), "less early"),
-    ):
-        with pytest.raises(KernelContractError, match=match):
-            wide.run(tile)
+    with pytest.raises(KernelContractError, match="early 4: use an EarlyTile"):
+        fp8.run(DenseTile(16, 64, 4, 2, tma=True, early=4))
     with pytest.raises(KernelContractError, match="max_halvings"):
         fp8.run(DenseTile(32, 64, 4, 4, max_halvings=1))
 
 
-def test_persistent_tiles_are_refused_with_every_reason() -> None:
+def test_tiles_for_hopper_are_refused_with_every_reason(device: torch.device) -> None:
     """Where kernels are interpreted, and of products that they cannot make."""
-    device = torch.device("cpu")
     plain, fp8 = Case.draw(Bf16, 3, 80, 72, device, bias=True), Case.draw(Fp8Channel, 3, 512, 256, device)
-    with pytest.raises(
-        KernelContractError, match=r"Bf16.*K 72.*80 columns.*w\.bias.*out torch\.float32.*capability 9\.0"
-    ):
+    with pytest.raises(KernelContractError, match=r"Bf16.*K 72.*80 columns.*w\.bias.*out torch\.float32"):
         plain.run(PersistentTile(), torch.float32)
-    with pytest.raises(KernelContractError, match=r"cpu: use a DenseTile where"):
-        fp8.run(PersistentTile())
+    with pytest.raises(KernelContractError, match="16 bytes of K past whole steps of 128: use a DenseTile"):
+        plain.run(EarlyTile(16, 1))
+    if not runs_persistent_kernels(device):
+        for tile in (PersistentTile(), EarlyTile(16, 1)):
+            with pytest.raises(KernelContractError, match=r"cpu: use a DenseTile where.*capability 9\.0"):
+                fp8.run(tile)
 
 
 @pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
@@ -253,5 +220,3 @@ def test_a_tile_of_two_blocks_is_refused(device: torch.device) -> None:
         case.run(DenseTile(16, 256, 8, 3))
     with pytest.raises(KernelContractError, match=r"tile\.step_factor"):
         case.run(DenseTile(16, 64, 4, 3, step_factor=2))
-    with pytest.raises(KernelContractError, match=r"tile\.early"):
-        case.run(DenseTile(16, 64, 4, 3, tma=True, early=1))

@@ -14,16 +14,16 @@ ROUTER_COLUMNS = 1024
 """Of a weight so narrow that its products never fill the device: tiles stay small."""
 FEW_COLUMNS = 4096
 """Of a weight that fewer programs read than a device has multiprocessors: each keeps more bytes in flight."""
-ONE_WAVE_COLUMNS = 132 * 64
-"""Of a weight each of whose programs has a multiprocessor of an H200 to itself, and all of its shared memory."""
-MOST_EARLY = 16
-"""Steps of K that shared memory has room for at once, beside few rows. They are loaded while the kernel before still runs; where K is longer, and a
-part of it is loaded so, the rest comes later than it would in steps of the usual length."""
 MANY_COLUMNS = 32768
 """Of a head: square tiles fill the device from few rows on."""
 
-EARLY_ROWS = 128
-"""Of a product whose weights are asked for early, at most: more rows are asked for from the second cache by too many programs."""
+EARLY_ROWS = 1024
+"""Of a product whose weights are asked for early, at most."""
+EARLY_HEIGHTS = (16, 32, 64)
+"""Of its tiles."""
+HALF_ROWS = 64
+"""Of a product whose programs share a multiprocessor by two, at most: others compute for as long as all their weights take to come. With
+scales per block, where other tiles compute for longer, as many as of any."""
 EARLY_PROGRAMS = 132
 """That have a multiprocessor of an H200 to themselves, and all of its shared memory; up to twice as many have half of it."""
 
@@ -43,26 +43,47 @@ def is_for_persistent(kind: str, rows: int, columns: int) -> bool:
 
 
 def choose_early(rows: int, w: LinearWeight) -> EarlyTile | None:
-    """The tile for at least one row of weights `w` (N, K) that are asked for early: as long a ring as shared memory has room for. None: no such tile pays."""
-    programs = -(-len(w.data) // EarlyTile.columns)
-    if rows > EARLY_ROWS or programs > 2 * EARLY_PROGRAMS:
+    """The tile for at least one row of weights `w` (N, K) that are asked for early: the lowest whose programs have a multiprocessor each, or else half a one.
+
+    None: no such tile pays. Rows count as the next power of two, which a start compiles for. Measured on an H200 by `tools/tune_dense.py`: docs/kernels_log.md.
+    """
+    power = max(16, 1 << (rows - 1).bit_length())
+    if power > EARLY_ROWS:
         return None
-    tile = EarlyTile(max(16, 1 << (rows - 1).bit_length()), 1)
+    shares = power <= HALF_ROWS or w.blockwise
+    for most in (EARLY_PROGRAMS, 2 * EARLY_PROGRAMS) if shares else (EARLY_PROGRAMS,):
+        for height in EARLY_HEIGHTS:
+            if height <= power and _early_programs(power, height, w) <= most:
+                return early_tile(power, height, w)
+    return None
+
+
+def early_tile(rows: int, height: int, w: LinearWeight) -> EarlyTile | None:
+    """Of `height` rows, with as long a ring as shared memory has room for. None: there are more programs than run at once, or less room than a ring needs."""
+    programs = _early_programs(rows, height, w)
+    if programs > 2 * EARLY_PROGRAMS:
+        return None
     room = SHARED_BYTES if programs <= EARLY_PROGRAMS else SHARED_BYTES // 2 - 1024
-    groups = tile.steps(w) // tile.group(w)
-    ring = min(groups, (room - tile.scale_bytes(w)) // tile.group_bytes(w))
-    # with one place of several groups, copies and products would take turns
-    return dataclasses.replace(tile, ring=ring) if ring >= min(2, groups) and groups else None
+    for together in (4, 2):
+        tile = EarlyTile(height, 1, together)
+        groups = tile.steps(w) // tile.group(w)
+        ring = min(groups, (room - tile.scale_bytes(w)) // tile.group_bytes(w))
+        # with one place of several groups, copies and products would take turns
+        if ring >= min(2, groups) and groups:
+            return dataclasses.replace(tile, ring=ring)
+    return None
 
 
-def choose_tile(rows: int, columns: int, steps: int, element_size: int, *, bulk: bool = True) -> DenseTile:
-    """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes; `bulk`: which bulk copies can read.
+def _early_programs(rows: int, height: int, w: LinearWeight) -> int:
+    return -(-len(w.data) // EarlyTile.columns) * -(-rows // height)
+
+
+def choose_tile(rows: int, columns: int, steps: int, element_size: int) -> DenseTile:
+    """The tile for (rows, K) x (columns, K)^T with K of `steps` whole `STEP`s, of numbers of so many bytes.
 
     Small tiles with many bytes in flight while the weights are what is waited for, square ones from then on. Measured on an
     H200 at the shapes of Qwen3-30B-A3B by `tools/tune_dense.py`: docs/kernels_log.md.
     """
-    if bulk and rows <= 16 and FEW_COLUMNS <= columns <= ONE_WAVE_COLUMNS and 4 < steps <= MOST_EARLY:
-        return DenseTile(16, 64, 4, 2, tma=True, early=1 << (steps - 1).bit_length())
     if rows <= 16:
         few = columns < FEW_COLUMNS
         return DenseTile(16, 64, 4, 5 if few else 4, step_factor=_factor(4 if few or element_size == 1 else 2, steps))
@@ -103,7 +124,7 @@ def choose_block_tile(rows: int) -> DenseTile:
     """The tile for weights with scales per block: products of one K step and their sums are separate registers."""
     if rows <= 32:
         return DenseTile(16 if rows <= 16 else 32, 64, 4, 6)
-    return DenseTile(64, 64, 4, 5) if rows <= 256 else DenseTile(128, 64, 4, 3)
+    return DenseTile(64, 64, 4, 5) if rows <= 64 else DenseTile(128, 64, 4, 3)
 
 
 def _factor(most: int, steps: int) -> int:

@@ -39,8 +39,8 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyT
         x: (T, K) in the format that the weights ask for; read.
         w: (N, K), with or without bias; read.
         out: (T, N) bf16 or f32; written.
-        tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16, an EarlyTile only on Hopper, for
-            as few rows as it has; None chooses by T.
+        tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16, an EarlyTile only on Hopper;
+            None chooses by T.
 
     Returns:
         out
@@ -61,30 +61,20 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyT
         _check_early(w, out, tile)
         launch_early_dense(x, w, out=out, tile=tile)
         return out
-    step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
+    step = tile.step_factor * STEP[w.data.dtype]
     tile.check(gated=False, step_bytes=STEP[w.data.dtype] * w.data.element_size())
     if w.blockwise:
         check_range("tile.cols", tile.cols, 64, BLOCK, "a program reads one scale of a weight block per step")
         check_range("tile.step_factor", tile.step_factor, 1, 1, "a step is a block of weights")
-        check_range("tile.early", tile.early, 0, 0, "a step is a block of weights")
-    if early:
-        check_range("rows", rows, 1, tile.rows, "use a tile of more rows, or one that loads nothing early")
-        check_range("K", width, early // 2 + 1, INDEX_LIMIT, "load less early")
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
-    early_weights: TensorDescriptor | None = None
-    early_inputs: TensorDescriptor | None = None
     if tile.tma:
         weights, inputs = descriptor("w.data", w.data, tile.cols, step), descriptor("x.data", x.data, tile.rows, step)
-    if early:
-        early_weights = descriptor("w.data", w.data, tile.cols, early)
-        early_inputs = descriptor("x.data", x.data, tile.rows, early)
     dense_gemm_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.cols))](
-        inputs, early_inputs, x.scales, weights, early_weights, w.scales, w.bias, out, rows, columns, width,
+        inputs, x.scales, weights, w.scales, w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,
         BIAS=w.bias is not None, EVEN_K=width % step == 0, STEP=step,
         ROWS=tile.rows, COLS=tile.cols, ONE_ROW_TILE=rows <= tile.rows, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
-        EARLY=early, LATE=width > early,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
     return out
@@ -109,7 +99,7 @@ def choose_dense(x: Activations, w: LinearWeight) -> DenseTile:
     if w.blockwise:
         tile = choose_block_tile(rows)
     else:
-        tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size(), bulk=aligned)
+        tile = choose_tile(rows, columns, width // STEP[w.data.dtype], w.data.element_size())
     tma = aligned and width >= tile.step_factor * STEP[w.data.dtype]
     return dataclasses.replace(tile, tma=tma)
 

@@ -8,7 +8,6 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from octavo.ops.activations import Activations
 from octavo.ops.bulk_copy import check_bulk_copies
-from octavo.ops.contract import check_range
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, check_grid
 from octavo.ops.linear.early_kernel import early_dense_kernel
@@ -22,15 +21,14 @@ def launch_early_dense(x: Activations, w: LinearWeight, *, out: torch.Tensor, ti
         x: (T, K) in the format that `w` asks for; read.
         w: (N, K), of which `tile` can make the product; read.
         out: (T, N) bf16 or f32; written.
-        tile: of T rows at least.
+        tile: its sizes.
 
     Raises:
-        KernelContractError: bulk copies cannot read an operand, or there are more rows than the tile has.
+        KernelContractError: bulk copies cannot read an operand.
     """
     (rows, width), columns, group = x.data.shape, out.shape[1], tile.group(w)
-    check_range("rows", rows, 1, tile.rows, "use a tile of more rows")
     x_tiles, w_tiles = _steps("x.data", x.data, group, tile.rows), _steps("w.data", w.data, group, tile.columns)
-    early_dense_kernel[check_grid("dense_gemm", -(-columns // tile.columns))](
+    early_dense_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.columns))](
         x_tiles, x.scales, w_tiles, w.scales, w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,
         BIAS=w.bias is not None, RING=tile.ring, PENDING=tile.pending(w), MOST_STEPS=tile.most_steps(w), num_warps=4, **LAUNCH,

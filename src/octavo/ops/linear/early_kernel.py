@@ -4,7 +4,7 @@ A product of few rows takes as long as its weights take to come, and they depend
 of K as shared memory holds is asked for before the wait for that kernel, and the rows after the wait; what is left goes where products
 are done. So a weight of a few megabytes is there when its rows are.
 
-Weights are the tall side, as there: a step of K is the product of 64 columns of the weight and all rows by wgmma m64nROWSk32 (k16 in bf16), over K in
+Weights are the tall side, as there: a step of K is the product of 64 columns of the weight and ROWS rows by wgmma m64nROWSk32 (k16 in bf16), over K in
 order into one sum. With scales per block each has a sum of its own, which is scaled and added; PENDING of these are issued one behind the other
 before the first is waited for.
 
@@ -45,9 +45,9 @@ def _ask_for_weights(w_tiles, x_tiles, w_groups, full, first_column, group, RING
 
 
 @gluon.jit
-def _ask_for_rows(x_tiles, x_groups, full, group, RING: gl.constexpr):
+def _ask_for_rows(x_tiles, x_groups, full, first_row, group, RING: gl.constexpr):
     """Start the copy of a group's rows; past the last there are zeros."""
-    at = [group * x_tiles.block_shape[0], 0, 0]
+    at = [group * x_tiles.block_shape[0], first_row, 0]
     tma.async_copy_global_to_shared(x_tiles, at, full.index(group % RING), x_groups.index(group % RING))
 
 
@@ -93,9 +93,9 @@ def early_dense_kernel(
     SCALED: gl.constexpr, X_SCALE_STRIDE: gl.constexpr, BLOCKWISE: gl.constexpr, BIAS: gl.constexpr, RING: gl.constexpr, PENDING: gl.constexpr,
     MOST_STEPS: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
-    """Grid (ceil(N / COLUMNS),), four warps each. Writes y (rows, N) bf16 or f32.
+    """Grid (ceil(rows / ROWS) * ceil(N / COLUMNS),), four warps each; those of the same columns are neighbours. Writes y (rows, N) bf16 or f32.
 
-    x_tiles: a descriptor of x as (steps, rows, step of K), blocks of (GROUP, ROWS, step), ROWS no less than rows. w_tiles: of W as
+    x_tiles: a descriptor of x as (steps, rows, step of K), blocks of (GROUP, ROWS, step). w_tiles: of W as
     (steps, N, step of K), blocks of (GROUP, COLUMNS, step). What lies past rows or N comes as zeros, and only reaches sums that are not stored.
     GROUP divides the steps, PENDING divides GROUP. MOST_STEPS: a power of two, as many as the steps of K, with scales per block.
     X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
@@ -117,7 +117,8 @@ def early_dense_kernel(
         mbarrier.init(full.index(place), count=1)
     fence_async_shared()
     sync_threads()
-    first_column = gl.program_id(0) * COLUMNS
+    row_tiles = (rows + ROWS - 1) // ROWS
+    first_row, first_column = gl.program_id(0) % row_tiles * ROWS, gl.program_id(0) // row_tiles * COLUMNS
     steps = K // STEP
     groups = steps // GROUP
     early = gl.minimum(groups, RING)
@@ -126,21 +127,21 @@ def early_dense_kernel(
 
     # beside them, what belongs to the weights; see `wait_for_previous`
     column = first_column + gl.arange(0, COLUMNS, gl.SliceLayout(1, SUMS))
-    row = gl.arange(0, ROWS, gl.SliceLayout(0, SUMS))
+    row = first_row + gl.arange(0, ROWS, gl.SliceLayout(0, SUMS))
     written = column < N
     if SCALED:
         channel_scale = gl.load(w_scale + column, mask=written, other=0.0, cache_modifier=".cg")
     if BIAS:
         added = gl.load(bias + column, mask=written, other=0.0, cache_modifier=".cg")
     if BLOCKWISE:
-        line = gl.arange(0, ROWS, gl.SliceLayout(1, LINES))
+        line = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, LINES))
         step_of = gl.arange(0, MOST_STEPS, gl.SliceLayout(0, LINES))
         block_at = w_scale + first_column // BLOCK * steps + step_of
         of_block = gl.load(block_at, mask=step_of < steps, other=0.0, cache_modifier=".cg")
     wait_for_previous(PDL)
 
     for group in range(early):
-        _ask_for_rows(x_tiles, x_groups, full, group, RING)
+        _ask_for_rows(x_tiles, x_groups, full, first_row, group, RING)
     if SCALED:
         token_scale = gl.load(x_scale + row * X_SCALE_STRIDE, mask=row < rows, other=0.0)
     if BLOCKWISE:
@@ -169,7 +170,7 @@ def early_dense_kernel(
         if group + RING < groups:
             sync_threads()
             _ask_for_weights(w_tiles, x_tiles, w_groups, full, first_column, group + RING, RING)
-            _ask_for_rows(x_tiles, x_groups, full, group + RING, RING)
+            _ask_for_rows(x_tiles, x_groups, full, first_row, group + RING, RING)
     if SCALED:
         acc *= channel_scale[:, None] * token_scale[None, :]
     if BIAS:

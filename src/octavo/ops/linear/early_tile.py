@@ -17,13 +17,14 @@ STEP_BYTES = 128
 
 @dataclasses.dataclass(frozen=True)
 class EarlyTile:
-    """All rows, `rows` at most, by 64 columns per program, with shared memory for `ring` groups of up to four steps of K.
+    """`rows` rows by 64 columns per program, with shared memory for `ring` groups of up to `together` steps of K.
 
     For operands that bulk copies can read, whose K has whole steps. A step is as wide as a block of weights where scales are per block.
     """
 
     rows: int
     ring: int
+    together: int = 4
     columns: ClassVar[int] = 64
 
     @staticmethod
@@ -33,7 +34,7 @@ class EarlyTile:
 
     def group(self, w: LinearWeight) -> int:
         """Steps that come together."""
-        return next(group for group in (4, 2, 1) if self.steps(w) % group == 0)
+        return next(group for group in (4, 2, 1) if group <= self.together and self.steps(w) % group == 0)
 
     def pending(self, w: LinearWeight) -> int:
         """Products with scales per block that are issued one behind the other: as many as registers hold."""
@@ -62,6 +63,7 @@ class EarlyTile:
         checks = [
             (self.rows in (16, 32, 64, 128), f"rows {self.rows}: use 16, 32, 64 or 128"),
             (1 <= self.ring <= 32, f"ring {self.ring}: use 1 to 32"),
+            (self.together in (1, 2, 4), f"together {self.together}: use 1, 2 or 4"),
             (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: a shorter ring"),
             (runs_persistent_kernels(device), compiled),
         ]

@@ -15,22 +15,18 @@ from octavo.ops.device import block_scale, wait_for_previous
 
 @triton.jit(do_not_specialize=["rows"])
 def dense_gemm_kernel(
-    x, x_early, x_scale, w, w_early, w_scale, bias, y, rows, N, K,
+    x, x_scale, w, w_scale, bias, y, rows, N, K,
     SCALED: tl.constexpr, X_SCALE_STRIDE: tl.constexpr, BLOCKWISE: tl.constexpr, BIAS: tl.constexpr, EVEN_K: tl.constexpr, STEP: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, ONE_ROW_TILE: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr,
-    EARLY: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
     TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. Loads past `rows` or
     N are clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
     ONE_ROW_TILE: there are no more rows than ROWS, and no divisions to find a program's place.
-    EARLY: columns of W that are loaded while the kernel before still runs, by descriptors with blocks of (ROWS, EARLY) and (COLS, EARLY),
-    where there is one row tile; LATE: whether K goes on behind them.
     X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """
-    if EARLY:
-        early = w_early.load([tl.program_id(0) * COLS, 0])
     wait_for_previous(PDL)
     if ONE_ROW_TILE:
         first_row = 0
@@ -62,9 +58,7 @@ def dense_gemm_kernel(
         row_block = first_column // 128
         scale = block_scale(w_scale, x_scale, safe_row, live, row_block, 0, k_blocks)
     acc = tl.zeros((COLS, ROWS), tl.float32)
-    if EARLY:
-        acc = tl.dot(early, tl.trans(x_early.load([0, 0])), acc)
-    for step in range(EARLY // STEP, tl.cdiv(K, STEP) if LATE else EARLY // STEP):
+    for step in range(tl.cdiv(K, STEP)):
         if TMA:
             b = w.load([first_column, step * STEP])
             a = x.load([first_row, step * STEP])
