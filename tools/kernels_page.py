@@ -31,7 +31,7 @@ OPERATIONS = {
     "largest": ["largest"],
     "peak": ["peak", "Peak"],
     "prepare_qkv.cuda": ["prepare_qkv"],
-    "linear.dense_gemm": ["dense_gemm", "DenseTile"],
+    "linear.dense_gemm": ["dense_gemm", "DenseTile", "EarlyTile"],
     "formats": ["Bf16", "Fp8Channel", "Fp8Block", "Fp8Static"],
 }
 
@@ -71,9 +71,9 @@ What holds for every call:
   tokens from device memory.
 
 Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. Those of large
-batches, attention of many rows and products with a `PersistentTile`, are in Gluon and run on Hopper alone: tests elsewhere compile
-them and draw interleavings of their barriers. What was
-tried and what it gave: [kernels_log.md](kernels_log.md).
+batches, attention of many rows and products with a `PersistentTile`, and products of few rows with an `EarlyTile` are in
+Gluon and run on Hopper alone: tests elsewhere compile them and draw interleavings of their barriers. What was tried and what it
+gave: [kernels_log.md](kernels_log.md).
 """
 
 

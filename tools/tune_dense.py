@@ -85,7 +85,7 @@ class Product:
     out: torch.Tensor
 
     def tiles(self, *, brief: bool) -> list[AnyTile]:
-        """The one that is chosen, and others that are worth a measurement: many, or if `brief` the chosen ones of each type."""
+        """The one that is chosen, and others that are worth a measurement: many, or if `brief` the chosen one of Triton's and all of the other types."""
         x, w = self.inputs, self.weights[0]
         others = candidates(w, len(self.out))
         if brief:
@@ -99,7 +99,7 @@ class Product:
 
 def copies(kind: type, columns: int, width: int) -> list[LinearWeight]:
     """Random weights (N, K) of `kind` that together are larger than the cache."""
-    number = max(1, min(128, round(BEYOND_CACHE / (columns * width * (2 if kind is Bf16 else 1)))))
+    number = max(1, min(640, round(BEYOND_CACHE / (columns * width * (2 if kind is Bf16 else 1)))))
     return [_random(kind, columns, width) for _ in range(number)]
 
 
@@ -191,7 +191,7 @@ def main() -> None:
     add(
         "--brief",
         action="store_true",
-        help="only the tile that is chosen, the best that is not persistent as far as is known, and the persistent one",
+        help="only the tile that is chosen, the best of Triton's as far as is known, those that ask for weights early, and the persistent one",
     )
     add("--log", type=Path, help="where to write all times as JSON")
     args = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from layer import CUDA
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.launch import LAUNCH
-from octavo.ops.linear.choice import early_tile
+from octavo.ops.linear.choice import EARLY_ROWS, early_tile
 from octavo.ops.linear.dense_gemm import DenseTile, EarlyTile, choose, dense_gemm
 from octavo.ops.linear.early_tile import STEP_BYTES
 from octavo.ops.quantize.cuda import CudaQuantizer
@@ -18,12 +19,12 @@ from ops.linear.test_dense_gemm import Case
 from ops.test_bulk_copy import shifted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
-SHAPES = [(513, 640), (64, 2048), (5120, 2048), (2048, 4096), (12288, 2048)]
+SHAPES = [(513, 640), (64, 2048), (513, 2048), (5120, 2048), (2048, 4096), (12288, 2048)]
 """N, K: of steps that come one by one and in fours, that all fit into shared memory and that do not, of programs alone on a multiprocessor and not."""
+COUNTS = (1, 8, 16, 17, 33, 64, 65, 128, 129, 256, 257, 500, 512, 513, 1000, EARLY_ROWS)
+"""Of rows."""
 OTHER = DenseTile(64, 64, 4, 3)
 """Has the bits of all others (`tests/ops/linear`)."""
-MOST = 200
-"""Rows."""
 each_kind = pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 
 
@@ -46,19 +47,21 @@ def run(case: Case, tile: DenseTile | EarlyTile | None, dtype: torch.dtype = tor
 @pytest.mark.parametrize(("columns", "width"), SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_bits_are_those_of_other_tiles(kind: type, columns: int, width: int, dtype: torch.dtype) -> None:
-    """At every number of rows, by the tile that is chosen and by each height with rings of all lengths."""
-    case = drawn(kind, MOST, columns, width)
+    """At every number of rows, by the tile that is chosen, and by each height with rings of other lengths and fewer steps that come together."""
+    case = drawn(kind, EARLY_ROWS, columns, width)
     expected = run(case, OTHER, dtype)
     assert not expected.isnan().any()
-    for count in range(1, MOST + 1) if columns == 513 else (1, 8, 16, 17, 33, 64, 65, 129, MOST):
+    for count in {*range(1, 201), *COUNTS} if (columns, width) == SHAPES[0] else COUNTS:
         some = case.rows(slice(0, count))
         assert torch.equal(run(some, None, dtype), expected[:count]), count
         for height in (16, 32, 64, 128):
             longest = early_tile(count, height, case.w)
-            for ring in {longest.ring, 2, 1} if longest else {1}:
-                tile = EarlyTile(height, ring)
-                if not tile.reasons_against(case.w, CUDA):
-                    assert torch.equal(run(some, tile, dtype), expected[:count]), (count, tile)
+            if not longest:
+                continue
+            assert longest.reasons_against(case.w, CUDA) == []
+            for ring, together in itertools.product({longest.ring, 1}, {longest.together, 2, 1}):
+                tile = EarlyTile(height, ring, min(longest.together, together))
+                assert torch.equal(run(some, tile, dtype), expected[:count]), (count, tile)
 
 
 @each_kind
@@ -83,7 +86,7 @@ def test_every_number_of_rows_leaves_what_lies_beside(kind: type) -> None:
 @each_kind
 @pytest.mark.parametrize("rows", [3, 40, 100])
 def test_the_comparison_sees_one_row_one_column_and_one_step(kind: type, rows: int) -> None:
-    """The twins: the sign of one number of x, of a row of W, and of one number of the last step of K, are others."""
+    """The twins: one number of x, one of W, and the last one of W, are others."""
     case = drawn(kind, rows, 513, 4096)
     tile, expected = early_tile(rows, 32, case.w), run(case, OTHER, torch.float32)
     for side, place, wrong_rows, wrong_columns in (

@@ -23,14 +23,20 @@ def check_bulk_copies(argument: str, matrix: torch.Tensor) -> None:
     Raises:
         KernelContractError: rows or the address are not such that a bulk copy can read them; names `argument`.
     """
-    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile without tma")
+    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile that needs no bulk copies")
     past = matrix.shape[1] * matrix.element_size() % ALIGNMENT
-    check_range(f"bytes of a row of {argument} past a multiple of {ALIGNMENT}", past, 0, 0, "use a tile without tma")
+    check_range(
+        f"bytes of a row of {argument} past a multiple of {ALIGNMENT}",
+        past,
+        0,
+        0,
+        "use a tile that needs no bulk copies",
+    )
     if not takes_bulk_copies(matrix):
         raise KernelContractError(
             argument,
             f"an address that is a multiple of {ALIGNMENT} bytes",
-            f"{matrix.data_ptr() % ALIGNMENT} bytes more (use a tile without tma, or pass a copy)",
+            f"{matrix.data_ptr() % ALIGNMENT} bytes more (use a tile that needs no bulk copies, or pass a copy)",
         )
 
 

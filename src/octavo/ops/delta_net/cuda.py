@@ -77,7 +77,7 @@ def delta_net(
         plan: of this step.
         shape: sizes.
         tiles: of 16 value columns, that a program has of a single row's states. None: as the number of chunks has it.
-        channels: that a program of the convolution has, a power of two from 128 on.
+        channels: that a program of the convolution has, a power of two, 128 to 4096.
         stages: spans of a chunk that are on their way or in use.
 
     Returns:
@@ -90,6 +90,7 @@ def delta_net(
     check_delta(dims, qkv, write_logits, decay_logits, weights, states, plan, shape)
     tokens, num_spans, heads = dims["T"], dims["N"], shape.value_heads
     check_range("qkv.shape[0]", tokens, 0, INDEX_LIMIT - SPAN, "pass fewer tokens in one call")
+    check_range("channels", channels, CHANNELS_OF_WARP, 32 * CHANNELS_OF_WARP, "as many as 1 to 32 warps have")
     out = qkv.new_empty((tokens, heads * shape.value_dim))
     if not tokens or not dims["S"] or not num_spans:
         return out
@@ -105,7 +106,7 @@ def delta_net(
     key_block = max(SPAN, triton.next_power_of_2(shape.key_dim))
     convolve_kernel[check_grid("delta_net", num_spans * triton.cdiv(shape.channels, channels))](
         qkv, weights.taps, halves, plan.chunks, plan.first_single, plan.spans, convolved, *sizes,
-        WIDE=channels, num_warps=max(1, channels // CHANNELS_OF_WARP), **inputs, **constants,
+        WIDE=channels, num_warps=channels // CHANNELS_OF_WARP, **inputs, **constants,
     )  # fmt: skip
     factors_kernel[check_grid("delta_net", num_spans * heads)](
         convolved, write_logits, decay_logits, weights.log_decay, weights.step_bias, states, halves, plan.chunks,

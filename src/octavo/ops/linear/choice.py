@@ -25,7 +25,8 @@ HALF_ROWS = 64
 """Of a product whose programs share a multiprocessor by two, at most: others compute for as long as all their weights take to come. With
 scales per block, where other tiles compute for longer, as many as of any."""
 EARLY_PROGRAMS = 132
-"""That have a multiprocessor of an H200 to themselves, and all of its shared memory; up to twice as many have half of it."""
+"""That have a multiprocessor of an H200 to themselves, and all of its shared memory; up to twice as many have half of it. Where a device has fewer
+multiprocessors, the last programs begin when the first have ended, and ask for nothing early."""
 
 PERSISTENT_ITEMS = {"Fp8Channel": 250, "Fp8Static": 250, "Fp8Block": 60}
 """By the weights' type: of a product's items of 128 rows x 256 columns, so many that persistent tiles were faster on an H200 (docs/kernels_log.md). One scale for each

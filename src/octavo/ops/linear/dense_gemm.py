@@ -37,7 +37,8 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyT
 
     Args:
         x: (T, K) in the format that the weights ask for; read.
-        w: (N, K), with or without bias; read.
+        w: (N, K), with or without bias; read. On Hopper it must be complete before the kernel before this one on the stream begins, as it is read
+            while that one still runs.
         out: (T, N) bf16 or f32; written.
         tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16, an EarlyTile only on Hopper;
             None chooses by T.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import torch
@@ -34,7 +35,7 @@ class EarlyTile:
 
     def group(self, w: LinearWeight) -> int:
         """Steps that come together."""
-        return next(group for group in (4, 2, 1) if group <= self.together and self.steps(w) % group == 0)
+        return math.gcd(self.together, self.steps(w))
 
     def pending(self, w: LinearWeight) -> int:
         """Products with scales per block that are issued one behind the other: as many as registers hold."""
@@ -55,15 +56,15 @@ class EarlyTile:
     def reasons_against(self, w: LinearWeight, device: torch.device) -> list[str]:
         """Why it cannot make the product of `w` there; empty if it can."""
         past = w.data.shape[1] * w.data.element_size() % STEP_BYTES
-        whole = f"{past} bytes of K past whole steps of {STEP_BYTES}: use a DenseTile"
         if past or not self.steps(w):
-            return [whole]
+            return [f"{past} bytes of K past whole steps of {STEP_BYTES}: use a DenseTile"]
+        if self.together not in (1, 2, 4):
+            return [f"together {self.together}: use 1, 2 or 4"]
         shared = self.ring * self.group_bytes(w) + self.scale_bytes(w)
         compiled = f"{device}: use a DenseTile where kernels are not compiled for compute capability 9.0"
         checks = [
             (self.rows in (16, 32, 64, 128), f"rows {self.rows}: use 16, 32, 64 or 128"),
             (1 <= self.ring <= 32, f"ring {self.ring}: use 1 to 32"),
-            (self.together in (1, 2, 4), f"together {self.together}: use 1, 2 or 4"),
             (shared <= SHARED_BYTES, f"{shared} bytes of shared memory, {SHARED_BYTES} at most: a shorter ring"),
             (runs_persistent_kernels(device), compiled),
         ]
