@@ -5,9 +5,12 @@ A module of its own: importing it compiles nothing yet, but it needs Triton, whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from octavo.ops.activations import Activations
+from octavo.ops.ahead import Ahead
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -36,9 +39,9 @@ class CudaOperations:
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
         self._attentions: dict[AttentionShape, PagedAttention] = {}
 
-    def linear(self, weight: LinearWeight) -> Linear:
+    def linear(self, weight: LinearWeight, ahead: Sequence[Ahead] = ()) -> Linear:
         """See `Operations`."""
-        return KernelLinear(weight)
+        return KernelLinear(weight, ahead)
 
     def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
