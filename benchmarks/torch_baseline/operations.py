@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from benchmarks.torch_baseline.attention import attention
@@ -11,7 +9,6 @@ from benchmarks.torch_baseline.attention_plan import TilePlan, plan_attention
 from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
@@ -31,7 +28,7 @@ class TorchOperations:
 
     gates = CpuGates()
 
-    def linear(self, weight: LinearWeight, ahead: Sequence[Ahead] = ()) -> Linear:
+    def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
         return torch_linear(weight)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention.layer import Attention, AttentionShape
 from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
@@ -26,8 +24,8 @@ class Operations(Protocol):
         """What has no weights of its own."""
         ...
 
-    def linear(self, weight: LinearWeight, ahead: Sequence[Ahead] = ()) -> Linear:
-        """The linear layer of `weight`. `ahead`: what layers behind it read, two matrices at most."""
+    def linear(self, weight: LinearWeight) -> Linear:
+        """The linear layer of `weight`."""
         ...
 
     def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:

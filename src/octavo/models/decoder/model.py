@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 import torch
@@ -55,10 +54,7 @@ class Decoder:
         self._attention = operations.attention(shape)
         weight, eps = offset_from_one if parameters.offset_norms else as_stored, config.rms_norm_eps
         self._embedding = parameters.embedding
-        self._layers = [
-            Layer(layer, self._attention, operations, eps, weight, shape, behind)
-            for layer, behind in itertools.zip_longest(parameters.layers, parameters.layers[1:])
-        ]
+        self._layers = [Layer(layer, self._attention, operations, eps, weight, shape) for layer in parameters.layers]
         self._kinds = [kind_of(layer) for layer in parameters.layers]
         self._norm = operations.add_norm(weight(parameters.norm), eps, frozenset({Unscaled}))
         self._is_recurrent = any(isinstance(layer.mixer, DeltaNetParameters) for layer in parameters.layers)

@@ -28,18 +28,13 @@ def _keys(ids, assignment, live_assignments, experts):
 
 
 @triton.jit
-def _ranks(ids, key, first, live_assignments, experts, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
-    """How many of the BLOCK assignments from `first` on, before each, have its key."""
-    place = tl.arange(0, BLOCK)
-    rank = tl.zeros_like(place)
-    # all are asked for before the first is waited for
-    keys = ()
-    for start in tl.static_range(0, BLOCK, CHUNK):
-        keys += (_keys(ids, first + start + tl.arange(0, CHUNK), live_assignments, experts),)  # type: ignore[assignment]
-    for number in tl.static_range(BLOCK // CHUNK):
-        other = number * CHUNK + tl.arange(0, CHUNK)
-        same = key[:, None] == keys[number][None, :]
-        rank += tl.sum((same & (other[None, :] < place[:, None])).to(tl.int32), 1)
+def _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK: tl.constexpr):
+    """How many assignments from `first` on, before each of `assignment`, have its key."""
+    rank = tl.zeros_like(assignment)
+    for start in range(first, tl.max(assignment, 0) + 1, CHUNK):
+        other = start + tl.arange(0, CHUNK)
+        same = key[:, None] == _keys(ids, other, live_assignments, experts)[None, :]
+        rank += tl.sum((same & (other[None, :] < assignment[:, None])).to(tl.int32), 1)
     return rank
 
 
@@ -126,7 +121,7 @@ def place_kernel(
     earlier = tl.load(block_counts + tl.program_id(0).to(tl.int64) * BINS + bins)
     counts = tl.where(bins < experts, counts, 0)
     offset = tl.cumsum(counts, 0) - counts
-    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, first, live_assignments, experts, BLOCK, CHUNK)
+    row = tl.gather(offset + earlier, key, 0) + _ranks(ids, key, assignment, first, live_assignments, experts, CHUNK)
     tl.store(order + row, assignment, mask=(key < experts) & (row >= 0) & (row < tokens * top_k))
     _list_tiles(counts, offset, sorted_rows, tiles, num_tiles, max_tiles, tl.num_programs(0), ROWS, BINS)
 
