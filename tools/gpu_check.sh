@@ -61,6 +61,13 @@ hybrid() {
     step "$2" timeout 300 "$python" -m benchmarks.end_to_end --model "$1" --name "$2" --peer "$logs/vllm-hybrid.json"
 }
 
+# beside_layer: Gated DeltaNet of one layer beside vLLM's kernels of it, which are compiled and tuned at first, for minutes
+beside_layer() {
+    PYTHONPATH=${VLLM_SITE:?}:. \
+        step vllm-delta-net timeout 500 "$python" -m benchmarks.peers.vllm_delta_net "$logs/vllm-delta-net.json" || return 1
+    step delta-net timeout 100 "$python" -m benchmarks.delta_net --peer "$logs/vllm-delta-net.json"
+}
+
 for name in $steps; do
     case $name in
     kernels) step kernels "${pytest[@]}" -n 14 tests/ops || failed=1 ;;
@@ -104,7 +111,10 @@ for name in $steps; do
         done
         ;;
     peers) beside src/octavo/assets/qwen3-30b-a3b-fp8-dynamic end_to_end sglang || failed=1 ;;
-    hybrid-peers) hybrid "$shapes/qwen3-next-80b-a3b-fp8" end_to_end_qwen3_next || failed=1 ;;
+    hybrid-peers)
+        hybrid "$shapes/qwen3-next-80b-a3b-fp8" end_to_end_qwen3_next || failed=1
+        beside_layer || failed=1
+        ;;
     *)
         echo "no such step: $name"
         failed=1
