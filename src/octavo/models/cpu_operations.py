@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.activations import Activations
+from octavo.ops.ahead import Ahead
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -22,7 +23,7 @@ class CpuOperations:
 
     gates = CpuGates()
 
-    def linear(self, weight: LinearWeight) -> Linear:
+    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
         """See `Operations`."""
         return TiledLinear(weight)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.activations import Activations
+from octavo.ops.ahead import Ahead
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -36,9 +37,9 @@ class CudaOperations:
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
         self._attentions: dict[AttentionShape, PagedAttention] = {}
 
-    def linear(self, weight: LinearWeight) -> Linear:
+    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
         """See `Operations`."""
-        return KernelLinear(weight)
+        return KernelLinear(weight, ahead)
 
     def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""
