@@ -9,7 +9,6 @@ from benchmarks.torch_baseline.attention_plan import TilePlan, plan_attention
 from benchmarks.torch_baseline.experts import CudaExperts
 from benchmarks.torch_baseline.linear import torch_linear
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention import write_kv
 from octavo.ops.attention.cache import UNSCALED, KvScales
 from octavo.ops.attention.layer import AttentionRows, AttentionShape
@@ -29,7 +28,7 @@ class TorchOperations:
 
     gates = CpuGates()
 
-    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
+    def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
         return torch_linear(weight)
 

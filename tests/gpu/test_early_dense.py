@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from layer import CUDA
-from memory import Guard
-from octavo.ops.ahead import Ahead
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.launch import LAUNCH
 from octavo.ops.linear.choice import EARLY_ROWS, early_tile
@@ -145,20 +143,6 @@ def test_rows_that_the_kernel_before_writes_are_waited_for(kind: type) -> None:
         first.x.data.neg_()
         graph.replay()
         assert torch.equal(out, expected)
-
-
-@each_kind
-@pytest.mark.parametrize("rows", [1, 16, 64, 200])
-def test_what_is_asked_for_ahead_changes_no_bit(kind: type, rows: int) -> None:
-    """Of matrices of any size."""
-    case = drawn(kind, rows, 513, 2048)
-    expected = run(case, OTHER)
-    for size in (0, 16, 4096, 300 * 16, 24 * 2**20):
-        ahead = Ahead.of(Guard(CUDA).empty((size,), torch.uint8))
-        out = torch.full_like(expected, torch.nan)
-        assert torch.equal(
-            dense_gemm(case.x, case.w, out=out, tile=early_tile(rows, 16, case.w), ahead=ahead), expected
-        )
 
 
 @each_kind

@@ -16,7 +16,6 @@ from octavo.models.kv_cache import KVCache
 from octavo.models.load import LoadedModel, load_model
 from octavo.models.operations import Operations
 from octavo.ops.activations import FP8, Activations, Unscaled
-from octavo.ops.ahead import Ahead
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.linear.layer import Linear
@@ -254,8 +253,8 @@ class BatchScaled:
 class Mutant(CudaOperations):
     """Everything of the kernels but the inputs of the linear layers."""
 
-    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
-        return BatchScaled(super().linear(weight, ahead))
+    def linear(self, weight: LinearWeight) -> Linear:
+        return BatchScaled(super().linear(weight))
 
     def add_norm(self, weight: torch.Tensor, eps: float, forms: frozenset[type[Activations]]) -> CudaAddNorm:
         return super().add_norm(weight, eps, frozenset({Unscaled}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention.cpu_layer import CpuAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -23,7 +22,7 @@ class CpuOperations:
 
     gates = CpuGates()
 
-    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
+    def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
         return TiledLinear(weight)
 

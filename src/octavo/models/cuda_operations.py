@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention.cuda_layer import PagedAttention
 from octavo.ops.attention.layer import AttentionShape
 from octavo.ops.delta_net import DeltaShape, DeltaWeights
@@ -37,9 +36,9 @@ class CudaOperations:
         self._workspaces: dict[tuple[object, ...], MoeWorkspace] = {}
         self._attentions: dict[AttentionShape, PagedAttention] = {}
 
-    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
+    def linear(self, weight: LinearWeight) -> Linear:
         """See `Operations`."""
-        return KernelLinear(weight, ahead)
+        return KernelLinear(weight)
 
     def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:
         """See `Operations`."""

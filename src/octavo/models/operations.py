@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.attention.layer import Attention, AttentionShape
 from octavo.ops.delta_net import DeltaNet, DeltaShape, DeltaWeights
 from octavo.ops.experts import Experts, ExpertWeights, RoutingRule
@@ -25,8 +24,8 @@ class Operations(Protocol):
         """What has no weights of its own."""
         ...
 
-    def linear(self, weight: LinearWeight, ahead: Ahead | None = None) -> Linear:
-        """The linear layer of `weight`. `ahead`: what a layer behind it reads."""
+    def linear(self, weight: LinearWeight) -> Linear:
+        """The linear layer of `weight`."""
         ...
 
     def experts(self, weights: ExpertWeights, rule: RoutingRule) -> Experts:

@@ -54,63 +54,6 @@ def launch_next_and_wait(PDL: tl.constexpr):
 
 
 @triton.jit
-def ask_for(data, num_bytes, program, programs, WARPS: tl.constexpr):
-    """Have the second cache fetch `num_bytes` at `data`, each warp of all `programs` a part. Both are multiples of 16.
-
-    Nothing waits for it. The parts are as even as multiples of 16 bytes are, a MB at most; the last may have less, or nothing.
-    """
-    # the instruction counts up to 2^16 units
-    part = tl.minimum(tl.cdiv(num_bytes, programs * WARPS * 16), 65535) * 16
-    tl.inline_asm_elementwise(
-        """
-        {
-            .reg .pred asks;
-            .reg .u32 thread, first, size;
-            .reg .u64 at;
-            mov.u32 thread, %tid.x;
-            shr.u32 size, thread, 5;
-            mad.lo.u32 first, size, $3, $4;
-            and.b32 thread, thread, 31;
-            setp.eq.u32 asks, thread, 0;
-            setp.lt.and.u32 asks, first, $2, asks;
-            sub.u32 size, $2, first;
-            min.u32 size, size, $3;
-            cvt.u64.u32 at, first;
-            add.u64 at, at, $1;
-            @asks cp.async.bulk.prefetch.L2.global [at], size;
-            mov.u32 $0, 0;
-        }
-        """,
-        "=r,l,r,r,r",
-        [data.to(tl.int64), num_bytes, part, program * WARPS * part],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
-def prefetch_lines(at, asks):
-    """Have the second cache fetch the line of 128 bytes of each address `at` whose `asks` is true. Nothing waits for it, and nothing is read by it, so
-    that a kernel may still write there."""
-    tl.inline_asm_elementwise(
-        """
-        {
-            .reg .pred asks;
-            setp.ne.s32 asks, $2, 0;
-            @asks prefetch.global.L2 [$1];
-            mov.u32 $0, 0;
-        }
-        """,
-        "=r,l,r",
-        [at, asks.to(tl.int32)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def load_rows_in_use(rows_in_use, capacity):
     """Rows in use: `capacity`, or what device memory says at `rows_in_use`, held within [0, capacity].
 
@@ -118,14 +61,8 @@ def load_rows_in_use(rows_in_use, capacity):
     """
     rows = capacity
     if rows_in_use is not None:
-        rows = held_within(tl.load(rows_in_use, cache_modifier=".cg"), capacity)
+        rows = tl.minimum(tl.maximum(tl.load(rows_in_use, cache_modifier=".cg"), 0), capacity)
     return rows
-
-
-@triton.jit
-def held_within(rows, capacity):
-    """`rows` held within [0, capacity]."""
-    return tl.minimum(tl.maximum(rows, 0), capacity)
 
 
 @triton.jit
@@ -203,26 +140,17 @@ def row_means_of_squares(x, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_experts(ids, row, K: tl.constexpr):
-    """K experts of a row, for `weighted_sum`: not by way of the first cache, so that they may be read before the wait for the kernel before, where
-    that is the product that makes the parts, and the ids were complete before it began."""
-    expert = ()
-    for k in tl.static_range(K):
-        expert += (tl.load(ids + row * K + k, cache_modifier=".cg"),)  # type: ignore[assignment]
-    return expert
-
-
-@triton.jit
 def weighted_sum(
-    parts, expert, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr
+    parts, ids, weights, row, live, column, inside, width, experts, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """(BLOCK,) bf16: the sum over k, in order, of weights[row, k] * parts[row x K + k]. An absent assignment is not read."""
     # all are asked for before the first is waited for
     present, share, part = (), (), ()
     for k in tl.static_range(K):
+        expert = tl.load(ids + row * K + k)
+        present += (live & (expert >= 0) & (expert < experts),)  # type: ignore[assignment]
         share += (tl.load(weights + row * K + k),)  # type: ignore[assignment]
     for k in tl.static_range(K):
-        present += (live & (expert[k] >= 0) & (expert[k] < experts),)  # type: ignore[assignment]
         value = tl.load(parts + (row * K + k) * width + column, mask=inside & present[k], other=0.0)
         part += (value,)  # type: ignore[assignment]
     acc = tl.zeros((BLOCK,), tl.float32)

@@ -11,8 +11,6 @@ import torch
 class WeightedSum:
     """out[t] = bf16(sum over k, in assignment order, of weights[t, k] * parts[t x K + k]) in float32, for `combine` or `add_norm`.
 
-    On a GPU ids and `rows_in_use` must be complete before the kernel that makes the parts begins: they are read while it still runs.
-
     A part whose id is negative or >= experts is not read and adds nothing. A row at `rows_in_use` or later is zero.
     """
 

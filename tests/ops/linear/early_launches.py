@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from octavo.ops.ahead import Ahead
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
 from octavo.ops.linear.choice import choose_early
 from octavo.ops.linear.early import launch_early_dense
@@ -21,11 +20,8 @@ from ops.linear.test_dense_gemm import Case
 KINDS = {"channel": Fp8Channel, "block": Fp8Block, "bf16": Bf16}
 CASES = [(16, 2048, 4096), (128, 2048, 4096), (256, 2048, 4096), (32, 5120, 640), (64, 12288, 2048), (128, 5120, 2048)]
 """Rows, N, K: steps of K come in fours, one by one, and in twos, as there is half the room."""
-FORMS: dict[str, tuple[torch.dtype, bool, Ahead | None]] = {
-    "bf16-bias": (torch.bfloat16, True, Ahead.of(torch.empty(4096, dtype=torch.uint8))),
-    "f32": (torch.float32, False, None),
-}
-"""Of the output, whether there is a bias, and what is asked for behind the weights."""
+FORMS = {"bf16-bias": (torch.bfloat16, True), "f32": (torch.float32, False)}
+"""Of the output, and whether there is a bias."""
 
 
 def tiles() -> dict[str, EarlyTile]:
@@ -49,11 +45,11 @@ def weight(kind: type, columns: int, width: int) -> LinearWeight:
     return Fp8Block(data, torch.empty((-(-columns // 128), -(-width // 128)), device="meta"))
 
 
-def launch(name: str, tile: EarlyTile, dtype: torch.dtype, bias: bool, ahead: Ahead | None) -> None:
+def launch(name: str, tile: EarlyTile, dtype: torch.dtype, bias: bool) -> None:
     """Of 64 columns: what is compiled does not hang on their number."""
     kind, shape, _ = name.split("-")
     case = Case.draw(KINDS[kind], tile.rows - 1, 64, int(shape.split("x")[1]), torch.device("cpu"), bias=bias)
-    launch_early_dense(case.x, case.w, out=torch.empty((tile.rows - 1, 64), dtype=dtype), tile=tile, ahead=ahead)
+    launch_early_dense(case.x, case.w, out=torch.empty((tile.rows - 1, 64), dtype=dtype), tile=tile)
 
 
 def main(folder: str, kind: str) -> None:

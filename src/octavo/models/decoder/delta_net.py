@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from octavo.models.decoder.parameters import DeltaNetParameters
-from octavo.models.decoder.read_behind import ReadBehind
 from octavo.models.decoder.rows import LayerRows
 from octavo.models.operations import Operations
 from octavo.ops.inputs import Inputs
@@ -14,9 +13,8 @@ from octavo.ops.inputs import Inputs
 class GatedDeltaNet:
     """The projections, the delta rule on each request's state, a norm of each head times the silu of its gate, and back."""
 
-    def __init__(self, parameters: DeltaNetParameters, operations: Operations, eps: float, ahead: ReadBehind) -> None:
-        self._qkvz = operations.linear(parameters.qkvz, ahead.by_input)
-        self._out = operations.linear(parameters.out, ahead.by_output)
+    def __init__(self, parameters: DeltaNetParameters, operations: Operations, eps: float) -> None:
+        self._qkvz, self._out = operations.linear(parameters.qkvz), operations.linear(parameters.out)
         self._write_decay = operations.linear(parameters.write_decay)
         self._delta = operations.delta_net(parameters.shape, parameters.weights)
         self._shape, self._grouped = parameters.shape, parameters.grouped

@@ -17,7 +17,6 @@ from octavo.models.decoder.parameters import (
     SharedExpert,
     SparseMlp,
 )
-from octavo.models.decoder.read_behind import ReadBehind
 from octavo.models.decoder.rows import LayerRows
 from octavo.models.operations import Operations
 from octavo.ops.activations import Activations
@@ -144,15 +143,9 @@ class SelfAttention:
     """The projection to queries, keys and values, attention over the cache, and the projection back."""
 
     def __init__(
-        self,
-        parameters: AttentionParameters,
-        attention: Attention,
-        operations: Operations,
-        norm_weight: NormWeight,
-        ahead: ReadBehind,
+        self, parameters: AttentionParameters, attention: Attention, operations: Operations, norm_weight: NormWeight
     ) -> None:
-        self._qkv = operations.linear(parameters.qkv, ahead.by_input)
-        self._out = operations.linear(parameters.out, ahead.by_output)
+        self._qkv, self._out = operations.linear(parameters.qkv), operations.linear(parameters.out)
         norms = parameters.norms
         if norms is not None:
             norms = dataclasses.replace(norms, queries=norm_weight(norms.queries), keys=norm_weight(norms.keys))
@@ -178,10 +171,9 @@ class GatedAttention(SelfAttention):
         attention: Attention,
         operations: Operations,
         norm_weight: NormWeight,
-        ahead: ReadBehind,
         shape: AttentionShape,
     ) -> None:
-        super().__init__(parameters, attention, operations, norm_weight, ahead)
+        super().__init__(parameters, attention, operations, norm_weight)
         self._shape, self._gates, self._out_form = shape, operations.gates, parameters.out.activations
 
     def __call__(self, x: Inputs, rows: LayerRows, cache: torch.Tensor) -> torch.Tensor:
@@ -208,15 +200,14 @@ class Layer:
         norm_weight: NormWeight,
         shape: AttentionShape,
     ) -> None:
-        ahead = ReadBehind.of(parameters)
         self._mixer: Mixer
         match parameters.mixer:
             case DeltaNetParameters():
-                self._mixer = GatedDeltaNet(parameters.mixer, operations, rms_norm_eps, ahead)
+                self._mixer = GatedDeltaNet(parameters.mixer, operations, rms_norm_eps)
             case AttentionParameters(gated=True):
-                self._mixer = GatedAttention(parameters.mixer, attention, operations, norm_weight, ahead, shape)
+                self._mixer = GatedAttention(parameters.mixer, attention, operations, norm_weight, shape)
             case AttentionParameters():
-                self._mixer = SelfAttention(parameters.mixer, attention, operations, norm_weight, ahead)
+                self._mixer = SelfAttention(parameters.mixer, attention, operations, norm_weight)
         self._mlp: Mlp
         match parameters.mlp:
             case DenseMlp():

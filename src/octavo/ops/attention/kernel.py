@@ -12,10 +12,8 @@ import triton
 import triton.language as tl
 
 from octavo.ops.attention.plan import WORK
-from octavo.ops.device import launch_next_early, load_rows_in_use, prefetch_lines, wait_for_previous
+from octavo.ops.device import launch_next_early, load_rows_in_use, wait_for_previous
 
-ASKED_TILES = tl.constexpr(4)
-"""Of keys and values, which are asked for before the wait for the kernel before: as many as 256 keys have."""
 LINE = tl.constexpr(WORK)
 """Numbers of a line of work."""
 ONES_TALL = tl.constexpr(16)
@@ -76,30 +74,6 @@ def _block_ids(table, start, context, columns, BLOCK_SIZE: tl.constexpr, KV_TILE
         place = key // BLOCK_SIZE
         inside = (key < context) & (place >= 0) & (place < columns)
         return tl.load(table + place, mask=inside, other=-1, cache_modifier=".cg")
-
-
-@triton.jit
-def _ask_for_first_keys(
-    keys, side_stride, table, first_key, end, columns, blocks, slot_stride,
-    WIDTH: tl.constexpr, HEAD: tl.constexpr, BLOCK_SIZE: tl.constexpr, KV_TILE: tl.constexpr,
-):  # fmt: skip
-    """Have the second cache fetch keys and values of the first tiles, while the kernel before, which writes those of this step, still runs."""
-    numbers: tl.constexpr = 128 // (keys.dtype.element_ty.primitive_bitwidth // 8)
-    lines: tl.constexpr = (HEAD + numbers - 1) // numbers
-    each = tl.arange(0, KV_TILE * lines)
-    offset = each // lines
-    number = each % lines * numbers
-    # all blocks are asked for before the first is waited for
-    block = ()
-    for tile in tl.static_range(ASKED_TILES):
-        block += (_block_ids(table, first_key + tile * KV_TILE, end, columns, BLOCK_SIZE, KV_TILE),)  # type: ignore[assignment]
-    for tile in tl.static_range(ASKED_TILES):
-        start = first_key + tile * KV_TILE
-        inside = (block[tile] >= 0) & (block[tile] < blocks) & (offset < end - start) & (number < WIDTH)
-        slot = block[tile].to(tl.int64) * BLOCK_SIZE + start % BLOCK_SIZE + offset
-        at = keys + slot * slot_stride + number
-        prefetch_lines(at, inside)
-        prefetch_lines(at + side_stride, inside)
 
 
 @triton.jit
@@ -166,12 +140,6 @@ def _attend(
         tile_acc = tl.zeros((HEAD, ROWS) if KEYS_TALL else (ROWS, HEAD), tl.float32)
         next_block = _block_ids(table, first_key, context, columns, BLOCK_SIZE, KV_TILE)
         if overlap_previous == 0:
-            if PDL and BLOCK_SIZE % KV_TILE == 0:  # noqa: SIM102 (this is known when it is compiled)
-                if item < tl.num_programs(0):
-                    _ask_for_first_keys(
-                        cache + group * WIDTH, side_stride, table, first_key, end, columns, blocks, slot_stride,
-                        WIDTH, HEAD, BLOCK_SIZE, KV_TILE,
-                    )  # fmt: skip
             wait_for_previous(PDL)
         q = tl.load(queries + at, mask=mask, other=0.0)
         # one loop over all splits: one for each would wait for the first keys of each

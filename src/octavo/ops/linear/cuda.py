@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from octavo.ops.ahead import Ahead
 from octavo.ops.formats import LinearWeight
 from octavo.ops.inputs import Inputs
 from octavo.ops.linear.dense_gemm import dense_gemm
@@ -14,8 +13,8 @@ from octavo.ops.quantize.cuda import CudaQuantizer
 class KernelLinear:
     """y = x @ W^T + b; FP8 weights take x rounded to FP8 per row. A row's bits depend on that row and the weight alone."""
 
-    def __init__(self, weight: LinearWeight, ahead: Ahead | None = None) -> None:
-        self._weight, self._ahead = weight, ahead
+    def __init__(self, weight: LinearWeight) -> None:
+        self._weight = weight
 
     def __call__(self, x: torch.Tensor | Inputs) -> torch.Tensor:
         """x (T, K) bf16, or as a norm made it -> (T, N) bf16, new.
@@ -33,4 +32,4 @@ class KernelLinear:
         activations = Inputs.of(x).activate(self._weight, CudaQuantizer())
         rows = activations.data
         out = torch.empty((rows.shape[0], self._weight.data.shape[0]), dtype=dtype, device=rows.device)
-        return dense_gemm(activations, self._weight, out=out, ahead=self._ahead)
+        return dense_gemm(activations, self._weight, out=out)

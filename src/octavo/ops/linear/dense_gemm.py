@@ -9,7 +9,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
 from octavo.ops.activations import BLOCK, Activations
-from octavo.ops.ahead import MOST_BYTES, UNIT, Ahead
 from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
@@ -31,9 +30,7 @@ TILES_PER_BAND = 8
 """Row tiles whose programs run next to each other."""
 
 
-def dense_gemm(
-    x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyTile | None = None, ahead: Ahead | None = None
-) -> torch.Tensor:
+def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyTile | None = None) -> torch.Tensor:
     """out = x @ w^T + bias
 
     The bits of a row depend on that row and the weights, not on T, the tile or other rows.
@@ -45,7 +42,6 @@ def dense_gemm(
         out: (T, N) bf16 or f32; written.
         tile: sizes of one program's work, a PersistentTile only for FP8 on Hopper, without bias and to bf16, an EarlyTile only on Hopper;
             None chooses by T.
-        ahead: of a matrix that a later kernel reads, which an EarlyTile has the second cache fetch when all of `w` has been asked for.
 
     Returns:
         out
@@ -54,8 +50,6 @@ def dense_gemm(
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
     dims = _check(x, w, out)
-    if ahead is not None:
-        _check_ahead(ahead, out.device)
     rows, columns, width = dims["T"], dims["N"], dims["K"]
     if not rows:
         return out
@@ -66,7 +60,7 @@ def dense_gemm(
         return out
     if isinstance(tile, EarlyTile):
         _check_early(w, out, tile)
-        launch_early_dense(x, w, out=out, tile=tile, ahead=ahead)
+        launch_early_dense(x, w, out=out, tile=tile)
         return out
     step = tile.step_factor * STEP[w.data.dtype]
     tile.check(gated=False, step_bytes=STEP[w.data.dtype] * w.data.element_size())
@@ -132,16 +126,6 @@ def _check_persistent(w: LinearWeight, out: torch.Tensor) -> None:
 def _check_early(w: LinearWeight, out: torch.Tensor, tile: EarlyTile) -> None:
     if reasons := tile.reasons_against(w, out.device):
         raise KernelContractError("tile", "a tile that can run", "; ".join(reasons))
-
-
-def _check_ahead(ahead: Ahead, device: torch.device) -> None:
-    data, past = ahead.data, ahead.data.data_ptr() % UNIT + len(ahead.data) % UNIT
-    check_range("len(ahead.data)", len(data), 0, MOST_BYTES, "use Ahead.of")
-    if data.dtype != torch.uint8 or data.dim() != 1 or not data.is_contiguous() or data.device != device or past:
-        expected = f"(bytes,) uint8 on {device}, address and size multiples of {UNIT}"
-        raise KernelContractError(
-            "ahead", expected, f"{data.dtype} {tuple(data.shape)} on {data.device} (use Ahead.of)"
-        )
 
 
 def _check(x: Activations, w: LinearWeight, out: torch.Tensor) -> Dims:

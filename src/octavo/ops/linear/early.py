@@ -7,7 +7,6 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from octavo.ops.activations import Activations
-from octavo.ops.ahead import Ahead
 from octavo.ops.bulk_copy import check_bulk_copies
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, check_grid
@@ -15,9 +14,7 @@ from octavo.ops.linear.early_kernel import early_dense_kernel
 from octavo.ops.linear.early_tile import STEP_BYTES, EarlyTile
 
 
-def launch_early_dense(
-    x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: EarlyTile, ahead: Ahead | None = None
-) -> None:
+def launch_early_dense(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: EarlyTile) -> None:
     """Launch out = x @ w^T + bias, for one row at least.
 
     Args:
@@ -25,7 +22,6 @@ def launch_early_dense(
         w: (N, K), of which `tile` can make the product; read.
         out: (T, N) bf16 or f32; written.
         tile: its sizes.
-        ahead: what to ask for when all of `w` has been.
 
     Raises:
         KernelContractError: bulk copies cannot read an operand.
@@ -33,8 +29,7 @@ def launch_early_dense(
     (rows, width), columns, group = x.data.shape, out.shape[1], tile.group(w)
     x_tiles, w_tiles = _steps("x.data", x.data, group, tile.rows), _steps("w.data", w.data, group, tile.columns)
     early_dense_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.columns))](
-        x_tiles, x.scales, w_tiles, w.scales, w.bias, out, ahead.data if ahead else w.data, rows,
-        ahead.bytes_for(rows) if ahead else 0, columns, width,
+        x_tiles, x.scales, w_tiles, w.scales, w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,
         BIAS=w.bias is not None, RING=tile.ring, PENDING=tile.pending(w), MOST_STEPS=tile.most_steps(w), num_warps=4, **LAUNCH,
     )  # fmt: skip

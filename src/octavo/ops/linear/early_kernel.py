@@ -26,7 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from octavo.ops.device import ask_for, wait_for_previous
+from octavo.ops.device import wait_for_previous
 from octavo.ops.linear import early_tile
 from octavo.ops.persistent_device import sync_threads
 
@@ -87,9 +87,9 @@ def _add_scaled(w_buffers, x_buffers, scales, place, step, acc, zeros, PENDING: 
     return acc
 
 
-@gluon.jit(do_not_specialize=["rows", "ahead_bytes"])
+@gluon.jit(do_not_specialize=["rows"])
 def early_dense_kernel(
-    x_tiles, x_scale, w_tiles, w_scale, bias, y, ahead, rows, ahead_bytes, N, K,
+    x_tiles, x_scale, w_tiles, w_scale, bias, y, rows, N, K,
     SCALED: gl.constexpr, X_SCALE_STRIDE: gl.constexpr, BLOCKWISE: gl.constexpr, BIAS: gl.constexpr, RING: gl.constexpr, PENDING: gl.constexpr,
     MOST_STEPS: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
@@ -98,8 +98,7 @@ def early_dense_kernel(
     x_tiles: a descriptor of x as (steps, rows, step of K), blocks of (GROUP, ROWS, step). w_tiles: of W as
     (steps, N, step of K), blocks of (GROUP, COLUMNS, step). What lies past rows or N comes as zeros, and only reaches sums that are not stored.
     GROUP divides the steps, PENDING divides GROUP. MOST_STEPS: a power of two, as many as the steps of K, with scales per block.
-    X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one. ahead: so many
-    bytes there, a multiple of 16, are asked for when all weights have been.
+    X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """
     GROUP: gl.constexpr = x_tiles.block_shape[0]
     ROWS: gl.constexpr = x_tiles.block_shape[1]
@@ -172,7 +171,6 @@ def early_dense_kernel(
             sync_threads()
             _ask_for_weights(w_tiles, x_tiles, w_groups, full, first_column, group + RING, RING)
             _ask_for_rows(x_tiles, x_groups, full, first_row, group + RING, RING)
-    ask_for(ahead, ahead_bytes, gl.program_id(0), gl.num_programs(0), 4)
     if SCALED:
         acc *= channel_scale[:, None] * token_scale[None, :]
     if BIAS:

@@ -34,7 +34,7 @@ def add_norm(
 
     Args:
         x: (R, K) bf16, K <= 32768; read.
-        change: (R, K) bf16, or the sum of parts of width K, which say when they must be complete (`WeightedSum`); read. None: z is x.
+        change: (R, K) bf16, or the sum of parts of width K; read. None: z is x.
         weight: (K,) bf16, or float32, with which y is not rounded before the product; read.
         eps: added to the mean of squares.
         forms: how y is wanted: `Unscaled`, and `TokenScaled` or `GroupScaled`. Others are left to those who read it, from bf16.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.ops.device import held_within, launch_next_and_wait, load_experts, mean_of_squares, normed, weighted_sum
+from octavo.ops.device import launch_next_and_wait, load_rows_in_use, mean_of_squares, normed, weighted_sum
 from octavo.ops.quantize.kernel import store_row
 
 
@@ -26,20 +26,14 @@ def add_norm_kernel(
     # no kernel writes weights, and they come from memory: nobody has read them since the step before. Converted behind the wait, or
     # they would be waited for first
     gain = tl.load(weight + column, mask=inside, other=0.0)
-    row = tl.program_id(0).to(tl.int64)
-    if ids is not None:
-        # older than the parts, which the kernel before makes: parts wait for them no more
-        expert = load_experts(ids, row, K)
-        # held within the rows behind the wait, or it would be waited for first
-        used = rows if rows_in_use is None else tl.load(rows_in_use, cache_modifier=".cg")
     launch_next_and_wait(PDL)
+    row = tl.program_id(0).to(tl.int64)
     at = row * width + column
     value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if change is not None:
         if ids is not None:
-            added = weighted_sum(
-                change, expert, shares, row, row < held_within(used, rows), column, inside, width, experts, K, BLOCK
-            )
+            live = row < load_rows_in_use(rows_in_use, rows)
+            added = weighted_sum(change, ids, shares, row, live, column, inside, width, experts, K, BLOCK)
         else:
             added = tl.load(change + at, mask=inside, other=0.0)
         value = (value + added.to(tl.float32)).to(tl.bfloat16)

@@ -27,8 +27,7 @@ def combine(
     """out[t] = bf16(sum over k, in assignment order, of weights[t, k] * y[t x K + k]) in f32.
 
     An assignment whose id is negative or >= experts is not read and adds nothing, whatever its weight. A token with no
-    present assignment, or at `rows_in_use` or later, becomes zero. On a GPU ids and `rows_in_use` must be complete before the kernel before this one
-    on the stream begins: they are read while it still runs.
+    present assignment, or at `rows_in_use` or later, becomes zero.
 
     Args:
         y: (S, H) bf16, S >= T x K, H <= 32768; read.
