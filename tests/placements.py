@@ -351,6 +351,10 @@ def dense(device: torch.device, kind: type) -> Iterator[Scenario]:
             (5, 513, 2048, EarlyTile(16, 2)),
             (33, 64, 640, EarlyTile(64, 3)),
             (127, 200, 1280, EarlyTile(128, 1)),
+            # several tiles of rows, the last of which has some past the end, or one that is there
+            (37, 80, 256, EarlyTile(16, 2, 2)),
+            (201, 513, 2048, EarlyTile(64, 3)),
+            (65, 200, 640, EarlyTile(64, 2, 1)),
         ):
             case = Product.draw(kind, rows, columns, width, device, bias=True)
             yield Scenario(

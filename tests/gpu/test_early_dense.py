@@ -1,4 +1,4 @@
-"""Tiles whose weights come early, on Hopper: the bits of all other tiles, at every number of rows."""
+"""Tiles whose weights come early, on Hopper: the bits of all other tiles, from one row to as many as they are chosen for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def run(case: Case, tile: DenseTile | EarlyTile | None, dtype: torch.dtype = tor
 @pytest.mark.parametrize(("columns", "width"), SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_bits_are_those_of_other_tiles(kind: type, columns: int, width: int, dtype: torch.dtype) -> None:
-    """At every number of rows, by the tile that is chosen, and by each height with rings of other lengths and fewer steps that come together."""
+    """By the tile that is chosen, and by each height with rings of other lengths and fewer steps that come together; for one shape at every number of
+    rows up to 200."""
     case = drawn(kind, EARLY_ROWS, columns, width)
     expected = run(case, OTHER, dtype)
     assert not expected.isnan().any()
@@ -73,7 +74,7 @@ def test_few_rows_are_for_early_tiles(kind: type) -> None:
 
 
 @each_kind
-def test_every_number_of_rows_leaves_what_lies_beside(kind: type) -> None:
+def test_what_lies_beside_is_left(kind: type) -> None:
     """Between canaries, with operands that end where their rows end."""
     for count in (1, 7, 8, 15, 16, 17, 33, 65, 127, 128):
         case = drawn(kind, count, 200, 1280)

@@ -10,6 +10,7 @@ from octavo.ops.contract import INDEX_LIMIT, check_range
 
 ALIGNMENT = 16
 """Bytes of which addresses and rows are multiples (CUDA driver API, `cuTensorMapEncodeTiled`)."""
+REMEDY = "use a tile that needs no bulk copies"
 
 
 def takes_bulk_copies(*tensors: torch.Tensor) -> bool:
@@ -23,20 +24,14 @@ def check_bulk_copies(argument: str, matrix: torch.Tensor) -> None:
     Raises:
         KernelContractError: rows or the address are not such that a bulk copy can read them; names `argument`.
     """
-    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, "use a tile that needs no bulk copies")
+    check_range(f"rows of {argument}", matrix.shape[0], 1, INDEX_LIMIT, REMEDY)
     past = matrix.shape[1] * matrix.element_size() % ALIGNMENT
-    check_range(
-        f"bytes of a row of {argument} past a multiple of {ALIGNMENT}",
-        past,
-        0,
-        0,
-        "use a tile that needs no bulk copies",
-    )
+    check_range(f"bytes of a row of {argument} past a multiple of {ALIGNMENT}", past, 0, 0, REMEDY)
     if not takes_bulk_copies(matrix):
         raise KernelContractError(
             argument,
             f"an address that is a multiple of {ALIGNMENT} bytes",
-            f"{matrix.data_ptr() % ALIGNMENT} bytes more (use a tile that needs no bulk copies, or pass a copy)",
+            f"{matrix.data_ptr() % ALIGNMENT} bytes more ({REMEDY}, or pass a copy)",
         )
 
 

@@ -80,7 +80,10 @@ class Case:
     def run(self, tile: AnyTile | None = None, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         guard = Guard(self.w.data.device)
         out = guard.empty((len(self.x.data), len(self.w.data)), dtype)
-        dense_gemm(guard.rebuild_copy(self.x), guard.rebuild_copy(self.w), out=out, tile=tile)
+        x, w = guard.rebuild_copy(self.x), guard.rebuild_copy(self.w)
+        if out.is_cuda:
+            torch.cuda.synchronize()  # weights must be complete before the kernel before begins, and the copies are that one
+        dense_gemm(x, w, out=out, tile=tile)
         guard.check()
         return out
 

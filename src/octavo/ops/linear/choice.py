@@ -22,8 +22,8 @@ EARLY_ROWS = 1024
 EARLY_HEIGHTS = (16, 32, 64)
 """Of its tiles."""
 HALF_ROWS = 64
-"""Of a product whose programs share a multiprocessor by two, at most: others compute for as long as all their weights take to come. With
-scales per block, where other tiles compute for longer, as many as of any."""
+"""Of a product whose programs share a multiprocessor by two, at most; of more rows other tiles were as fast. With scales per block other tiles
+compute for longer, and there is no such limit."""
 EARLY_PROGRAMS = 132
 """That have a multiprocessor of an H200 to themselves, and all of its shared memory; up to twice as many have half of it. Where a device has fewer
 multiprocessors, the last programs begin when the first have ended, and ask for nothing early."""
