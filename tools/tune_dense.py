@@ -24,6 +24,7 @@ from benchmarks.measurement import CUDA, replay
 from tqdm import tqdm
 
 from octavo.ops.activations import BLOCK, FP8, Activations, blocks
+from octavo.ops.bulk_copy import empty_with_room
 from octavo.ops.compilation import compiling_instead
 from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, LinearWeight
@@ -116,7 +117,7 @@ def _random(kind: type, columns: int, width: int) -> LinearWeight:
 def product(weights: Sequence[LinearWeight], rows: int) -> Product:
     """Of `rows` random rows."""
     columns, width = weights[0].data.shape
-    x = torch.randn((rows, width), dtype=torch.bfloat16, device=CUDA)
+    x = empty_with_room((rows, width), torch.bfloat16, CUDA).normal_()
     inputs = weights[0].activate(x, CudaQuantizer())
     return Product(weights, inputs, torch.empty((rows, columns), dtype=torch.bfloat16, device=CUDA))
 

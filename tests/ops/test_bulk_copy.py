@@ -10,11 +10,16 @@ import torch
 
 from cases import SMALL
 from octavo.errors import KernelContractError
+from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled
+from octavo.ops.bulk_copy import empty_with_room, in_whole_tiles
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
-from octavo.ops.formats import Bf16, Fp8Channel
+from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.gates.cuda import gate_heads, swiglu
 from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
+from octavo.ops.norm.cuda import add_norm
+from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static, swiglu_quantize
 from ops.experts.test_grouped_gemm import Case, down_case, gate_up_case
 from ops.linear.test_dense_gemm import Case as Product
 
@@ -97,3 +102,64 @@ def test_the_expert_layer(kind: type, device: torch.device) -> None:
         assert torch.equal(run(one, other), expected)
         with pytest.raises(KernelContractError, match=r"w\.data"):
             run(one, other, Tiles(TMA, TMA))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 16, 96, 128, 129])
+def test_room_is_as_many_rows_as_fill_a_tile(rows: int, device: torch.device) -> None:
+    made = empty_with_room((rows, 3, 16), torch.bfloat16, device)
+    assert made.shape == (rows, 3, 16)
+    assert made.is_contiguous()
+    for height in (16, 32, 64, 128):
+        whole = in_whole_tiles(made.flatten(1), height)
+        assert whole.data_ptr() == made.data_ptr()
+        assert whole.shape == (-(-rows // height) * height, 48)
+
+
+def test_rows_are_of_the_storage_alone(device: torch.device) -> None:
+    """Seven rows from the fourth on, behind which lie two and a half more."""
+    storage = torch.arange(3 * 32 + 7 * 32 + 80, device=device)
+    matrix = storage[3 * 32 :][: 7 * 32].view(7, 32)
+    whole = in_whole_tiles(matrix, 16)
+    assert whole.shape == (9, 32)
+    assert torch.equal(whole.flatten(), storage[96 : 96 + 9 * 32])
+    assert in_whole_tiles(matrix, 8).shape == (8, 32)
+    assert in_whole_tiles(matrix.clone(), 16).shape == (7, 32)
+
+
+@pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
+def test_what_lies_in_room_is_in_no_row(kind: type, device: torch.device) -> None:
+    """Behind 21 rows lies NaN, or nothing."""
+    case = Product.draw(kind, 21, 80, 128, device)
+    room = empty_with_room((21, 128), case.x.data.dtype, device)
+    in_whole_tiles(room, 64).view(torch.uint8).fill_(0xFF)
+    room.copy_(case.x.data)
+    for tile in (DenseTile(16, 64, 4, 4, tma=True), DenseTile(64, 64, 4, 3, tma=True)):
+        out = torch.full((21, 80), torch.nan, dtype=torch.float32, device=device)
+        dense_gemm(dataclasses.replace(case.x, data=room), case.w, out=out, tile=tile)
+        assert torch.equal(out, case.run(tile, torch.float32))
+
+
+@pytest.mark.parametrize("form", [TokenScaled, GroupScaled, StaticScaled], ids=lambda form: form.__name__)
+def test_what_products_read_has_room(form: type[Activations], device: torch.device) -> None:
+    """As norms, quantizers and gates make it."""
+    rows = torch.ones((21, 256), dtype=torch.bfloat16, device=device)
+    gates = rows.view(21, 2, 128)
+    made: list[torch.Tensor] = [
+        gate_heads(rows, gates).bf16,
+        swiglu(torch.cat((rows, rows), 1).float()),
+        add_norm(rows, None, rows[0].clone(), 1e-6)[1].bf16,
+    ]
+    if form is TokenScaled:
+        made.append(quantize(rows).data)
+        made.append(swiglu_quantize(torch.cat((rows, rows), 1)).data)
+    elif form is GroupScaled:
+        made.append(quantize_groups(rows).data)
+        made += [given.data for given in (gate_heads(rows, gates, form).scaled,) if given is not None]
+    else:
+        made.append(quantize_static(rows, torch.ones(1, device=device)).data)
+    scaled = add_norm(rows, None, rows[0].clone(), 1e-6, forms=frozenset({form}))[1].scaled
+    assert (scaled is None) == (form is StaticScaled)
+    made += [scaled.data] if scaled is not None else []
+    assert len(made) >= 4
+    for matrix in made:
+        assert in_whole_tiles(matrix, 64).shape[0] == 64

@@ -22,6 +22,7 @@ from octavo.ops.attention.plan import (
     PagedPlan,
     plan_paged_attention,
 )
+from octavo.ops.bulk_copy import empty_with_room
 from octavo.ops.contract import check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
@@ -144,7 +145,7 @@ def paged_attention(
     check_range(
         "plan.num_split_results", plan.num_split_results, 0, dims["P"], "plan with max_split_results of this room"
     )
-    out = torch.empty_like(queries) if out is None else out
+    out = empty_with_room(queries.shape, queries.dtype, queries.device) if out is None else out
     dims.check("out", out, ("T", heads, "D"), dtype=torch.bfloat16)
     scale, v_scale = math.log2(math.e) / math.sqrt(width), None
     if cache.dtype == FP8:

@@ -6,6 +6,7 @@ import torch
 import triton
 
 from octavo.ops.activations import BLOCK, FP8, Activations, GroupScaled, Unscaled
+from octavo.ops.bulk_copy import empty_with_room
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.gates.kernel import add_share_kernel, gate_kernel, swiglu_kernel
 from octavo.ops.inputs import Inputs
@@ -61,7 +62,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     check_range("gate_up.shape[0]", tokens, 0, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("gate_up.shape[1]", dims["2I"], 2, INDEX_LIMIT, "pass gates and ups")
     check_range("columns without their gate", dims["2I"] % 2, 0, 0, "pass as many gates as ups")
-    out = torch.empty((tokens, width), dtype=torch.bfloat16, device=gate_up.device)
+    out = empty_with_room((tokens, width), torch.bfloat16, gate_up.device)
     if tokens:
         swiglu_kernel[check_grid("swiglu", tokens * triton.cdiv(width, COLUMNS))](
             gate_up, out, width, BLOCK=COLUMNS, num_warps=4, **LAUNCH
@@ -126,11 +127,11 @@ def _gate(
     block = max(16, triton.next_power_of_2(width))
     out, codes, scales = None, None, None
     if form is GroupScaled and block == width and width % BLOCK == 0:
-        codes = torch.empty_like(x, dtype=FP8)
+        codes = empty_with_room(x.shape, FP8, x.device)
         scales = x.new_empty(GroupScaled.scale_shape(*x.shape), dtype=torch.float32)
         made = Inputs(None, GroupScaled(codes, scales))
     else:
-        out = torch.empty_like(x)
+        out = empty_with_room(x.shape, x.dtype, x.device)
         made = Inputs(out)
     if rows * heads:
         row_stride, group_stride, head_stride, _ = gates.stride()

@@ -9,7 +9,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
 from octavo.ops.activations import BLOCK, Activations
-from octavo.ops.bulk_copy import ALIGNMENT, descriptor, takes_bulk_copies
+from octavo.ops.bulk_copy import ALIGNMENT, descriptor, in_whole_tiles, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.experts.grouped_gemm import STEP, PersistentTile
 from octavo.ops.experts.grouped_gemm.persistent import launch_persistent_dense
@@ -70,7 +70,8 @@ def dense_gemm(x: Activations, w: LinearWeight, *, out: torch.Tensor, tile: AnyT
     weights: torch.Tensor | TensorDescriptor = w.data
     inputs: torch.Tensor | TensorDescriptor = x.data
     if tile.tma:
-        weights, inputs = descriptor("w.data", w.data, tile.cols, step), descriptor("x.data", x.data, tile.rows, step)
+        weights = descriptor("w.data", w.data, tile.cols, step)
+        inputs = descriptor("x.data", in_whole_tiles(x.data, tile.rows), tile.rows, step)
     dense_gemm_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.cols))](
         inputs, x.scales, weights, w.scales, w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,

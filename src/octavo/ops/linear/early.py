@@ -7,7 +7,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from octavo.ops.activations import Activations
-from octavo.ops.bulk_copy import check_bulk_copies
+from octavo.ops.bulk_copy import check_bulk_copies, in_whole_tiles
 from octavo.ops.formats import LinearWeight
 from octavo.ops.launch import LAUNCH, check_grid
 from octavo.ops.linear.early_kernel import early_dense_kernel
@@ -27,7 +27,8 @@ def launch_early_dense(x: Activations, w: LinearWeight, *, out: torch.Tensor, ti
         KernelContractError: bulk copies cannot read an operand.
     """
     (rows, width), columns, group = x.data.shape, out.shape[1], tile.group(w)
-    x_tiles, w_tiles = _steps("x.data", x.data, group, tile.rows), _steps("w.data", w.data, group, tile.columns)
+    x_tiles = _steps("x.data", in_whole_tiles(x.data, tile.rows), group, tile.rows)
+    w_tiles = _steps("w.data", w.data, group, tile.columns)
     early_dense_kernel[check_grid("dense_gemm", -(-rows // tile.rows) * -(-columns // tile.columns))](
         x_tiles, x.scales, w_tiles, w.scales, w.bias, out, rows, columns, width,
         SCALED=w.scales is not None and not w.blockwise, X_SCALE_STRIDE=w.scale_strides[0], BLOCKWISE=w.blockwise,

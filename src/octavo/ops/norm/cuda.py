@@ -8,6 +8,7 @@ import torch
 import triton
 
 from octavo.ops.activations import BLOCK, FP8, Activations, GroupScaled, Scaled, TokenScaled, Unscaled, blocks
+from octavo.ops.bulk_copy import empty_with_room
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.inputs import Inputs
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
@@ -117,6 +118,6 @@ def _allocate(x: torch.Tensor, forms: frozenset[type[Activations]]) -> Inputs:
     for form in (TokenScaled, GroupScaled):
         if scaled is None and form in forms:
             scale = x.new_empty(form.scale_shape(*x.shape), dtype=torch.float32)
-            scaled = form(torch.empty_like(x, dtype=FP8), scale)
+            scaled = form(empty_with_room(x.shape, FP8, x.device), scale)
     enough = scaled is not None and forms == {type(scaled)}
-    return Inputs(None if enough else torch.empty_like(x), scaled)
+    return Inputs(None if enough else empty_with_room(x.shape, x.dtype, x.device), scaled)

@@ -8,6 +8,7 @@ import torch
 import triton
 
 from octavo.ops.activations import BLOCK, FP8, GroupScaled, StaticScaled, TokenScaled, blocks
+from octavo.ops.bulk_copy import empty_with_room
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 from octavo.ops.quantize.kernel import (
@@ -75,7 +76,7 @@ def quantize(
     dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
-    out = out or TokenScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows,), dtype=torch.float32))
+    out = out or TokenScaled(empty_with_room(x.shape, FP8, x.device), x.new_empty((rows,), dtype=torch.float32))
     out.check("out", dims, "R", "K")
     _launch(x, out, rows_in_use, overlap_previous, groups=1, block=triton.next_power_of_2(width))
     return out
@@ -104,7 +105,7 @@ def quantize_groups(
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
     groups = blocks(width)
-    out = out or GroupScaled(torch.empty_like(x, dtype=FP8), x.new_empty((rows, groups), dtype=torch.float32))
+    out = out or GroupScaled(empty_with_room(x.shape, FP8, x.device), x.new_empty((rows, groups), dtype=torch.float32))
     out.check("out", dims, "R", "K")
     _launch(x, out, rows_in_use, overlap_previous, groups=groups, block=max(BLOCK, triton.next_power_of_2(width)))
     return out
@@ -156,7 +157,7 @@ def quantize_static(
     dims = LaunchDims()
     _bind(x, dims, "K", rows_in_use)
     rows, width = x.shape
-    out = out or StaticScaled(torch.empty_like(x, dtype=FP8), scale)
+    out = out or StaticScaled(empty_with_room(x.shape, FP8, x.device), scale)
     out.check("out", dims, "R", "K")
     if rows:
         block = triton.next_power_of_2(width)
@@ -186,7 +187,7 @@ def swiglu_quantize(
     rows, width = gate_up.shape[0], gate_up.shape[-1] // 2
     _bind(gate_up, dims, 2 * width, rows_in_use)
     out = out or TokenScaled(
-        gate_up.new_empty((rows, width), dtype=FP8), gate_up.new_empty((rows,), dtype=torch.float32)
+        empty_with_room((rows, width), FP8, gate_up.device), gate_up.new_empty((rows,), dtype=torch.float32)
     )
     dims.check("out.data", out.data, ("R", width), dtype=FP8)
     dims.check("out.scale", out.scale, ("R",), dtype=torch.float32)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from octavo.errors import KernelContractError
 from octavo.ops.activations import Activations
-from octavo.ops.bulk_copy import ALIGNMENT, check_bulk_copies, takes_bulk_copies
+from octavo.ops.bulk_copy import ALIGNMENT, check_bulk_copies, in_whole_tiles, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.grouped_gemm.block_kernel import HALF, PART, grouped_block_kernel
 from octavo.ops.experts.grouped_gemm.channel_kernel import PIECE, X_BOX, grouped_channel_kernel
@@ -77,6 +79,7 @@ def launch_persistent_dense(x: Activations, w: LinearWeight, *, out: torch.Tenso
     items = (tiles + BAND.value) * (columns // PersistentTile.columns(gated=False)) + 2 * multiprocessors(x.data.device)
     check_range("tiles x columns", items, 1, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("x.data.shape[0]", rows, 1, INDEX_LIMIT // 2, "pass fewer rows in one call")
+    x = dataclasses.replace(x, data=in_whole_tiles(x.data, PersistentTile.rows))
     _launch(x, w, (None, None, None), (rows, rows, 1, tiles, width), gated=False, top_k=1, out=out)
 
 
