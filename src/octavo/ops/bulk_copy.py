@@ -16,6 +16,9 @@ REMEDY = "use a tile that needs no bulk copies"
 ROOM_ROWS = 128
 """Of which the rows that `empty_with_room` allocates are a multiple: a whole tile of any height that products of few rows choose."""
 
+LOW_ROWS = 32
+"""Of a tile: as many as it can lack are zeros sooner than they are read."""
+
 
 def takes_bulk_copies(*tensors: torch.Tensor) -> bool:
     """Whether every tensor's address is one that a bulk copy can read from; says nothing of the length of its rows."""
@@ -51,9 +54,12 @@ def empty_with_room(shape: Sequence[int], dtype: torch.dtype, device: torch.devi
 
 
 def in_whole_tiles(matrix: torch.Tensor, height: int) -> torch.Tensor:
-    """View `matrix` (R, K), contiguous, with as many rows behind it, which have no meaning, as fill its last tile of `height` rows: those of its own storage."""
+    """View `matrix` (R, K), contiguous, with as many rows behind it, which have no meaning, as fill its last tile of `height` rows: those of its own storage.
+
+    Low tiles stay as they are.
+    """
     rows, width = matrix.shape
-    if rows % height == 0:
+    if rows % height == 0 or height <= LOW_ROWS:
         return matrix
     held = matrix.untyped_storage().nbytes() // matrix.element_size() - matrix.storage_offset()
     return matrix.as_strided((min(-(-rows // height) * height, held // width), width), (width, 1))
