@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -10,14 +11,16 @@ import torch
 
 from cases import SMALL
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled
-from octavo.ops.bulk_copy import empty_with_room, in_whole_tiles
+from octavo.ops.activations import FP8, Activations, GroupScaled, StaticScaled, TokenScaled
+from octavo.ops.bulk_copy import ROOM_ROWS, empty_with_room, in_whole_tiles
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm.block_kernel import HALF
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static
 from octavo.ops.gates.cuda import gate_heads, swiglu
-from octavo.ops.linear.dense_gemm import DenseTile, dense_gemm
+from octavo.ops.linear.choice import EARLY_HEIGHTS, choose_block_tile, choose_tile
+from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, EarlyTile, dense_gemm
 from octavo.ops.norm.cuda import add_norm
 from octavo.ops.quantize.cuda import quantize, quantize_groups, quantize_static, swiglu_quantize
 from ops.experts.test_grouped_gemm import Case, down_case, gate_up_case
@@ -129,12 +132,12 @@ def test_rows_are_of_the_storage_alone(device: torch.device) -> None:
 
 @pytest.mark.parametrize("kind", [Fp8Channel, Fp8Static, Fp8Block, Bf16], ids=lambda kind: kind.__name__)
 def test_what_lies_in_room_is_in_no_row(kind: type, device: torch.device) -> None:
-    """Behind 21 rows lies NaN, or nothing."""
+    """Behind 21 rows lies NaN, or nothing. On the device: `tests/gpu/test_room.py`."""
     case = Product.draw(kind, 21, 80, 128, device)
     room = empty_with_room((21, 128), case.x.data.dtype, device)
-    in_whole_tiles(room, 64).view(torch.uint8).fill_(0xFF)
+    in_whole_tiles(room, 128).view(torch.uint8).fill_(0xFF)
     room.copy_(case.x.data)
-    for tile in (DenseTile(16, 64, 4, 4, tma=True), DenseTile(64, 64, 4, 3, tma=True)):
+    for tile in (DenseTile(64, 64, 4, 3, tma=True), DenseTile(128, 64, 4, 3, tma=True)):
         out = torch.full((21, 80), torch.nan, dtype=torch.float32, device=device)
         dense_gemm(dataclasses.replace(case.x, data=room), case.w, out=out, tile=tile)
         assert torch.equal(out, case.run(tile, torch.float32))
@@ -164,3 +167,57 @@ def test_what_products_read_has_room(form: type[Activations], device: torch.devi
     assert len(made) >= 4
     for matrix in made:
         assert in_whole_tiles(matrix, 64).shape[0] == 64
+
+
+class Recorder:
+    """In place of a kernel: keeps the arguments of its launch."""
+
+    def __init__(self) -> None:
+        self.arguments: tuple[Any, ...] = ()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *arguments, **_constants: setattr(self, "arguments", arguments)
+
+
+LAUNCHES: dict[str, tuple[type, AnyTile, str, str, int, int]] = {
+    "dense": (Fp8Channel, DenseTile(64, 128, 4, 3, tma=True), "linear.dense_gemm", "dense_gemm_kernel", 0, 64),
+    "dense, low": (Fp8Channel, DenseTile(16, 64, 4, 3, tma=True), "linear.dense_gemm", "dense_gemm_kernel", 0, 37),
+    "early": (Fp8Block, EarlyTile(64, 2, 1), "linear.early", "early_dense_kernel", 0, 64),
+    "early, low": (Fp8Block, EarlyTile(32, 2, 1), "linear.early", "early_dense_kernel", 0, 37),
+    "persistent, blocks": (Fp8Block, PersistentTile(), "experts.grouped_gemm.persistent", "grouped_block_kernel", 1, 64),
+    "persistent, channels": (
+        Fp8Channel, PersistentTile(), "experts.grouped_gemm.persistent", "grouped_channel_kernel", 0, 37,
+    ),
+}  # fmt: skip
+"""The weights' type, the tile, the module and the kernel that it launches, where its arguments have the descriptor of x, and the rows that it describes of 37."""
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_rows_that_are_described_and_rows_that_are_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of x the first in whole tiles, of W as they are; the second, R, stands behind them in the arguments, and none larger does."""
+    kind, tile, module, kernel, place, described = LAUNCHES[name]
+    case = Product.draw(kind, 37, 512, 256, torch.device("cpu"))
+    room = empty_with_room((37, 256), FP8, torch.device("cpu"))
+    room.copy_(case.x.data)
+    recorder = Recorder()
+    monkeypatch.setattr(f"octavo.ops.{module}.{kernel}", recorder)
+    monkeypatch.setattr("octavo.ops.experts.grouped_gemm.persistent.multiprocessors", lambda _device: 132)
+    monkeypatch.setattr("octavo.ops.linear.dense_gemm._check_early", lambda *_: None)
+    monkeypatch.setattr("octavo.ops.linear.dense_gemm._check_persistent", lambda *_: None)
+    out = torch.empty((37, 512), dtype=torch.bfloat16)
+    dense_gemm(dataclasses.replace(case.x, data=room), case.w, out=out, tile=tile)
+    heights = [argument.shape[-2] for argument in recorder.arguments if hasattr(argument, "block_shape")]
+    numbers = [argument for argument in recorder.arguments if isinstance(argument, int)]
+    assert heights == [described, 512]
+    assert hasattr(recorder.arguments[place], "block_shape")
+    assert numbers[0] == 37
+    assert described == 37 or described not in numbers
+
+
+def test_room_is_whole_tiles_of_each_height() -> None:
+    """That is chosen for up to a thousand rows."""
+    heights = {*EARLY_HEIGHTS, HALF.value}
+    for rows, columns in itertools.product((1, 16, 32, 64, 128, 256, 512, 1024), (64, 2048, 5120, 151936)):
+        heights |= {choose_tile(rows, columns, 32, 1).rows, choose_block_tile(rows).rows}
+    assert {64, 128} <= heights
+    assert all(ROOM_ROWS % height == 0 for height in heights), heights

@@ -14,10 +14,9 @@ ALIGNMENT = 16
 """Bytes of which addresses and rows are multiples (CUDA driver API, `cuTensorMapEncodeTiled`)."""
 REMEDY = "use a tile that needs no bulk copies"
 ROOM_ROWS = 128
-"""Of which the rows that `empty_with_room` allocates are a multiple: a whole tile of any height that products of few rows choose."""
-
+"""`empty_with_room` allocates a multiple of so many rows: whole tiles of each height that dense products choose."""
 LOW_ROWS = 32
-"""Of a tile: as many as it can lack are zeros sooner than they are read."""
+"""Tiles of at most so many rows are described as they are: zeros for the rows that they lack come sooner than those rows would (docs/kernels_log.md, 2026-12-01)."""
 
 
 def takes_bulk_copies(*tensors: torch.Tensor) -> bool:
@@ -43,10 +42,10 @@ def check_bulk_copies(argument: str, matrix: torch.Tensor) -> None:
 
 
 def empty_with_room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Allocate (R, ...), and behind the last row as many more as fill its tile.
+    """Allocate (R, ...), uninitialised, and rows behind the last one up to a multiple of `ROOM_ROWS`, which stay so.
 
-    A bulk copy that reaches past what is described takes the longer the more rows it lacks: a tile of 128 rows took 8.6 us for 96 of them and 6.9
-    for all (docs/kernels_log.md). So what products read is allocated by this function.
+    A bulk copy that reaches past what is described takes the longer the more rows it lacks: a tile of 128 rows took 9.7 us for 80 rows and 7.0 for
+    128, and with room 6.8 for 80 (docs/kernels_log.md, 2026-12-01). So norms, gates, quantizers and attention allocate by this what a dense product reads.
     """
     rows = -(-shape[0] // ROOM_ROWS) * ROOM_ROWS
     whole = torch.empty((rows, *shape[1:]), dtype=dtype, device=device)
@@ -54,9 +53,10 @@ def empty_with_room(shape: Sequence[int], dtype: torch.dtype, device: torch.devi
 
 
 def in_whole_tiles(matrix: torch.Tensor, height: int) -> torch.Tensor:
-    """View `matrix` (R, K), contiguous, with as many rows behind it, which have no meaning, as fill its last tile of `height` rows: those of its own storage.
+    """View `matrix` (R, K), contiguous, K > 0, and as many rows behind it as fill its last tile of `height` rows, or as many as its storage has.
 
-    Low tiles stay as they are.
+    Those rows have no meaning: they are uninitialised, or other rows of a larger tensor. Who describes them to a kernel tells it R, too, and it
+    stores no sum that they reach. With a `height` of up to `LOW_ROWS` it is `matrix`.
     """
     rows, width = matrix.shape
     if rows % height == 0 or height <= LOW_ROWS:

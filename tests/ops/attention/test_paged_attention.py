@@ -21,6 +21,7 @@ from octavo.ops.attention.cuda import (
     plan_paged_attention,
 )
 from octavo.ops.attention.plan import FEW_ROWS, LINE_ROWS, ROWS
+from octavo.ops.bulk_copy import in_whole_tiles
 from paged import Chunk, Request, attend, poisoned, whole, write
 
 NARROW = HeadShape("narrow", 2, 1, 16)
@@ -193,6 +194,7 @@ def test_class_g_a_context_without_its_blocks_is_nan(device: torch.device) -> No
         tables = torch.tensor([blocks], dtype=torch.int32, device=device)
         plan = plan_paged_attention(tables, (0, 1), (40,), block_size=16, heads_per_kv_head=2)
         out = paged_attention(request.queries[-1:].to(device), cache, plan, SplitResults.allocate(2, 16, device))
+        assert in_whole_tiles(out.flatten(1), 64).shape == (64, 32), "a product reads it in whole tiles"
         assert out.isnan().all()
     short = plan_paged_attention(tables[:, :1].contiguous(), (0, 1), (40,), block_size=16, heads_per_kv_head=2)
     assert (

@@ -46,7 +46,7 @@ def _ask_for_weights(w_tiles, x_tiles, w_groups, full, first_column, group, RING
 
 @gluon.jit
 def _ask_for_rows(x_tiles, x_groups, full, first_row, group, RING: gl.constexpr):
-    """Start the copy of a group's rows; past the last there are zeros."""
+    """Start the copy of a group's rows; past what is described there are zeros."""
     at = [group * x_tiles.block_shape[0], first_row, 0]
     tma.async_copy_global_to_shared(x_tiles, at, full.index(group % RING), x_groups.index(group % RING))
 
@@ -95,8 +95,8 @@ def early_dense_kernel(
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) * ceil(N / COLUMNS),), four warps each; those of the same columns are neighbours. Writes y (rows, N) bf16 or f32.
 
-    x_tiles: a descriptor of x as (steps, rows, step of K), blocks of (GROUP, ROWS, step). w_tiles: of W as
-    (steps, N, step of K), blocks of (GROUP, COLUMNS, step). What lies past rows or N comes as zeros, and only reaches sums that are not stored.
+    x_tiles: a descriptor of x, and of rows behind it that have no meaning, as (steps, rows, step of K), blocks of (GROUP, ROWS, step). w_tiles: of W as
+    (steps, N, step of K), blocks of (GROUP, COLUMNS, step). What lies past rows or N, whatever it is, only reaches sums that are not stored.
     GROUP divides the steps, PENDING divides GROUP. MOST_STEPS: a power of two, as many as the steps of K, with scales per block.
     X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """

@@ -22,8 +22,8 @@ def dense_gemm_kernel(
 ):  # fmt: skip
     """Grid (ceil(rows / ROWS) x ceil(N / COLS),), in bands of TILES_PER_BAND row tiles, so that programs at a time share both sides.
 
-    TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), else pointers. Loads past `rows` or
-    N are clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
+    TMA: x and w are descriptors with blocks of (ROWS, STEP) and (COLS, STEP), x's of rows behind it that have no meaning, too; else pointers. Loads
+    past `rows` or N are such rows, clamped into the tensor or zero-filled; they only reach output lanes that the store masks out.
     ONE_ROW_TILE: there are no more rows than ROWS, and no divisions to find a program's place.
     X_SCALE_STRIDE: 1 where each row has a scale, 0 where all have one.
     """

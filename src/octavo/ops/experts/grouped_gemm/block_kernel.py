@@ -300,7 +300,7 @@ def grouped_block_kernel(
     """Any grid, with all shared memory of a multiprocessor for each program.
 
     GATED: row r is x[order[r] // TOP_K] and goes to y[r], silu(gate) * up; else it is x[r] and goes to y[order[r]].
-    w_tiles: a descriptor of W as (E x parts x N, K), blocks of (PART, STEP). x_tiles: of x, blocks of (HALF, STEP); None if GATED.
+    w_tiles: a descriptor of W as (E x parts x N, K), blocks of (PART, STEP). x_tiles: of x, and maybe of rows behind it that have no meaning, blocks of (HALF, STEP); None if GATED.
     """
     COLUMN_BLOCKS: gl.constexpr = N // (PART if GATED else 2 * PART)
     WARPS: gl.constexpr = 4 if GATED else 1

@@ -82,7 +82,7 @@ def _producer(
     x_tiles, x_buffers, w_tiles, w_buffers, full, empty, tiles, used, turns, assignments, experts, most_tiles, K,
     N: gl.constexpr, COLUMN_BLOCKS: gl.constexpr,
 ):  # fmt: skip
-    """Bulk copies, of rows as few as hold the tile's. They end where x does."""
+    """Bulk copies, of rows as few as hold the tile's. They end where what is described does."""
     stage = gl.to_tensor(0)
     phase = gl.to_tensor(1)
     steps = K // STEP

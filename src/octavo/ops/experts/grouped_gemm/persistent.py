@@ -79,7 +79,8 @@ def launch_persistent_dense(x: Activations, w: LinearWeight, *, out: torch.Tenso
     items = (tiles + BAND.value) * (columns // PersistentTile.columns(gated=False)) + 2 * multiprocessors(x.data.device)
     check_range("tiles x columns", items, 1, INDEX_LIMIT, "pass fewer rows in one call")
     check_range("x.data.shape[0]", rows, 1, INDEX_LIMIT // 2, "pass fewer rows in one call")
-    x = dataclasses.replace(x, data=in_whole_tiles(x.data, PersistentTile.rows))
+    if w.blockwise:
+        x = dataclasses.replace(x, data=in_whole_tiles(x.data, HALF.value))
     _launch(x, w, (None, None, None), (rows, rows, 1, tiles, width), gated=False, top_k=1, out=out)
 
 
