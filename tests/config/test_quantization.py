@@ -134,3 +134,14 @@ def test_such_a_pattern_does_take_without_end(pattern: str) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False)
     assert ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
+def test_codes_that_lie_as_they_are_have_two_names() -> None:
+    """compressed-tensors' `naive-quantized` of 8-bit floats is its `float-quantized`; other formats are refused, alone and in a group."""
+    expected = read_config(raw_config(quantization_config=FP8_DYNAMIC))
+    assert read_config(raw_config(quantization_config=FP8_DYNAMIC | {"format": "naive-quantized"})) == expected
+    group = FP8_DYNAMIC["config_groups"]["group_0"]
+    for named in ("int-quantized", "pack-quantized", "nvfp4-pack-quantized"):
+        for raw in ({"format": named}, {"config_groups": {"group_0": group | {"format": named}}}):
+            with pytest.raises(CheckpointError, match=named):
+                read_config(raw_config(quantization_config=FP8_DYNAMIC | raw))

@@ -84,3 +84,15 @@ def test_multi_head_latent_attention(architecture: str) -> None:
     with pytest.raises(CheckpointError, match="MLA") as info:
         read_config(raw_config(architectures=[architecture], model_type="x", kv_lora_rank=512))
     assert "Qwen3MoeForCausalLM" in str(info.value)
+
+
+def test_multi_head_latent_attention_of_an_inner_config() -> None:
+    raw = {"architectures": ["KimiK25ForConditionalGeneration"], "text_config": {"kv_lora_rank": 512}}
+    with pytest.raises(CheckpointError, match="MLA"):
+        read_config(raw)
+
+
+@pytest.mark.parametrize("kind", [["yarn"], {"yarn": 1}, 4, True, "mrope", None], ids=str)
+def test_a_rope_type_that_is_none(kind: object) -> None:
+    with pytest.raises(CheckpointError, match="rope scaling"):
+        read_config(raw_config(rope_scaling={"rope_type": kind, "factor": 2.0}))

@@ -11,9 +11,10 @@ import torch
 from gpu.test_early_dense import OTHER, drawn, each_kind, run
 from layer import CUDA
 from octavo.ops.bulk_copy import ROOM_ROWS, empty_with_room, in_whole_tiles
+from octavo.ops.experts.grouped_gemm import PersistentTile
 from octavo.ops.formats import Bf16
 from octavo.ops.linear.choice import early_tile
-from octavo.ops.linear.dense_gemm import DenseTile, PersistentTile, choose, dense_gemm
+from octavo.ops.linear.dense_gemm import AnyTile, DenseTile, choose, dense_gemm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 COUNTS = (1, 16, 33, 65, 96, 127, 128, 129, 200, 1000)
@@ -34,9 +35,13 @@ def test_what_lies_in_room_is_in_no_row(kind: type, columns: int, width: int) ->
         expected = run(case, OTHER)
         out = torch.empty_like(expected)
         x = dataclasses.replace(case.x, data=room)
-        tiles = {DenseTile(64, 64, 4, 3, tma=True), DenseTile(128, 64, 4, 3, tma=True), choose(x, case.w, out)}
-        tiles |= {early_tile(count, height, case.w) for height in (16, 32, 64, 128)} - {None}
-        tiles |= set() if kind is Bf16 else {PersistentTile()}
+        tiles: list[AnyTile] = [
+            DenseTile(64, 64, 4, 3, tma=True),
+            DenseTile(128, 64, 4, 3, tma=True),
+            choose(x, case.w, out),
+        ]
+        tiles += [early for height in (16, 32, 64, 128) if (early := early_tile(count, height, case.w))]
+        tiles += [] if kind is Bf16 else [PersistentTile()]
         for tile, _ in itertools.product(tiles, range(2)):
             out.fill_(torch.nan)
             dense_gemm(x, case.w, out=out, tile=tile)

@@ -453,3 +453,9 @@ def test_files_that_are_no_json_object(text: str, tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(CheckpointError, match="not found"):
         read_folder(tmp_path / "nowhere")
+
+
+def test_how_angles_are_dealt_out_is_left_out_in_both_spellings() -> None:
+    dealt = {"mrope_section": [11, 11, 10], "mrope_interleaved": True}
+    for name in ("rope_parameters", "rope_scaling"):
+        assert read_config(raw_qwen3_5_moe(**{name: {"rope_type": "default"} | dealt})).rope.factor == 1.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models.toy import CPU, random_tensors, raw_config, write_checkpoint
+from models.toy import CPU, random_tensors, raw_config, raw_qwen3_5_moe, write_checkpoint
 from octavo.errors import CheckpointError
 from octavo.messages import WorkerConfig
 from octavo.models.cpu_operations import CpuOperations
@@ -85,3 +85,25 @@ def test_worker_and_keeper_read_them_too(folder: Path) -> None:
     kept = PlacedWeights(config, CPU).load()
     assert decode_config(kept.model) == expected
     assert kept.checksum == checksum
+
+
+def test_fields_of_the_inner_config_are_put_in_beside_its_own(tmp_path: Path) -> None:
+    """As model cards of Qwen3.5 and 3.6 tell it for long contexts; what is idle is named with its place."""
+    text = {name: value for name, value in raw_qwen3_5_moe().items() if name not in ("architectures", "model_type")}
+    raw = {
+        "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+        "model_type": "qwen3_5_moe",
+        "text_config": text | {"model_type": "qwen3_5_moe_text"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    yarn = {"rope_type": "yarn", "rope_theta": 1e7, "partial_rotary_factor": 0.25, "factor": 4.0}
+    yarn |= {"mrope_interleaved": True, "mrope_section": [11, 11, 10], "original_max_position_embeddings": 512}
+    plain = read_folder(tmp_path)
+    changed = read_folder(tmp_path, {"text_config": {"rope_parameters": yarn}})
+    assert changed.num_hidden_layers == plain.num_hidden_layers
+    assert (plain.max_position_embeddings, changed.max_position_embeddings) == (512, 2048)
+    overrides = {"text_config": {"rope_parameters": yarn, "rope_thetta": 1}, "vocab_size": 1}
+    assert idle_overrides(tmp_path, overrides) == ["text_config.rope_thetta", "vocab_size"]
+    assert read_folder(tmp_path, {"text_config": {"rope_parameters": None}}).rope.factor == 1.0
+    with pytest.raises(CheckpointError, match="text_config"):
+        read_folder(tmp_path, {"text_config": None})

@@ -194,13 +194,17 @@ _SCHEMES: dict[Any, dict[bool, tuple[WeightFormat, dict[str, Any], dict[str, Any
 """Strategy of the weights, and whether activations are dynamic -> the format, and what else both must state."""
 
 
+_FLOAT_FORMATS = ("float-quantized", "naive-quantized")
+"""Of files: codes of 8-bit floats lie in both as they are (compressed-tensors, `CompressionFormat`)."""
+
+
 def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     """compressed-tensors: one group of float-quantized layers.
 
     Field names: `QuantizationConfig`, `QuantizationScheme` and `QuantizationArgs` of compressed-tensors.
     """
     stated = part.raw
-    part.require("format", stated.get("format"), ("float-quantized",))
+    part.require("format", stated.get("format"), _FLOAT_FORMATS)
     part.require("quantization_status", stated.get("quantization_status", "compressed"), _STATUSES)
     kv_cache = KvFormat.BF16
     if isinstance(scheme := stated.get("kv_cache_scheme"), dict) and scheme:
@@ -212,7 +216,7 @@ def read_compressed_tensors(part: QuantizationFields) -> Quantization:
     if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(group := next(iter(groups.values())), dict):
         raise part.config.refuse(f"quantization_config: config_groups must hold one group; {SERVED}")
     part.require("targets", group.get("targets"), (["Linear"],))
-    part.require("group format", group.get("format") or "float-quantized", ("float-quantized",))
+    part.require("group format", group.get("format") or "float-quantized", _FLOAT_FORMATS)
     part.require("output_activations", group.get("output_activations"), (None,))
     weights, activations = (_arguments(part, group, name) for name in ("weights", "input_activations"))
     if activations.get("dynamic") and activations.get("strategy") == "tensor":

@@ -78,7 +78,7 @@ def read_rope(fields: JsonFields, *, head_dim: int, theta: float, share: float |
     lasting = {name: new[name] for name in ("rope_theta", "partial_rotary_factor") if name in new}
     stated = lasting | old if old else new
     kind = stated.get("rope_type", stated.get("type", "default"))
-    if kind not in OF_KIND:
+    if not isinstance(kind, str) or kind not in OF_KIND:
         reason = f": {DYNAMIC}" if kind == "dynamic" else ""
         raise fields.refuse(f"rope scaling {kind!r} is not served{reason}; {', '.join(OF_KIND)} are")
     if unknown := stated.keys() - SHARED - OF_KIND[kind]:

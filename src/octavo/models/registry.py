@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ FAMILIES: dict[str, type[ModelConfig]] = {
 }
 
 
+INNER = "text_config"
+"""The object in a config.json that is the decoder's own config."""
+
+
 def read_folder(
     folder: Path, overrides: Mapping[str, Any] | None = None, choice: FormatChoice = AS_STATED
 ) -> ModelConfig:
@@ -50,7 +54,7 @@ def read_folder(
 
     Args:
         folder: of a model.
-        overrides: fields instead of those in config.json; what is None is left out of it.
+        overrides: fields instead of those in config.json, and of its `text_config` instead of those in that; what is None is left out.
         choice: what the user says of formats.
 
     Raises:
@@ -58,7 +62,7 @@ def read_folder(
         CheckpointError: a file is missing or not a JSON object, or states something that is not served.
     """
     path = folder / "config.json"
-    raw = read_json_object(path) | dict(overrides or {})
+    raw = _overridden(read_json_object(path), overrides or {})
     raw = _with_format(folder, raw)
     config = read_config(raw, file=str(path))
     config = dataclasses.replace(config, quantization=choice.apply(config.quantization))
@@ -68,6 +72,13 @@ def read_folder(
     fields = read_fields(read_json_object(generation), str(generation))
     ids = dict.fromkeys(config.eos_token_ids + fields.token_ids("eos_token_id", config.vocab_size))
     return dataclasses.replace(config, eos_token_ids=tuple(ids))
+
+
+def _overridden(stated: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`stated` with the fields of `overrides` in the place of its own; `text_config`, which is a config, keeps the others of its own."""
+    inner, others = stated.get(INNER), overrides.get(INNER)
+    raw = stated | dict(overrides)
+    return raw | {INNER: inner | others} if isinstance(inner, dict) and isinstance(others, dict) else raw
 
 
 def _with_format(folder: Path, raw: dict[str, Any]) -> dict[str, Any]:
@@ -93,14 +104,26 @@ def idle_overrides(folder: Path, overrides: Mapping[str, Any]) -> list[str]:
     """
     stated, whole = read_json_object(folder / "config.json"), read_folder(folder, overrides)
 
-    def is_idle(name: str) -> bool:
-        others = {other: value for other, value in overrides.items() if other != name}
+    def is_idle(others: dict[str, Any]) -> bool:
         try:
-            return overrides[name] != stated.get(name) and read_folder(folder, others) == whole
+            return (
+                _overridden(stated, others) != _overridden(stated, overrides) and read_folder(folder, others) == whole
+            )
         except CheckpointError:
             return False  # without it the model is not even served
 
-    return [name for name in overrides if is_idle(name)]
+    return [name for name, others in _each_left_out(overrides) if is_idle(others)]
+
+
+def _each_left_out(overrides: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each field, and all others; those of `text_config` one by one."""
+    for name, value in overrides.items():
+        others = {other: overrides[other] for other in overrides if other != name}
+        if name != INNER or not isinstance(value, dict) or not value:
+            yield name, others
+            continue
+        for inner in value:
+            yield f"{name}.{inner}", others | {name: {other: value[other] for other in value if other != inner}}
 
 
 def read_config(raw: dict[str, Any], *, file: str = "config.json") -> ModelConfig:
@@ -120,7 +143,9 @@ def find_family(fields: JsonFields) -> type[ModelConfig]:
         CheckpointError: it is not served.
     """
     named, model_type = fields.raw.get("architectures"), fields.raw.get("model_type")
-    mla = " (multi-head latent attention, MLA)" if fields.raw.get("kv_lora_rank") is not None else ""
+    inner = fields.raw.get(INNER)
+    is_mla = any(isinstance(raw, dict) and raw.get("kv_lora_rank") is not None for raw in (fields.raw, inner))
+    mla = " (multi-head latent attention, MLA)" if is_mla else ""
     for family in FAMILIES.values() if named or model_type else ():
         if (named or [family.architecture]) == [family.architecture] and model_type in (family.model_type, None):
             return family

@@ -33,9 +33,10 @@ class Qwen35MoeTextConfig(QwenHybridConfig):
         fields.require("mlp_only_layers", [], [])
         # no layer has a dense MLP, whose width some state and others do not
         raw = {"intermediate_size": 1, "moe_intermediate_size": 512} | fields.raw
-        if isinstance(rope := raw.get("rope_parameters"), dict):
-            # which positions turn which angles: those of text are one number, however it is dealt out
-            raw["rope_parameters"] = {name: rope[name] for name in rope if not name.startswith("mrope_")}
+        for rope in ("rope_parameters", "rope_scaling"):
+            if isinstance(stated := raw.get(rope), dict):
+                # which positions turn which angles: those of text are one number, however it is dealt out
+                raw[rope] = {name: stated[name] for name in stated if not name.startswith("mrope_")}
         return cls(**read_qwen_hybrid(JsonFields(raw, fields.file), experts=256, chosen=8))
 
     def place_parameters(self, place: Place) -> DecoderParameters:
