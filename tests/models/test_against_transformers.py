@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import octavo.ops.experts.cpu as cpu_experts
 from compare import assert_rows
 from models import hugging_face
 from models.draws import DRAWS
-from models.toy import CPU, FP8_BLOCK, allocate_cache, make_batch, random_tensors, write_checkpoint
+from models.toy import CPU, FP8_BLOCK, FP8_DYNAMIC, allocate_cache, make_batch, random_tensors, write_checkpoint
 from octavo.models.config import ModelConfig
 from octavo.models.load import load_model
 from octavo.models.registry import read_config
@@ -69,9 +70,7 @@ def test_fp8_dynamic(family: str, seed: int, tmp_path: Path, monkeypatch: pytest
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
 
 
-@families
-@pytest.mark.parametrize("seed", range(30, 38), ids=lambda seed: f"draw{seed}")
-def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_blocks(family: str, seed: int) -> dict[str, Any]:
     """Sizes that transformers takes: at most 128, or a multiple of it; heads that fill whole blocks."""
     pick = random.Random(seed)
     changes: dict[str, Any] = {"hidden_size": pick.choice([128, 256]), "head_dim": 32}
@@ -89,9 +88,53 @@ def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.
         raw["quantization_config"] = FP8_BLOCK | {"modules_to_not_convert": ["lm_head", "in_proj_a", "in_proj_b"]}
     if family == "olmoe":  # whose heads are as wide as its hidden states
         raw |= {"hidden_size": 256}
+    return raw
+
+
+def in_bf16(family: str, seed: int) -> dict[str, Any]:
+    """Without a format, and deeper: nothing rounds to FP8."""
+    raw = DRAWS[family](seed) | {"num_hidden_layers": 4}
+    if "layer_types" in raw:
+        raw["layer_types"] *= 2
+    del raw["quantization_config"]
+    return raw
+
+
+@families
+@pytest.mark.parametrize("seed", range(30, 38), ids=lambda seed: f"draw{seed}")
+def test_fp8_blocks(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = in_blocks(family, seed)
     config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed))
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
+
+
+@families
+def test_blocks_have_the_same_bits_in_both_spellings(family: str, tmp_path: Path) -> None:
+    """Of `fp8`, which is compared with transformers, and of compressed-tensors; the twin has another scale."""
+    raw = in_blocks(family, 30)
+    wide = ["lm_head", "shared_expert_gate", "in_proj_a", "in_proj_b"]
+    raw["quantization_config"] = FP8_BLOCK | {"modules_to_not_convert": wide}
+    group = FP8_DYNAMIC["config_groups"]["group_0"]
+    weights = group["weights"] | {"strategy": "block", "block_structure": [128, 128]}
+    inputs = group["input_activations"] | {"strategy": "group", "group_size": 128}
+    groups = {"group_0": group | {"weights": weights, "input_activations": inputs}}
+    ignore = [f"re:.*{name}$" for name in (*wide, "mlp[.]gate", "block_sparse_moe[.]gate")]
+    other = raw | {"quantization_config": FP8_DYNAMIC | {"config_groups": groups, "ignore": ignore}}
+    tensors = random_tensors(read_config(raw), 30)
+    renamed = {name.replace("weight_scale_inv", "weight_scale"): tensor for name, tensor in tensors.items()}
+    last = max(name for name in renamed if name.endswith("o_proj.weight_scale"))
+    logits = []
+    for place, (stated, held) in enumerate(
+        ((raw, tensors), (other, renamed), (other, renamed | {last: renamed[last] * 2}))
+    ):
+        write_checkpoint(tmp_path / str(place), stated, held)
+        loaded = load_model(tmp_path / str(place), load_format="auto", device=CPU, seed=0, progress=False)
+        batch = make_batch([(list(range(TOKENS)), 0, TOKENS, [2, 0])], block_size=16, columns=4)
+        hidden = loaded.model.forward(batch, allocate_cache(loaded.config, num_blocks=3, block_size=16))
+        logits.append(loaded.model.logits(hidden))
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[1], logits[2])
 
 
 def test_a_block_with_its_neighbours_scale_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,27 +152,46 @@ def test_a_block_with_its_neighbours_scale_shows(tmp_path: Path, monkeypatch: py
 
 
 @families
-@pytest.mark.parametrize("seed", [20, 21, 22], ids=lambda seed: f"draw{seed}")
+@pytest.mark.parametrize("seed", range(20, 28), ids=lambda seed: f"draw{seed}")
 def test_bf16(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = DRAWS[family](seed) | {"num_hidden_layers": 4}
-    del raw["quantization_config"]
+    raw = in_bf16(family, seed)
     config = read_config(raw)
     write_checkpoint(tmp_path, raw, random_tensors(config, seed))
     Pair(tmp_path, tmp_path, config, monkeypatch).assert_agree()
 
 
+FORMATS: dict[str, tuple[Callable[[str, int], dict[str, Any]], tuple[int, ...]]] = {
+    "fp8-dynamic": (lambda family, seed: DRAWS[family](seed), (0, 3, 8)),
+    "fp8-blocks": (in_blocks, (30,)),
+    "bf16": (in_bf16, (20,)),
+}
+"""Name -> how a config is drawn, and the seeds of the twins."""
+
+
 @families
-@pytest.mark.parametrize("seed", [0, 3, 8], ids=lambda seed: f"draw{seed}")
-def test_one_shuffled_expert_shows(family: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("drawn", "seed"),
+    [(drawn, seed) for drawn, seeds in FORMATS.values() for seed in seeds],
+    ids=[f"{name}-draw{seed}" for name, (_, seeds) in FORMATS.items() for seed in seeds],
+)
+def test_one_shuffled_expert_shows(
+    drawn: Callable[[str, int], dict[str, Any]],
+    seed: int,
+    family: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The twin: the outputs of one expert in the last sparse layer change places in transformers' copy; or of the MLP."""
-    raw = DRAWS[family](seed)
+    raw = drawn(family, seed)
     config = read_config(raw)
     tensors = random_tensors(config, seed)
     write_checkpoint(tmp_path / "true", raw, tensors)
     routings = Pair(tmp_path / "true", tmp_path / "true", config, monkeypatch).routings
     part = f"experts.{int(routings[-1].ids.mode(0).values[0])}." if routings else "mlp."
     downs = [name for name in tensors if name.endswith((f"{part}down_proj.weight", f"{part}w2.weight"))]
-    for name in (downs[-1], f"{downs[-1]}_scale"):
+    scales = {f"{downs[-1]}_scale"} & tensors.keys()
+    for name in (downs[-1], *scales):
+        # bytes of whole rows change places: PyTorch rolls no FP8
         tensors[name] = tensors[name].view(torch.uint8).roll(1, 0).view(tensors[name].dtype).contiguous()
     write_checkpoint(tmp_path / "shuffled", raw, tensors)
     pair = Pair(tmp_path / "true", tmp_path / "shuffled", config, monkeypatch)

