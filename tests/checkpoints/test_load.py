@@ -162,6 +162,24 @@ def test_what_the_model_computes_without_is_left_out_and_named_once(
     assert [record.getMessage().count("lm_head.weight and 2 more") for record in caplog.records] == [1]
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_tied_head_that_is_another_is_refused(shards: int, tmp_path: Path) -> None:
+    """transformers computes with it, and says so; one number is enough, and so is a shape."""
+    raw = raw_config(tie_word_embeddings=True)
+    tensors = random_tensors(read_config(raw), 1)
+    head = tensors["model.embed_tokens.weight"].clone()
+    head[-1, -1] += 1
+    for number, other in enumerate((head, head[:-1].clone())):
+        folder = tmp_path / str(number)
+        write_checkpoint(folder, raw, tensors | {"lm_head.weight": other}, shards=shards)
+        with pytest.raises(CheckpointError, match="tie_word_embeddings") as info:
+            load(folder)
+        assert info.value.tensor == "lm_head.weight"
+    untied = raw | {"tie_word_embeddings": False}
+    write_checkpoint(tmp_path / "untied", untied, tensors | {"lm_head.weight": head})
+    load(tmp_path / "untied")
+
+
 def test_a_head_that_is_not_tied_is_not_left_out(tmp_path: Path) -> None:
     tensors = write(tmp_path)
     load(tmp_path)

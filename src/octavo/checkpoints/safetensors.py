@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 PINNED_BYTES = range(64 * 1024, 64 * 1024**2)
 """Of tensors that go to a GPU by way of pinned memory, beside Python. Smaller ones are no faster by it; torch keeps what it once has pinned."""
+
+
+NO_COPIES: Mapping[str, str] = types.MappingProxyType({})
 
 
 class Format(Protocol):
@@ -60,6 +64,7 @@ def fill_from_folder(
     stored: Format,
     *,
     needless: Callable[[str], bool] = lambda name: False,
+    copies: Mapping[str, str] = NO_COPIES,
     progress: bool = True,
 ) -> None:
     """Fill every parameter from the folder's safetensors files, mapped into memory and copied tensor by tensor.
@@ -71,13 +76,15 @@ def fill_from_folder(
         parameters: name of each expected tensor -> what it fills, in the tensor's shape; written.
         stored: the format of the files.
         needless: whether files may hold the tensor of a name although the model computes without it.
+        copies: name of such a tensor -> the parameter that it must equal.
         progress: whether to show a bar on standard error.
 
     Raises:
         CheckpointError: a file or tensor is missing, or a tensor is not expected, is misshapen, or is of a type that
-            does not fit; names tensor, file and both shapes.
+            does not fit, or a copy is none; names tensor, file and both shapes.
     """
     files = find_files(folder)
+    copied: dict[str, Path] = {}
     missing, left_out = {name for name in parameters if not stored.is_made(name)}, list[str]()
     paths = list(files)
     read_ahead(paths[:1])
@@ -86,6 +93,7 @@ def fill_from_folder(
             read_ahead(paths[place : place + 1])
             names, surplus = _fill_from_file(path, parameters, missing, stored, needless, bar)
             left_out += surplus
+            copied |= {name: path for name in surplus if name in copies}
             if absent := claimed - names:
                 raise CheckpointError(
                     "the index names this file, but it is not in it", file=str(path), tensor=_first(absent)
@@ -103,8 +111,23 @@ def fill_from_folder(
             file=str(folder / INDEX if (folder / INDEX).exists() else next(iter(files))),
             tensor=name,
         )
+    for name, path in copied.items():
+        _check_copy(path, name, copies[name], parameters)
     if left_out:
         log.warning("left out of %s, as the model computes without: %s", folder, _list(left_out))
+
+
+def _check_copy(path: Path, name: str, original: str, parameters: Mapping[str, torch.Tensor]) -> None:
+    parameter = parameters[original]
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensor = file.get_tensor(name)
+    if tensor.shape != parameter.shape or not torch.equal(tensor.to(parameter.dtype), parameter.cpu()):
+        raise CheckpointError(
+            f"differs from {original}, although tie_word_embeddings in config.json says that both are one; "
+            f"""--hf-overrides '{{"tie_word_embeddings": false}}' computes with it""",
+            file=str(path),
+            tensor=name,
+        )
 
 
 def read_ahead(paths: list[Path]) -> None:

@@ -29,6 +29,8 @@ class ModelConfig(abc.ABC):
 
     architecture: ClassVar[str]
     model_type: ClassVar[str]
+    module: ClassVar[str] = "model"
+    """The name of the decoder in a checkpoint."""
 
     vocab_size: int
     hidden_size: int
@@ -98,6 +100,11 @@ class ModelConfig(abc.ABC):
             identity=identity,
         )
 
+    @property
+    def copies(self) -> dict[str, str]:
+        """Tensors that a checkpoint may hold a second time -> the names of the first."""
+        return {"lm_head.weight": f"{self.module}.embed_tokens.weight"} if self.tie_word_embeddings else {}
+
     def is_needless(self, name: str) -> bool:
         """Whether a checkpoint may hold the tensor `name` although the model computes without it.
 
@@ -106,7 +113,7 @@ class ModelConfig(abc.ABC):
         """
         if self.quantization.kv_cache is KvFormat.BF16 and name.endswith((".self_attn.k_scale", ".self_attn.v_scale")):
             return True
-        if name.endswith("rotary_emb.inv_freq") or (self.tie_word_embeddings and name == "lm_head.weight"):
+        if name.endswith("rotary_emb.inv_freq") or name in self.copies:
             return True
         layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
         return layer is not None and 0 <= int(layer[1]) - self.num_hidden_layers < self.num_mtp_layers

@@ -95,7 +95,9 @@ def fill_parameters(
         fill_dummy(parameters.sources, seed=seed, progress=progress)
     else:
         stored = FORMATS[config.quantization.format]
-        fill_from_folder(folder, parameters.sources, stored, needless=config.is_needless, progress=progress)
+        fill_from_folder(
+            folder, parameters.sources, stored, needless=config.is_needless, copies=config.copies, progress=progress
+        )
 
 
 def build_model(

@@ -19,8 +19,6 @@ class Qwen35MoeTextConfig(QwenHybridConfig):
 
     architecture: ClassVar[str] = "Qwen3_5MoeForCausalLM"
     model_type: ClassVar[str] = "qwen3_5_moe_text"
-    module: ClassVar[str] = "model"
-    """The name of the decoder in a checkpoint."""
 
     @classmethod
     def read(cls, fields: JsonFields) -> Self:
