@@ -5,7 +5,7 @@ compared with the repositories' own files: GLM-4.5-Air's config.json, the quanti
 MTP layers. Qwen3-Next's config.json is as two public repositories transcribe it, which agree;
 so are the sizes of Qwen3.6-35B-A3B-FP8, its names and which of its modules are in bf16, but not how that is written.
 
-The other configs are whole, and each is from:
+Where the other configs are from:
 
 - Qwen3-30B-A3B-FP8, its quantization_config included, and Qwen3-8B: `model_configs` of ai-dynamo/aiconfigurator at 095f58a;
   but for the quantization_config, `hf_configs` of alibaba/InferSim at f2293da has the same of both.
