@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import types
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from octavo.checkpoints.files import INDEX, find_files
+from octavo.checkpoints.fused_experts import find_members, shape_of, split
 from octavo.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -157,15 +159,20 @@ def _fill_from_file(
                 if usual not in parameters and needless(usual):
                     left_out.append(name)
                     continue
-                if usual not in missing:
+                members = find_members(name, parameters)
+                filled = set(itertools.chain(*members)) or {usual}
+                if not filled <= missing:
                     raise CheckpointError(
-                        _why_surplus(usual, file.get_slice(name).get_shape(), parameters, stored),
+                        _why_surplus(min(filled - missing), file.get_slice(name).get_shape(), parameters, stored),
                         file=str(path),
                         tensor=name,
                     )
-                _fill(parameters, (name, usual), file.get_tensor(name), path, stored)
-                missing.remove(usual)
-                bar.update(1)
+                if members:
+                    _fill_members(parameters, name, members, file.get_tensor(name), path, stored)
+                else:
+                    _fill(parameters, (name, usual), file.get_tensor(name), path, stored)
+                missing -= filled
+                bar.update(len(filled))
     except FileNotFoundError as exc:
         raise CheckpointError("not found, though the index names it; download it again", file=str(path)) from exc
     except OSError as exc:
@@ -173,6 +180,31 @@ def _fill_from_file(
     except SafetensorError as exc:
         raise CheckpointError(f"is not a whole safetensors file ({exc}); download it again", file=str(path)) from exc
     return names, left_out
+
+
+def _fill_members(
+    parameters: Mapping[str, torch.Tensor],
+    name: str,
+    members: list[list[str]],
+    tensor: torch.Tensor,
+    path: Path,
+    stored: Format,
+) -> None:
+    """Fill `members`, what a layer's experts are, from the one tensor that holds them all."""
+    shape = shape_of(members, parameters)
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"has shape {tuple(tensor.shape)}, config.json asks for {shape}", file=str(path), tensor=name
+        )
+    first = members[0][0]
+    if torch.float8_e4m3fn in stored.stored_as(first, parameters[first].dtype):
+        raise CheckpointError(
+            f"holds all experts of a layer, which is served in bf16, float16 and float32; FP8 must be stored as {first} and so on",
+            file=str(path),
+            tensor=name,
+        )
+    for member, rows in split(tensor, members, parameters):
+        _fill(parameters, (f"{name} ({member})", member), rows, path, stored)
 
 
 def _fill(
