@@ -410,6 +410,25 @@ def test_a_shape_of_the_benchmarks_is_a_model_in_fp8(folder: Path) -> None:
     assert torch.float8_e4m3fn in experts
 
 
+PUBLISHED_AS = {
+    "glm-4.5-air-fp8-dynamic": "glm-4.5-air",
+    "mixtral-8x7b-fp8-dynamic": "mixtral-8x7b-instruct-v0.1",
+    "olmoe-1b-7b-fp8-dynamic": "olmoe-1b-7b-0924-instruct",
+    "qwen3-30b-a3b-fp8": "qwen3-30b-a3b-fp8",
+    "qwen3-next-80b-a3b-fp8": "qwen3-next-80b-a3b-instruct",
+    "qwen3.6-35b-a3b-fp8": "qwen3.6-35b-a3b-fp8",
+}
+"""Shape of the benchmarks -> the published config that it is of, which may be in another format."""
+
+
+@pytest.mark.parametrize("folder", SHAPES, ids=lambda folder: folder.name)
+def test_a_shape_of_the_benchmarks_is_as_published(folder: Path) -> None:
+    shape = read_folder(folder)
+    published = read_config(json.loads((PUBLISHED / f"{PUBLISHED_AS[folder.name]}.json").read_text(encoding="utf-8")))
+    same_format = dataclasses.replace(published, quantization=shape.quantization)
+    assert shape == dataclasses.replace(same_format, eos_token_ids=shape.eos_token_ids)
+
+
 def test_a_layer_behind_those_is_no_such_layer(tmp_path: Path) -> None:
     """The twin: a checkpoint of more layers than the config says."""
     published = CHECKPOINTS["glm-4.5-air"]
