@@ -168,6 +168,9 @@ def test_variables_of_a_kubernetes_service_named_octavo_are_passed_over() -> Non
         ("max_logprobs", -2),
         ("api_key", [""]),
         ("enable_log_outputs", True),
+        ("mamba_cache_dtype", "float16"),
+        ("mamba_ssm_cache_dtype", "bfloat16"),
+        ("calculate_kv_scales", True),
         ("enable_lora", "perhaps"),
     ],
     ids=repr,
@@ -194,6 +197,8 @@ def test_what_cannot_be_honoured_is_refused(name: str, value: object) -> None:
         ("tool_call_parser", None),
         ("trust_remote_code", False),
         ("cpu_offload_gb", 0),
+        ("mamba_ssm_cache_dtype", "float32"),
+        ("calculate_kv_scales", False),
     ],
     ids=repr,
 )
@@ -215,6 +220,7 @@ def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog
             "--prefix-caching-hash-algo sha256 has no effect: prefixes are found by",
         ),
         ("structured_outputs_config", '{"backend": "xgrammar"}', "structured outputs are always served"),
+        ("mamba_cache_mode", "align", "keeps the states of recurrent layers"),
     ],
     ids=repr,
 )

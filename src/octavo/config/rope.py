@@ -56,6 +56,8 @@ OF_KIND: dict[str, set[str]] = {
     },
 }
 """Scaling -> the fields that it takes."""
+YARN_OF_VLLM = {"attn_factor", "extrapolation_factor"}
+"""vLLM's own fields of YaRN, which change nothing where they are 1, their default."""
 DYNAMIC = (
     "its frequencies change with the length of a request, and so would keys that are cached: a request's tokens could "
     "not have the same bits however it is cut"
@@ -81,7 +83,8 @@ def read_rope(fields: JsonFields, *, head_dim: int, theta: float, share: float |
     if not isinstance(kind, str) or kind not in OF_KIND:
         reason = f": {DYNAMIC}" if kind == "dynamic" else ""
         raise fields.refuse(f"rope scaling {kind!r} is not served{reason}; {', '.join(OF_KIND)} are")
-    if unknown := stated.keys() - SHARED - OF_KIND[kind]:
+    idle = {name for name in YARN_OF_VLLM & stated.keys() if kind == "yarn" and stated[name] == 1}
+    if unknown := stated.keys() - SHARED - OF_KIND[kind] - idle:
         raise fields.refuse(f"rope scaling {kind!r} by {min(unknown)} is not served")
     both = JsonFields(fields.raw | stated, fields.file)
     rope = Rope(both.number("rope_theta", theta), _read_width(both, head_dim, share))

@@ -97,6 +97,26 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
             Explained("prefixes are found by their whole token ids, so that no two can be taken for each other"),
             "prefix-caching-hash-algo",
         ),
+        *_values(
+            Refused("the states of recurrent layers are float32, and the rows that go into them bfloat16", ("auto",)),
+            "mamba-cache-dtype",
+        ),
+        *_values(Refused("the states of recurrent layers are float32", ("auto", "float32")), "mamba-ssm-cache-dtype"),
+        *_values(
+            Explained(
+                "prefix caching keeps the states of recurrent layers behind whole blocks, and less often within a prompt"
+            ),
+            "mamba-cache-mode",
+            "mamba-block-size",
+        ),
+        *_switches(
+            Refused(
+                "scales that follow from what has been computed would make answers depend on other requests; those of the "
+                "checkpoint are taken, or 1",
+                _OFF,
+            ),
+            "calculate-kv-scales",
+        ),
         *_switches(Explained("cached tokens are always in the usage", _ON), "enable-prompt-tokens-details"),
         *_switches(Explained("the load is always counted", _ON), "enable-server-load-tracking"),
         *_switches(Explained("/tokenizer_info is always there", _ON), "enable-tokenizer-info-endpoint"),

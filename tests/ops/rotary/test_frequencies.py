@@ -11,6 +11,7 @@ from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeConfig, Glm4Mo
 
 from octavo.config.json_fields import read_fields
 from octavo.config.rope import Rope, Yarn, read_rope
+from octavo.errors import CheckpointError
 from octavo.ops.rotary import RotaryTable
 from octavo.ops.rotary.frequencies import frequencies
 
@@ -75,6 +76,15 @@ def test_the_comparison_sees_another_scaling() -> None:
     other = theirs(STATED["yarn-betas"], 128)
     for changes in ({"beta_fast": 17}, {"beta_slow": 2}, {"factor": 4.1}, {"truncate": True}, {"rope_theta": 1e5}):
         assert not torch.equal(frequencies(read(STATED["yarn-betas"] | changes, 128)), other.inv_freq)
+
+
+def test_fields_of_vllm_that_change_nothing() -> None:
+    """At 1, which is their default there; other numbers would be left out without a word, and other scalings have no such fields."""
+    for name in ("attn_factor", "extrapolation_factor"):
+        assert read(YARN | {name: 1}, 128) == read(YARN | {name: 1.0}, 128) == read(YARN, 128)
+        for stated in (YARN | {name: 1.5}, YARN | {name: "one"}, STATED["linear"] | {name: 1}):
+            with pytest.raises(CheckpointError, match=f"by {name} is not served"):
+                read(stated, 128)
 
 
 def test_positions_that_scaling_makes_room_for() -> None:
