@@ -11,7 +11,7 @@ from ops.delta_net.launches import LAUNCHES
 from ops.hopper import compiled_by, spills
 
 
-@pytest.mark.parametrize("kernel", LAUNCHES)
+@pytest.mark.parametrize("kernel", [name for name in LAUNCHES if name != "paired"])
 def test_it_compiles_without_spills(kernel: str, tmp_path: Path) -> None:
     compiled = compiled_by("ops.delta_net.launches", tmp_path, kernel)
     assert compiled.keys() == LAUNCHES[kernel][1].keys()
@@ -20,18 +20,16 @@ def test_it_compiles_without_spills(kernel: str, tmp_path: Path) -> None:
         assert spills(names) == 0
 
 
-def test_the_products_of_two_warps(tmp_path: Path) -> None:
+def test_the_kernel_of_two_warps(tmp_path: Path) -> None:
+    """Rows of its output are found by int64: times value heads x 128 they leave int32 at row 524,288 of a chunk of 32 heads."""
     [names] = compiled_by("ops.delta_net.launches", tmp_path, "paired").values()
+    [code] = [path.read_text() for path in tmp_path.glob("*.ttgir")]
+    assert "ACQBULK" in names, "it does not wait for the kernel before"
+    assert spills(names) == 0
     # of a warp: keys and queries 32, what follows from them 8 and 4, the state 16, and rows that are not finite 3
     assert names.count("HMMA") == 63
     assert "LDGSTS" in names
     assert names.count("BAR") <= 8
-
-
-def test_rows_of_the_output_are_found_by_int64(tmp_path: Path) -> None:
-    """Times value heads x 128 they leave int32 at row 524,288 of a chunk of 32 heads."""
-    compiled_by("ops.delta_net.launches", tmp_path, "paired")
-    [code] = [path.read_text() for path in tmp_path.glob("*.ttgir")]
     _before, _, loop = code.partition("scf.for")
     made = dict(re.findall(r"^\s*(%[\w]+) = (.*)$", loop, re.MULTILINE))
     stores = [line for line in loop.splitlines() if "tt.store" in line and "bf16" in line]

@@ -52,11 +52,15 @@ def launch(name: str, tile: EarlyTile, dtype: torch.dtype, bias: bool) -> None:
     launch_early_dense(case.x, case.w, out=torch.empty((tile.rows - 1, 64), dtype=dtype), tile=tile)
 
 
+def forms(kind: str) -> dict[str, tuple[str, EarlyTile, str]]:
+    """Shape, tile and form of each launch of a kind by its name: forms in turn, as each compilation takes seconds."""
+    found = ((name, tile) for name, tile in tiles().items() if name.startswith(kind))
+    return {f"{name}-{form}": (name, tile, form) for (name, tile), form in zip(found, itertools.cycle(FORMS))}
+
+
 def main(folder: str, kind: str) -> None:
     launches = {
-        f"{name}-{form}": functools.partial(launch, name, tile, *FORMS[form])
-        for (name, tile), form in itertools.product(tiles().items(), FORMS)
-        if name.startswith(kind)
+        name: functools.partial(launch, shape, tile, *FORMS[form]) for name, (shape, tile, form) in forms(kind).items()
     }
     compile_launches(early_dense_kernel, launches, Path(folder))
 

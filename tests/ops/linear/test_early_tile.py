@@ -15,7 +15,7 @@ from octavo.ops.linear import early_tile
 from octavo.ops.linear.choice import EARLY_PROGRAMS, EARLY_ROWS, choose_early
 from octavo.ops.linear.early_tile import EarlyTile
 from ops.hopper import compiled_by, spills
-from ops.linear.early_launches import FORMS, KINDS, tiles, weight
+from ops.linear.early_launches import FORMS, KINDS, forms, weight
 
 CPU = torch.device("cpu")
 
@@ -125,8 +125,9 @@ def test_it_is_refused_where_kernels_are_not_compiled(kind: type) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_compiles_without_spills_and_waits_between_weights_and_rows(kind: str, tmp_path: Path) -> None:
     compiled = compiled_by("ops.linear.early_launches", tmp_path, kind)
-    expected = {f"{name}-{form}": tile for name, tile in tiles().items() for form in FORMS if name.startswith(kind)}
+    expected = {name: tile for name, (_, tile, _) in forms(kind).items()}
     assert compiled.keys() == expected.keys()
+    assert {form for _, _, form in forms(kind).values()} == FORMS.keys()
     assert {(tile.rows, tile.together) for tile in expected.values()} >= {(16, 4), (32, 4), (64, 4), (64, 2)}
     for name, names in compiled.items():
         tile, bias = expected[name], name.endswith("bias")
