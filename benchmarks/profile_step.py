@@ -1,6 +1,6 @@
 """Where the microseconds of a step go on one GPU: `python -m benchmarks.profile_step`.
 
-Each step is a model's hidden states, all its layers, as the worker launches them: as a graph.
+Each step is all of a model's layers and the logits of the rows that are sampled, as the worker launches them: as a graph.
 First it is timed by itself; then a trace of the device says when each kernel ended. A kernel's time is how much later it ended
 than all kernels before it: kernels whose launches overlap are counted once, and the times of a step add up to it. A second result, with
 `_floors` behind its name, has each step beside its floor (`benchmarks.step_floor`), at rates of the card that are measured first.
@@ -107,8 +107,8 @@ def main() -> None:
         raw[step.name] = measured
     write_result(
         args.name,
-        title="Where a step's time goes",
-        conditions="random weights, hidden states of all layers, no head and no sampling; by a trace of the device",
+        title=f"Where a step's time goes, {Path(args.model).name}",
+        conditions="random weights, all layers and logits, no sampling; by a trace of the device",
         columns=COLUMNS,
         rows=rows,
         raw=raw,
@@ -116,9 +116,9 @@ def main() -> None:
     write_result(
         f"{args.name}_floors",
         title=f"Steps beside their floors, {Path(args.model).name}",
-        conditions="random weights, hidden states of all layers, no head and no sampling; medians of "
+        conditions="random weights, all layers and logits, no sampling; medians of "
         f"{REPEATS} runs by themselves. The floor is, layer by layer, the larger of two times of each part (dense products, products of "
-        "experts, attention or states): bytes of its weights (of experts: of as many as random routing touches), keys, values and states, each "
+        "experts, attention or states, the head): bytes of its weights (of experts: of as many as random routing touches), keys, values and states, each "
         f"once, at this card's rate of {rates.copied / 1e12:.2f} TB/s (copied, read and written), and operations at its {rates.fp8 / 1e12:.0f} "
         f"TFLOP/s in FP8 and {rates.bf16 / 1e12:.0f} in bf16, both of products of {SIDE} cubed; all measured in the same run. Rows "
         "between the parts are not counted.",
@@ -166,7 +166,7 @@ def model_forward(name: str) -> Callable[[Step], torch.Tensor]:
         layer.zero_()
     sizes = [*(step.requests for step in STEPS if step.tokens == 1), BUDGET]
     model = GraphedModel(loaded.model, cache, max_chunks=most, columns=columns, sizes=sizes, capture=CudaCapture())
-    return torch.inference_mode()(lambda step: model.forward(step.batch(columns), cache))
+    return torch.inference_mode()(lambda step: model.logits(model.forward(step.batch(columns), cache)))
 
 
 def timed(run: Callable[[], object]) -> list[float]:

@@ -3,8 +3,8 @@
 Each layer is taken as products of dense weights, products of experts, and attention or the states of Gated DeltaNet, one behind the other.
 Each of these takes at least the larger of two times: its bytes at the rate at which the card copies, and its operations at the rates of
 its FP8 and bf16 products. Bytes are all weights, once, and of experts those of as many as random routing touches; keys and values that are
-read or written, each once; states. Rows between these parts are not counted, since they may stay in the card's cache, and neither are the
-embedding and the head.
+read or written, each once; states. Behind the last layer comes the head, with the weights and the product of the wanted rows. Rows between these
+parts are not counted, since they may stay in the card's cache, and neither are the embedding and logits.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Rows:
 
 
 def step_parts(parameters: DecoderParameters, cache: CacheLayout, rows: Rows) -> list[Work]:
-    """The parts of a step that computes the hidden states of the wanted rows; before the last layer all rows are wanted.
+    """The parts of a step that computes the logits of the wanted rows; before the last layer all rows are wanted.
 
     Args:
         parameters: on any device, `meta` too: only sizes are read.
@@ -115,7 +115,8 @@ def step_parts(parameters: DecoderParameters, cache: CacheLayout, rows: Rows) ->
     *before, last = zip(parameters.layers, cache, strict=True)
     everything = dataclasses.replace(rows, wanted=rows.tokens)
     parts = [part for layer, kept in before for part in layer_parts(layer, kept, everything)]
-    return parts + layer_parts(*last, rows)
+    head = Work(tensor_bytes(parameters.head)) + product(parameters.head, rows.outputs)
+    return [*parts, *layer_parts(*last, rows), head]
 
 
 def layer_parts(layer: LayerParameters, cache: PagedKv | RecurrentState, rows: Rows) -> list[Work]:

@@ -218,20 +218,14 @@ def test_random_kills_against_a_server(served: Served, tmp_path: Path) -> None:
     assert result["requests"] % 30 == 0
 
 
-def test_a_server_that_gives_up_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "kills",
+    [["--random-kills", "1000", "--output-len", "30"], ["--kills", "5", "--output-len", "300"]],
+    ids=["drawn", "in turn"],
+)
+def test_a_server_that_gives_up_is_told(kills: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     served = Served("--max-worker-restarts", "1")
-    load = [
-        "--num-prompts",
-        "5",
-        "--input-len",
-        "5",
-        "--output-len",
-        "30",
-        "--random-kills",
-        "1000",
-        "--kill-interval",
-        "0.01",
-    ]
+    load = ["--num-prompts", "5", "--input-len", "5", "--kill-interval", "0.01", *kills]
     try:
         assert main(["bench", "recovery", "--base-url", served.url, *load]) == 1
         assert served.process.wait(60) == 1

@@ -50,13 +50,15 @@ def test_a_layer_of_one_decode_by_hand() -> None:
 
 
 def test_a_step_is_all_its_layers() -> None:
-    parts = step_parts(*placed(QWEN), DECODE)
+    *parts, head = step_parts(*placed(QWEN), DECODE)
     assert len(parts) == 48 * 3
+    assert head == Work(2 * 151936 * 2048, bf16=2 * 151936 * 2048)
     assert sum(part.num_bytes for part in parts) == 48 * (19_436_032 + 8 * 4_732_928 + 256 * 2048) == 2_775_539_712
 
 
 def test_of_the_last_layer_only_keys_and_values_are_needed_of_every_row() -> None:
-    dense, attention, experts, *_, last_dense, last_attention, last_experts = step_parts(*placed(QWEN), PROMPTS)
+    dense, attention, experts, *_, last_dense, last_attention, last_experts, head = step_parts(*placed(QWEN), PROMPTS)
+    assert head.bf16 == 8 * 2 * 151936 * 2048
     assert dense.fp8 == 2 * 8000 * (QKV + OUT)
     assert last_dense.fp8 == pytest.approx(2 * (8000 * 1024 * 2048 + 8 * (4096 * 2048 + OUT)))
     assert last_dense.num_bytes == dense.num_bytes
@@ -86,7 +88,7 @@ def test_a_twin_with_more_of_one_thing_takes_as_much_more(twin: dict[str, int], 
 
 @pytest.mark.parametrize("folder", SHAPES, ids=lambda folder: folder.name)
 def test_many_rows_read_every_weight_once(folder: Path) -> None:
-    """All but the embedding, the head and the last norm; beside them, the cache is read or written."""
+    """All but the embedding and the last norm; beside them, the cache is read or written."""
     parameters, cache = placed(str(folder))
     rows = Rows(requests=1, tokens=20000, before=0, wanted=20000)
     kept = sum(
@@ -95,7 +97,7 @@ def test_many_rows_read_every_weight_once(folder: Path) -> None:
         else state_bytes(mixer_shape(parameters), [(20000, 0)])
         for layer in cache
     )
-    left_out = sum(map(tensor_bytes, (parameters.embedding, parameters.head, parameters.norm)))
+    left_out = sum(map(tensor_bytes, (parameters.embedding, parameters.norm)))
     found = sum(part.num_bytes for part in step_parts(parameters, cache, rows))
     assert found == pytest.approx(parameters.num_bytes - left_out + kept, rel=1e-9)
 

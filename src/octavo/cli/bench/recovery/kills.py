@@ -41,20 +41,31 @@ class Kill:
 async def on_schedule(
     client: BenchClient, count: int, interval_s: float, asking: asyncio.Task[Any], bar: tqdm[Any]
 ) -> list[Kill]:
-    """Kill the worker `count` times, each after `interval_s` seconds in which it was well, while `asking` goes on."""
+    """Kill the worker `count` times, each after `interval_s` seconds in which it was well, while `asking` goes on and the server is there."""
     kills: list[Kill] = []
-    while len(kills) < count:
-        await client.wait_until_ready(RECOVERY_LIMIT_S)
+    while len(kills) < count and await _is_ready_before(client, asking):
         await asyncio.wait([asking], timeout=interval_s)
         if asking.done():
             break
-        pid = int((await client.get("/server_info"))["worker"]["pid"])
+        try:
+            pid = int((await client.get("/server_info"))["worker"]["pid"])
+        except OctavoError:
+            break
         check_worker(pid)
         os.kill(pid, signal.SIGKILL)
         kills.append(Kill(time.perf_counter()))
         bar.update()
         await _until_noticed(client, pid)
     return kills
+
+
+async def _is_ready_before(client: BenchClient, asking: asyncio.Task[Any]) -> bool:
+    """Wait until the server is well, or `asking` has ended, as it does when the server gives up; whether it is well."""
+    ready = asyncio.create_task(client.wait_until_ready(RECOVERY_LIMIT_S))
+    await asyncio.wait([ready, asking], return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    [ended] = await asyncio.gather(ready, return_exceptions=True)
+    return ended is None and not asking.done()
 
 
 class RandomKiller:
