@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
 from transformers import AutoConfig, Qwen3_5MoeForConditionalGeneration
 
 from models.test_against_transformers import Pair, in_bf16
 from models.test_published import CHECKPOINTS, SMALL
 from models.toy import CPU, RAW, random_tensors, write_checkpoint
+from octavo.checkpoints import safetensors
 from octavo.checkpoints.fused_experts import find_members, shape_of
 from octavo.config.format_choice import AS_STATED, FormatChoice
 from octavo.errors import CheckpointError
@@ -159,12 +164,55 @@ def test_another_shape_is_refused(wrong: str, part: str, tmp_path: Path) -> None
     assert error.reason == f"has shape {tuple(changed.shape)}, config.json asks for {tuple(whole.shape)}"
 
 
-@pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("own", [f"{LAYER}.3.up_proj.weight", f"{LAYER}.0.down_proj.weight"])
-def test_an_expert_that_is_there_in_both_forms_is_refused(own: str, shards: int, tmp_path: Path) -> None:
+def test_an_expert_that_is_there_in_both_forms_is_refused(own: str, tmp_path: Path) -> None:
+    """Whichever comes first: in one file experts by themselves do, in two that which the first file has."""
     raw, tensors, fused = bf16_and_fused()
-    write_checkpoint(tmp_path, raw, fused | {own: tensors[own]}, shards=shards)
-    assert "is there twice" in refused(tmp_path).reason
+    name = f"{LAYER}.{'down' if 'down' in own else 'gate_up'}_proj"
+    for number, (first, second) in enumerate([(own, name), (name, own)]):
+        folder = tmp_path / str(number)
+        write_checkpoint(folder, raw, fused | {own: tensors[own]})
+        (folder / "model.safetensors").unlink()
+        rest = {other: tensor for other, tensor in fused.items() if other != name} | {second: (tensors | fused)[second]}
+        save_file({first: (tensors | fused)[first]}, folder / "model-1.safetensors")
+        save_file(rest, folder / "model-2.safetensors")
+        files = {first: "model-1.safetensors"} | dict.fromkeys(rest, "model-2.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+        error = refused(folder)
+        assert error.tensor == second
+        assert (
+            f"holds {own}, which is there already" if second == name else "in a tensor of all experts"
+        ) in error.reason
+
+
+def test_all_experts_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    raw, _, fused = bf16_and_fused()
+    write_checkpoint(tmp_path, raw, fused)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    name = f"{LAYER}.down_proj"
+    save_file({name: fused[name]}, tmp_path / "model-2.safetensors")
+    files = dict.fromkeys(fused, "model-1.safetensors") | {name: "model-2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    assert f"holds {LAYER}.0.down_proj.weight, which is there already" in refused(tmp_path).reason
+
+
+@pytest.mark.parametrize("choice", [AS_STATED, ONLINE], ids=["bf16", "online-fp8"])
+@pytest.mark.parametrize("form", ["each", "fused"])
+def test_the_bar_ends_when_all_is_there(
+    form: str, choice: FormatChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, tensors, fused = bf16_and_fused()
+    write_checkpoint(tmp_path, raw, tensors if form == "each" else fused)
+    bars = []
+
+    def make(**options: Any) -> Any:
+        bars.append(tqdm(**options | {"disable": False, "file": io.StringIO()}))
+        return bars[-1]
+
+    monkeypatch.setattr(safetensors, "tqdm", make)
+    parameters_of(tmp_path, choice)
+    [bar] = bars
+    assert bar.n == bar.total == len(tensors)
 
 
 def test_experts_that_lack_are_named(tmp_path: Path) -> None:
@@ -192,17 +240,29 @@ def test_an_expert_that_no_scale_fits_is_named(tmp_path: Path) -> None:
     assert "holds NaN" in error.reason
 
 
-def test_codes_of_all_experts_in_one_tensor_are_refused(tmp_path: Path) -> None:
-    """No format says how their scales are stored."""
+@pytest.mark.parametrize("first", ["down_proj", "down_proj_scale_inv"])
+def test_codes_of_all_experts_in_one_tensor_are_refused(first: str, tmp_path: Path) -> None:
+    """By a name that says so, whether they are found first or their scales."""
     raw = RAW["qwen3_5_moe_text"]()
     tensors = random_tensors(read_config(raw), 2)
-    name = f"{LAYER}.down_proj"
     codes = [tensors.pop(f"{LAYER}.{expert}.down_proj.weight") for expert in range(8)]
-    tensors[name] = torch.stack([code.view(torch.uint8) for code in codes]).view(torch.float8_e4m3fn)
-    write_checkpoint(tmp_path, raw, tensors)
+    held = {
+        "down_proj": torch.stack([code.view(torch.uint8) for code in codes]).view(torch.float8_e4m3fn),
+        "down_proj_scale_inv": torch.ones(8, 1, 1),
+    }
+    write_checkpoint(tmp_path, raw, tensors | {f"{LAYER}.{first}": held[first]})
     error = refused(tmp_path)
-    assert error.tensor == name
-    assert f"{LAYER}.0.down_proj.weight" in error.reason
+    assert error.tensor == f"{LAYER}.{first}"
+    assert "FP8 codes of all experts" in error.reason
+
+
+def test_experts_in_bf16_where_codes_are_asked_for_are_told_so(tmp_path: Path) -> None:
+    fused = bf16_and_fused()[-1]
+    tensors = random_tensors(read_config(RAW["qwen3_5_moe_text"]()), 2)
+    experts = {name: tensor for name, tensor in fused.items() if ".experts." in name}
+    others = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    write_checkpoint(tmp_path, RAW["qwen3_5_moe_text"](), others | experts)
+    assert refused(tmp_path).reason == "is bfloat16, but config.json asks for float8_e4m3fn"
 
 
 def test_experts_that_an_fp8_checkpoint_leaves_in_bf16_may_be_in_one_tensor(tmp_path: Path) -> None:

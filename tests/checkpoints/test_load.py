@@ -220,7 +220,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "misshapen": (misshape, rf"tensor {EXPERT}: has shape \(63, 48\), config.json asks for \(64, 48\)"),
     "flat-scale": (flatten_scale, r"weight_scale: has shape \(64,\), config.json asks for \(64, 1\)"),
-    "not-quantized": (widen, rf"tensor {EXPERT}: is bfloat16, but quantization_config .* asks for float8_e4m3fn"),
+    "not-quantized": (widen, rf"tensor {EXPERT}: is bfloat16, but config.json asks for float8_e4m3fn"),
     "nan-scale": (spoil_scale(torch.nan), "scale of row 2 is nan; scales must be positive"),
     "negative-scale": (spoil_scale(-1.0), r"scale of row 2 is -1.0; scales must be positive"),
     "zero-scale": (spoil_scale(0.0), r"scale of row 2 is 0.0; scales must be positive"),

@@ -220,7 +220,7 @@ def test_what_is_so_anyway_is_accepted_silently(name: str, value: object, caplog
             "--prefix-caching-hash-algo sha256 has no effect: prefixes are found by",
         ),
         ("structured_outputs_config", '{"backend": "xgrammar"}', "structured outputs are always served"),
-        ("mamba_cache_mode", "align", "keeps the states of recurrent layers"),
+        ("mamba_cache_mode", "align", "states of recurrent layers are kept behind whole blocks"),
     ],
     ids=repr,
 )

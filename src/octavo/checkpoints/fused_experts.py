@@ -14,6 +14,9 @@ import torch
 EXPERTS = ".mlp.experts."
 PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """What a tensor of all experts holds of each, in the order of its rows."""
+NO_CODES = (
+    "FP8 codes of all experts of a layer in one tensor, and their scales, are not served; store each expert by itself"
+)
 
 
 def find_members(name: str, parameters: Mapping[str, torch.Tensor]) -> list[list[str]]:
@@ -23,6 +26,12 @@ def find_members(name: str, parameters: Mapping[str, torch.Tensor]) -> list[list
         return []
     each = ([f"{prefix}{EXPERTS}{expert}.{own}.weight" for own in PARTS[part]] for expert in itertools.count())
     return list(itertools.takewhile(lambda members: members[0] in parameters, each))
+
+
+def is_scale(name: str) -> bool:
+    """Whether the tensor `name` of a file has the scales of codes of all experts of a layer."""
+    prefix, found, part = name.rpartition(EXPERTS)
+    return bool(prefix and found) and part.startswith(tuple(PARTS)) and "_scale" in part
 
 
 def shape_of(members: list[list[str]], parameters: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:

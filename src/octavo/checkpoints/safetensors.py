@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from octavo.checkpoints.files import INDEX, find_files
-from octavo.checkpoints.fused_experts import find_members, shape_of, split
+from octavo.checkpoints.fused_experts import NO_CODES, find_members, is_scale, shape_of, split
 from octavo.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def fill_from_folder(
     missing, left_out = {name for name in parameters if not stored.is_made(name)}, list[str]()
     paths = list(files)
     read_ahead(paths[:1])
-    with tqdm(total=len(parameters), desc="Loading weights", unit="tensor", disable=not progress) as bar:
+    with tqdm(total=len(missing), desc="Loading weights", unit="tensor", disable=not progress) as bar:
         for place, (path, claimed) in enumerate(files.items(), 1):
             read_ahead(paths[place : place + 1])
             names, surplus = _fill_from_file(path, parameters, missing, stored, needless, bar)
@@ -100,9 +100,10 @@ def fill_from_folder(
                 raise CheckpointError(
                     "the index names this file, but it is not in it", file=str(path), tensor=_first(absent)
                 )
-    defaults = {name: number for name in sorted(missing) if (number := stored.default(name)) is not None}
-    for name, number in defaults.items():
-        parameters[name].fill_(number)
+        defaults = {name: number for name in sorted(missing) if (number := stored.default(name)) is not None}
+        for name, number in defaults.items():
+            parameters[name].fill_(number)
+        bar.update(len(defaults))
     if defaults:
         log.warning("not in %s, and set to %g: %s", folder, next(iter(defaults.values())), _list(list(defaults)))
     missing -= defaults.keys()
@@ -163,7 +164,9 @@ def _fill_from_file(
                 filled = set(itertools.chain(*members)) or {usual}
                 if not filled <= missing:
                     raise CheckpointError(
-                        _why_surplus(min(filled - missing), file.get_slice(name).get_shape(), parameters, stored),
+                        f"holds {min(filled - missing)}, which is there already; keep one of them"
+                        if members
+                        else _why_surplus(usual, file.get_slice(name).get_shape(), parameters, stored),
                         file=str(path),
                         tensor=name,
                     )
@@ -197,12 +200,8 @@ def _fill_members(
             f"has shape {tuple(tensor.shape)}, config.json asks for {shape}", file=str(path), tensor=name
         )
     first = members[0][0]
-    if torch.float8_e4m3fn in stored.stored_as(first, parameters[first].dtype):
-        raise CheckpointError(
-            f"holds all experts of a layer, which is served in bf16, float16 and float32; FP8 must be stored as {first} and so on",
-            file=str(path),
-            tensor=name,
-        )
+    if tensor.dtype in stored.stored_as(first, parameters[first].dtype) and tensor.element_size() == 1:
+        raise CheckpointError(f"{NO_CODES}, as {first}", file=str(path), tensor=name)
     for member, rows in split(tensor, members, parameters):
         _fill(parameters, (f"{name} ({member})", member), rows, path, stored)
 
@@ -229,7 +228,7 @@ def _fill(
     if tensor.dtype not in accepted:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
         raise CheckpointError(
-            f"is {str(tensor.dtype).removeprefix('torch.')}, but quantization_config in config.json asks for {wanted}",
+            f"is {str(tensor.dtype).removeprefix('torch.')}, but config.json asks for {wanted}",
             file=str(path),
             tensor=name,
         )
@@ -253,7 +252,9 @@ def _why_surplus(name: str, shape: Iterable[int], parameters: Mapping[str, torch
     if name in parameters and stored.is_made(name):
         return "is not expected: it is made as the weights are loaded, so leave --quantization out, or take a plain checkpoint"
     if name in parameters:
-        return "is there twice, in two files or under another name; keep one of them"
+        return "is there twice, in two files, under another name or in a tensor of all experts; keep one of them"
+    if is_scale(name):
+        return NO_CODES
     return f"shape {tuple(shape)}, is not expected; config.json describes a model without it"
 
 

@@ -80,7 +80,8 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
         *_values(Explained("there is no compile step"), "compilation-config", "optimization-level"),
         *_values(_BUCKETS, "max-cudagraph-capture-size"),
         *_lists(_BUCKETS, "cudagraph-capture-sizes"),
-        *_values(_KERNELS, "attention-backend", "moe-backend"),
+        *_values(_KERNELS, "attention-backend", "moe-backend", "gdn-prefill-backend"),
+        *_values(Explained("there is one proved kernel for each job", ("auto", "triton")), "mamba-backend"),
         *_values(
             Explained("there is one worker, in a process of its own", ("mp", "uni")), "distributed-executor-backend"
         ),
@@ -98,16 +99,25 @@ VLLM_FLAGS: dict[str, VllmFlag] = {
             "prefix-caching-hash-algo",
         ),
         *_values(
-            Refused("the states of recurrent layers are float32, and the rows that go into them bfloat16", ("auto",)),
+            Refused(
+                "states of recurrent layers are float32, and the rows that go into them bfloat16; leave it out, or say "
+                "--mamba-ssm-cache-dtype float32",
+                ("auto",),
+            ),
             "mamba-cache-dtype",
         ),
         *_values(Refused("the states of recurrent layers are float32", ("auto", "float32")), "mamba-ssm-cache-dtype"),
         *_values(
-            Explained(
-                "prefix caching keeps the states of recurrent layers behind whole blocks, and less often within a prompt"
-            ),
+            Explained("states of recurrent layers are kept behind whole blocks, at places that Octavo chooses"),
             "mamba-cache-mode",
             "mamba-block-size",
+        ),
+        *_switches(
+            Refused("states of recurrent layers are float32, which needs no rounding", _OFF),
+            "enable-mamba-cache-stochastic-rounding",
+        ),
+        *_values(
+            Explained("states of recurrent layers are float32, which needs no rounding"), "mamba-cache-philox-rounds"
         ),
         *_switches(
             Refused(
