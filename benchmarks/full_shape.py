@@ -56,7 +56,8 @@ def main() -> None:
     ]
     path = write_result(
         args.name,
-        title="The burst at the shape of Qwen3-30B-A3B in FP8",
+        title="The burst at the shape of Qwen3-30B-A3B in FP8"
+        + (", by PyTorch's own operations" if args.torch else ""),
         conditions="random weights, 100 prompts of 1001 tokens, one greedy token each, all at once, budget 8192, over HTTP"
         + ("; PyTorch operations alone" if args.torch else ""),
         columns=COLUMNS,

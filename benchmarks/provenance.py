@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": os.environ.get("BENCHMARK_COMMIT") or commit_of(ROOT),
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])]),
+        "command": shlex.join(["python", *_program(), *map(without_folders, sys.argv[1:])]),
         "python": env["system"]["python"],
         "cpu": f"{env['system']['cpu']}, {env['system']['cores']} cores",
         "gpu": ", ".join(value for name, value in env["gpu"].items() if name.startswith("gpu")) or "none",
@@ -82,6 +82,12 @@ def read_result(name: str) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
+
+
+def _program() -> list[str]:
+    """What Python runs: a module, or the name of a file."""
+    spec = sys.modules["__main__"].__spec__
+    return [Path(sys.argv[0]).name] if spec is None else ["-m", spec.name]
 
 
 def without_folders(word: str) -> str:

@@ -14,8 +14,9 @@ HEAD = """# Benchmarks
 
 <!-- Written by benchmarks/tables.py from benchmarks/results; a test fails if it is not current. -->
 
-Every number here was measured by a script in `benchmarks/` and lies with its raw data in `benchmarks/results/`. How to
-run them: `benchmarks/README.md`.
+Every number here was measured by a script in `benchmarks/` or `tools/` and lies with its raw data in `benchmarks/results/`. How to
+run them: `benchmarks/README.md`. A command `python NAME.py` below a table is `python -m benchmarks.NAME`, and those of tiles and
+of the embedded models are `python -m tools.tune_moe` and `python tools/tiny/score.py`. Tables are as old as the commit below them.
 """
 
 

@@ -141,6 +141,20 @@ def test_the_image_runs_as_nobody_and_says_whether_it_is_well() -> None:
     assert steps[-1] == ("ENTRYPOINT", '["octavo", "serve"]')
 
 
+def test_the_image_takes_what_was_measured() -> None:
+    """The versions of all results of GPUs, and none from elsewhere."""
+    lines = (DEPLOY / "measured.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    sources = [json.loads(path.read_text())["provenance"] for path in (ROOT / "benchmarks" / "results").glob("*.json")]
+    measured = [{name: source[name] for name in ("torch", "triton")} for source in sources if source["gpu"] != "none"]
+    assert len(measured) > 20
+    assert all(versions == pins for versions in measured)
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"grep --invert-match --extended-regexp '([^']+)'", text)
+    assert {line.split("==")[0] for line in constraints if re.search(pattern, line)} == pins.keys()
+
+
 def test_kubernetes_knows_when_a_pod_starts_serves_and_lives_and_lets_it_drain() -> None:
     listed = read("kubernetes/kustomization.yaml")["resources"]
     assert {*listed, "kustomization.yaml"} == {path.name for path in (DEPLOY / "kubernetes").iterdir()}

@@ -70,8 +70,8 @@ What holds for every call:
 - **No allocation, no host synchronisation** in `moe`: it can be captured in a CUDA graph, and reads the true number of
   tokens from device memory.
 
-Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. Those of large
-batches, attention of many rows and products with a `PersistentTile`, and products of few rows with an `EarlyTile` are in
+Without a GPU the same kernels run through Triton's interpreter (`TRITON_INTERPRET=1`), slowly; the tests do that. Attention of many rows,
+products with a `PersistentTile` or an `EarlyTile`, and Gated DeltaNet by two warps are in
 Gluon and run on Hopper alone: tests elsewhere compile them and draw interleavings of their barriers. What was tried and what it
 gave: [kernels_log.md](kernels_log.md).
 """

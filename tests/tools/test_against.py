@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,16 @@ def test_what_benchmarks_write_is_no_change_of_a_tree(tmp_path: Path) -> None:
         assert provenance.commit_of(tmp_path) == marked
 
 
-def test_the_command_of_a_result_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("spec", "program"), [(None, "http.py"), (ModuleSpec("benchmarks.http", None), "-m benchmarks.http")], ids=str
+)
+def test_the_command_of_a_result_names_no_folder_of_this_machine(
+    spec: ModuleSpec | None, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["/data/x/http.py", "--model", "benchmarks/shapes/one", "--peer", "/data/vllm.json", "--loads", "1x2x3"]
     monkeypatch.setattr(sys, "argv", words)
-    told = "python http.py --model benchmarks/shapes/one --peer vllm.json --loads 1x2x3"
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    told = f"python {program} --model benchmarks/shapes/one --peer vllm.json --loads 1x2x3"
     assert provenance.provenance()["command"] == told
 
 

@@ -232,7 +232,7 @@ class Settings:
     )
     inject_fault: tuple[str, ...] = setting(
         (),
-        "For development: make the worker exit, kill, hang, raise, nan or out-of-bounds, at a step, in each of so many "
+        "For development: make the worker exit, kill, segfault, hang, raise, nan or out-of-bounds, at a step, in each of so many "
         "tokens or more, or for a request (kill@step:7, exit@tokens:8192, nan@request:ID, exit@request:ID+ID)",
         "Worker",
     )
