@@ -12,8 +12,9 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
+from octavo.ops.experts import moe as experts
 from octavo.ops.experts.cuda import KernelExperts
-from octavo.ops.experts.grouped_gemm import Tile, Tiles
+from octavo.ops.experts.grouped_gemm import Tile, Tiles, _check_tile
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.moe import MoeWorkspace, moe, moe_workspace
 from octavo.ops.experts.permute import most_apart
@@ -102,6 +103,38 @@ def test_formats(kind: type, routing: str, device: torch.device) -> None:
     args = inputs(SMALL[1], 17, routing, device)
     out, _ = it(*args)
     assert_rows(out, expected(it, *args), 2 * tolerance(device))
+
+
+MIXED = [pair for kind in FORMATS[:-1] for pair in ((Bf16, kind), (kind, Bf16))]
+"""Of gate and up, and of down: one of them may be left out of the format."""
+each_mixture = pytest.mark.parametrize("kinds", MIXED, ids=lambda kinds: "-".join(kind.__name__ for kind in kinds))
+
+
+@each_mixture
+def test_one_product_may_be_left_in_bf16(kinds: tuple[type, type], device: torch.device) -> None:
+    parts = [layer(kind, SMALL[1], 17, device) for kind in kinds]
+    it = dataclasses.replace(parts[0], down=parts[1].down)
+    it.workspace = moe_workspace(17, SMALL[1].top_k, it.gate_up, it.down)
+    for tokens in (1, 17):
+        args = inputs(SMALL[1], tokens, "duplicates", device)
+        out, _ = it(*args)
+        assert_rows(out, expected(it, *args), 2 * tolerance(device))
+
+
+@each_mixture
+@pytest.mark.parametrize("assignments", [1, 16, 64, 256, 2048, 65536])
+def test_tiles_of_two_formats_can_run(
+    kinds: tuple[type, type], assignments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a width that persistent tiles take, where a device runs those."""
+    monkeypatch.setattr(experts, "runs_persistent_kernels", lambda _device: True)
+    drawn = torch.Generator().manual_seed(1)
+    gate_up, down = make_weights(kinds[0], 2, 2, 256, 512, drawn), make_weights(kinds[1], 2, 1, 512, 256, drawn)
+    workspace = moe_workspace(1, 1, gate_up, down)
+    tiles = experts._choose(torch.empty(1, 512), gate_up, down, workspace, assignments)
+    for tile, w, gated in ((tiles.gate_up, gate_up, True), (tiles.down, down, False)):
+        assert isinstance(tile, Tile)
+        _check_tile(tile, w, w.data.shape[-1], gated)
 
 
 @pytest.mark.parametrize("mutant", ["row", "expert", "k-block", "scale", "routing-weight", "id"])

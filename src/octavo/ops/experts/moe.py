@@ -10,7 +10,7 @@ from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
-from octavo.ops.formats import Weights
+from octavo.ops.formats import Fp8Block, Weights
 from octavo.ops.inputs import Inputs
 from octavo.ops.launch import LaunchDims
 from octavo.ops.persistent import runs_persistent_kernels
@@ -116,8 +116,13 @@ def expert_parts(
 
 
 def _choose(x: torch.Tensor, gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:
-    """Chooses the tiles of the layer's shape that its operands allow; x (T, H) is what the first product reads."""
+    """Chooses the tiles of the layer's shape that its operands allow; x (T, H) is what the first product reads.
+
+    Of two formats, as where one product is left in bf16, both take tiles for scales per block, which are legal for all.
+    """
+    kinds = {type(gate_up), type(down)}
     # an input that is not quantized is `workspace.hidden` itself
     bulk = takes_bulk_copies(gate_up.data, down.data, workspace.hidden_quantized.data, workspace.hidden)
-    persistent = runs_persistent_kernels(x.device) and takes_bulk_copies(x)
-    return choose_tiles((type(gate_up).__name__, *down.data.shape), assignments, bulk=bulk, persistent=persistent)
+    persistent = len(kinds) == 1 and runs_persistent_kernels(x.device) and takes_bulk_copies(x)
+    kind = kinds.pop() if len(kinds) == 1 else Fp8Block
+    return choose_tiles((kind.__name__, *down.data.shape), assignments, bulk=bulk, persistent=persistent)
