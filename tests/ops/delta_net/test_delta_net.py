@@ -124,9 +124,12 @@ def divide(
             done[i] = end
 
 
+TURNS = [(shape, places) for shape, places in zip(SHAPES.values(), itertools.cycle([(2,), (2, 3)]), strict=False)]
+"""Each shape goes on in its state or to another one, the first in both."""
+
+
 @backends
-@shapes
-@pytest.mark.parametrize("places", [(2,), (2, 3)], ids=["in place", "to another state"])
+@pytest.mark.parametrize(("shape", "places"), [*TURNS, (TURNS[0][0], (2, 3))], ids=str)
 def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...], device: torch.device) -> None:
     """Each token's bits are those it has in one chunk of all, and so are those that are kept behind it, over two borders of
     spans; where it goes on in its state, a row is computed apart from chunks. A chunk takes it from the third to the twelfth."""
@@ -144,8 +147,11 @@ def test_token_by_token(backend: str, shape: DeltaShape, places: tuple[int, ...]
 
 
 @shapes
-@pytest.mark.parametrize("before", [0, 1, 7, 14, 15])
-@pytest.mark.parametrize("resident", [cuda.RESIDENT_ROWS, 0], ids=["one tile", "two tiles"])
+@pytest.mark.parametrize(
+    ("before", "resident"),
+    [(0, 0), (1, cuda.RESIDENT_ROWS), (7, 0), (14, cuda.RESIDENT_ROWS), (15, 0), (15, cuda.RESIDENT_ROWS)],
+    ids=lambda number: "two tiles" if number == 0 else str(number),
+)
 def test_single_rows_are_computed_as_chunks_are(
     shape: DeltaShape, before: int, resident: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import pytest
 import torch
@@ -211,7 +210,7 @@ def test_few_tokens_have_the_bits_of_many(kind: type, rule: RoutingRule, device:
     ids, weights, _ = route_reference(logits.cpu(), rule)
     assert_rows(whole, expected(it, x, ids, weights.float()), 2 * tolerance(device))
     assert most_apart(2, 32) == 4
-    for first, count in itertools.product((0, 1, 5), (1, 2, 3, 4)):
+    for first, count in ((0, 1), (0, 2), (0, 4), (1, 3), (5, 1), (5, 4)):
         rows = slice(first, first + count)
         assert torch.equal(experts(x[rows], logits[rows]), whole[rows])
         used = torch.tensor([count - 1], dtype=torch.int32, device=device)
