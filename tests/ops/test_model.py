@@ -62,6 +62,10 @@ CONFIGS = {
     "blocks": raw_config(
         **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}, quantization_config=FP8_BLOCK
     ),
+    "blocks, down in bf16": raw_config(
+        **SMALL | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64},
+        quantization_config=FP8_BLOCK | {"modules_to_not_convert": ["lm_head", "down_proj"]},
+    ),
     "bf16-dense-bias": raw_config(**SMALL, quantization_config=None, mlp_only_layers=[1], attention_bias=True),
 }
 LENGTH = 66
