@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from octavo.errors import KernelContractError
 from octavo.ops.experts import moe
-from octavo.ops.experts.grouped_gemm import PersistentTile, _check_tile
+from octavo.ops.experts.grouped_gemm import PersistentTile, Tiles, _check_tile, choose_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
 
@@ -83,9 +83,10 @@ def test_tiles_that_cannot_run_are_seen(monkeypatch: pytest.MonkeyPatch) -> None
     """The twin: one of two formats takes the tiles of the first alone."""
     both = (Fp8Channel, Fp8Block)
     assert_legal(both, (8, 512, 256), 64, hopper=False)
-    choose = moe.choose_tiles
-    monkeypatch.setattr(
-        moe, "choose_tiles", lambda shape, *rest, **options: choose(("Fp8Channel", *shape[1:]), *rest, **options)
-    )
+
+    def choose(shape: tuple[str, int, int, int], assignments: int, **options: bool) -> Tiles:
+        return choose_tiles(("Fp8Channel", *shape[1:]), assignments, **options)
+
+    monkeypatch.setattr(moe, "choose_tiles", choose)
     with pytest.raises(KernelContractError, match="step_factor"):
         assert_legal(both, (8, 512, 256), 64, hopper=False)
