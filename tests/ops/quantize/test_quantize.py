@@ -78,7 +78,7 @@ def test_quantize_static(width: int, device: torch.device) -> None:
     assert same(got.data, codes)
 
 
-@pytest.mark.parametrize("exponent", [0, 100, -120])
+@pytest.mark.parametrize("exponent", [0, 100, -110, -120])
 def test_every_quotient(exponent: int, device: torch.device) -> None:
     """A bf16 has 128 mantissas, so a row's scale has 128 too: all pairs, over every exponent that a code can have."""
     mantissas = torch.arange(128, 256, dtype=torch.float64) / 128
