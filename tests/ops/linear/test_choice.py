@@ -43,7 +43,7 @@ def reasons(tile: AnyTile, w: LinearWeight, out: torch.Tensor) -> list[str]:
     if isinstance(tile, PersistentTile):
         return dense_gemm._reasons_against_persistent(w, out)
     step_bytes = STEP[w.data.dtype] * w.data.element_size()
-    found = tile.reasons_against(gated=False, step_bytes=step_bytes)
+    found = [*tile.reasons_against(gated=False, step_bytes=step_bytes)]  # which keeps its list
     if w.blockwise and (tile.cols > 128 or tile.step_factor > 1):
         found.append(f"{tile}: a step is a block of weights, of which a program reads one")
     # bulk copies bring rows of whole 16 bytes, and no step is longer than K
