@@ -28,7 +28,7 @@ class Embedded:
         return score.scores(self.folder, data.held_out(per_task, exact.SEED, tasks, changes=self.changes), "cpu")
 
 
-TINY = Embedded(score.FOLDER, talk.TINY, plain=10, wide=5, least=0.75)
+TINY = Embedded(score.FOLDER, talk.TINY, plain=12, wide=8, least=0.75)
 HYBRID = Embedded(score.HYBRID, talk.HYBRID, plain=8, wide=3, least=0.6)
 of_both = pytest.mark.parametrize("model", [TINY, HYBRID], ids=lambda model: model.folder.name)
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from octavo.checkpoints.files import INDEX, find_files
 from octavo.checkpoints.fused_experts import NO_CODES, find_members, is_scale, shape_of, split
 from octavo.errors import CheckpointError
+from octavo.ops.activations import FP8
 
 log = logging.getLogger(__name__)
 
@@ -194,13 +195,9 @@ def _fill_members(
     stored: Format,
 ) -> None:
     """Fill `members`, what a layer's experts are, from the one tensor that holds them all."""
-    shape = shape_of(members, parameters)
-    if tensor.shape != shape:
-        raise CheckpointError(
-            f"has shape {tuple(tensor.shape)}, config.json asks for {shape}", file=str(path), tensor=name
-        )
+    _check_shape(tensor, shape_of(members, parameters), path, name)
     first = members[0][0]
-    if tensor.dtype in stored.stored_as(first, parameters[first].dtype) and tensor.element_size() == 1:
+    if tensor.dtype == FP8 and FP8 in stored.stored_as(first, parameters[first].dtype):
         raise CheckpointError(f"{NO_CODES}, as {first}", file=str(path), tensor=name)
     for member, rows in split(tensor, members, parameters):
         _fill(parameters, (f"{name} ({member})", member), rows, path, stored)
@@ -218,12 +215,7 @@ def _fill(
                 f"has shape {tuple(tensor.shape)}, config.json asks for one number", file=str(path), tensor=name
             )
         tensor = tensor.view(1).expand(parameter.shape)
-    if tensor.shape != parameter.shape:
-        raise CheckpointError(
-            f"has shape {tuple(tensor.shape)}, config.json asks for {tuple(parameter.shape)}",
-            file=str(path),
-            tensor=name,
-        )
+    _check_shape(tensor, parameter.shape, path, name)
     accepted = stored.stored_as(usual, parameter.dtype)
     if tensor.dtype not in accepted:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in accepted)
@@ -237,6 +229,13 @@ def _fill(
     if parameter.is_cuda and _goes_by_pinned_memory(tensor, parameter):
         tensor = tensor.pin_memory()
     stored.put(usual, tensor, parameters)
+
+
+def _check_shape(tensor: torch.Tensor, shape: Sequence[int], path: Path, name: str) -> None:
+    if tensor.shape != tuple(shape):
+        raise CheckpointError(
+            f"has shape {tuple(tensor.shape)}, config.json asks for {tuple(shape)}", file=str(path), tensor=name
+        )
 
 
 def _goes_by_pinned_memory(tensor: torch.Tensor, parameter: torch.Tensor) -> bool:
