@@ -11,7 +11,7 @@ import torch
 
 from cases import QWEN3_30B, ROUTINGS, SMALL, SMALL_HEADS, LayerShape
 from guard_pages import Scenario
-from octavo.ops.activations import GroupScaled, TokenScaled, Unscaled
+from octavo.ops.activations import FP8, GroupScaled, TokenScaled, Unscaled
 from octavo.ops.adjust import AdjustSettings
 from octavo.ops.adjust.cuda import cuda_adjust
 from octavo.ops.delta_net import DeltaPlan, StateUse, plan_delta
@@ -23,7 +23,14 @@ from octavo.ops.draw.cuda import cuda_draw, draw_sorted
 from octavo.ops.draw.select import select
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.cuda import KernelExperts
-from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import (
+    PersistentTile,
+    Tile,
+    grouped_gemm,
+    grouped_gemm_swiglu,
+    grouped_gemm_swiglu_quantize,
+)
+from octavo.ops.experts.grouped_gemm.choice import rounds
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import Permutation, most_apart, permute
 from octavo.ops.experts.route import MAX_TOP_K, route
@@ -289,6 +296,8 @@ def _delta(shape: Any, weights: Any, inputs: Any, states: torch.Tensor, plan: An
 def grouped(device: torch.device, kind: type) -> Iterator[Scenario]:
     """Both grouped products of a format."""
     calls: list[tuple[LayerShape, int, Tile | PersistentTile]] = [(ODD, 5, Tile(16, 64, 4, 3))]
+    if kind is Fp8Block:
+        calls.append((ODD, 5, Tile(16, 128, 4, 3)))
     if device.type == "cpu" and kind is Fp8Channel:
         calls += [(NARROW_TILES, 8, Tile(16, 64, 4, 3)), (NARROW_TILES, 8, Tile(16, 64, 4, 3, tma=True))]
     elif device.type == "cuda":
@@ -313,8 +322,14 @@ def _makes(tile: Tile | PersistentTile, kind: type, *, gated: bool) -> bool:
 def _gate_up(x: Any, w: Any, ids: torch.Tensor, tile: Tile | PersistentTile) -> list[torch.Tensor]:
     experts, rows, _ = w.data.shape
     permutation = permute(ids, experts, tile_rows=tile.rows, out=Permutation.allocate(ids.numel(), experts, ids.device))
+    sizes: dict[str, Any] = {"top_k": ids.shape[1], "assignments": ids.numel()}
+    if isinstance(w, Fp8Block) and rounds(tile, w):
+        data = torch.zeros((ids.numel(), rows // 2), dtype=FP8, device=ids.device)
+        codes = GroupScaled(data, torch.empty(GroupScaled.scale_shape(*data.shape), device=ids.device))
+        grouped_gemm_swiglu_quantize(x, w, permutation, tile=tile, out=codes, **sizes)
+        return [codes.data.view(torch.uint8), codes.scale]
     out = torch.empty((ids.numel(), rows // 2), dtype=torch.bfloat16, device=ids.device)
-    return [grouped_gemm_swiglu(x, w, permutation, top_k=ids.shape[1], tile=tile, out=out, assignments=ids.numel())]
+    return [grouped_gemm_swiglu(x, w, permutation, tile=tile, out=out, **sizes)]
 
 
 def _down(x: Any, w: Any, ids: torch.Tensor, tile: Tile | PersistentTile) -> list[torch.Tensor]:

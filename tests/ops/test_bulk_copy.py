@@ -13,7 +13,14 @@ from cases import SMALL
 from octavo.errors import KernelContractError
 from octavo.ops.activations import FP8, Activations, GroupScaled, StaticScaled, TokenScaled
 from octavo.ops.bulk_copy import ROOM_ROWS, empty_with_room, in_whole_tiles
-from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import (
+    PersistentTile,
+    Tile,
+    Tiles,
+    grouped_gemm,
+    grouped_gemm_swiglu,
+    grouped_gemm_swiglu_quantize,
+)
 from octavo.ops.experts.grouped_gemm.block_kernel import HALF
 from octavo.ops.experts.moe import moe, moe_workspace
 from octavo.ops.experts.permute import permute
@@ -64,7 +71,13 @@ def product(case: Case, tile: Tile | PersistentTile, x: Any = None, w: Any = Non
     )
     out = torch.zeros((assignments, rows // 2 if gated else rows), dtype=torch.bfloat16, device=device)
     x, w = x or case.x, w or case.w
+    if gated and isinstance(tile, PersistentTile):
+        scales = torch.zeros(GroupScaled.scale_shape(assignments, rows // 2), device=device)
+        codes = GroupScaled(torch.zeros_like(out, dtype=FP8), scales)
+        sizes = {"top_k": case.ids.shape[1], "assignments": assignments}
+        return grouped_gemm_swiglu_quantize(x, w, permutation, tile=tile, out=codes, **sizes).values()
     if gated:
+        assert isinstance(tile, Tile)
         return grouped_gemm_swiglu(
             x, w, permutation, top_k=case.ids.shape[1], tile=tile, out=out, assignments=assignments
         )

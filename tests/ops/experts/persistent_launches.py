@@ -42,9 +42,10 @@ def launch(kind: str, *, gated: bool) -> None:
     x, w = operands(kind, rows, columns, width)
     assignments = TOKENS * TOP_K
     permutation = Permutation.allocate(assignments, EXPERTS, torch.device("cpu"))
-    out = torch.empty((assignments, columns // 2 if gated else columns), dtype=torch.bfloat16)
+    out = torch.empty((assignments, columns), dtype=torch.bfloat16)
+    rounded = GroupScaled(fp8(assignments, columns // 2), torch.empty(assignments, columns // 2 // 128))
     persistent.launch_persistent(
-        x, w, permutation, gated=gated, top_k=TOP_K, tile=PersistentTile(), out=out, assignments=assignments
+        x, w, permutation, top_k=TOP_K, tile=PersistentTile(), out=rounded if gated else out, assignments=assignments
     )
 
 

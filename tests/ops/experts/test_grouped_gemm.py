@@ -12,11 +12,18 @@ from cases import ROUTINGS, SMALL, LayerShape, exact_rows, make_weights, to_devi
 from compare import assert_rows, tolerance
 from memory import Guard
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations, GroupScaled, StaticScaled, TokenScaled, Unscaled
-from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.activations import FP8, Activations, GroupScaled, StaticScaled, TokenScaled, Unscaled
+from octavo.ops.experts.grouped_gemm import (
+    PersistentTile,
+    Tile,
+    grouped_gemm,
+    grouped_gemm_swiglu,
+    grouped_gemm_swiglu_quantize,
+)
 from octavo.ops.experts.grouped_gemm.reference import grouped_gemm_reference, grouped_gemm_swiglu_reference
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
+from octavo.ops.quantize.cuda import quantize_groups
 from octavo.ops.quantize.reference import ReferenceQuantizer
 
 FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
@@ -83,7 +90,7 @@ def permutation_of(case: Case, tile: Tile | PersistentTile, guard: Guard) -> Per
     return permute(case.ids, experts, tile_rows=tile.rows, out=permutation)
 
 
-def run_gate_up(case: Case, tile: Tile | PersistentTile, guard: Guard) -> torch.Tensor:
+def run_gate_up(case: Case, tile: Tile, guard: Guard) -> torch.Tensor:
     """(S, I) bf16 in assignment order; absent assignments NaN."""
     permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
     out = guard.empty((permutation.assignments, case.w.data.shape[1] // 2), torch.bfloat16)
@@ -126,6 +133,45 @@ def run_down(case: Case, tile: Tile | PersistentTile, guard: Guard) -> torch.Ten
     guard.check()
     assert out[assignments:].isnan().all(), "rows past the assignments were written"
     return out[:assignments]
+
+
+ROUNDING = [
+    Tile(16, 128, 4, 3),
+    Tile(64, 128, 8, 2, max_halvings=2),
+    Tile(32, 128, 4, 3, tma=True, max_halvings=1),
+]
+"""Tiles whose programs have all columns that share a scale."""
+
+
+def run_rounded(case: Case, tile: Tile | PersistentTile, guard: Guard) -> GroupScaled:
+    """Codes (S, I) fp8 and scales (S, I / 128) f32 in sorted order, what is not written as it was."""
+    permutation, assignments = permutation_of(case, tile, guard), case.ids.numel()
+    shape = (permutation.assignments, case.w.data.shape[1] // 2)
+    out = GroupScaled(guard.empty(shape, FP8), guard.empty(GroupScaled.scale_shape(*shape), torch.float32))
+    x, w = guard.rebuild_copy(case.x), guard.rebuild_copy(case.w)
+    sizes = {"top_k": case.ids.shape[1], "assignments": assignments}
+    grouped_gemm_swiglu_quantize(x, w, permutation, tile=tile, out=out, **sizes)
+    guard.check()
+    used = int(permutation.rows_in_use)
+    assert out.scale[used:].isnan().all(), "rows not in use were written"
+    assert out.data[used:].float().isnan().all(), "rows not in use were written"
+    return out
+
+
+def rounded_apart(case: Case, guard: Guard) -> GroupScaled:
+    """What `run_rounded` must give: the product in bf16, and then `quantize_groups`."""
+    permutation = permutation_of(case, TILES[0], guard)
+    product = guard.empty((permutation.assignments, case.w.data.shape[1] // 2), torch.bfloat16)
+    sizes = {"top_k": case.ids.shape[1], "assignments": case.ids.numel()}
+    grouped_gemm_swiglu(case.x, case.w, permutation, tile=TILES[0], out=product, **sizes)
+    scales = guard.empty(GroupScaled.scale_shape(*product.shape), torch.float32)
+    out = GroupScaled(guard.empty(tuple(product.shape), FP8), scales)
+    return quantize_groups(product, rows_in_use=permutation.rows_in_use, out=out)
+
+
+def same_codes(one: GroupScaled, other: GroupScaled) -> bool:
+    equal_scales = torch.equal(one.scale.nan_to_num(nan=-1.0), other.scale.nan_to_num(nan=-1.0))
+    return equal_scales and torch.equal(one.data.view(torch.uint8), other.data.view(torch.uint8))
 
 
 def assert_case(out: torch.Tensor, case: Case) -> None:
@@ -240,6 +286,35 @@ def test_weights_that_come_early_give_the_same_bits(
         assert not torch.equal(run_down(case, tile, Guard(device)).nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
     case.ids = torch.full_like(case.ids, -1)
     assert run_down(case, tile, Guard(device)).isnan().all()
+
+
+@pytest.mark.parametrize("tile", ROUNDING, ids=str)
+@pytest.mark.parametrize("intermediate", [96, 128, 192, 272])
+def test_a_product_that_rounds_gives_what_rounding_behind_it_gives(
+    intermediate: int, tile: Tile, device: torch.device
+) -> None:
+    """Also of a last group of fewer columns, and of a row that is not finite; and the twins: another row, another expert."""
+    shape = dataclasses.replace(SMALL[1], intermediate=intermediate)
+    for routing, tokens in (("skewed", 20), ("uniform", 1), ("sentinels", 5)):
+        case = gate_up_case(Fp8Block, shape, tokens, routing, device)
+        assert isinstance(case.x, GroupScaled)
+        case.x.scale[-1, 0] = torch.nan
+        expected = rounded_apart(case, Guard(device))
+        assert same_codes(run_rounded(case, tile, Guard(device)), expected)
+    for part in (case.x, case.w):
+        part.data.view(torch.uint8)[int(case.ids.flatten()[case.present[0]]) if part is case.w else 0] ^= 0x80
+        assert not same_codes(run_rounded(case, tile, Guard(device)), expected)
+        part.data.view(torch.uint8)[int(case.ids.flatten()[case.present[0]]) if part is case.w else 0] ^= 0x80
+
+
+@pytest.mark.parametrize(
+    ("kind", "tile"),
+    [(Fp8Block, Tile(16, 64, 4, 3)), (Fp8Channel, Tile(16, 128, 4, 3)), (Bf16, Tile(16, 128, 4, 3))],
+    ids=str,
+)
+def test_other_products_do_not_round(kind: type, tile: Tile, device: torch.device) -> None:
+    with pytest.raises(KernelContractError, match="quantize"):
+        run_rounded(gate_up_case(kind, SMALL[1], 3, "uniform", device), tile, Guard(device))
 
 
 def test_a_plan_from_corrupt_memory_is_not_followed(device: torch.device) -> None:

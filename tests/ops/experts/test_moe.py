@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from octavo.ops.experts.reference import moe_reference
 from octavo.ops.experts.route.reference import route_reference
 from octavo.ops.experts.rules import RoutingRule, SharedRule, SoftmaxRule
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel, Fp8Static, Weights
+from octavo.ops.quantize.cuda import quantize_groups
 
 FORMATS = [Fp8Channel, Fp8Static, Fp8Block, Bf16]
 each_format = pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: kind.__name__)
@@ -118,6 +120,42 @@ def test_one_product_may_be_left_in_bf16(kinds: tuple[type, type], device: torch
         args = inputs(SMALL[1], tokens, "duplicates", device)
         out, _ = it(*args)
         assert_rows(out, expected(it, *args), 2 * tolerance(device))
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [(Fp8Block, Fp8Block), (Fp8Block, Bf16), (Bf16, Fp8Block), (Fp8Block, Fp8Channel), (Fp8Channel, Fp8Block)],
+    ids=lambda kinds: "-".join(kind.__name__ for kind in kinds),
+)
+@pytest.mark.parametrize("rows_in_use", [None, 3, 0])
+def test_hidden_rows_that_a_product_rounds_have_the_bits_of_a_rounding_behind_it(
+    kinds: tuple[type, type], rows_in_use: int | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a row of zeros and one that is not finite. Nothing else rounds hidden rows where the product does, and it does for blocks alone."""
+    shape = SMALL[1]
+    parts = [layer(kind, shape, 9, device) for kind in kinds]
+    it = dataclasses.replace(parts[0], down=parts[1].down)
+    it.workspace = moe_workspace(9, shape.top_k, it.gate_up, it.down)
+    x, ids, weights = inputs(shape, 9, "duplicates", device)
+    x[1], x[2, 5] = 0, NAN
+    wide, narrow = (Tiles(Tile(16, columns, 4, 3), Tile(16, 64, 4, 3)) for columns in (128, 64))
+    right, _ = it(x, ids, weights, rows_in_use, narrow)
+    rounded: list[torch.Tensor] = []
+
+    def seen(rows: torch.Tensor, **options: Any) -> Any:
+        rounded.append(rows)
+        return quantize_groups(rows, **options)
+
+    monkeypatch.setattr("octavo.ops.experts.workspace.quantize_groups", seen)
+    out, _ = it(x, ids, weights, rows_in_use, wide)
+    assert same(out, right)
+    hidden = [rows for rows in rounded if rows.shape[1] == shape.intermediate]
+    assert len(hidden) == (kinds == (Bf16, Fp8Block) or kinds == (Fp8Channel, Fp8Block))
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal bits, but for those of NaN."""
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 @each_mixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cases import LayerShape, make_weights
-from memory import Guard
 from octavo.errors import KernelContractError
 from octavo.ops.experts import moe as layer
 from octavo.ops.experts.grouped_gemm import PersistentTile, Tile, Tiles, choose_tiles
@@ -17,8 +16,8 @@ from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
 from octavo.ops.experts.moe import moe_workspace
 from octavo.ops.formats import Bf16, Fp8Block, Fp8Channel
 from octavo.ops.persistent import runs_persistent_kernels
-from ops.experts.test_grouped_gemm import down_case, gate_up_case, run_down, run_gate_up
-from ops.test_bulk_copy import shifted
+from ops.experts.test_grouped_gemm import down_case, gate_up_case
+from ops.test_bulk_copy import product, shifted
 
 ONE_EXPERT = LayerShape("one-expert", 1, 1, 256, 128)
 
@@ -53,9 +52,9 @@ def test_it_is_refused_where_it_cannot_run_with_all_reasons(device: torch.device
     """In the interpreter everywhere; on Hopper for what a shape or a format is not."""
     shape = LayerShape("odd", 8, 2, 144, 96)
     for kind in (Fp8Channel, Fp8Block, Bf16):
-        for make, run in ((gate_up_case, run_gate_up), (down_case, run_down)):
+        for make, gated in ((gate_up_case, True), (down_case, False)):
             with pytest.raises(KernelContractError) as error:
-                run(make(kind, shape, 3, "uniform", device), PersistentTile(), Guard(device))
+                product(make(kind, shape, 3, "uniform", device), PersistentTile(), gated=gated)
             told = str(error.value)
             assert "K " in told
             assert "columns" in told
@@ -64,12 +63,9 @@ def test_it_is_refused_where_it_cannot_run_with_all_reasons(device: torch.device
 
 
 def test_no_rows_are_no_reason_to_skip_the_check(device: torch.device) -> None:
+    case = gate_up_case(Fp8Channel, LayerShape("odd", 8, 2, 144, 96), 0, "uniform", device)
     with pytest.raises(KernelContractError, match="K 144"):
-        run_gate_up(
-            gate_up_case(Fp8Channel, LayerShape("odd", 8, 2, 144, 96), 0, "uniform", device),
-            PersistentTile(),
-            Guard(device),
-        )
+        product(case, PersistentTile(), gated=True)
 
 
 def test_the_interpreter_and_a_cpu_run_none() -> None:

@@ -7,7 +7,14 @@ import torch
 from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
-from octavo.ops.experts.grouped_gemm import Tiles, choose_tiles, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import (
+    Tiles,
+    choose_tiles,
+    grouped_gemm,
+    grouped_gemm_swiglu,
+    grouped_gemm_swiglu_quantize,
+)
+from octavo.ops.experts.grouped_gemm.choice import rounds
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.experts.workspace import MoeWorkspace, moe_workspace
 from octavo.ops.formats import Fp8Block, Weights
@@ -48,7 +55,7 @@ def moe(
         out: (T, H) bf16; every row is written.
         flags: (T,) bool; written: True where a value of the row of `out` is not finite.
         rows_in_use: (1,) int32 on the device, the rows in use; None for all T.
-        tiles: sizes of the grouped GEMMs; None chooses by T.
+        tiles: sizes of the grouped GEMMs; None chooses by T. A PersistentTile for `gate_up` only where both have scales per block.
 
     Returns:
         out
@@ -99,18 +106,32 @@ def expert_parts(
         permutation = permute(
             ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
         )
-    grouped_gemm_swiglu(
-        inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True)),
-        gate_up,
-        permutation,
-        top_k=workspace.top_k,
-        tile=tiles.gate_up,
-        out=workspace.hidden,
-        assignments=assignments,
-    )
-    hidden = down.activate(
-        workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use)
-    )
+    activated = inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True))
+    if rounds(tiles.gate_up, gate_up) and isinstance(down, Fp8Block):
+        rounded = workspace.hidden_quantized.grouped
+        grouped_gemm_swiglu_quantize(
+            activated,
+            gate_up,
+            permutation,
+            top_k=workspace.top_k,
+            tile=tiles.gate_up,
+            out=rounded,
+            assignments=assignments,
+        )
+        hidden = workspace.hidden_quantized.held(assignments, down)
+    else:
+        grouped_gemm_swiglu(
+            activated,
+            gate_up,
+            permutation,
+            top_k=workspace.top_k,
+            tile=tiles.gate_up,
+            out=workspace.hidden,
+            assignments=assignments,
+        )
+        hidden = down.activate(
+            workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use)
+        )
     grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=assignments)
     return WeightedSum(workspace.expert_out, ids, weights, experts, rows_in_use)
 

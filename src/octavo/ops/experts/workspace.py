@@ -36,6 +36,11 @@ class ActivationBuffer:
         """Writes activations of (rows, K) numbers here, up to R rows; the arguments are those of `quantize`."""
         return _IntoBuffer(self, rows_in_use, overlap_previous)
 
+    @property
+    def grouped(self) -> GroupScaled:
+        """All rows, whatever they hold, with a scale for each 128 columns."""
+        return GroupScaled(self.data, self.scale)
+
     def held(self, rows: int, weights: Weights) -> Activations:
         """Views the first `rows` rows, whatever they hold, in the format that `weights` asks for."""
         return weights.activate(self.data[:rows], _AsHeld(self))

@@ -23,18 +23,21 @@ NAN_CODE = tl.constexpr(rule.NAN_CODE)
 SMALL_SCALE = tl.constexpr(8.673617379884035e-19)
 """2^-60: below it the remainder of a division may be subnormal."""
 
+LIFT = tl.constexpr(2.0**70)
+"""A small scale times this is none, and 448 times that is finite."""
+
 
 @triton.jit
-def _magnitude(x):
+def magnitude(x):
     """|x| as an integer, int32 of f32: NaN and infinity are above every finite one, so one maximum finds all."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
-def _scale_of(top):
+def scale_of(top):
     """`rule.scales_of` of values whose largest magnitude is `top` int32."""
     amax = top.to(tl.float32, bitcast=True)
-    scale = tl.maximum(tl.div_rn(amax, tl.full(top.shape, FP8_MAX, tl.float32)), MIN_SCALE)
+    scale = tl.maximum(tl.div_rn(amax, tl.cast(FP8_MAX, tl.float32)), MIN_SCALE)
     scale = tl.where(top == 0, ZERO_SCALE, scale)
     return tl.where(top < 0x7F800000, scale, float("nan"))
 
@@ -51,11 +54,26 @@ def _divide(x, scale, is_small):
         result = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
     else:
         # the sign is taken from the inverse: minus zero is subtracted from zero on the device
-        inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
-        minus_inverse = tl.div_rn(tl.full(scale.shape, -1.0, tl.float32), scale)
+        inverse = tl.div_rn(tl.cast(1.0, tl.float32), scale)
+        minus_inverse = tl.div_rn(tl.cast(-1.0, tl.float32), scale)
         quotient = x * inverse
         result = tl.fma(tl.fma(quotient, scale, -x), minus_inverse, quotient)
     return result
+
+
+@triton.jit
+def quotients(x, scale):
+    """x / scale (rows, 1), as `_divide`, whatever the scale, without a branch: where it is small, both are made larger first, which changes no quotient."""
+    lift = tl.where(scale < SMALL_SCALE, LIFT, 1.0)
+    return _divide(x * lift, scale * lift, False)
+
+
+@triton.jit
+def round_groups(value):
+    """value (rows, columns) f32 that bf16 holds -> its codes fp8 and the scale (rows,) f32 of each row."""
+    scale = scale_of(tl.max(magnitude(value), 1))
+    code = tl.where((scale == scale)[:, None], quotients(value, scale[:, None]), 0.0)
+    return code.to(tl.float8e4nv), scale
 
 
 @triton.jit
@@ -83,7 +101,7 @@ def store_groups(
     span: tl.constexpr = BLOCK // GROUPS
     parts: tl.constexpr = ROWS * GROUPS
     grouped = tl.reshape(x, (parts, span))
-    scale = _scale_of(tl.max(_magnitude(grouped), 1))
+    scale = scale_of(tl.max(magnitude(grouped), 1))
     code = tl.reshape(_encode(grouped, scale), (ROWS, BLOCK))
     inside = live[:, None] & (column < width)[None, :]
     tl.store(q + row[:, None] * width + column[None, :], code, mask=inside)
@@ -97,7 +115,7 @@ def store_row(x, column, width, q, scales, row, groups, GROUPS: tl.constexpr, BL
     """`store_groups` of one live row x (BLOCK,)."""
     if GROUPS == 1:
         # as it is: as a matrix of one row it would go through shared memory
-        scale = _scale_of(tl.max(_magnitude(x), 0))
+        scale = scale_of(tl.max(magnitude(x), 0))
         code = tl.where(scale == scale, _divide(x, scale, scale < SMALL_SCALE), 0.0)
         tl.store(q + row * width + column, code.to(tl.float8e4nv), mask=column < width)
         tl.store(scales + row * groups, scale)

@@ -6,10 +6,10 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from octavo.errors import KernelContractError
-from octavo.ops.activations import BLOCK, Activations
+from octavo.ops.activations import BLOCK, FP8, Activations, GroupScaled, blocks
 from octavo.ops.bulk_copy import descriptor
 from octavo.ops.contract import INDEX_LIMIT, Dims, check_range
-from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles
+from octavo.ops.experts.grouped_gemm.choice import Tiles, choose_tiles, rounds
 from octavo.ops.experts.grouped_gemm.kernel import grouped_gemm_kernel
 from octavo.ops.experts.grouped_gemm.persistent import launch_persistent
 from octavo.ops.experts.grouped_gemm.persistent_tile import PersistentTile
@@ -18,7 +18,15 @@ from octavo.ops.experts.permute import Permutation, max_tiles
 from octavo.ops.formats import Weights
 from octavo.ops.launch import LAUNCH, LaunchDims, check_grid
 
-__all__ = ["PersistentTile", "Tile", "Tiles", "choose_tiles", "grouped_gemm", "grouped_gemm_swiglu"]
+__all__ = [
+    "PersistentTile",
+    "Tile",
+    "Tiles",
+    "choose_tiles",
+    "grouped_gemm",
+    "grouped_gemm_swiglu",
+    "grouped_gemm_swiglu_quantize",
+]
 
 STEP = {torch.float8_e4m3fn: 128, torch.bfloat16: 64}
 """Columns of K per step, by weight dtype. With scales per block they are part of the order of summation; else a tile may take
@@ -47,7 +55,7 @@ def grouped_gemm_swiglu(
         w: (E, 2I, H), gate rows first; read.
         permutation: what `permute` wrote for these tokens with tile_rows = tile.rows, or `route` for few.
         top_k: assignments per token.
-        tile: sizes of one program's work; a PersistentTile only where `check` of it says that it can run.
+        tile: sizes of one program's work; no PersistentTile, which gives `grouped_gemm_swiglu_quantize` alone.
         out: (S, I) bf16 with S = permutation.assignments; rows in use are written, others left alone.
         assignments: most assignments the permutation can hold in this call, at most S: bounds the tiles that are looked at.
 
@@ -57,7 +65,45 @@ def grouped_gemm_swiglu(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, assignments=assignments)
+    _launch(x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, assignments=assignments)
+    return out
+
+
+def grouped_gemm_swiglu_quantize(
+    x: Activations,
+    w: Weights,
+    permutation: Permutation,
+    *,
+    top_k: int,
+    tile: Tile | PersistentTile,
+    out: GroupScaled,
+    assignments: int,
+) -> GroupScaled:
+    """`quantize_groups` of what `grouped_gemm_swiglu` gives, with its bits, in one kernel.
+
+    Args:
+        x: (T, H) in the format that `w` asks for; read at the tokens of the permutation only.
+        w: (E, 2I, H) with scales per block, gate rows first; read.
+        permutation: what `permute` wrote for these tokens with tile_rows = tile.rows, or `route` for few.
+        top_k: assignments per token.
+        tile: of 128 columns; a PersistentTile only where `check` of it says that it can run.
+        out: data (S, I) fp8 and scale (S, I / 128) f32 with S = permutation.assignments; rows in use are written, others left alone.
+        assignments: most assignments the permutation can hold in this call, at most S: bounds the tiles that are looked at.
+
+    Returns:
+        out
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
+    """
+    if isinstance(tile, Tile) and not rounds(tile, w):
+        raise KernelContractError(
+            "tile",
+            f"one of {BLOCK} columns, and w with scales per block",
+            f"{tile} and {type(w).__name__} (use grouped_gemm_swiglu and quantize)",
+        )
+    _launch(x, w, permutation, gated=True, top_k=top_k, tile=tile, out=out, assignments=assignments)
+    return out
 
 
 def grouped_gemm(
@@ -87,7 +133,8 @@ def grouped_gemm(
     Raises:
         KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
     """
-    return _launch(x, w, permutation, gated=False, top_k=1, tile=tile, out=out, assignments=assignments)
+    _launch(x, w, permutation, gated=False, top_k=1, tile=tile, out=out, assignments=assignments)
+    return out
 
 
 def _check(
@@ -95,7 +142,7 @@ def _check(
     w: Weights,
     permutation: Permutation,
     gated: bool,
-    out: torch.Tensor,
+    out: torch.Tensor | GroupScaled,
     assignments: int,
     tile: Tile | PersistentTile,
 ) -> Dims:
@@ -113,14 +160,20 @@ def _check(
         )
     x.check("x", dims, "R", "K")
     permutation.check("permutation", dims, dims["E"])
-    dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
+    if isinstance(out, GroupScaled):
+        dims.check("out.data", out.data, ("S", w.data.shape[1] // parts), dtype=FP8)
+        dims.check("out.scale", out.scale, ("S", blocks(w.data.shape[1] // parts)), dtype=torch.float32)
+    else:
+        dims.check("out", out, ("S", w.data.shape[1] // parts), dtype=torch.bfloat16)
     check_range(
         "assignments", assignments, 0, dims["S"], "allocate the permutation for the most assignments of any call"
     )
     if not gated:
         check_range("rows of x", dims["R"], assignments, INDEX_LIMIT, "pass one row per assignment")
     if isinstance(tile, PersistentTile):
-        tile.check(type(w).__name__, out.shape[1], dims["K"], x.data.device, gated=gated)
+        if gated and not isinstance(out, GroupScaled):
+            raise KernelContractError("tile", "a Tile", f"{tile}, which rounds (use grouped_gemm_swiglu_quantize)")
+        tile.check(type(w).__name__, w.data.shape[1] // parts, dims["K"], x.data.device, gated=gated)
     else:
         _check_tile(tile, w, dims["K"], gated)
     return dims
@@ -143,16 +196,17 @@ def _launch(
     gated: bool,
     top_k: int,
     tile: Tile | PersistentTile,
-    out: torch.Tensor,
+    out: torch.Tensor | GroupScaled,
     assignments: int,
-) -> torch.Tensor:
+) -> None:
     dims = _check(x, w, permutation, gated, out, assignments, tile)
     if assignments == 0 or dims["R"] == 0:
-        return out
+        return
     if isinstance(tile, PersistentTile):
-        launch_persistent(x, w, permutation, gated=gated, top_k=top_k, tile=tile, out=out, assignments=assignments)
-        return out
-    columns = out.shape[1]
+        launch_persistent(x, w, permutation, top_k=top_k, tile=tile, out=out, assignments=assignments)
+        return
+    y, y_scale = (out.data, out.scale) if isinstance(out, GroupScaled) else (out, None)
+    columns = y.shape[1]
     bands = -(-max_tiles(assignments, dims["E"], tile.rows) // TILES_PER_BAND)
     programs = bands * TILES_PER_BAND * -(-columns // tile.cols)
     step, early = tile.step_factor * STEP[w.data.dtype], tile.early * STEP[w.data.dtype]
@@ -167,11 +221,10 @@ def _launch(
         w_early = descriptor("w.data", w.data.view(-1, dims["K"]), tile.cols, early)
         x_early = descriptor("x.data", x.data, tile.rows, early)
     grouped_gemm_kernel[check_grid("grouped_gemm", programs)](
-        x.data, x_tiles, x_early, x.scales, weights, w_early, w.scales, out, permutation.order, permutation.tiles, permutation.num_tiles,
+        x.data, x_tiles, x_early, x.scales, weights, w_early, w.scales, y, y_scale, permutation.order, permutation.tiles, permutation.num_tiles,
         dims["S"], x.data.shape[0], dims["E"], permutation.tiles.shape[0], dims["K"], *w.scale_strides,
         N=columns, GATED=gated, GATHER=gated, TOP_K=top_k, SCALED=w.scales is not None and not w.blockwise, BLOCKWISE=w.blockwise,
         EVEN_K=dims["K"] % step == 0, STEP=step, ROWS=tile.rows, MIN_ROWS=tile.rows >> tile.max_halvings, COLS=tile.cols, TILES_PER_BAND=TILES_PER_BAND, TMA=tile.tma,
         EARLY=early, LATE=dims["K"] > early,
         num_warps=tile.warps, num_stages=tile.stages, **LAUNCH,
     )  # fmt: skip
-    return out

@@ -5,6 +5,9 @@ m64n128k32, and sums += products * (scale of the row * scale of the block): one 
 are wgmma's left side here: a thread has two of them, and so two scales for its 64 products, where it would have 32. x w^T has the bits of
 (w x^T)^T, which tests on the device compare.
 
+The gated product is rounded to what the product behind it reads, by the rule of `quantize`: of a row, an item has the 128 columns that share a scale,
+all with one consumer, in four threads next to each other.
+
 An item is up to 128 rows x 2 parts of 128 columns: gate and up of the same outputs, or columns next to each other. Consumer c has rows 64c to
 64c + 63 and both parts: 128 registers of sums, and 64 of one step's products of one part, which are made, waited for and added part by part; one
 consumer adds while the other multiplies. A step is 48 KiB from the second cache for 128 x 256 sums, 3/4 of the bytes of tiles of 128 x 128.
@@ -47,6 +50,7 @@ from octavo.ops.experts.grouped_gemm.persistent_device import (
     target_rows,
 )
 from octavo.ops.persistent_device import next_stage, sync_threads
+from octavo.ops.quantize.kernel import round_groups
 
 HALF = gl.constexpr(64)
 """Rows of a consumer, and of one bulk copy."""
@@ -192,8 +196,24 @@ def _scale(x_scale_buffers, w_scale_buffers, stage, part: gl.constexpr, LAYOUT: 
 
 
 @gluon.jit
+def _store_codes(value, target, out_buffer, y, y_scale, block, N: gl.constexpr, ROW: gl.constexpr):
+    """Round the one group of each row that is in `value` (HALF, PART) f32, which bf16 holds; `target` int32 in shared memory: the row of y, -1 for none."""
+    CODES: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [4, 1], [1, 0])
+    code, scale = round_groups(value)
+    row = target.load(ROW)
+    gl.store(y_scale + row.to(gl.int64) * (N // PART) + block, scale, mask=row >= 0)
+    row = target.load(gl.SliceLayout(1, CODES))
+    y_at = (y + row.to(gl.int64) * N + block * PART)[:, None] + gl.arange(0, PART, gl.SliceLayout(0, CODES))[None, :]
+    codes = out_buffer._reinterpret(
+        gl.float8e4nv, [HALF, PART], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
+    )
+    codes.store(code)
+    gl.store(y_at, codes.load(CODES), mask=(row >= 0)[:, None])
+
+
+@gluon.jit
 def _products(
-    x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffer, full, empty, y, order, tiles, used, stage, phase,
+    x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffer, full, empty, y, y_scale, order, tiles, used, stage, phase,
     turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K,
     N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
@@ -247,14 +267,14 @@ def _products(
     # to the threads that write these rows, by memory that outputs take afterwards
     targets = out_buffer._reinterpret(gl.int32, [HALF], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     targets.store(_targets(assignment, row, assignments, x_rows, GATED, TOP_K))
-    target = targets.load(gl.SliceLayout(1, FLAT))
-    column = block * (PART if GATED else 2 * PART)
-    y_at = (y + target.to(gl.int64) * N + column)[:, None] + gl.arange(0, PART, gl.SliceLayout(0, FLAT))[None, :]
-    live = (target >= 0)[:, None]
     if GATED:
-        out_buffer.store((silu(sums_0) * sums_1).to(gl.bfloat16))
-        gl.store(y_at, out_buffer.load(FLAT), mask=live)
+        value = (silu(sums_0) * sums_1).to(gl.bfloat16).to(gl.float32)
+        _store_codes(value, targets, out_buffer, y, y_scale, block, N, ROW)
     else:
+        target = targets.load(gl.SliceLayout(1, FLAT))
+        y_at = (y + target.to(gl.int64) * N + block * (2 * PART))[:, None]
+        y_at += gl.arange(0, PART, gl.SliceLayout(0, FLAT))[None, :]
+        live = (target >= 0)[:, None]
         out_buffer.store(sums_0.to(gl.bfloat16))
         gl.store(y_at, out_buffer.load(FLAT), mask=live)
         out_buffer.store(sums_1.to(gl.bfloat16))
@@ -264,7 +284,7 @@ def _products(
 
 @gluon.jit
 def _consumer(
-    x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, order, tiles, used, turns,
+    x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, y_scale, order, tiles, used, turns,
     assignments, x_rows, experts, most_tiles, K,
     N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, COLUMN_BLOCKS: gl.constexpr, ME: gl.constexpr,
 ):  # fmt: skip
@@ -278,7 +298,7 @@ def _consumer(
         done += gl.where(rows > 0, steps, 0)
         if rows > ME * HALF:
             expert, first_row, rows, block = _products(
-                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffer, full, empty, y, order, tiles, used, stage, phase,
+                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffer, full, empty, y, y_scale, order, tiles, used, stage, phase,
                 turn, expert, first_row, rows, block, assignments, x_rows, experts, most_tiles, K, N, GATED, TOP_K, COLUMN_BLOCKS, ME,
             )  # fmt: skip
         else:
@@ -294,12 +314,13 @@ def _consumer(
 
 @gluon.jit(do_not_specialize=["assignments", "x_rows", "experts", "most_tiles"])
 def grouped_block_kernel(
-    x, x_tiles, x_scale, w_tiles, w_scale, y, order, tiles, num_tiles, assignments, x_rows, experts, most_tiles, K,
+    x, x_tiles, x_scale, w_tiles, w_scale, y, y_scale, order, tiles, num_tiles, assignments, x_rows, experts, most_tiles, K,
     N: gl.constexpr, GATED: gl.constexpr, TOP_K: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
     """Any grid, with all shared memory of a multiprocessor for each program.
 
-    GATED: row r is x[order[r] // TOP_K] and goes to y[r], silu(gate) * up; else it is x[r] and goes to y[order[r]].
+    GATED: row r is x[order[r] // TOP_K] and goes to y[r], silu(gate) * up, as codes with a scale for each 128 columns in y_scale; else it is
+    x[r] and goes to y[order[r]], bf16, and there is no y_scale.
     w_tiles: a descriptor of W as (E x parts x N, K), blocks of (PART, STEP). x_tiles: of x, and maybe of rows behind it that have no meaning, blocks of (HALF, STEP); None if GATED.
     """
     COLUMN_BLOCKS: gl.constexpr = N // (PART if GATED else 2 * PART)
@@ -325,11 +346,11 @@ def grouped_block_kernel(
     gl.warp_specialize(
         [
             (_consumer, (
-                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, order, tiles, used, turns,
+                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, y_scale, order, tiles, used, turns,
                 assignments, x_rows, experts, most_tiles, K, N, GATED, TOP_K, COLUMN_BLOCKS, 0,
             )),
             (_consumer, (
-                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, order, tiles, used, turns,
+                x_buffers, x_scale_buffers, w_buffers, w_scale_buffers, out_buffers, full, empty, y, y_scale, order, tiles, used, turns,
                 assignments, x_rows, experts, most_tiles, K, N, GATED, TOP_K, COLUMN_BLOCKS, 1,
             )),
             (_producer, (
@@ -338,5 +359,5 @@ def grouped_block_kernel(
             )),
         ],
         [4, WARPS],
-        [216 if GATED else 232, 72 if GATED else 40],
+        [224 if GATED else 232, 72 if GATED else 40],
     )  # fmt: skip

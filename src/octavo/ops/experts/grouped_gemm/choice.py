@@ -7,10 +7,11 @@ import dataclasses
 import math
 
 from octavo.errors import KernelContractError
+from octavo.ops.activations import BLOCK
 from octavo.ops.experts.grouped_gemm.persistent_tile import STEP, PersistentTile
 from octavo.ops.experts.grouped_gemm.table import TABLE
 from octavo.ops.experts.grouped_gemm.tile import Tile
-from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static
+from octavo.ops.formats import Fp8Block, Fp8Channel, Fp8Static, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,11 @@ _PERSISTENT_ABOVE = {("Fp8Channel", 128, 2048, 768): 11584, ("Fp8Block", 128, 20
 _PERSISTENT_MEAN = 11
 """Mean assignments per expert above which other shapes have them, where tiles get higher. With one scale for each row and column the mean has to be
 above 90, where tiles have as many rows, as one of them stays."""
+
+
+def rounds(tile: Tile | PersistentTile, w: Weights) -> bool:
+    """Whether the gated product with `w` can be rounded as it is stored: each program has all columns that share a scale."""
+    return w.blockwise and (isinstance(tile, PersistentTile) or tile.cols == BLOCK)
 
 
 def choose_tiles(

@@ -10,11 +10,12 @@ import triton
 import triton.language as tl
 
 from octavo.ops.device import block_scale, silu, wait_for_previous
+from octavo.ops.quantize.kernel import round_groups
 
 
 @triton.jit
 def _product(
-    x, x_tiles, x_early, early, x_scale, w, w_scale, y, order,
+    x, x_tiles, x_early, early, x_scale, w, w_scale, y, y_scale, order,
     expert, first_row, rows, first_column, assignments, x_rows, K,
     x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
@@ -104,12 +105,18 @@ def _product(
         acc = silu(acc) * up
     out = tl.trans(acc.to(tl.bfloat16))
     y_at = y + target.to(tl.int64)[:, None] * N + column[None, :]
-    tl.store(y_at, out, mask=live[:, None] & (column < N)[None, :])
+    inside = (column < N)[None, :]
+    if y_scale is None:
+        tl.store(y_at, out, mask=live[:, None] & inside)
+    else:  # these columns are all that share a scale
+        code, scale = round_groups(tl.where(inside, out.to(tl.float32), 0.0))
+        tl.store(y_at, code, mask=live[:, None] & inside)
+        tl.store(y_scale + target.to(tl.int64) * tl.cdiv(N, COLS) + first_column // COLS, scale, mask=live)
 
 
 @triton.jit(do_not_specialize=["assignments", "x_rows", "most_tiles"])
 def grouped_gemm_kernel(
-    x, x_tiles, x_early, x_scale, w, w_early, w_scale, y, order, tiles, num_tiles,
+    x, x_tiles, x_early, x_scale, w, w_early, w_scale, y, y_scale, order, tiles, num_tiles,
     assignments, x_rows, experts, most_tiles, K, x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
     N: tl.constexpr, GATED: tl.constexpr, GATHER: tl.constexpr, TOP_K: tl.constexpr, SCALED: tl.constexpr, BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, MIN_ROWS: tl.constexpr, COLS: tl.constexpr, TILES_PER_BAND: tl.constexpr, TMA: tl.constexpr,
@@ -120,7 +127,7 @@ def grouped_gemm_kernel(
     Programs that run at the same time share a band of TILES_PER_BAND tiles, mostly of one expert, and with it the weights they read.
 
     GATHER: row r reads x[order[r] // TOP_K] and writes y[r]; else it reads x[r] and writes y[order[r]].
-    GATED: W has 2N rows, gate then up, and y = silu(gate) * up.
+    GATED: W has 2N rows, gate then up, and y = silu(gate) * up. y_scale: where y are codes with a scale for each COLS columns, else None.
     TMA: w is a descriptor of W as (E x parts x N, K) with blocks of (COLS, STEP), else a pointer. x_tiles: a descriptor of
     x with blocks of (ROWS, STEP), or None. Columns past N and rows that are not live are not written. They may be loaded,
     always from inside the tensors, and are multiplied into nothing but themselves.
@@ -151,21 +158,21 @@ def grouped_gemm_kernel(
         wait_for_previous(PDL)
     if MIN_ROWS == ROWS or rows > ROWS // 2:
         _product(
-            x, x_tiles, x_early, early, x_scale, w, w_scale, y, order,
+            x, x_tiles, x_early, early, x_scale, w, w_scale, y, y_scale, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS, COLS, TMA, EARLY, LATE,
         )  # fmt: skip
     elif MIN_ROWS == ROWS // 2 or rows > ROWS // 4:
         _product(
-            x, None, None, None, x_scale, w, w_scale, y, order,
+            x, None, None, None, x_scale, w, w_scale, y, y_scale, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 2, COLS, TMA, 0, True,
         )  # fmt: skip
     else:
         _product(
-            x, None, None, None, x_scale, w, w_scale, y, order,
+            x, None, None, None, x_scale, w, w_scale, y, y_scale, order,
             expert, first_row, rows, first_column, assignments, x_rows, K,
             x_scale_stride, w_scale_expert, w_scale_part, w_scale_col,
             N, GATED, GATHER, TOP_K, SCALED, BLOCKWISE, EVEN_K, STEP, ROWS // 4, COLS, TMA, 0, True,

@@ -9,7 +9,7 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from octavo.errors import KernelContractError
-from octavo.ops.activations import Activations
+from octavo.ops.activations import Activations, GroupScaled
 from octavo.ops.bulk_copy import ALIGNMENT, check_bulk_copies, in_whole_tiles, takes_bulk_copies
 from octavo.ops.contract import INDEX_LIMIT, check_range
 from octavo.ops.experts.grouped_gemm.block_kernel import HALF, PART, grouped_block_kernel
@@ -30,23 +30,24 @@ def launch_persistent(
     w: Weights,
     permutation: Permutation,
     *,
-    gated: bool,
     top_k: int,
     tile: PersistentTile,
-    out: torch.Tensor,
+    out: torch.Tensor | GroupScaled,
     assignments: int,
 ) -> None:
-    """Launch the product of `grouped_gemm_swiglu` if `gated`, else of `grouped_gemm`, for one row at least, with arguments that it has checked.
+    """Launch the product of `grouped_gemm_swiglu_quantize` if `out` has scales, else of `grouped_gemm`, for one row at least, with arguments that it has
+    checked.
 
     The launch is the same whatever the tiles in use: a graph holds it for all.
 
     Args:
-        out: (S, N) bf16; the others are as there.
+        out: (S, N) bf16, or codes with their scales; the others are as there.
 
     Raises:
         KernelContractError: bulk copies cannot read an operand, or there are too many rows.
     """
-    (experts, _, width), columns = w.data.shape, out.shape[1]
+    gated = isinstance(out, GroupScaled)
+    (experts, _, width), columns = w.data.shape, _rows_of(out).shape[1]
     most_tiles = min(max_tiles(assignments, experts, tile.rows), permutation.tiles.shape[0])
     programs = multiprocessors(x.data.device)
     items = (most_tiles + BAND.value) * (columns // tile.columns(gated=gated)) + 2 * programs
@@ -92,25 +93,31 @@ def _launch(
     *,
     gated: bool,
     top_k: int,
-    out: torch.Tensor,
+    out: torch.Tensor | GroupScaled,
 ) -> None:
     """Launch the kernel of the weights' format with the `lists` of rows, and numbers of assignments, rows of x, experts, tiles and K."""
     programs, width = multiprocessors(x.data.device), sizes[-1]
-    options = {"N": out.shape[1], "num_warps": 4, **LAUNCH}
+    y = _rows_of(out)
+    options = {"N": y.shape[1], "num_warps": 4, **LAUNCH}
     weights = w.data.view(-1, width)
     if w.blockwise:
         x_tiles = None if gated else _descriptor("x.data", x.data, HALF.value)
         w_tiles = _descriptor("w.data", weights, PART.value)
         grouped_block_kernel[(programs,)](
-            x.data, x_tiles, x.scales, w_tiles, w.scales, out, *lists, *sizes, GATED=gated, TOP_K=top_k, **options
-        )
+            x.data, x_tiles, x.scales, w_tiles, w.scales, y, out.scale if isinstance(out, GroupScaled) else None, *lists, *sizes,
+            GATED=gated, TOP_K=top_k, **options,
+        )  # fmt: skip
     else:
         x_tiles = _descriptor("x.data", x.data, X_BOX.value)
         w_tiles = _descriptor("w.data", weights, PIECE.value)
         x_scale, w_expert, _, w_column = w.scale_strides
         grouped_channel_kernel[(programs,)](
-            x_tiles, x.scales, w_tiles, w.scales, out, *lists, *sizes, x_scale, w_expert, w_column, **options
+            x_tiles, x.scales, w_tiles, w.scales, y, *lists, *sizes, x_scale, w_expert, w_column, **options
         )
+
+
+def _rows_of(out: torch.Tensor | GroupScaled) -> torch.Tensor:
+    return out.data if isinstance(out, GroupScaled) else out
 
 
 def _descriptor(argument: str, matrix: torch.Tensor, height: int) -> TensorDescriptor:
