@@ -5,7 +5,8 @@
     python -m tools.tune_moe --tokens 1 2 4 8 16
     python -m tools.tune_moe --shape olmoe-1b-7b --name tiles_olmoe      how near the rules for shapes without a table come
 
-Any legal tile gives the same bits, which is looked at, so only time decides. Each graph goes through several routings and copies of the
+Any legal tile gives the same bits, which is looked at, so only time decides. The first product comes with the rounding of what it gives, which some
+tiles do themselves. Each graph goes through several routings and copies of the
 weights, so that few tokens do not find their experts in the L2 cache, and each product runs behind a small kernel, whose time is in all
 times (see `tools/tune_dense.py`). All tiles are compiled first, on all cores.
 """
@@ -27,11 +28,12 @@ from benchmarks.moe_layer import FORMATS, SHAPES, draw, random_weights
 from benchmarks.provenance import write_result
 from tqdm import tqdm
 
+from octavo.ops.activations import Activations
 from octavo.ops.compilation import compiling_instead
-from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm, grouped_gemm_swiglu
+from octavo.ops.experts.grouped_gemm import STEP, Tile, grouped_gemm
 from octavo.ops.experts.grouped_gemm.choice import tuned_tiles
 from octavo.ops.experts.grouped_gemm.table import TABLE
-from octavo.ops.experts.moe import MoeWorkspace, moe_workspace
+from octavo.ops.experts.moe import MoeWorkspace, hidden_rows, moe_workspace
 from octavo.ops.experts.permute import Permutation, permute
 from octavo.ops.formats import Fp8Block, Weights
 from tools.tune_dense import Before
@@ -42,6 +44,8 @@ FEW = 16
 MEMORY_BOUND = 512
 """Tokens up to which longer K steps, and weights that are loaded before the wait, are worth one."""
 COPIES, ROUTINGS = 4, 8
+NAN_CODE = 0x7F
+"""Of e4m3."""
 SHOWN = 3
 """Best tiles of each product and height that are printed."""
 TABLE_FILE = Path(__file__).parents[1] / "src" / "octavo" / "ops" / "experts" / "grouped_gemm" / "table.py"
@@ -75,7 +79,7 @@ def candidates(rows: int, gated: bool, width: int, tokens: int, kind: str) -> li
         and (stages <= 3 if early else stages >= 3)
         and (warps == 4 or cols * (2 if gated else 1) >= 128)
         and (tma or few or (stages == 4 and max_halvings == 0))
-        and not (few and cols == 128 and gated)
+        and not (few and cols == 128 and gated and kind != Fp8Block.__name__)
         and (factor == 1 or (width % (factor * step) == 0 and (tma or factor == 2)))
         and stages * factor <= 2 * width // step
     )
@@ -90,6 +94,9 @@ def heights(assignments_per_expert: float) -> list[int]:
         for rows in (16, 32, 64, 128, 256)
         if rows <= max(16, 4 * assignments_per_expert) and rows >= min(128, assignments_per_expert / 8)
     ]
+
+
+Result = torch.Tensor | Activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,36 +133,50 @@ class Products:
         experts = self.layers[0][0].data.shape[0]
         self.permutations[rows] = [permute(ids, experts, tile_rows=rows) for ids in self.ids]
 
-    def calls(self, tile: Tile, gated: bool) -> list[Callable[[], torch.Tensor]]:
-        """One call for each routing: its result is (S, N) bf16."""
+    def calls(self, tile: Tile, gated: bool) -> list[Callable[[], Result]]:
+        """One call for each routing: its result is what the second product reads, or (S, H) bf16."""
         return [functools.partial(self._run, tile, gated, number) for number in range(len(self.ids))]
 
-    def _run(self, tile: Tile, gated: bool, number: int) -> torch.Tensor:
+    def _run(self, tile: Tile, gated: bool, number: int) -> Result:
         gate_up, down = self.layers[number % len(self.layers)]
         held, permutation = self.workspace, self.permutations[tile.rows][number]
         tokens, top_k = self.ids[number].shape
         assignments = tokens * top_k
         if gated:
             x = held.input.held(tokens, gate_up)
-            out = held.hidden[:assignments]
-            return grouped_gemm_swiglu(
-                x, gate_up, permutation, top_k=top_k, tile=tile, out=out, assignments=assignments
-            )
+            return hidden_rows(x, gate_up, down, permutation, tile=tile, workspace=held, assignments=assignments)
         h = held.hidden_quantized.held(assignments, down)
         out = held.expert_out[:assignments]
         return grouped_gemm(h, down, permutation, tile=tile, out=out, assignments=assignments)
 
 
+def parts(result: Result) -> list[torch.Tensor]:
+    """Its numbers, codes of FP8 as bytes, and its scales, in the memory that the result is in."""
+    data, scales = (result.data, result.scales) if isinstance(result, Activations) else (result, None)
+    return [data.view(torch.uint8), *([] if scales is None else [scales])]
+
+
+def poison(workspace: MoeWorkspace) -> None:
+    """Fill with NaN what both products write."""
+    for room in (workspace.hidden, workspace.expert_out, workspace.hidden_quantized.scale):
+        room.fill_(torch.nan)
+    workspace.hidden_quantized.data.view(torch.uint8).fill_(NAN_CODE)
+
+
+def same(result: Result, expected: Sequence[torch.Tensor]) -> bool:
+    """Whether it has the `parts` that are expected."""
+    return all(itertools.starmap(torch.equal, zip(parts(result), expected, strict=True)))
+
+
 def measure(
-    products: Products, tiles: Sequence[Tile], gated: bool, expected: torch.Tensor, before: Before
+    products: Products, tiles: Sequence[Tile], gated: bool, expected: Sequence[torch.Tensor], before: Before
 ) -> list[tuple[float, Tile]]:
     """Microseconds of each tile, the least first; one whose bits are not `expected` is told, and left out."""
     times = []
     for tile in tiles:
         calls = products.calls(tile, gated)
-        for room in (products.workspace.hidden, products.workspace.expert_out):
-            room.fill_(torch.nan)
-        if not torch.equal(calls[0](), expected):
+        poison(products.workspace)
+        if not same(calls[0](), expected):
             print(f"OTHER BITS: {'gate_up' if gated else 'down'} {tile}", flush=True)
             continue
         times.append((replay([before.behind(call) for call in calls], 9).median, tile))
@@ -198,7 +219,7 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
         if chosen.rows not in products.permutations:
             products.place(chosen.rows)
         calls = products.calls(chosen, gated)
-        expected = calls[0]().clone()
+        expected = [part.clone() for part in parts(calls[0]())]
         now_us = replay([before.behind(call) for call in calls], 9).median
         chosen_us.append(now_us)
         heading = f"T={tokens} {'gate_up' if gated else 'down'}: now {now_us:.2f} ({short(chosen)})"
@@ -300,7 +321,7 @@ def main() -> None:
         write_result(
             args.name,
             title=f"Tiles that are chosen beside the fastest, {args.shape}, {args.format} scales",
-            conditions="both products of the experts' layer for random tokens behind a small kernel, whose time is in all times; microseconds, "
+            conditions="both products of the experts' layer, and the rounding between them, for random tokens behind a small kernel, whose time is in all times; microseconds, "
             "medians of 9 replays of a graph over several routings and copies of the weights; the fastest is of one height of all legal tiles",
             columns=("tokens", "chosen, us", "fastest, us", "share of its speed"),
             rows=[list(row) for row in cells],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from octavo.ops.activations import Activations
 from octavo.ops.bulk_copy import takes_bulk_copies
 from octavo.ops.contract import check_range
 from octavo.ops.experts.combine import combine
 from octavo.ops.experts.grouped_gemm import (
+    PersistentTile,
+    Tile,
     Tiles,
     choose_tiles,
     grouped_gemm,
@@ -23,7 +26,7 @@ from octavo.ops.launch import LaunchDims
 from octavo.ops.persistent import runs_persistent_kernels
 from octavo.ops.weighted_sum import WeightedSum
 
-__all__ = ["MoeWorkspace", "expert_parts", "moe", "moe_workspace"]
+__all__ = ["MoeWorkspace", "expert_parts", "hidden_rows", "moe", "moe_workspace"]
 
 
 def moe(
@@ -107,33 +110,54 @@ def expert_parts(
             ids, experts, tile_rows=tiles.gate_up.rows, rows_in_use=rows_in_use, out=workspace.permutation
         )
     activated = inputs.activate(gate_up, workspace.input.quantizer(rows_in_use, overlap_previous=True))
-    if rounds(tiles.gate_up, gate_up) and isinstance(down, Fp8Block):
-        rounded = workspace.hidden_quantized.grouped
-        grouped_gemm_swiglu_quantize(
-            activated,
-            gate_up,
-            permutation,
-            top_k=workspace.top_k,
-            tile=tiles.gate_up,
-            out=rounded,
-            assignments=assignments,
-        )
-        hidden = workspace.hidden_quantized.held(assignments, down)
-    else:
-        grouped_gemm_swiglu(
-            activated,
-            gate_up,
-            permutation,
-            top_k=workspace.top_k,
-            tile=tiles.gate_up,
-            out=workspace.hidden,
-            assignments=assignments,
-        )
-        hidden = down.activate(
-            workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use)
-        )
+    hidden = hidden_rows(
+        activated, gate_up, down, permutation, tile=tiles.gate_up, workspace=workspace, assignments=assignments
+    )
     grouped_gemm(hidden, down, permutation, tile=tiles.down, out=workspace.expert_out, assignments=assignments)
     return WeightedSum(workspace.expert_out, ids, weights, experts, rows_in_use)
+
+
+def hidden_rows(
+    x: Activations,
+    gate_up: Weights,
+    down: Weights,
+    permutation: Permutation,
+    *,
+    tile: Tile | PersistentTile,
+    workspace: MoeWorkspace,
+    assignments: int,
+) -> Activations:
+    """Computes `grouped_gemm_swiglu` in the format that `down` asks for; the product rounds what it stores where its tile has all columns of a scale.
+
+    Args:
+        x: (T, H) in the format that `gate_up` asks for; read at the tokens of the permutation only.
+        gate_up: (E, 2I, H), gate rows first; read.
+        down: (E, H, I); its format is used alone.
+        permutation: of these tokens for tiles of `tile.rows` rows; read.
+        tile: a PersistentTile only where both have scales per block.
+        workspace: its `hidden` and `hidden_quantized` are written, or the latter alone.
+        assignments: most assignments the permutation can hold in this call.
+
+    Returns:
+        (assignments, I) in sorted order, in the workspace.
+
+    Raises:
+        KernelContractError: an argument has another type, shape, dtype, device or range, or the tile cannot run.
+    """
+    top_k = workspace.top_k
+    if rounds(tile, gate_up) and isinstance(down, Fp8Block):
+        grouped_gemm_swiglu_quantize(
+            x,
+            gate_up,
+            permutation,
+            top_k=top_k,
+            tile=tile,
+            out=workspace.hidden_quantized.grouped,
+            assignments=assignments,
+        )
+        return workspace.hidden_quantized.held(assignments, down)
+    grouped_gemm_swiglu(x, gate_up, permutation, top_k=top_k, tile=tile, out=workspace.hidden, assignments=assignments)
+    return down.activate(workspace.hidden[:assignments], workspace.hidden_quantized.quantizer(permutation.rows_in_use))
 
 
 def _choose(x: torch.Tensor, gate_up: Weights, down: Weights, workspace: MoeWorkspace, assignments: int) -> Tiles:
