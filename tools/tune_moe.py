@@ -156,11 +156,14 @@ def parts(result: Result) -> list[torch.Tensor]:
     return [data.view(torch.uint8), *([] if scales is None else [scales])]
 
 
-def poison(workspace: MoeWorkspace) -> None:
-    """Fill with NaN what both products write."""
-    for room in (workspace.hidden, workspace.expert_out, workspace.hidden_quantized.scale):
-        room.fill_(torch.nan)
-    workspace.hidden_quantized.data.view(torch.uint8).fill_(NAN_CODE)
+def poison(workspace: MoeWorkspace, gated: bool) -> None:
+    """Fill with NaN what the first product and the rounding behind it write, or what the second writes; that one's input is as it was."""
+    if gated:
+        workspace.hidden.fill_(torch.nan)
+        workspace.hidden_quantized.scale.fill_(torch.nan)
+        workspace.hidden_quantized.data.view(torch.uint8).fill_(NAN_CODE)
+    else:
+        workspace.expert_out.fill_(torch.nan)
 
 
 def same(result: Result, expected: Sequence[torch.Tensor]) -> bool:
@@ -175,7 +178,7 @@ def measure(
     times = []
     for tile in tiles:
         calls = products.calls(tile, gated)
-        poison(products.workspace)
+        poison(products.workspace, gated)
         if not same(calls[0](), expected):
             print(f"OTHER BITS: {'gate_up' if gated else 'down'} {tile}", flush=True)
             continue
@@ -214,7 +217,8 @@ def best_tiles(products: Products, tokens: int, shape: tuple[int, int, int, int]
     now_gate_up, now_down = tuned_tiles((kind, experts, hidden, intermediate), tokens * top_k)
     found: dict[bool, dict[int, list[tuple[float, Tile]]]] = {}
     chosen_us = []
-    for gated, chosen in ((True, now_gate_up), (False, now_down)):
+    # the second product first, as the first writes over the rows that were drawn for it
+    for gated, chosen in ((False, now_down), (True, now_gate_up)):
         width = hidden if gated else intermediate
         if chosen.rows not in products.permutations:
             products.place(chosen.rows)
